@@ -1,0 +1,213 @@
+"""The gateway's configuration: a TOML file, checked whole before anything is touched.
+
+Words are swanctl's where it has one (`local_addrs`, `remote_ts`, `replay_window`, `rekey_time`). Anything
+unknown, out of range or contradictory is refused as a `ConfigError` of one line: file, key, reason.
+This file reads no secret: `keys.secret` is a path, opened by the supervisor (design §2).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tomllib
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+Payload = Literal["superpacket", "esp"]
+
+MEMBERS_MAX = 64
+_UNION = ("IPv", "lax-or-strict", "function-")  # how pydantic names the branches of a union in a location
+_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; its text is one line for the user."""
+
+
+def _duration_s(value: object) -> object:
+    """swanctl's time words: 3600, "3600s", "60m", "1h", "1d" → seconds."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+)\s*([smhd]?)", value)
+        if not match:
+            raise ValueError("expected a time such as 90s, 60m, 4h or 1d")
+        return int(match[1]) * _UNITS_S[match[2]]
+    return value
+
+
+Seconds = Annotated[int, BeforeValidator(_duration_s)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LabKeys(_Strict):
+    """Keys derived from one shared secret: for the lab only. The file is unlinked once read."""
+
+    source: Literal["lab"]
+    secret: Path = Field(description="file of 32 or more random bytes, mode 0600, owned by the user who runs fwd")
+
+
+class Peering(_Strict):
+    """One encrypted connection to one far gateway: one TUN device, one demux, N members."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", description="letters, digits and dashes")
+    local_addrs: Address = Field(description="this gateway's outer address")
+    remote_addrs: Address = Field(description="the far gateway's outer address")
+    local_ts: list[Network] = Field(min_length=1, max_length=64, description="subnets on this side")
+    remote_ts: list[Network] = Field(min_length=1, max_length=64, description="subnets on the far side")
+    keys: LabKeys
+    members: int = Field(default=4, ge=1, le=MEMBERS_MAX, description="worker processes, one ESP tunnel each")
+    payload: Payload = Field(default="superpacket", description="superpacket: with another fwd; esp: plain RFC 4303")
+    port: int = Field(default=4500, ge=1, le=65535, description="UDP port of member 0; member i uses port + i")
+    tun: str = Field(default="fwd0", pattern=r"^[A-Za-z0-9_.-]{1,15}$", description="name of the TUN device")
+    tun_mtu: int | None = Field(default=None, ge=1280, le=65535, description="default: the path's, less overhead in esp")
+    path_mtu: int | None = Field(default=None, ge=576, le=65535, description="default: that of the outgoing interface")
+    esn: bool = Field(default=True, description="64-bit extended sequence numbers")
+    replay_window: int = Field(default=1024, ge=1024, le=65536, description="packets, by number")
+    rekey_time: Seconds = Field(default=3600, ge=0, le=7 * 86400, description="0: only by count")
+    rekey_packets: int = Field(default=2**31, ge=1024, le=2**32 - 2**20, description="soft limit of an SA")
+    reorder_packets: int = Field(default=3, ge=1, le=64, description="later packets that end the wait for a hole")
+    reorder_ms: float = Field(default=2.0, gt=0, le=100, description="longest wait for a hole")
+    offload: bool = Field(default=True, description="segmentation offloads of the TUN device and the sockets")
+    mss_clamp: bool = Field(default=True, description="clamp TCP's MSS to the TUN device's MTU (payload esp)")
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Peering:
+        if self.local_addrs.version != self.remote_addrs.version:
+            raise ValueError("local_addrs and remote_addrs are of different IP versions")
+        if self.local_addrs == self.remote_addrs:
+            raise ValueError("local_addrs and remote_addrs are the same address")
+        if self.port + self.members - 1 > 65535:
+            raise ValueError(f"port + members passes 65535: {self.port} + {self.members}")
+        for mine, theirs in itertools.product(self.local_ts, self.remote_ts):
+            if mine.version == theirs.version and mine.overlaps(theirs):
+                raise ValueError(f"local_ts {mine} and remote_ts {theirs} overlap")
+        for subnet in self.remote_ts:
+            if self.remote_addrs in subnet or self.local_addrs in subnet:
+                raise ValueError(f"remote_ts {subnet} contains a gateway's own outer address")
+        return self
+
+
+class Gateway(_Strict):
+    """What holds for the whole process tree."""
+
+    control: Path = Field(default=Path("/run/fwd/fwd.sock"), description="Unix socket of `fwd status`")
+    metrics: str | None = Field(default=None, pattern=r"^(\[[0-9a-fA-F:]+\]|[0-9.]+):\d{1,5}$",
+                                description="ADDR:PORT of /metrics, /healthz and /readyz")
+    user: str = Field(default="nobody", description="whom the child processes run as")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(_Strict):
+    gateway: Gateway = Gateway()
+    peering: list[Peering] = Field(min_length=1, max_length=64)
+
+    @model_validator(mode="after")
+    def _apart(self) -> Config:
+        for a, b in itertools.combinations(self.peering, 2):
+            if a.name == b.name:
+                raise ValueError(f"two peerings are named {a.name}")
+            if a.tun == b.tun:
+                raise ValueError(f"peerings {a.name} and {b.name} share the TUN device {a.tun}")
+            if a.local_addrs == b.local_addrs and not (
+                a.port + a.members <= b.port or b.port + b.members <= a.port
+            ):
+                raise ValueError(f"peerings {a.name} and {b.name} share UDP ports on {a.local_addrs}")
+            for x, y in itertools.product(a.remote_ts, b.remote_ts):
+                if x.version == y.version and x.overlaps(y):
+                    raise ValueError(f"remote_ts {x} of {a.name} and {y} of {b.name} overlap")
+        return self
+
+
+def parse(text: str, source: str) -> Config:
+    """Parse a configuration's text; `source` names it in errors. Raises ConfigError, one line."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML: {error}") from None
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_first_reason(error)}") from None
+
+
+def load(path: Path) -> Config:
+    """Read and check the file at `path`. Raises ConfigError, one line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text") from None
+    return parse(text, str(path))
+
+
+def with_members(config: Config, members: int) -> Config:
+    """The same configuration with `members` in every peering (`fwd demux --members N`); checked again."""
+    data: dict[str, Any] = config.model_dump()
+    for peering in data["peering"]:
+        peering["members"] = members
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"--members {members}: {_first_reason(error)}") from None
+
+
+def without_offload(config: Config) -> Config:
+    """The same configuration with every offload off (`fwd demux --no-offload`)."""
+    return config.model_copy(
+        update={"peering": [p.model_copy(update={"offload": False}) for p in config.peering]}
+    )
+
+
+def _first_reason(error: ValidationError) -> str:
+    """The first thing wrong, as `key: reason`; says how many more there are."""
+    problems = error.errors()
+    # A union reports each branch; the deepest location is the one the user wrote.
+    problem = problems[0]
+    words = [str(part) for part in problem["loc"] if not str(part).startswith(_UNION)]
+    key = ".".join(words) or "file"
+    reason = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        reason = "unknown key"
+    elif problem["type"] == "missing":
+        reason = "missing"
+    keys = {tuple(str(p) for p in other["loc"] if not str(p).startswith(_UNION)) for other in problems}
+    more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+    return f"{key}: {reason}{more}"
+
+
+EXAMPLE = """\
+# fwd: one gateway's configuration. `fwd config check FILE` tells what is wrong with it.
+
+[gateway]
+control = "/run/fwd/fwd.sock"      # where `fwd status` asks
+metrics = "127.0.0.1:9595"         # Prometheus text, /healthz, /readyz; leave out for none
+user = "nobody"                    # whom the child processes run as
+log_level = "info"
+
+[[peering]]
+name = "vpc2"
+local_addrs = "192.0.2.1"          # this gateway's outer address
+remote_addrs = "192.0.2.2"         # the far gateway's
+local_ts = ["10.1.0.0/16"]         # subnets on this side
+remote_ts = ["10.2.0.0/16"]        # subnets on the far side
+members = 4                        # worker processes, one ESP tunnel each
+payload = "superpacket"            # "esp": plain RFC 4303, for any IPsec peer
+port = 4500                        # member i uses UDP port 4500 + i
+tun = "fwd0"
+# path_mtu = 1500                  # default: that of the outgoing interface
+esn = true
+replay_window = 1024
+rekey_time = "1h"
+
+[peering.keys]
+source = "lab"                     # derived from a shared secret: for trying fwd out
+secret = "/etc/fwd/lab.secret"     # mode 0600; unlinked once read
+"""

@@ -1,0 +1,95 @@
+"""The `superpacket` payload: records aggregated and fragmented over ESP packets with AGGFRAG framing (RFC 9347 §2.2).
+
+    row     sub-type(1) zero(1) BlockOffset(2) | data (a chunk of the record stream) | padding and ESP trailer
+    record  virtio_net_hdr(10, little-endian) | IP packet; its length is 10 + the IP length; no pad blocks
+
+BlockOffset counts the data octets to the start of the next record, and may point past its own payload. A burst
+starts and ends on a record boundary; all its chunks but the last are full. The sub-types are outside RFC 9347's
+assigned 0 and 1 and are sent to peers that agreed to them only.
+
+`Framer` writes the sender's framing, `RowBuffer` is what a receiver opens packets to; reassembly.py makes records of it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from fwd.proto.esp import NEXT_AGGFRAG, TRAILER_BYTES
+from fwd.proto.ip import RECORD_MAX
+
+FRAMING_BYTES: Final = 4
+SUBTYPE_RECORDS: Final = 0xD0
+SUBTYPE_ECHO: Final = 0xD1
+SUBTYPE_ECHO_REPLY: Final = 0xD2
+BLOCK_OFFSET_MAX: Final = 0xFFFF
+
+
+def row_bytes(chunk: int) -> int:
+    """Length of a full row with `chunk` data octets."""
+    return FRAMING_BYTES + chunk + TRAILER_BYTES
+
+
+def chunk_bytes(packet_bytes: int) -> int:
+    """Data octets that fit an ESP packet of at most `packet_bytes` (header, IV and ICV included)."""
+    return (packet_bytes - 32) // 4 * 4 - FRAMING_BYTES - TRAILER_BYTES
+
+
+class Framer:
+    """Writes the framing of one segment: `rows` rows, `stride` apart in `buffer`, `chunk` data octets in each."""
+
+    def __init__(self, buffer: memoryview, stride: int, rows: int, chunk: int) -> None:
+        """Everything that does not change from burst to burst is written here, once."""
+        octets = np.frombuffer(buffer, np.uint8)[: stride * rows].reshape(rows, stride)
+        octets[:, 0] = SUBTYPE_RECORDS
+        octets[:, 1] = 0
+        octets[:, FRAMING_BYTES + chunk] = 0
+        octets[:, FRAMING_BYTES + chunk + 1] = NEXT_AGGFRAG
+        self._offsets = np.ndarray((rows,), ">u2", buffer, 2, (stride,))
+        self._offsets[:] = 0
+        self._starts = np.arange(rows, dtype=np.uint32) * np.uint32(chunk)
+
+    def write_offsets(self, ends: npt.NDArray[np.uint32], rows: int) -> None:
+        """BlockOffset of rows 1 to `rows` - 1, from where each record of the burst ends; row 0 starts one."""
+        starts = self._starts[1:rows]
+        self._offsets[1:rows] = ends[np.searchsorted(ends, starts)] - starts
+
+
+class RowBuffer:
+    """Where packets are opened to: `rows` rows of `stride` bytes, and their data as views for one chunk size.
+
+    `owner` is whoever has an unfinished record in it, if any, and `used` the rows up to that record's end.
+    """
+
+    def __init__(self, stride: int) -> None:
+        self.stride = stride
+        self.chunk = stride - FRAMING_BYTES - TRAILER_BYTES
+        self.capacity = 2 * (RECORD_MAX // self.chunk + 2) + 64
+        self.buffer = bytearray(stride * self.capacity)
+        self.view = memoryview(self.buffer)
+        self.rows = [self.view[i * stride : (i + 1) * stride] for i in range(self.capacity)]
+        self.data = [row[FRAMING_BYTES : FRAMING_BYTES + self.chunk] for row in self.rows]
+        octets = np.frombuffer(self.buffer, np.uint8).reshape(self.capacity, stride)
+        self.subtypes = octets[:, 0]
+        self.reserved = octets[:, 1]
+        self.pads = octets[:, stride - 2]
+        self.nexts = octets[:, stride - 1]
+        self.owner: object | None = None
+        self.used = 0
+
+    def all_records(self, first: int, count: int) -> bool:
+        """Whether these full rows all carry unpadded chunks of records."""
+        end = first + count
+        return bool(
+            (self.subtypes[first:end] == SUBTYPE_RECORDS).all()
+            and not self.reserved[first:end].any()
+            and not self.pads[first:end].any()
+            and (self.nexts[first:end] == NEXT_AGGFRAG).all()
+        )
+
+    def block_offset(self, row: int) -> int:
+        """BlockOffset of the packet in this row."""
+        at = row * self.stride + 2
+        return self.buffer[at] << 8 | self.buffer[at + 1]

@@ -1,0 +1,112 @@
+"""Flows: which packets belong together, which bucket they hash to, which member owns the bucket.
+
+A flow key is one contiguous slice wherever the header allows (IPv4 without options: addresses and ports;
+IPv6: addresses and ports), with the protocol as xxh3's seed. Fragments and protocols without ports hash on
+addresses and protocol alone, so that all parts of a datagram take one member (RFC 2992's concern, design §5.3).
+Owners come from rendezvous hashing: a member that leaves takes only its own buckets along.
+Refuses nothing: a packet that is cut short hashes on what it has.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+Buffer = bytes | bytearray | memoryview
+
+BUCKETS: Final = 65536
+BUCKET_MASK: Final = BUCKETS - 1
+NOBODY: Final = 0xFFFF  # owner of a bucket when no member is live
+
+TCP, UDP, DCCP, SCTP, UDPLITE = 6, 17, 33, 132, 136
+WITH_PORTS: Final = frozenset({TCP, UDP, DCCP, SCTP, UDPLITE})
+_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AH, _DESTINATION, _MOBILITY = 0, 43, 44, 51, 60, 135
+_EXTENSIONS: Final = frozenset({_HOP_BY_HOP, _ROUTING, _AH, _DESTINATION, _MOBILITY})
+_EXTENSIONS_MAX: Final = 8
+
+_xxh = xxhash.xxh3_64_intdigest
+
+
+def flow_hash(packet: memoryview) -> int:
+    """64-bit hash of the flow that `packet` (an IP packet of at least its fixed header) belongs to."""
+    first = packet[0]
+    if first == 0x45:
+        protocol = packet[9]
+        if protocol in WITH_PORTS and not (packet[6] & 0x3F or packet[7]):
+            return _xxh(packet[12:24], protocol)
+        return _xxh(packet[12:20], protocol)
+    if first >> 4 == 6:
+        protocol = packet[6]
+        if protocol in WITH_PORTS:
+            return _xxh(packet[8:44], protocol)
+        return _behind_extensions(packet)
+    return _behind_options(packet)
+
+
+def _behind_options(packet: memoryview) -> int:
+    """IPv4 with options: the ports stand behind them."""
+    protocol, at = packet[9], (packet[0] & 0x0F) * 4
+    if protocol in WITH_PORTS and not (packet[6] & 0x3F or packet[7]):
+        return _xxh(bytes(packet[12:20]) + packet[at : at + 4], protocol)
+    return _xxh(packet[12:20], protocol)
+
+
+def _behind_extensions(packet: memoryview) -> int:
+    """IPv6 whose next header is not a transport: walk the chain (RFC 8200 §4), which is bounded here."""
+    protocol, at = packet[6], 40
+    for _ in range(_EXTENSIONS_MAX):
+        if protocol in WITH_PORTS:
+            return _xxh(bytes(packet[8:40]) + packet[at : at + 4], protocol)
+        if protocol == _FRAGMENT and at < len(packet):
+            return _xxh(packet[8:40], packet[at])
+        if protocol not in _EXTENSIONS or at + 2 > len(packet):
+            break
+        length = (packet[at + 1] + 2) * 4 if protocol == _AH else (packet[at + 1] + 1) * 8
+        protocol, at = packet[at], at + length
+    return _xxh(packet[8:40], protocol)
+
+
+def rendezvous_scores(members: int) -> npt.NDArray[np.uint64]:
+    """Score of every (bucket, member): shape (BUCKETS, members). The highest live one owns the bucket."""
+    buckets = np.array([_xxh(b.to_bytes(4, "little")) for b in range(BUCKETS)], dtype=np.uint64)
+    names = np.array([_xxh(m.to_bytes(4, "little"), 1) for m in range(members)], dtype=np.uint64)
+    return _mix(buckets[:, None] ^ names[None, :])
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Finalizer of 64 bits, so that the order of members differs from bucket to bucket."""
+    x = (x ^ (x >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+    x = (x ^ (x >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+    return x ^ (x >> np.uint64(33))
+
+
+def owners(scores: npt.NDArray[np.uint64], live: int) -> npt.NDArray[np.uint16]:
+    """Owner of every bucket when the members whose bits are set in `live` are; NOBODY when none is."""
+    members = [m for m in range(scores.shape[1]) if live >> m & 1]
+    if not members:
+        return np.full(BUCKETS, NOBODY, dtype=np.uint16)
+    best = np.argmax(scores[:, members], axis=1)
+    return np.array(members, dtype=np.uint16)[best]
+
+
+def settle(
+    current: npt.NDArray[np.uint16],
+    target: npt.NDArray[np.uint16],
+    last_used: npt.NDArray[np.uint32],
+    live: int,
+    now: int,
+    idle: int,
+) -> int:
+    """Move buckets of `current` to `target`, in place; returns how many still differ.
+
+    A bucket moves when its owner is not in `live`, or when it has not been used for `idle` (the unit of
+    `now` and `last_used`): design rule 3.
+    """
+    alive = np.zeros(NOBODY + 1, dtype=np.bool_)
+    alive[[m for m in range(64) if live >> m & 1]] = True
+    free = ~alive[current] | (last_used + np.uint32(idle) <= np.uint32(now))
+    current[free] = target[free]
+    return int(np.count_nonzero(current != target))

@@ -1,0 +1,165 @@
+"""What fwd must know of IP headers and of the virtio header in front of each record.
+
+Lengths and addresses (RFC 791, RFC 8200), traffic selectors (RFC 4301 §4.4.1), the ECN rules of a tunnel
+(RFC 6040), and the checks of a record that came out of a tunnel: an authenticated peer is still not trusted with
+the kernel's parser. Refuses: records whose headers contradict their length (`record_fault`).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network
+from typing import Final
+
+VNET_BYTES: Final = 10  # struct virtio_net_hdr, little-endian (TUNSETVNETLE)
+RECORD_MAX: Final = VNET_BYTES + 65535
+IP_MIN: Final = 20
+NO_VNET: Final = bytes(VNET_BYTES)
+
+CSUM, TSO4, TSO6, USO4, USO6 = 0x01, 0x02, 0x04, 0x20, 0x40  # TUN_F_*: what a TUN device may be given
+
+_NEEDS_CSUM, _DATA_VALID = 1, 2
+_GSO_NONE, _GSO_TCP4, _GSO_TCP6, _GSO_UDP_L4, _GSO_ECN = 0, 1, 4, 5, 0x80
+_UDP_SEGMENTS_MAX = 128
+_VNET = struct.Struct("<BBHHHH")
+
+_PAIRS_MAX = 65536  # remembered selector decisions: bounded, so that no flood of addresses can grow it
+
+
+def ip_length(packet: bytes | bytearray | memoryview, at: int = 0) -> int:
+    """Length of the IP packet whose header starts at `at`, by its own header; 0 if it is none.
+
+    Reads the first 6 bytes only. An IPv6 jumbogram (length 0) is none.
+    """
+    version = packet[at] >> 4
+    if version == 4:
+        return packet[at + 2] << 8 | packet[at + 3]
+    if version == 6:
+        length = packet[at + 4] << 8 | packet[at + 5]
+        return length + 40 if length else 0
+    return 0
+
+
+def record_fault(record: bytes | bytearray | memoryview, length: int, accepted: int) -> str | None:
+    """Why the kernel must not see a record (virtio header and IP packet of `length` bytes), or None.
+
+    `record` is its start: VNET_BYTES and up to 60 bytes of IP header. `accepted` are the TUN_F_* flags in force.
+    """
+    flags, gso, hdr_len, gso_size, csum_start, csum_offset = _VNET.unpack_from(record)
+    version = record[VNET_BYTES] >> 4
+    header = 40 if version == 6 else (record[VNET_BYTES] & 0x0F) * 4
+    if header < IP_MIN or header > length:
+        return "IP header length"
+    if hdr_len > length:
+        return "hdr_len"
+    if flags == gso == 0:
+        return None
+    if flags & ~(_NEEDS_CSUM | _DATA_VALID):
+        return "virtio flags"
+    if flags & _NEEDS_CSUM and not (header <= csum_start and csum_start + csum_offset + 2 <= length):
+        return "csum_start"
+    if gso == _GSO_NONE:
+        return None
+    if not flags & _NEEDS_CSUM or gso_size == 0 or not accepted & CSUM:
+        return "gso without checksum or size"
+    return _gso_fault(record, gso, gso_size, csum_start, csum_offset, length, accepted)
+
+
+def _gso_fault(
+    record: bytes | bytearray | memoryview,
+    gso: int,
+    gso_size: int,
+    csum_start: int,
+    csum_offset: int,
+    length: int,
+    accepted: int,
+) -> str | None:
+    """The part of record_fault for super-packets."""
+    kind, version = gso & ~_GSO_ECN, record[VNET_BYTES] >> 4
+    if kind in (_GSO_TCP4, _GSO_TCP6):
+        if version != (4 if kind == _GSO_TCP4 else 6) or not accepted & (TSO4 if version == 4 else TSO6):
+            return "gso_type"
+        if csum_offset != 16 or csum_start + 20 > length:
+            return "TCP header"
+        return None
+    if kind == _GSO_UDP_L4:
+        if gso & _GSO_ECN or not accepted & (USO4 if version == 4 else USO6):
+            return "gso_type"
+        if csum_offset != 6 or length - csum_start - 8 > gso_size * _UDP_SEGMENTS_MAX:
+            return "UDP header"
+        return None
+    return "gso_type"
+
+
+class Selectors:
+    """Whether an inner (source, destination) pair lies in the peering's traffic selectors.
+
+    Decisions are remembered by the pair's raw bytes (8 for IPv4, 32 for IPv6), so a packet costs one look-up.
+    """
+
+    def __init__(self, source: Iterable[IPv4Network | IPv6Network], destination: Iterable[IPv4Network | IPv6Network]):
+        self._source = {4: _ranges(source, 4), 6: _ranges(source, 6)}
+        self._destination = {4: _ranges(destination, 4), 6: _ranges(destination, 6)}
+        self.pairs: dict[bytes, bool] = {}
+
+    def allow(self, pair: bytes) -> bool:
+        """Decide for a pair of addresses, and remember."""
+        known = self.pairs.get(pair)
+        if known is not None:
+            return known
+        half = len(pair) // 2
+        version = 4 if half == 4 else 6
+        inside = _within(self._source[version], pair[:half]) and _within(self._destination[version], pair[half:])
+        if len(self.pairs) >= _PAIRS_MAX:
+            self.pairs.clear()
+        self.pairs[pair] = inside
+        return inside
+
+
+def _ranges(networks: Iterable[IPv4Network | IPv6Network], version: int) -> list[tuple[bytes, bytes]]:
+    return [(n.network_address.packed, n.broadcast_address.packed) for n in networks if n.version == version]
+
+
+def _within(ranges: list[tuple[bytes, bytes]], address: bytes) -> bool:
+    return any(low <= address <= high for low, high in ranges)
+
+
+def address_pair(packet: memoryview) -> bytes:
+    """Source and destination address as they stand in the header; needs 20 (IPv4) or 40 (IPv6) bytes."""
+    return bytes(packet[12:20]) if packet[0] >> 4 == 4 else bytes(packet[8:40])
+
+
+def tos(packet: bytes | bytearray | memoryview, at: int = 0) -> int:
+    """The TOS or traffic class octet: DSCP and ECN."""
+    if packet[at] >> 4 == 4:
+        return packet[at + 1]
+    return (packet[at] & 0x0F) << 4 | packet[at + 1] >> 4
+
+
+NOT_ECT, CE = 0, 3
+
+
+def decapsulate_ecn(packet: memoryview, outer: int) -> bool:
+    """Combine the outer ECN field into an inner packet, in place (RFC 6040 §4.2). False: it must be dropped."""
+    inner = tos(packet) & 3
+    outer &= 3
+    if outer in (NOT_ECT, inner) or inner == CE or (outer, inner) == (2, 1):
+        return True
+    if inner == NOT_ECT:
+        return outer != CE
+    _set_ecn(packet, outer)
+    return True
+
+
+def _set_ecn(packet: memoryview, ecn: int) -> None:
+    """Write the ECN field, and for IPv4 mend the header checksum (RFC 1624)."""
+    if packet[0] >> 4 == 6:
+        packet[1] = packet[1] & 0xCF | ecn << 4
+        return
+    old = packet[0] << 8 | packet[1]
+    packet[1] = packet[1] & 0xFC | ecn
+    total = (~(packet[10] << 8 | packet[11]) & 0xFFFF) + (~old & 0xFFFF) + (packet[0] << 8 | packet[1])
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    packet[10:12] = (~total & 0xFFFF).to_bytes(2, "big")

@@ -1,0 +1,136 @@
+"""Whether a member's path works, and how large a packet it takes (design §4; RFC 8899's idea, on echoes of our own).
+
+A *round* asks with two echoes, a small one and one of the full size, up to TRIES times. The full one answered: all is
+well. Only the small one: the path takes less than was thought, the next smaller size is tried. None: the path is down,
+and asking goes on. Silence alone proves nothing, so a round starts only after sending without hearing. Requests of
+the far side do not count as heard: they say nothing of what it hears. Refuses: answers to what was not asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+SILENCE_S: Final = 0.3
+TRY_S: Final = 0.15
+TRIES: Final = 3
+DOWN_TRY_S: Final = 0.5
+CHECK_S: Final = 10.0  # while sending, the full size is confirmed this often
+RAISE_S: Final = 600.0  # after shrinking, the first size is tried again this often
+PLATEAUS: Final = (8900, 4464, 2002, 1492, 1460, 1420, 1400, 1380, 1340, 1280, 1200, 1100, 1006, 900, 800, 700, 576)
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """An echo to be sent: as large as the path is thought to take, or as small as can be."""
+
+    number: int
+    mtu_bytes: int  # 0: small
+
+
+class PathMonitor:
+    """One member's path. `mtu_bytes` is in force; `up` says whether the far side answers."""
+
+    def __init__(self, mtu_bytes: int, now: float) -> None:
+        self.mtu_bytes = mtu_bytes
+        self.up = True
+        self._ceiling = mtu_bytes
+        self._number = 0
+        self._sent = False  # something since the last time anything was heard
+        self._quiet_since = now
+        self._checked = now - CHECK_S
+        self._raised = now
+        self._probe = mtu_bytes  # the size that the running round asks for
+        self._tries = 0  # 0: no round is running
+        self._try_at = 0.0
+        self._small_ok = False
+        self._asked: dict[int, int] = {}  # echo number → size, of the running round
+
+    def sent(self, now: float) -> None:
+        """Records were sent."""
+        if not self._sent:
+            self._sent = True
+            self._quiet_since = now
+
+    def heard(self, now: float) -> None:
+        """An authenticated packet came that is not an echo request."""
+        self._sent = False
+        self._quiet_since = now
+
+    def answered(self, number: int, now: float) -> None:
+        """An echo reply came."""
+        size = self._asked.pop(number, None)
+        if size is None:
+            return
+        self.heard(now)
+        self.up = True
+        if size == 0:
+            self._small_ok = True
+        else:
+            self.mtu_bytes = size
+            self._finish(now)
+
+    def too_big(self, mtu_bytes: int, now: float) -> None:
+        """The kernel knows of a smaller path (EMSGSIZE)."""
+        if 0 < mtu_bytes < self.mtu_bytes:
+            self.mtu_bytes = mtu_bytes
+            self._raised = now
+            self._finish(now)
+
+    def poll(self, now: float) -> list[Echo]:
+        """Echoes that are due; call on every turn of the loop, and at `next_timeout` at the latest."""
+        if self._tries:
+            return self._next_try(now) if now >= self._try_at else []
+        if self._sent and (now - self._quiet_since >= SILENCE_S or now - self._checked >= CHECK_S):
+            return self._start(self.mtu_bytes, now)
+        if self.mtu_bytes < self._ceiling and now - self._raised >= RAISE_S:
+            self._raised = now
+            return self._start(self._ceiling, now)
+        return []
+
+    def next_timeout(self, now: float) -> float:
+        """Seconds until `poll` may have something."""
+        if self._tries:
+            return max(0.0, self._try_at - now)
+        if self._sent:
+            return max(0.0, min(self._quiet_since + SILENCE_S, self._checked + CHECK_S) - now)
+        return CHECK_S
+
+    def _start(self, size: int, now: float) -> list[Echo]:
+        self._probe, self._tries, self._small_ok = size, 0, False
+        self._asked.clear()
+        return self._next_try(now)
+
+    def _finish(self, now: float) -> None:
+        self._tries = 0
+        self._checked = now
+        self._asked.clear()
+
+    def _next_try(self, now: float) -> list[Echo]:
+        if self._tries >= TRIES and self._small_ok:
+            return self._shrink(now)
+        if self._tries >= TRIES:
+            self.up = False
+            self._small_ok = False
+        self._tries = min(self._tries + 1, TRIES)
+        self._try_at = now + (TRY_S if self.up else DOWN_TRY_S)
+        echoes = [Echo(self._number + 1, 0), Echo(self._number + 2, self._probe)]
+        self._number += 2
+        for echo in echoes:
+            self._asked[echo.number] = echo.mtu_bytes
+        while len(self._asked) > 2 * TRIES:
+            del self._asked[next(iter(self._asked))]
+        return echoes
+
+    def _shrink(self, now: float) -> list[Echo]:
+        """The small echoes were answered, those of `_probe` bytes were not."""
+        if self._probe > self.mtu_bytes:  # a raise that the path does not take
+            self._finish(now)
+            return []
+        smaller = next((p for p in PLATEAUS if p < self._probe), None)
+        if smaller is None:
+            self._finish(now)
+            return []
+        self.mtu_bytes = smaller
+        self._raised = now
+        return self._start(smaller, now)

@@ -1,0 +1,261 @@
+"""Records out of the chunks of one inbound SA (RFC 9347 §2.2.2 is the standard's own account of it).
+
+Every record is given as soon as it is whole. In order, a record is gathered over the rows its chunks were opened to,
+without a copy. Out of order, chunks are taken one by one, and what a record lacks is kept until its hole closes or is
+given up. Refused and counted: a BlockOffset that contradicts the stream, a record whose length is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableSequence, Sequence
+from typing import Final
+
+from fwd.proto.aggfrag import RowBuffer
+from fwd.proto.drops import DropReason
+from fwd.proto.ip import IP_MIN, VNET_BYTES, ip_length
+
+_PEEK: Final = VNET_BYTES + 6  # octets of a record that tell its length
+_PIECES_MAX: Final = 256  # chunks kept for one record, whatever a peer sends
+
+Deliver = Callable[[Sequence[memoryview], int], None]
+
+
+class Reassembler:
+    """Gives each whole record of an SA to `deliver(pieces, length)`; the pieces stand only until it returns.
+
+    A missing packet is a hole. It is given up, and counted, after `later` further packets or `wait_s`.
+    """
+
+    def __init__(self, deliver: Deliver, drops: MutableSequence[int], later: int = 3, wait_s: float = 0.002) -> None:
+        self._deliver = deliver
+        self._drops = drops
+        self._later = later
+        self._wait_s = wait_s
+        self._top = 0  # highest number taken; 0: none yet
+        # The unfinished record, in order: it starts `_offset` octets into row `_first_row` and has `_rows` rows.
+        self._first_row = 0
+        self._offset = 0
+        self._rows = 0
+        # Out of order: a record is the tail of one chunk, whole chunks, and the head of another.
+        self._tails: dict[int, bytes] = {}
+        self._middles: dict[int, bytes] = {}
+        self._heads: dict[int, bytes] = {}
+        self._holes: dict[int, float] = {}  # missing number → when it was missed
+
+    # -- in order ---------------------------------------------------------------------------------------------
+
+    def take_rows(self, buffer: RowBuffer, number: int, first: int, full: int, tail: int, now: float) -> None:
+        """Chunks from `number` on, in `buffer` from row `first` on: `full` full ones, then perhaps one of `tail` octets.
+
+        The caller has checked their framing but for BlockOffset (RowBuffer.all_records).
+        """
+        pending = self._rows
+        in_order = number == self._top + 1 and not (self._tails or self._holes or self._middles)
+        if pending:
+            in_order = in_order and first == self._first_row + pending
+            expected = self._missing_octets(buffer)
+        else:
+            expected = 0
+        if not in_order or buffer.block_offset(first) != expected:
+            self._take_apart(buffer, number, first, full, tail, now)
+            return
+        if not pending:
+            self._first_row, self._offset = first, 0
+        count = full + (tail > 0)
+        self._rows = pending + count
+        self._top = number + count - 1
+        self._gather(buffer, (pending + full) * buffer.chunk + tail, tail > 0)
+
+    def _missing_octets(self, buffer: RowBuffer) -> int:
+        """Octets that the unfinished record still lacks; -1 while its length is not known."""
+        have = self._rows * buffer.chunk - self._offset
+        if have < _PEEK:
+            return -1
+        return VNET_BYTES + ip_length(_peek(buffer, self._first_row, self._offset), VNET_BYTES) - have
+
+    def _gather(self, buffer: RowBuffer, have: int, last: bool) -> None:
+        """Deliver every whole record of the `have` octets from `_first_row` on, and remember the rest.
+
+        `last`: a burst ends here, so there must be no rest.
+        """
+        first, at, chunk, data = self._first_row, self._offset, buffer.chunk, buffer.data
+        deliver = self._deliver
+        while have - at >= _PEEK:
+            row, offset = divmod(at, chunk)
+            row += first
+            length = ip_length(_peek(buffer, row, offset), VNET_BYTES)
+            if length < IP_MIN:
+                self._drops[DropReason.BAD_RECORD] += 1
+                at = have
+                break
+            end = at + VNET_BYTES + length
+            if end > have:
+                break
+            last_row, stop = divmod(end, chunk)
+            last_row += first
+            if row == last_row:
+                pieces = [data[row][offset:stop]]
+            else:
+                pieces = data[row:last_row]
+                if offset:
+                    pieces[0] = pieces[0][offset:]
+                if stop:
+                    pieces.append(data[last_row][:stop])
+            deliver(pieces, end - at)
+            at = end
+        if last and at < have:
+            self._drops[DropReason.BAD_FRAMING] += 1
+            at = have
+        self._settle(buffer, at, have)
+
+    def _settle(self, buffer: RowBuffer, at: int, have: int) -> None:
+        """All up to octet `at` of `have` is done with: the rows before it may be used again."""
+        if at >= have:
+            self._rows = 0
+            buffer.owner = None
+            buffer.used = 0
+            return
+        row, self._offset = divmod(at, buffer.chunk)
+        self._first_row += row
+        self._rows -= row
+        buffer.owner = self
+        buffer.used = self._first_row + self._rows
+
+    def to_front(self, buffer: RowBuffer) -> None:
+        """Move the unfinished record to the first rows, so that there is room behind it."""
+        start, stride = self._first_row * buffer.stride, buffer.stride
+        buffer.view[: self._rows * stride] = bytes(buffer.view[start : start + self._rows * stride])
+        self._first_row = 0
+        buffer.used = self._rows
+
+    # -- out of order -----------------------------------------------------------------------------------------
+
+    def _take_apart(self, buffer: RowBuffer, number: int, first: int, full: int, tail: int, now: float) -> None:
+        """The same chunks one by one."""
+        self.spill(buffer)
+        for i in range(full):
+            self.take_chunk(number + i, buffer.block_offset(first + i), buffer.data[first + i], now)
+        if tail:
+            chunk = buffer.data[first + full][:tail]
+            self.take_chunk(number + full, buffer.block_offset(first + full), chunk, now)
+
+    def spill(self, buffer: RowBuffer) -> None:
+        """Move an unfinished record out of the rows, which others then may use."""
+        if self._rows:
+            number = self._top - self._rows + 1
+            self._tails[number] = bytes(buffer.data[self._first_row][self._offset :])
+            for i in range(1, self._rows):
+                self._middles[number + i] = bytes(buffer.data[self._first_row + i])
+            self._rows = 0
+        if buffer.owner is self:
+            buffer.owner = None
+            buffer.used = 0
+
+    def take_chunk(self, number: int, offset: int, data: memoryview, now: float) -> None:
+        """One chunk, wherever it belongs: give its whole records, keep the rest, join what can be joined."""
+        self.passed(number, now)
+        length = len(data)
+        if offset > length:
+            self._middles[number] = bytes(data)
+        else:
+            if offset:
+                self._heads[number] = bytes(data[:offset])
+            rest = self._whole_records(data, offset)
+            if rest < length:
+                self._tails[number] = bytes(data[rest:])
+        self._cross(number)
+        self._cross(number + 1)
+        if len(self._middles) > _PIECES_MAX:
+            self._middles.clear()
+            self._tails.clear()
+            self._heads.clear()
+            self._drops[DropReason.BAD_FRAMING] += 1
+
+    def passed(self, number: int, now: float) -> None:
+        """Packet `number` of this SA has come, whatever it carries: close its hole or open those before it."""
+        self.expire(now)
+        top = self._top
+        if number <= top:
+            self._holes.pop(number, None)
+            return
+        self._top = number
+        if top:
+            for missing in range(max(top + 1, number - self._later), number):
+                self._holes[missing] = now
+            if number - self._later > top + 1:
+                self._drops[DropReason.HOLE] += number - self._later - top - 1
+                self._drop_before(top + 1)
+            self.expire(now)
+
+    def expire(self, now: float) -> None:
+        """Give up the holes that `later` packets or `wait_s` have passed over."""
+        if self._holes:
+            last = self._top - self._later
+            for number in [n for n, missed in self._holes.items() if n <= last or now - missed > self._wait_s]:
+                del self._holes[number]
+                self._drops[DropReason.HOLE] += 1
+                self._drop_before(number)
+                self._drop_from(number + 1)
+
+    def _whole_records(self, data: memoryview, at: int) -> int:
+        """Deliver the records that lie wholly in `data` from `at` on; returns where the rest starts."""
+        while len(data) - at >= _PEEK:
+            length = ip_length(data, at + VNET_BYTES)
+            if length < IP_MIN:
+                self._drops[DropReason.BAD_RECORD] += 1
+                return len(data)
+            end = at + VNET_BYTES + length
+            if end > len(data):
+                break
+            self._deliver([data[at:end]], end - at)
+            at = end
+        return at
+
+    def _cross(self, number: int) -> None:
+        """The record that crosses from packet `number` - 1 into `number`: deliver it, keep it or drop it."""
+        before = number - 1 in self._tails or number - 1 in self._middles
+        behind = number in self._heads or number in self._middles
+        if before and behind:
+            self._join(number)
+        elif before and number <= self._top and number not in self._holes:
+            self._drops[DropReason.BAD_FRAMING] += 1
+            self._drop_before(number)
+        elif behind and number - 1 not in self._holes:
+            self._drop_from(number)
+
+    def _join(self, number: int) -> None:
+        """Deliver the record around the start of packet `number`, if it is whole."""
+        start, end = number - 1, number
+        while start in self._middles:
+            start -= 1
+        while end in self._middles:
+            end += 1
+        if start not in self._tails or end not in self._heads:
+            return
+        parts = [self._tails.pop(start), *(self._middles.pop(i) for i in range(start + 1, end)), self._heads.pop(end)]
+        record = b"".join(parts)
+        if len(record) >= _PEEK and VNET_BYTES + ip_length(record, VNET_BYTES) == len(record):
+            self._deliver([memoryview(record)], len(record))
+        else:
+            self._drops[DropReason.BAD_RECORD] += 1
+
+    def _drop_before(self, number: int) -> None:
+        """Drop the part of a record that waits for packet `number`."""
+        number -= 1
+        while self._middles.pop(number, None) is not None:
+            number -= 1
+        self._tails.pop(number, None)
+
+    def _drop_from(self, number: int) -> None:
+        """Drop the part of a record that starts with the data of packet `number`."""
+        while self._middles.pop(number, None) is not None:
+            number += 1
+        self._heads.pop(number, None)
+
+
+def _peek(buffer: RowBuffer, row: int, offset: int) -> memoryview | bytes:
+    """The first octets of the record that starts `offset` octets into `row`."""
+    head = buffer.data[row][offset : offset + _PEEK]
+    if len(head) == _PEEK:
+        return head
+    return bytes(head) + buffer.data[row + 1][: _PEEK - len(head)]

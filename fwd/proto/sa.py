@@ -1,0 +1,102 @@
+"""Security associations as parameters, and the messages about them between keyd and a member.
+
+A *boot record* and a live update are the same message, `SaSet`: every inbound SA to accept, and perhaps an
+outbound SA to send on. It states the whole, so it may be repeated. Keys travel in these messages alone, over
+a socket pair of the member's own. Decoding refuses anything that is not exactly one message.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+KEY_BYTES = 32  # AES-256
+SALT_BYTES = 4  # RFC 4106 §4
+ICV_BYTES = 16
+SEQUENCE_MAX_ESN = 2**64 - 1
+SEQUENCE_MAX = 2**32 - 1
+SLOTS = 16  # inbound SAs that a member can hold at once
+
+_HEAD = struct.Struct(">BQBB")  # kind, incarnation, inbound SAs, outbound SAs
+_SA = struct.Struct(f">IBB{KEY_BYTES}s{SALT_BYTES}s")  # SPI, ESN, slot, key, salt
+_EVENT = struct.Struct(">BQI")  # kind, incarnation, SPI
+_SA_SET = 1
+
+
+class MessageError(ValueError):
+    """Bytes that are not one message of this file."""
+
+
+@dataclass(frozen=True, slots=True)
+class SaKeys:
+    """One SA: AES-256-GCM-16 (RFC 4106). `slot` is where an inbound SA publishes its highest number."""
+
+    spi: int
+    esn: bool
+    key: bytes = field(repr=False)
+    salt: bytes = field(repr=False)
+    slot: int = 0
+
+    @property
+    def sequence_max(self) -> int:
+        """The last sequence number that may be sent (design rule 1)."""
+        return SEQUENCE_MAX_ESN if self.esn else SEQUENCE_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class SaSet:
+    """What a member holds from now on. `incarnation` 0: a boot record, for whichever incarnation takes it."""
+
+    incarnation: int
+    inbound: tuple[SaKeys, ...]
+    outbound: SaKeys | None = None
+
+    def encode(self) -> bytes:
+        sas = (*self.inbound, *((self.outbound,) if self.outbound else ()))
+        head = _HEAD.pack(_SA_SET, self.incarnation, len(self.inbound), len(sas) - len(self.inbound))
+        return head + b"".join(_SA.pack(sa.spi, sa.esn, sa.slot, sa.key, sa.salt) for sa in sas)
+
+    @classmethod
+    def decode(cls, data: bytes) -> SaSet:
+        """Raises MessageError for anything but one whole SaSet."""
+        if len(data) < _HEAD.size:
+            raise MessageError("shorter than its head")
+        kind, incarnation, n_in, n_out = _HEAD.unpack_from(data)
+        if kind != _SA_SET or n_in > SLOTS or n_out > 1 or len(data) != _HEAD.size + (n_in + n_out) * _SA.size:
+            raise MessageError("not an SA set")
+        sas = []
+        for spi, esn, slot, key, salt in _SA.iter_unpack(data[_HEAD.size :]):
+            if spi < 256 or slot >= SLOTS:
+                raise MessageError("SPI or slot out of range")
+            sas.append(SaKeys(spi, bool(esn), key, salt, slot))
+        return cls(incarnation, tuple(sas[:n_in]), sas[n_in] if n_out else None)
+
+
+class EventKind(IntEnum):
+    """What a member tells keyd."""
+
+    STARTED = 1  # this incarnation sends on SPI
+    HEARD = 2  # the first authenticated packet on inbound SPI
+    SOFT_LIMIT = 3  # outbound SPI nears its end: send another
+    UNKNOWN = 4  # a packet for an SPI that is not installed
+
+
+@dataclass(frozen=True, slots=True)
+class SaEvent:
+    kind: EventKind
+    incarnation: int
+    spi: int
+
+    def encode(self) -> bytes:
+        return _EVENT.pack(self.kind, self.incarnation, self.spi)
+
+    @classmethod
+    def decode(cls, data: bytes) -> SaEvent:
+        """Raises MessageError for anything but one whole event."""
+        if len(data) != _EVENT.size:
+            raise MessageError("not an event")
+        kind, incarnation, spi = _EVENT.unpack(data)
+        if kind not in EventKind._value2member_map_:
+            raise MessageError("unknown event")
+        return cls(EventKind(kind), incarnation, spi)
