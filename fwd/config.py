@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from fwd.proto.errors import UserError
+
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 Payload = Literal["superpacket", "esp"]
@@ -25,7 +27,7 @@ _UNION = ("IPv", "lax-or-strict", "function-")  # how pydantic names the branche
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class ConfigError(Exception):
+class ConfigError(UserError):
     """A configuration that cannot be used; its text is one line for the user."""
 
 
@@ -66,7 +68,9 @@ class Peering(_Strict):
     payload: Payload = Field(default="superpacket", description="superpacket: with another fwd; esp: plain RFC 4303")
     port: int = Field(default=4500, ge=1, le=65535, description="UDP port of member 0; member i uses port + i")
     tun: str = Field(default="fwd0", pattern=r"^[A-Za-z0-9_.-]{1,15}$", description="name of the TUN device")
-    tun_mtu: int | None = Field(default=None, ge=1280, le=65535, description="default: the path's, less overhead in esp")
+    tun_mtu: int | None = Field(
+        default=None, ge=1280, le=65535, description="default: the path's, less overhead in esp"
+    )
     path_mtu: int | None = Field(default=None, ge=576, le=65535, description="default: that of the outgoing interface")
     esn: bool = Field(default=True, description="64-bit extended sequence numbers")
     replay_window: int = Field(default=1024, ge=1024, le=65536, description="packets, by number")
@@ -98,8 +102,11 @@ class Gateway(_Strict):
     """What holds for the whole process tree."""
 
     control: Path = Field(default=Path("/run/fwd/fwd.sock"), description="Unix socket of `fwd status`")
-    metrics: str | None = Field(default=None, pattern=r"^(\[[0-9a-fA-F:]+\]|[0-9.]+):\d{1,5}$",
-                                description="ADDR:PORT of /metrics, /healthz and /readyz")
+    metrics: str | None = Field(
+        default=None,
+        pattern=r"^(\[[0-9a-fA-F:]+\]|[0-9.]+):\d{1,5}$",
+        description="ADDR:PORT of /metrics, /healthz and /readyz",
+    )
     user: str = Field(default="nobody", description="whom the child processes run as")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -115,9 +122,7 @@ class Config(_Strict):
                 raise ValueError(f"two peerings are named {a.name}")
             if a.tun == b.tun:
                 raise ValueError(f"peerings {a.name} and {b.name} share the TUN device {a.tun}")
-            if a.local_addrs == b.local_addrs and not (
-                a.port + a.members <= b.port or b.port + b.members <= a.port
-            ):
+            if a.local_addrs == b.local_addrs and not (a.port + a.members <= b.port or b.port + b.members <= a.port):
                 raise ValueError(f"peerings {a.name} and {b.name} share UDP ports on {a.local_addrs}")
             for x, y in itertools.product(a.remote_ts, b.remote_ts):
                 if x.version == y.version and x.overlaps(y):
@@ -161,9 +166,7 @@ def with_members(config: Config, members: int) -> Config:
 
 def without_offload(config: Config) -> Config:
     """The same configuration with every offload off (`fwd demux --no-offload`)."""
-    return config.model_copy(
-        update={"peering": [p.model_copy(update={"offload": False}) for p in config.peering]}
-    )
+    return config.model_copy(update={"peering": [p.model_copy(update={"offload": False}) for p in config.peering]})
 
 
 def _first_reason(error: ValidationError) -> str:

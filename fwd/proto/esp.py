@@ -61,9 +61,7 @@ class PacketTable:
         self.spi: npt.NDArray[np.uint32] = headers["spi"]
         self.low: npt.NDArray[np.uint32] = headers["low"]
         self.iv: npt.NDArray[np.uint64] = headers["iv"]
-        self.ciphers = [
-            self.view[i * packet_bytes + HEADER_BYTES : (i + 1) * packet_bytes] for i in range(count)
-        ]
+        self.ciphers = [self.view[i * packet_bytes + HEADER_BYTES : (i + 1) * packet_bytes] for i in range(count)]
 
 
 class _Sa:
@@ -173,9 +171,12 @@ def open_burst(
     rise = lows - lows[0]  # wraps like the numbers themselves
     consecutive = int(rise[-1]) == count - 1 and bool((rise == sa.index[:count]).all())
     if first <= window.top or not (consecutive or _rising(rise)):
-        return [open_one(sa, packets.view[o : o + packets.packet_bytes], rows[i], drops)
-                for i, o in enumerate(range(start * packets.packet_bytes,
-                                            (start + count) * packets.packet_bytes, packets.packet_bytes))]
+        return [
+            open_one(sa, packets.view[o : o + packets.packet_bytes], rows[i], drops)
+            for i, o in enumerate(
+                range(start * packets.packet_bytes, (start + count) * packets.packet_bytes, packets.packet_bytes)
+            )
+        ]
     sa.nonce_iv[:count] = packets.iv[start : start + count]
     sa.aad_number[:count] = rise + np.uint64(first)
     failed = _decrypt(sa, packets.ciphers[start : start + count], rows)

@@ -31,10 +31,11 @@ class Echo:
 class PathMonitor:
     """One member's path. `mtu_bytes` is in force; `up` says whether the far side answers."""
 
-    def __init__(self, mtu_bytes: int, now: float) -> None:
+    def __init__(self, mtu_bytes: int, now: float, ceiling_bytes: int = 0) -> None:
+        """`ceiling_bytes`: what the path should take, where a predecessor found less."""
         self.mtu_bytes = mtu_bytes
         self.up = True
-        self._ceiling = mtu_bytes
+        self._ceiling = ceiling_bytes or mtu_bytes
         self._number = 0
         self._sent = False  # something since the last time anything was heard
         self._quiet_since = now

@@ -1,0 +1,78 @@
+"""Counters in shared memory: one writer, any number of readers, and true to the packet across a kill.
+
+A writer counts in a private array and publishes it whole once a burst: it copies the array to the half that readers
+do not look at, then stores the commit word that turns them to it. So whatever a burst changed becomes visible in one
+64-bit store, or not at all, and a successor continues from exactly there.
+"""
+
+from __future__ import annotations
+
+from array import array
+from enum import IntEnum
+
+from fwd.proto.drops import N_REASONS
+
+
+class DemuxCounter(IntEnum):
+    """Indices in a demux's block, behind the drop reasons."""
+
+    RECORDS = N_REASONS  # read from the TUN device
+    BYTES = N_REASONS + 1
+    HEADS = N_REASONS + 2  # from here on: the ring head of each member
+
+
+class MemberCounter(IntEnum):
+    """Indices in a member's block, behind the drop reasons."""
+
+    OUT_RECORDS = N_REASONS  # sealed
+    OUT_BYTES = N_REASONS + 1  # of those records
+    OUT_ESP = N_REASONS + 2  # sent
+    OUT_ESP_BYTES = N_REASONS + 3  # UDP payload
+    IN_ESP = N_REASONS + 4  # received
+    IN_ESP_BYTES = N_REASONS + 5
+    IN_ESP_OK = N_REASONS + 6  # opened, and their framing understood
+    IN_RECORDS = N_REASONS + 7  # found whole
+    IN_RECORDS_OK = N_REASONS + 8  # written to the TUN device
+    IN_BYTES = N_REASONS + 9
+    ECHOES_SENT = N_REASONS + 10
+    ECHOES_ANSWERED = N_REASONS + 11
+    DONE = N_REASONS + 12  # the ring segments finished with
+
+
+MEMBER_COUNTERS = MemberCounter.DONE + 1
+
+
+class CounterBlock:
+    """`count` counters in `words`, a view of 64-bit words at least `size(count)` long."""
+
+    def __init__(self, words: memoryview, count: int) -> None:
+        self._words = words
+        self._halves = (words[1 : 1 + count], words[1 + count : 1 + 2 * count])
+        self._commit = words[0]
+        self.values = array("Q", self._halves[self._commit & 1])
+
+    @staticmethod
+    def size(count: int) -> int:
+        """Words that a block of `count` counters takes."""
+        return 1 + 2 * count
+
+    def attach(self) -> array[int]:
+        """Become the writer: take up the published values; returns the private array to count in."""
+        self._commit = self._words[0]
+        self.values = array("Q", self._halves[self._commit & 1])
+        return self.values
+
+    def publish(self) -> None:
+        """Make all that was counted visible at once."""
+        commit = self._commit + 1
+        self._halves[commit & 1][:] = self.values
+        self._words[0] = commit
+        self._commit = commit
+
+    def read(self) -> list[int]:
+        """The published values, from one moment."""
+        while True:
+            commit = self._words[0]
+            values = self._halves[commit & 1].tolist()
+            if self._words[0] - commit <= 1:
+                return values

@@ -1,0 +1,245 @@
+"""The demux of one peering: TUN device → selectors → flow → bucket → the ring of the bucket's member.
+
+One record is one read, one hash and one copy, whatever its length up to 64 KiB. Records of one TOS octet share a
+segment; a segment goes to its member when it is full or the TUN device is drained, so nothing waits for a timer.
+Refused and counted: records whose length is not what their IP header says, inner addresses outside the selectors,
+records for a bucket without a live member or for a full ring. It never looks at keys and never splits a packet.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from fwd.config import Peering
+from fwd.datapath.counters import CounterBlock, DemuxCounter
+from fwd.datapath.ring import CHUNK, FILL, RECORDS, RECORDS_MAX, SEGMENTS, TOS, Ring, Segment
+from fwd.datapath.shared import LinkWord, PeeringShared
+from fwd.proto.aggfrag import BLOCK_OFFSET_MAX, FRAMING_BYTES
+from fwd.proto.drops import DropReason
+from fwd.proto.flow import BUCKET_MASK, flow_hash, owners, settle
+from fwd.proto.ip import IP_MIN, RECORD_MAX, VNET_BYTES, Selectors, address_pair, ip_length, tos
+
+IDLE_TICK_S = 0.2
+IDLE_BUCKET_S = 1.0  # a bucket unused for so long may move: longer than any packet is under way
+_TICK_NS = 10_000_000  # unit of last use: 10 ms in 32 bits lasts 497 days
+_SETTLE_TICKS = 10
+_READS_MAX = 64  # records read before segments that are not full are handed over
+
+
+class Lane:
+    """The demux's end of one member's ring, and the segment that is being filled."""
+
+    def __init__(self, ring: Ring, link: memoryview, block: CounterBlock, index: int, *, esp: bool) -> None:
+        self.ring = ring
+        self.link = link
+        self.block = block
+        self.counters = counters = block.values
+        self.head_index = DemuxCounter.HEADS + index
+        self.esp = esp
+        self.head = counters[self.head_index]
+        if ring.head < self.head:  # the predecessor died between counting a segment and handing it over
+            ring.head = self.head
+            ring.ring_bell()
+        self.open = False
+        self.segment: Segment = ring.segments[0]
+        self.fill = self.records = self.octets = self.tos = 0
+        self.chunk = 0
+        self.limit = 0
+        self._grids: dict[int, list[npt.NDArray[np.uint8]]] = {}
+        self.grid: npt.NDArray[np.uint8] = np.empty((0, 0), np.uint8)
+
+    def put(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int) -> bool:
+        """Copy a record of `length` octets into the open segment; False: the ring is full.
+
+        `record` and `octets` are the same memory. A record of which more octets would follow its first chunk than a
+        BlockOffset can say starts a segment of its own.
+        """
+        if self.open and (
+            tos != self.tos
+            or self.fill + length > self.limit
+            or self.records == RECORDS_MAX
+            or length - (self.chunk - self.fill % self.chunk) > BLOCK_OFFSET_MAX
+        ):
+            self.flush()
+        if not self.open and not self._begin(tos):
+            return False
+        if self.esp:
+            at = self.records * self.ring.stride
+            self.segment.rows[at : at + length - VNET_BYTES] = record[VNET_BYTES:length]
+            self.segment.ends[self.records] = length - VNET_BYTES
+            self.fill += self.chunk
+        else:
+            self._copy(record, octets, length)
+            self.fill += length
+            self.segment.ends[self.records] = self.fill
+        self.records += 1
+        self.octets += length - VNET_BYTES
+        return True
+
+    def _copy(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int) -> None:
+        """Head to the end of its row, whole rows in one strided copy, tail."""
+        chunk, stride, rows = self.chunk, self.ring.stride, self.segment.rows
+        row, offset = divmod(self.fill, chunk)
+        at = row * stride + FRAMING_BYTES + offset
+        head = chunk - offset
+        if length <= head:
+            rows[at : at + length] = record[:length]
+            return
+        rows[at : at + head] = record[:head]
+        row += 1
+        whole = (length - head) // chunk
+        if whole:
+            end = head + whole * chunk
+            self.grid[row : row + whole] = octets[head:end].reshape(whole, chunk)
+            row += whole
+            head = end
+        if head < length:
+            at = row * stride + FRAMING_BYTES
+            rows[at : at + length - head] = record[head:length]
+
+    def _begin(self, tos: int) -> bool:
+        ring = self.ring
+        if self.head - ring.done >= SEGMENTS:
+            return False
+        chunk = self.link[LinkWord.CHUNK]
+        if chunk != self.chunk:
+            self.chunk = chunk
+            self.limit = ring.rows * chunk
+            if chunk not in self._grids:
+                self._grids = {chunk: [_grid(ring, s, chunk) for s in ring.segments]}
+        self.segment = ring.segment(self.head)
+        self.grid = self._grids[chunk][self.head % SEGMENTS]
+        self.fill = self.records = self.octets = 0
+        self.tos = tos
+        self.open = True
+        return True
+
+    def flush(self) -> None:
+        """Hand the open segment over: describe it, count it, publish, store `head`, ring the bell.
+
+        Counted before `head`, and `head` among the counters: a successor stores what its predecessor could not.
+        """
+        fields = self.segment.fields
+        fields[FILL] = self.fill
+        fields[RECORDS] = self.records
+        fields[TOS] = self.tos
+        fields[CHUNK] = self.chunk
+        self.open = False
+        self.head += 1
+        self.counters[self.head_index] = self.head
+        self.counters[DemuxCounter.RECORDS] += self.records
+        self.counters[DemuxCounter.BYTES] += self.octets
+        self.block.publish()
+        self.ring.head = self.head
+        self.ring.ring_bell()
+
+
+def _grid(ring: Ring, segment: Segment, chunk: int) -> npt.NDArray[np.uint8]:
+    octets = np.frombuffer(segment.rows, np.uint8).reshape(ring.rows, ring.stride)
+    return octets[:, FRAMING_BYTES : FRAMING_BYTES + chunk]
+
+
+class Demux:
+    """The demux's loop. `scores` are flow.rendezvous_scores for the peering's members."""
+
+    def __init__(
+        self, peering: Peering, tun_fd: int, rings: list[Ring], shared: PeeringShared, scores: npt.NDArray[np.uint64]
+    ) -> None:
+        self._fd = tun_fd
+        self._shared = shared
+        self._block = shared.demux_counters
+        self._counters = self._block.attach()
+        self._selectors = Selectors(peering.local_ts, peering.remote_ts)
+        self._esp = peering.payload == "esp"
+        self._lanes = [
+            Lane(ring, member.link, self._block, i, esp=self._esp)
+            for i, (ring, member) in enumerate(zip(rings, shared.members, strict=True))
+        ]
+        self._scores = scores
+        self._live = -1
+        self._target = shared.owners
+        self._unsettled = 0
+        self._settled_at = 0
+        self._dropped = False
+        self._scratch = bytearray(RECORD_MAX)
+        self._record = memoryview(self._scratch)
+        self._octets = np.frombuffer(self._scratch, np.uint8)
+
+    def run(self) -> None:
+        """Until the process is ended."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        heartbeat = self._shared.demux.heartbeat
+        while True:
+            heartbeat[0] = now_ns = time.monotonic_ns()
+            self._follow_live(now_ns // _TICK_NS)
+            drained = self._read_burst(now_ns // _TICK_NS)
+            self._hand_over()
+            if drained:
+                poll.poll(IDLE_TICK_S * 1000)
+
+    def _read_burst(self, tick: int) -> bool:
+        """Up to _READS_MAX records into the lanes; True when the device is drained."""
+        scratch, record, octets, fd = self._scratch, self._record, self._octets, self._fd
+        buffers, lanes = [record], self._lanes
+        owner, used = self._shared.owner_words, self._shared.used_words
+        known = self._selectors.pairs
+        readv = os.readv
+        packet = record[VNET_BYTES:]
+        for _ in range(_READS_MAX):
+            try:
+                length = readv(fd, buffers)
+            except BlockingIOError:
+                return True
+            size = ip_length(scratch, VNET_BYTES)
+            if size < IP_MIN or length != size + VNET_BYTES:
+                self._drop(DropReason.RECORD_MALFORMED)
+                continue
+            pair = address_pair(packet)
+            if not (known.get(pair) or self._selectors.allow(pair)):
+                self._drop(DropReason.SELECTOR_OUT)
+                continue
+            bucket = flow_hash(packet[:size]) & BUCKET_MASK
+            used[bucket] = tick
+            member = owner[bucket]
+            if member >= len(lanes):
+                self._drop(DropReason.NO_LIVE_MEMBER)
+                continue
+            lane = lanes[member]
+            if self._esp and (size > lane.ring.stride - 2):
+                self._drop(DropReason.RECORD_TOO_BIG)
+                continue
+            if not lane.put(record, octets, length, tos(packet)):
+                self._drop(DropReason.RING_FULL)
+        return False
+
+    def _drop(self, reason: DropReason) -> None:
+        self._dropped = True
+        self._counters[reason] += 1
+        self._counters[DemuxCounter.RECORDS] += 1
+
+    def _hand_over(self) -> None:
+        """Give every member what was filled for it."""
+        for lane in self._lanes:
+            if lane.open:
+                lane.flush()
+        if self._dropped:
+            self._dropped = False
+            self._block.publish()
+
+    def _follow_live(self, tick: int) -> None:
+        """Let the bucket table follow the live mask: at once for the dead, when idle for the rest."""
+        live = self._shared.live[0]
+        if live == self._live and (not self._unsettled or tick - self._settled_at < _SETTLE_TICKS):
+            return
+        if live != self._live:
+            self._live = live
+            self._target = owners(self._scores, live)
+        self._settled_at = tick
+        idle = int(IDLE_BUCKET_S * 1e9) // _TICK_NS
+        self._unsettled = settle(self._shared.owners, self._target, self._shared.last_used, live, tick, idle)

@@ -1,0 +1,65 @@
+"""Sizes that the demux and the member must agree on: what a path leaves for a row, and how long a ring segment is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from fwd.proto.aggfrag import chunk_bytes, row_bytes
+from fwd.proto.esp import OVERHEAD_BYTES, TRAILER_BYTES
+from fwd.proto.ip import RECORD_MAX
+
+UDP_BYTES: Final = 8
+# Tuning: a segment takes up to so many octets of records, about two segmentation-offload sends. One record of
+# 64 KiB always fits; small ones share a segment until the demux has drained the TUN device.
+SEGMENT_DATA: Final = 126_000
+
+
+def outer_header_bytes(version: int) -> int:
+    """Outer IP and UDP header."""
+    return (40 if version == 6 else 20) + UDP_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Rows of a peering whose paths take at most `path_mtu` bytes; a smaller path found later uses part of each row."""
+
+    path_mtu: int
+    version: int  # of the outer IP
+
+    @property
+    def packet_bytes(self) -> int:
+        """The largest ESP packet, a multiple of 4."""
+        return self.packet_bytes_for(self.path_mtu)
+
+    @property
+    def chunk(self) -> int:
+        """Data octets of a full row (payload superpacket)."""
+        return self.chunk_for(self.path_mtu)
+
+    @property
+    def stride(self) -> int:
+        """Octets of a full row."""
+        return row_bytes(self.chunk)
+
+    @property
+    def inner_mtu(self) -> int:
+        """The longest inner packet that fits one ESP packet (payload esp)."""
+        return self.inner_mtu_for(self.path_mtu)
+
+    @property
+    def rows(self) -> int:
+        """Rows of a ring segment."""
+        return max(SEGMENT_DATA, RECORD_MAX) // self.chunk + 1
+
+    def packet_bytes_for(self, path_mtu: int) -> int:
+        """The largest ESP packet on a path of `path_mtu`."""
+        return (path_mtu - outer_header_bytes(self.version)) // 4 * 4
+
+    def chunk_for(self, path_mtu: int) -> int:
+        """Data octets of a full row on a path of `path_mtu`."""
+        return chunk_bytes(self.packet_bytes_for(path_mtu))
+
+    def inner_mtu_for(self, path_mtu: int) -> int:
+        """The longest inner packet on a path of `path_mtu` (payload esp)."""
+        return self.packet_bytes_for(path_mtu) - OVERHEAD_BYTES - TRAILER_BYTES

@@ -1,0 +1,362 @@
+"""A member's way in: one receive of up to 64 merged datagrams → SAs → records → the TUN device.
+
+1. Store how many ESP packets were taken: from here on they die with this incarnation
+2. Runs of one SPI: check, decrypt and commit a run at a time (esp.open_burst)
+3. Publish the SA's highest number to its replay slot, before anything is delivered (design rule 2)
+4. Give the rows to the SA's Reassembler, or each packet to the TUN device (payload esp)
+5. Count, publish
+
+Refused and counted: what is not ESP, an unknown SPI, what RFC 4303 §3.4 refuses, another payload than the peering's,
+records whose headers contradict them or whose addresses are outside the selectors.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Sequence
+
+from fwd.config import Peering
+from fwd.datapath.counters import CounterBlock, MemberCounter
+from fwd.datapath.geometry import Geometry
+from fwd.datapath.shared import LinkWord, ReplaySlots
+from fwd.datapath.udp import RECEIVE_BYTES
+from fwd.proto.aggfrag import (
+    FRAMING_BYTES,
+    SUBTYPE_ECHO,
+    SUBTYPE_ECHO_REPLY,
+    SUBTYPE_RECORDS,
+    RowBuffer,
+)
+from fwd.proto.drops import DropReason
+from fwd.proto.esp import (
+    DATAGRAMS_MAX,
+    NEXT_AGGFRAG,
+    NEXT_DUMMY,
+    NEXT_IPV4,
+    NEXT_IPV6,
+    OVERHEAD_BYTES,
+    TRAILER_BYTES,
+    InboundSa,
+    PacketTable,
+    open_burst,
+    open_one,
+    payload_length,
+)
+from fwd.proto.ip import (
+    IP_MIN,
+    NO_VNET,
+    VNET_BYTES,
+    Selectors,
+    address_pair,
+    decapsulate_ecn,
+    ip_length,
+    record_fault,
+)
+from fwd.proto.reassembly import Reassembler
+from fwd.proto.sa import SaKeys
+
+_ESP_MIN = OVERHEAD_BYTES + TRAILER_BYTES
+_HEADERS = VNET_BYTES + 60  # octets of a record that are looked at
+_RESIZE_AFTER = 16  # authentic packets of another size in a row, before the rows are laid out for it
+Address = tuple[str, int]
+
+
+class Receiving(InboundSa):
+    """An inbound SA and the records that are being put together from it."""
+
+    def __init__(self, keys: SaKeys, window: int, floor: int, reassembler: Reassembler) -> None:
+        super().__init__(keys, DATAGRAMS_MAX, window, floor)
+        self.reassembler = reassembler
+
+
+class Inbound:
+    """Opens and delivers; tells the member through `on_echo(sub-type, number)`, `on_heard(sa, address)`, `on_unknown(spi)`."""
+
+    def __init__(
+        self,
+        peering: Peering,
+        geometry: Geometry,
+        tun_fd: int,
+        tun_flags: int,
+        counters: CounterBlock,
+        slots: ReplaySlots,
+        link: memoryview,
+    ) -> None:
+        self._peering = peering
+        self._esp = peering.payload == "esp"
+        self._fd = tun_fd
+        self._accepted = tun_flags
+        self._block = counters
+        self._counters: array[int] = counters.values
+        self._slots = slots
+        self._link = link
+        self._selectors = Selectors(peering.remote_ts, peering.local_ts)
+        self._known = self._selectors.pairs
+        self.received = bytearray(RECEIVE_BYTES)
+        self._view = memoryview(self.received)
+        self._lay_out(geometry.stride)
+        self._other_size = self._other_count = 0
+        self.sas: dict[int, Receiving] = {}
+        self.heard_records = False  # set by records, cleared by the member: a path that carries them works
+        self._now = 0.0
+        self._tos = 0
+        self._address: Address = ("", 0)
+        self.on_echo: Callable[[int, int], None] = lambda subtype, number: None
+        self.on_heard: Callable[[Receiving, Address], None] = lambda sa, address: None
+        self.on_unknown: Callable[[int], None] = lambda spi: None
+
+    # -- SAs --------------------------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Count what a predecessor had taken from the socket and not finished with."""
+        lost = self._link[LinkWord.RX_TAKEN] - self._counters[MemberCounter.IN_ESP]
+        self._counters[DropReason.DIED_WITH_MEMBER_IN] += lost
+        self._counters[MemberCounter.IN_ESP] += lost
+        self._block.publish()
+
+    def install(self, inbound: Sequence[SaKeys]) -> None:
+        """Accept these SAs and no others; those that stay keep their windows."""
+        spis = {keys.spi for keys in inbound}
+        for spi in [s for s in self.sas if s not in spis]:
+            self.sas.pop(spi).reassembler.spill(self._rows)
+        for keys in inbound:
+            if keys.spi not in self.sas:
+                peering = self._peering
+                reassembler = Reassembler(
+                    self._deliver, self._counters, peering.reorder_packets, peering.reorder_ms / 1000
+                )
+                floor = self._slots.floor(keys.slot, keys.spi)
+                self.sas[keys.spi] = Receiving(keys, peering.replay_window, floor, reassembler)
+
+    def expire(self, now: float) -> None:
+        """Give up what has waited too long for its missing parts."""
+        for sa in self.sas.values():
+            sa.reassembler.expire(now)
+        self._block.publish()
+
+    # -- packets ----------------------------------------------------------------------------------------------
+
+    def take(self, length: int, size: int, tos: int, lost: int, address: Address, now: float) -> None:
+        """`length` octets were received: datagrams of `size` (the last may be shorter) from `address`.
+
+        `tos` is the outer TOS octet, `lost` what the socket has dropped so far (0: not told).
+        """
+        counters = self._counters
+        count = -(-length // size) if size else 1
+        self._link[LinkWord.RX_TAKEN] = counters[MemberCounter.IN_ESP] + count
+        if lost:
+            counters[DropReason.SOCKET_OVERFLOW] = lost
+        self._now, self._tos, self._address = now, tos, address
+        if size == self._table.packet_bytes:
+            full = length // size
+            self._take_table(full, self._view[full * size : length])
+        else:
+            for at in range(0, length, size or 1):
+                self._take_one(self._view[at : min(at + size, length)])
+        counters[MemberCounter.IN_ESP] += count
+        counters[MemberCounter.IN_ESP_BYTES] += length
+        self._block.publish()
+
+    def _take_table(self, full: int, tail: memoryview) -> None:
+        """`full` packets of the rows' own size, and a shorter one or none: run by run of one SPI."""
+        spis = self._table.spi[:full]
+        at = 0
+        while at < full:
+            spi = int(spis[at])
+            run = spis[at:] != spi
+            end = at + int(run.argmax()) if run.any() else full
+            sa = self.sas.get(spi)
+            if sa is None:
+                self._refuse_spi(spi, end - at)
+            else:
+                self._open_run(sa, at, end - at)
+            at = end
+        if len(tail):
+            self._take_one(tail)
+
+    def _open_run(self, sa: Receiving, start: int, count: int) -> None:
+        rows = self._rows
+        first = 0 if self._esp else self._room(sa, count)
+        numbers = open_burst(sa, self._table, start, count, rows.rows[first : first + count], self._counters)
+        if not self._authentic(sa, any(numbers)):
+            return
+        if self._esp:
+            for row, number in zip(rows.rows, numbers, strict=False):
+                if number:
+                    self._deliver_packet(row)
+        elif type(numbers) is range and rows.all_records(first, count):
+            self._counters[MemberCounter.IN_ESP_OK] += count
+            self.heard_records = True
+            sa.reassembler.take_rows(rows, numbers[0], first, count, 0, self._now)
+        else:
+            self._take_each(sa, numbers, first)
+
+    def _take_each(self, sa: Receiving, numbers: Sequence[int], first: int) -> None:
+        """Rows of which some were refused, or are not chunks of records."""
+        rows = self._rows
+        sa.reassembler.spill(rows)
+        for i, number in enumerate(numbers):
+            if number:
+                self._take_payload(sa, number, rows.rows[first + i], -1)
+
+    def _take_one(self, packet: memoryview) -> None:
+        """One datagram of any size."""
+        length = len(packet)
+        if length < _ESP_MIN:
+            keepalive = length == 1 and packet[0] == 0xFF
+            self._counters[DropReason.KEEPALIVE if keepalive else DropReason.NOT_ESP] += 1
+            return
+        spi = int.from_bytes(packet[:4], "big")
+        sa = self.sas.get(spi)
+        if sa is None:
+            self._refuse_spi(spi, 1)
+            return
+        rows, octets = self._rows, length - OVERHEAD_BYTES
+        if octets > rows.stride:
+            row, first = memoryview(bytearray(octets)), -1
+        else:
+            first = 0 if self._esp else self._room(sa, 1)
+            row = rows.rows[first][:octets]
+        number = open_one(sa, packet, row, self._counters)
+        if not self._authentic(sa, number > 0):
+            return
+        if self._esp:
+            self._deliver_packet(row)
+        else:
+            self._take_payload(sa, number, row, first)
+            self._note_size(octets)
+
+    def _refuse_spi(self, spi: int, count: int) -> None:
+        self._counters[DropReason.UNKNOWN_SPI if spi else DropReason.NOT_ESP] += count
+        if spi:
+            self.on_unknown(spi)
+
+    def _authentic(self, sa: Receiving, any_accepted: bool) -> bool:
+        """After at least one packet authenticated: publish the window's top, and tell the member."""
+        if any_accepted:
+            self._slots.words[2 * sa.keys.slot + 1] = sa.window.top
+            self.on_heard(sa, self._address)
+        return any_accepted
+
+    # -- payload superpacket ----------------------------------------------------------------------------------
+
+    def _room(self, sa: Receiving, count: int) -> int:
+        """First of `count` rows behind the SA's unfinished record, making room for them."""
+        rows = self._rows
+        if rows.owner is None:
+            return 0
+        if rows.owner is not sa.reassembler:
+            for other in self.sas.values():
+                other.reassembler.spill(rows)
+            return 0
+        if rows.used + count > rows.capacity:
+            sa.reassembler.to_front(rows)
+        return rows.used
+
+    def _take_payload(self, sa: Receiving, number: int, row: memoryview, at: int) -> None:
+        """The payload of one opened row; `at` is its index where it lies in its place in the row buffer, else -1."""
+        length = payload_length(row)
+        reason = None
+        if length < 0:
+            reason = DropReason.BAD_PADDING
+        elif row[-1] == NEXT_DUMMY:
+            reason = DropReason.DUMMY
+        elif row[-1] != NEXT_AGGFRAG:
+            reason = DropReason.BAD_NEXT_HEADER
+        elif length < FRAMING_BYTES or row[1]:
+            reason = DropReason.BAD_FRAMING
+        elif row[0] == SUBTYPE_RECORDS:
+            self._counters[MemberCounter.IN_ESP_OK] += 1
+            self.heard_records = True
+            self._take_chunk(sa, number, row[FRAMING_BYTES:length], row[2] << 8 | row[3], at)
+            return
+        elif row[0] in (SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY) and length >= FRAMING_BYTES + 4:
+            self._counters[MemberCounter.IN_ESP_OK] += 1
+            self.on_echo(row[0], int.from_bytes(row[FRAMING_BYTES : FRAMING_BYTES + 4], "big"))
+        else:
+            reason = DropReason.BAD_FRAMING
+        if reason is not None:
+            self._counters[reason] += 1
+        sa.reassembler.spill(self._rows)
+        sa.reassembler.passed(number, self._now)
+
+    def _take_chunk(self, sa: Receiving, number: int, data: memoryview, offset: int, at: int) -> None:
+        rows = self._rows
+        if at >= 0 and (len(data) == rows.chunk or rows.owner is sa.reassembler) and len(data):
+            full = len(data) == rows.chunk
+            sa.reassembler.take_rows(rows, number, at, int(full), 0 if full else len(data), self._now)
+        else:
+            sa.reassembler.spill(rows)
+            sa.reassembler.take_chunk(number, offset, data, self._now)
+
+    def _note_size(self, octets: int) -> None:
+        """After enough packets of another full size, lay the rows out for it: the sender's path has changed."""
+        if octets == self._rows.stride or octets != self._other_size:
+            self._other_size, self._other_count = octets, 0
+            return
+        self._other_count += 1
+        if self._other_count >= _RESIZE_AFTER and octets > 256 and self._rows.owner is None:
+            self._lay_out(octets)
+
+    def _lay_out(self, stride: int) -> None:
+        self._rows = RowBuffer(stride)
+        size = stride + OVERHEAD_BYTES
+        self._table = PacketTable(self.received, size, min(DATAGRAMS_MAX, RECEIVE_BYTES // size))
+        self._other_size = self._other_count = 0
+
+    def _deliver(self, pieces: Sequence[memoryview], length: int) -> None:
+        """One whole record to the TUN device."""
+        counters = self._counters
+        counters[MemberCounter.IN_RECORDS] += 1
+        head = pieces[0]
+        if len(head) < _HEADERS and len(pieces) > 1:
+            head = memoryview(b"".join(pieces[:2]))
+        packet = head[VNET_BYTES:]
+        if packet[0] >> 4 == 6 and length < VNET_BYTES + 40:
+            counters[DropReason.BAD_RECORD] += 1
+        elif record_fault(head, length - VNET_BYTES, self._accepted) is not None:
+            counters[DropReason.BAD_RECORD] += 1
+        else:
+            self._write(pieces, address_pair(packet), length)
+
+    # -- payload esp ------------------------------------------------------------------------------------------
+
+    def _deliver_packet(self, row: memoryview) -> None:
+        """One opened row holds one IP packet, perhaps with traffic-flow padding behind it (RFC 4303 §2.7)."""
+        counters = self._counters
+        length, next_header = payload_length(row), row[-1]
+        if length < 0:
+            counters[DropReason.BAD_PADDING] += 1
+            return
+        if next_header == NEXT_DUMMY:
+            counters[DropReason.DUMMY] += 1
+            return
+        if next_header not in (NEXT_IPV4, NEXT_IPV6):
+            counters[DropReason.BAD_NEXT_HEADER] += 1
+            return
+        counters[MemberCounter.IN_ESP_OK] += 1
+        counters[MemberCounter.IN_RECORDS] += 1
+        minimum, version = (IP_MIN, 4) if next_header == NEXT_IPV4 else (40, 6)
+        size = ip_length(row) if length >= minimum and row[0] >> 4 == version else 0
+        if not minimum <= size <= length:
+            counters[DropReason.BAD_RECORD] += 1
+        elif not decapsulate_ecn(row, self._tos):
+            counters[DropReason.ECN_CE_LOST] += 1
+        else:
+            self._write([memoryview(NO_VNET), row[:size]], address_pair(row), VNET_BYTES + size)
+
+    # -- both -------------------------------------------------------------------------------------------------
+
+    def _write(self, pieces: Sequence[memoryview], pair: bytes, length: int) -> None:
+        counters = self._counters
+        if not (self._known.get(pair) or self._selectors.allow(pair)):
+            counters[DropReason.SELECTOR_IN] += 1
+            return
+        try:
+            os.writev(self._fd, pieces)
+        except OSError:
+            counters[DropReason.TUN_REFUSED] += 1
+        else:
+            counters[MemberCounter.IN_RECORDS_OK] += 1
+            counters[MemberCounter.IN_BYTES] += length - VNET_BYTES

@@ -1,0 +1,262 @@
+"""A member: one process, one ESP tunnel. Its loop joins the way out, the way in, the path monitor and keyd's messages.
+
+The loop writes its own heartbeat; it needs nobody (design rule 7): without keyd it goes on with the SAs it has.
+Before its first turn it takes one boot record; without one it gives up with exit status NO_KEYS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import socket
+import time
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
+
+from fwd.config import Peering
+from fwd.datapath.counters import MemberCounter
+from fwd.datapath.geometry import Geometry
+from fwd.datapath.inbound import Inbound, Receiving
+from fwd.datapath.outbound import Outbound
+from fwd.datapath.ring import Ring
+from fwd.datapath.shared import LinkWord, MemberShared
+from fwd.datapath.tun import Offloads
+from fwd.datapath.udp import ANCILLARY_BYTES, Sender, path_mtu, read_ancillary
+from fwd.proto.aggfrag import FRAMING_BYTES, SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY
+from fwd.proto.esp import NEXT_AGGFRAG
+from fwd.proto.path import Echo, PathMonitor
+from fwd.proto.sa import EventKind, MessageError, SaEvent, SaSet
+
+NO_KEYS: Final = 75
+IDLE_TICK_S: Final = 0.2
+_BOOT_WAIT_MS = 1000
+_RECEIVES_MAX = 4  # in one turn, so that both directions get theirs
+_SEGMENTS_MAX = 2
+_ECHO_BYTES = FRAMING_BYTES + 4
+_UNKNOWN_EVERY_S = 0.1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MemberParts:
+    """What a member inherits."""
+
+    index: int
+    peering: Peering
+    geometry: Geometry
+    offloads: Offloads
+    tun_fd: int
+    sock: socket.socket
+    boot: socket.socket  # boot records, from keyd
+    control: socket.socket  # SaSet from keyd, SaEvent to it
+    ring: Ring
+    shared: MemberShared
+
+
+def run(parts: MemberParts, *, skip: bool) -> int:
+    """Be a member until the process is ended, or return NO_KEYS without a boot record.
+
+    `skip`: it returns from `failed`, and leaves what waited meanwhile.
+    """
+    parts.shared.process.heartbeat[0] = time.monotonic_ns()
+    boot = _take_boot_record(parts.boot)
+    if boot is None or boot.outbound is None:
+        return NO_KEYS
+    Member(parts, boot, skip=skip).run()
+    return 0
+
+
+def _take_boot_record(sock: socket.socket) -> SaSet | None:
+    """One record, with one receive: a spare is for whoever takes it and for nobody else."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    deadline = time.monotonic() + _BOOT_WAIT_MS / 1000
+    while (left := deadline - time.monotonic()) > 0:
+        poll.poll(left * 1000)
+        with contextlib.suppress(BlockingIOError):
+            return SaSet.decode(sock.recv(65536))
+    return None
+
+
+class Member:
+    """The loop and what it joins."""
+
+    def __init__(self, parts: MemberParts, boot: SaSet, *, skip: bool) -> None:
+        now = time.monotonic()
+        self._parts = parts
+        self._shared = parts.shared
+        self._link = parts.shared.link
+        self._incarnation = parts.shared.process.incarnation
+        self._counters = parts.shared.counters.attach()
+        self._esp = parts.peering.payload == "esp"
+        self._sender = Sender(parts.sock, gso=parts.offloads.gso)
+        self._path = PathMonitor(self._link[LinkWord.PATH_MTU] or parts.geometry.path_mtu, now, parts.geometry.path_mtu)
+        self.inbound = Inbound(
+            parts.peering, parts.geometry, parts.tun_fd, parts.offloads.tun_flags,
+            parts.shared.counters, parts.shared.slots, self._link,
+        )  # fmt: skip
+        self.outbound = Outbound(
+            parts.ring, parts.geometry, self._sender, parts.shared.counters,
+            parts.shared.ledger, self._link, self._incarnation, esp=self._esp,
+        )  # fmt: skip
+        self.inbound.on_echo = self._on_echo
+        self.inbound.on_heard = self._on_heard
+        self.inbound.on_unknown = self._on_unknown
+        self.outbound.peer = self._known_peer()
+        self.outbound.recover(skip=skip)
+        self.inbound.recover()
+        self._now = now
+        self._unknown_at = 0.0
+        self._soft_limit_told = 0
+        self._publish_path()
+        self._install(boot)
+        self._tell(EventKind.STARTED, self._link[LinkWord.SPI_OUT])
+
+    def run(self) -> None:
+        """Until the process is ended."""
+        parts, heartbeat = self._parts, self._shared.process.heartbeat
+        bell, data, control = parts.ring.bell, parts.sock.fileno(), parts.control.fileno()
+        poll = select.poll()
+        for fd in (bell, data, control):
+            poll.register(fd, select.POLLIN)
+        work, tick_at = self.outbound.work, 0.0
+        while True:
+            busy = work()
+            for _ in range(_SEGMENTS_MAX - 1):
+                busy = busy and work()
+            if busy:
+                self._path.sent(self._now)
+            wait_s = 0.0 if busy else min(IDLE_TICK_S, self._path.next_timeout(time.monotonic()))
+            ready = poll.poll(wait_s * 1000)
+            now_ns = time.monotonic_ns()
+            heartbeat[0] = now_ns
+            self._now = now_ns / 1e9
+            for fd, _ in ready:
+                if fd == bell:
+                    os.eventfd_read(bell)
+                elif fd == data:
+                    self._receive()
+                else:
+                    self._hear_keyd()
+            if not self._esp:
+                self._ask(self._path.poll(self._now))
+            if self._now >= tick_at or self._sender.too_big:
+                tick_at = self._now + IDLE_TICK_S
+                self._tick()
+
+    # -- the network ------------------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        """What the socket holds, but no more than is fair to the other direction."""
+        sock, inbound, now = self._parts.sock, self.inbound, self._now
+        buffers = [inbound.received]
+        for _ in range(_RECEIVES_MAX):
+            try:
+                length, ancillary, _, address = sock.recvmsg_into(buffers, ANCILLARY_BYTES)
+            except (BlockingIOError, ConnectionError):
+                return
+            size, tos, lost = read_ancillary(ancillary, length)
+            inbound.take(length, size, tos, lost, address, now)
+            if inbound.heard_records:
+                inbound.heard_records = False
+                self._path.heard(now)
+
+    def _on_heard(self, sa: Receiving, address: tuple[str, int]) -> None:
+        """Something authenticated came on `sa` from `address`, which is where the peer now is."""
+        if address[:2] != self.outbound.peer[:2]:
+            self.outbound.peer = address
+            self._publish_peer(address)
+        if not sa.heard:
+            sa.heard = True
+            self._tell(EventKind.HEARD, sa.spi)
+
+    def _on_unknown(self, spi: int) -> None:
+        if self._now - self._unknown_at >= _UNKNOWN_EVERY_S:
+            self._unknown_at = self._now
+            self._tell(EventKind.UNKNOWN, spi)
+
+    def _on_echo(self, subtype: int, number: int) -> None:
+        if subtype == SUBTYPE_ECHO_REPLY:
+            self._path.answered(number, self._now)
+            self._publish_path()
+        else:
+            self._counters[MemberCounter.ECHOES_ANSWERED] += 1
+            self.outbound.send_control(_echo(SUBTYPE_ECHO_REPLY, number, _ECHO_BYTES), NEXT_AGGFRAG)
+
+    def _ask(self, echoes: list[Echo]) -> None:
+        geometry = self._parts.geometry
+        for echo in echoes:
+            full = FRAMING_BYTES + geometry.chunk_for(echo.mtu_bytes) if echo.mtu_bytes else 0
+            self._counters[MemberCounter.ECHOES_SENT] += 1
+            self.outbound.send_control(_echo(SUBTYPE_ECHO, echo.number, max(full, _ECHO_BYTES)), NEXT_AGGFRAG)
+        if echoes:
+            self._publish_path()
+
+    def _publish_path(self) -> None:
+        link, mtu = self._link, self._path.mtu_bytes
+        link[LinkWord.PATH_DOWN] = not self._path.up
+        link[LinkWord.PATH_MTU] = mtu
+        link[LinkWord.CHUNK] = self._parts.geometry.chunk_for(mtu)
+
+    def _known_peer(self) -> tuple[str, int]:
+        """Where the predecessor found the peer, else where the configuration says."""
+        port = self._link[LinkWord.PEER_PORT]
+        if not port:
+            return str(self._parts.peering.remote_addrs), self._parts.peering.port + self._parts.index
+        address = ip_address((self._link[LinkWord.PEER_HIGH] << 64 | self._link[LinkWord.PEER_LOW]).to_bytes(16, "big"))
+        mapped = getattr(address, "ipv4_mapped", None)
+        return str(mapped or address), port
+
+    def _publish_peer(self, address: tuple[str, int]) -> None:
+        found = ip_address(address[0])
+        value = int(found) | (0xFFFF << 32 if found.version == 4 else 0)
+        self._link[LinkWord.PEER_HIGH] = value >> 64
+        self._link[LinkWord.PEER_LOW] = value & (2**64 - 1)
+        self._link[LinkWord.PEER_PORT] = address[1]
+
+    def _tick(self) -> None:
+        """What need not be done on every turn."""
+        if self._sender.too_big:
+            self._sender.too_big = False
+            local, peer = self._parts.peering.local_addrs, self.outbound.peer
+            self._path.too_big(path_mtu(local, peer[0], peer[1]), self._now)
+            self._publish_path()
+        self._link[LinkWord.GSO_REFUSED] = self._sender.gso_refused
+        self.inbound.expire(self._now)
+        sa = self.outbound.sa
+        if sa and sa.number >= self._parts.peering.rekey_packets and self._soft_limit_told != sa.spi:
+            self._soft_limit_told = sa.spi
+            self._tell(EventKind.SOFT_LIMIT, sa.spi)
+
+    # -- keyd -------------------------------------------------------------------------------------------------
+
+    def _hear_keyd(self) -> None:
+        try:
+            message = SaSet.decode(self._parts.control.recv(65536))
+        except BlockingIOError:
+            return
+        except MessageError as error:
+            log.error("message from keyd refused: %s", error)
+            return
+        if message.incarnation == self._incarnation:
+            self._install(message)
+
+    def _install(self, sas: SaSet) -> None:
+        self.inbound.install(sas.inbound)
+        if sas.outbound is not None:
+            self.outbound.use(sas.outbound)
+            log.info("sends on SPI %#010x, accepts %d SPIs", sas.outbound.spi, len(sas.inbound))
+
+    def _tell(self, kind: EventKind, spi: int) -> None:
+        """Events are hints: keyd finds the same in the shared words, so a full or dead queue loses nothing."""
+        with contextlib.suppress(OSError):
+            self._parts.control.send(SaEvent(kind, self._incarnation, spi).encode())
+
+
+def _echo(subtype: int, number: int, length: int) -> bytes:
+    """An echo of `length` octets: framing, number, zeros."""
+    return (bytes([subtype, 0, 0, 0]) + number.to_bytes(4, "big")).ljust(length, b"\0")

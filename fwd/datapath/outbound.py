@@ -1,0 +1,207 @@
+"""A member's way out: a ring segment → ESP packets → the UDP socket.
+
+1. Store `taken`: from here on the segment dies with this incarnation
+2. Claim sequence numbers, and enter them in the ledger
+3. Complete the framing of its rows, seal them all, send them
+4. Count, publish, store `done`
+
+Refused and counted: records for which the SA has no numbers left, packets that the socket refuses. Outer DSCP is the
+records'; outer ECN is Not-ECT for superpackets (RFC 9347 §2.4.2, RFC 6040 compatibility mode) and copied for
+`esp` (RFC 6040 §4.1).
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from fwd.datapath.counters import CounterBlock, MemberCounter
+from fwd.datapath.geometry import Geometry
+from fwd.datapath.ring import RECORDS, SEGMENTS, TOS, Ring, Segment
+from fwd.datapath.shared import Ledger, LinkWord
+from fwd.datapath.udp import Sender
+from fwd.proto.aggfrag import FRAMING_BYTES, Framer, row_bytes
+from fwd.proto.drops import DropReason
+from fwd.proto.esp import (
+    NEXT_AGGFRAG,
+    NEXT_IPV4,
+    NEXT_IPV6,
+    OVERHEAD_BYTES,
+    OutboundSa,
+    PacketTable,
+    SaExhausted,
+    seal_burst,
+    seal_one,
+    write_trailer,
+)
+from fwd.proto.sa import SaKeys
+
+
+class _Rows:
+    """The rows of one segment as views for one chunk size, with their framing written."""
+
+    def __init__(self, ring: Ring, segment: Segment, chunk: int) -> None:
+        self.framer = Framer(segment.rows, ring.stride, ring.rows, chunk)
+        length = row_bytes(chunk)
+        self.views = [segment.rows[i * ring.stride : i * ring.stride + length] for i in range(ring.rows)]
+
+
+class Outbound:
+    """Seals and sends. `peer` is where to; the member keeps it current."""
+
+    def __init__(
+        self,
+        ring: Ring,
+        geometry: Geometry,
+        sender: Sender,
+        counters: CounterBlock,
+        ledger: Ledger,
+        link: memoryview,
+        incarnation: int,
+        *,
+        esp: bool,
+    ) -> None:
+        self._ring = ring
+        self._sender = sender
+        self._block = counters
+        self._counters: array[int] = counters.values
+        self._ledger = ledger
+        self._link = link
+        self._incarnation = incarnation
+        self._esp = esp
+        self._out = bytearray((geometry.packet_bytes + 4) * ring.rows)
+        self._out_view = memoryview(self._out)
+        self._chunk = 0
+        self._table: PacketTable | None = None
+        self._rows: list[_Rows | None] = [None] * SEGMENTS
+        self.sa: OutboundSa | None = None
+        self.peer: tuple[str, int] = ("", 0)
+
+    def use(self, keys: SaKeys) -> None:
+        """Send on this SA from now on. It must never have been sent on (design rule 1)."""
+        self.sa = OutboundSa(keys, self._ring.rows)
+        self._ledger.begin(self._incarnation, keys.spi)
+        self._link[LinkWord.SPI_OUT] = keys.spi
+
+    def recover(self, *, skip: bool) -> None:
+        """Take over from a predecessor: what it held is lost; `skip`: so is what waited while the member was failed.
+
+        Counted before the ring's words move: a death in between repeats nothing.
+        """
+        ring, counters = self._ring, self._counters
+        done = counters[MemberCounter.DONE]
+        taken, head = ring.taken, ring.head
+        counters[DropReason.DIED_WITH_MEMBER] += self._records(done, taken)
+        if skip:
+            counters[DropReason.FAILED_SKIPPED] += self._records(taken, head)
+            taken = head
+        counters[MemberCounter.DONE] = taken
+        self._block.publish()
+        ring.taken = taken
+        ring.done = taken
+
+    def _records(self, first: int, end: int) -> int:
+        return sum(self._ring.segment(n).fields[RECORDS] for n in range(first, end))
+
+    def work(self) -> bool:
+        """Send one segment; False when none waits."""
+        ring = self._ring
+        number = ring.taken
+        if number == ring.head:
+            return False
+        ring.taken = number + 1
+        segment = ring.segment(number)
+        try:
+            if self._esp:
+                self._send_packets(segment)
+            else:
+                self._send_records(segment, number % SEGMENTS)
+        except SaExhausted:
+            self._counters[DropReason.SA_EXHAUSTED] += segment.fields[RECORDS]
+        self._counters[MemberCounter.DONE] = number + 1
+        self._block.publish()
+        ring.done = number + 1
+        return True
+
+    def _sa(self) -> OutboundSa:
+        if self.sa is None:
+            raise SaExhausted
+        return self.sa
+
+    def _send_records(self, segment: Segment, index: int) -> None:
+        """Payload superpacket: the segment is one burst."""
+        fill, records, tos, chunk = segment.fields.tolist()
+        if chunk != self._chunk:
+            self._use_chunk(chunk)
+        rows, table = self._rows[index], self._table
+        if rows is None:
+            rows = self._rows[index] = _Rows(self._ring, segment, chunk)
+        assert table is not None
+        full, tail_octets = divmod(fill, chunk)
+        count = full + (tail_octets > 0)
+        sa = self._sa()
+        first = sa.claim(count)
+        self._ledger.claim(sa.number)
+        if count > 1:
+            rows.framer.write_offsets(segment.ends_array[:records], count)
+        tail, pad_at = None, 0
+        if tail_octets:
+            start = full * self._ring.stride
+            end = write_trailer(segment.rows, start, FRAMING_BYTES + tail_octets, NEXT_AGGFRAG)
+            tail, pad_at = segment.rows[start:end], end - 2
+        end = seal_burst(sa, first, rows.views, full, tail, table)
+        if tail is not None and len(tail) == row_bytes(chunk):
+            segment.rows[pad_at] = 0  # a full row of a later burst has no padding
+        self._sender.set_tos(tos & 0xFC)
+        self._transmit(self._out_view[:end], table.packet_bytes, count)
+        self._counters[MemberCounter.OUT_RECORDS] += records
+        self._counters[MemberCounter.OUT_BYTES] += int(segment.ends[records - 1]) - 10 * records
+
+    def _use_chunk(self, chunk: int) -> None:
+        self._chunk = chunk
+        self._table = PacketTable(self._out, row_bytes(chunk) + OVERHEAD_BYTES, self._ring.rows)
+        self._rows = [None] * SEGMENTS
+
+    def _send_packets(self, segment: Segment) -> None:
+        """Payload esp: each row is one IP packet; runs of one size go out in one send."""
+        records, stride, out = segment.fields[RECORDS], self._ring.stride, self._out_view
+        sa = self._sa()
+        number = sa.claim(records)
+        self._ledger.claim(sa.number)
+        self._sender.set_tos(segment.fields[TOS])
+        start = end = size = octets = 0
+        for i, length in enumerate(segment.ends[:records]):
+            at = i * stride
+            next_header = NEXT_IPV6 if segment.rows[at] >> 4 == 6 else NEXT_IPV4
+            row = segment.rows[at : write_trailer(segment.rows, at, length, next_header)]
+            packet_bytes = len(row) + OVERHEAD_BYTES
+            if size and (packet_bytes > size or (end - start) % size):
+                self._transmit(out[start:end], size, -(-(end - start) // size))
+                start = end
+            if start == end:
+                size = packet_bytes
+            end = seal_one(sa, number + i, row, out, end)
+            octets += length
+        self._transmit(out[start:end], size, -(-(end - start) // size))
+        self._counters[MemberCounter.OUT_RECORDS] += records
+        self._counters[MemberCounter.OUT_BYTES] += octets
+
+    def send_control(self, payload: bytes, next_header: int) -> None:
+        """One packet of the member's own, such as an echo. Nothing is sent when the SA has no number left."""
+        sa = self.sa
+        if sa is None or sa.number >= sa.sequence_max:
+            return
+        number = sa.claim(1)
+        self._ledger.claim(number)
+        row = bytearray(len(payload) + 8)
+        row[: len(payload)] = payload
+        end = write_trailer(memoryview(row), 0, len(payload), next_header)
+        stop = seal_one(sa, number, memoryview(row)[:end], self._out_view, 0)
+        self._sender.set_tos(0)
+        self._transmit(self._out_view[:stop], stop, 1)
+
+    def _transmit(self, view: memoryview, packet_bytes: int, count: int) -> None:
+        sent = self._sender.send(view, packet_bytes, self.peer)
+        self._counters[MemberCounter.OUT_ESP] += sent
+        self._counters[MemberCounter.OUT_ESP_BYTES] += len(view) if sent == count else sent * packet_bytes
+        if sent < count:
+            self._counters[DropReason.SEND_FAILED] += count - sent

@@ -1,0 +1,203 @@
+"""What the processes of one peering share beside the rings: words in anonymous memory, each with one writer.
+
+| words | writer | readers |
+|---|---|---|
+| process table (state, pid, restarts, …) | supervisor | all |
+| heartbeat of a process | that process | supervisor, agent |
+| live mask | supervisor | demux |
+| bucket table, last use | demux | agent |
+| counters | the process that counts | agent, successor |
+| link words, replay slots, ledger | member | supervisor, keyd, agent, successor |
+| next epoch | keyd | keyd's successor |
+
+All words are 64 bits, written through an aligned view, so that a store is never torn.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from fwd.datapath.counters import MEMBER_COUNTERS, CounterBlock, DemuxCounter
+from fwd.proto.flow import BUCKETS
+from fwd.proto.sa import SLOTS
+
+LEDGER_ENTRIES = 256
+
+
+class ProcessState(IntEnum):
+    """Where a process is in its lives; decided by supervise.policy."""
+
+    STOPPED = 0
+    RUNNING = 1
+    BACKOFF = 2  # dead, to be started again soon
+    FAILED = 3  # died too often: left alone for a while
+
+
+class _Words:
+    """Hands out views of one anonymous mapping, each on cache lines of its own."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._view = memoryview(mmap.mmap(-1, size_bytes))
+        self._at = 0
+
+    def take(self, count: int) -> memoryview:
+        start = self._at
+        self._at = start + -(-count * 8 // 64) * 64
+        return self._view[start : start + count * 8].cast("Q")
+
+    def take_bytes(self, count: int) -> memoryview:
+        return self.take(count // 8).cast("B")
+
+
+class ProcessWords:
+    """One row of the process table (supervisor) and the process's heartbeat (itself)."""
+
+    STATE, PID, RESTARTS, STARTED_NS, INCARNATION = range(5)
+    SIZE = 5
+
+    def __init__(self, words: _Words) -> None:
+        self._table = words.take(self.SIZE)
+        self.heartbeat = words.take(1)  # time.monotonic_ns of the loop's last turn
+
+    def get(self) -> ProcessRow:
+        """The row as it stands."""
+        state, pid, restarts, started_ns, incarnation = self._table.tolist()
+        return ProcessRow(ProcessState(state), pid, restarts, started_ns, incarnation, self.heartbeat[0])
+
+    def put(self, state: ProcessState, pid: int, restarts: int, started_ns: int, incarnation: int) -> None:
+        """Supervisor only."""
+        self._table[self.STATE] = state
+        self._table[self.PID] = pid
+        self._table[self.RESTARTS] = restarts
+        self._table[self.STARTED_NS] = started_ns
+        self._table[self.INCARNATION] = incarnation
+
+    @property
+    def incarnation(self) -> int:
+        """Which life of the process this is; 1 is the first."""
+        return self._table[self.INCARNATION]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRow:
+    state: ProcessState
+    pid: int
+    restarts: int
+    started_ns: int
+    incarnation: int
+    heartbeat_ns: int
+
+
+class LinkWord(IntEnum):
+    """Indices in a member's link words."""
+
+    SPI_OUT = 0  # the SA it sends on; 0: none
+    RX_TAKEN = 1  # ESP packets taken from the socket, counted before they are looked at
+    PATH_DOWN = 2  # 1: echoes are not answered
+    PATH_MTU = 3  # in force
+    CHUNK = 4  # data octets of a row, for the demux's next segment
+    GSO_REFUSED = 5  # 1: the egress refused segmentation offload while running
+    PEER_PORT = 6
+    PEER_HIGH = 7  # the far address as learned, 128 bits
+    PEER_LOW = 8
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """The sequence numbers that one incarnation claimed on one SA."""
+
+    incarnation: int
+    spi: int
+    first: int
+    last: int
+
+
+class Ledger:
+    """The last LEDGER_ENTRIES entries, one for each SA an incarnation sent on."""
+
+    def __init__(self, words: memoryview) -> None:
+        self._words = words  # [0]: entries begun; then 4 words an entry
+        self._last = 0
+
+    def begin(self, incarnation: int, spi: int) -> None:
+        """A new entry, with nothing claimed. Member only."""
+        count = self._words[0]
+        at = 1 + count % LEDGER_ENTRIES * 4
+        self._words[at] = incarnation
+        self._words[at + 1] = spi
+        self._words[at + 2] = 1
+        self._words[at + 3] = 0
+        self._last = at + 3
+        self._words[0] = count + 1
+
+    def claim(self, last: int) -> None:
+        """Numbers up to `last` are about to be sent. Member only."""
+        self._words[self._last] = last
+
+    def entries(self) -> list[LedgerEntry]:
+        """Oldest first."""
+        count = self._words[0]
+        starts = [1 + i % LEDGER_ENTRIES * 4 for i in range(max(0, count - LEDGER_ENTRIES), count)]
+        return [LedgerEntry(*self._words[at : at + 4].tolist()) for at in starts]
+
+
+class ReplaySlots:
+    """For each inbound SA: its SPI and the highest number accepted, published before anything is delivered."""
+
+    def __init__(self, words: memoryview) -> None:
+        self.words = words
+
+    def floor(self, slot: int, spi: int) -> int:
+        """The highest number that any incarnation accepted on `spi`; takes the slot over from an older SPI."""
+        if self.words[2 * slot] != spi:
+            self.words[2 * slot + 1] = 0
+            self.words[2 * slot] = spi
+        return self.words[2 * slot + 1]
+
+    def heard(self) -> dict[int, int]:
+        """SPI → highest number, of those that have accepted anything."""
+        pairs = zip(self.words[::2].tolist(), self.words[1::2].tolist(), strict=True)
+        return {spi: highest for spi, highest in pairs if highest}
+
+
+class MemberShared:
+    """What one member shares."""
+
+    def __init__(self, words: _Words) -> None:
+        self.process = ProcessWords(words)
+        self.link = words.take(len(LinkWord))
+        self.slots = ReplaySlots(words.take(2 * SLOTS))
+        self.ledger = Ledger(words.take(1 + 4 * LEDGER_ENTRIES))
+        self.counters = CounterBlock(words.take(CounterBlock.size(MEMBER_COUNTERS)), MEMBER_COUNTERS)
+        self.next_epoch = words.take(1)
+
+
+class PeeringShared:
+    """What the processes of one peering with `members` members share."""
+
+    def __init__(self, members: int) -> None:
+        demux_counters = DemuxCounter.HEADS + members
+        words = _Words(BUCKETS * 6 + members * 16384 + 65536)
+        self.live = words.take(1)  # bit i: member i may own buckets
+        self.demux = ProcessWords(words)
+        self.demux_counters = CounterBlock(words.take(CounterBlock.size(demux_counters)), demux_counters)
+        self.owner_words = words.take_bytes(BUCKETS * 2).cast("H")
+        self.used_words = words.take_bytes(BUCKETS * 4).cast("I")
+        self.owners: npt.NDArray[np.uint16] = np.frombuffer(self.owner_words, np.uint16)
+        self.last_used: npt.NDArray[np.uint32] = np.frombuffer(self.used_words, np.uint32)
+        self.members = [MemberShared(words) for _ in range(members)]
+
+
+class GatewayShared:
+    """What does not belong to a peering: the rows of keyd and the agent."""
+
+    def __init__(self) -> None:
+        words = _Words(4096)
+        self.keyd = ProcessWords(words)
+        self.agent = ProcessWords(words)
+        self.ready_at_ns = words.take(1)

@@ -1,0 +1,121 @@
+"""The TUN device: opened with python-pytun, given as many offloads as this kernel takes.
+
+Every read and write is one record: virtio_net_hdr (little-endian) and IP packet. What an offload probe finds refused
+is reported, not hidden. Refuses: a host without /dev/net/tun, a name that is taken (`TunError`, one line).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+from dataclasses import dataclass, field
+
+import pytun
+
+from fwd.proto.errors import UserError
+from fwd.proto.ip import CSUM, TSO4, TSO6, USO4, USO6
+
+_TUNSETOFFLOAD = 0x400454D0
+_TUNSETVNETLE = 0x400454DC
+_ATTEMPTS = (
+    (CSUM | TSO4 | TSO6 | USO4 | USO6, ()),
+    (CSUM | TSO4 | TSO6, ("uso",)),
+    (CSUM, ("uso", "tso")),
+    (0, ("uso", "tso", "csum")),
+)
+
+
+class TunError(UserError):
+    """The TUN device cannot be had; one line for the user."""
+
+
+@dataclass
+class Offloads:
+    """What the kernel was asked for and what it refused: shown by status and log."""
+
+    tun_flags: int = 0
+    gso: bool = False  # UDP_SEGMENT
+    gro: bool = False  # UDP_GRO
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def in_force(self) -> list[str]:
+        """Names as `fwd status` shows them."""
+        named = {"csum": CSUM, "tso": TSO4, "uso": USO4}
+        return [n for n, f in named.items() if self.tun_flags & f] + [
+            n for n, on in (("udp-gso", self.gso), ("udp-gro", self.gro)) if on
+        ]
+
+
+class Tun:
+    """One TUN device. Children inherit `fd`; the device goes when the last of them has closed it."""
+
+    def __init__(self, name: str) -> None:
+        try:
+            flags = pytun.IFF_TUN | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR
+            self._device = pytun.TunTapDevice(name=name, flags=flags)
+        except (pytun.Error, OSError) as error:
+            raise TunError(_why(name, error)) from None
+        self.name: str = self._device.name
+        self.fd: int = self._device.fileno()
+        os.set_blocking(self.fd, False)
+        fcntl.ioctl(self.fd, _TUNSETVNETLE, struct.pack("i", 1))
+
+    def set_offloads(self, offloads: Offloads, *, wanted: bool) -> None:
+        """Ask for every offload, then for fewer until the kernel agrees; record what it refused."""
+        for flags, refused in _ATTEMPTS if wanted else _ATTEMPTS[-1:]:
+            try:
+                fcntl.ioctl(self.fd, _TUNSETOFFLOAD, flags)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                continue
+            offloads.tun_flags = flags
+            for name in refused if wanted else ():
+                offloads.refused[name] = reason
+            return
+
+    def up(self, mtu_bytes: int) -> None:
+        """Set the MTU and bring the device up."""
+        self._device.mtu = mtu_bytes
+        self._device.up()
+
+    def close(self) -> None:
+        """Give the device back."""
+        self._device.close()
+
+
+def super_packets_accepted(flags: int) -> str | None:
+    """Write a TCP super-packet to a device of its own; why the kernel refuses it, or None.
+
+    Some kernels refuse every such write. The packet has no valid destination, so it goes no further.
+    """
+    if not flags & TSO4:
+        return None
+    probe = Tun("fwdprobe%d")
+    try:
+        fcntl.ioctl(probe.fd, _TUNSETOFFLOAD, flags)
+        probe.up(1500)
+        payload = 2800
+        vnet = struct.pack("<BBHHHH", 1, 1, 40, 1400, 20, 16)
+        ip = struct.pack(">BBHHHBBH8x", 0x45, 0, 40 + payload, 0, 0, 64, 6, 0)
+        tcp = struct.pack(">HHIIBBHHH", 9, 9, 0, 0, 5 << 4, 0x10, 0, 0, 0)
+        os.write(probe.fd, vnet + ip + tcp + bytes(payload))
+    except OSError as error:
+        return error.strerror or str(error)
+    finally:
+        with contextlib.suppress(OSError):
+            probe.close()
+    return None
+
+
+def _why(name: str, error: Exception) -> str:
+    number = error.args[0] if error.args and isinstance(error.args[0], int) else getattr(error, "errno", 0)
+    if not os.path.exists("/dev/net/tun"):
+        return "/dev/net/tun is missing: load the tun module, or give the container --device /dev/net/tun"
+    if number == 16:
+        return f"TUN device {name} is busy: another process has it, choose another name with peering.tun"
+    if number == 1:
+        return f"TUN device {name}: not permitted; run as root or with CAP_NET_ADMIN"
+    return f"TUN device {name}: {error}"

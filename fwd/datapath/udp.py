@@ -1,0 +1,162 @@
+"""A member's UDP socket (RFC 3948): options, sending with segmentation offload, receiving what GRO merged.
+
+One port pair for each member, since NICs, clouds and ECMP spread and limit traffic by 5-tuple. Outer packets have DF
+set. Refuses: a port that is taken (`PortError`, one line).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import socket
+import struct
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
+
+from fwd.datapath.tun import Offloads
+from fwd.proto.errors import UserError
+
+_UDP_SEGMENT, _UDP_GRO = 103, 104
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
+_IP_MTU, _IPV6_MTU = 14, 24
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_RXQ_OVFL = 32, 33, 40
+_BUFFER_BYTES = 8 << 20
+_SEND_WAIT_MS = 20
+
+RECEIVE_BYTES: Final = 65536
+ANCILLARY_BYTES: Final = 128
+GSO_DATAGRAMS_MAX: Final = 64
+
+
+class PortError(UserError):
+    """The UDP port cannot be had; one line for the user."""
+
+
+def open_socket(address: IPv4Address | IPv6Address, port: int, offloads: Offloads, *, wanted: bool) -> socket.socket:
+    """A bound, non-blocking socket with every offload that the kernel gives."""
+    v6 = address.version == 6
+    sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock.bind((str(address), port))
+    except OSError as error:
+        sock.close()
+        raise PortError(f"UDP {address} port {port}: {error.strerror}; change port or local_addrs") from None
+    for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
+        with contextlib.suppress(PermissionError):
+            sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
+    if v6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+    if wanted:
+        offloads.gso = _try_option(sock, offloads, "udp-gso", _UDP_SEGMENT, 0)
+        offloads.gro = _try_option(sock, offloads, "udp-gro", _UDP_GRO, 1)
+    sock.setblocking(False)
+    return sock
+
+
+def _try_option(sock: socket.socket, offloads: Offloads, name: str, option: int, value: int) -> bool:
+    try:
+        sock.setsockopt(socket.IPPROTO_UDP, option, value)
+    except OSError as error:
+        offloads.refused[name] = error.strerror or str(error)
+        return False
+    return True
+
+
+def path_mtu(local: IPv4Address | IPv6Address, remote: str, port: int) -> int:
+    """What the kernel takes the path's MTU to be (its route's, or what ICMP told); 0 if there is no route."""
+    v6 = local.version == 6
+    with socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind((str(local), 0))
+            sock.connect((remote, port))
+            if v6:
+                return sock.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
+            return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+        except OSError:
+            return 0
+
+
+class Sender:
+    """Sends runs of equal ESP packets to the member's peer."""
+
+    def __init__(self, sock: socket.socket, *, gso: bool) -> None:
+        self._sock = sock
+        self._v6 = sock.family == socket.AF_INET6
+        self._bytes_max = 65487 if self._v6 else 65507
+        self._tos = -1
+        self.gso = gso
+        self.gso_refused = False
+        self.too_big = False  # set by EMSGSIZE, cleared by whoever has asked for the path's MTU
+
+    def set_tos(self, tos: int) -> None:
+        """DSCP and ECN of what is sent from now on."""
+        if tos != self._tos:
+            level, option = (
+                (socket.IPPROTO_IPV6, socket.IPV6_TCLASS) if self._v6 else (socket.IPPROTO_IP, socket.IP_TOS)
+            )
+            self._sock.setsockopt(level, option, tos)
+            self._tos = tos
+
+    def send(self, view: memoryview, packet_bytes: int, peer: tuple[str, int]) -> int:
+        """Send the packets of `packet_bytes` in `view`, the last of which may be shorter; returns how many went."""
+        sent, at, end = 0, 0, len(view)
+        group = min(GSO_DATAGRAMS_MAX, self._bytes_max // packet_bytes) * packet_bytes
+        while at < end:
+            stop = min(at + group, end)
+            sent += self._send_group(view[at:stop], packet_bytes, peer)
+            at = stop
+        return sent
+
+    def _send_group(self, view: memoryview, packet_bytes: int, peer: tuple[str, int]) -> int:
+        """One send, or one for each packet where segmentation offload is off or refused."""
+        count = -(-len(view) // packet_bytes)
+        if count > 1 and self.gso:
+            number = self._send_one([view], [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", packet_bytes))], peer)
+            if number == 0:
+                return count
+            if number not in (errno.EIO, errno.EINVAL, errno.EMSGSIZE):
+                return 0
+            if number == errno.EIO:
+                self.gso, self.gso_refused = False, True
+        sent = 0
+        for at in range(0, len(view), packet_bytes):
+            sent += self._send_one([view[at : at + packet_bytes]], [], peer) == 0
+        return sent
+
+    def _send_one(
+        self, buffers: list[memoryview], ancillary: list[tuple[int, int, bytes]], peer: tuple[str, int]
+    ) -> int:
+        """0, or the error's number. A full send buffer is waited for, which slows the ring, and so the senders."""
+        for _ in range(2):
+            try:
+                self._sock.sendmsg(buffers, ancillary, 0, peer)
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(self._sock, select.POLLOUT)
+                poll.poll(_SEND_WAIT_MS)
+            except OSError as error:
+                if error.errno == errno.EMSGSIZE:
+                    self.too_big = True
+                return error.errno or errno.EIO
+            else:
+                return 0
+        return errno.EAGAIN
+
+
+def read_ancillary(ancillary: list[tuple[int, int, bytes]], received: int) -> tuple[int, int, int]:
+    """Size of each merged datagram (`received` when there is one), TOS octet, and datagrams lost so far (0: none told)."""
+    size, tos, lost = received, 0, 0
+    for level, kind, data in ancillary:
+        if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
+            size = int.from_bytes(data[:4], "little")
+        elif level == socket.SOL_SOCKET and kind == _SO_RXQ_OVFL:
+            lost = int.from_bytes(data[:4], "little")
+        elif (level, kind) in ((socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)):
+            tos = data[0]
+    return size, tos, lost

@@ -1,0 +1,181 @@
+"""keyd: the unprivileged process that makes, renews and retires the SAs of all members.
+
+It hands out keys in two ways: *boot records*, two of which wait for each member in a socket pair that outlives both
+ends, each with all live inbound SAs and one unused SA to send on; and updates to a living member. Everything it must
+know after its own death it finds in shared memory: epochs handed out, SPIs in use, highest numbers heard. An epoch is
+counted as used before anybody gets it, so no death can make it be used twice (design rule 1).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from fwd.config import Peering
+from fwd.datapath.shared import GatewayShared, LinkWord, MemberShared
+from fwd.keyd.source import LabSource, SaSource
+from fwd.proto.sa import SLOTS, EventKind, MessageError, SaEvent, SaKeys, SaSet
+
+TICK_S: Final = 0.1
+BOOT_RECORDS: Final = 2
+SPARES_IN: Final = 3  # epochs accepted beyond the newest heard: what waits in boot records, and one more
+OLD_SA_S: Final = 5.0  # how long the old inbound SA is kept after the new one was heard
+_TENTATIVE_AHEAD: Final = 4096
+_MESSAGE_MAX = 65536
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KeydMember:
+    """A member's shared words and the ends of its socket pairs. keyd has both ends of `boot`, to take records back."""
+
+    shared: MemberShared
+    boot: socket.socket
+    boot_far: socket.socket
+    control: socket.socket
+
+
+@dataclass(frozen=True)
+class KeydPeering:
+    peering: Peering
+    secret_fd: int
+    members: list[KeydMember]
+
+
+class MemberKeys:
+    """The SAs of one member: what it accepts, what it sends on next."""
+
+    def __init__(self, peering: Peering, index: int, source: SaSource, parts: KeydMember, now: float) -> None:
+        self._peering = peering
+        self._index = index
+        self._source = source
+        self._parts = parts
+        self._retire_at: dict[int, float] = {}  # inbound epoch → when it goes
+        self._newest = -1  # newest inbound epoch heard
+        self._tentative: int | None = None
+        self._epochs: list[int] = []
+        self._inbound: tuple[SaKeys, ...] = ()
+        self._spi_out = -1
+        self._sending_since = now
+        self._renew = False
+        self.control = parts.control
+        self._learn(now)
+        self.refresh()
+
+    def tick(self, now: float) -> None:
+        """Follow what the shared words say, and renew what is due."""
+        changed = self._learn(now)
+        spi_out = self._parts.shared.link[LinkWord.SPI_OUT]
+        if changed or spi_out != self._spi_out:
+            self._spi_out = spi_out
+            self._sending_since = now
+            self.refresh()
+            self._update(None)
+        rekey_s = self._peering.rekey_time
+        if spi_out and (self._renew or (rekey_s and now - self._sending_since >= rekey_s)):
+            self._renew = False
+            self._sending_since = now
+            self._update(self._source.outbound(self._index, self._next_epoch()))
+
+    def hear(self, now: float) -> None:
+        """Take the member's events; they only make the next tick come sooner, but for these two."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                try:
+                    event = SaEvent.decode(self._parts.control.recv(_MESSAGE_MAX))
+                except MessageError as error:
+                    log.error("event of member %d refused: %s", self._index, error)
+                    continue
+                if event.kind is EventKind.SOFT_LIMIT and event.spi == self._parts.shared.link[LinkWord.SPI_OUT]:
+                    self._renew = True
+                elif event.kind is EventKind.UNKNOWN:
+                    self._consider(event.spi)
+        self.tick(now)
+
+    def _consider(self, spi: int) -> None:
+        """An unknown SPI may be of an epoch further on than is installed: the far side has died often, unheard."""
+        epoch = self._source.inbound_epoch(self._index, spi)
+        if epoch is not None and 0 < epoch - self._newest - SPARES_IN <= _TENTATIVE_AHEAD and epoch != self._tentative:
+            self._tentative = epoch
+            log.info("member %d: accepting SPI %#010x, %d epochs ahead", self._index, spi, epoch - self._newest)
+
+    def _learn(self, now: float) -> bool:
+        """Which inbound epochs have been heard, and so which are to be accepted; True when that changed."""
+        for spi in self._parts.shared.slots.heard():
+            epoch = self._source.inbound_epoch(self._index, spi)
+            if epoch is not None and epoch > self._newest:
+                for old in range(max(0, self._newest), epoch):
+                    self._retire_at.setdefault(old, now + OLD_SA_S)
+                self._newest = epoch
+                if self._tentative is not None and self._tentative <= epoch + SPARES_IN:
+                    self._tentative = None
+        first = max(0, self._newest)
+        epochs = [e for e, at in self._retire_at.items() if at > now and first - e < 8]
+        self._retire_at = {e: self._retire_at[e] for e in epochs}
+        epochs += range(first, self._newest + SPARES_IN + 1)
+        ahead = self._tentative
+        if ahead is not None:  # two SAs of one replay slot would forget each other's numbers
+            epochs = [e for e in epochs if (e - ahead) % SLOTS] + [ahead]
+        if epochs == self._epochs:
+            return False
+        self._epochs = epochs
+        self._inbound = tuple(self._source.inbound(self._index, e) for e in epochs)
+        return True
+
+    def refresh(self) -> None:
+        """Two boot records with the inbound SAs of now; those taken back keep their unused SAs."""
+        unused: list[SaKeys] = []
+        with contextlib.suppress(BlockingIOError, MessageError):
+            while True:
+                record = SaSet.decode(self._parts.boot_far.recv(_MESSAGE_MAX))
+                if record.outbound is not None:
+                    unused.append(record.outbound)
+        while len(unused) < BOOT_RECORDS:
+            unused.append(self._source.outbound(self._index, self._next_epoch()))
+        for outbound in unused:
+            self._parts.boot.send(SaSet(0, self._inbound, outbound).encode())
+
+    def _next_epoch(self) -> int:
+        """An epoch that nobody has had. Stored as used first."""
+        word = self._parts.shared.next_epoch
+        epoch: int = word[0]
+        word[0] = epoch + 1
+        return epoch
+
+    def _update(self, outbound: SaKeys | None) -> None:
+        """Tell the living member. One that dies first reads its boot record instead."""
+        message = SaSet(self._parts.shared.process.incarnation, self._inbound, outbound)
+        with contextlib.suppress(BlockingIOError):
+            self._parts.control.send(message.encode())
+
+
+def run(gateway: GatewayShared, peerings: list[KeydPeering]) -> None:
+    """keyd's loop, until the process is ended."""
+    now = time.monotonic()
+    members = [
+        MemberKeys(p.peering, i, source, parts, now)
+        for p in peerings
+        for source in [LabSource(p.secret_fd, p.peering)]
+        for i, parts in enumerate(p.members)
+    ]
+    by_fd = {member.control.fileno(): member for member in members}
+    poll = select.poll()
+    for fd in by_fd:
+        poll.register(fd, select.POLLIN)
+    tick_at = now
+    while True:
+        ready = poll.poll(max(0.0, tick_at - now) * 1000)
+        now = time.monotonic()
+        gateway.keyd.heartbeat[0] = time.monotonic_ns()
+        for fd, _ in ready:
+            by_fd[fd].hear(now)
+        if now >= tick_at:
+            tick_at = now + TICK_S
+            for member in members:
+                member.tick(now)

@@ -1,0 +1,106 @@
+"""Where SAs come from. `LabSource` derives them from one secret, for the lab.
+
+Each gateway numbers the SAs of each member that it sends on by *epoch*: 0, 1, 2, … An epoch is used by one sending
+process in its whole life (design rule 1); the far side derives the same SA to receive on. The SPI names direction,
+epoch and member, with the member in the low byte. Refuses: a secret that is short or readable by others (`open_secret`).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final, Protocol
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from fwd.config import Address, Peering
+from fwd.proto.errors import UserError
+from fwd.proto.sa import KEY_BYTES, SALT_BYTES, SLOTS, SaKeys
+
+SECRET_BYTES_MIN: Final = 32
+EPOCHS_MAX: Final = 2**22
+
+
+class SecretError(UserError):
+    """A secret that cannot be used."""
+
+
+class SaSource(Protocol):
+    """SAs of a peering's members, by epoch."""
+
+    def outbound(self, member: int, epoch: int) -> SaKeys:
+        """What this gateway's member sends on."""
+
+    def inbound(self, member: int, epoch: int) -> SaKeys:
+        """What the far gateway's member sends on."""
+
+    def inbound_epoch(self, member: int, spi: int) -> int | None:
+        """Which epoch an inbound SPI stands for, or None if it is none of this member's."""
+
+
+def open_secret(path: Path) -> int:
+    """Open a secret file without reading it, and unlink it; returns the descriptor. Raises SecretError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise SecretError(f"{path}: secret cannot be opened: {error.strerror}") from None
+    about = os.fstat(fd)
+    reason = None
+    if not stat.S_ISREG(about.st_mode):
+        reason = "is not a regular file"
+    elif about.st_mode & 0o077:
+        reason = f"can be read by others (mode {stat.S_IMODE(about.st_mode):04o}): chmod 600 it, and draw a new one"
+    elif about.st_uid != os.geteuid():
+        reason = f"belongs to user {about.st_uid}, not to the user who runs fwd"
+    elif about.st_size < SECRET_BYTES_MIN:
+        reason = f"holds {about.st_size} bytes, needs {SECRET_BYTES_MIN} or more"
+    if reason:
+        os.close(fd)
+        raise SecretError(f"{path}: secret {reason}")
+    path.unlink()
+    return fd
+
+
+class LabSource:
+    """HKDF-SHA-256 (RFC 5869) over direction, member and epoch."""
+
+    def __init__(self, secret_fd: int, peering: Peering) -> None:
+        self._secret = os.pread(secret_fd, 4096, 0)
+        self._local = peering.local_addrs
+        self._remote = peering.remote_addrs
+        self._esn = peering.esn
+
+    def outbound(self, member: int, epoch: int) -> SaKeys:
+        """See SaSource."""
+        return self._derive(self._local, self._remote, member, epoch)
+
+    def inbound(self, member: int, epoch: int) -> SaKeys:
+        """See SaSource."""
+        return self._derive(self._remote, self._local, member, epoch)
+
+    def inbound_epoch(self, member: int, spi: int) -> int | None:
+        """See SaSource."""
+        epoch = (spi >> 8 & EPOCHS_MAX - 1) - 1
+        return epoch if epoch >= 0 and spi == _spi(self._remote, self._local, member, epoch) else None
+
+    def _derive(self, sender: Address, receiver: Address, member: int, epoch: int) -> SaKeys:
+        info = (
+            b"fwd lab 1|"
+            + sender.packed
+            + b"|"
+            + receiver.packed
+            + member.to_bytes(2, "big")
+            + epoch.to_bytes(4, "big")
+        )
+        material = HKDF(SHA256(), KEY_BYTES + SALT_BYTES, None, info).derive(self._secret)
+        spi = _spi(sender, receiver, member, epoch)
+        return SaKeys(spi, self._esn, material[:KEY_BYTES], material[KEY_BYTES:], epoch % SLOTS)
+
+
+def _spi(sender: Address, receiver: Address, member: int, epoch: int) -> int:
+    """Bit 31: direction. Then the epoch, from 1 on so that no SPI is reserved. Low byte: the member."""
+    if epoch >= EPOCHS_MAX - 1:
+        raise OverflowError("lab source: out of epochs")
+    return (sender.packed > receiver.packed) << 31 | (epoch + 1) << 8 | member

@@ -1,0 +1,75 @@
+"""One log of all processes, on standard error.
+
+Supervisor, keyd and agent log through multiprocessing-logging. Its queue has a lock that a process killed at the wrong
+moment would keep, so the processes that are killed in the course of business, demux and members, write their records
+to a non-blocking socket of their own instead; the supervisor feeds them into the same logging tree. A full socket
+loses a record, never time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import sys
+
+import multiprocessing_logging
+
+_FORMAT = "%(asctime)s %(levelname)s %(processName)s: %(message)s"
+_RECORD_MAX = 16384
+_FIELDS = ("name", "levelno", "levelname", "msg", "created", "msecs", "processName", "process")
+
+
+def set_up(level: str) -> None:
+    """In the supervisor, before the first fork."""
+    logging.basicConfig(level=level.upper(), format=_FORMAT, stream=sys.stderr, force=True)
+    multiprocessing_logging.install_mp_handler()
+
+
+def tear_down() -> None:
+    """Stop the logging thread, after all records are out."""
+    multiprocessing_logging.uninstall_mp_handler()
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
+def queue_fds() -> set[int]:
+    """Descriptors of the logging queue: what a child that logs through it must keep."""
+    fds: set[int] = set()
+    for handler in logging.getLogger().handlers:
+        queue = getattr(handler, "queue", None)
+        if queue is not None:
+            fds |= {queue._reader.fileno(), queue._writer.fileno()}
+    return fds
+
+
+class SocketHandler(logging.Handler):
+    """Writes each record as one message to a socket, and never waits."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
+        self._sock = sock
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send the record with its text made up, exceptions included."""
+        text = record.getMessage()
+        if record.exc_info:
+            text += "\n" + logging.Formatter().formatException(record.exc_info)
+        fields = {**{f: getattr(record, f) for f in _FIELDS}, "msg": text[: _RECORD_MAX // 2]}
+        with contextlib.suppress(OSError):
+            self._sock.send(json.dumps(fields).encode())
+
+
+def log_to(sock: socket.socket) -> None:
+    """In a child that may be killed at any moment."""
+    logging.getLogger().handlers = [SocketHandler(sock)]
+
+
+def feed(sock: socket.socket) -> None:
+    """In the supervisor: put what waits in `sock` into the logging tree."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            record = logging.makeLogRecord(json.loads(sock.recv(_RECORD_MAX)))
+            if record.levelno >= logging.getLogger().level:
+                logging.getLogger(record.name).handle(record)

@@ -1,0 +1,169 @@
+"""Everything one peering needs that outlives its processes: TUN device, sockets, rings, shared words, secret.
+
+Opened by the supervisor, inherited by fork; a process that dies leaves all of it as it was, and its successor goes on.
+Refuses, as UserError: a TUN device or port that is taken, an address that this host does not have, a bad secret.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from fwd.config import Peering
+from fwd.datapath.geometry import Geometry
+from fwd.datapath.member import MemberParts
+from fwd.datapath.ring import Ring
+from fwd.datapath.shared import LinkWord, PeeringShared
+from fwd.datapath.tun import Offloads, Tun, super_packets_accepted
+from fwd.datapath.udp import open_socket, path_mtu
+from fwd.keyd.service import KeydMember, KeydPeering
+from fwd.proto.errors import UserError
+from fwd.proto.flow import rendezvous_scores
+from fwd.supervise import network
+
+log = logging.getLogger(__name__)
+_PATH_MTU_DEFAULT = 1500
+
+
+@dataclass
+class KeyMaterial:
+    """A secret and which epochs of it are used. It outlives a peering that is set up anew with the same secret."""
+
+    secret_fd: int
+    next_epochs: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """A member's socket pairs. Nobody but keyd and the member reads them, and no death closes them."""
+
+    boot_keyd: socket.socket
+    boot_member: socket.socket
+    control_keyd: socket.socket
+    control_member: socket.socket
+
+    @classmethod
+    def make(cls) -> _Pairs:
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+        for sock in (s for pair in pairs for s in pair):
+            sock.setblocking(False)
+        return cls(*pairs[0], *pairs[1])
+
+    def close(self) -> None:
+        for sock in (self.boot_keyd, self.boot_member, self.control_keyd, self.control_member):
+            sock.close()
+
+
+class PeeringParts:
+    """Opens it all, in the order in which it can fail; what was opened is closed when a later step fails."""
+
+    def __init__(self, peering: Peering, material: KeyMaterial) -> None:
+        self.peering = peering
+        self.material = material
+        self.warnings: list[str] = []
+        with contextlib.ExitStack() as undo:
+            self._open(undo)
+            self._undo = undo.pop_all()
+
+    def _open(self, undo: contextlib.ExitStack) -> None:
+        peering = self.peering
+        if not network.has_address(peering.local_addrs):
+            raise UserError(f"peering {peering.name}: this host has no address {peering.local_addrs} (local_addrs)")
+        self.offloads = Offloads()
+        self.geometry = Geometry(self._path_mtu(), peering.local_addrs.version)
+        self.tun = Tun(peering.tun)
+        undo.callback(self.tun.close)
+        self.tun.set_offloads(self.offloads, wanted=peering.offload and peering.payload == "superpacket")
+        refused = super_packets_accepted(self.offloads.tun_flags)
+        if refused:
+            self.tun.set_offloads(self.offloads, wanted=False)
+            self.offloads.refused["super-packet writes"] = refused
+        self.sockets: list[socket.socket] = []
+        for i in range(peering.members):
+            sock = open_socket(peering.local_addrs, peering.port + i, self.offloads, wanted=peering.offload)
+            undo.callback(sock.close)
+            self.sockets.append(sock)
+        self.shared = PeeringShared(peering.members)
+        self.rings: list[Ring] = []
+        self.pairs: list[_Pairs] = []
+        for i in range(peering.members):
+            self.rings.append(Ring(self.geometry.stride, self.geometry.rows))
+            undo.callback(self.rings[-1].close)
+            self.pairs.append(_Pairs.make())
+            undo.callback(self.pairs[-1].close)
+            self.shared.members[i].link[LinkWord.CHUNK] = self.geometry.chunk
+            if i < len(self.material.next_epochs):
+                self.shared.members[i].next_epoch[0] = self.material.next_epochs[i]
+        self.scores: npt.NDArray[np.uint64] = rendezvous_scores(peering.members)
+        self.inner_mtu = peering.tun_mtu or self._inner_mtu()
+        for name, reason in self.offloads.refused.items():
+            log.warning("peering %s: offload %s refused by the kernel: %s", peering.name, name, reason)
+
+    def _path_mtu(self) -> int:
+        peering = self.peering
+        found = peering.path_mtu or path_mtu(peering.local_addrs, str(peering.remote_addrs), peering.port)
+        if not found:
+            self.warnings.append(f"peering {peering.name}: no route to {peering.remote_addrs}")
+        return min(found or _PATH_MTU_DEFAULT, 65535)
+
+    def _inner_mtu(self) -> int:
+        if self.peering.payload == "superpacket":
+            return self.geometry.path_mtu
+        return self.geometry.inner_mtu
+
+    def connect(self) -> None:
+        """Guards first, then the device and its routes: at no moment does anything leave in the clear."""
+        network.set_guards(self.peering)
+        self._undo.callback(network.remove_guards, self.peering)
+        self.tun.up(self.inner_mtu)
+        network.add_routes(self.peering)
+
+    def close(self) -> None:
+        """Undo everything, in reverse order; remember which epochs are used."""
+        used = [m.next_epoch[0] for m in self.shared.members]
+        self.material.next_epochs = used + self.material.next_epochs[len(used) :]
+        self._undo.close()
+
+    def follow_path_mtu(self) -> None:
+        """Payload esp: the TUN device's MTU follows the smallest path that a member found."""
+        if self.peering.payload == "esp" and self.peering.tun_mtu is None:
+            found = [m.link[LinkWord.PATH_MTU] for m in self.shared.members]
+            wanted = max(576, self.geometry.inner_mtu_for(min([f for f in found if f] or [self.geometry.path_mtu])))
+            if wanted != self.inner_mtu:
+                log.info("peering %s: path takes less, MTU of %s is now %d", self.peering.name, self.tun.name, wanted)
+                network.set_mtu(self.tun.name, wanted)
+                self.inner_mtu = wanted
+
+    def member(self, index: int) -> MemberParts:
+        """What member `index` inherits."""
+        return MemberParts(
+            index=index,
+            peering=self.peering,
+            geometry=self.geometry,
+            offloads=self.offloads,
+            tun_fd=self.tun.fd,
+            sock=self.sockets[index],
+            boot=self.pairs[index].boot_member,
+            control=self.pairs[index].control_member,
+            ring=self.rings[index],
+            shared=self.shared.members[index],
+        )
+
+    def keyd(self) -> KeydPeering:
+        """What keyd inherits."""
+        members = [
+            KeydMember(shared, pair.boot_keyd, pair.boot_member, pair.control_keyd)
+            for shared, pair in zip(self.shared.members, self.pairs, strict=True)
+        ]
+        return KeydPeering(self.peering, self.material.secret_fd, members)
+
+
+def close_material(material: KeyMaterial) -> None:
+    """Forget a secret."""
+    os.close(material.secret_fd)

@@ -1,0 +1,348 @@
+"""The supervisor of a gateway: owns every descriptor, forks every process, watches, respawns. No packet and no key
+passes through it.
+
+A turn of its loop: feed the log, reap, decide (policy.py), act, publish the live mask. Three small idempotent steps,
+whatever woke it. SIGTERM and SIGINT stop cleanly, SIGHUP re-reads the configuration; a bad file changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import multiprocessing
+import os
+import selectors
+import signal
+import socket
+import time
+from pathlib import Path
+
+from fwd.agent import service as agent
+from fwd.agent.view import GatewayView, PeeringView
+from fwd.config import Config, Peering, load, with_members, without_offload
+from fwd.datapath import member
+from fwd.datapath.demux import Demux
+from fwd.datapath.shared import GatewayShared, LinkWord
+from fwd.keyd import service as keyd
+from fwd.keyd.source import open_secret
+from fwd.proto.errors import UserError
+from fwd.supervise import logs, policy, privileges
+from fwd.supervise.children import Child
+from fwd.supervise.peering import KeyMaterial, PeeringParts, close_material
+from fwd.supervise.policy import Action
+
+log = logging.getLogger(__name__)
+_STOP_WAIT_S = 2.0
+
+
+def run(config_path: Path, members: int | None = None, no_offload: bool = False) -> int:
+    """`fwd demux`: run a gateway until it is told to stop; returns the exit status. Raises UserError."""
+
+    def read() -> Config:
+        config = load(config_path)
+        if members is not None:
+            config = with_members(config, members)
+        return without_offload(config) if no_offload else config
+
+    config = read()
+    if os.geteuid() != 0:
+        raise UserError("fwd demux needs root: it opens TUN devices, sets routes and nftables rules")
+    multiprocessing.set_start_method("fork", force=True)
+    logs.set_up(config.gateway.log_level)
+    try:
+        return Supervisor(config, read).run()
+    finally:
+        logs.tear_down()
+
+
+class Supervisor:
+    """A gateway's process tree."""
+
+    def __init__(self, config: Config, read: object) -> None:
+        self._read = read
+        self._user = privileges.find_user(config.gateway.user)
+        self._selector = selectors.DefaultSelector()
+        self._shared = GatewayShared()
+        self._materials: dict[Path, KeyMaterial] = {}
+        self._peerings: dict[str, PeeringParts] = {}
+        self._children: dict[str, Child] = {}
+        self._config = config
+        self._started_ns = time.monotonic_ns()
+        self._stopping = False
+        self._reload = False
+        self._forgiven_at = 0.0
+        self._control: socket.socket | None = None
+        self._metrics: socket.socket | None = None
+
+    def run(self) -> int:
+        """Set up, loop, undo."""
+        try:
+            self._open_front()
+            for peering in self._config.peering:
+                self._open_peering(peering)
+            self._install_signals()
+            self._add_shared_children()
+            gc.freeze()  # what the children inherit stays shared: the collector writes no headers
+            self._loop()
+        finally:
+            self._stop_all()
+        return 0
+
+    # -- set-up -----------------------------------------------------------------------------------------------
+
+    def _open_front(self) -> None:
+        """The agent's sockets."""
+        gateway = self._config.gateway
+        self._control = _listen_unix(gateway.control)
+        if gateway.metrics:
+            self._metrics = _listen_tcp(gateway.metrics)
+
+    def _open_peering(self, peering: Peering) -> None:
+        path = peering.keys.secret
+        if path not in self._materials:
+            self._materials[path] = KeyMaterial(open_secret(path))
+        parts = PeeringParts(peering, self._materials[path])
+        self._peerings[peering.name] = parts
+        parts.connect()
+        for warning in parts.warnings:
+            log.warning("%s", warning)
+        shared = parts.shared
+        self._add(
+            Child(
+                f"{peering.name}/demux",
+                shared.demux,
+                lambda: {parts.tun.fd, *(r.bell for r in parts.rings)},
+                lambda child: Demux(peering, parts.tun.fd, parts.rings, shared, parts.scores).run(),
+                _log_pair(),
+            )
+        )
+        for i in range(peering.members):
+            self._add(self._member(parts, i))
+
+    def _member(self, parts: PeeringParts, index: int) -> Child:
+        own = parts.member(index)
+
+        def keep() -> set[int]:
+            return {own.tun_fd, own.sock.fileno(), own.boot.fileno(), own.control.fileno(), own.ring.bell}
+
+        def main(child: Child) -> int:
+            return member.run(own, skip=child.life.failed)
+
+        return Child(f"{parts.peering.name}/member-{index}", own.shared.process, keep, main, _log_pair())
+
+    def _add_shared_children(self) -> None:
+        self._add(Child("keyd", self._shared.keyd, self._keyd_fds, self._keyd_main))
+        self._add(Child("agent", self._shared.agent, self._agent_fds, self._agent_main))
+
+    def _keyd_fds(self) -> set[int]:
+        fds = set()
+        for parts in self._peerings.values():
+            fds.add(parts.material.secret_fd)
+            for pair in parts.pairs:
+                fds |= {pair.boot_keyd.fileno(), pair.boot_member.fileno(), pair.control_keyd.fileno()}
+        return fds
+
+    def _keyd_main(self, child: Child) -> None:
+        keyd.run(self._shared, [parts.keyd() for parts in self._peerings.values()])
+
+    def _agent_fds(self) -> set[int]:
+        return {s.fileno() for s in (self._control, self._metrics) if s}
+
+    def _agent_main(self, child: Child) -> None:
+        assert self._control is not None
+        peerings = [PeeringView(p.peering, p.shared, p.rings, p.offloads, p.inner_mtu) for p in self._peerings.values()]
+        warnings = [w for p in self._peerings.values() for w in p.warnings]
+        view = GatewayView(self._config.gateway, self._shared, peerings, os.getppid(), self._started_ns, warnings)
+        agent.run(view, self._control, self._metrics)
+
+    def _add(self, child: Child) -> None:
+        self._children[child.name] = child
+        child.life.state = policy.ProcessState.BACKOFF
+        if child.log_pair:
+            child.log_pair[0].setblocking(False)
+            self._selector.register(child.log_pair[0], selectors.EVENT_READ, child)
+
+    def _install_signals(self) -> None:
+        """A signal makes the loop turn; what it means is decided there."""
+        near, far = socket.socketpair()
+        for sock in (near, far):
+            sock.setblocking(False)
+        self._wake = (near, far)
+        signal.set_wakeup_fd(far.fileno(), warn_on_full_buffer=False)
+        self._selector.register(near, selectors.EVENT_READ, None)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_reload)
+
+    def _on_stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _on_reload(self, *_: object) -> None:
+        self._reload = True
+
+    # -- the loop ---------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        turned_at = time.monotonic()
+        while not self._stopping:
+            now = time.monotonic()
+            if now - turned_at > policy.OVERSLEPT_S:
+                self._forgiven_at = now
+            turned_at = now
+            self._manage(now)
+            self._publish_live(now)
+            for key, _ in self._selector.select(policy.TICK_S):
+                self._wakened(key)
+            if self._reload:
+                self._reload = False
+                self._re_read()
+
+    def _wakened(self, key: selectors.SelectorKey) -> None:
+        child = key.data
+        if child is None:
+            with contextlib.suppress(BlockingIOError):
+                self._wake[0].recv(4096)
+        elif key.fd == child.pidfd:
+            self._reap(child)
+        else:
+            logs.feed(child.log_pair[0])
+
+    def _reap(self, child: Child) -> None:
+        self._selector.unregister(child.pidfd)
+        if child.log_pair:
+            logs.feed(child.log_pair[0])
+        child.reap(time.monotonic())
+
+    def _manage(self, now: float) -> None:
+        for child in list(self._children.values()):
+            heartbeat_at = child.words.heartbeat[0] / 1e9
+            action = policy.decide(child.life, heartbeat_at, self._forgiven_at, now)
+            if action is Action.START:
+                child.start(self._user, now)
+                self._selector.register(child.pidfd, selectors.EVENT_READ, child)
+            elif action is Action.ABORT:
+                log.error("%s hangs: no heartbeat for %.1f s; aborting it", child.name, now - heartbeat_at)
+                child.life.aborted_at = now
+                child.signal(signal.SIGABRT)
+            elif action is Action.KILL:
+                child.signal(signal.SIGKILL)
+
+    def _publish_live(self, now: float) -> None:
+        for name, parts in self._peerings.items():
+            lives = [self._children[f"{name}/member-{i}"].life for i in range(parts.peering.members)]
+            down = [bool(m.link[LinkWord.PATH_DOWN]) for m in parts.shared.members]
+            mask = policy.live_mask(lives, down, now)
+            if mask != parts.shared.live[0]:
+                parts.shared.live[0] = mask
+                alive = [i for i in range(len(lives)) if mask >> i & 1]
+                log.info("peering %s: buckets are shared by members %s", name, alive or "none")
+            parts.follow_path_mtu()
+
+    # -- the end, and changes ---------------------------------------------------------------------------------
+
+    def _end(self, children: list[Child]) -> None:
+        """SIGTERM, wait, SIGKILL, reap; their slots go."""
+        running = [c for c in children if c.process is not None]
+        for child in running:
+            child.signal(signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_WAIT_S
+        for child in running:
+            assert child.process is not None
+            child.process.join(max(0.0, deadline - time.monotonic()))
+            if child.process.is_alive():
+                child.signal(signal.SIGKILL)
+                child.process.join()
+            self._selector.unregister(child.pidfd)
+            os.close(child.pidfd)
+            child.process.close()
+            child.process = None
+        for child in children:
+            if child.log_pair:
+                logs.feed(child.log_pair[0])
+                self._selector.unregister(child.log_pair[0])
+            child.close()
+            del self._children[child.name]
+
+    def _close_peering(self, name: str) -> None:
+        self._end([c for c in self._children.values() if c.name.startswith(name + "/")])
+        self._peerings.pop(name).close()
+        log.info("peering %s is down", name)
+
+    def _stop_all(self) -> None:
+        """The agent goes last but for the devices: who asks is told until the end."""
+        for name in list(self._peerings):
+            self._close_peering(name)
+        self._end(list(self._children.values()))
+        for material in self._materials.values():
+            close_material(material)
+        if self._control is not None:
+            self._control.close()
+            self._config.gateway.control.unlink(missing_ok=True)
+        if self._metrics is not None:
+            self._metrics.close()
+
+    def _re_read(self) -> None:
+        """SIGHUP: peerings that changed are set up anew, the others are not touched."""
+        try:
+            config: Config = self._read()  # type: ignore[operator]
+            if config.gateway != self._config.gateway:
+                raise UserError("[gateway] cannot change while running; restart fwd")
+        except UserError as error:
+            log.error("configuration not re-read, the running one stays in force: %s", error)
+            return
+        wanted = {p.name: p for p in config.peering}
+        changed = [n for n, parts in self._peerings.items() if wanted.get(n) != parts.peering]
+        self._end([self._children[n] for n in ("keyd", "agent") if n in self._children])
+        for name in changed:
+            self._close_peering(name)
+        for name, peering in wanted.items():
+            if name not in self._peerings:
+                try:
+                    self._open_peering(peering)
+                except UserError as error:
+                    log.error("peering %s is not set up: %s", name, error)
+        self._config = config
+        self._add_shared_children()
+        log.info("configuration re-read: %d changed, %d in force", len(changed), len(self._peerings))
+
+
+def _log_pair() -> tuple[socket.socket, socket.socket]:
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for sock in pair:
+        sock.setblocking(False)
+    return pair
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+                if other.connect_ex(str(path)) == 0:
+                    raise UserError(f"{path}: another fwd answers there; stop it, or choose another gateway.control")
+            path.unlink()
+        sock.bind(str(path))
+        path.chmod(0o660)
+    except OSError as error:
+        sock.close()
+        raise UserError(f"{path}: control socket (gateway.control): {error.strerror}") from None
+    sock.listen(32)
+    sock.setblocking(False)
+    return sock
+
+
+def _listen_tcp(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host.strip("[]"), int(port)))
+    except (OSError, OverflowError) as error:
+        sock.close()
+        raise UserError(f"gateway.metrics {address}: {getattr(error, 'strerror', None) or error}") from None
+    sock.listen(32)
+    sock.setblocking(False)
+    return sock
