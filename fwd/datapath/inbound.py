@@ -36,6 +36,7 @@ from fwd.proto.esp import (
     NEXT_IPV4,
     NEXT_IPV6,
     OVERHEAD_BYTES,
+    SCALAR_MAX,
     TRAILER_BYTES,
     InboundSa,
     PacketTable,
@@ -169,8 +170,12 @@ class Inbound:
             sa = self.sas.get(spi)
             if sa is None:
                 self._refuse_spi(spi, end - at)
-            else:
+            elif end - at > SCALAR_MAX:
                 self._open_run(sa, at, end - at)
+            else:
+                size = self._table.packet_bytes
+                for i in range(at, end):
+                    self._take_one(self._view[i * size : (i + 1) * size])
             at = end
         if len(tail):
             self._take_one(tail)

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-SEGMENTS: Final = 8
+SEGMENTS: Final = 16
 RECORDS_MAX: Final = 1024  # in one segment
 _HEAD, _TAKEN, _DONE = 0, 8, 16  # 64-byte lines apart
 _WORDS_BYTES = 4096

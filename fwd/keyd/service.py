@@ -86,9 +86,9 @@ class MemberKeys:
     def hear(self, now: float) -> None:
         """Take the member's events; they only make the next tick come sooner, but for these two."""
         with contextlib.suppress(BlockingIOError):
-            while True:
+            while data := self._parts.control.recv(_MESSAGE_MAX):
                 try:
-                    event = SaEvent.decode(self._parts.control.recv(_MESSAGE_MAX))
+                    event = SaEvent.decode(data)
                 except MessageError as error:
                     log.error("event of member %d refused: %s", self._index, error)
                     continue

@@ -161,7 +161,7 @@ def open_burst(
     Returns the sequence number of each, 0 for one that was refused and counted in `drops`; a `range` when all were
     accepted and follow each other, which is the common case.
 
-    1. Numbers that only rise, above the window: nothing to check; else one packet after another
+    1. Numbers that only rise, above the window and within its reach: nothing to check; else one packet after another
     2. Fill nonces and AADs, decrypt row by row through one map; go on behind a row that fails
     3. Move the window over what authenticated, in order
     """
@@ -170,7 +170,8 @@ def open_burst(
     first = window.full_number(int(lows[0]))
     rise = lows - lows[0]  # wraps like the numbers themselves
     consecutive = int(rise[-1]) == count - 1 and bool((rise == sa.index[:count]).all())
-    if first <= window.top or not (consecutive or _rising(rise)):
+    apart = first <= window.top or first + int(rise[-1]) > window.furthest()
+    if apart or not (consecutive or _rising(rise)):
         return [
             open_one(sa, packets.view[o : o + packets.packet_bytes], rows[i], drops)
             for i, o in enumerate(

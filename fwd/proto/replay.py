@@ -10,6 +10,7 @@ from __future__ import annotations
 from fwd.proto.drops import DropReason
 
 _LOW = 0xFFFFFFFF
+_LAST_ESN = 2**64 - 1
 
 
 class ReplayWindow:
@@ -35,11 +36,15 @@ class ReplayWindow:
         bottom = self.top - self.size + 1
         return bottom + ((low - bottom) & _LOW)
 
+    def furthest(self) -> int:
+        """The greatest number that any packet may stand for now."""
+        return min(self.top - self.size + 1 + _LOW, _LAST_ESN) if self.esn else _LOW
+
     def check(self, number: int) -> DropReason | None:
         """Why `number` cannot be accepted, or None."""
         behind = self.top - number
         if behind < 0:
-            return None
+            return None if number <= _LAST_ESN else DropReason.TOO_OLD
         if behind >= self.size or number < 1:
             return DropReason.TOO_OLD
         return DropReason.REPLAYED if self._bits >> behind & 1 else None

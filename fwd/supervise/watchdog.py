@@ -270,7 +270,8 @@ class Supervisor:
         log.info("peering %s is down", name)
 
     def _stop_all(self) -> None:
-        """The agent goes last but for the devices: who asks is told until the end."""
+        """keyd first, since what it talks to is closed with the peerings; the agent answers until the end."""
+        self._end([self._children[n] for n in ("keyd",) if n in self._children])
         for name in list(self._peerings):
             self._close_peering(name)
         self._end(list(self._children.values()))

@@ -1,0 +1,43 @@
+"""Ask a gateway's agent over its control socket: one JSON line there, one JSON line back.
+
+Light on purpose (standard library only): `fwd status` and the lab poll with it. Whatever goes wrong, from a missing
+socket to an answer that is not an agent's, is an OSError.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any, Final
+
+ANSWER_BYTES_MAX: Final = 64 << 20  # 64 peerings of 64 members with full ledgers take less
+
+
+def query(path: Path, command: str = "status", timeout_s: float = 2.0) -> dict[str, Any]:
+    """The agent's answer to `command`, all within `timeout_s`. Raises OSError if nobody answers in time."""
+    deadline_s = time.monotonic() + timeout_s
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(timeout_s)
+        sock.connect(str(path))
+        sock.sendall(json.dumps({"command": command}).encode() + b"\n")
+        answer = bytearray()
+        while not answer.endswith(b"\n"):
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError("timed out")
+            sock.settimeout(left_s)
+            piece = sock.recv(1 << 16)
+            if not piece:
+                raise ConnectionError("the agent closed the connection without an answer")
+            answer += piece
+            if len(answer) > ANSWER_BYTES_MAX:
+                raise ConnectionError("the answer is too long for an agent's")
+    try:
+        value = json.loads(answer)
+    except ValueError:
+        raise ConnectionError("the answer is not JSON") from None
+    if not isinstance(value, dict):
+        raise ConnectionError("the answer is not a JSON object")
+    return value

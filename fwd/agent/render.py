@@ -1,0 +1,131 @@
+"""`fwd status` for people: the status as rich draws it, once or over and over.
+
+Takes the JSON object that the agent gives and nothing else, so it also draws a status that was saved to a file.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Final
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+Json = dict[str, Any]
+
+WATCH_PER_S: Final = 2
+_PIPE_COLUMNS = 160  # rich takes 80 where there is no terminal
+_STYLES = {"running": "green", "up": "green", "backoff": "yellow", "stopped": "yellow", "failed": "red", "down": "red"}
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_COLUMNS = ("", "state", "restarts", "heartbeat", "peer", "path", "SPI out", "buckets", "sent", "received")
+
+
+def show(status: Json) -> None:
+    """Print the status once."""
+    Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS).print(render(status))
+
+
+def watch(ask: Callable[[], Json]) -> None:
+    """Draw what `ask` gives until Ctrl-C; a gateway that does not answer is waited for."""
+    with Live(auto_refresh=False, console=Console()) as live:
+        try:
+            while True:
+                try:
+                    drawn = render(ask())
+                except OSError as error:
+                    drawn = Text(f"no answer: {error}", "red")
+                live.update(drawn, refresh=True)
+                time.sleep(1 / WATCH_PER_S)
+        except KeyboardInterrupt:
+            return
+
+
+def render(status: Json) -> RenderableType:
+    """The whole status as one thing to draw."""
+    gateway = status["gateway"]
+    up = timedelta(seconds=int(gateway["uptime_s"]))
+    head = Text.assemble(
+        ("gateway", "bold"), f" fwd {status['version']}, pid {gateway['pid']}, up {up}, ",
+        ("ready", "green") if status["ready"] else ("not ready", "red"),
+    )  # fmt: skip
+    lines: list[RenderableType] = [head]
+    lines += [_fact("waits for", reason, "yellow") for reason in status["not_ready"]]
+    lines += [_fact("warning", warning, "yellow") for warning in status["warnings"]]
+    lines += [_shared_process(process) for process in status["processes"]]
+    for peering in status["peerings"]:
+        lines += ["", *_peering(peering)]
+    return Group(*lines)
+
+
+def _peering(peering: Json) -> list[RenderableType]:
+    offloads, drops = peering["offloads"], peering["drops"]
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in drops.items() if count)
+    outer = f"{peering['local_addrs']} ↔ {peering['remote_addrs']}"
+    inner = f"{', '.join(peering['local_ts'])} ↔ {', '.join(peering['remote_ts'])}"
+    return [
+        Text.assemble(("peering", "bold"), " ", (peering["name"], "bold cyan"), f" {outer}, {peering['payload']}"),
+        _fact("subnets", inner),
+        _fact("device", f"{peering['tun']}, MTU {peering['tun_mtu']}"),
+        _fact("offloads", ", ".join(offloads["in_force"]) or "none"),
+        *(_fact("refused", f"{name}: {reason}", "yellow") for name, reason in offloads["refused"].items()),
+        _fact("drops", dropped or "none", "yellow" if dropped else ""),
+        Padding(_processes(peering), (0, 0, 0, 2)),
+    ]
+
+
+def _processes(peering: Json) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in _COLUMNS:
+        table.add_column(name, justify="right" if name in ("restarts", "heartbeat", "buckets") else "left")
+    demux = peering["demux"]
+    read = f"{demux['records']:,} records, {_size(demux['bytes'])} from the device"
+    table.add_row("demux", *_life(demux), "", "", "", "", read)
+    for member in peering["members"]:
+        table.add_row(
+            f"member {member['index']}",
+            *_life(member),
+            member["peer"] or "unknown",
+            Text.assemble((member["path"], _STYLES[member["path"]]), f" {member['path_mtu']}"),
+            member["spi_out"] or "none",
+            f"{member['buckets']:,}",
+            _traffic(member["out"]),
+            _traffic(member["in"]),
+        )
+    return table
+
+
+def _life(process: Json) -> tuple[Text, str, str]:
+    state = Text(process["state"], _STYLES.get(process["state"], ""))
+    return state, str(process["restarts"]), _ago(process["heartbeat_age_ms"])
+
+
+def _shared_process(process: Json) -> Text:
+    state, restarts, heartbeat = _life(process)
+    tail = f", restarts {restarts}, last heartbeat {heartbeat} ago"
+    return Text.assemble(f"  {process['name']}: ", state, f", pid {process['pid']}", tail)
+
+
+def _fact(name: str, value: str, style: str = "") -> Text:
+    return Text.assemble(f"  {name}: ", (value, style))
+
+
+def _traffic(traffic: Json) -> str:
+    return f"{traffic['esp_packets']:,} packets, {_size(traffic['bytes'])}"
+
+
+def _ago(age_ms: int | None) -> str:
+    return "never" if age_ms is None else f"{age_ms / 1000:.2f} s"
+
+
+def _size(octets: float) -> str:
+    for unit in _UNITS:
+        if octets < 1024 or unit == _UNITS[-1]:
+            break
+        octets /= 1024
+    return f"{octets:.0f} B" if unit == "B" else f"{octets:.2f} {unit}"

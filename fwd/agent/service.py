@@ -1,0 +1,186 @@
+"""The agent's process: answers on the control socket and, if there is one, on the metrics port.
+
+One selector loop, one request a connection. Control: a JSON line {"command": "status"} or {"command": "ping"} gives a
+JSON line back. HTTP: see http.py. Limits stand on everything: size of a request, time to send it, time to take the
+answer, connections at a time (others wait in the kernel's queue). Any bytes get an answer or a closed connection, and
+no client is waited for: the loop writes its heartbeat before each thing it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn
+
+from pyroute2 import IPRoute, NetlinkError
+
+from fwd.agent import http
+from fwd.agent.status import collect
+from fwd.agent.view import GatewayView
+
+REQUEST_BYTES_MAX: Final = 4096
+REQUEST_S: Final = 1.0
+ANSWER_S: Final = 2.0
+CONNECTIONS_MAX: Final = 16  # at each of the two sockets
+_TICK_S: Final = 0.1  # the watchdog expects a heartbeat every 0.2 s
+
+Json = dict[str, Any]
+
+
+def run(view: GatewayView, control: socket.socket, metrics: socket.socket | None) -> NoReturn:
+    """Be the agent until the process is ended. Both sockets are bound and listen already."""
+    agent = Agent(view, control, metrics)
+    while True:
+        agent.turn(_TICK_S)
+
+
+@dataclass
+class _Door:
+    """A listening socket: what ends a request there, and how it is answered."""
+
+    sock: socket.socket
+    ends: tuple[bytes, ...]
+    answer: Callable[[bytes], bytes]
+    guests: int = 0
+
+
+@dataclass(eq=False)
+class _Guest:
+    """A connection: first its request comes in, then `unsent` goes out."""
+
+    sock: socket.socket
+    door: _Door
+    deadline_s: float
+    request: bytearray = field(default_factory=bytearray)
+    unsent: memoryview = field(default_factory=lambda: memoryview(b""))
+
+
+class Agent:
+    """The loop's state: the doors and the guests that came through them."""
+
+    def __init__(self, view: GatewayView, control: socket.socket, metrics: socket.socket | None) -> None:
+        self._view = view
+        self._heartbeat = view.shared.agent.heartbeat
+        self._beat()
+        self._netlink = IPRoute()
+        self._tun_drops: dict[str, int] = {}
+        self._selector = selectors.DefaultSelector()
+        self._guests: set[_Guest] = set()
+        self._open(_Door(control, (b"\n",), self._answer_control))
+        if metrics is not None:
+            self._open(_Door(metrics, (b"\r\n\r\n", b"\n\n"), self._answer_http))
+
+    def turn(self, wait_s: float) -> None:
+        """Wait for something to do, up to `wait_s`, and do it."""
+        self._beat()
+        for key, _ in self._selector.select(wait_s):
+            self._beat()
+            if isinstance(key.data, _Door):
+                self._admit(key.data)
+            elif key.events & selectors.EVENT_READ:
+                self._read(key.data)
+            else:
+                self._write(key.data)
+        now_s = time.monotonic()
+        for guest in [guest for guest in self._guests if now_s > guest.deadline_s]:
+            self._dismiss(guest)
+
+    def _beat(self) -> None:
+        self._heartbeat[0] = time.monotonic_ns()
+
+    # -- connections ------------------------------------------------------------------------------------------
+
+    def _open(self, door: _Door) -> None:
+        door.sock.setblocking(False)
+        self._selector.register(door.sock, selectors.EVENT_READ, door)
+
+    def _admit(self, door: _Door) -> None:
+        try:
+            sock, _ = door.sock.accept()
+        except OSError:  # gone again, or no descriptor left: the next turn tries anew
+            return
+        sock.setblocking(False)
+        guest = _Guest(sock, door, time.monotonic() + REQUEST_S)
+        self._guests.add(guest)
+        self._selector.register(sock, selectors.EVENT_READ, guest)
+        door.guests += 1
+        if door.guests == CONNECTIONS_MAX:
+            self._selector.unregister(door.sock)
+
+    def _dismiss(self, guest: _Guest) -> None:
+        self._selector.unregister(guest.sock)
+        guest.sock.close()
+        self._guests.remove(guest)
+        if guest.door.guests == CONNECTIONS_MAX:
+            self._selector.register(guest.door.sock, selectors.EVENT_READ, guest.door)
+        guest.door.guests -= 1
+
+    def _read(self, guest: _Guest) -> None:
+        try:
+            piece = guest.sock.recv(REQUEST_BYTES_MAX - len(guest.request))
+        except BlockingIOError:
+            return
+        except OSError:
+            self._dismiss(guest)
+            return
+        guest.request += piece
+        if piece and len(guest.request) < REQUEST_BYTES_MAX and not any(e in guest.request for e in guest.door.ends):
+            return
+        if not guest.request:
+            self._dismiss(guest)
+            return
+        guest.unsent = memoryview(guest.door.answer(bytes(guest.request)))
+        guest.deadline_s = time.monotonic() + ANSWER_S
+        self._selector.modify(guest.sock, selectors.EVENT_WRITE, guest)
+
+    def _write(self, guest: _Guest) -> None:
+        try:
+            guest.unsent = guest.unsent[guest.sock.send(guest.unsent) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            guest.unsent = memoryview(b"")
+        if not guest.unsent:
+            with contextlib.suppress(OSError):  # the other side may be gone already
+                guest.sock.shutdown(socket.SHUT_WR)
+            self._dismiss(guest)
+
+    # -- answers ----------------------------------------------------------------------------------------------
+
+    def _answer_control(self, request: bytes) -> bytes:
+        if len(request) >= REQUEST_BYTES_MAX:
+            return _line({"error": f"request longer than {REQUEST_BYTES_MAX} bytes"})
+        try:
+            message = json.loads(request)
+        except (ValueError, RecursionError):
+            return _line({"error": "request is not JSON"})
+        command = message.get("command") if isinstance(message, dict) else None
+        if command == "status":
+            return _line(self._status())
+        if command == "ping":
+            return _line({"pong": True, "pid": os.getpid()})
+        return _line({"error": "unknown command; known: status, ping"})
+
+    def _answer_http(self, request: bytes) -> bytes:
+        return http.answer(request, self._status)
+
+    def _status(self) -> Json:
+        for peering in self._view.peerings:
+            self._read_tun_drops(peering.config.tun)
+        return collect(self._view, time.monotonic_ns(), self._tun_drops)
+
+    def _read_tun_drops(self, tun: str) -> None:
+        """What the kernel dropped in the queue of a TUN device; a device that is gone keeps its last count."""
+        with contextlib.suppress(NetlinkError, OSError):
+            for link in self._netlink.link("get", ifname=tun):
+                self._tun_drops[tun] = link.get_attr("IFLA_STATS64")["tx_dropped"]
+
+
+def _line(answer: Json) -> bytes:
+    return json.dumps(answer).encode() + b"\n"

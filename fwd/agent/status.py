@@ -1,0 +1,205 @@
+"""The gateway's status as one JSON object, collected from shared memory; docs/status.md explains every key.
+
+Reads and nothing else: it works whatever state the other processes are in, and it takes no locks. Members are read
+before the demux, so that on a busy gateway the books err towards records that are still waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Final
+
+import numpy as np
+
+from fwd import __version__
+from fwd.agent.view import GatewayView, PeeringView
+from fwd.datapath.counters import DemuxCounter, MemberCounter
+from fwd.datapath.ring import RECORDS, SEGMENTS, Ring
+from fwd.datapath.shared import LinkWord, MemberShared, ProcessRow, ProcessState, ProcessWords
+from fwd.proto.drops import KERNEL_COUNTED, DropReason, Stage, Unit
+
+SCHEMA: Final = 1  # raised when a key changes its meaning or goes; new keys may come at any time
+
+Json = dict[str, Any]
+
+
+def collect(view: GatewayView, now_ns: int, tun_drops: Mapping[str, int] | None = None) -> Json:
+    """The status at `now_ns` (monotonic); `tun_drops`: TUN device → packets that the kernel dropped in its queue."""
+    peerings = [_peering(peering, now_ns, (tun_drops or {}).get(peering.config.tun, 0)) for peering in view.peerings]
+    processes = [
+        {"name": "keyd", **_process(view.shared.keyd, now_ns)},
+        {"name": "agent", **_process(view.shared.agent, now_ns)},
+    ]
+    not_ready = [*_not_ready(processes[:1], ""), *(reason for p in peerings for reason in _peering_not_ready(p))]
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "gateway": {
+            "pid": view.pid,
+            "uptime_s": round((now_ns - view.started_ns) / 1e9, 3),
+            "control": str(view.gateway.control),
+        },
+        "ready": not not_ready,
+        "not_ready": not_ready,
+        "warnings": list(view.warnings),
+        "processes": processes,
+        "peerings": peerings,
+    }
+
+
+def _peering(view: PeeringView, now_ns: int, tun_drops: int) -> Json:
+    config, shared = view.config, view.shared
+    counted = [member.counters.read() for member in shared.members]
+    demux = shared.demux_counters.read()
+    n = len(shared.members)
+    buckets = np.bincount(shared.owners, minlength=n)[:n].tolist()
+    drops = {reason: sum(counters[reason] for counters in (demux, *counted)) for reason in DropReason}
+    drops[DropReason.TUN_QUEUE_FULL] += tun_drops
+    return {
+        "name": config.name,
+        "payload": config.payload,
+        "tun": config.tun,
+        "tun_mtu": view.inner_mtu_bytes,
+        "local_addrs": str(config.local_addrs),
+        "remote_addrs": str(config.remote_addrs),
+        "local_ts": [str(subnet) for subnet in config.local_ts],
+        "remote_ts": [str(subnet) for subnet in config.remote_ts],
+        "offloads": _offloads(view),
+        "demux": {
+            **_process(shared.demux, now_ns),
+            "records": demux[DemuxCounter.RECORDS],
+            "bytes": demux[DemuxCounter.BYTES],
+        },
+        "members": [_member(view, i, counted[i], buckets[i], now_ns) for i in range(n)],
+        "drops": {reason.label: count for reason, count in drops.items()},
+        "books": _books(view, demux, counted, drops),
+    }
+
+
+def _member(view: PeeringView, index: int, counters: list[int], buckets: int, now_ns: int) -> Json:
+    member, ring = view.shared.members[index], view.rings[index]
+    link, c = member.link, MemberCounter
+    return {
+        "index": index,
+        **_process(member.process, now_ns),
+        "incarnation": member.process.incarnation,
+        "port": view.config.port + index,
+        "peer": _peer(link),
+        "path": "down" if link[LinkWord.PATH_DOWN] else "up",
+        "path_mtu": link[LinkWord.PATH_MTU],
+        "spi_out": _spi(link[LinkWord.SPI_OUT]) if link[LinkWord.SPI_OUT] else None,
+        "spis_in": {_spi(spi): highest for spi, highest in member.slots.heard().items()},
+        "buckets": buckets,
+        "ring_waiting": max(0, ring.head - ring.done),
+        "out": _traffic(counters, c.OUT_RECORDS, c.OUT_BYTES, c.OUT_ESP, c.OUT_ESP_BYTES),
+        "in": _traffic(counters, c.IN_RECORDS_OK, c.IN_BYTES, c.IN_ESP, c.IN_ESP_BYTES),
+        "ledger": _ledger(member),
+    }
+
+
+def _traffic(counters: list[int], records: int, octets: int, esp: int, esp_octets: int) -> Json:
+    return {
+        "records": counters[records],
+        "bytes": counters[octets],
+        "esp_packets": counters[esp],
+        "esp_bytes": counters[esp_octets],
+    }
+
+
+def _ledger(member: MemberShared) -> list[Json]:
+    return [
+        {"incarnation": entry.incarnation, "spi": _spi(entry.spi), "first": entry.first, "last": entry.last}
+        for entry in member.ledger.entries()
+    ]
+
+
+def _books(view: PeeringView, demux: list[int], members: list[list[int]], drops: Mapping[DropReason, int]) -> Json:
+    """Both sides of the identities of design rule 5, one way after the other; equal when nothing is under way."""
+
+    def total(counter: MemberCounter) -> int:
+        return sum(counters[counter] for counters in members)
+
+    def lost(unit: Unit, *stages: Stage) -> int:
+        return sum(
+            count
+            for reason, count in drops.items()
+            if reason.unit == unit and reason.stage in stages and reason not in KERNEL_COUNTED
+        )
+
+    taken = sum(member.link[LinkWord.RX_TAKEN] for member in view.shared.members)
+    return {
+        "out_records_in": demux[DemuxCounter.RECORDS],
+        "out_records_out": total(MemberCounter.OUT_RECORDS),
+        "out_drops": lost("record", "demux", "outbound"),
+        "out_waiting": sum(
+            _waiting(ring, counters[MemberCounter.DONE], demux[DemuxCounter.HEADS + i])
+            for i, (ring, counters) in enumerate(zip(view.rings, members, strict=True))
+        ),
+        "out_esp_sent": total(MemberCounter.OUT_ESP),
+        "in_esp_in": total(MemberCounter.IN_ESP),
+        "in_esp_ok": total(MemberCounter.IN_ESP_OK),
+        "in_esp_drops": lost("esp", "inbound"),
+        "in_esp_waiting": max(0, taken - total(MemberCounter.IN_ESP)),
+        "in_records_in": total(MemberCounter.IN_RECORDS),
+        "in_records_out": total(MemberCounter.IN_RECORDS_OK),
+        "in_drops": lost("record", "inbound"),
+    }
+
+
+def _waiting(ring: Ring, done: int, head: int) -> int:
+    """Records in segments that the demux has counted and the member has not."""
+    return sum(ring.segment(number).fields[RECORDS] for number in range(max(done, head - SEGMENTS), head))
+
+
+def _offloads(view: PeeringView) -> Json:
+    """What is in force; an egress may refuse segmentation only once packets are sent, to some members."""
+    in_force, refused = view.offloads.in_force, dict(view.offloads.refused)
+    members = view.shared.members
+    refusers = [i for i, member in enumerate(members) if member.link[LinkWord.GSO_REFUSED]]
+    if refusers:
+        refused["udp-gso"] = f"refused on sending, to member {', '.join(map(str, refusers))}"
+    if len(refusers) == len(members):
+        in_force = [name for name in in_force if name != "udp-gso"]
+    return {"in_force": in_force, "refused": refused}
+
+
+def _process(words: ProcessWords, now_ns: int) -> Json:
+    row: ProcessRow = words.get()
+    age_ms = max(0, now_ns - row.heartbeat_ns) // 1_000_000 if row.heartbeat_ns else None
+    return {
+        "state": row.state.name.lower(),
+        "pid": row.pid,
+        "restarts": row.restarts,
+        "heartbeat_age_ms": age_ms,
+    }
+
+
+def _peer(link: memoryview) -> str | None:
+    """The far address as learned; None while nothing authentic has come."""
+    port = link[LinkWord.PEER_PORT]
+    if not port:
+        return None
+    address = IPv6Address(link[LinkWord.PEER_HIGH] << 64 | link[LinkWord.PEER_LOW])
+    plain: IPv4Address | None = address.ipv4_mapped
+    return f"{plain}:{port}" if plain else f"[{address}]:{port}"
+
+
+def _spi(spi: int) -> str:
+    return f"{spi:#010x}"
+
+
+def _not_ready(processes: Iterable[Json], prefix: str) -> list[str]:
+    running = ProcessState.RUNNING.name.lower()
+    return [f"{prefix}{p['name']} is {p['state']}" for p in processes if p["state"] != running]
+
+
+def _peering_not_ready(peering: Json) -> list[str]:
+    prefix = f"{peering['name']}: "
+    members = [{"name": f"member {m['index']}", **m} for m in peering["members"]]
+    reasons = _not_ready([{"name": "demux", **peering["demux"]}, *members], prefix)
+    return reasons + [
+        f"{prefix}{m['name']} has no SA to send on"
+        for m in members
+        if m["spi_out"] is None and m["state"] == ProcessState.RUNNING.name.lower()
+    ]

@@ -1,0 +1,36 @@
+"""What the agent looks at: the shared memory of every process, and the facts that do not change while it lives.
+
+The supervisor builds these before it forks the agent. The agent only reads, its own heartbeat excepted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fwd.config import Gateway, Peering
+from fwd.datapath.ring import Ring
+from fwd.datapath.shared import GatewayShared, PeeringShared
+from fwd.datapath.tun import Offloads
+
+
+@dataclass(frozen=True)
+class PeeringView:
+    """One peering: its configuration, what its processes share, and what was found out when it was set up."""
+
+    config: Peering
+    shared: PeeringShared
+    rings: list[Ring]
+    offloads: Offloads
+    inner_mtu_bytes: int
+
+
+@dataclass(frozen=True)
+class GatewayView:
+    """The whole gateway; `pid` is the supervisor's, `started_ns` is monotonic."""
+
+    gateway: Gateway
+    shared: GatewayShared
+    peerings: list[PeeringView]
+    pid: int
+    started_ns: int
+    warnings: list[str]

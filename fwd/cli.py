@@ -1,0 +1,137 @@
+"""The command line. Every error that a user can mend is one line on stderr and exit status 2.
+
+Commands import what they need when they run: `fwd status` starts without NumPy, cryptography and the configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from fwd import __version__
+from fwd.proto.errors import UserError
+
+CONTROL = Path("/run/fwd/fwd.sock")
+_PIPE_BROKEN = 141  # what a shell shows for a process that SIGPIPE ended
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="A userspace, scale-out IPsec gateway.")
+config_app = typer.Typer(no_args_is_help=True, help="Check a configuration, or see an example.")
+app.add_typer(config_app, name="config")
+
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="The configuration, TOML.")]
+
+
+def main() -> NoReturn:
+    """Entry point of the `fwd` script."""
+    sys.exit(_exit_status(sys.argv[1:]))
+
+
+def _exit_status(args: list[str]) -> int:
+    try:
+        status = app(args, prog_name="fwd", standalone_mode=False)
+        sys.stdout.flush()
+    except (UserError, typer.TyperException) as error:
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        if message:  # empty: help was shown instead
+            typer.echo(f"fwd: {' '.join(message.split())}", err=True)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        # The interpreter flushes once more on its way out; let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_BROKEN
+    return status if isinstance(status, int) else 0
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fwd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demux(
+    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="The configuration, TOML.")],
+    members: Annotated[int | None, typer.Option(metavar="N", help="Members of every peering.")] = None,
+    no_offload: Annotated[bool, typer.Option("--no-offload", help="No segmentation offload.")] = False,
+) -> int:
+    """Run a gateway until SIGTERM or SIGINT; needs root. SIGHUP re-reads the configuration."""
+    from fwd.supervise import watchdog
+
+    return watchdog.run(config, members, no_offload)
+
+
+@app.command()
+def status(
+    control: Annotated[Path, typer.Option(metavar="PATH", help="The gateway's control socket.")] = CONTROL,
+    json_: Annotated[bool, typer.Option("--json", help="As JSON, one object with a versioned schema.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
+) -> None:
+    """Show a running gateway: peerings, members, traffic, drops."""
+    from fwd.agent.client import query
+
+    if json_ and watch:
+        raise UserError("--json and --watch do not go together: poll `fwd status --json` instead")
+    if watch:
+        from fwd.agent import render
+
+        render.watch(lambda: query(control))
+        return
+    try:
+        answer = query(control)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"{control}: nobody answers ({reason}): is `fwd demux` running? --control names its socket, if another"
+        ) from None
+    if json_:
+        import json
+
+        typer.echo(json.dumps(answer, indent=2))
+    else:
+        from fwd.agent import render
+
+        render.show(answer)
+
+
+@config_app.command()
+def check(file: _File) -> None:
+    """Check a configuration file; nothing is touched and no secret is read."""
+    from fwd.config import load
+
+    peerings = load(file).peering
+    typer.echo(f"{file}: fine: {', '.join(f'{p.name} with {p.members} members' for p in peerings)}")
+
+
+@config_app.command()
+def example() -> None:
+    """Print a configuration with comments, to start from."""
+    from fwd.config import EXAMPLE
+
+    typer.echo(EXAMPLE, nl=False)
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False},
+    add_help_option=False,
+)
+def lab(context: typer.Context) -> int:
+    """Two VPCs in network namespaces, joined by fwd; needs root."""
+    from fwd.lab.commands import app as lab_app
+
+    status = lab_app(context.args, prog_name="fwd lab", standalone_mode=False)
+    return status if isinstance(status, int) else 0

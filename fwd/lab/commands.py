@@ -1,0 +1,115 @@
+"""`fwd lab`: bring the lab up, look at it, run commands in it, take it down.
+
+Everything that a user can get wrong ends in one line on stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fwd.config import MEMBERS_MAX, Payload
+from fwd.lab import gateways
+from fwd.lab.topology import GATEWAYS, LabError, Topology, why_not
+
+app = typer.Typer(no_args_is_help=True, help="Two VPCs in network namespaces, joined by fwd; needs root.")
+
+
+Name = Annotated[str, typer.Option("--name", help="Name of the lab; its namespaces are NAME-gw1 and so on.")]
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn what cannot be done, be it for the lab or for this machine, into one line and exit status 2."""
+    try:
+        if reason := why_not():
+            raise LabError(reason)
+        yield
+    except LabError as error:
+        typer.echo(f"fwd lab: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def up(
+    members: Annotated[int, typer.Option(min=1, max=MEMBERS_MAX, help="Tunnels between the gateways.")] = 4,
+    payload: Annotated[Payload, typer.Option(help="What the tunnels carry.")] = "superpacket",
+    ipv6: Annotated[bool, typer.Option("--ipv6", help="Run the tunnels over IPv6.")] = False,
+    name: Name = "fwd",
+) -> None:
+    """Bring the namespaces and both gateways up. A second time it does nothing."""
+    with clear_errors():
+        topology = Topology(name, ipv6=ipv6)
+        fresh = not topology.exists()
+        topology.up()
+        try:
+            gateways.start(topology, members, payload)
+        except BaseException:
+            if fresh:
+                topology.down()
+            raise
+        option = "" if name == "fwd" else f"--name {name} "
+        command = f"fwd lab exec {option}client1 -- ping {topology.address('client2')}"
+        typer.echo(f"lab {name} is up: try `{command}`")
+
+
+@app.command()
+def down(name: Name = "fwd") -> None:
+    """Stop the gateways and remove everything the lab made. Fine if there is nothing."""
+    with clear_errors():
+        topology = Topology.load(name) or Topology(name)
+        gateways.stop(topology)
+        topology.down()
+
+
+@app.command("exec", context_settings={"allow_interspersed_args": False})
+def exec_(
+    host: Annotated[str, typer.Argument(help="client1, gw1, gw2 or client2.")],
+    command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The command and its arguments.")],
+    name: Name = "fwd",
+) -> None:
+    """Run a command on a host of the lab; its exit status is this command's."""
+    with clear_errors():
+        namespace = _standing(name).ns(host)
+        # Only what follows HOST is the command's own, so the parser leaves the dashes to us.
+        argv = command[1:] if command[0] == "--" else command
+        if not argv:
+            raise LabError("exec: no command given: fwd lab exec HOST -- CMD")
+        if shutil.which(argv[0]) is None:
+            raise LabError(f"exec: {argv[0]}: no such command")
+        os.execvp("ip", ["ip", "netns", "exec", namespace, *argv])
+
+
+@app.command()
+def status(name: Name = "fwd") -> None:
+    """Show the hosts, their addresses, and the gateways' processes."""
+    with clear_errors():
+        topology = _standing(name)
+        running = gateways.alive(topology)
+        started = gateways.parameters(topology)
+        what = f", {started['members']} members, {started['payload']}" if started else ""
+        table = Table(title=f"lab {name}{what}", title_justify="left")
+        for heading in ("host", "IPv4", "IPv6", "fwd", "ready"):
+            table.add_column(heading)
+        for host in topology.hosts:
+            pid = str(running[host].pid) if host in running else "not running"
+            answer = gateways.status(topology, host) if host in running else None
+            ready = "yes" if answer and answer["ready"] else "no"
+            last = (pid, ready) if host in GATEWAYS else ("", "")
+            addresses = (" ".join(topology.addresses(host, version)) for version in (4, 6))
+            table.add_row(host, *addresses, *last)
+        Console().print(table)
+
+
+def _standing(name: str) -> Topology:
+    topology = Topology.load(name)
+    if topology is None:
+        raise LabError(f"lab {name} is not up: run `fwd lab up` first")
+    return topology

@@ -1,0 +1,283 @@
+"""The main job, shown: TCP over N encrypted members, one of them killed half way, every packet on the wire seen.
+
+Two phases with the same load and probes: a quiet one, for the noise of the machine, and one in which a member
+of gw1 dies by SIGKILL. A capture on gw1's WAN runs all the while. The result goes to a JSON file; the exit
+status is 0 only if `fwd.lab.verdict` finds no fault. The lab is its own and always taken down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fwd.config import MEMBERS_MAX
+from fwd.lab import flows, gateways, probe, traffic, verdict
+from fwd.lab.topology import LabError, Topology, why_not
+from fwd.lab.view import Reading, View
+
+ESP_PORT = 4500  # member i uses ESP_PORT + i
+PROBE_PORT = 7777
+VICTIM = 0
+_PROBE_SOURCE_PORT, _STREAM_SOURCE_PORTS = 20000, range(30000, 31000)
+_UDP, _TCP = 17, 6
+_READING_EVERY_S = 0.25
+_READY_TIMEOUT_S = 10.0
+_END_TIMEOUT_S = 20.0
+_RESETS_BEFORE_END_S = 0.5
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What one phase showed; probes by source port."""
+
+    tcp: traffic.TcpResult
+    probes: Mapping[int, probe.Arrived]
+    tcp_resets: int
+
+
+class _Demo:
+    """The demo's parts on a lab that is up."""
+
+    def __init__(self, topology: Topology, members: int, streams: int, view: View) -> None:
+        self.topology, self.members, self.streams, self.view = topology, members, streams, view
+        self.source, self.to = topology.address("client1"), topology.address("client2")
+        self.magic = os.urandom(16).hex()
+        self._member = flows.member_of_flow(members)
+        self.probe_ports = flows.port_of_each_member(
+            lambda port: self._member(self.source, port, self.to, PROBE_PORT, _UDP),
+            members,
+            _PROBE_SOURCE_PORT,
+        )
+
+    def capture(self) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+        last_port = ESP_PORT + self.members - 1
+        argv = ["fwd.lab.capture", "--iface", "wan", "--ports", f"{ESP_PORT}-{last_port}"]
+        argv += ["--outer", self.topology.outer("gw1"), "--outer", self.topology.outer("gw2")]
+        argv += ["--marker", self.magic, "--out", str(self.capture_path)]
+        return self._tool("gw1", argv)
+
+    @property
+    def capture_path(self) -> Path:
+        return self.topology.run_dir / "capture.json"
+
+    def phase(self, title: str, seconds: float, server_port: int, kill: bool) -> Phase:
+        """Load and probes for `seconds`; half way a member dies, if `kill`."""
+        self.view.phase = title
+        result = self.topology.run_dir / "probes.json"
+        common = ["--magic", self.magic, "--seconds"]
+        receive = ["fwd.lab.probe", "receive", "--port", str(PROBE_PORT), "--out", str(result)]
+        send = ["fwd.lab.probe", "send", "--to", f"{self.to}:{PROBE_PORT}"]
+        for port in self.probe_ports:
+            send += ["--from-port", str(port)]
+        with ExitStack() as stack:
+            receiver = stack.enter_context(
+                self._tool("client2", [*receive, *common, str(seconds + _END_TIMEOUT_S)])
+            )
+            server = traffic.start_server(self.topology, "client2", server_port)
+            stack.enter_context(_ended(server))
+            resets = traffic.tcp_resets(self.topology)
+            client = stack.enter_context(_ended(self._start_streams(server_port, seconds)))
+            sender = stack.enter_context(
+                self._tool("client1", [*send, *common, str(seconds)], waits_ready=False)
+            )
+            self._watch(seconds, kill)
+            resets = traffic.tcp_resets(self.topology) - resets
+            tcp = traffic.parse(_output(client))
+            sent = probe.read_sent(_output(sender))
+            _stop(receiver)
+        got = probe.read_arrived(result.read_text())
+        return Phase(tcp, {port: probe.merge(sent[port], got.get(port)) for port in sent}, resets)
+
+    def _start_streams(self, server_port: int, seconds: float) -> subprocess.Popen[str]:
+        first = flows.evenest_run(
+            lambda port: self._member(self.source, port, self.to, server_port, _TCP),
+            self.members,
+            self.streams,
+            _STREAM_SOURCE_PORTS,
+        )
+        return traffic.start_client(
+            self.topology,
+            "client1",
+            self.to,
+            streams=self.streams,
+            seconds=seconds,
+            port=server_port,
+            first_source_port=first,
+        )
+
+    def _watch(self, seconds: float, kill: bool) -> None:
+        """Show readings until shortly before the streams end; in the middle, kill."""
+        start_s = time.monotonic()
+        while (elapsed_s := time.monotonic() - start_s) < seconds - _RESETS_BEFORE_END_S:
+            status = gateways.status(self.topology, "gw1")
+            if status is not None:
+                self.view.show(Reading.of(status, time.monotonic()))
+                if kill and elapsed_s >= seconds / 2:
+                    self._kill(status)
+                    kill = False
+            time.sleep(_READING_EVERY_S)
+        if kill:
+            raise LabError("gw1 told no status while the streams ran: no member could be killed")
+
+    def _kill(self, status: Mapping[str, Any]) -> None:
+        pid = status["peerings"][0]["members"][VICTIM]["pid"]
+        if not isinstance(pid, int) or pid <= 1:
+            raise LabError(f"gw1 has no process for member {VICTIM}")
+        os.kill(pid, signal.SIGKILL)
+        self.view.say(f"killed member {VICTIM} of gw1, process {pid}")
+
+    def ledgers(self) -> list[list[Mapping[str, Any]]]:
+        """What each gateway's members say of the numbers they have used."""
+        found = []
+        for host in ("gw1", "gw2"):
+            status = gateways.status(self.topology, host)
+            if status is None:
+                raise LabError(f"{host} tells no status: its ledgers cannot be read")
+            found.append(status["peerings"][0]["members"])
+        return found
+
+    @contextlib.contextmanager
+    def _tool(
+        self, host: str, argv: list[str], waits_ready: bool = True
+    ) -> Iterator[subprocess.Popen[str]]:
+        """One of the lab's own tools in a host's namespace, ended on the way out."""
+        command = [sys.executable, "-P", "-m", *argv]
+        with _ended(self.topology.popen(host, command, stdout=subprocess.PIPE, text=True)) as process:
+            if waits_ready:
+                _await_ready(process, f"{host}: {argv[0]}")
+            yield process
+
+
+@contextlib.contextmanager
+def _ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """Whatever happens, the process is gone and waited for."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def _await_ready(process: subprocess.Popen[str], name: str) -> None:
+    assert process.stdout is not None
+    waiting = select.poll()
+    waiting.register(process.stdout, select.POLLIN)
+    if not waiting.poll(_READY_TIMEOUT_S * 1000) or process.stdout.readline() != "ready\n":
+        raise LabError(f"{name} did not start")
+
+
+def _output(process: subprocess.Popen[str]) -> str:
+    """What a process that ends by itself has printed."""
+    try:
+        output, _ = process.communicate(timeout=_END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise LabError(f"{process.args!r} did not end within {_END_TIMEOUT_S:.0f} s") from None
+    return output
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Let a tool end by SIGTERM and write its result."""
+    process.terminate()
+    _output(process)
+    if process.returncode:
+        raise LabError(f"{process.args!r} ended with status {process.returncode}")
+
+
+def run_demo(
+    topology: Topology,
+    *,
+    members: int = 4,
+    streams: int = 8,
+    seconds: float = 14.0,
+    out: Path = Path("build/demo.json"),
+    console: Console | None = None,
+) -> int:
+    """Run the demo for `seconds` with a kill, after half as long without; returns the exit status."""
+    console = console or Console()
+    traffic.require_iperf3()
+    if topology.exists():
+        raise LabError(f"lab {topology.name} is up: the demo brings up its own; run `fwd lab down` first")
+    out.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        stack.callback(topology.down)
+        topology.up()
+        stack.callback(gateways.stop, topology)
+        gateways.start(topology, members=members)
+        view = stack.enter_context(View(console))
+        demo = _Demo(topology, members, streams, view)
+        with demo.capture() as capture:
+            port = traffic.SERVER_PORT
+            quiet = demo.phase("nobody is killed", seconds / 2, port, kill=False)
+            killed = demo.phase("a member is killed", seconds, port + 1, kill=True)
+            _stop(capture)
+        ledgers = demo.ledgers()
+        captured = json.loads(demo.capture_path.read_text())
+    result = verdict.summary(
+        streams=killed.tcp.streams,
+        tcp_mbps=killed.tcp.received_mbps,
+        ports=range(ESP_PORT, ESP_PORT + members),
+        capture=captured,
+        quiet=quiet.probes,
+        killed=killed.probes,
+        victim_flow=demo.probe_ports[VICTIM],
+        tcp_resets=quiet.tcp_resets + killed.tcp_resets,
+        ledgers=ledgers,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    return _report(console, result, captured, out)
+
+
+def _report(console: Console, result: Mapping[str, Any], captured: Mapping[str, Any], out: Path) -> int:
+    table = Table(title="fwd demo", title_justify="left", show_header=False)
+    for name, value in result.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int | float) else str(value))
+    console.print(table)
+    console.print(f"{captured['esp_packets']:,} ESP packets seen on the wire; result in {out}", highlight=False)
+    faults = verdict.failures(result)
+    for fault in faults:
+        console.print(f"[red]failed:[/red] {fault}", highlight=False)
+    for example in captured["plaintext_examples"]:
+        console.print(f"plaintext frame: {example}", highlight=False)
+    if not faults:
+        console.print("[green]all as it must be[/green]")
+    return 1 if faults else 0
+
+
+def demo_command(
+    members: Annotated[int, typer.Option(min=1, max=MEMBERS_MAX, help="Tunnels between the gateways.")] = 4,
+    streams: Annotated[int, typer.Option(min=1, max=64, help="TCP streams.")] = 8,
+    seconds: Annotated[float, typer.Option(min=4, max=600, help="Length of the phase with the kill.")] = 14,
+    out: Annotated[Path, typer.Option(help="Where the result goes, as JSON.")] = Path("build/demo.json"),
+    name: Annotated[str, typer.Option("--name", help="Name of the demo's own lab.")] = "fwd-demo",
+) -> None:
+    """Join two VPCs, load the tunnels, kill a member, and show that nothing leaked or broke."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        if reason := why_not():
+            raise LabError(reason)
+        status = run_demo(Topology(name), members=members, streams=streams, seconds=seconds, out=out)
+    except LabError as error:
+        typer.echo(f"fwd lab: {error}", err=True)
+        raise typer.Exit(2) from None
+    except OSError as error:
+        typer.echo(f"fwd lab: {error.filename or 'demo'}: {error.strerror}", err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(status)

@@ -1,0 +1,213 @@
+"""The lab's two fwd gateways: their configurations, their secret, and the processes that outlive the command.
+
+For each gateway the run directory of the lab holds `gwN.toml`, `gwN.secret` (mode 0600; fwd unlinks it once
+read), `gwN.sock` and `gwN.log`; `gateways.json` remembers with what they were started, and which processes
+they are. Both get the same 32 random bytes, drawn afresh at each start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fwd import config
+from fwd.agent.client import query
+from fwd.lab import processes
+from fwd.lab.processes import Process
+from fwd.lab.topology import GATEWAYS, SUBNETS, LabError, Topology, kernel_has_ipv6
+
+READY_TIMEOUT_S = 15.0
+STOP_GRACE_S = 5.0
+_POLL_S = 0.05
+
+# What a key of the configuration may be set to: all of it is written alike in JSON and in TOML.
+Setting = str | int | float | bool | list[str]
+
+
+def control_path(topology: Topology, host: str) -> Path:
+    """The control socket of a gateway, for `fwd status` and `fwd.agent.client.query`."""
+    return topology.run_dir / f"{host}.sock"
+
+
+def log_path(topology: Topology, host: str) -> Path:
+    return topology.run_dir / f"{host}.log"
+
+
+def config_path(topology: Topology, host: str) -> Path:
+    return topology.run_dir / f"{host}.toml"
+
+
+def start(
+    topology: Topology,
+    members: int = 4,
+    payload: str = "superpacket",
+    gateway: Mapping[str, Setting] | None = None,
+    **peering: Setting,
+) -> None:
+    """Start both gateways of a lab that is up, and wait until both are ready; if one fails, neither stays.
+
+    `gateway` and `peering` override keys of those tables in both configurations. Does nothing if the gateways
+    run with the same parameters; refuses if they run with others.
+    """
+    wanted = {"members": members, "payload": payload, "gateway": dict(gateway or {}), "peering": peering}
+    running = alive(topology)
+    if running and parameters(topology) != wanted:
+        raise LabError(f"lab {topology.name} runs with other parameters: take it down first")
+    if len(running) == len(GATEWAYS):
+        return
+    stop(topology)
+    secret = os.urandom(32)
+    settings: dict[str, Setting] = {"members": members, "payload": payload, **peering}
+    try:
+        for host in GATEWAYS:
+            _configure(topology, host, secret, gateway or {}, settings)
+        started: dict[str, Process] = {}
+        for host in GATEWAYS:
+            started[host] = _spawn(topology, host)
+            _remember(topology, wanted, started)
+        for host, process in started.items():
+            _wait_ready(topology, host, process)
+    except BaseException:
+        stop(topology)
+        raise
+
+
+def stop(topology: Topology) -> None:
+    """End both gateways and remove their files except the logs. Fine if there are none."""
+    known = _known(topology)
+    processes.end(known.values(), STOP_GRACE_S)
+    for process in known.values():
+        with contextlib.suppress(ChildProcessError):  # started by an earlier command, and so not our child
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG)
+    for host in GATEWAYS:
+        for path in (config_path(topology, host), _secret_path(topology, host), control_path(topology, host)):
+            path.unlink(missing_ok=True)
+    _record(topology).unlink(missing_ok=True)
+
+
+def alive(topology: Topology) -> dict[str, Process]:
+    """The supervisors that run, by host."""
+    return {host: process for host, process in _known(topology).items() if process.alive()}
+
+
+def parameters(topology: Topology) -> dict[str, Any]:
+    """What the gateways were started with: members, payload, gateway, peering; empty if they were not."""
+    return {key: value for key, value in _recorded(topology).items() if key != "processes"}
+
+
+def status(topology: Topology, host: str) -> dict[str, Any] | None:
+    """A gateway's status as its agent tells it; None if nobody answers."""
+    try:
+        answer: dict[str, Any] = query(control_path(topology, host))
+    except OSError:
+        return None
+    return answer
+
+
+def _configure(
+    topology: Topology,
+    host: str,
+    secret: bytes,
+    gateway: Mapping[str, Setting],
+    peering: Mapping[str, Setting],
+) -> None:
+    """Write a gateway's secret and configuration; refuses one that fwd itself would refuse."""
+    far = "gw2" if host == "gw1" else "gw1"
+    families = slice(2 if kernel_has_ipv6() else 1)
+    tables: dict[str, dict[str, Setting]] = {
+        "[gateway]": {"control": str(control_path(topology, host)), **gateway},
+        "[[peering]]": {
+            "name": f"to-{far}",
+            "local_addrs": topology.outer(host),
+            "remote_addrs": topology.outer(far),
+            "local_ts": list(SUBNETS[host][families]),
+            "remote_ts": list(SUBNETS[far][families]),
+            **peering,
+        },
+        "[peering.keys]": {"source": "lab", "secret": str(_secret_path(topology, host))},
+    }
+    text = "\n".join(
+        "\n".join([header, *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""])
+        for header, table in tables.items()
+    )
+    try:
+        config.parse(text, str(config_path(topology, host)))
+    except config.ConfigError as error:
+        raise LabError(str(error)) from None
+    config_path(topology, host).write_text(text)
+    fd = os.open(_secret_path(topology, host), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(secret)
+
+
+def _spawn(topology: Topology, host: str) -> Process:
+    """Start a gateway in a session of its own, so that neither Ctrl-C nor the end of this command reaches it.
+
+    posix_spawn rather than subprocess: nobody here keeps a handle on the process, or means to wait for it.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    argv = ["ip", "netns", "exec", topology.ns(host)]
+    argv += [sys.executable, "-P", "-m", "fwd", "demux", "--config", str(config_path(topology, host))]
+    pid = os.posix_spawnp(
+        "ip",
+        argv,
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log_path(topology, host)), flags, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+    return Process.of(pid) or Process(pid, 0)
+
+
+def _wait_ready(topology: Topology, host: str, process: Process) -> None:
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    while True:
+        answer = status(topology, host)
+        if answer is not None and answer["ready"]:
+            return
+        if not process.alive():
+            raise LabError(f"{host}: fwd ended before it was ready: {_last_words(topology, host)}")
+        if time.monotonic() > deadline_s:
+            words = _last_words(topology, host)
+            raise LabError(f"{host}: fwd was not ready within {READY_TIMEOUT_S:.0f} s: {words}")
+        time.sleep(_POLL_S)
+
+
+def _last_words(topology: Topology, host: str) -> str:
+    lines = log_path(topology, host).read_text(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it logged nothing")
+
+
+def _secret_path(topology: Topology, host: str) -> Path:
+    return topology.run_dir / f"{host}.secret"
+
+
+def _record(topology: Topology) -> Path:
+    return topology.run_dir / "gateways.json"
+
+
+def _remember(topology: Topology, wanted: dict[str, Any], started: dict[str, Process]) -> None:
+    record = {**wanted, "processes": {host: asdict(process) for host, process in started.items()}}
+    _record(topology).write_text(json.dumps(record))
+
+
+def _known(topology: Topology) -> dict[str, Process]:
+    return {host: Process(**fields) for host, fields in _recorded(topology).get("processes", {}).items()}
+
+
+def _recorded(topology: Topology) -> dict[str, Any]:
+    try:
+        recorded: dict[str, Any] = json.loads(_record(topology).read_text())
+    except FileNotFoundError:
+        return {}
+    return recorded

@@ -1,0 +1,138 @@
+"""Fixtures for tests in network namespaces, and the check that no test leaves anything behind."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from fwd.lab import gateways
+from fwd.lab.topology import RUN_DIR, Topology, why_not
+
+_serial = itertools.count()
+_MARK = "FWD_TEST_RUN"
+_PREFIX = f"t{os.getpid()}-"  # of the labs of this run; others on the machine are not its business
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """What a test could leave on the machine, outside every namespace of its own."""
+
+    namespaces: frozenset[str]
+    children: frozenset[tuple[int, str]]
+    orphans: frozenset[tuple[int, str]]
+    labs: frozenset[str]
+    descriptors: frozenset[str]
+    devices: frozenset[str]
+    routes: frozenset[str]
+    nft_tables: frozenset[str]
+
+    @classmethod
+    def now(cls) -> Belongings:
+        nft = _lines("nft", "list", "tables") if os.geteuid() == 0 else frozenset()
+        routes = [_lines("ip", family, "route", "show", "table", "all") for family in ("-4", "-6")]
+        return cls(
+            namespaces=_names(Path("/run/netns"), _PREFIX),
+            children=frozenset(_identity(child) for child in psutil.Process().children(recursive=True)),
+            orphans=frozenset(_identity(process) for process in psutil.process_iter() if _is_ours(process)),
+            labs=_names(RUN_DIR, _PREFIX),
+            descriptors=_descriptors(),
+            devices=_names(Path("/sys/class/net")),
+            routes=frozenset().union(*routes),
+            nft_tables=nft,
+        )
+
+    def left_since(self, before: Belongings) -> list[str]:
+        return [
+            f"{field.name}: {item}"
+            for field in fields(self)
+            for item in sorted(getattr(self, field.name) - getattr(before, field.name))
+        ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _mark_descendants() -> None:
+    os.environ[_MARK] = str(os.getpid())
+
+
+@pytest.fixture
+def needs_netns(_mark_descendants: None) -> Iterator[None]:
+    """For a test that needs root, TUN and namespaces: skips with the reason, and looks after the test."""
+    if reason := why_not():
+        pytest.skip(reason)
+    before = Belongings.now()
+    yield
+    left = Belongings.now().left_since(before)
+    assert not left, "left behind: " + "; ".join(left)
+
+
+@pytest.fixture
+def lab_name(needs_netns: None) -> Iterator[str]:
+    """A name for a lab that the test brings up by itself, say with `fwd lab up --name`; always taken down."""
+    name = f"{_PREFIX}{next(_serial)}"
+    yield name
+    _take_down(name)
+
+
+@pytest.fixture
+def lab(needs_netns: None) -> Iterator[Callable[..., Topology]]:
+    """Makes labs with names of their own, `lab(router=True, …)`, brings them up, and always takes them down."""
+    names: list[str] = []
+
+    def make(**parameters: Any) -> Topology:
+        topology = Topology(f"{_PREFIX}{next(_serial)}", **parameters)
+        names.append(topology.name)
+        topology.up()
+        return topology
+
+    yield make
+    for name in names:
+        _take_down(name)
+
+
+def _take_down(name: str) -> None:
+    topology = Topology(name)
+    gateways.stop(topology)
+    topology.down()
+
+
+def _names(directory: Path, prefix: str = "") -> frozenset[str]:
+    return frozenset(entry.name for entry in directory.glob(f"{prefix}*"))
+
+
+def _lines(*argv: str) -> frozenset[str]:
+    output = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    # "expires 123sec" counts down by itself.
+    return frozenset(line.partition(" expires ")[0].strip() for line in output.splitlines())
+
+
+def _identity(process: psutil.Process) -> tuple[int, str]:
+    try:
+        return process.pid, " ".join(process.cmdline()[:8]) or process.name()
+    except psutil.Error:
+        return process.pid, "ended meanwhile"
+
+
+def _is_ours(process: psutil.Process) -> bool:
+    """Was it started, over whatever descendants, by this run? The environment tells, even of a daemon."""
+    try:
+        return process.environ().get(_MARK) == str(os.getpid())
+    except psutil.Error:
+        return False
+
+
+def _descriptors() -> frozenset[str]:
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+        except FileNotFoundError:
+            continue  # the descriptor that listed the directory
+    return frozenset(found)
