@@ -1,6 +1,6 @@
 """The command line. Every error that a user can mend is one line on stderr and exit status 2.
 
-Commands import what they need when they run: `fwd status` starts without NumPy, cryptography and the configuration.
+Commands import what they need when they run: `fwd status` starts without NumPy and cryptography.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -16,7 +16,6 @@ from fwd import __version__
 from fwd.proto.errors import UserError
 
 CONTROL = Path("/run/fwd/fwd.sock")
-_PIPE_BROKEN = 141  # what a shell shows for a process that SIGPIPE ended
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A userspace, scale-out IPsec gateway.")
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration, or see an example.")
@@ -44,7 +43,7 @@ def _exit_status(args: list[str]) -> int:
     except BrokenPipeError:
         # The interpreter flushes once more on its way out; let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _PIPE_BROKEN
+        return 1
     return status if isinstance(status, int) else 0
 
 
@@ -82,15 +81,25 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
 ) -> None:
     """Show a running gateway: peerings, members, traffic, drops."""
-    from fwd.agent.client import query
-
     if json_ and watch:
         raise UserError("--json and --watch do not go together: poll `fwd status --json` instead")
-    if watch:
-        from fwd.agent import render
+    if json_:
+        import json
 
-        render.watch(lambda: query(control))
+        typer.echo(json.dumps(_ask(control), indent=2))
         return
+    from fwd.agent import render
+
+    if watch:
+        render.watch(lambda: _ask(control))
+    else:
+        render.show(_ask(control))
+
+
+def _ask(control: Path) -> dict[str, Any]:
+    """The status of the gateway that listens there. Raises UserError."""
+    from fwd.agent.client import SCHEMA, query
+
     try:
         answer = query(control)
     except OSError as error:
@@ -98,14 +107,9 @@ def status(
         raise UserError(
             f"{control}: nobody answers ({reason}): is `fwd demux` running? --control names its socket, if another"
         ) from None
-    if json_:
-        import json
-
-        typer.echo(json.dumps(answer, indent=2))
-    else:
-        from fwd.agent import render
-
-        render.show(answer)
+    if answer.get("schema") != SCHEMA:
+        raise UserError(f"{control}: the gateway speaks another schema than this fwd {__version__}: use its own `fwd`")
+    return answer
 
 
 @config_app.command()

@@ -158,12 +158,13 @@ def test_ledgers(members: list[dict[str, Any]], conflicts: int) -> None:
 
 def test_the_verdict_names_each_fault() -> None:
     quiet, gone = arrived((0, 0), (1, 3)), arrived((0, 0), (2, 90), (1, 91))
+    captured: dict[str, Any] = {"repeated_nonces": 0, "plaintext_packets": 0, "capture_drops": 0}
+    captured["esp_by_port"] = {"4500": 7, "4501": 5}
     result = verdict.summary(
         streams=8,
         tcp_mbps=900.04,
         ports=range(4500, 4502),
-        capture={"esp_by_port": {"4500": 7, "4501": 5}, "repeated_nonces": 0, "plaintext_packets": 0,
-                 "capture_drops": 0},  # fmt: skip
+        capture=captured,
         quiet={7000: quiet, 7001: quiet},
         killed={7000: gone, 7001: quiet},
         victim_flow=7000,

@@ -17,6 +17,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fwd.proto.errors import UserError
+
 Json = dict[str, Any]
 
 WATCH_PER_S: Final = 2
@@ -38,8 +40,8 @@ def watch(ask: Callable[[], Json]) -> None:
             while True:
                 try:
                     drawn = render(ask())
-                except OSError as error:
-                    drawn = Text(f"no answer: {error}", "red")
+                except UserError as error:
+                    drawn = Text(str(error), "red")
                 live.update(drawn, refresh=True)
                 time.sleep(1 / WATCH_PER_S)
         except KeyboardInterrupt:
@@ -90,7 +92,7 @@ def _processes(peering: Json) -> Table:
         table.add_row(
             f"member {member['index']}",
             *_life(member),
-            member["peer"] or "unknown",
+            member["peer"] or "as configured",
             Text.assemble((member["path"], _STYLES[member["path"]]), f" {member['path_mtu']}"),
             member["spi_out"] or "none",
             f"{member['buckets']:,}",

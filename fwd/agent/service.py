@@ -22,7 +22,7 @@ from pyroute2 import IPRoute, NetlinkError
 
 from fwd.agent import http
 from fwd.agent.status import collect
-from fwd.agent.view import GatewayView
+from fwd.agent.view import GatewayView, TunLink
 
 REQUEST_BYTES_MAX: Final = 4096
 REQUEST_S: Final = 1.0
@@ -69,7 +69,7 @@ class Agent:
         self._heartbeat = view.shared.agent.heartbeat
         self._beat()
         self._netlink = IPRoute()
-        self._tun_drops: dict[str, int] = {}
+        self._tuns: dict[str, TunLink] = {}
         self._selector = selectors.DefaultSelector()
         self._guests: set[_Guest] = set()
         self._open(_Door(control, (b"\n",), self._answer_control))
@@ -172,14 +172,14 @@ class Agent:
 
     def _status(self) -> Json:
         for peering in self._view.peerings:
-            self._read_tun_drops(peering.config.tun)
-        return collect(self._view, time.monotonic_ns(), self._tun_drops)
+            self._look_at(peering.config.tun)
+        return collect(self._view, time.monotonic_ns(), self._tuns)
 
-    def _read_tun_drops(self, tun: str) -> None:
-        """What the kernel dropped in the queue of a TUN device; a device that is gone keeps its last count."""
+    def _look_at(self, tun: str) -> None:
+        """Ask the kernel about a TUN device; of one that is gone, the last answer stands."""
         with contextlib.suppress(NetlinkError, OSError):
             for link in self._netlink.link("get", ifname=tun):
-                self._tun_drops[tun] = link.get_attr("IFLA_STATS64")["tx_dropped"]
+                self._tuns[tun] = TunLink(link.get_attr("IFLA_MTU"), link.get_attr("IFLA_STATS64")["tx_dropped"])
 
 
 def _line(answer: Json) -> bytes:

@@ -8,25 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from fwd import __version__
-from fwd.agent.view import GatewayView, PeeringView
+from fwd.agent.client import SCHEMA
+from fwd.agent.view import GatewayView, PeeringView, TunLink
 from fwd.datapath.counters import DemuxCounter, MemberCounter
 from fwd.datapath.ring import RECORDS, SEGMENTS, Ring
 from fwd.datapath.shared import LinkWord, MemberShared, ProcessRow, ProcessState, ProcessWords
 from fwd.proto.drops import KERNEL_COUNTED, DropReason, Stage, Unit
 
-SCHEMA: Final = 1  # raised when a key changes its meaning or goes; new keys may come at any time
-
 Json = dict[str, Any]
 
 
-def collect(view: GatewayView, now_ns: int, tun_drops: Mapping[str, int] | None = None) -> Json:
-    """The status at `now_ns` (monotonic); `tun_drops`: TUN device → packets that the kernel dropped in its queue."""
-    peerings = [_peering(peering, now_ns, (tun_drops or {}).get(peering.config.tun, 0)) for peering in view.peerings]
+def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None = None) -> Json:
+    """The status at `now_ns` (monotonic); `tuns`: the kernel's view of each TUN device, by name."""
+    peerings = [_peering(peering, now_ns, (tuns or {}).get(peering.config.tun)) for peering in view.peerings]
     processes = [
         {"name": "keyd", **_process(view.shared.keyd, now_ns)},
         {"name": "agent", **_process(view.shared.agent, now_ns)},
@@ -48,19 +47,20 @@ def collect(view: GatewayView, now_ns: int, tun_drops: Mapping[str, int] | None 
     }
 
 
-def _peering(view: PeeringView, now_ns: int, tun_drops: int) -> Json:
+def _peering(view: PeeringView, now_ns: int, tun: TunLink | None) -> Json:
     config, shared = view.config, view.shared
+    tun = tun or TunLink(view.inner_mtu_bytes, 0)
     counted = [member.counters.read() for member in shared.members]
     demux = shared.demux_counters.read()
     n = len(shared.members)
     buckets = np.bincount(shared.owners, minlength=n)[:n].tolist()
     drops = {reason: sum(counters[reason] for counters in (demux, *counted)) for reason in DropReason}
-    drops[DropReason.TUN_QUEUE_FULL] += tun_drops
+    drops[DropReason.TUN_QUEUE_FULL] += tun.queue_drops
     return {
         "name": config.name,
         "payload": config.payload,
         "tun": config.tun,
-        "tun_mtu": view.inner_mtu_bytes,
+        "tun_mtu": tun.mtu_bytes,
         "local_addrs": str(config.local_addrs),
         "remote_addrs": str(config.remote_addrs),
         "local_ts": [str(subnet) for subnet in config.local_ts],
@@ -176,7 +176,7 @@ def _process(words: ProcessWords, now_ns: int) -> Json:
 
 
 def _peer(link: memoryview) -> str | None:
-    """The far address as learned; None while nothing authentic has come."""
+    """The far address as learned; None while it is the configured one."""
     port = link[LinkWord.PEER_PORT]
     if not port:
         return None

@@ -25,6 +25,14 @@ class PeeringView:
 
 
 @dataclass(frozen=True)
+class TunLink:
+    """What the kernel says of a TUN device."""
+
+    mtu_bytes: int  # the supervisor lowers it when a path turns out to be smaller (payload esp)
+    queue_drops: int  # packets that found the device's queue full
+
+
+@dataclass(frozen=True)
 class GatewayView:
     """The whole gateway; `pid` is the supervisor's, `started_ns` is monotonic."""
 

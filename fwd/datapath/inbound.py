@@ -161,19 +161,19 @@ class Inbound:
 
     def _take_table(self, full: int, tail: memoryview) -> None:
         """`full` packets of the rows' own size, and a shorter one or none: run by run of one SPI."""
-        spis = self._table.spi[:full]
+        spis, size, received = self._table.spi[:full], self._table.packet_bytes, self.received
         at = 0
         while at < full:
             spi = int(spis[at])
-            run = spis[at:] != spi
-            end = at + int(run.argmax()) if run.any() else full
+            end = full
+            if spis[at:].tobytes() != received[at * size : at * size + 4] * (full - at):
+                end = at + int((spis[at:] != spi).argmax())
             sa = self.sas.get(spi)
             if sa is None:
                 self._refuse_spi(spi, end - at)
             elif end - at > SCALAR_MAX:
                 self._open_run(sa, at, end - at)
             else:
-                size = self._table.packet_bytes
                 for i in range(at, end):
                     self._take_one(self._view[i * size : (i + 1) * size])
             at = end

@@ -291,9 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pcap", type=arguments.new_file, help="file for the first ESP packets, each a datagram")
     parser.add_argument("--sample", type=int, default=2000, help="how many of them")
     options = parser.parse_args(argv)
-    recorder = Recorder(
-        options.outer, options.ports, options.marker, max(options.sample, 0) if options.pcap else 0
-    )
+    recorder = Recorder(options.outer, options.ports, options.marker, max(options.sample, 0) if options.pcap else 0)
     try:
         sock = open_socket(options.iface)
     except PermissionError:

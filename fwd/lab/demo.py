@@ -85,16 +85,12 @@ class _Demo:
         for port in self.probe_ports:
             send += ["--from-port", str(port)]
         with ExitStack() as stack:
-            receiver = stack.enter_context(
-                self._tool("client2", [*receive, *common, str(seconds + _END_TIMEOUT_S)])
-            )
+            receiver = stack.enter_context(self._tool("client2", [*receive, *common, str(seconds + _END_TIMEOUT_S)]))
             server = traffic.start_server(self.topology, "client2", server_port)
             stack.enter_context(_ended(server))
             resets = traffic.tcp_resets(self.topology)
             client = stack.enter_context(_ended(self._start_streams(server_port, seconds)))
-            sender = stack.enter_context(
-                self._tool("client1", [*send, *common, str(seconds)], waits_ready=False)
-            )
+            sender = stack.enter_context(self._tool("client1", [*send, *common, str(seconds)], waits_ready=False))
             self._watch(seconds, kill)
             resets = traffic.tcp_resets(self.topology) - resets
             tcp = traffic.parse(_output(client))
@@ -152,9 +148,7 @@ class _Demo:
         return found
 
     @contextlib.contextmanager
-    def _tool(
-        self, host: str, argv: list[str], waits_ready: bool = True
-    ) -> Iterator[subprocess.Popen[str]]:
+    def _tool(self, host: str, argv: list[str], waits_ready: bool = True) -> Iterator[subprocess.Popen[str]]:
         """One of the lab's own tools in a host's namespace, ended on the way out."""
         command = [sys.executable, "-P", "-m", *argv]
         with _ended(self.topology.popen(host, command, stdout=subprocess.PIPE, text=True)) as process:
@@ -166,13 +160,11 @@ class _Demo:
 @contextlib.contextmanager
 def _ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
     """Whatever happens, the process is gone and waited for."""
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _await_ready(process: subprocess.Popen[str], name: str) -> None:

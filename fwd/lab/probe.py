@@ -169,9 +169,7 @@ class Receiver:
             if any(fd == stop_fd for fd, _ in events):
                 break
         self._sock.close()
-        as_array = {
-            flow: [np.frombuffer(a, np.int64) for a in arrays] for flow, arrays in self._flows.items()
-        }
+        as_array = {flow: [np.frombuffer(a, np.int64) for a in arrays] for flow, arrays in self._flows.items()}
         return {flow: arrived(numbers, times_ns) for flow, (numbers, times_ns) in sorted(as_array.items())}
 
     def _drain(self) -> None:

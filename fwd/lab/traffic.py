@@ -102,22 +102,20 @@ def run(
         seconds=seconds,
         reverse=reverse,
     )
-    try:
-        output, _ = client.communicate(timeout=seconds + 15)
-    except subprocess.TimeoutExpired:
-        raise LabError(f"iperf3 did not end within {seconds + 15:.0f} s") from None
-    finally:
-        for process in (client, server):
-            process.kill()
-            process.wait()
+    with server, client:
+        try:
+            output, _ = client.communicate(timeout=seconds + 15)
+        except subprocess.TimeoutExpired:
+            raise LabError(f"iperf3 did not end within {seconds + 15:.0f} s") from None
+        finally:
+            server.kill()
+            client.kill()
     return parse(output)
 
 
 def tcp_resets(topology: Topology, hosts: Iterable[str] = ("client1", "client2")) -> int:
     """Connections reset and resets sent so far, over all these hosts."""
-    return sum(
-        resets_in(topology.run(host, ["cat", "/proc/net/snmp"]).stdout) for host in hosts
-    )
+    return sum(resets_in(topology.run(host, ["cat", "/proc/net/snmp"]).stdout) for host in hosts)
 
 
 def resets_in(snmp: str) -> int:

@@ -18,7 +18,7 @@ EVIL: Final = ("tcp_resets", "plaintext_packets_on_wire", "repeated_nonces", "re
 
 def ledger_conflicts(members: Iterable[Mapping[str, Any]]) -> int:
     """How often a gateway's `members` claim a number of an SPI twice, or an SPI in two incarnations."""
-    by_spi: dict[int, list[tuple[int, int, tuple[int, int]]]] = {}
+    by_spi: dict[str, list[tuple[int, int, tuple[int, int]]]] = {}
     for member in members:
         for entry in member["ledger"]:
             if entry["last"] >= entry["first"]:

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fwd.proto.esp import NEXT_AGGFRAG, TRAILER_BYTES
+from fwd.proto.esp import DATAGRAMS_MAX, NEXT_AGGFRAG, TRAILER_BYTES
 from fwd.proto.ip import RECORD_MAX
 
 FRAMING_BYTES: Final = 4
@@ -25,6 +25,10 @@ SUBTYPE_RECORDS: Final = 0xD0
 SUBTYPE_ECHO: Final = 0xD1
 SUBTYPE_ECHO_REPLY: Final = 0xD2
 BLOCK_OFFSET_MAX: Final = 0xFFFF
+# A column of rows against these bytes is one comparison, at a tenth of NumPy's cost for so few.
+_ALL_RECORDS: Final = bytes([SUBTYPE_RECORDS]) * DATAGRAMS_MAX
+_ALL_AGGFRAG: Final = bytes([NEXT_AGGFRAG]) * DATAGRAMS_MAX
+_ALL_ZERO: Final = bytes(DATAGRAMS_MAX)
 
 
 def row_bytes(chunk: int) -> int:
@@ -71,22 +75,18 @@ class RowBuffer:
         self.view = memoryview(self.buffer)
         self.rows = [self.view[i * stride : (i + 1) * stride] for i in range(self.capacity)]
         self.data = [row[FRAMING_BYTES : FRAMING_BYTES + self.chunk] for row in self.rows]
-        octets = np.frombuffer(self.buffer, np.uint8).reshape(self.capacity, stride)
-        self.subtypes = octets[:, 0]
-        self.reserved = octets[:, 1]
-        self.pads = octets[:, stride - 2]
-        self.nexts = octets[:, stride - 1]
         self.owner: object | None = None
         self.used = 0
 
     def all_records(self, first: int, count: int) -> bool:
         """Whether these full rows all carry unpadded chunks of records."""
-        end = first + count
-        return bool(
-            (self.subtypes[first:end] == SUBTYPE_RECORDS).all()
-            and not self.reserved[first:end].any()
-            and not self.pads[first:end].any()
-            and (self.nexts[first:end] == NEXT_AGGFRAG).all()
+        octets, stride = self.buffer, self.stride
+        start, end = first * stride, (first + count) * stride
+        return (
+            octets[start:end:stride] == _ALL_RECORDS[:count]
+            and octets[start + 1 : end : stride] == _ALL_ZERO[:count]
+            and octets[start + stride - 2 : end : stride] == _ALL_ZERO[:count]
+            and octets[start + stride - 1 : end : stride] == _ALL_AGGFRAG[:count]
         )
 
     def block_offset(self, row: int) -> int:

@@ -152,32 +152,37 @@ class Reassembler:
             buffer.used = 0
 
     def take_chunk(self, number: int, offset: int, data: memoryview, now: float) -> None:
-        """One chunk, wherever it belongs: give its whole records, keep the rest, join what can be joined."""
-        self.passed(number, now)
+        """One chunk, wherever it belongs: give its whole records, keep the rest, join what can be joined.
+
+        What ends in this chunk goes first: records of one flow keep their order.
+        """
+        in_time = self.passed(number, now)
         length = len(data)
         if offset > length:
             self._middles[number] = bytes(data)
-        else:
-            if offset:
-                self._heads[number] = bytes(data[:offset])
+        elif offset:
+            self._heads[number] = bytes(data[:offset])
+        self._cross(number, in_time=True)
+        if offset <= length:
             rest = self._whole_records(data, offset)
             if rest < length:
                 self._tails[number] = bytes(data[rest:])
-        self._cross(number)
-        self._cross(number + 1)
+        self._cross(number + 1, in_time)
         if len(self._middles) > _PIECES_MAX:
             self._middles.clear()
             self._tails.clear()
             self._heads.clear()
             self._drops[DropReason.BAD_FRAMING] += 1
 
-    def passed(self, number: int, now: float) -> None:
-        """Packet `number` of this SA has come, whatever it carries: close its hole or open those before it."""
+    def passed(self, number: int, now: float) -> bool:
+        """Packet `number` of this SA has come, whatever it carries: close its hole or open those before it.
+
+        False: it was given up before.
+        """
         self.expire(now)
         top = self._top
         if number <= top:
-            self._holes.pop(number, None)
-            return
+            return self._holes.pop(number, None) is not None
         self._top = number
         if top:
             for missing in range(max(top + 1, number - self._later), number):
@@ -186,6 +191,7 @@ class Reassembler:
                 self._drops[DropReason.HOLE] += number - self._later - top - 1
                 self._drop_before(top + 1)
             self.expire(now)
+        return True
 
     def expire(self, now: float) -> None:
         """Give up the holes that `later` packets or `wait_s` have passed over."""
@@ -211,14 +217,18 @@ class Reassembler:
             at = end
         return at
 
-    def _cross(self, number: int) -> None:
-        """The record that crosses from packet `number` - 1 into `number`: deliver it, keep it or drop it."""
+    def _cross(self, number: int, in_time: bool) -> None:
+        """The record that crosses from packet `number` - 1 into `number`: deliver it, keep it or drop it.
+
+        `in_time`: the packets on both sides, if they came, came before they were given up. So one that lacks its
+        part of the record contradicts the other; else the hole that was given up is counted already.
+        """
         before = number - 1 in self._tails or number - 1 in self._middles
         behind = number in self._heads or number in self._middles
         if before and behind:
             self._join(number)
         elif before and number <= self._top and number not in self._holes:
-            self._drops[DropReason.BAD_FRAMING] += 1
+            self._drops[DropReason.BAD_FRAMING] += in_time
             self._drop_before(number)
         elif behind and number - 1 not in self._holes:
             self._drop_from(number)

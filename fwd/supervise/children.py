@@ -88,6 +88,7 @@ def _child(child: Child, user: tuple[int, int], parent_pid: int) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    privileges.set_title(child.name)
     log_fds = {child.log_pair[1].fileno()} if child.log_pair else logs.queue_fds()
     privileges.close_others(child.keep() | log_fds)
     privileges.drop(*user, parent_pid)

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from fwd.proto.errors import UserError
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 15, 24, 38
 _CAPABILITIES = 64
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -27,6 +27,11 @@ def find_user(name: str) -> tuple[int, int]:
     except KeyError:
         raise UserError(f"gateway.user: no such user: {name}") from None
     return entry.pw_uid, entry.pw_gid
+
+
+def set_title(name: str) -> None:
+    """What `top` and `ps -o comm` show: 15 bytes of a process's name, the end being what tells it from others."""
+    _libc.prctl(_PR_SET_NAME, name.encode()[-15:], 0, 0, 0)
 
 
 def close_others(keep: Iterable[int]) -> None:

@@ -1,0 +1,268 @@
+"""The path monitor against a simulated path that takes packets up to a size, or none at all."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fwd.proto.path import (
+    CHECK_S,
+    DOWN_TRY_S,
+    PLATEAUS,
+    RAISE_S,
+    SILENCE_S,
+    TRIES,
+    TRY_S,
+    Echo,
+    PathMonitor,
+)
+
+START = 1000.0
+TICK_S = 0.01
+DELAY_S = 0.02
+
+
+class Path:
+    """Records are sent all the time; echoes of at most `takes` octets are answered after DELAY_S."""
+
+    def __init__(self, mtu: int = 1500, takes: int = 1500) -> None:
+        self.now = START
+        self.monitor = PathMonitor(mtu, self.now)
+        self.takes = takes
+        self.sending = True
+        self.echoes: list[tuple[float, Echo]] = []
+        self._due: list[tuple[float, int]] = []
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.now += TICK_S
+            if self.sending:
+                self.monitor.sent(self.now)
+            for due, number in list(self._due):
+                if due <= self.now:
+                    self._due.remove((due, number))
+                    self.monitor.answered(number, self.now)
+            for echo in self.monitor.poll(self.now):
+                self.echoes.append((self.now, echo))
+                if echo.mtu_bytes <= self.takes:
+                    self._due.append((self.now + DELAY_S, echo.number))
+
+
+# -- up and down -----------------------------------------------------------------------------------------------
+
+
+def test_who_sends_nothing_asks_nothing() -> None:
+    path = Path()
+    path.sending = False
+    path.run(20)
+    assert path.echoes == []
+    assert path.monitor.up
+
+
+def test_who_hears_asks_only_to_confirm_the_size() -> None:
+    monitor = PathMonitor(1500, START)
+    echoes = []
+    for tick in range(int(35 / TICK_S)):
+        now = START + tick * TICK_S
+        monitor.sent(now)
+        for echo in monitor.poll(now):
+            echoes.append(echo)
+            monitor.answered(echo.number, now)
+        monitor.heard(now)
+    assert 3 <= sum(echo.mtu_bytes == 1500 for echo in echoes) <= 5
+
+
+def test_silence_after_sending_starts_a_round_with_a_small_and_a_full_echo() -> None:
+    monitor = PathMonitor(1500, START)
+    monitor._checked = START  # the size has just been confirmed
+    monitor.sent(START)
+    assert monitor.poll(START + SILENCE_S - 0.001) == []
+    assert [echo.mtu_bytes for echo in monitor.poll(START + SILENCE_S)] == [0, 1500]
+
+
+def test_an_answered_path_stays_up_and_keeps_its_size() -> None:
+    path = Path()
+    path.run(60)
+    assert path.monitor.up
+    assert path.monitor.mtu_bytes == 1500
+
+
+def test_a_dead_path_is_down_within_a_second_and_up_with_the_first_answer() -> None:
+    path = Path()
+    path.run(1)
+    path.takes = -1
+    path.run(SILENCE_S + TRIES * TRY_S + 3 * TICK_S + DELAY_S)
+    assert not path.monitor.up
+    path.run(60)
+    assert not path.monitor.up
+    path.takes = 1500
+    path.run(DOWN_TRY_S + DELAY_S + 2 * TICK_S)
+    assert path.monitor.up
+    assert path.monitor.mtu_bytes == 1500
+
+
+def test_a_dead_path_is_asked_on_and_keeps_its_size() -> None:
+    path = Path(takes=-1)
+    path.run(2)
+    before = len(path.echoes)
+    path.run(10)
+    assert 2 * 10 / DOWN_TRY_S - 4 <= len(path.echoes) - before <= 2 * 10 / DOWN_TRY_S + 2
+    assert path.monitor.mtu_bytes == 1500
+
+
+def test_one_lost_try_is_not_down() -> None:
+    monitor = PathMonitor(1500, START)
+    monitor.sent(START)
+    lost = monitor.poll(START + SILENCE_S)
+    again = monitor.poll(START + SILENCE_S + TRY_S)
+    assert len(lost) == len(again) == 2
+    for echo in again:
+        monitor.answered(echo.number, START + SILENCE_S + TRY_S + 0.01)
+    assert monitor.up
+    assert monitor.poll(START + SILENCE_S + 2 * TRY_S) == []
+
+
+# -- size ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("takes", [1400, 1492, 1280, 576])
+def test_unanswered_full_echoes_shrink_to_what_the_path_takes(takes: int) -> None:
+    path = Path()
+    path.run(1)
+    path.takes = takes
+    path.run(30)
+    assert path.monitor.mtu_bytes == takes
+    assert path.monitor.up
+
+
+def test_a_smaller_path_is_found_while_other_packets_are_heard() -> None:
+    path = Path(takes=1400)
+    for _ in range(int(15 / TICK_S)):
+        path.run(TICK_S)
+        path.monitor.heard(path.now)
+    assert path.monitor.mtu_bytes == 1400
+
+
+def test_a_path_below_every_size_is_left_at_the_smallest() -> None:
+    path = Path(takes=100)
+    path.run(60)
+    assert path.monitor.mtu_bytes == PLATEAUS[-1]
+    assert path.monitor.up
+
+
+def test_the_first_size_is_tried_again_and_taken_back_into_use() -> None:
+    path = Path(takes=1400)
+    path.run(30)
+    path.takes = 1500
+    path.run(RAISE_S - 60)
+    assert path.monitor.mtu_bytes == 1400
+    path.run(90 + CHECK_S)
+    assert path.monitor.mtu_bytes == 1500
+
+
+def test_a_raise_that_the_path_does_not_take_changes_nothing() -> None:
+    path = Path(takes=1400)
+    path.run(30)
+    path.run(RAISE_S + CHECK_S)
+    assert any(echo.mtu_bytes == 1500 for at, echo in path.echoes if at > START + 60)
+    assert path.monitor.mtu_bytes == 1400
+    assert path.monitor.up
+
+
+def test_the_kernels_smaller_size_is_in_force_at_once() -> None:
+    monitor = PathMonitor(1500, START)
+    monitor.too_big(1420, START + 1)
+    assert monitor.mtu_bytes == 1420
+
+
+@pytest.mark.parametrize("mtu", [0, -1, 1500, 9000])
+def test_the_kernels_size_that_is_none_or_no_smaller_is_ignored(mtu: int) -> None:
+    monitor = PathMonitor(1500, START)
+    monitor.too_big(mtu, START + 1)
+    assert monitor.mtu_bytes == 1500
+
+
+def test_the_kernels_size_ends_a_round_about_a_greater_one() -> None:
+    monitor = PathMonitor(1500, START)
+    monitor.sent(START)
+    full = monitor.poll(START + SILENCE_S)[1]
+    monitor.too_big(1400, START + SILENCE_S + 0.01)
+    monitor.answered(full.number, START + SILENCE_S + 0.02)
+    assert monitor.mtu_bytes == 1400
+
+
+# -- answers that nobody asked for -----------------------------------------------------------------------------
+
+
+def test_a_reply_to_what_was_not_asked_changes_nothing() -> None:
+    path = Path(takes=-1)
+    path.run(3)
+    for number in (0, -1, 10**9, 1):
+        path.monitor.answered(number, path.now)
+    assert not path.monitor.up
+
+
+def test_a_reply_counts_once() -> None:
+    monitor = PathMonitor(1500, START)
+    monitor.sent(START)
+    small, full = monitor.poll(START + SILENCE_S)
+    monitor.answered(full.number, START + 0.31)
+    monitor.sent(START + 0.32)
+    monitor.answered(full.number, START + 0.5)
+    monitor.answered(small.number, START + 0.5)
+    assert monitor.poll(START + 0.32 + SILENCE_S)
+
+
+# -- bounds ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("takes", [-1, 0, 100, 1400, 1500])
+def test_echoes_are_few_and_their_numbers_never_repeat(takes: int) -> None:
+    path = Path(takes=takes)
+    path.run(120)
+    times = [at for at, _ in path.echoes]
+    numbers = [echo.number for _, echo in path.echoes]
+    assert numbers == sorted(set(numbers))
+    for first, third in itertools.pairwise(times[::2]):
+        assert third - first >= TRY_S - 2 * TICK_S
+    assert len(path.monitor._asked) <= 2 * TRIES
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["sent", "heard", "poll", "answer", "big"]), st.integers(0, 3000)), max_size=80)
+
+
+@given(STEPS)
+def test_any_sequence_of_events_stays_in_bounds(steps: list[tuple[str, int]]) -> None:
+    monitor, now, asked = PathMonitor(1500, START), START, 0
+    for what, value in steps:
+        now += value / 1000
+        if what == "sent":
+            monitor.sent(now)
+        elif what == "heard":
+            monitor.heard(now)
+        elif what == "big":
+            monitor.too_big(value, now)
+        elif what == "answer":
+            monitor.answered(value % (asked + 2), now)
+        else:
+            echoes = monitor.poll(now)
+            assert len(echoes) in (0, 2)
+            asked = max([asked, *(echo.number for echo in echoes)])
+        assert 0 < monitor.mtu_bytes <= 1500
+        assert 0 <= monitor.next_timeout(now) <= CHECK_S
+
+
+@given(st.lists(st.floats(0.01, 2), min_size=1, max_size=30))
+def test_polling_at_the_timeout_loses_nothing(gaps: list[float]) -> None:
+    """Whoever sleeps as long as next_timeout says sees the path down no later than who polls all the time."""
+    monitor, now = PathMonitor(1500, START), START
+    monitor.sent(now)
+    for _ in range(12):
+        now += monitor.next_timeout(now) + 1e-9
+        monitor.poll(now)
+    assert not monitor.up
+    assert now - START < 12 * DOWN_TRY_S

@@ -1,0 +1,431 @@
+"""The agent: the status from shared memory that a test has filled, and the service as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
+
+from fwd import config
+from fwd.agent import http, render, service
+from fwd.agent.client import query
+from fwd.agent.metrics import StatusCollector
+from fwd.agent.status import collect
+from fwd.agent.view import GatewayView, PeeringView, TunLink
+from fwd.datapath.counters import DemuxCounter, MemberCounter
+from fwd.datapath.ring import RECORDS, Ring
+from fwd.datapath.shared import GatewayShared, LinkWord, PeeringShared, ProcessState
+from fwd.datapath.tun import Offloads
+from fwd.proto.drops import DropReason
+from fwd.proto.ip import CSUM, TSO4
+
+NOW_NS = 100_000_000_000
+RUNNING = ProcessState.RUNNING
+
+
+@pytest.fixture
+def view() -> Iterator[GatewayView]:
+    """A gateway that is ready, with one peering of two members; nothing has been counted."""
+    peering = config.parse(config.EXAMPLE.replace("members = 4", "members = 2"), "example").peering[0]
+    shared, gateway = PeeringShared(2), GatewayShared()
+    for i, words in enumerate((gateway.keyd, gateway.agent, shared.demux, *(m.process for m in shared.members))):
+        words.put(RUNNING, 1000 + i, 0, NOW_NS, 1)
+        words.heartbeat[0] = NOW_NS - 50_000_000
+    for i, member in enumerate(shared.members):
+        member.link[LinkWord.SPI_OUT] = 0x1000 + i
+    shared.owners[:] = 0
+    shared.owners[:1000] = 1
+    shared.owners[-1] = 0xFFFF
+    rings = [Ring(64, 4) for _ in range(2)]
+    offloads = Offloads(CSUM | TSO4, gso=True, refused={"uso": "[Errno 22] Invalid argument"})
+    control = config.Gateway(control=Path("/run/x.sock"))
+    yield GatewayView(
+        control, gateway, [PeeringView(peering, shared, rings, offloads, 1500)], 999, NOW_NS - 5 * 10**9, ["odd [b]"]
+    )
+    for ring in rings:
+        ring.close()
+
+
+def peering_of(view: GatewayView, tuns: dict[str, TunLink] | None = None) -> dict[str, Any]:
+    found: dict[str, Any] = collect(view, NOW_NS, tuns)["peerings"][0]
+    return found
+
+
+# -- status -------------------------------------------------------------------------------------------------------
+
+
+def test_status_of_a_ready_gateway(view: GatewayView) -> None:
+    status = collect(view, NOW_NS)
+    assert status["schema"] == 1
+    assert status["ready"]
+    assert status["not_ready"] == []
+    assert status["gateway"] == {"pid": 999, "uptime_s": 5.0, "control": "/run/x.sock"}
+    assert status["warnings"] == ["odd [b]"]
+    keyd = {"name": "keyd", "state": "running", "pid": 1000, "restarts": 0, "heartbeat_age_ms": 50}
+    assert status["processes"][0] == keyd
+    peering = status["peerings"][0]
+    assert peering["offloads"] == {
+        "in_force": ["csum", "tso", "udp-gso"],
+        "refused": {"uso": "[Errno 22] Invalid argument"},
+    }
+    assert [m["buckets"] for m in peering["members"]] == [65536 - 1001, 1000]
+    assert [m["port"] for m in peering["members"]] == [4500, 4501]
+    assert peering["members"][1]["spi_out"] == "0x00001001"
+    assert json.loads(json.dumps(status)) == status
+
+
+def test_every_reason_appears_and_sums_over_processes(view: GatewayView) -> None:
+    shared = view.peerings[0].shared
+    for block in (shared.demux_counters, *(m.counters for m in shared.members)):
+        block.values[DropReason.BAD_ICV] = 5
+        block.publish()
+    drops = peering_of(view, {"fwd0": TunLink(1400, 7)})["drops"]
+    assert list(drops) == [reason.label for reason in DropReason]
+    assert drops["bad_icv"] == 15
+    assert drops["tun_queue_full"] == 7
+
+
+@pytest.mark.parametrize(
+    ("break_it", "reason"),
+    [
+        (lambda v: v.shared.keyd.put(ProcessState.BACKOFF, 0, 1, 0, 1), "keyd is backoff"),
+        (lambda v: v.peerings[0].shared.demux.put(ProcessState.STOPPED, 0, 0, 0, 0), "vpc2: demux is stopped"),
+        (
+            lambda v: v.peerings[0].shared.members[1].process.put(ProcessState.FAILED, 0, 9, 0, 9),
+            "vpc2: member 1 is failed",
+        ),
+        (
+            lambda v: v.peerings[0].shared.members[0].link.__setitem__(LinkWord.SPI_OUT, 0),
+            "vpc2: member 0 has no SA to send on",
+        ),
+    ],
+)
+def test_not_ready_says_why(view: GatewayView, break_it: Callable[[GatewayView], None], reason: str) -> None:
+    break_it(view)
+    status = collect(view, NOW_NS)
+    assert not status["ready"]
+    assert status["not_ready"] == [reason]
+
+
+def test_the_agents_own_state_does_not_decide_readiness(view: GatewayView) -> None:
+    view.shared.agent.put(ProcessState.BACKOFF, 0, 1, 0, 1)
+    assert collect(view, NOW_NS)["ready"]
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "port", "shown"),
+    [
+        (0, 0xFFFF_C000_0201, 4500, "192.0.2.1:4500"),
+        (0x20010DB8_00000000, 1, 4501, "[2001:db8::1]:4501"),
+        (0, 0, 0, None),
+    ],
+)
+def test_learned_peer(view: GatewayView, high: int, low: int, port: int, shown: str | None) -> None:
+    link = view.peerings[0].shared.members[0].link
+    link[LinkWord.PEER_HIGH], link[LinkWord.PEER_LOW], link[LinkWord.PEER_PORT] = high, low, port
+    assert peering_of(view)["members"][0]["peer"] == shown
+
+
+def test_member_details(view: GatewayView) -> None:
+    member = view.peerings[0].shared.members[0]
+    member.link[LinkWord.PATH_DOWN], member.link[LinkWord.PATH_MTU] = 1, 1400
+    member.slots.floor(3, 0x2222)
+    member.slots.words[7] = 77
+    member.ledger.begin(1, 0x1000)
+    member.ledger.claim(46)
+    for counter, value in zip(MemberCounter, range(100, 100 + len(MemberCounter)), strict=True):
+        member.counters.values[counter] = value
+    member.counters.publish()
+    view.peerings[0].rings[0].head = 3
+    shown = peering_of(view)["members"][0]
+    assert (shown["path"], shown["path_mtu"], shown["ring_waiting"]) == ("down", 1400, 3)
+    assert shown["spis_in"] == {"0x00002222": 77}
+    assert shown["ledger"] == [{"incarnation": 1, "spi": "0x00001000", "first": 1, "last": 46}]
+    assert shown["out"] == {"records": 100, "bytes": 101, "esp_packets": 102, "esp_bytes": 103}
+    assert shown["in"] == {"records": 108, "bytes": 109, "esp_packets": 104, "esp_bytes": 105}
+
+
+def test_the_devices_mtu_is_the_kernels(view: GatewayView) -> None:
+    assert peering_of(view)["tun_mtu"] == 1500
+    assert peering_of(view, {"fwd0": TunLink(1400, 0)})["tun_mtu"] == 1400
+
+
+def test_an_egress_that_refuses_segmentation(view: GatewayView) -> None:
+    members = view.peerings[0].shared.members
+    members[1].link[LinkWord.GSO_REFUSED] = 1
+    offloads = peering_of(view)["offloads"]
+    assert "udp-gso" in offloads["in_force"]
+    assert offloads["refused"]["udp-gso"] == "refused on sending, to member 1"
+    members[0].link[LinkWord.GSO_REFUSED] = 1
+    assert "udp-gso" not in peering_of(view)["offloads"]["in_force"]
+
+
+def test_books_balance_with_every_reason_counted_once(view: GatewayView) -> None:
+    """Each drop reason of a balanced gateway is in exactly the sum it belongs to, or in none."""
+    shared, ring = view.peerings[0].shared, view.peerings[0].rings[1]
+    demux, member = shared.demux_counters, shared.members[1]
+    for reason in DropReason:
+        (demux if reason.stage == "demux" else member.counters).values[reason] = 1
+    # Two segments wait, of 10 and 20 records; 4 records were sealed, 5 + 3 dropped.
+    ring.head, ring.taken, ring.done = 3, 1, 1
+    ring.segment(1).fields[RECORDS], ring.segment(2).fields[RECORDS] = 10, 20
+    demux.values[DemuxCounter.HEADS + 1] = 3
+    demux.values[DemuxCounter.RECORDS] = 4 + 5 + 3 + 30
+    counters = member.counters.values
+    counters[MemberCounter.DONE], counters[MemberCounter.OUT_RECORDS] = 1, 4
+    counters[MemberCounter.IN_ESP], counters[MemberCounter.IN_ESP_OK] = 111, 100
+    counters[MemberCounter.IN_RECORDS], counters[MemberCounter.IN_RECORDS_OK] = 54, 50
+    member.link[LinkWord.RX_TAKEN] = 113
+    demux.publish()
+    member.counters.publish()
+    books = peering_of(view, {"fwd0": TunLink(1500, 1000)})["books"]
+    assert (books["out_drops"], books["out_waiting"]) == (8, 30)
+    assert books["out_records_in"] == books["out_records_out"] + books["out_drops"] + books["out_waiting"]
+    assert books["in_esp_in"] == books["in_esp_ok"] + books["in_esp_drops"]
+    assert books["in_esp_waiting"] == 2
+    assert books["in_records_in"] == books["in_records_out"] + books["in_drops"]
+
+
+# -- metrics and rendering ----------------------------------------------------------------------------------------
+
+
+def test_metrics_parse_and_name_every_reason(view: GatewayView) -> None:
+    member = view.peerings[0].shared.members[1]
+    member.counters.values[MemberCounter.OUT_ESP] = 2**60 + 1
+    member.counters.publish()
+    registry = CollectorRegistry()
+    registry.register(StatusCollector(lambda: collect(view, NOW_NS)))
+    families = {f.name: f for f in text_string_to_metric_families(generate_latest(registry).decode())}
+    assert all(name.startswith("fwd_") and family.documentation for name, family in families.items())
+    assert {s.labels["reason"] for s in families["fwd_drops"].samples} == {reason.label for reason in DropReason}
+    sent = {tuple(sorted(s.labels.values())): s.value for s in families["fwd_esp_packets"].samples}
+    assert sent["1", "out", "vpc2"] == float(2**60 + 1)
+    ages = {tuple(sorted(s.labels.values())): s.value for s in families["fwd_process_heartbeat_age_seconds"].samples}
+    assert ages["1", "member", "vpc2"] == 0.05
+    assert all(s.name.endswith("_total") for f in families.values() if f.type == "counter" for s in f.samples)
+
+
+def test_metrics_of_a_process_that_never_ran(view: GatewayView) -> None:
+    member = view.peerings[0].shared.members[1].process
+    member.put(ProcessState.STOPPED, 0, 0, 0, 0)
+    member.heartbeat[0] = 0
+    text = http.answer(b"GET /metrics HTTP/1.0\r\n\r\n", lambda: collect(view, NOW_NS)).decode()
+    assert 'fwd_process_up{member="1",peering="vpc2",process="member"} 0.0' in text
+    assert 'fwd_process_heartbeat_age_seconds{member="1"' not in text
+
+
+def test_render_shows_what_people_ask_for(view: GatewayView) -> None:
+    member = view.peerings[0].shared.members[1]
+    member.process.put(ProcessState.FAILED, 0, 9, NOW_NS, 10)
+    member.counters.values[DropReason.REPLAYED] = 1234
+    member.counters.publish()
+    console = Console(width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115 - closed below
+    console.print(render.render(collect(view, NOW_NS)))
+    console.file.close()
+    text = console.export_text()
+    for words in ("not ready", "vpc2: member 1 is failed", "0x00001001", "replayed 1,234", "csum, tso", "odd [b]"):
+        assert words in text
+    assert "too_old" not in text  # nothing was dropped for that
+    assert "uso: [Errno 22] Invalid argument" in text
+
+
+# -- the service --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Running:
+    """The service in a process of its own."""
+
+    path: Path
+    port: int
+    view: GatewayView
+
+    def send(self, request: bytes) -> bytes:
+        """What comes back until the service closes; b"" if it closes without a word."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(5)
+            sock.connect(str(self.path))
+            try:
+                sock.sendall(request)
+                sock.shutdown(socket.SHUT_WR)
+                return b"".join(iter(lambda: sock.recv(65536), b""))
+            except ConnectionError:
+                return b""
+
+    def http(self, path: str) -> tuple[int, str]:
+        try:
+            with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+
+@pytest.fixture
+def running(view: GatewayView, tmp_path: Path) -> Iterator[Running]:
+    control, metrics = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_INET)
+    control.bind(str(tmp_path / "c.sock"))
+    metrics.bind(("127.0.0.1", 0))
+    for sock in (control, metrics):
+        sock.listen(64)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            service.run(view, control, metrics)
+        finally:
+            os._exit(1)
+    try:
+        yield Running(tmp_path / "c.sock", metrics.getsockname()[1], view)
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the service died"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        control.close()
+        metrics.close()
+
+
+def test_control_socket(running: Running) -> None:
+    status = query(running.path)
+    assert status["schema"] == 1
+    assert status["peerings"][0]["name"] == "vpc2"
+    assert query(running.path, "ping")["pong"]
+    assert "unknown command" in query(running.path, "reboot")["error"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [b"\n", b"\xff\xfe\n", b"null\n", b"[]\n", b"{}\n", b'{"command": ["status"]}\n', b"[" * 4000 + b"\n",
+     b"9" * 4090 + b"\n", b"x" * 4096, b"x" * 100_000, b'{"command"', b""],
+)  # fmt: skip
+def test_control_socket_takes_any_bytes(running: Running, request_: bytes) -> None:
+    answer = running.send(request_)
+    assert not answer or set(json.loads(answer)) == {"error"}
+    assert query(running.path)["ready"]
+
+
+def test_status_without_a_newline_but_an_end(running: Running) -> None:
+    assert json.loads(running.send(b'{"command": "ping"}'))["pong"]
+
+
+def test_slow_clients_are_not_waited_for(running: Running) -> None:
+    """As many as are let in say nothing; the heartbeat goes on, and who comes later is answered in time."""
+    heartbeat = running.view.shared.agent.heartbeat
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(service.CONNECTIONS_MAX)]
+    try:
+        for sock in silent:
+            sock.connect(str(running.path))
+        started_s = time.monotonic()
+        ages_ms: list[float] = []
+        stop = threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(0.01):
+                ages_ms.append((time.monotonic_ns() - heartbeat[0]) / 1e6)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        assert query(running.path, timeout_s=5)["schema"] == 1
+        stop.set()
+        watcher.join()
+        assert time.monotonic() - started_s < service.REQUEST_S + 1
+        assert max(ages_ms) < 400
+    finally:
+        for sock in silent:
+            sock.close()
+
+
+def test_a_client_that_does_not_read_is_let_go(running: Running) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        sock.connect(str(running.path))
+        sock.sendall(b'{"command": "status"}\n')
+        assert query(running.path)["ready"]
+
+
+def test_many_clients(running: Running) -> None:
+    answers: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(query(running.path, timeout_s=10)["ready"])) for _ in "x" * 60
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [True] * 60
+
+
+def test_http(running: Running) -> None:
+    code, text = running.http("/metrics")
+    assert code == 200
+    assert "fwd_ready" in {family.name for family in text_string_to_metric_families(text)}
+    assert running.http("/healthz") == (200, "ok\n")
+    assert running.http("/readyz") == (200, "ready\n")
+    assert running.http("/")[0] == 404
+    running.view.shared.keyd.put(ProcessState.FAILED, 0, 9, 0, 9)
+    assert running.http("/readyz") == (503, "keyd is failed\n")
+    assert running.http("/nothing")[0] == 404
+    assert running.http("/healthz")[0] == 200
+
+
+def test_http_head_and_refusals() -> None:
+    def status() -> dict[str, Any]:
+        return {"not_ready": []}
+
+    head, _, body = http.answer(b"HEAD /readyz HTTP/1.1\r\nHost: x\r\n\r\n", status).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 200")
+    assert body == b""
+    assert b" 501 " in http.answer(b"POST /metrics HTTP/1.1\r\n\r\n", status).partition(b"\r\n")[0]
+    assert b" 400 " in http.answer(b"GET / HTTP/x\r\n\r\n", status).partition(b"\r\n")[0]
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b"GET ", b"GET /readyz HTTP/1.1\r\n", b"GET / HTTP/"]))
+def test_http_takes_any_bytes(data: bytes, start: bytes) -> None:
+    http.answer(start + data + b"\r\n\r\n", lambda: {"not_ready": []})
+
+
+# -- the client ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [b"", b"not json\n", b"[1]\n", b"{"])
+def test_client_refuses_what_is_no_answer(tmp_path: Path, answer: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.recv(4096)
+                sock.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(ConnectionError):
+            query(tmp_path / "s")
+        thread.join()
+
+
+def test_client_gives_up_in_time(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        with pytest.raises(TimeoutError):
+            query(tmp_path / "s", timeout_s=0.1)
+    with pytest.raises(ConnectionRefusedError):
+        query(tmp_path / "s")

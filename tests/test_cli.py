@@ -1,0 +1,165 @@
+"""The command line: what a user can get wrong is one line on stderr and exit status 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fwd import __version__, config
+
+STATUS = {
+    "schema": 1, "version": __version__, "ready": False, "not_ready": ["keyd is failed"], "warnings": [],
+    "gateway": {"pid": 1, "uptime_s": 3.5, "control": "/run/fwd/fwd.sock"},
+    "processes": [{"name": "keyd", "state": "failed", "pid": 0, "restarts": 9, "heartbeat_age_ms": None}],
+    "peerings": [],
+}  # fmt: skip
+
+
+def fwd(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "fwd", *args], capture_output=True, text=True, timeout=30, check=False)
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    assert result.stderr.startswith("fwd")
+    assert result.stderr.count("\n") == 1, result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "good.toml"
+    path.write_text(config.EXAMPLE)
+    return path
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[Path]:
+    """A control socket that answers every request with STATUS."""
+    path = tmp_path / "c.sock"
+    with socket.create_server(str(path), family=socket.AF_UNIX) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    sock, _ = listener.accept()
+                except OSError:
+                    return
+                with sock:
+                    sock.recv(4096)
+                    sock.sendall(json.dumps(STATUS).encode() + b"\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield path
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_version_and_help() -> None:
+    assert fwd("--version").stdout == f"fwd {__version__}\n"
+    for args in (["--help"], ["status", "--help"], ["lab", "--help"], ["config", "--help"]):
+        result = fwd(*args)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert "Usage: fwd" in result.stdout
+
+
+def test_config_example_is_fine(tmp_path: Path) -> None:
+    example = fwd("config", "example").stdout
+    assert example == config.EXAMPLE
+    (tmp_path / "x.toml").write_text(example)
+    result = fwd("config", "check", str(tmp_path / "x.toml"))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "vpc2 with 4 members" in result.stdout
+
+
+@pytest.mark.parametrize("command", [["config", "check"], ["demux", "--config"]])
+def test_bad_files(command: list[str], tmp_path: Path) -> None:
+    assert_refused(fwd(*command, str(tmp_path / "none.toml")), "none.toml", "No such file")
+    bad = tmp_path / "bad.toml"
+    bad.write_text("[[peering]\n")
+    assert_refused(fwd(*command, str(bad)), "bad.toml", "not TOML")
+    bad.write_text(config.EXAMPLE.replace("members", "membres"))
+    assert_refused(fwd(*command, str(bad)), "bad.toml", "membres", "unknown key")
+    bad.write_text(config.EXAMPLE.replace('remote_ts = ["10.2.0.0/16"]', 'remote_ts = ["10.1.2.0/24"]'))
+    assert_refused(fwd(*command, str(bad)), "overlap")
+
+
+@pytest.mark.parametrize("members", ["0", "65", "many", "-1"])
+def test_wrong_members(good: Path, members: str) -> None:
+    assert_refused(fwd("demux", "--config", str(good), "--members", members), "--members")
+
+
+@pytest.mark.parametrize("args", [["demux"], ["nope"], ["status", "--nope"], ["config", "check"], ["lab", "exec"]])
+def test_wrong_usage(args: list[str]) -> None:
+    assert_refused(fwd(*args))
+
+
+def test_status_without_a_gateway(tmp_path: Path) -> None:
+    assert_refused(fwd("status", "--control", str(tmp_path / "none")), "nobody answers", "No such file")
+    assert_refused(fwd("status", "--control", "/" + "x" * 200), "nobody answers")
+    assert_refused(fwd("status", "--json", "--watch"), "--json and --watch")
+
+
+def test_status(control: Path) -> None:
+    assert json.loads(fwd("status", "--json", "--control", str(control)).stdout) == STATUS
+    shown = fwd("status", "--control", str(control))
+    assert shown.returncode == 0
+    assert "keyd is failed" in shown.stdout
+
+
+def test_status_of_another_schema(control: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STATUS, "schema", 2)
+    assert_refused(fwd("status", "--control", str(control)), "another schema")
+
+
+def test_watch_draws_until_ctrl_c(control: Path) -> None:
+    terminal, theirs = pty.openpty()
+    argv = [sys.executable, "-m", "fwd", "status", "--watch", "--control", str(control)]
+    process = subprocess.Popen(argv, stdout=theirs, stderr=subprocess.PIPE)
+    try:
+        os.close(theirs)
+        drawn = b""
+        deadline_s = time.monotonic() + 20
+        while drawn.count(b"keyd is failed") < 2:
+            assert time.monotonic() < deadline_s, drawn
+            drawn += os.read(terminal, 65536)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=10)
+        assert (process.returncode, errors) == (0, b"")
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+
+
+def test_a_reader_that_leaves_is_no_traceback() -> None:
+    near, far = os.pipe()
+    os.close(near)
+    argv = [sys.executable, "-m", "fwd", "config", "example"]
+    result = subprocess.run(argv, stdout=far, stderr=subprocess.PIPE, timeout=30, check=False)
+    os.close(far)
+    assert (result.returncode, result.stderr) == (1, b"")
+
+
+def test_status_starts_light() -> None:
+    """Nothing heavy is imported to ask for the status."""
+    code = (  # typer itself brings pydantic
+        "import sys; sys.argv = ['fwd', 'status', '--json', '--control', '/nonexistent']; from fwd.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: print(*({'numpy', 'cryptography', 'pyroute2', 'xxhash'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
