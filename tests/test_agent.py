@@ -235,7 +235,7 @@ def test_render_shows_what_people_ask_for(view: GatewayView) -> None:
     member.process.put(ProcessState.FAILED, 0, 9, NOW_NS, 10)
     member.counters.values[DropReason.REPLAYED] = 1234
     member.counters.publish()
-    console = Console(width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115 - closed below
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115 - closed below
     console.print(render.render(collect(view, NOW_NS)))
     console.file.close()
     text = console.export_text()

@@ -22,10 +22,9 @@ from fwd.proto.errors import UserError
 Json = dict[str, Any]
 
 WATCH_PER_S: Final = 2
-_PIPE_COLUMNS = 160  # rich takes 80 where there is no terminal
+_PIPE_COLUMNS: Final = 120  # rich takes 80 where there is no terminal
 _STYLES = {"running": "green", "up": "green", "backoff": "yellow", "stopped": "yellow", "failed": "red", "down": "red"}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_COLUMNS = ("", "state", "restarts", "heartbeat", "peer", "path", "SPI out", "buckets", "sent", "received")
 
 
 def show(status: Json) -> None:
@@ -77,28 +76,37 @@ def _peering(peering: Json) -> list[RenderableType]:
         _fact("offloads", ", ".join(offloads["in_force"]) or "none"),
         *(_fact("refused", f"{name}: {reason}", "yellow") for name, reason in offloads["refused"].items()),
         _fact("drops", dropped or "none", "yellow" if dropped else ""),
-        Padding(_processes(peering), (0, 0, 0, 2)),
+        *(Padding(table, (0, 0, 0, 2)) for table in (_processes(peering), _traffic(peering))),
     ]
 
 
 def _processes(peering: Json) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in _COLUMNS:
-        table.add_column(name, justify="right" if name in ("restarts", "heartbeat", "buckets") else "left")
-    demux = peering["demux"]
-    read = f"{demux['records']:,} records, {_size(demux['bytes'])} from the device"
-    table.add_row("demux", *_life(demux), "", "", "", "", read)
+    table = _table("", "state", ">restarts", ">heartbeat", "path", "SPI out", ">buckets")
+    table.add_row("demux", *_life(peering["demux"]))
     for member in peering["members"]:
-        table.add_row(
-            f"member {member['index']}",
-            *_life(member),
-            member["peer"] or "as configured",
-            Text.assemble((member["path"], _STYLES[member["path"]]), f" {member['path_mtu']}"),
-            member["spi_out"] or "none",
-            f"{member['buckets']:,}",
-            _traffic(member["out"]),
-            _traffic(member["in"]),
-        )
+        path = Text.assemble((member["path"], _STYLES[member["path"]]), f" {member['path_mtu']}")
+        spi, buckets = member["spi_out"] or "none", f"{member['buckets']:,}"
+        table.add_row(f"member {member['index']}", *_life(member), path, spi, buckets)
+    return table
+
+
+def _traffic(peering: Json) -> Table:
+    table = _table("", ">packets sent", ">bytes", ">packets received", ">bytes", "peer")
+    demux = peering["demux"]
+    table.add_row("demux", "", "", f"{demux['records']:,}", _size(demux["bytes"]))
+    for member in peering["members"]:
+        counts = [
+            cell for way in ("out", "in") for cell in (f"{member[way]['esp_packets']:,}", _size(member[way]["bytes"]))
+        ]
+        table.add_row(f"member {member['index']}", *counts, member["peer"] or "as configured")
+    return table
+
+
+def _table(*columns: str) -> Table:
+    """A plain table; a heading that starts with > stands over numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in columns:
+        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", no_wrap=True)
     return table
 
 
@@ -115,10 +123,6 @@ def _shared_process(process: Json) -> Text:
 
 def _fact(name: str, value: str, style: str = "") -> Text:
     return Text.assemble(f"  {name}: ", (value, style))
-
-
-def _traffic(traffic: Json) -> str:
-    return f"{traffic['esp_packets']:,} packets, {_size(traffic['bytes'])}"
 
 
 def _ago(age_ms: int | None) -> str:

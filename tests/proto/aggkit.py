@@ -77,7 +77,7 @@ class Receiver:
         self.reassembler.take_chunk(chunk.number, chunk.offset, memoryview(chunk.data), now)
 
     def take_batch(self, chunks: Sequence[Chunk], now: float = 0.0) -> None:
-        """What one receive brought, by way of the rows: each run of successive full chunks, and what is short, apart."""
+        """What one receive brought, by way of the rows: run by run of successive chunks, a short one ends its run."""
         run: list[Chunk] = []
         for chunk in chunks:
             if run and (chunk.number != run[-1].number + 1 or len(run[-1].data) < self.rows.chunk):

@@ -211,7 +211,9 @@ def test_the_high_half_rolls_over_within_a_batch() -> None:
 
 def test_the_high_half_rolls_over_in_a_batch_with_holes_and_a_forged_packet() -> None:
     numbers = [2**32 - 4, 2**32 - 1, 2**32 + 2, 2**32 + 3]
-    opened = open_all(receiver(floor=2**32 - 6), [*map(packet, numbers[:2]), forged(2**32 + 1), *map(packet, numbers[2:])])
+    opened = open_all(
+        receiver(floor=2**32 - 6), [*map(packet, numbers[:2]), forged(2**32 + 1), *map(packet, numbers[2:])]
+    )
     assert accepted(opened) == numbers
     assert opened.drops == {DropReason.BAD_ICV: 1}
 

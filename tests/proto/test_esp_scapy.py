@@ -35,8 +35,12 @@ NUMBERS = {"first": 1, "below 2^32": 2**32 - 2, "above 2^32": 2**32 + 7, "far": 
 inner = pytest.mark.parametrize("packet", INNER.values(), ids=INNER.keys())
 esn_number = pytest.mark.parametrize(
     ("esn", "number"),
-    [pytest.param(esn, n, id=f"{name}{' ESN' if esn else ''}") for name, n in NUMBERS.items()
-     for esn in (True, False) if esn or n < 2**32],
+    [
+        pytest.param(esn, n, id=f"{name}{' ESN' if esn else ''}")
+        for name, n in NUMBERS.items()
+        for esn in (True, False)
+        if esn or n < 2**32
+    ],
 )
 
 

@@ -26,7 +26,7 @@ from fwd.proto.flow import BUCKET_MASK, BUCKETS, NOBODY, flow_hash, owners, rend
 
 V4 = {"src": "10.1.0.10", "dst": "10.2.0.10"}
 V6 = {"src": "fd00:1::10", "dst": "fd00:2::10"}
-STABLE_V4, STABLE_V6 = 0xc426b258121e8d2c, 0x75e5e5b4dc53b043  # UDP, ports 1 and 2
+STABLE_V4, STABLE_V6 = 0xC426B258121E8D2C, 0x75E5E5B4DC53B043  # UDP, ports 1 and 2
 
 
 def hash_of(packet: Packet) -> int:

@@ -1,0 +1,211 @@
+"""The configuration: what is accepted, and that everything else is one line with file, key and reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fwd.config import EXAMPLE, Config, ConfigError, load, parse, with_members, without_offload
+
+KEYS = '[peering.keys]\nsource = "lab"\nsecret = "/etc/fwd/lab.secret"\n'
+
+
+def peering(drop: str = "", keys: str = KEYS, **changes: str) -> str:
+    """One peering in TOML, each change a TOML value; `drop` leaves a key out."""
+    values = {
+        "name": '"vpc2"',
+        "local_addrs": '"192.0.2.1"',
+        "remote_addrs": '"192.0.2.2"',
+        "local_ts": '["10.1.0.0/16"]',
+        "remote_ts": '["10.2.0.0/16"]',
+    } | changes
+    lines = [f"{key} = {value}" for key, value in values.items() if key != drop]
+    return "\n".join(["[[peering]]", *lines, keys])
+
+
+def other(**changes: str) -> str:
+    """A second peering that gets along with the first."""
+    apart = {"name": '"vpc3"', "tun": '"fwd1"', "port": "4600", "remote_ts": '["10.3.0.0/16"]'}
+    return peering(**(apart | {"remote_addrs": '"192.0.2.3"'} | changes))
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "fwd.toml")
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith("fwd.toml: ")
+    return line
+
+
+# -- what is accepted ------------------------------------------------------------------------------------------
+
+
+def test_the_example_is_accepted() -> None:
+    config = parse(EXAMPLE, "example")
+    assert config.peering[0].members == 4
+    assert config.peering[0].rekey_time == 3600
+
+
+def test_the_smallest_configuration_has_the_documented_defaults() -> None:
+    only = parse(peering(), "fwd.toml").peering[0]
+    assert (only.members, only.payload, only.port, only.tun) == (4, "superpacket", 4500, "fwd0")
+    assert (only.esn, only.replay_window, only.reorder_packets, only.reorder_ms) == (True, 1024, 3, 2.0)
+    assert (only.offload, only.mss_clamp, only.path_mtu, only.tun_mtu) == (True, True, None, None)
+
+
+def test_ipv6_inside_and_outside_is_accepted() -> None:
+    text = peering(
+        local_addrs='"2001:db8::1"', remote_addrs='"2001:db8::2"',
+        local_ts='["10.1.0.0/16", "fd00:1::/32"]', remote_ts='["10.2.0.0/16", "fd00:2::/32"]',
+    )  # fmt: skip
+    assert len(parse(text, "fwd.toml").peering[0].remote_ts) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("0", 0), ("90", 90), ('"90"', 90), ('"90s"', 90), ('"60m"', 3600), ('"4h"', 14400),
+                          ('"1d"', 86400), ('"10 m"', 600)],
+)  # fmt: skip
+def test_times_are_written_as_in_swanctl(text: str, seconds: int) -> None:
+    assert parse(peering(rekey_time=text), "fwd.toml").peering[0].rekey_time == seconds
+
+
+def test_several_peerings_live_side_by_side() -> None:
+    assert len(parse(peering() + other(), "fwd.toml").peering) == 2
+
+
+def test_ports_that_touch_do_not_overlap() -> None:
+    assert parse(peering(members="4") + other(port="4504"), "fwd.toml")
+    assert parse(peering(port="4504") + other(port="4500", members="4"), "fwd.toml")
+
+
+def test_the_same_ports_on_another_address_are_accepted() -> None:
+    assert parse(peering() + other(port="4500", local_addrs='"192.0.2.9"'), "fwd.toml")
+
+
+@pytest.mark.parametrize("metrics", ["127.0.0.1:9595", "[::1]:9595"])
+def test_metrics_take_an_address_and_a_port(metrics: str) -> None:
+    assert parse(f'[gateway]\nmetrics = "{metrics}"\n' + peering(), "fwd.toml").gateway.metrics == metrics
+
+
+# -- what is refused -------------------------------------------------------------------------------------------
+
+WRONG = {
+    "unknown key": (peering(colour='"red"'), "peering.0.colour: unknown key"),
+    "unknown table": ("[gatway]\n" + peering(), "gatway: unknown key"),
+    "unknown gateway key": ("[gateway]\nusr = 1\n" + peering(), "gateway.usr: unknown key"),
+    "unknown keys key": (peering(keys=KEYS + "x = 1\n"), "peering.0.keys.x: unknown key"),
+    "no peering": ("", "peering: missing"),
+    "no peerings": ("peering = []", "peering: "),
+    "no name": (peering(drop="name"), "peering.0.name: missing"),
+    "no keys": (peering(keys=""), "peering.0.keys: missing"),
+    "no secret": (peering(keys='[peering.keys]\nsource = "lab"\n'), "peering.0.keys.secret: missing"),
+    "other keys": (peering(keys=KEYS.replace("lab", "ike", 1)), "peering.0.keys.source: "),
+    "bad name": (peering(name='"VPC 2"'), "peering.0.name: "),
+    "bad address": (peering(local_addrs='"192.0.2"'), "peering.0.local_addrs: "),
+    "bad subnet": (peering(remote_ts='["10.2.0.0/33"]'), "peering.0.remote_ts.0: "),
+    "host bits": (peering(local_ts='["10.1.0.1/16"]'), "peering.0.local_ts.0: "),
+    "no subnet": (peering(local_ts="[]"), "peering.0.local_ts: "),
+    "no member": (peering(members="0"), "peering.0.members: "),
+    "too many members": (peering(members="65"), "peering.0.members: "),
+    "unknown payload": (peering(payload='"gre"'), "peering.0.payload: "),
+    "port zero": (peering(port="0"), "peering.0.port: "),
+    "ports past the end": (peering(port="65533"), "peering.0: port + members passes 65535"),
+    "long device name": (peering(tun='"fwd0123456789012"'), "peering.0.tun: "),
+    "device name with a slash": (peering(tun='"a/b"'), "peering.0.tun: "),
+    "small window": (peering(replay_window="64"), "peering.0.replay_window: "),
+    "small MTU": (peering(path_mtu="500"), "peering.0.path_mtu: "),
+    "bad time": (peering(rekey_time='"soon"'), "peering.0.rekey_time: expected a time such as"),
+    "negative time": (peering(rekey_time="-1"), "peering.0.rekey_time: "),
+    "long time": (peering(rekey_time='"8d"'), "peering.0.rekey_time: "),
+    "late soft limit": (peering(rekey_packets="4294967295"), "peering.0.rekey_packets: "),
+    "no wait": (peering(reorder_ms="0"), "peering.0.reorder_ms: "),
+    "versions mixed": (peering(remote_addrs='"2001:db8::2"'), "peering.0: local_addrs and remote_addrs are of diff"),
+    "same address": (peering(remote_addrs='"192.0.2.1"'), "peering.0: local_addrs and remote_addrs are the same"),
+    "overlap": (peering(remote_ts='["10.1.2.0/24"]'), "local_ts 10.1.0.0/16 and remote_ts 10.1.2.0/24 overlap"),
+    "gateway inside": (peering(remote_ts='["192.0.2.0/24"]'), "peering.0: remote_ts 192.0.2.0/24 contains a gateway"),
+    "same names": (peering() + other(name='"vpc2"'), "two peerings are named vpc2"),
+    "same device": (peering() + other(tun='"fwd0"'), "peerings vpc2 and vpc3 share the TUN device fwd0"),
+    "same ports": (peering() + other(port="4503"), "peerings vpc2 and vpc3 share UDP ports on 192.0.2.1"),
+    "same subnets": (peering() + other(remote_ts='["10.2.9.0/24"]'), "remote_ts 10.2.0.0/16 of vpc2 and 10.2.9.0/24"),
+    "bad metrics": ('[gateway]\nmetrics = "everywhere"\n' + peering(), "gateway.metrics: "),
+    "bad log level": ('[gateway]\nlog_level = "loud"\n' + peering(), "gateway.log_level: "),
+    "not TOML": ("peering = [", "not TOML: "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), WRONG.values(), ids=WRONG.keys())
+def test_what_is_wrong_is_named_in_one_line(text: str, expected: str) -> None:
+    assert expected in refusal(text)
+
+
+def test_further_mistakes_are_counted() -> None:
+    assert refusal(peering(members="0", port="0", payload='"gre"')).endswith("(and 2 more)")
+
+
+def test_one_mistake_is_not_counted_twice() -> None:
+    assert "more)" not in refusal(peering(local_addrs='"192.0.2"'))
+
+
+# -- files and options -----------------------------------------------------------------------------------------
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "fwd.toml"
+    file.write_text(peering())
+    assert load(file) == parse(peering(), "")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read: No such file or directory$"):
+        load(tmp_path / "none.toml")
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "fwd.toml"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"fwd\.toml: not UTF-8 text$"):
+        load(file)
+
+
+def test_a_mistake_in_a_file_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "fwd.toml"
+    file.write_text(peering(members="0"))
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert str(caught.value).startswith(f"{file}: peering.0.members: ")
+
+
+def test_the_members_option_counts_for_every_peering() -> None:
+    config = with_members(parse(peering() + other(), "fwd.toml"), 7)
+    assert [p.members for p in config.peering] == [7, 7]
+
+
+@pytest.mark.parametrize(("members", "reason"), [(0, "members"), (65, "members"), (64, "port + members passes 65535")])
+def test_the_members_option_is_checked_again(members: int, reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        with_members(parse(peering(port="65500"), "fwd.toml"), members)
+    assert str(caught.value).startswith(f"--members {members}: ")
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_members_option_may_make_peerings_overlap() -> None:
+    with pytest.raises(ConfigError, match="share UDP ports"):
+        with_members(parse(peering() + other(port="4504"), "fwd.toml"), 5)
+
+
+def test_offloads_off_changes_nothing_else() -> None:
+    config = parse(peering() + other(), "fwd.toml")
+    off = without_offload(config)
+    assert not any(p.offload for p in off.peering)
+    assert off.model_dump(exclude={"peering": {"__all__": {"offload"}}}) == config.model_dump(
+        exclude={"peering": {"__all__": {"offload"}}}
+    )
+
+
+def test_a_configuration_cannot_be_changed_in_place() -> None:
+    config: Config = parse(peering(), "fwd.toml")
+    with pytest.raises(ValueError, match="frozen"):
+        config.peering[0].members = 9  # type: ignore[misc]

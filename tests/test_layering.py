@@ -1,0 +1,94 @@
+"""The layering of the design, read from the imports: cli → lab, control → supervise → keyd, agent → datapath → config
+→ proto, one way. And the size of files."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "fwd"
+FILES = sorted(ROOT.rglob("*.py"))
+LINES_MAX = 500
+
+LAYERS = {
+    "proto": 0,
+    "config": 1,
+    "datapath": 2,
+    "keyd": 3,
+    "agent": 3,
+    "supervise": 4,
+    "lab": 5,
+    "control": 5,
+    "cli": 6,
+    "__main__": 7,
+}
+# fwd.proto is pure: what it may use of the standard library, and of others.
+PURE = {
+    "__future__", "bisect", "collections", "dataclasses", "enum", "functools", "ipaddress", "itertools", "math",
+    "hashlib", "hmac", "heapq", "operator", "string", "struct", "types", "typing",
+}  # fmt: skip
+PURE_PACKAGES = {"cryptography", "numpy", "xxhash"}
+
+
+def imports(file: Path) -> set[str]:
+    """Every module that a file imports, wherever in it, as a dotted name."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            module = node.module or ""
+            found |= {f"{module}.{alias.name}" for alias in node.names} if module == "fwd" else {module}
+    return found
+
+
+def layer(module: str) -> str:
+    """Layer of a module of fwd: `fwd.proto.esp` → `proto`."""
+    return module.split(".")[1]
+
+
+def layer_of(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+LAYERED = [file for file in FILES if file != ROOT / "__init__.py"]
+
+
+def name(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("file", LAYERED, ids=name)
+def test_imports_go_one_way(file: Path) -> None:
+    mine = layer_of(file)
+    assert mine in LAYERS, f"fwd/{mine} has no place in the layering"
+    for module in imports(file):
+        if module.startswith("fwd."):
+            theirs = layer(module)
+            if theirs in ("__version__", mine):
+                continue
+            assert LAYERS[theirs] < LAYERS[mine], f"{name(file)} imports {module}"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "proto").rglob("*.py")), ids=name)
+def test_proto_is_pure(file: Path) -> None:
+    for module in imports(file):
+        top = module.split(".")[0]
+        if top == "fwd":
+            continue
+        allowed = PURE if top in sys.stdlib_module_names else PURE_PACKAGES
+        assert top in allowed, f"{name(file)} imports {module}: no sockets, clock, processes or files in fwd.proto"
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_files_are_small(file: Path) -> None:
+    assert len(file.read_text(encoding="utf-8").splitlines()) < LINES_MAX
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.read_text(encoding="utf-8").strip()], ids=name)
+def test_every_file_says_what_it_is(file: Path) -> None:
+    assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
