@@ -72,7 +72,10 @@ class Receiving(InboundSa):
 
 
 class Inbound:
-    """Opens and delivers; tells the member through `on_echo(sub-type, number)`, `on_heard(sa, address)`, `on_unknown(spi)`."""
+    """Opens and delivers.
+
+    Tells the member through `on_echo(sub-type, number)`, `on_heard(sa, address)` and `on_unknown(spi)`.
+    """
 
     def __init__(
         self,
@@ -318,9 +321,8 @@ class Inbound:
         if len(head) < _HEADERS and len(pieces) > 1:
             head = memoryview(b"".join(pieces[:2]))
         packet = head[VNET_BYTES:]
-        if packet[0] >> 4 == 6 and length < VNET_BYTES + 40:
-            counters[DropReason.BAD_RECORD] += 1
-        elif record_fault(head, length - VNET_BYTES, self._accepted) is not None:
+        cut = packet[0] >> 4 == 6 and length < VNET_BYTES + 40
+        if cut or record_fault(head, length - VNET_BYTES, self._accepted) is not None:
             counters[DropReason.BAD_RECORD] += 1
         else:
             self._write(pieces, address_pair(packet), length)

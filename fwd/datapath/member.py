@@ -167,7 +167,7 @@ class Member:
 
     def _on_heard(self, sa: Receiving, address: tuple[str, int]) -> None:
         """Something authenticated came on `sa` from `address`, which is where the peer now is."""
-        if address[:2] != self.outbound.peer[:2]:
+        if address[:2] != self.outbound.peer[:2] or not self._link[LinkWord.PEER_PORT]:
             self.outbound.peer = address
             self._publish_peer(address)
         if not sa.heard:

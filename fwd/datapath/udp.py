@@ -150,7 +150,7 @@ class Sender:
 
 
 def read_ancillary(ancillary: list[tuple[int, int, bytes]], received: int) -> tuple[int, int, int]:
-    """Size of each merged datagram (`received` when there is one), TOS octet, and datagrams lost so far (0: none told)."""
+    """Size of each merged datagram (`received` if it is one), TOS octet, datagrams lost so far (0: none told)."""
     size, tos, lost = received, 0, 0
     for level, kind, data in ancillary:
         if level == socket.IPPROTO_UDP and kind == _UDP_GRO:

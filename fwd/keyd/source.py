@@ -2,7 +2,8 @@
 
 Each gateway numbers the SAs of each member that it sends on by *epoch*: 0, 1, 2, … An epoch is used by one sending
 process in its whole life (design rule 1); the far side derives the same SA to receive on. The SPI names direction,
-epoch and member, with the member in the low byte. Refuses: a secret that is short or readable by others (`open_secret`).
+epoch and member, with the member in the low byte. Refuses: a secret that is short or readable by others
+(`open_secret`).
 """
 
 from __future__ import annotations

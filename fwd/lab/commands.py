@@ -20,7 +20,9 @@ from fwd.lab import gateways
 from fwd.lab.demo import demo_command
 from fwd.lab.topology import GATEWAYS, LabError, Topology, why_not
 
-app = typer.Typer(no_args_is_help=True, help="Two VPCs in network namespaces, joined by fwd; needs root.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Two VPCs in network namespaces, joined by fwd; needs root."
+)
 app.command("demo")(demo_command)
 
 Name = Annotated[str, typer.Option("--name", help="Name of the lab; its namespaces are NAME-gw1 and so on.")]

@@ -7,7 +7,8 @@ BlockOffset counts the data octets to the start of the next record, and may poin
 starts and ends on a record boundary; all its chunks but the last are full. The sub-types are outside RFC 9347's
 assigned 0 and 1 and are sent to peers that agreed to them only.
 
-`Framer` writes the sender's framing, `RowBuffer` is what a receiver opens packets to; reassembly.py makes records of it.
+`Framer` writes the sender's framing, `RowBuffer` is what a receiver opens packets to; reassembly.py makes records
+of it.
 """
 
 from __future__ import annotations

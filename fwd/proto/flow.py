@@ -89,7 +89,8 @@ def owners(scores: npt.NDArray[np.uint64], live: int) -> npt.NDArray[np.uint16]:
     if not members:
         return np.full(BUCKETS, NOBODY, dtype=np.uint16)
     best = np.argmax(scores[:, members], axis=1)
-    return np.array(members, dtype=np.uint16)[best]
+    chosen: npt.NDArray[np.uint16] = np.array(members, dtype=np.uint16)[best]
+    return chosen
 
 
 def settle(

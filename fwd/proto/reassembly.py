@@ -45,7 +45,7 @@ class Reassembler:
     # -- in order ---------------------------------------------------------------------------------------------
 
     def take_rows(self, buffer: RowBuffer, number: int, first: int, full: int, tail: int, now: float) -> None:
-        """Chunks from `number` on, in `buffer` from row `first` on: `full` full ones, then perhaps one of `tail` octets.
+        """Chunks from `number` on, in `buffer` from row `first` on: `full` full ones, then one of `tail` octets if any.
 
         The caller has checked their framing but for BlockOffset (RowBuffer.all_records).
         """

@@ -22,6 +22,7 @@ from fwd.proto.errors import UserError
 
 GUARD_METRIC = 1_000_000
 QUEUE_RECORDS = 500
+_ADDR_GEN_MODE_NONE = 1
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -70,6 +71,16 @@ def remove_guards(peering: Peering) -> None:
                 ip.route("del", **_guard(subnet))
 
 
+def prepare_link(tun: str) -> None:
+    """Before the device is up: its queue, and no link-local address, whose chatter no selector would allow."""
+    quiet = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_MODE_NONE)]})]}
+    with IPRoute() as ip:
+        index = ip.link_lookup(ifname=tun)[0]
+        ip.link("set", index=index, txqlen=QUEUE_RECORDS)
+        with contextlib.suppress(NetlinkError):  # a kernel without IPv6
+            ip.link("set", index=index, IFLA_AF_SPEC=quiet)
+
+
 def add_routes(peering: Peering) -> None:
     """Route the remote subnets to the TUN device, from a source address that the selectors allow.
 
@@ -77,7 +88,6 @@ def add_routes(peering: Peering) -> None:
     """
     with IPRoute() as ip:
         index = ip.link_lookup(ifname=peering.tun)[0]
-        ip.link("set", index=index, txqlen=QUEUE_RECORDS)
         sources = inner_addresses(ip, peering.local_ts)
         for subnet in peering.remote_ts:
             route = {"dst": str(subnet), "oif": index, "family": _FAMILIES[subnet.version]}

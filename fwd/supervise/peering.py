@@ -121,6 +121,7 @@ class PeeringParts:
         """Guards first, then the device and its routes: at no moment does anything leave in the clear."""
         network.set_guards(self.peering)
         self._undo.callback(network.remove_guards, self.peering)
+        network.prepare_link(self.tun.name)
         self.tun.up(self.inner_mtu)
         network.add_routes(self.peering)
 

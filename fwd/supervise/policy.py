@@ -1,4 +1,4 @@
-"""When a process is started, aborted, killed or left alone: the supervisor's decisions, as pure functions of state and time.
+"""When a process is started, aborted, killed or left alone: decisions as pure functions of state and time.
 
     RUNNING  --exit, life ≥ SHORT_LIFE_S-->      start again at once
              --exit, life shorter-->             BACKOFF, longer each time

@@ -16,6 +16,7 @@ import selectors
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from fwd.agent import service as agent
@@ -23,7 +24,7 @@ from fwd.agent.view import GatewayView, PeeringView
 from fwd.config import Config, Peering, load, with_members, without_offload
 from fwd.datapath import member
 from fwd.datapath.demux import Demux
-from fwd.datapath.shared import GatewayShared, LinkWord
+from fwd.datapath.shared import GatewayShared, LinkWord, ProcessState
 from fwd.keyd import service as keyd
 from fwd.keyd.source import open_secret
 from fwd.proto.errors import UserError
@@ -59,7 +60,7 @@ def run(config_path: Path, members: int | None = None, no_offload: bool = False)
 class Supervisor:
     """A gateway's process tree."""
 
-    def __init__(self, config: Config, read: object) -> None:
+    def __init__(self, config: Config, read: Callable[[], Config]) -> None:
         self._read = read
         self._user = privileges.find_user(config.gateway.user)
         self._selector = selectors.DefaultSelector()
@@ -158,7 +159,7 @@ class Supervisor:
 
     def _add(self, child: Child) -> None:
         self._children[child.name] = child
-        child.life.state = policy.ProcessState.BACKOFF
+        child.life.state = ProcessState.BACKOFF
         if child.log_pair:
             child.log_pair[0].setblocking(False)
             self._selector.register(child.log_pair[0], selectors.EVENT_READ, child)
@@ -286,7 +287,7 @@ class Supervisor:
     def _re_read(self) -> None:
         """SIGHUP: peerings that changed are set up anew, the others are not touched."""
         try:
-            config: Config = self._read()  # type: ignore[operator]
+            config = self._read()
             if config.gateway != self._config.gateway:
                 raise UserError("[gateway] cannot change while running; restart fwd")
         except UserError as error:
