@@ -127,10 +127,10 @@ class Inbound:
         for keys in inbound:
             if keys.spi not in self.sas:
                 peering = self._peering
-                reassembler = Reassembler(
-                    self._deliver, self._counters, peering.reorder_packets, peering.reorder_ms / 1000
-                )
                 floor = self._slots.floor(keys.slot, keys.spi)
+                reassembler = Reassembler(
+                    self._deliver, self._counters, peering.reorder_packets, peering.reorder_ms / 1000, floor
+                )
                 self.sas[keys.spi] = Receiving(keys, peering.replay_window, floor, reassembler)
 
     def expire(self, now: float) -> None:

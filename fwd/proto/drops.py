@@ -46,15 +46,16 @@ class DropReason(IntEnum):
     BAD_PADDING = 17
     BAD_NEXT_HEADER = 18
     DUMMY = 19  # next header 59, RFC 4303 §2.6
-    BAD_FRAMING = 20  # AGGFRAG header or BlockOffset that cannot be
+    BAD_FRAMING = 20  # AGGFRAG header that cannot be
     # Inward, in a member: records.
-    HOLE = 21  # a record given up because some of its chunks never came
-    BAD_RECORD = 22  # virtio or IP header contradicts the record
-    SELECTOR_IN = 23
-    ECN_CE_LOST = 24  # outer CE on an inner Not-ECT packet, RFC 6040 §4.2
-    TUN_REFUSED = 25  # write to the TUN device failed
+    HOLE = 21  # a packet of the record stream given up as lost
+    BAD_STREAM = 22  # record boundaries contradict each other; what they left unclear is given up
+    BAD_RECORD = 23  # virtio or IP header contradicts the record
+    SELECTOR_IN = 24
+    ECN_CE_LOST = 25  # outer CE on an inner Not-ECT packet, RFC 6040 §4.2
+    TUN_REFUSED = 26  # write to the TUN device failed
     # The kernel's, on the way to the demux.
-    TUN_QUEUE_FULL = 26
+    TUN_QUEUE_FULL = 27
 
     @property
     def label(self) -> str:
@@ -64,7 +65,7 @@ class DropReason(IntEnum):
     @property
     def unit(self) -> Unit:
         """What one count stands for."""
-        if self is DropReason.HOLE:
+        if self in (DropReason.HOLE, DropReason.BAD_STREAM):
             return "event"
         return "esp" if self in _ESP_UNIT else "record"
 

@@ -26,12 +26,15 @@ class Reassembler:
     A missing packet is a hole. It is given up, and counted, after `later` further packets or `wait_s`.
     """
 
-    def __init__(self, deliver: Deliver, drops: MutableSequence[int], later: int = 3, wait_s: float = 0.002) -> None:
+    def __init__(
+        self, deliver: Deliver, drops: MutableSequence[int], later: int = 3, wait_s: float = 0.002, floor: int = 0
+    ) -> None:
+        """`floor`: the highest number that a predecessor took; what comes next is waited for."""
         self._deliver = deliver
         self._drops = drops
         self._later = later
         self._wait_s = wait_s
-        self._top = 0  # highest number taken; 0: none yet
+        self._top = floor  # highest number taken; 0: none yet, and a first number far on is no hole
         # The unfinished record, in order: it starts `_offset` octets into row `_first_row` and has `_rows` rows.
         self._first_row = 0
         self._offset = 0
@@ -85,7 +88,7 @@ class Reassembler:
             row += first
             length = ip_length(_peek(buffer, row, offset), VNET_BYTES)
             if length < IP_MIN:
-                self._drops[DropReason.BAD_RECORD] += 1
+                self._drops[DropReason.BAD_STREAM] += 1
                 at = have
                 break
             end = at + VNET_BYTES + length
@@ -104,7 +107,7 @@ class Reassembler:
             deliver(pieces, end - at)
             at = end
         if last and at < have:
-            self._drops[DropReason.BAD_FRAMING] += 1
+            self._drops[DropReason.BAD_STREAM] += 1
             at = have
         self._settle(buffer, at, have)
 
@@ -172,7 +175,7 @@ class Reassembler:
             self._middles.clear()
             self._tails.clear()
             self._heads.clear()
-            self._drops[DropReason.BAD_FRAMING] += 1
+            self._drops[DropReason.BAD_STREAM] += 1
 
     def passed(self, number: int, now: float) -> bool:
         """Packet `number` of this SA has come, whatever it carries: close its hole or open those before it.
@@ -184,7 +187,7 @@ class Reassembler:
         if number <= top:
             return self._holes.pop(number, None) is not None
         self._top = number
-        if top:
+        if top or number <= self._later:
             for missing in range(max(top + 1, number - self._later), number):
                 self._holes[missing] = now
             if number - self._later > top + 1:
@@ -208,7 +211,7 @@ class Reassembler:
         while len(data) - at >= _PEEK:
             length = ip_length(data, at + VNET_BYTES)
             if length < IP_MIN:
-                self._drops[DropReason.BAD_RECORD] += 1
+                self._drops[DropReason.BAD_STREAM] += 1
                 return len(data)
             end = at + VNET_BYTES + length
             if end > len(data):
@@ -228,7 +231,7 @@ class Reassembler:
         if before and behind:
             self._join(number)
         elif before and number <= self._top and number not in self._holes:
-            self._drops[DropReason.BAD_FRAMING] += in_time
+            self._drops[DropReason.BAD_STREAM] += in_time
             self._drop_before(number)
         elif behind and number - 1 not in self._holes:
             self._drop_from(number)
@@ -247,7 +250,7 @@ class Reassembler:
         if len(record) >= _PEEK and VNET_BYTES + ip_length(record, VNET_BYTES) == len(record):
             self._deliver([memoryview(record)], len(record))
         else:
-            self._drops[DropReason.BAD_RECORD] += 1
+            self._drops[DropReason.BAD_STREAM] += 1
 
     def _drop_before(self, number: int) -> None:
         """Drop the part of a record that waits for packet `number`."""

@@ -231,3 +231,13 @@ def test_the_ipv4_checksum_stays_right_whatever_else_the_header_says(ident: int,
     assert decapsulate_ecn(memoryview(octets), CE)
     packet.tos = dscp << 2 | CE
     assert octets == bytes(packet)
+
+
+def test_the_ipv4_checksum_stays_right_where_the_sum_carries_twice() -> None:
+    packet = IP(tos=ECT0, id=0)
+    packet.id = IP(bytes(packet)).chksum
+    octets = bytearray(bytes(packet))
+    assert octets[10:12] == b"\0\0"
+    assert decapsulate_ecn(memoryview(octets), CE)
+    packet.tos = CE
+    assert octets == bytes(packet)

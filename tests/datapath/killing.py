@@ -1,0 +1,66 @@
+"""A process that kills itself between two lines of the product's code: every point at which a death can fall.
+
+`sys.settrace` gives an event before each line; at the `nth` one in the given files the process sends itself SIGKILL,
+so nothing is flushed, closed or caught, just as when somebody else kills it there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+POINTS_MAX = 5000
+
+
+def dies_at(nth: int, scenario: Callable[[], object], *files: str) -> bool:
+    """Run `scenario` in a fork that dies before the `nth` line of `files`; False: it ended before that."""
+    pid = os.fork()
+    if pid == 0:
+        _be_killed(nth, scenario, tuple(os.sep + f for f in files))
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.waitstatus_to_exitcode(status) == 0, f"the scenario failed before point {nth}: see its traceback"
+    return False
+
+
+def every_point(check: Callable[[int], bool]) -> int:
+    """Call `check(nth)` for 1, 2, … until it says that nobody died; how many points there were."""
+    for nth in range(1, POINTS_MAX):
+        if not check(nth):
+            return nth - 1
+    raise AssertionError("the scenario does not end")
+
+
+def _be_killed(nth: int, scenario: Callable[[], object], files: tuple[str, ...]) -> None:
+    left = nth
+
+    def on_call(frame: FrameType, event: str, arg: Any) -> Any:
+        return on_line if frame.f_code.co_filename.endswith(files) else None
+
+    def on_line(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal left
+        if event == "line":
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return on_line
+
+    status = 1
+    try:
+        sys.settrace(on_call)
+        scenario()
+        sys.settrace(None)
+        status = 0
+    except BaseException:
+        sys.settrace(None)
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)

@@ -1,0 +1,363 @@
+"""Two real gateways in a lab of the test's own, and what the tests ask of them. Everything waits for a condition."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fwd.agent.client import query
+from fwd.lab import flows, probe, processes, traffic
+from fwd.lab.processes import Process
+from fwd.lab.topology import GATEWAYS, SUBNETS, Topology
+
+T = TypeVar("T")
+Json = dict[str, Any]
+PORT = 4500  # of member 0
+PROBE_PORT = 7777
+ICMP, TCP, UDP = 1, 6, 17
+
+
+def until(condition: Callable[[], T], seconds: float = 8.0, what: str = "") -> T:
+    """The first true value that `condition` gives."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what or condition}")
+        time.sleep(0.02)
+
+
+class Pair:
+    """gw1 and gw2 on a lab that is up. `peerings`: tables that both configurations share, one a peering."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        peerings: Sequence[Mapping[str, Any]] = ({},),
+        gateway: Mapping[str, Any] | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        self.topology = topology
+        self.peerings = [dict(p) for p in peerings]
+        self.gateway = dict(gateway or {})
+        self.arguments = list(arguments)
+        self.secret = b""
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    # -- files ------------------------------------------------------------------------------------------------
+
+    def config(self, host: str) -> Path:
+        return self.topology.run_dir / f"{host}.toml"
+
+    def control(self, host: str) -> Path:
+        return self.topology.run_dir / f"{host}.sock"
+
+    def secret_path(self, host: str) -> Path:
+        return self.topology.run_dir / f"{host}.secret"
+
+    def log(self, host: str) -> str:
+        return (self.topology.run_dir / f"{host}.log").read_text(errors="replace")
+
+    def write_config(self, host: str) -> Path:
+        far = "gw2" if host == "gw1" else "gw1"
+        tables: list[tuple[str, Json]] = [("[gateway]", {"control": str(self.control(host)), **self.gateway})]
+        for i, peering in enumerate(self.peerings):
+            subnets = peering.get("subnets", SUBNETS)
+            tables.append(
+                (
+                    "[[peering]]",
+                    {
+                        "name": f"to-{far}-{i}",
+                        "local_addrs": self.topology.outer(host),
+                        "remote_addrs": self.topology.outer(far),
+                        "local_ts": list(subnets[host]),
+                        "remote_ts": list(subnets[far]),
+                        "members": 2,
+                        **{key: value for key, value in peering.items() if key != "subnets"},
+                    },
+                )
+            )
+            tables.append(("[peering.keys]", {"source": "lab", "secret": str(self.secret_path(host))}))
+        lines = [
+            "\n".join([header, *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""])
+            for header, table in tables
+        ]
+        self.config(host).write_text("\n".join(lines))
+        return self.config(host)
+
+    def write_secret(self, host: str) -> None:
+        fd = os.open(self.secret_path(host), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(self.secret)
+
+    # -- processes --------------------------------------------------------------------------------------------
+
+    def start(self) -> Pair:
+        """Both, with a secret never used before, and wait until they are ready."""
+        self.secret = os.urandom(32)
+        for host in GATEWAYS:
+            self.write_config(host)
+            self.write_secret(host)
+            with (self.topology.run_dir / f"{host}.log").open("wb") as log:
+                argv = [sys.executable, "-m", "fwd", "demux", "--config", str(self.config(host)), *self.arguments]
+                self.running[host] = self.topology.popen(host, argv, stdout=log, stderr=log)
+        for host in GATEWAYS:
+            self.wait_ready(host)
+        return self
+
+    def ready(self, host: str) -> bool:
+        assert self.running[host].poll() is None, self.log(host)
+        with contextlib.suppress(OSError):
+            return bool(query(self.control(host))["ready"])
+        return False
+
+    def wait_ready(self, *hosts: str, seconds: float = 15.0) -> None:
+        for host in hosts or GATEWAYS:
+            until(lambda host=host: self.ready(host), seconds, f"{host} ready")  # type: ignore[misc]
+
+    def stop(self, host: str, number: signal.Signals = signal.SIGTERM) -> int:
+        """Tell the supervisor to end; its exit status."""
+        process = self.running.pop(host)
+        process.send_signal(number)
+        try:
+            return process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+
+    def close(self) -> None:
+        """End what still runs, and everything that was started in a gateway's namespace."""
+        for host in list(self.running):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.stop(host)
+
+    # -- what the gateways say --------------------------------------------------------------------------------
+
+    def status(self, host: str) -> Json:
+        """A gateway's status; waits while its agent is being replaced."""
+
+        def ask() -> Json | None:
+            with contextlib.suppress(OSError):
+                return query(self.control(host))
+            return None
+
+        return until(ask, 8.0, f"status of {host}")
+
+    def peering(self, host: str, index: int = 0) -> Json:
+        found: Json = self.status(host)["peerings"][index]
+        return found
+
+    def member(self, host: str, index: int) -> Json:
+        found: Json = self.peering(host)["members"][index]
+        return found
+
+    def drops(self, host: str) -> dict[str, int]:
+        found: dict[str, int] = self.peering(host)["drops"]
+        return found
+
+    def pids(self, host: str) -> dict[str, int]:
+        """Every child by name: demux, member-0, …, keyd, agent; of the first peering."""
+        status = self.status(host)
+        peering = status["peerings"][0]
+        found = {p["name"]: p["pid"] for p in status["processes"]}
+        found["demux"] = peering["demux"]["pid"]
+        return found | {f"member-{m['index']}": m["pid"] for m in peering["members"]}
+
+    def kill(self, host: str, name: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """Send a child a signal; its pid."""
+        pid = self.pids(host)[name]
+        assert pid > 1, f"{name} of {host} does not run"
+        os.kill(pid, number)
+        return pid
+
+    def wait_replaced(self, host: str, name: str, pid: int, seconds: float = 8.0) -> None:
+        """Another process than `pid` runs under that name, and the gateway is ready."""
+        until(lambda: self.pids(host)[name] not in (0, pid) and self.ready(host), seconds, f"{name} replaced")
+
+    # -- traffic ----------------------------------------------------------------------------------------------
+
+    def ping(self, *options: str, host: str = "client1", to: str | None = None, count: int = 1) -> bool:
+        return self.ping_output(*options, host=host, to=to, count=count).returncode == 0
+
+    def ping_output(
+        self, *options: str, host: str = "client1", to: str | None = None, count: int = 1
+    ) -> subprocess.CompletedProcess[str]:
+        far = "client2" if host == "client1" else "client1"
+        argv = ["ping", "-c", str(count), "-i", "0.05", "-W", "1", *options, to or self.topology.address(far)]
+        return self.topology.run(host, argv, check=False)
+
+    def tcp(self, *, seconds: float = 2.0, streams: int = 2, reverse: bool = False, version: int = 4) -> float:
+        """TCP from client1 to client2, or back; Mbit/s received."""
+        address = self.topology.address("client2", version=version)  # type: ignore[arg-type]
+        return traffic.run(
+            self.topology, streams=streams, seconds=seconds, reverse=reverse, address=address
+        ).received_mbps
+
+    @contextlib.contextmanager
+    def flood(self, megabits: int, octets: int, source_port: int, seconds: float = 30.0) -> Iterator[None]:
+        """UDP datagrams from client1 to client2 while the block runs; nobody need listen."""
+        script = (
+            "import socket,sys,time\n"
+            "to,port,source,octets,mbps,seconds=sys.argv[1],*map(float,sys.argv[2:])\n"
+            "s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM);s.bind(('',int(source)))\n"
+            "data=bytes(int(octets));start=time.monotonic();sent=0\n"
+            "while (t:=time.monotonic()-start)<seconds:\n"
+            "    if sent*octets*8>t*mbps*1e6: time.sleep(.001);continue\n"
+            "    sent+=1\n"
+            "    try: s.sendto(data,(to,int(port)))\n"
+            "    except OSError: pass\n"
+        )
+        numbers = (PROBE_PORT, source_port, octets, megabits, seconds)
+        argv = [sys.executable, "-c", script, self.topology.address("client2"), *map(str, numbers)]
+        process = self.topology.popen("client1", argv)
+        try:
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+    # -- the wire ---------------------------------------------------------------------------------------------
+
+    def nft(self, host: str, rules: str) -> None:
+        """Load rules into a host, as a table `test` of their own unless they name another."""
+        self.topology.run(host, ["nft", "-f", "-"], input=rules)
+
+    @contextlib.contextmanager
+    def rule(self, host: str, hook: str, *rules: str) -> Iterator[Callable[[], list[int]]]:
+        """Rules before all others in a host's hook; gives a function that reads their counters' packets."""
+        body = "\n".join(rules)
+        self.nft(host, f"table inet test {{ chain c {{ type filter hook {hook} priority -350; {body}\n }} }}")
+        try:
+            yield lambda: nft_packets(self.topology.run(host, ["nft", "list", "table", "inet", "test"]).stdout)
+        finally:
+            self.nft(host, "delete table inet test\n")
+
+    @contextlib.contextmanager
+    def capture(
+        self, host: str = "gw1", dev: str = "wan", marker: bytes | None = None, pcap: Path | None = None
+    ) -> Iterator[Json]:
+        """The wire from a gateway's end; the dictionary is filled when the block ends."""
+        out = self.topology.run_dir / "capture.json"
+        argv = [sys.executable, "-P", "-m", "fwd.lab.capture", "--iface", dev, "--out", str(out)]
+        argv += ["--outer", self.topology.outer("gw1"), "--outer", self.topology.outer("gw2")]
+        argv += ["--marker", marker.hex()] if marker else []
+        argv += ["--pcap", str(pcap)] if pcap else []
+        process = self.topology.popen(host, argv, stdout=subprocess.PIPE)
+        result: Json = {}
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield result
+            process.terminate()
+            assert process.wait(20) == 0
+            result.update(json.loads(out.read_text()))
+        finally:
+            process.kill()
+            process.communicate()
+            out.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def probes(self, ports: Sequence[int], seconds: float = 60.0) -> Iterator[dict[int, probe.Arrived]]:
+        """Numbered datagrams at 1 kHz from client1 to client2 on these flows; filled when the block ends."""
+        magic, out = os.urandom(16).hex(), self.topology.run_dir / "probes.json"
+        common = ["--magic", magic, "--seconds", str(seconds)]
+        python = [sys.executable, "-P", "-m", "fwd.lab.probe"]
+        receive = [*python, "receive", "--port", str(PROBE_PORT), "--out", str(out), *common]
+        send = [*python, "send", "--to", f"{self.topology.address('client2')}:{PROBE_PORT}", *common]
+        send += [word for port in ports for word in ("--from-port", str(port))]
+        result: dict[int, probe.Arrived] = {}
+        with contextlib.ExitStack() as stack:
+            receiver = stack.enter_context(ended(self.topology.popen("client2", receive, stdout=subprocess.PIPE)))
+            assert receiver.stdout is not None
+            assert receiver.stdout.readline() == b"ready\n"
+            before = sum(m["in"]["records"] for m in self.peering("gw2")["members"])
+            sender = stack.enter_context(ended(self.topology.popen("client1", send, stdout=subprocess.PIPE)))
+            until(
+                lambda: sum(m["in"]["records"] for m in self.peering("gw2")["members"]) > before + 50,
+                what="probes on their way",
+            )
+            yield result
+            sender.terminate()
+            sent = probe.read_sent(sender.communicate(timeout=20)[0].decode())
+            self.wait_quiet()
+            receiver.terminate()
+            assert receiver.wait(20) == 0
+            got = probe.read_arrived(out.read_text())
+            result.update({port: probe.merge(sent[port], got.get(port)) for port in sent})
+
+    # -- the books --------------------------------------------------------------------------------------------
+
+    def wait_quiet(self, *hosts: str) -> tuple[Json, ...]:
+        """The books of both gateways once nothing moves: no record waits and two looks agree."""
+        last: list[Any] = [None]
+
+        def settled() -> tuple[Json, ...] | None:
+            now = tuple(self.peering(host)["books"] for host in hosts or GATEWAYS)
+            quiet = now == last[0] and not any(b["out_waiting"] or b["in_esp_waiting"] for b in now)
+            last[0] = now
+            if not quiet:
+                time.sleep(0.25)  # longer than an echo waits for its answer
+            return now if quiet else None
+
+        return until(settled, 20.0, "books at rest")
+
+    def flow_ports(self, members: int, first: int = 20000) -> list[int]:
+        """For each member, a UDP source port of the probes' flow that it carries while all live."""
+        source, to = self.topology.address("client1"), self.topology.address("client2")
+        member = flows.member_of_flow(members)
+        return flows.port_of_each_member(lambda p: member(source, p, to, PROBE_PORT, UDP), members, first)
+
+    def icmp_member(self, members: int) -> int:
+        """Which member of gw1 carries pings from client1 to client2."""
+        source, to = self.topology.address("client1"), self.topology.address("client2")
+        return flows.member_of_flow(members)(source, 0, to, 0, ICMP)
+
+
+def assert_books_balance(books: Json) -> None:
+    """in = out + drops, both ways (design rule 5)."""
+    assert books["out_records_in"] == books["out_records_out"] + books["out_drops"] + books["out_waiting"], books
+    assert books["in_esp_in"] == books["in_esp_ok"] + books["in_esp_drops"], books
+    assert books["in_records_in"] == books["in_records_out"] + books["in_drops"], books
+
+
+def nft_packets(listing: str) -> list[int]:
+    return [int(n) for n in re.findall(r"counter packets (\d+)", listing)]
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def network_of(topology: Topology, host: str) -> str:
+    """Links, routes and nftables rules of a host, without counters and what ages by itself."""
+    commands = (
+        ["ip", "-br", "link"],
+        ["ip", "-4", "route", "show", "table", "all"],
+        ["ip", "-6", "route", "show", "table", "all"],
+        ["nft", "-s", "list", "ruleset"],
+    )
+    found = "".join(topology.run(host, argv).stdout for argv in commands)
+    return re.sub(r" expires \d+sec", "", found)
+
+
+def inside(topology: Topology, host: str) -> set[Process]:
+    """Processes that run in a host's namespace."""
+    return set(processes.in_network_of(Path("/run/netns") / topology.ns(host)))

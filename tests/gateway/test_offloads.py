@@ -1,0 +1,44 @@
+"""The same traffic when the wire is not the comfortable one of veth: no segmentation offload below, or GRO above."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import MakePair
+from gwkit import Pair, assert_books_balance
+
+TCP_MBPS_MIN = 20.0
+PAYLOADS = ["superpacket", "esp"]
+
+
+@pytest.fixture(scope="module", params=PAYLOADS)
+def pair(request: pytest.FixtureRequest, module_pairs: MakePair) -> Pair:
+    return module_pairs([{"payload": request.param}])
+
+
+@pytest.fixture(params=["tx-udp-segmentation off", "gro on", "both"])
+def wire(request: pytest.FixtureRequest, pair: Pair) -> None:
+    """How both WAN devices are set."""
+    for host in ("gw1", "gw2"):
+        pair.topology.ethtool(host, "wan", "tx-udp-segmentation", request.param == "gro on")
+        pair.topology.ethtool(host, "wan", "gro", request.param != "tx-udp-segmentation off")
+
+
+@pytest.mark.usefixtures("wire")
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_tcp_and_pings(pair: Pair, reverse: bool) -> None:
+    host = "client2" if reverse else "client1"
+    assert pair.tcp(reverse=reverse) > TCP_MBPS_MIN
+    assert pair.ping("-s", "65000", host=host)
+    assert pair.ping(host=host, count=3)
+    for books in pair.wait_quiet():
+        assert_books_balance(books)
+
+
+def test_an_egress_without_checksum_offload_is_sent_to_singly(pairs: MakePair) -> None:
+    """UDP_SEGMENT then fails with EIO: the member sends one by one, says so in the status, and loses nothing."""
+    pair = pairs()
+    pair.topology.ethtool("gw1", "wan", "tx-checksumming", False)
+    assert pair.ping("-s", "65000")
+    assert pair.tcp(seconds=1) > TCP_MBPS_MIN
+    assert "udp-gso" in pair.peering("gw1")["offloads"]["refused"]
+    assert pair.drops("gw1")["send_failed"] == 0
