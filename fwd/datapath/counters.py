@@ -74,5 +74,5 @@ class CounterBlock:
         while True:
             commit = self._words[0]
             values = self._halves[commit & 1].tolist()
-            if self._words[0] - commit <= 1:
+            if self._words[0] == commit:  # else the half may have been written to meanwhile
                 return values

@@ -152,11 +152,11 @@ class Inbound:
         if lost:
             counters[DropReason.SOCKET_OVERFLOW] = lost
         self._now, self._tos, self._address = now, tos, address
-        if size == self._table.packet_bytes:
+        if size == self._table.packet_bytes and SCALAR_MAX < count <= DATAGRAMS_MAX:
             full = length // size
             self._take_table(full, self._view[full * size : length])
         else:
-            for at in range(0, length, size or 1):
+            for at in range(0, length, size) if size else (0,):  # an empty datagram is one, too
                 self._take_one(self._view[at : min(at + size, length)])
         counters[MemberCounter.IN_ESP] += count
         counters[MemberCounter.IN_ESP_BYTES] += length

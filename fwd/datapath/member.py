@@ -32,7 +32,8 @@ from fwd.proto.sa import EventKind, MessageError, SaEvent, SaSet
 
 NO_KEYS: Final = 75
 IDLE_TICK_S: Final = 0.2
-_BOOT_WAIT_MS = 1000
+_BOOT_WAIT_S = 0.5  # less than the watchdog's patience
+_BOOT_POLL_MS = 50
 _RECEIVES_MAX = 4  # in one turn, so that both directions get theirs
 _SEGMENTS_MAX = 2
 _ECHO_BYTES = FRAMING_BYTES + 4
@@ -62,7 +63,6 @@ def run(parts: MemberParts, *, skip: bool) -> int:
 
     `skip`: it returns from `failed`, and leaves what waited meanwhile.
     """
-    parts.shared.process.heartbeat[0] = time.monotonic_ns()
     boot = _take_boot_record(parts.boot)
     if boot is None or boot.outbound is None:
         return NO_KEYS
@@ -74,9 +74,9 @@ def _take_boot_record(sock: socket.socket) -> SaSet | None:
     """One record, with one receive: a spare is for whoever takes it and for nobody else."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
-    deadline = time.monotonic() + _BOOT_WAIT_MS / 1000
-    while (left := deadline - time.monotonic()) > 0:
-        poll.poll(left * 1000)
+    deadline = time.monotonic() + _BOOT_WAIT_S
+    while time.monotonic() < deadline:
+        poll.poll(_BOOT_POLL_MS)
         with contextlib.suppress(BlockingIOError):
             return SaSet.decode(sock.recv(65536))
     return None
@@ -126,10 +126,10 @@ class Member:
         work, tick_at = self.outbound.work, 0.0
         while True:
             busy = work()
-            for _ in range(_SEGMENTS_MAX - 1):
-                busy = busy and work()
             if busy:
                 self._path.sent(self._now)
+            for _ in range(_SEGMENTS_MAX - 1):
+                busy = busy and work()
             wait_s = 0.0 if busy else min(IDLE_TICK_S, self._path.next_timeout(time.monotonic()))
             ready = poll.poll(wait_s * 1000)
             now_ns = time.monotonic_ns()

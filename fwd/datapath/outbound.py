@@ -89,7 +89,7 @@ class Outbound:
         """
         ring, counters = self._ring, self._counters
         done = counters[MemberCounter.DONE]
-        taken, head = ring.taken, ring.head
+        taken, head = max(ring.taken, done), ring.head  # a predecessor may have died between its two steps here
         counters[DropReason.DIED_WITH_MEMBER] += self._records(done, taken)
         if skip:
             counters[DropReason.FAILED_SKIPPED] += self._records(taken, head)

@@ -10,7 +10,8 @@
 | link words, replay slots, ledger | member | supervisor, keyd, agent, successor |
 | next epoch | keyd | keyd's successor |
 
-All words are 64 bits, written through an aligned view, so that a store is never torn.
+All words are aligned and written through a view of their own size (the bucket table 16 and 32 bits, the rest 64), so
+that a store is never torn.
 """
 
 from __future__ import annotations

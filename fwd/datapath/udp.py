@@ -90,6 +90,9 @@ class Sender:
         self._v6 = sock.family == socket.AF_INET6
         self._bytes_max = 65487 if self._v6 else 65507
         self._tos = -1
+        self._packet_bytes = self._group = 0
+        self._ancillary: list[tuple[int, int, bytes]] = []
+        self._stuck = False  # the send buffer stayed full: give up the rest of this burst
         self.gso = gso
         self.gso_refused = False
         self.too_big = False  # set by EMSGSIZE, cleared by whoever has asked for the path's MTU
@@ -105,34 +108,40 @@ class Sender:
 
     def send(self, view: memoryview, packet_bytes: int, peer: tuple[str, int]) -> int:
         """Send the packets of `packet_bytes` in `view`, the last of which may be shorter; returns how many went."""
-        sent, at, end = 0, 0, len(view)
-        group = min(GSO_DATAGRAMS_MAX, self._bytes_max // packet_bytes) * packet_bytes
-        while at < end:
-            stop = min(at + group, end)
-            sent += self._send_group(view[at:stop], packet_bytes, peer)
-            at = stop
+        if packet_bytes != self._packet_bytes:
+            self._packet_bytes = packet_bytes
+            self._group = min(GSO_DATAGRAMS_MAX, self._bytes_max // packet_bytes) * packet_bytes
+            self._ancillary = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", packet_bytes))]
+        sent, at, end, group = 0, 0, len(view), self._group
+        while at < end and not self._stuck:
+            sent += self._send_group(view[at : at + group], packet_bytes, peer)
+            at += group
+        self._stuck = False
         return sent
 
     def _send_group(self, view: memoryview, packet_bytes: int, peer: tuple[str, int]) -> int:
         """One send, or one for each packet where segmentation offload is off or refused."""
         count = -(-len(view) // packet_bytes)
         if count > 1 and self.gso:
-            number = self._send_one([view], [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", packet_bytes))], peer)
-            if number == 0:
-                return count
+            number = self._send_one([view], self._ancillary, peer)
             if number not in (errno.EIO, errno.EINVAL, errno.EMSGSIZE):
-                return 0
-            if number == errno.EIO:
+                return 0 if number else count
+            if number == errno.EIO:  # the egress has no checksum offload
                 self.gso, self.gso_refused = False, True
         sent = 0
         for at in range(0, len(view), packet_bytes):
             sent += self._send_one([view[at : at + packet_bytes]], [], peer) == 0
+            if self._stuck:
+                break
         return sent
 
     def _send_one(
         self, buffers: list[memoryview], ancillary: list[tuple[int, int, bytes]], peer: tuple[str, int]
     ) -> int:
-        """0, or the error's number. A full send buffer is waited for, which slows the ring, and so the senders."""
+        """0, or the error's number. A full send buffer is waited for, which slows the ring, and so the senders.
+
+        If it stays full, the rest of the burst is given up: the loop's heartbeat must go on.
+        """
         for _ in range(2):
             try:
                 self._sock.sendmsg(buffers, ancillary, 0, peer)
@@ -146,6 +155,7 @@ class Sender:
                 return error.errno or errno.EIO
             else:
                 return 0
+        self._stuck = True
         return errno.EAGAIN
 
 

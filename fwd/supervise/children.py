@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from fwd.datapath.member import NO_KEYS
 from fwd.datapath.shared import ProcessWords
 from fwd.supervise import logs, policy, privileges
 from fwd.supervise.policy import Life
@@ -43,7 +44,7 @@ class Child:
         """Fork. The predecessor has been reaped."""
         policy.started(self.life, now)
         self.words.heartbeat[0] = time.monotonic_ns()
-        self.publish(os.getpid())
+        self.publish(0)
         process = multiprocessing.Process(target=_child, args=(self, user, os.getpid()), name=self.name)
         process.start()
         assert process.pid is not None
@@ -60,7 +61,7 @@ class Child:
         os.close(self.pidfd)
         self.process.close()
         self.process, self.pidfd = None, -1
-        policy.exited(self.life, now)
+        policy.exited(self.life, now, keyless=code == NO_KEYS)
         self.publish(0)
         how = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit status {code}"
         log.warning("%s ended: %s; %s", self.name, how, self.life.state.name.lower())

@@ -19,7 +19,7 @@ from fwd.config import Peering
 from fwd.datapath.geometry import Geometry
 from fwd.datapath.member import MemberParts
 from fwd.datapath.ring import Ring
-from fwd.datapath.shared import LinkWord, PeeringShared
+from fwd.datapath.shared import LinkWord, MemberShared, PeeringShared
 from fwd.datapath.tun import Offloads, Tun, super_packets_accepted
 from fwd.datapath.udp import open_socket, path_mtu
 from fwd.keyd.service import KeydMember, KeydPeering
@@ -33,10 +33,27 @@ _PATH_MTU_DEFAULT = 1500
 
 @dataclass
 class KeyMaterial:
-    """A secret and which epochs of it are used. It outlives a peering that is set up anew with the same secret."""
+    """A secret, which epochs of it are used, and how far each of the far side's SAs was heard.
+
+    It outlives a peering that is set up anew with the same secret: no nonce and no packet is taken twice.
+    """
 
     secret_fd: int
-    next_epochs: list[int] = field(default_factory=list)
+    next_epochs: dict[int, int] = field(default_factory=dict)
+    heard: dict[int, list[int]] = field(default_factory=dict)
+
+    def remember(self, members: list[MemberShared]) -> None:
+        """Take over what the members' shared words say, before they go."""
+        for i, member in enumerate(members):
+            self.next_epochs[i] = member.next_epoch[0]
+            self.heard[i] = member.slots.words.tolist()
+
+    def recall(self, index: int, member: MemberShared) -> None:
+        """Give a new member's shared words what was remembered."""
+        if index in self.heard:
+            member.next_epoch[0] = self.next_epochs[index]
+            for at, value in enumerate(self.heard[index]):
+                member.slots.words[at] = value
 
 
 @dataclass(frozen=True)
@@ -98,8 +115,7 @@ class PeeringParts:
             self.pairs.append(_Pairs.make())
             undo.callback(self.pairs[-1].close)
             self.shared.members[i].link[LinkWord.CHUNK] = self.geometry.chunk
-            if i < len(self.material.next_epochs):
-                self.shared.members[i].next_epoch[0] = self.material.next_epochs[i]
+            self.material.recall(i, self.shared.members[i])
         self.scores: npt.NDArray[np.uint64] = rendezvous_scores(peering.members)
         self.inner_mtu = peering.tun_mtu or self._inner_mtu()
         for name, reason in self.offloads.refused.items():
@@ -126,9 +142,8 @@ class PeeringParts:
         network.add_routes(self.peering)
 
     def close(self) -> None:
-        """Undo everything, in reverse order; remember which epochs are used."""
-        used = [m.next_epoch[0] for m in self.shared.members]
-        self.material.next_epochs = used + self.material.next_epochs[len(used) :]
+        """Undo everything, in reverse order."""
+        self.material.remember(self.shared.members)
         self._undo.close()
 
     def follow_path_mtu(self) -> None:

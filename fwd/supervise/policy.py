@@ -3,6 +3,7 @@
     RUNNING  --exit, life ≥ SHORT_LIFE_S-->      start again at once
              --exit, life shorter-->             BACKOFF, longer each time
              --exit, STORM short lives in a row--> FAILED (members: their buckets move), tried again after FAILED_S
+             --exit for want of keys-->          FAILED, tried again after KEYLESS_S
              --no heartbeat for HANG_S-->        SIGABRT for a traceback, SIGKILL KILL_AFTER_S later
 
 A supervisor that overslept (suspend, a paused container) forgives: every deadline starts anew, and nobody is killed.
@@ -23,6 +24,7 @@ SHORT_LIFE_S: Final = 0.5
 BACKOFF_S: Final = 0.05  # after the first short life; doubles
 STORM: Final = 5
 FAILED_S: Final = 10.0
+KEYLESS_S: Final = 1.0  # keyd is dead, and will be back
 OVERSLEPT_S: Final = 0.4  # between two turns of the supervisor, which take TICK_S
 TICK_S: Final = 0.05
 ABSENT_S: Final = 0.3  # a member away for longer gives up its buckets until it is back
@@ -60,12 +62,18 @@ def started(life: Life, now: float) -> None:
     life.aborted_at = None
 
 
-def exited(life: Life, now: float) -> None:
-    """The process was reaped. After FAILED, one more short life is enough to fail again."""
+def exited(life: Life, now: float, *, keyless: bool = False) -> None:
+    """The process was reaped. After FAILED, one more short life is enough to fail again.
+
+    `keyless`: it found no boot record, and so did nothing.
+    """
     short = now - life.started_at < SHORT_LIFE_S
     life.short_lives = life.short_lives + 1 if short else 0
     life.ended_at = now
-    if life.short_lives >= STORM:
+    if keyless:
+        life.state = ProcessState.FAILED
+        life.start_at = now + KEYLESS_S
+    elif life.short_lives >= STORM:
         life.state = ProcessState.FAILED
         life.start_at = now + FAILED_S
     else:

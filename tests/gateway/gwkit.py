@@ -237,7 +237,7 @@ class Pair:
     def rule(self, host: str, hook: str, *rules: str) -> Iterator[Callable[[], list[int]]]:
         """Rules before all others in a host's hook; gives a function that reads their counters' packets."""
         body = "\n".join(rules)
-        self.nft(host, f"table inet test {{ chain c {{ type filter hook {hook} priority -350; {body}\n }} }}")
+        self.nft(host, f"table inet test {{ chain c {{ type filter hook {hook} priority -350; {body}\n}}\n}}\n")
         try:
             yield lambda: nft_packets(self.topology.run(host, ["nft", "list", "table", "inet", "test"]).stdout)
         finally:

@@ -34,11 +34,11 @@ def test_tcp_and_pings(pair: Pair, reverse: bool) -> None:
         assert_books_balance(books)
 
 
-def test_an_egress_without_checksum_offload_is_sent_to_singly(pairs: MakePair) -> None:
-    """UDP_SEGMENT then fails with EIO: the member sends one by one, says so in the status, and loses nothing."""
+def test_an_egress_without_checksum_offload(pairs: MakePair) -> None:
+    """Older kernels refuse UDP_SEGMENT there (EIO), and the member sends one by one; newer ones sum themselves."""
     pair = pairs()
     pair.topology.ethtool("gw1", "wan", "tx-checksumming", False)
     assert pair.ping("-s", "65000")
     assert pair.tcp(seconds=1) > TCP_MBPS_MIN
-    assert "udp-gso" in pair.peering("gw1")["offloads"]["refused"]
     assert pair.drops("gw1")["send_failed"] == 0
+    assert pair.drops("gw2")["bad_icv"] == 0

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import MakePair
-from gwkit import Pair, ended
+from gwkit import Pair, ended, until
 
 SETUPS = {
     "superpacket": ({}, {}, ()),
@@ -53,7 +53,9 @@ def test_ping(pair: Pair, host: str, version: int) -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_ping_of_64_kilobytes(pair: Pair, version: int) -> None:
-    assert pair.ping("-s", "65000", to=pair.topology.address("client2", version=version))  # type: ignore[arg-type]
+    address = pair.topology.address("client2", version=version)  # type: ignore[arg-type]
+    learn_path_mtu(pair, address)
+    assert pair.ping("-s", "65000", to=address)
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -61,6 +63,7 @@ def test_ping_of_64_kilobytes(pair: Pair, version: int) -> None:
 def test_udp(pair: Pair, octets: int, version: int) -> None:
     """8,000 octets travel as fragments."""
     address = pair.topology.address("client2", version=version)  # type: ignore[arg-type]
+    learn_path_mtu(pair, address)
     assert udp_echoes(pair, address, octets, count=20) == 20
 
 
@@ -78,6 +81,13 @@ def test_nothing_was_dropped(pair: Pair) -> None:
         dropped = {reason: count for reason, count in pair.drops(host).items() if count}
         assert set(dropped) <= allowed, dropped
         assert dropped.get("selector_out", 0) < 50
+
+
+def learn_path_mtu(pair: Pair, address: str) -> None:
+    """In IPv6 the sender fragments; over esp its first long packet is what "packet too big" tells it about."""
+    until(lambda: pair.ping("-s", "1452", to=address), what="client1 knows the path MTU")
+    far = pair.topology.address("client1", version=6 if ":" in address else 4)
+    until(lambda: pair.ping("-s", "1452", host="client2", to=far), what="client2 knows the path MTU")
 
 
 def udp_echoes(pair: Pair, address: str, octets: int, count: int) -> int:

@@ -1,0 +1,127 @@
+"""Processes that die, hang and keep dying: what is replaced, how long its flows are silent, and where they go meanwhile."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from conftest import MakePair
+from gwkit import PORT, Pair, assert_books_balance, until
+
+MEMBERS = 3
+GAP_MS_MAX = 1000.0
+
+
+@pytest.fixture(scope="module")
+def pair(module_pairs: MakePair) -> Pair:
+    return module_pairs([{"members": MEMBERS}])
+
+
+@pytest.mark.parametrize("host", ["gw1", "gw2"])
+def test_a_killed_member_is_replaced_at_once(pair: Pair, host: str) -> None:
+    """On either side of its tunnel; the others' flows notice nothing, and nothing arrives out of order."""
+    before = pair.member(host, 0)["restarts"]
+    with pair.probes(pair.flow_ports(MEMBERS)) as arrived:
+        pid = pair.kill(host, "member-0")
+        pair.wait_replaced(host, "member-0", pid)
+    assert pair.member(host, 0)["restarts"] == before + 1
+    assert [flow.inversions for flow in arrived.values()] == [0] * MEMBERS
+    assert [flow.duplicates for flow in arrived.values()] == [0] * MEMBERS
+    assert all(flow.longest_gap_ms < GAP_MS_MAX for flow in arrived.values()), arrived
+    for books in pair.wait_quiet():
+        assert_books_balance(books)
+
+
+def test_a_stopped_member_is_replaced_within_about_a_second(pair: Pair) -> None:
+    """SIGABRT does not reach a stopped process, SIGKILL does."""
+    with pair.probes(pair.flow_ports(MEMBERS)) as arrived:
+        pid = pair.kill("gw1", "member-1", signal.SIGSTOP)
+        pair.wait_replaced("gw1", "member-1", pid, 4.0)
+    assert all(flow.longest_gap_ms < 2500 for flow in arrived.values()), arrived
+    assert "member-1 hangs" in pair.log("gw1")
+    assert "SIGKILL" in pair.log("gw1")
+
+
+def test_a_hanging_member_leaves_a_traceback(pair: Pair) -> None:
+    """SIGABRT reaches a process that only does nothing: faulthandler writes where it was."""
+    pid = pair.kill("gw1", "member-1", signal.SIGABRT)
+    pair.wait_replaced("gw1", "member-1", pid)
+    assert "Fatal Python error: Aborted" in pair.log("gw1")
+    assert "fwd/datapath/member.py" in pair.log("gw1")
+
+
+def test_the_demux_is_replaced(pair: Pair) -> None:
+    with pair.probes(pair.flow_ports(MEMBERS)) as arrived:
+        pid = pair.kill("gw1", "demux")
+        pair.wait_replaced("gw1", "demux", pid)
+    assert all(flow.longest_gap_ms < GAP_MS_MAX for flow in arrived.values()), arrived
+    assert all(flow.inversions == 0 for flow in arrived.values()), arrived
+
+
+def test_traffic_needs_neither_keyd_nor_agent(pair: Pair) -> None:
+    """Design rule 7: both may be stopped or die."""
+    with pair.probes(pair.flow_ports(MEMBERS)) as arrived:
+        for name in ("keyd", "agent"):
+            pid = pair.kill("gw1", name)
+            pair.wait_replaced("gw1", name, pid)
+    assert all(flow.lost == 0 for flow in arrived.values()), arrived
+
+
+def test_a_member_boots_from_its_queued_record_while_keyd_is_dead(pair: Pair) -> None:
+    spi = pair.member("gw1", 2)["spi_out"]
+    with pair.probes(pair.flow_ports(MEMBERS)) as arrived:
+        keyd = pair.kill("gw1", "keyd", signal.SIGSTOP)  # for as long as its hang is not noticed
+        pid = pair.kill("gw1", "member-2")
+        until(lambda: pair.member("gw1", 2)["spi_out"] != spi, what="a spare in use")
+        pair.wait_replaced("gw1", "member-2", pid)
+        pair.wait_replaced("gw1", "keyd", keyd)
+    assert all(flow.longest_gap_ms < GAP_MS_MAX for flow in arrived.values()), arrived
+
+
+def test_a_successor_sends_on_an_sa_of_its_own(pair: Pair) -> None:
+    """Design rule 1, after all the deaths above: no SPI appears in two incarnations' ledgers."""
+    for host in ("gw1", "gw2"):
+        for member in pair.peering(host)["members"]:
+            spis = [entry["spi"] for entry in member["ledger"] if entry["last"]]
+            assert len(spis) == len(set(spis))
+
+
+def test_a_crash_looping_member_gives_up_its_buckets_and_comes_back(pairs: MakePair) -> None:
+    pair = pairs([{"members": MEMBERS}])
+    ports = pair.flow_ports(MEMBERS)
+    with pair.probes(ports) as arrived:
+        pids: set[int] = set()
+
+        def kill_until_failed() -> bool:
+            member = pair.member("gw1", 0)
+            if member["pid"] > 1 and member["pid"] not in pids:
+                pids.add(member["pid"])
+                pair.kill("gw1", "member-0")
+            return bool(member["state"] == "failed")
+
+        until(kill_until_failed, 15.0, "member 0 failed")
+        until(lambda: pair.member("gw1", 0)["buckets"] == 0, what="its buckets move")
+        into = sum(m["in"]["records"] for m in pair.peering("gw2")["members"][1:])
+        until(lambda: sum(m["in"]["records"] for m in pair.peering("gw2")["members"][1:]) > into + 500)
+        assert not pair.ready("gw1")
+        assert "member 0 is failed" in " ".join(pair.status("gw1")["not_ready"])
+        until(lambda: pair.ready("gw1"), 20.0, "member 0 is back")
+    until(lambda: pair.member("gw1", 0)["buckets"] > 0, what="idle buckets move back")
+    assert pair.drops("gw1")["failed_skipped"] > 0
+    assert all(flow.longest_gap_ms < 2000 for flow in arrived.values()), arrived
+    for books in pair.wait_quiet():
+        assert_books_balance(books)
+
+
+def test_a_blocked_path_is_left_and_taken_again(pairs: MakePair) -> None:
+    """One member's port is dropped on the wire: its flows recover within 2 s; probing goes on."""
+    pair = pairs([{"members": MEMBERS}])
+    with pair.probes(pair.flow_ports(MEMBERS)) as arrived:
+        with pair.rule("gw2", "prerouting", f"udp dport {PORT} drop"):
+            until(lambda: pair.member("gw1", 0)["path"] == "down", 4.0, "path down")
+            until(lambda: pair.member("gw1", 0)["buckets"] == 0, 4.0, "its buckets move")
+            into = pair.peering("gw2")["members"][1]["in"]["records"]
+            until(lambda: pair.peering("gw2")["members"][1]["in"]["records"] > into + 300)
+        until(lambda: pair.member("gw1", 0)["path"] == "up", 4.0, "path up")
+    assert all(flow.longest_gap_ms < 2000 for flow in arrived.values()), arrived
+    until(lambda: pair.member("gw1", 0)["buckets"] > 0, what="idle buckets move back")
