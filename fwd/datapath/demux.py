@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from fwd.config import Peering
 from fwd.datapath.counters import CounterBlock, DemuxCounter
+from fwd.datapath.geometry import rows_for
 from fwd.datapath.ring import CHUNK, FILL, RECORDS, RECORDS_MAX, SEGMENTS, TOS, Ring, Segment
 from fwd.datapath.shared import LinkWord, PeeringShared
 from fwd.proto.aggfrag import BLOCK_OFFSET_MAX, FRAMING_BYTES
@@ -109,7 +110,7 @@ class Lane:
         chunk = self.link[LinkWord.CHUNK]
         if chunk != self.chunk:
             self.chunk = chunk
-            self.limit = ring.rows * chunk
+            self.limit = min(ring.rows, rows_for(chunk)) * chunk
             if chunk not in self._grids:
                 self._grids = {chunk: [_grid(ring, s, chunk) for s in ring.segments]}
         self.segment = ring.segment(self.head)

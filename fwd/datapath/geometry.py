@@ -13,11 +13,17 @@ UDP_BYTES: Final = 8
 # Tuning: a segment takes up to so many octets of records, about two segmentation-offload sends. One record of
 # 64 KiB always fits; small ones share a segment until the demux has drained the TUN device.
 SEGMENT_DATA: Final = 126_000
+PATH_MTU_MIN: Final = 552  # Linux believes in no smaller one (net.ipv4.route.min_pmtu)
 
 
 def outer_header_bytes(version: int) -> int:
     """Outer IP and UDP header."""
     return (40 if version == 6 else 20) + UDP_BYTES
+
+
+def rows_for(chunk: int) -> int:
+    """Rows of a segment that are put to use when each takes `chunk` octets."""
+    return max(SEGMENT_DATA, RECORD_MAX) // chunk + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +55,12 @@ class Geometry:
 
     @property
     def rows(self) -> int:
-        """Rows of a ring segment."""
-        return max(SEGMENT_DATA, RECORD_MAX) // self.chunk + 1
+        """Rows of a ring segment: enough for a record of 64 KiB even on the smallest path that may be found later."""
+        return max(rows_for(self.chunk), RECORD_MAX // self.chunk_for(PATH_MTU_MIN) + 1)
 
     def packet_bytes_for(self, path_mtu: int) -> int:
         """The largest ESP packet on a path of `path_mtu`."""
-        return (path_mtu - outer_header_bytes(self.version)) // 4 * 4
+        return (max(path_mtu, PATH_MTU_MIN) - outer_header_bytes(self.version)) // 4 * 4
 
     def chunk_for(self, path_mtu: int) -> int:
         """Data octets of a full row on a path of `path_mtu`."""

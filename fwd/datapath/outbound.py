@@ -15,7 +15,7 @@ from __future__ import annotations
 from array import array
 
 from fwd.datapath.counters import CounterBlock, MemberCounter
-from fwd.datapath.geometry import Geometry
+from fwd.datapath.geometry import Geometry, rows_for
 from fwd.datapath.ring import RECORDS, SEGMENTS, TOS, Ring, Segment
 from fwd.datapath.shared import Ledger, LinkWord
 from fwd.datapath.udp import Sender
@@ -40,9 +40,10 @@ class _Rows:
     """The rows of one segment as views for one chunk size, with their framing written."""
 
     def __init__(self, ring: Ring, segment: Segment, chunk: int) -> None:
-        self.framer = Framer(segment.rows, ring.stride, ring.rows, chunk)
+        count = min(ring.rows, rows_for(chunk))
+        self.framer = Framer(segment.rows, ring.stride, count, chunk)
         length = row_bytes(chunk)
-        self.views = [segment.rows[i * ring.stride : i * ring.stride + length] for i in range(ring.rows)]
+        self.views = [segment.rows[i * ring.stride : i * ring.stride + length] for i in range(count)]
 
 
 class Outbound:

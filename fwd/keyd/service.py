@@ -61,7 +61,7 @@ class MemberKeys:
         self._tentative: int | None = None
         self._epochs: list[int] = []
         self._inbound: tuple[SaKeys, ...] = ()
-        self._spi_out = -1
+        self._life = (-1, -1)  # incarnation and outbound SPI, as last seen
         self._sending_since = now
         self._renew = False
         self.control = parts.control
@@ -72,8 +72,9 @@ class MemberKeys:
         """Follow what the shared words say, and renew what is due."""
         changed = self._learn(now)
         spi_out = self._parts.shared.link[LinkWord.SPI_OUT]
-        if changed or spi_out != self._spi_out:
-            self._spi_out = spi_out
+        life = (self._parts.shared.process.incarnation, spi_out)  # one that dies early takes a record, but shows no SPI
+        if changed or life != self._life:
+            self._life = life
             self._sending_since = now
             self.refresh()
             self._update(None)
@@ -81,7 +82,7 @@ class MemberKeys:
         if spi_out and (self._renew or (rekey_s and now - self._sending_since >= rekey_s)):
             self._renew = False
             self._sending_since = now
-            self._update(self._source.outbound(self._index, self._next_epoch()))
+            self._update(self._take_spare())
 
     def hear(self, now: float) -> None:
         """Take the member's events; they only make the next tick come sooner, but for these two."""
@@ -101,9 +102,14 @@ class MemberKeys:
     def _consider(self, spi: int) -> None:
         """An unknown SPI may be of an epoch further on than is installed: the far side has died often, unheard."""
         epoch = self._source.inbound_epoch(self._index, spi)
-        if epoch is not None and 0 < epoch - self._newest - SPARES_IN <= _TENTATIVE_AHEAD and epoch != self._tentative:
+        if epoch is None or epoch == self._tentative:
+            return
+        ahead = epoch - self._newest
+        if 0 < ahead <= SPARES_IN:
+            self._tentative = None  # it had the replay slot of a regular one
+        elif SPARES_IN < ahead <= _TENTATIVE_AHEAD and ahead % SLOTS:  # anybody can name an SPI: never at the newest's cost
             self._tentative = epoch
-            log.info("member %d: accepting SPI %#010x, %d epochs ahead", self._index, spi, epoch - self._newest)
+            log.info("member %d: accepting SPI %#010x, %d epochs ahead", self._index, spi, ahead)
 
     def _learn(self, now: float) -> bool:
         """Which inbound epochs have been heard, and so which are to be accepted; True when that changed."""
@@ -130,12 +136,26 @@ class MemberKeys:
 
     def refresh(self) -> None:
         """Two boot records with the inbound SAs of now; those taken back keep their unused SAs."""
+        self._put_boot_records(self._take_back())
+
+    def _take_spare(self) -> SaKeys:
+        """The spare that waits longest, else a new one: the far side forgets epochs older than the newest it heard."""
+        unused = self._take_back()
+        spare = unused.pop(0) if unused else self._source.outbound(self._index, self._next_epoch())
+        self._put_boot_records(unused)
+        return spare
+
+    def _take_back(self) -> list[SaKeys]:
+        """The unused SAs of the boot records that wait, oldest first."""
         unused: list[SaKeys] = []
         with contextlib.suppress(BlockingIOError, MessageError):
             while True:
                 record = SaSet.decode(self._parts.boot_far.recv(_MESSAGE_MAX))
                 if record.outbound is not None:
                     unused.append(record.outbound)
+        return unused
+
+    def _put_boot_records(self, unused: list[SaKeys]) -> None:
         while len(unused) < BOOT_RECORDS:
             unused.append(self._source.outbound(self._index, self._next_epoch()))
         for outbound in unused:

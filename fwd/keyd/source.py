@@ -44,7 +44,7 @@ class SaSource(Protocol):
 def open_secret(path: Path) -> int:
     """Open a secret file without reading it, and unlink it; returns the descriptor. Raises SecretError."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise SecretError(f"{path}: secret cannot be opened: {error.strerror}") from None
     about = os.fstat(fd)
@@ -60,7 +60,11 @@ def open_secret(path: Path) -> int:
     if reason:
         os.close(fd)
         raise SecretError(f"{path}: secret {reason}")
-    path.unlink()
+    try:
+        path.unlink()
+    except OSError as error:
+        os.close(fd)
+        raise SecretError(f"{path}: secret cannot be unlinked: {error.strerror}") from None
     return fd
 
 

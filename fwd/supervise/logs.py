@@ -9,16 +9,18 @@ loses a record, never time.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import socket
+import struct
 import sys
 
 import multiprocessing_logging
 
 _FORMAT = "%(asctime)s %(levelname)s %(processName)s: %(message)s"
 _RECORD_MAX = 16384
-_FIELDS = ("name", "levelno", "levelname", "msg", "created", "msecs", "processName", "process")
+_HEAD = struct.Struct("=BId")  # level, process, time; then logger, process name and text, with zeros between
+_TIME_MAX = 1e11
+_FEED_MAX = 256  # records in one turn of the supervisor, so that a process which logs without end cannot hold it
 
 
 def set_up(level: str) -> None:
@@ -56,9 +58,10 @@ class SocketHandler(logging.Handler):
         text = record.getMessage()
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
-        fields = {**{f: getattr(record, f) for f in _FIELDS}, "msg": text[: _RECORD_MAX // 2]}
+        head = _HEAD.pack(record.levelno, record.process or 0, record.created)
+        names = f"{record.name}\0{record.processName}\0"
         with contextlib.suppress(OSError):
-            self._sock.send(json.dumps(fields).encode())
+            self._sock.send((head + (names + text).encode(errors="backslashreplace"))[:_RECORD_MAX])
 
 
 def log_to(sock: socket.socket) -> None:
@@ -69,7 +72,30 @@ def log_to(sock: socket.socket) -> None:
 def feed(sock: socket.socket) -> None:
     """In the supervisor: put what waits in `sock` into the logging tree."""
     with contextlib.suppress(BlockingIOError):
-        while True:
-            record = logging.makeLogRecord(json.loads(sock.recv(_RECORD_MAX)))
-            if record.levelno >= logging.getLogger().level:
+        for _ in range(_FEED_MAX):
+            record = _decode(sock.recv(_RECORD_MAX))
+            if record is not None and record.levelno >= logging.getLogger().level:
                 logging.getLogger(record.name).handle(record)
+
+
+def _decode(data: bytes) -> logging.LogRecord | None:
+    """The record that `data` is; None if it is none, since a child is not trusted with the supervisor's life."""
+    names = data[_HEAD.size :].decode(errors="ignore").split("\0", 2)
+    if len(names) != 3:
+        return None
+    level, process, created = _HEAD.unpack_from(data)
+    if not 0 <= created < _TIME_MAX:
+        return None
+    name, process_name, text = names
+    return logging.makeLogRecord(
+        {
+            "name": name,
+            "levelno": level,
+            "levelname": logging.getLevelName(level),
+            "msg": text,
+            "created": created,
+            "msecs": created % 1 * 1000,
+            "process": process,
+            "processName": process_name,
+        }
+    )

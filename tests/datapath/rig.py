@@ -31,7 +31,7 @@ from fwd.datapath.shared import LinkWord, PeeringShared, ProcessState
 from fwd.datapath.tun import Offloads
 from fwd.proto.drops import DropReason
 from fwd.proto.flow import rendezvous_scores
-from fwd.proto.ip import CSUM, NO_VNET, TSO4, TSO6, USO4, USO6, VNET_BYTES, ip_length
+from fwd.proto.ip import CSUM, NO_VNET, TSO4, TSO6, USO4, USO6, VNET_BYTES
 from fwd.proto.sa import SLOTS, SaEvent, SaKeys, SaSet
 
 ALL_OFFLOADS = CSUM | TSO4 | TSO6 | USO4 | USO6

@@ -52,7 +52,9 @@ def datagram(r: Rig, data: bytes) -> int:
 
 @raises(DropReason.RECORD_MALFORMED)
 def _malformed(r: Rig) -> int:
-    r.a.send(record(1)[:-1], record(1) + b"x", bytes(10), b"\0" * 10 + b"\x60" + bytes(60), b"x", bytes(10) + b"\x25" * 50)
+    r.a.send(
+        record(1)[:-1], record(1) + b"x", bytes(10), b"\0" * 10 + b"\x60" + bytes(60), b"x", bytes(10) + b"\x25" * 50
+    )
     r.a.demux_turn()
     return 6
 
@@ -178,10 +180,12 @@ def _replayed(r: Rig) -> int:
 
 @raises(DropReason.TOO_OLD)
 def _too_old(r: Rig) -> int:
-    old, new = sealed(framed(record(1)), NEXT_AGGFRAG, 1), sealed(framed(record(2)), NEXT_AGGFRAG, 5000)
-    r.b.arrive(0, [new, old])
-    assert r.b.delivered() == [record(2)]
-    return 1
+    """With ESN a number left of the window is one of the next 2^32; only those before the first are too old."""
+    for low in (0, 2**32 - 500):
+        data = bytearray(sealed(framed(record(1)), NEXT_AGGFRAG, 9).data)
+        data[4:8] = low.to_bytes(4, "big")
+        datagram(r, bytes(data))
+    return 2
 
 
 @raises(DropReason.BAD_ICV)
@@ -222,7 +226,14 @@ def _dummy(r: Rig) -> int:
 
 @raises(DropReason.BAD_FRAMING)
 def _bad_framing(r: Rig) -> int:
-    bad = [b"", b"\xd0", b"\xd0\x00\x00", b"\xd0\x01\x00\x00" + record(1), b"\x00\x00\x00\x00" + record(1), b"\xd1\0\0\0abc"]
+    bad = [
+        b"",
+        b"\xd0",
+        b"\xd0\x00\x00",
+        b"\xd0\x01\x00\x00" + record(1),
+        b"\x00\x00\x00\x00" + record(1),
+        b"\xd1\0\0\0abc",
+    ]
     r.b.arrive(0, [sealed(payload, NEXT_AGGFRAG, n + 1) for n, payload in enumerate(bad)])
     return len(bad)
 
@@ -236,6 +247,14 @@ def _hole(r: Rig) -> int:
     packets = group.datagrams()
     r.b.arrive(0, [Group(p, len(p)) for i, p in enumerate(packets) if i != 1])
     assert r.b.delivered() == [record(2, 4000)]
+    return 1
+
+
+@raises(DropReason.BAD_STREAM)
+def _bad_stream(r: Rig) -> int:
+    half = sealed(framed(record(1)[:60]), NEXT_AGGFRAG, 1)
+    r.b.arrive(0, [half, sealed(framed(record(2)), NEXT_AGGFRAG, 2), sealed(framed(record(3)), NEXT_AGGFRAG, 3)])
+    assert r.b.delivered() == [record(2), record(3)]
     return 1
 
 
@@ -296,6 +315,16 @@ def test_reason_is_counted_and_the_books_hold(reason: DropReason, payload: str) 
         others = {x for x in DropReason if x is not reason and (r.a.dropped(x) or r.b.dropped(x))}
         assert not others - {DropReason.BAD_RECORD, DropReason.KEEPALIVE, DropReason.BAD_NEXT_HEADER, DropReason.HOLE}
         r.a.check_books()
+        r.b.check_books()
+
+
+def test_left_of_the_window_without_esn() -> None:
+    with rig(members=1, esn=False) as r:
+        new, old = (sealed(framed(record(n)), NEXT_AGGFRAG, n, esn=False) for n in (5000, 3976))
+        edge = sealed(framed(record(3977)), NEXT_AGGFRAG, 3977, esn=False)
+        r.b.arrive(0, [new, old, edge])
+        assert r.b.delivered() == [record(5000), record(3977)]
+        assert r.b.dropped(DropReason.TOO_OLD) == 1
         r.b.check_books()
 
 

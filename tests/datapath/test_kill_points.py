@@ -1,4 +1,4 @@
-"""A demux or a member killed between any two of its steps: nothing is sent or accepted twice, nothing sticks, losses are counted."""
+"""A demux or a member killed between any two of its steps: nothing twice, nothing stuck, losses counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FLAGS = pytest.mark.parametrize("second_skips", [False, True])
 
 
 def segments(count: int, first: int = 0) -> list[bytes]:
-    """`count` segments of 1, 2, 3, 1, 2, … records, each with a TOS octet of its own; the records tell segment and place."""
+    """`count` segments of 1, 2, 3, 1, 2, … records, each with its own TOS octet; a record tells segment and place."""
     return [record((first + s) * 10 + n, 700, tos=s % 60 * 4) for s in range(count) for n in range(s % 3 + 1)]
 
 
@@ -117,7 +117,7 @@ def test_demux_killed_while_it_fills() -> None:
             refused = r.a.dropped(DropReason.SELECTOR_OUT) + r.a.dropped(DropReason.RECORD_MALFORMED)
             uncounted = len(sent + more) - r.a.records_in()
             assert len(missing) == refused + uncounted
-            assert uncounted <= 4
+            assert uncounted <= len(sent)
             assert died or (uncounted == 0 and refused == 2)
             return died
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -14,10 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from fwd.agent.client import query
 from fwd.lab import flows, probe, processes, traffic
 from fwd.lab.processes import Process
-from fwd.lab.topology import GATEWAYS, SUBNETS, Topology
+from fwd.lab.topology import GATEWAYS, SUBNETS, Topology, why_not
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -206,11 +209,15 @@ class Pair:
 
     @contextlib.contextmanager
     def flood(self, megabits: int, octets: int, source_port: int, seconds: float = 30.0) -> Iterator[None]:
-        """UDP datagrams from client1 to client2 while the block runs; nobody need listen."""
+        """UDP datagrams from client1 to client2 while the block runs; nobody need listen.
+
+        More octets than a packet takes go as a super-packet of 1,400-octet datagrams, not as fragments.
+        """
         script = (
             "import socket,sys,time\n"
             "to,port,source,octets,mbps,seconds=sys.argv[1],*map(float,sys.argv[2:])\n"
             "s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM);s.bind(('',int(source)))\n"
+            "if octets>1472: s.setsockopt(17,103,1400)\n"
             "data=bytes(int(octets));start=time.monotonic();sent=0\n"
             "while (t:=time.monotonic()-start)<seconds:\n"
             "    if sent*octets*8>t*mbps*1e6: time.sleep(.001);continue\n"
@@ -361,3 +368,29 @@ def network_of(topology: Topology, host: str) -> str:
 def inside(topology: Topology, host: str) -> set[Process]:
     """Processes that run in a host's namespace."""
     return set(processes.in_network_of(Path("/run/netns") / topology.ns(host)))
+
+
+MakePair = Callable[..., Pair]
+_serial = itertools.count()
+
+
+@contextlib.contextmanager
+def pairs_without_trace(config: pytest.Config) -> Iterator[MakePair]:
+    """Makes pairs of gateways, each in a lab of its own; at the end all is taken down, and nothing may be left."""
+    if reason := why_not():
+        pytest.skip(reason)
+    outer = config.pluginmanager.get_plugin(str(Path(__file__).parents[1] / "conftest.py"))
+    before = outer.Belongings.now()
+    with contextlib.ExitStack() as stack:
+
+        def make(peerings: Any = None, *, lab: Json | None = None, start: bool = True, **other: Any) -> Pair:
+            topology = Topology(f"t{os.getpid()}-g{next(_serial)}", **(lab or {}))
+            stack.callback(topology.down)
+            topology.up()
+            pair = Pair(topology, peerings or ({},), **other)
+            stack.callback(pair.close)
+            return pair.start() if start else pair
+
+        yield make
+    left = outer.Belongings.now().left_since(before)
+    assert not left, "left behind: " + "; ".join(left)

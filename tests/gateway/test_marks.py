@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import MakePair
-from gwkit import Pair
+from gwkit import MakePair, Pair
 
 ESP = "udp dport 4500-4501"
 AF41, NOT_ECT, ECT0, CE = 0x88, 0, 2, 3

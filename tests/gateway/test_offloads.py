@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import MakePair
-from gwkit import Pair, assert_books_balance
+from gwkit import MakePair, Pair, assert_books_balance
 
 TCP_MBPS_MIN = 20.0
 PAYLOADS = ["superpacket", "esp"]

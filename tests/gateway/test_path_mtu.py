@@ -1,10 +1,9 @@
-"""What a path takes: whole inner packets in superpacket, "fragmentation needed" in esp, and paths that are narrower than they look."""
+"""What a path takes: whole inner packets in superpacket, "fragmentation needed" in esp, and narrow paths."""
 
 from __future__ import annotations
 
 import pytest
-from conftest import MakePair
-from gwkit import Pair, until
+from gwkit import MakePair, Pair, until
 
 NARROW = {"router": True, "router_mtu_bytes": 1400}
 NO_ICMP = "ip protocol icmp icmp type destination-unreachable drop"
@@ -43,7 +42,7 @@ def test_esp_says_fragmentation_needed_and_clamps_tcp(module_pairs: MakePair) ->
 def test_a_narrow_path_that_says_so(pairs: MakePair, payload: str) -> None:
     """ICMP arrives: the kernel answers EMSGSIZE from then on, and chunks (or the TUN device's MTU) shrink."""
     pair = pairs([{"payload": payload}], lab=NARROW)
-    until(lambda: pair.ping("-s", "1400") and narrow(pair, "gw1"), what="path MTU learned")
+    until(lambda: pair.ping("-W", "0.3", "-s", "1400") and narrow(pair, "gw1"), what="path MTU learned")
     assert pair.peering("gw1")["members"][0]["path"] == "up"
     if payload == "superpacket":
         assert pair.ping("-M", "do", "-s", "1472", count=3)
@@ -60,7 +59,7 @@ def test_a_narrow_path_that_is_silent_is_found_by_echoes(pairs: MakePair) -> Non
     pair = pairs(lab=NARROW, start=False)
     with pair.rule("gw1", "prerouting", NO_ICMP), pair.rule("gw2", "prerouting", NO_ICMP):
         pair.start()
-        until(lambda: pair.ping("-s", "1400") and narrow(pair, "gw1"), 10.0, "path MTU found")
+        until(lambda: pair.ping("-W", "0.3", "-s", "1400") and narrow(pair, "gw1"), 10.0, "path MTU found")
         assert pair.ping("-M", "do", "-s", "1472", count=3)
         until(lambda: pair.tcp(seconds=1) > 20, 20.0, "TCP forward")
         until(lambda: pair.tcp(seconds=1, reverse=True) > 20, 20.0, "TCP reverse")

@@ -1,12 +1,11 @@
-"""Processes that die, hang and keep dying: what is replaced, how long its flows are silent, and where they go meanwhile."""
+"""Processes that die, hang and keep dying: what is replaced, how long flows are silent, where they go meanwhile."""
 
 from __future__ import annotations
 
 import signal
 
 import pytest
-from conftest import MakePair
-from gwkit import PORT, Pair, assert_books_balance, until
+from gwkit import PORT, MakePair, Pair, assert_books_balance, until
 
 MEMBERS = 3
 GAP_MS_MAX = 1000.0

@@ -1,4 +1,4 @@
-"""What goes through: every kind of inner traffic, over both payloads, both outer IP versions, with and without offloads."""
+"""What goes through: every kind of traffic, over both payloads and outer IP versions, with and without offloads."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from conftest import MakePair
-from gwkit import Pair, ended, until
+from gwkit import MakePair, Pair, ended, until
 
 SETUPS = {
     "superpacket": ({}, {}, ()),
@@ -94,8 +93,8 @@ def udp_echoes(pair: Pair, address: str, octets: int, count: int) -> int:
     """Datagrams sent one after another from client1, sent back by client2, and come back whole."""
     family = "AF_INET6" if ":" in address else "AF_INET"
     serve = (
-        f"import socket\ns=socket.socket(socket.{family},socket.SOCK_DGRAM);s.bind(('',9000));print('ready',flush=True)\n"
-        "while True:\n    d,a=s.recvfrom(65536);s.sendto(d,a)\n"
+        f"import socket\ns=socket.socket(socket.{family},socket.SOCK_DGRAM);s.bind(('',9000))\n"
+        "print('ready',flush=True)\nwhile True:\n    d,a=s.recvfrom(65536);s.sendto(d,a)\n"
     )
     ask = (
         f"import os,socket\ns=socket.socket(socket.{family},socket.SOCK_DGRAM);s.settimeout(2);n=0\n"

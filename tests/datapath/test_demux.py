@@ -1,0 +1,119 @@
+"""The demux: which member, which segment, in which order; and the path's size as it changes."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from rig import flows, identity_of, packet, record, rig
+
+from fwd.datapath.ring import CHUNK, RECORDS, TOS
+from fwd.datapath.shared import LinkWord
+from fwd.proto.drops import DropReason
+from fwd.proto.ip import NO_VNET
+
+
+@pytest.mark.parametrize("payload", ["superpacket", "esp"])
+def test_another_tos_octet_starts_another_segment(payload: str) -> None:
+    with rig(members=1, payload=payload) as r:
+        octets = [0, 0, 8, 8, 8, 0, 0xB8, 0xB9]
+        r.a.send(*[record(n, tos=tos) for n, tos in enumerate(octets)])
+        r.a.demux_turn()
+        ring = r.a.rings[0]
+        seen = [(ring.segment(n).fields[TOS], ring.segment(n).fields[RECORDS]) for n in range(ring.head)]
+        assert seen == [(0, 2), (8, 3), (0, 1), (0xB8, 1), (0xB9, 1)]
+        r.a.work()
+        outer = [g.tos for g in r.carry()]
+        # RFC 9347 §2.4.2: Not-ECT outside; `esp` copies both fields (RFC 6040 §4.1).
+        assert outer == ([0, 8, 0, 0xB8, 0xB8] if payload == "superpacket" else [0, 8, 0, 0xB8, 0xB9])
+        assert [identity_of(d) for d in r.b.delivered()] == list(range(8))
+
+
+def test_a_record_whose_rest_a_block_offset_cannot_tell_starts_a_segment() -> None:
+    with rig(members=1) as r:
+        chunk, longest = r.a.geometry.chunk, 65535
+        # `before` octets of the first chunk are taken: 65,535 follow it at the first, 65,536 at the second.
+        for before, segments in ((chunk - 10, 1), (chunk - 9, 2)):
+            head = r.a.rings[0].head
+            batch = [record(1, before - 10), record(2, longest)]
+            assert r.pass_over(*batch) == batch
+            assert r.a.rings[0].head == head + segments
+
+
+@pytest.mark.parametrize(
+    ("first", "later"), [(1500, 1400), (1500, 576), (1500, 300), (9000, 1500), (9000, 576), (1400, 1500)]
+)
+def test_a_smaller_path_counts_from_the_next_segment(first: int, later: int) -> None:
+    """Records of 64 KiB still fit, and the receiver follows."""
+    with rig(members=1, mtu=max(first, later)) as r:
+        geometry, link, ring = r.a.geometry, r.a.shared.members[0].link, r.a.rings[0]
+        for turn, mtu in enumerate([first, later, first, later]):
+            link[LinkWord.CHUNK] = geometry.chunk_for(mtu)
+            batch = [record(turn * 20 + n, length) for n, length in enumerate([100, 65535, 1400, 65535, 30000, 100])]
+            r.a.send(*batch)
+            r.a.demux_turn()
+            assert {ring.segment(n).fields[CHUNK] for n in range(ring.done, ring.head)} == {geometry.chunk_for(mtu)}
+            r.a.work()
+            groups = r.carry()
+            assert max(g.size for g in groups) <= geometry.packet_bytes_for(mtu)
+            assert r.b.delivered() == batch
+        r.a.check_books()
+        r.b.check_books()
+
+
+def test_a_dead_members_flows_move_and_the_others_stay() -> None:
+    with rig(members=4) as r:
+        r.a.demux_turn()
+        before = r.a.shared.owners.copy()
+        port = flows(r.a.shared, 2)[0]
+        r.a.tick += 1
+        r.a.shared.last_used[:] = r.a.tick  # all are busy
+        r.a.shared.live[0] = 0b1011
+        r.a.demux_turn()
+        moved = before != r.a.shared.owners
+        assert (moved == (before == 2)).all()
+        assert r.pass_over(record(1, port=port)) == [record(1, port=port)]
+        r.a.shared.live[0] = 0b1111  # it is back: only idle buckets go to it
+        r.a.demux_turn()
+        assert (r.a.shared.owners != 2).all()
+        r.a.tick += 1000
+        r.a.demux_turn()
+        assert (r.a.shared.owners == before).all()
+
+
+def test_nobody_lives_and_then_somebody() -> None:
+    with rig(members=2) as r:
+        r.a.shared.live[0] = 0
+        assert r.pass_over(record(1), record(2)) == []
+        assert r.a.dropped(DropReason.NO_LIVE_MEMBER) == 2
+        r.a.shared.live[0] = 0b10
+        assert len(r.pass_over(record(3))) == 1
+        assert r.a.rings[0].head == 0
+        r.a.check_books()
+
+
+def test_a_full_ring_loses_what_comes_and_keeps_what_waits() -> None:
+    with rig(members=1) as r:
+        for n in range(40):
+            r.a.send(record(n))
+            r.a.demux_turn()
+        r.a.work()
+        r.carry()
+        assert [identity_of(d) for d in r.b.delivered()] == list(range(16))
+        assert r.a.dropped(DropReason.RING_FULL) == 24
+        assert r.pass_over(record(50)) == [record(50)]
+        r.a.check_books()
+
+
+def test_headers_with_options_and_extensions_pass() -> None:
+    plain = packet(7, 120)
+    options = bytes([0x46]) + plain[1:2] + struct.pack(">H", 124) + plain[4:20] + bytes([1, 1, 1, 0]) + plain[20:]
+    v6 = packet(8, 120, v6=True)
+    extended = v6[:4] + struct.pack(">HB", 88, 60) + v6[7:40] + bytes([17, 0, 1, 4, 0, 0, 0, 0]) + v6[40:]
+    icmp = bytearray(packet(9, 120))
+    icmp[9] = 1
+    fragment = bytearray(packet(10, 120))
+    fragment[6] = 0x20
+    with rig(members=4) as r:
+        records = [NO_VNET + bytes(p) for p in (options, extended, icmp, fragment)]
+        assert sorted(r.pass_over(*records)) == sorted(records)

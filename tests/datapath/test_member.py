@@ -1,0 +1,193 @@
+"""A member's own business: echoes, its path, its peer's address, congestion marks, and what it tells keyd."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+from rig import Gateway, Rig, packet, record, rig, sa_keys
+
+from fwd.datapath import member as member_module
+from fwd.datapath.counters import MemberCounter
+from fwd.datapath.shared import LinkWord
+from fwd.proto.ip import VNET_BYTES
+from fwd.proto.path import SILENCE_S, TRIES
+from fwd.proto.sa import EventKind, SaSet
+
+
+def turn(gateway: Gateway, now: float) -> None:
+    """What a member's loop does about its path, at `now`."""
+    member = gateway.members[0]
+    member._now = now
+    member._ask(member._path.poll(now))
+
+
+def sends(r: Rig, now: float, *records: bytes) -> None:
+    r.a.send(*records)
+    r.a.demux_turn()
+    r.a.work()
+    r.a.members[0]._path.sent(now)
+
+
+def test_an_echo_is_answered_and_the_path_is_up() -> None:
+    with rig(members=1) as r:
+        now = r.a.members[0]._now + 1
+        sends(r, now, record(1))
+        r.carry()
+        now += SILENCE_S + 0.01
+        r.b.members[0]._now = now
+        turn(r.a, now)
+        r.carry()
+        assert r.a.counted(MemberCounter.ECHOES_SENT) == 2 or r.a.members[0]._counters[MemberCounter.ECHOES_SENT] == 2
+        assert r.b.counted(MemberCounter.ECHOES_ANSWERED) == 2
+        r.carry()
+        assert not r.a.shared.members[0].link[LinkWord.PATH_DOWN]
+        assert r.a.members[0]._path.poll(now) == []
+        r.a.check_books()
+        r.b.check_books()
+
+
+def test_unanswered_echoes_take_the_path_down_and_an_answer_brings_it_up() -> None:
+    with rig(members=1) as r:
+        link = r.a.shared.members[0].link
+        now = r.a.members[0]._now + 1
+        sends(r, now, record(1))
+        for _ in range(TRIES + 1):
+            assert not link[LinkWord.PATH_DOWN]
+            now += SILENCE_S + 0.01
+            turn(r.a, now)
+            r.a.wires[0].sent()  # lost
+        assert link[LinkWord.PATH_DOWN] == 1
+        now += 1
+        turn(r.a, now)
+        r.carry()
+        r.carry()
+        assert not link[LinkWord.PATH_DOWN]
+
+
+def test_a_path_that_takes_less_gets_smaller_chunks() -> None:
+    with rig(members=1) as r:
+        link, geometry = r.a.shared.members[0].link, r.a.geometry
+        now = r.a.members[0]._now + 1
+        sends(r, now, record(1))
+        for _ in range(40):
+            now += SILENCE_S + 0.01
+            r.b.members[0]._now = now
+            turn(r.a, now)
+            r.b.arrive(0, [g for g in r.a.wires[0].sent() if g.size <= geometry.packet_bytes_for(1400)])
+            r.a.arrive(0, r.b.wires[0].sent())
+        assert link[LinkWord.PATH_MTU] == 1400
+        assert link[LinkWord.CHUNK] == geometry.chunk_for(1400)
+        assert not link[LinkWord.PATH_DOWN]
+        assert r.pass_over(record(2, 65535)) == [record(1), record(2, 65535)]
+
+
+def test_emsgsize_asks_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    with rig(members=1) as r:
+        monkeypatch.setattr(member_module, "path_mtu", lambda local, remote, port: 1300)
+        r.a.wires[0].errors = [errno.EMSGSIZE]
+        sends(r, 0.0, record(1))
+        r.a.members[0]._tick()
+        link = r.a.shared.members[0].link
+        assert link[LinkWord.PATH_MTU] == 1300
+        assert link[LinkWord.CHUNK] == r.a.geometry.chunk_for(1300)
+        r.a.respawn(0)  # its successor starts from there
+        assert link[LinkWord.PATH_MTU] == 1300
+
+
+def test_a_refused_offload_is_shown() -> None:
+    with rig(members=1) as r:
+        r.a.wires[0].errors = [errno.EIO]
+        assert r.pass_over(record(1, 9000)) == [record(1, 9000)]
+        r.a.members[0]._tick()
+        assert r.a.shared.members[0].link[LinkWord.GSO_REFUSED] == 1
+
+
+@pytest.mark.parametrize(("v6", "address"), [(False, "203.0.113.5"), (True, "2001:db8:5::1")])
+def test_the_peer_is_where_authentic_packets_come_from(v6: bool, address: str) -> None:
+    with rig(members=1, v6=v6) as r:
+        r.a.wires[0].address = (address, 6000)
+        r.a.arrive(0, [])
+        r.b.members[0].outbound.send_control(bytes(8), 59)
+        groups = r.b.wires[0].sent()
+        forged = bytearray(groups[0].data)
+        forged[-1] ^= 1
+        r.a.arrive(0, [type(groups[0])(bytes(forged), len(forged))])
+        assert r.a.members[0].outbound.peer != (address, 6000)
+        r.a.arrive(0, groups)
+        assert r.a.members[0].outbound.peer == (address, 6000)
+        r.a.respawn(0)
+        assert r.a.members[0].outbound.peer == (address, 6000)
+
+
+def test_keyd_is_told_what_it_must_know() -> None:
+    with rig(members=1) as r:
+        assert [e.kind for e in r.a.events(0)] == [EventKind.STARTED]
+        r.b.events(0)
+        r.pass_over(record(1))
+        r.pass_over(record(2))
+        assert [(e.kind, e.spi) for e in r.b.events(0)] == [(EventKind.HEARD, sa_keys(1, 0, 0).spi)]
+        sa = r.a.members[0].outbound.sa
+        assert sa is not None
+        sa.number = r.a.peering.rekey_packets
+        for _ in range(3):
+            r.a.members[0]._tick()
+        assert [e.kind for e in r.a.events(0)] == [EventKind.SOFT_LIMIT]
+
+
+def test_an_update_is_for_its_incarnation_only_and_garbage_is_refused() -> None:
+    with rig(members=1) as r:
+        member, keyd = r.a.members[0], r.a.controls[0]
+        inbound = (sa_keys(2, 0, 1),)
+        old = r.a.shared.members[0].link[LinkWord.SPI_OUT]
+        for data in (SaSet(9, inbound, sa_keys(1, 0, 7)).encode(), b"x", os.urandom(200)):
+            keyd.send(data)
+            member._hear_keyd()
+        member._hear_keyd()  # nothing waits
+        assert r.a.shared.members[0].link[LinkWord.SPI_OUT] == old
+        keyd.send(SaSet(1, inbound, sa_keys(1, 0, 3)).encode())
+        member._hear_keyd()
+        assert r.a.shared.members[0].link[LinkWord.SPI_OUT] == sa_keys(1, 0, 3).spi
+        assert set(member.inbound.sas) == {sa_keys(2, 0, 1).spi}
+        assert r.pass_over(record(1)) == [record(1)]
+
+
+NOT_ECT, ECT1, ECT0, CE = 0, 1, 2, 3
+# RFC 6040 §4.2, figure 4: inner, outer → what goes on; None: dropped.
+ECN = [
+    (NOT_ECT, NOT_ECT, NOT_ECT), (NOT_ECT, ECT0, NOT_ECT), (NOT_ECT, ECT1, NOT_ECT), (NOT_ECT, CE, None),
+    (ECT0, NOT_ECT, ECT0), (ECT0, ECT0, ECT0), (ECT0, ECT1, ECT1), (ECT0, CE, CE),
+    (ECT1, NOT_ECT, ECT1), (ECT1, ECT0, ECT1), (ECT1, ECT1, ECT1), (ECT1, CE, CE),
+    (CE, NOT_ECT, CE), (CE, ECT0, CE), (CE, ECT1, CE), (CE, CE, CE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("v6", [False, True])
+@pytest.mark.parametrize(("inner", "outer", "result"), ECN)
+def test_congestion_marks_of_the_path(v6: bool, inner: int, outer: int, result: int | None) -> None:
+    """Payload esp: combined into the inner packet, whose DSCP stays and whose checksum is right."""
+    with rig(members=1, payload="esp") as r:
+        dscp = 0x28
+        r.a.send(record(1, v6=v6, tos=dscp | inner))
+        r.a.demux_turn()
+        r.a.work()
+        (group,) = r.a.wires[0].sent()
+        assert group.tos == dscp | inner
+        r.b.arrive(0, [type(group)(group.data, group.size, outer)])
+        wanted = [] if result is None else [packet(1, v6=v6, tos=dscp | result)]
+        assert [d[VNET_BYTES:] for d in r.b.delivered()] == wanted
+        r.b.check_books()
+
+
+@pytest.mark.parametrize("inner", [NOT_ECT, ECT1, ECT0, CE])
+def test_superpackets_are_not_ect_outside_and_as_they_were_inside(inner: int) -> None:
+    with rig(members=1) as r:
+        data = record(1, tos=0x28 | inner)
+        r.a.send(data)
+        r.a.demux_turn()
+        r.a.work()
+        (group,) = r.a.wires[0].sent()
+        assert group.tos == 0x28
+        r.b.arrive(0, [type(group)(group.data, group.size, group.tos | CE)])
+        assert r.b.delivered() == [data]

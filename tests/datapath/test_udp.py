@@ -1,0 +1,171 @@
+"""Sending and its fall-backs; receiving what the kernel merged; TOS, loss and path as they come from it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+from rig import WireSocket, record, rig
+
+from fwd.datapath.tun import Offloads
+from fwd.datapath.udp import ANCILLARY_BYTES, PortError, Sender, open_socket, path_mtu, read_ancillary
+from fwd.proto.drops import DropReason
+
+PEER = ("192.0.2.9", 4500)
+
+
+@contextlib.contextmanager
+def sender(*errors: int, gso: bool = True) -> Iterator[tuple[Sender, WireSocket]]:
+    wire = WireSocket(False)
+    wire.errors = list(errors)
+    yield Sender(wire, gso=gso), wire  # type: ignore[arg-type]
+    wire.close()
+
+
+def sizes(wire: WireSocket) -> list[tuple[int, int]]:
+    return [(len(g.data), g.size) for g in wire.sent()]
+
+
+def test_a_burst_is_two_sends() -> None:
+    with sender() as (s, wire):
+        assert s.send(memoryview(bytes(1472 * 46 - 100)), 1472, PEER) == 46
+        assert sizes(wire) == [(1472 * 44, 1472), (1472 * 2 - 100, 1472)]
+        assert wire.peers == {PEER}
+
+
+def test_small_packets_are_at_most_64_to_a_send() -> None:
+    with sender() as (s, wire):
+        assert s.send(memoryview(bytes(100 * 130)), 100, PEER) == 130
+        assert sizes(wire) == [(6400, 100), (6400, 100), (200, 100)]
+
+
+def test_without_segmentation_offload_each_goes_singly() -> None:
+    with sender(gso=False) as (s, wire):
+        assert s.send(memoryview(bytes(250)), 100, PEER) == 3
+        assert sizes(wire) == [(100, 100), (100, 100), (50, 50)]
+
+
+def test_eio_turns_the_offload_off_and_loses_nothing() -> None:
+    with sender(errno.EIO) as (s, wire):
+        assert s.send(memoryview(bytes(300)), 100, PEER) == 3
+        assert s.gso_refused
+        assert not s.gso
+        assert s.send(memoryview(bytes(200)), 100, PEER) == 2
+        assert sizes(wire) == [(100, 100)] * 5
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EMSGSIZE])
+def test_a_refused_group_is_sent_singly_and_the_offload_stays(number: int) -> None:
+    with sender(number) as (s, wire):
+        assert s.send(memoryview(bytes(300)), 100, PEER) == 3
+        assert s.gso
+        assert s.too_big == (number == errno.EMSGSIZE)
+        assert sizes(wire) == [(100, 100)] * 3
+
+
+@pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.ECONNREFUSED, errno.ENOBUFS, errno.EPERM])
+def test_what_did_not_go_is_not_counted(number: int) -> None:
+    with sender(number) as (s, wire):
+        assert s.send(memoryview(bytes(1472 * 46)), 1472, PEER) == 2
+        assert sizes(wire) == [(1472 * 2, 1472)]
+
+
+def test_a_full_send_buffer_is_tried_twice() -> None:
+    with sender(errno.EAGAIN) as (s, wire):
+        assert s.send(memoryview(bytes(100)), 100, PEER) == 1
+    with sender(errno.EAGAIN, errno.EAGAIN) as (s, wire):
+        assert s.send(memoryview(bytes(1472 * 50)), 1472, PEER) == 0
+        assert sizes(wire) == []
+        assert s.send(memoryview(bytes(100)), 100, PEER) == 1
+
+
+def test_every_failure_is_in_the_books() -> None:
+    with rig(members=1) as r:
+        r.a.wires[0].errors = [errno.EMSGSIZE, errno.EMSGSIZE, 0, errno.EPERM]
+        r.a.send(record(1, 9000))
+        r.a.demux_turn()
+        r.a.work()
+        assert r.a.dropped(DropReason.SEND_FAILED) == 2
+        r.carry()
+        r.a.check_books()
+        r.b.check_books()
+
+
+# -- the kernel's own -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket.socket]]:
+    address = ip_address(request.param)
+    try:
+        socks = [open_socket(address, 0, Offloads(), wanted=True) for _ in range(2)]
+    except PortError as error:
+        pytest.skip(str(error))
+    yield socks[0], socks[1]
+    for sock in socks:
+        sock.close()
+
+
+def receive(sock: socket.socket) -> tuple[int, int, int, int]:
+    sock.settimeout(10)
+    length, ancillary, _, _ = sock.recvmsg_into([bytearray(65536)], ANCILLARY_BYTES)
+    return length, *read_ancillary(ancillary, length)
+
+
+def test_a_merged_receive_tells_its_sizes_and_tos(pair: tuple[socket.socket, socket.socket]) -> None:
+    here, there = pair
+    s = Sender(here, gso=True)
+    s.set_tos(0xB8)
+    assert s.send(memoryview(bytes(1000 * 10 - 1)), 1000, there.getsockname()[:2]) == 10
+    octets = 0
+    while octets < 9999:
+        length, size, tos, lost = receive(there)
+        assert (size, tos, lost) == (1000 if length > 1000 else length, 0xB8, 0)
+        octets += length
+
+
+def test_an_empty_datagram_is_received(pair: tuple[socket.socket, socket.socket]) -> None:
+    here, there = pair
+    here.sendto(b"", there.getsockname()[:2])
+    assert receive(there)[:2] == (0, 0)
+
+
+def test_an_overflow_is_told(pair: tuple[socket.socket, socket.socket]) -> None:
+    here, there = pair
+    there.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    for _ in range(100):
+        here.sendto(bytes(1000), there.getsockname()[:2])
+    lost = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            there.setblocking(False)
+            length, ancillary, _, _ = there.recvmsg_into([bytearray(65536)], ANCILLARY_BYTES)
+            lost = max(lost, read_ancillary(ancillary, length)[2])
+    here.sendto(b"x", there.getsockname()[:2])
+    assert max(lost, receive(there)[3]) > 0
+
+
+def test_a_port_in_use_is_one_line(pair: tuple[socket.socket, socket.socket]) -> None:
+    address, port = pair[0].getsockname()[:2]
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(PortError, match=f"port {port}") as error:
+        open_socket(ip_address(address), port, Offloads(), wanted=True)
+    assert "\n" not in str(error.value)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_kernels_path_mtu(pair: tuple[socket.socket, socket.socket]) -> None:
+    address, port = pair[0].getsockname()[:2]
+    assert path_mtu(ip_address(address), address, port) in (65535, 65536)  # IPv4 packets are no longer
+    assert path_mtu(ip_address("127.0.0.1"), "255.255.255.255", 1) == 0
+
+
+def test_ancillary_data_of_others_is_passed_over() -> None:
+    assert read_ancillary([(1, 2, b"abcd"), (0, 99, b"")], 77) == (77, 0, 0)
+    assert read_ancillary([(socket.IPPROTO_UDP, 104, struct.pack("=i", 1472))], 4000) == (1472, 0, 0)

@@ -1,0 +1,114 @@
+"""What the children of a gateway may do and hold: nothing that they do not need."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from gwkit import MakePair, Pair
+
+from fwd.config import load
+from fwd.keyd.source import LabSource
+
+CHILDREN = ["demux", "member-0", "member-1", "keyd", "agent"]
+NOBODY = pwd.getpwnam("nobody")
+
+
+@pytest.fixture(scope="module")
+def pair(module_pairs: MakePair) -> Pair:
+    return module_pairs()
+
+
+@pytest.fixture
+def proc(pair: Pair, request: pytest.FixtureRequest) -> Path:
+    return Path(f"/proc/{pair.pids('gw1')[request.param]}")
+
+
+def fields(proc: Path) -> dict[str, str]:
+    lines = (proc / "status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def descriptors(proc: Path) -> Counter[str]:
+    """What stands behind a process's descriptors but the standard ones, by kind."""
+    targets = [os.readlink(entry) for entry in (proc / "fd").iterdir() if int(entry.name) > 2]
+    return Counter(target.removeprefix("anon_inode:").strip("[]").partition(":[")[0] for target in targets)
+
+
+@pytest.mark.parametrize("proc", CHILDREN, indirect=True)
+def test_children_have_no_privileges(proc: Path) -> None:
+    status = fields(proc)
+    for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[capabilities], 16) == 0, capabilities
+    assert set(status["Uid"].split()) == {str(NOBODY.pw_uid)}
+    assert set(status["Gid"].split()) == {str(NOBODY.pw_gid)}
+    assert status["Groups"] == ""
+    assert status["NoNewPrivs"] == "1"
+
+
+@pytest.mark.parametrize("proc", CHILDREN, indirect=True)
+def test_children_cannot_be_dumped_or_traced(proc: Path) -> None:
+    """The files of a process that is not dumpable belong to root, not to its user."""
+    assert (proc / "environ").stat().st_uid == 0
+    core = next(line for line in (proc / "limits").read_text().splitlines() if line.startswith("Max core file size"))
+    assert core.split()[4:6] == ["0", "0"]
+
+
+@pytest.mark.parametrize("proc", CHILDREN, indirect=True)
+def test_children_run_no_threads(proc: Path, request: pytest.FixtureRequest) -> None:
+    """Hot processes have none; logging's stays in the supervisor."""
+    assert fields(proc)["Threads"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("proc", "kinds"),
+    [
+        ("demux", {"/dev/net/tun": 1, "eventfd": 2, "socket": 1}),
+        ("member-0", {"/dev/net/tun": 1, "eventfd": 1, "socket": 4}),
+    ],
+    indirect=["proc"],
+)
+def test_hot_processes_hold_their_own_descriptors_only(proc: Path, kinds: dict[str, int]) -> None:
+    """demux: TUN, a bell for each member, its log. member: TUN, its bell; UDP, boot, control, log."""
+    assert descriptors(proc) == kinds
+
+
+@pytest.mark.parametrize("proc", ["keyd", "agent"], indirect=True)
+def test_keyd_and_agent_hold_nothing_of_the_data_path(proc: Path) -> None:
+    held = descriptors(proc)
+    assert "/dev/net/tun" not in held
+    assert "eventfd" not in held
+    assert not any("pidfd" in kind for kind in held)
+
+
+def test_members_share_no_socket(pair: Pair) -> None:
+    def sockets(name: str) -> set[str]:
+        entries = Path(f"/proc/{pair.pids('gw1')[name]}/fd").iterdir()
+        return {target for entry in entries if (target := os.readlink(entry)).startswith("socket:")}
+
+    assert not sockets("member-0") & sockets("member-1")
+    assert not sockets("member-0") & sockets("demux")
+    assert not sockets("agent") & sockets("keyd")
+
+
+def test_no_key_in_arguments_environment_or_log(pair: Pair) -> None:
+    """Nor the secret, whose file is gone; nor in the status."""
+    assert not pair.secret_path("gw1").exists()
+    peering = load(pair.config("gw1")).peering[0]
+    fd = os.memfd_create("secret")
+    os.write(fd, pair.secret)
+    source = LabSource(fd, peering)
+    os.close(fd)
+    secrets = [pair.secret]
+    for member in (0, 1):
+        for epoch in range(6):
+            secrets += [source.outbound(member, epoch).key, source.inbound(member, epoch).key]
+    places = [pair.log("gw1").encode(), str(pair.status("gw1")).encode()]
+    for pid in [*pair.pids("gw1").values(), pair.running["gw1"].pid]:
+        places += [Path(f"/proc/{pid}/cmdline").read_bytes(), Path(f"/proc/{pid}/environ").read_bytes()]
+    for secret in secrets:
+        for form in (secret, secret.hex().encode(), repr(secret).encode()):
+            assert not any(form in place for place in places)

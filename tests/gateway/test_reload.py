@@ -1,0 +1,107 @@
+"""SIGHUP: what changed takes effect, what did not is not touched, and a bad file changes nothing."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from gwkit import Json, MakePair, Pair, until
+
+ONE = {"subnets": {"gw1": ["10.1.0.0/24"], "gw2": ["10.2.0.0/24"]}}
+TWO = {
+    "subnets": {"gw1": ["10.11.0.0/24"], "gw2": ["10.12.0.0/24"]},
+    "tun": "fwd1",
+    "port": 4600,
+    "payload": "esp",
+}
+
+
+@pytest.fixture(scope="module")
+def pair(module_pairs: MakePair) -> Pair:
+    """Two peerings between the same gateways; the clients have an address in the subnets of each."""
+    pair = module_pairs(start=False)
+    topology = pair.topology
+    for client, gateway, net in (("client1", "gw1", "10.11.0"), ("client2", "gw2", "10.12.0")):
+        topology.run(client, ["ip", "addr", "add", f"{net}.10/24", "dev", "eth0"])
+        topology.run(gateway, ["ip", "addr", "add", f"{net}.1/24", "dev", "lan"])
+    pair.peerings = [ONE, TWO]
+    return pair.start()
+
+
+def ping_both(pair: Pair) -> bool:
+    return pair.ping("-I", "10.1.0.10", to="10.2.0.10") and pair.ping("-I", "10.11.0.10", to="10.12.0.10")
+
+
+def reload(pair: Pair, *hosts: str, words: str = "configuration re-read") -> None:
+    for host in hosts:
+        seen = pair.log(host).count(words)
+        pair.running[host].send_signal(signal.SIGHUP)
+        until(lambda host=host, seen=seen: pair.log(host).count(words) > seen, what=words)  # type: ignore[misc]
+
+
+def lives(peering: Json) -> list[int]:
+    return [m["pid"] for m in peering["members"]]
+
+
+def test_each_peering_carries_its_own_subnets(pair: Pair) -> None:
+    before = [p["demux"]["records"] for p in pair.status("gw1")["peerings"]]
+    assert pair.ping("-I", "10.11.0.10", to="10.12.0.10", count=5)
+    after = [p["demux"]["records"] for p in pair.status("gw1")["peerings"]]
+    assert after[1] - before[1] >= 5
+    assert after[0] - before[0] < 5
+    assert ping_both(pair)
+
+
+def test_addresses_of_two_peerings_do_not_mix(pair: Pair) -> None:
+    """Design rule 4: the selectors of a peering are its own."""
+    before = pair.peering("gw1", 1)["drops"]["selector_out"]
+    assert not pair.ping("-I", "10.1.0.10", to="10.12.0.10")
+    assert pair.peering("gw1", 1)["drops"]["selector_out"] > before
+
+
+def test_a_changed_peering_is_set_up_anew_and_the_other_is_not_touched(pair: Pair) -> None:
+    untouched = {host: lives(pair.peering(host, 1)) for host in ("gw1", "gw2")}
+    pair.peerings = [{**ONE, "members": 3}, TWO]
+    for host in ("gw1", "gw2"):
+        pair.write_config(host)
+    reload(pair, "gw1", "gw2")
+    pair.wait_ready()
+    for host in ("gw1", "gw2"):
+        peerings = {p["tun"]: p for p in pair.status(host)["peerings"]}
+        assert len(lives(peerings["fwd0"])) == 3
+        assert lives(peerings["fwd1"]) == untouched[host]
+    until(lambda: ping_both(pair), what="both peerings carry traffic again")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("[gateway", "not TOML"), ("[gateway]\nnonsense = 1\n", "nonsense"), (None, "cannot change while running")],
+)
+def test_a_bad_file_changes_nothing_and_says_why(pair: Pair, text: str | None, reason: str) -> None:
+    before = pair.pids("gw1")
+    good = pair.write_config("gw1").read_text()
+    bad = good.replace("[gateway]\n", '[gateway]\nlog_level = "debug"\n') if text is None else text
+    pair.config("gw1").write_text(bad)
+    reload(pair, "gw1", words="configuration not re-read")
+    assert reason in pair.log("gw1").splitlines()[-1]
+    assert pair.pids("gw1") == before
+    assert ping_both(pair)
+    pair.config("gw1").write_text(good)
+    reload(pair, "gw1")
+    pair.wait_ready("gw1")
+    assert ping_both(pair)
+
+
+def test_a_peering_can_go_and_come(pair: Pair) -> None:
+    three = {**ONE, "members": 3}
+    for peerings, counts in (([three], 1), ([three, TWO], 2)):
+        pair.peerings = peerings
+        for host in ("gw1", "gw2"):
+            pair.write_config(host)
+        reload(pair, "gw1", "gw2")
+        pair.wait_ready()
+        assert len(pair.status("gw1")["peerings"]) == counts
+        links = pair.topology.run("gw1", ["ip", "-br", "link"]).stdout
+        assert ("fwd1" in links) == (counts == 2)
+        assert pair.ping("-I", "10.1.0.10", to="10.2.0.10")
+    until(lambda: ping_both(pair), what="both again")
