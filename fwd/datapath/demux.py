@@ -43,9 +43,8 @@ class Lane:
         self.head_index = DemuxCounter.HEADS + index
         self.esp = esp
         self.head = counters[self.head_index]
-        if ring.head < self.head:  # the predecessor died between counting a segment and handing it over
-            ring.head = self.head
-            ring.ring_bell()
+        ring.head = self.head  # the predecessor may have died between counting a segment, handing it over …
+        ring.ring_bell()  # … and telling
         self.open = False
         self.segment: Segment = ring.segments[0]
         self.fill = self.records = self.octets = self.tos = 0

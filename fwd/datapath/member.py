@@ -111,7 +111,6 @@ class Member:
         self.inbound.recover()
         self._now = now
         self._unknown_at = 0.0
-        self._soft_limit_told = 0
         self._publish_path()
         self._install(boot)
         self._tell(EventKind.STARTED, self._link[LinkWord.SPI_OUT])
@@ -228,8 +227,7 @@ class Member:
         self._link[LinkWord.GSO_REFUSED] = self._sender.gso_refused
         self.inbound.expire(self._now)
         sa = self.outbound.sa
-        if sa and sa.number >= self._parts.peering.rekey_packets and self._soft_limit_told != sa.spi:
-            self._soft_limit_told = sa.spi
+        if sa and sa.number >= self._parts.peering.rekey_packets:  # again and again, until keyd has answered
             self._tell(EventKind.SOFT_LIMIT, sa.spi)
 
     # -- keyd -------------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ class MemberKeys:
         ahead = epoch - self._newest
         if 0 < ahead <= SPARES_IN:
             self._tentative = None  # it had the replay slot of a regular one
-        elif SPARES_IN < ahead <= _TENTATIVE_AHEAD and ahead % SLOTS:  # anybody can name an SPI: never at the newest's cost
+        elif SPARES_IN < ahead <= _TENTATIVE_AHEAD and ahead % SLOTS:  # anybody can name one: not at the newest's cost
             self._tentative = epoch
             log.info("member %d: accepting SPI %#010x, %d epochs ahead", self._index, spi, ahead)
 

@@ -6,6 +6,7 @@ so nothing is flushed, closed or caught, just as when somebody else kills it the
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -52,15 +53,16 @@ def _be_killed(nth: int, scenario: Callable[[], object], files: tuple[str, ...])
                 os.kill(os.getpid(), signal.SIGKILL)
         return on_line
 
+    gc.disable()  # a collection would copy the parent's pages, a thousand times over
     status = 1
     try:
         sys.settrace(on_call)
         scenario()
         sys.settrace(None)
         status = 0
-    except BaseException:
-        sys.settrace(None)
-        traceback.print_exc()
     finally:
+        sys.settrace(None)
+        if status:
+            traceback.print_exc()
         sys.stderr.flush()
         os._exit(status)

@@ -113,11 +113,13 @@ framings = st.builds(
     st.integers(0, 65535) | st.integers(0, 64),
 )  # fmt: skip
 vnets = st.builds(
-    struct.pack, st.just("<BBHHHH"), st.integers(0, 255) | st.integers(0, 3), st.sampled_from([0, 1, 3, 4, 5, 0x81, 255]),
+    struct.pack, st.just("<BBHHHH"),
+    st.integers(0, 255) | st.integers(0, 3), st.sampled_from([0, 1, 3, 4, 5, 0x81, 255]),
     *[st.integers(0, 65535) | st.integers(0, 100)] * 4,
 )  # fmt: skip
 ip_heads = st.builds(
-    struct.pack, st.just(">BBHI"), st.sampled_from([0x45, 0x45, 0x4F, 0x40, 0x60, 0x65, 0x00, 0xF5]), st.integers(0, 255),
+    struct.pack, st.just(">BBHI"),
+    st.sampled_from([0x45, 0x45, 0x4F, 0x40, 0x60, 0x65, 0x00, 0xF5]), st.integers(0, 255),
     st.integers(0, 65535) | st.integers(0, 200), st.integers(0, 2**32 - 1),
 )  # fmt: skip
 garbage = st.builds(lambda *parts: b"".join(parts), framings, vnets, ip_heads, st.binary(max_size=300), trailers)

@@ -26,8 +26,8 @@ def wire(request: pytest.FixtureRequest, pair: Pair) -> None:
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_tcp_and_pings(pair: Pair, reverse: bool) -> None:
     host = "client2" if reverse else "client1"
-    assert pair.tcp(reverse=reverse) > TCP_MBPS_MIN
-    assert pair.ping("-s", "65000", host=host)
+    assert pair.tcp(seconds=1, reverse=reverse) > TCP_MBPS_MIN
+    assert pair.ping("-s", "65000", host=host), [pair.drops(gateway) for gateway in ("gw1", "gw2")]
     assert pair.ping(host=host, count=3)
     for books in pair.wait_quiet():
         assert_books_balance(books)
