@@ -12,12 +12,12 @@ ROWS = 92  # of a ring segment on a 1,500-byte path: what one death may leave in
 RECEIVED_AT_ONCE = 64  # datagrams that GRO merges at most
 
 
-def assert_wire_balances(pair: Pair) -> None:
-    """ESP packets sent = received + what overflowed the far sockets."""
+def assert_wire_balances(pair: Pair, in_doubt: int = 0) -> None:
+    """ESP packets sent = received + what overflowed the far sockets, but for what a member died with."""
     books = pair.wait_quiet()
     for here, there, far in ((0, 1, "gw2"), (1, 0, "gw1")):
         sent, got = books[here]["out_esp_sent"], books[there]["in_esp_in"]
-        assert sent == got + pair.drops(far)["socket_overflow"]
+        assert sent - in_doubt <= got + pair.drops(far)["socket_overflow"] <= sent
 
 
 @pytest.mark.parametrize("payload", ["superpacket", "esp"])
@@ -77,7 +77,7 @@ def test_a_full_socket_is_counted(pairs: MakePair) -> None:
         until(lambda: pair.drops("gw2")["socket_overflow"] > 0, what="overflow counted")
     for books in pair.wait_quiet():
         assert_books_balance(books)
-    assert_wire_balances(pair)
+    assert_wire_balances(pair, RECEIVED_AT_ONCE)
 
 
 def test_a_full_tun_queue_is_counted(pairs: MakePair) -> None:
