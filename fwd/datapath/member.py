@@ -110,6 +110,7 @@ class Member:
         self.outbound.recover(skip=skip)
         self.inbound.recover()
         self._now = now
+        self._heard_from = ("", 0)
         self._unknown_at = 0.0
         self._publish_path()
         self._install(boot)
@@ -166,8 +167,8 @@ class Member:
 
     def _on_heard(self, sa: Receiving, address: tuple[str, int]) -> None:
         """Something authenticated came on `sa` from `address`, which is where the peer now is."""
-        if address[:2] != self.outbound.peer[:2] or not self._link[LinkWord.PEER_PORT]:
-            self.outbound.peer = address
+        if address != self._heard_from:
+            self._heard_from = self.outbound.peer = address
             self._publish_peer(address)
         if not sa.heard:
             sa.heard = True

@@ -35,6 +35,13 @@ from fwd.proto.esp import (
 )
 from fwd.proto.sa import SaKeys
 
+# Plain integers: reading a member of an enum costs as much as the addition.
+_DONE = MemberCounter.DONE.value
+_OUT_BYTES = MemberCounter.OUT_BYTES.value
+_OUT_ESP = MemberCounter.OUT_ESP.value
+_OUT_ESP_BYTES = MemberCounter.OUT_ESP_BYTES.value
+_OUT_RECORDS = MemberCounter.OUT_RECORDS.value
+
 
 class _Rows:
     """The rows of one segment as views for one chunk size, with their framing written."""
@@ -89,13 +96,13 @@ class Outbound:
         Counted before the ring's words move: a death in between repeats nothing.
         """
         ring, counters = self._ring, self._counters
-        done = counters[MemberCounter.DONE]
+        done = counters[_DONE]
         taken, head = max(ring.taken, done), ring.head  # a predecessor may have died between its two steps here
         counters[DropReason.DIED_WITH_MEMBER] += self._records(done, taken)
         if skip:
             counters[DropReason.FAILED_SKIPPED] += self._records(taken, head)
             taken = head
-        counters[MemberCounter.DONE] = taken
+        counters[_DONE] = taken
         self._block.publish()
         ring.taken = taken
         ring.done = taken
@@ -118,7 +125,7 @@ class Outbound:
                 self._send_records(segment, number % SEGMENTS)
         except SaExhausted:
             self._counters[DropReason.SA_EXHAUSTED] += segment.fields[RECORDS]
-        self._counters[MemberCounter.DONE] = number + 1
+        self._counters[_DONE] = number + 1
         self._block.publish()
         ring.done = number + 1
         return True
@@ -154,8 +161,8 @@ class Outbound:
             segment.rows[pad_at] = 0  # a full row of a later burst has no padding
         self._sender.set_tos(tos & 0xFC)
         self._transmit(self._out_view[:end], table.packet_bytes, count)
-        self._counters[MemberCounter.OUT_RECORDS] += records
-        self._counters[MemberCounter.OUT_BYTES] += int(segment.ends[records - 1]) - 10 * records
+        self._counters[_OUT_RECORDS] += records
+        self._counters[_OUT_BYTES] += int(segment.ends[records - 1]) - 10 * records
 
     def _use_chunk(self, chunk: int) -> None:
         self._chunk = chunk
@@ -183,8 +190,8 @@ class Outbound:
             end = seal_one(sa, number + i, row, out, end)
             octets += length
         self._transmit(out[start:end], size, -(-(end - start) // size))
-        self._counters[MemberCounter.OUT_RECORDS] += records
-        self._counters[MemberCounter.OUT_BYTES] += octets
+        self._counters[_OUT_RECORDS] += records
+        self._counters[_OUT_BYTES] += octets
 
     def send_control(self, payload: bytes, next_header: int) -> None:
         """One packet of the member's own, such as an echo. Nothing is sent when the SA has no number left."""
@@ -202,7 +209,7 @@ class Outbound:
 
     def _transmit(self, view: memoryview, packet_bytes: int, count: int) -> None:
         sent = self._sender.send(view, packet_bytes, self.peer)
-        self._counters[MemberCounter.OUT_ESP] += sent
-        self._counters[MemberCounter.OUT_ESP_BYTES] += len(view) if sent == count else sent * packet_bytes
+        self._counters[_OUT_ESP] += sent
+        self._counters[_OUT_ESP_BYTES] += len(view) if sent == count else sent * packet_bytes
         if sent < count:
             self._counters[DropReason.SEND_FAILED] += count - sent

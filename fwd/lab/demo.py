@@ -58,11 +58,12 @@ class _Demo:
         self.source, self.to = topology.address("client1"), topology.address("client2")
         self.magic = os.urandom(16).hex()
         self._member = flows.member_of_flow(members)
-        self.probe_ports = flows.port_of_each_member(
+        ports = flows.port_of_each_member(
             lambda port: self._member(self.source, port, self.to, PROBE_PORT, _UDP),
             members,
             _PROBE_SOURCE_PORT,
         )
+        self.probe_port = ports[VICTIM]
 
     def capture(self) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
         last_port = ESP_PORT + self.members - 1
@@ -82,8 +83,7 @@ class _Demo:
         common = ["--magic", self.magic, "--seconds"]
         receive = ["fwd.lab.probe", "receive", "--port", str(PROBE_PORT), "--out", str(result)]
         send = ["fwd.lab.probe", "send", "--to", f"{self.to}:{PROBE_PORT}"]
-        for port in self.probe_ports:
-            send += ["--from-port", str(port)]
+        send += ["--from-port", str(self.probe_port)]
         with ExitStack() as stack:
             receiver = stack.enter_context(self._tool("client2", [*receive, *common, str(seconds + _END_TIMEOUT_S)]))
             server = traffic.start_server(self.topology, "client2", server_port)
@@ -228,7 +228,7 @@ def run_demo(
         capture=captured,
         quiet=quiet.probes,
         killed=killed.probes,
-        victim_flow=demo.probe_ports[VICTIM],
+        victim_flow=demo.probe_port,
         tcp_resets=quiet.tcp_resets + killed.tcp_resets,
         ledgers=ledgers,
     )

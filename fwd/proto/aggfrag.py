@@ -59,6 +59,9 @@ class Framer:
     def write_offsets(self, ends: npt.NDArray[np.uint32], rows: int) -> None:
         """BlockOffset of rows 1 to `rows` - 1, from where each record of the burst ends; row 0 starts one."""
         starts = self._starts[1:rows]
+        if len(ends) == 1:
+            self._offsets[1:rows] = ends - starts
+            return
         self._offsets[1:rows] = ends[np.searchsorted(ends, starts)] - starts
 
 

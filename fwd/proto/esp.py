@@ -80,6 +80,7 @@ class _Sa:
         aad_table["spi"] = keys.spi
         self.nonce_iv: npt.NDArray[np.uint64] = nonce_table["iv"]
         self.aad_number: npt.NDArray[np.uint64] = aad_table["number"]
+        self.aad_low = np.ndarray((rows,), ">u4", aads, aad.itemsize - 4, (aad.itemsize,))
         self.nonces = [memoryview(nonces)[i * 12 : i * 12 + 12] for i in range(rows)]
         self.aads = [memoryview(aads)[i * aad.itemsize : (i + 1) * aad.itemsize] for i in range(rows)]
         self.index = np.arange(rows, dtype=np.uint64)
@@ -166,25 +167,25 @@ def open_burst(
     3. Move the window over what authenticated, in order
     """
     window = sa.window
-    lows = packets.low[start : start + count]
-    first = window.full_number(int(lows[0]))
-    rise = lows - lows[0]  # wraps like the numbers themselves
-    consecutive = int(rise[-1]) == count - 1 and bool((rise == sa.index[:count]).all())
-    apart = first <= window.top or first + int(rise[-1]) > window.furthest()
-    if apart or not (consecutive or _rising(rise)):
-        return [
-            open_one(sa, packets.view[o : o + packets.packet_bytes], rows[i], drops)
-            for i, o in enumerate(
-                range(start * packets.packet_bytes, (start + count) * packets.packet_bytes, packets.packet_bytes)
-            )
-        ]
+    low = packets.low[start : start + count]
+    first = window.full_number(int(low[0]))
+    last = first + count - 1
+    if first <= window.top or last > window.furthest():
+        return _open_each(sa, packets, start, count, rows, drops)
+    sa.aad_number[:count] = sa.index[:count] + np.uint64(first)
+    consecutive = low.tobytes() == sa.aad_low[:count].tobytes()
+    if not consecutive:
+        rise = low - low[0]  # wraps like the numbers themselves
+        last = first + int(rise[-1])
+        if not _rising(rise) or last > window.furthest():
+            return _open_each(sa, packets, start, count, rows, drops)
+        sa.aad_number[:count] = rise + np.uint64(first)
     sa.nonce_iv[:count] = packets.iv[start : start + count]
-    sa.aad_number[:count] = rise + np.uint64(first)
     failed = _decrypt(sa, packets.ciphers[start : start + count], rows)
     if consecutive and not failed:
         window.commit_run(first, count)
         return range(first, first + count)
-    numbers = [first + int(r) for r in rise]
+    numbers: list[int] = sa.aad_number[:count].tolist()
     for i in failed:
         numbers[i] = 0
         drops[DropReason.BAD_ICV] += 1
@@ -192,6 +193,17 @@ def open_burst(
         if number:
             window.commit(number)
     return numbers
+
+
+def _open_each(
+    sa: InboundSa, packets: PacketTable, start: int, count: int, rows: Sequence[memoryview], drops: Rejects
+) -> list[int]:
+    """The same, one packet after another."""
+    size = packets.packet_bytes
+    return [
+        open_one(sa, packets.view[i * size : (i + 1) * size], row, drops)
+        for i, row in zip(range(start, start + count), rows, strict=False)
+    ]
 
 
 def _rising(rise: npt.NDArray[np.uint32]) -> bool:
