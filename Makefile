@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/$(VENV):$(PATH):/usr/sbin:/sbin
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test long bench clean
+.PHONY: help setup demo lint test long bench compare clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,6 +28,9 @@ long: setup ## minutes of load: kills, soak (root)
 
 bench: setup ## benchmarks of the data path, in memory
 	@pytest bench/ --benchmark-only $(PYTEST_ARGS)
+
+compare: setup ## fwd beside OpenVPN in the lab, in turns (root)
+	@python bench/openvpn.py
 
 clean: ## remove .venv, build products and caches
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
