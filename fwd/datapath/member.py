@@ -123,10 +123,10 @@ class Member:
         poll = select.poll()
         for fd in (bell, data, control):
             poll.register(fd, select.POLLIN)
-        work, tick_at = self.outbound.work, 0.0
+        work, tick_at, echoes = self.outbound.work, 0.0, not self._esp
         while True:
             busy = work()
-            if busy:
+            if busy and echoes:
                 self._path.sent(self._now)
             for _ in range(_SEGMENTS_MAX - 1):
                 busy = busy and work()
@@ -142,7 +142,7 @@ class Member:
                     self._receive()
                 else:
                     self._hear_keyd()
-            if not self._esp:
+            if echoes:
                 self._ask(self._path.poll(self._now))
             if self._now >= tick_at or self._sender.too_big:
                 tick_at = self._now + IDLE_TICK_S
