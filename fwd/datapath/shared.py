@@ -201,4 +201,3 @@ class GatewayShared:
         words = _Words(4096)
         self.keyd = ProcessWords(words)
         self.agent = ProcessWords(words)
-        self.ready_at_ns = words.take(1)

@@ -69,12 +69,16 @@ def open_secret(path: Path) -> int:
 
 
 class LabSource:
-    """HKDF-SHA-256 (RFC 5869) over direction, member and epoch."""
+    """HKDF-SHA-256 (RFC 5869) over direction, the member's UDP port and epoch.
+
+    Addresses and port tell one member of one peering from every other, even where peerings share a secret.
+    """
 
     def __init__(self, secret_fd: int, peering: Peering) -> None:
         self._secret = os.pread(secret_fd, 4096, 0)
         self._local = peering.local_addrs
         self._remote = peering.remote_addrs
+        self._port = peering.port
         self._esn = peering.esn
 
     def outbound(self, member: int, epoch: int) -> SaKeys:
@@ -91,14 +95,8 @@ class LabSource:
         return epoch if epoch >= 0 and spi == _spi(self._remote, self._local, member, epoch) else None
 
     def _derive(self, sender: Address, receiver: Address, member: int, epoch: int) -> SaKeys:
-        info = (
-            b"fwd lab 1|"
-            + sender.packed
-            + b"|"
-            + receiver.packed
-            + member.to_bytes(2, "big")
-            + epoch.to_bytes(4, "big")
-        )
+        pair = sender.packed + b"|" + receiver.packed
+        info = b"fwd lab 2|" + pair + (self._port + member).to_bytes(2, "big") + epoch.to_bytes(4, "big")
         material = HKDF(SHA256(), KEY_BYTES + SALT_BYTES, None, info).derive(self._secret)
         spi = _spi(sender, receiver, member, epoch)
         return SaKeys(spi, self._esn, material[:KEY_BYTES], material[KEY_BYTES:], epoch % SLOTS)

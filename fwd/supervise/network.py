@@ -21,7 +21,6 @@ from fwd.config import Address, Network, Peering
 from fwd.proto.errors import UserError
 
 GUARD_METRIC = 1_000_000
-QUEUE_RECORDS = 500
 _ADDR_GEN_MODE_NONE = 1
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -42,8 +41,10 @@ def ruleset(peering: Peering) -> str:
             outward.append(f'oifname != {{ "{tun}", "lo" }} {family} daddr {{ {subnets} }} counter drop')
     clamp = []
     if peering.payload == "esp" and peering.mss_clamp:
-        clamp = [f'{way} "{tun}" tcp flags syn / syn,rst tcp option maxseg size set rt mtu' for way in ("oifname",)]
-        clamp.append(f'iifname "{tun}" tcp flags syn / syn,rst tcp option maxseg size set rt mtu')
+        # Both ways: `rt mtu` is the smaller of the route to the destination and the one back to the source.
+        clamp = [
+            f'{way} "{tun}" tcp flags syn / syn,rst tcp option maxseg size set rt mtu' for way in ("oifname", "iifname")
+        ]
     chains = (
         ("from_wire", "type filter hook prerouting priority raw; policy accept;", inward),
         ("to_wire", "type filter hook postrouting priority filter; policy accept;", outward),
@@ -58,7 +59,10 @@ def set_guards(peering: Peering) -> None:
     _nft(ruleset(peering))
     with IPRoute() as ip:
         for subnet in peering.remote_ts:
-            ip.route("replace", **_guard(subnet))
+            try:
+                ip.route("replace", **_guard(subnet))
+            except NetlinkError as error:
+                raise UserError(f"route unreachable {subnet} (leak guard): {error.args[-1]}") from None
 
 
 def remove_guards(peering: Peering) -> None:
@@ -72,11 +76,10 @@ def remove_guards(peering: Peering) -> None:
 
 
 def prepare_link(tun: str) -> None:
-    """Before the device is up: its queue, and no link-local address, whose chatter no selector would allow."""
+    """Before the device is up: no link-local address, whose chatter no selector would allow."""
     quiet = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_MODE_NONE)]})]}
     with IPRoute() as ip:
         index = ip.link_lookup(ifname=tun)[0]
-        ip.link("set", index=index, txqlen=QUEUE_RECORDS)
         with contextlib.suppress(NetlinkError):  # a kernel without IPv6
             ip.link("set", index=index, IFLA_AF_SPEC=quiet)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fwd.config import Peering
+from fwd.config import Address, Peering
 from fwd.datapath.geometry import Geometry
 from fwd.datapath.member import MemberParts
 from fwd.datapath.ring import Ring
@@ -29,31 +29,39 @@ from fwd.supervise import network
 
 log = logging.getLogger(__name__)
 _PATH_MTU_DEFAULT = 1500
+_KeyName = tuple[Address, Address, int]
 
 
 @dataclass
 class KeyMaterial:
     """A secret, which epochs of it are used, and how far each of the far side's SAs was heard.
 
-    It outlives a peering that is set up anew with the same secret: no nonce and no packet is taken twice.
+    It outlives a peering that is set up anew with the same secret: no nonce and no packet is taken twice. What is
+    remembered belongs to what the keys are derived from (keyd.source.LabSource): both addresses and the member's port.
     """
 
     secret_fd: int
-    next_epochs: dict[int, int] = field(default_factory=dict)
-    heard: dict[int, list[int]] = field(default_factory=dict)
+    _next_epochs: dict[_KeyName, int] = field(default_factory=dict)
+    _heard: dict[_KeyName, list[int]] = field(default_factory=dict)
 
-    def remember(self, members: list[MemberShared]) -> None:
+    def remember(self, peering: Peering, members: list[MemberShared]) -> None:
         """Take over what the members' shared words say, before they go."""
         for i, member in enumerate(members):
-            self.next_epochs[i] = member.next_epoch[0]
-            self.heard[i] = member.slots.words.tolist()
+            name = _key_name(peering, i)
+            self._next_epochs[name] = member.next_epoch[0]
+            self._heard[name] = member.slots.words.tolist()
 
-    def recall(self, index: int, member: MemberShared) -> None:
+    def recall(self, peering: Peering, index: int, member: MemberShared) -> None:
         """Give a new member's shared words what was remembered."""
-        if index in self.heard:
-            member.next_epoch[0] = self.next_epochs[index]
-            for at, value in enumerate(self.heard[index]):
+        name = _key_name(peering, index)
+        if name in self._heard:
+            member.next_epoch[0] = self._next_epochs[name]
+            for at, value in enumerate(self._heard[name]):
                 member.slots.words[at] = value
+
+
+def _key_name(peering: Peering, index: int) -> _KeyName:
+    return peering.local_addrs, peering.remote_addrs, peering.port + index
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class PeeringParts:
             self.pairs.append(_Pairs.make())
             undo.callback(self.pairs[-1].close)
             self.shared.members[i].link[LinkWord.CHUNK] = self.geometry.chunk
-            self.material.recall(i, self.shared.members[i])
+            self.material.recall(peering, i, self.shared.members[i])
         self.scores: npt.NDArray[np.uint64] = rendezvous_scores(peering.members)
         self.inner_mtu = peering.tun_mtu or self._inner_mtu()
         for name, reason in self.offloads.refused.items():
@@ -135,15 +143,15 @@ class PeeringParts:
 
     def connect(self) -> None:
         """Guards first, then the device and its routes: at no moment does anything leave in the clear."""
-        network.set_guards(self.peering)
         self._undo.callback(network.remove_guards, self.peering)
+        network.set_guards(self.peering)
         network.prepare_link(self.tun.name)
         self.tun.up(self.inner_mtu)
         network.add_routes(self.peering)
 
     def close(self) -> None:
         """Undo everything, in reverse order."""
-        self.material.remember(self.shared.members)
+        self.material.remember(self.peering, self.shared.members)
         self._undo.close()
 
     def follow_path_mtu(self) -> None:

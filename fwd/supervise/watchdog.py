@@ -104,8 +104,12 @@ class Supervisor:
         if path not in self._materials:
             self._materials[path] = KeyMaterial(open_secret(path))
         parts = PeeringParts(peering, self._materials[path])
+        try:
+            parts.connect()
+        except UserError:
+            parts.close()
+            raise
         self._peerings[peering.name] = parts
-        parts.connect()
         for warning in parts.warnings:
             log.warning("%s", warning)
         shared = parts.shared

@@ -56,6 +56,17 @@ def test_no_key_is_used_twice(sources: tuple[LabSource, LabSource]) -> None:
     assert all(sa.spi >= 256 and sa.slot < SLOTS for sa in sas)
 
 
+def test_peerings_that_share_a_secret_share_no_key(sources: tuple[LabSource, LabSource], secret: Path) -> None:
+    """Two peerings of the same gateways differ in their ports at least, whatever else is alike."""
+    secret.write_bytes(SECRET)
+    secret.chmod(0o600)
+    fd = open_secret(secret)
+    other = LabSource(fd, peering(1).model_copy(update={"port": 4600}))
+    os.close(fd)
+    keys = [s.outbound(m, e).key for s in (sources[0], other) for m in range(4) for e in range(10)]
+    assert len(set(keys)) == len(keys)
+
+
 def test_another_secret_gives_other_keys(sources: tuple[LabSource, LabSource], tmp_path: Path) -> None:
     path = tmp_path / "other"
     path.write_bytes(SECRET[::-1])
