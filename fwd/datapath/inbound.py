@@ -1,7 +1,8 @@
-"""A member's way in: one receive of up to 64 merged datagrams → SAs → records → the TUN device.
+"""A member's way in: receives of up to 64 merged datagrams each → SAs → records → the TUN device.
 
-1. Store how many ESP packets were taken: from here on they die with this incarnation
-2. Runs of one SPI: check, decrypt and commit a run at a time (esp.open_burst)
+1. Receives lay their datagrams into slots, one behind the other, until the socket is drained or the slots are full.
+   After each, store how many ESP packets were taken: from here on they die with this incarnation
+2. Runs of one SPI: check, decrypt and commit a run at a time (esp.open_burst), shorter packets among them
 3. Publish the SA's highest number to its replay slot, before anything is delivered (design rule 2)
 4. Give the rows to the SA's Reassembler, or each packet to the TUN device (payload esp)
 5. Count, publish
@@ -20,17 +21,19 @@ from fwd.config import Peering
 from fwd.datapath.counters import CounterBlock, MemberCounter
 from fwd.datapath.geometry import Geometry
 from fwd.datapath.shared import LinkWord, ReplaySlots
-from fwd.datapath.udp import RECEIVE_BYTES
+from fwd.datapath.udp import GSO_DATAGRAMS_MAX, RECEIVE_BYTES
 from fwd.proto.aggfrag import (
     FRAMING_BYTES,
     SUBTYPE_ECHO,
     SUBTYPE_ECHO_REPLY,
     SUBTYPE_RECORDS,
     RowBuffer,
+    records_octets,
 )
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import (
-    DATAGRAMS_MAX,
+    BATCH_MAX,
+    HEADER_BYTES,
     NEXT_AGGFRAG,
     NEXT_DUMMY,
     NEXT_IPV4,
@@ -59,6 +62,8 @@ from fwd.proto.sa import SaKeys
 
 _ESP_MIN = OVERHEAD_BYTES + TRAILER_BYTES
 _HEADERS = VNET_BYTES + 60  # octets of a record that are looked at
+_RECEIVES = 4  # that may wait to be opened together
+_ROW_MIN = 256  # no path is so narrow that full rows would be shorter
 _RESIZE_AFTER = 16  # authentic packets of another size in a row, before the rows are laid out for it
 Address = tuple[str, int]
 # Plain integers: reading a member of an enum costs as much as the addition.
@@ -75,7 +80,7 @@ class Receiving(InboundSa):
     """An inbound SA and the records that are being put together from it."""
 
     def __init__(self, keys: SaKeys, window: int, floor: int, reassembler: Reassembler) -> None:
-        super().__init__(keys, DATAGRAMS_MAX, window, floor)
+        super().__init__(keys, BATCH_MAX, window, floor)
         self.reassembler = reassembler
 
 
@@ -105,10 +110,11 @@ class Inbound:
         self._link = link
         self._selectors = Selectors(peering.remote_ts, peering.local_ts)
         self._known = self._selectors.pairs
-        self.received = bytearray(RECEIVE_BYTES)
-        self._view = memoryview(self.received)
+        # Slots [_first, _used) hold datagrams that are not opened yet; `_short` tells which do not fill their slot.
+        self._first = self._used = 0
+        self._short: list[tuple[int, int]] = []
+        self._taken = self._taken_bytes = 0  # of the counters' units, and not counted yet
         self._lay_out(geometry.stride)
-        self._other_size = self._other_count = 0
         self.sas: dict[int, Receiving] = {}
         self.heard_records = False  # set by records, cleared by the member: a path that carries them works
         self._now = 0.0
@@ -149,79 +155,138 @@ class Inbound:
 
     # -- packets ----------------------------------------------------------------------------------------------
 
-    def take(self, length: int, size: int, tos: int, lost: int, address: Address, now: float) -> None:
-        """`length` octets were received: datagrams of `size` (the last may be shorter) from `address`.
+    def space(self) -> memoryview:
+        """Where the next receive goes: behind what waits."""
+        return self._view[self._used * self._packet_bytes :]
 
-        `tos` is the outer TOS octet, `lost` what the socket has dropped so far (0: not told).
+    def take(self, length: int, size: int, tos: int, lost: int, address: Address) -> bool:
+        """`length` octets were received to `space()`: datagrams of `size` (the last may be shorter) from `address`.
+
+        `tos` is the outer TOS octet, `lost` what the socket has dropped so far (0: not told). They wait for `open`;
+        False: call it now, there is no room for another receive.
         """
-        counters = self._counters
         count = -(-length // size) if size else 1
-        self._link[_RX_TAKEN] = counters[_IN_ESP] + count
+        self._taken += count
+        self._taken_bytes += length
+        self._link[_RX_TAKEN] = self._counters[_IN_ESP] + self._taken
         if lost:
-            counters[DropReason.SOCKET_OVERFLOW] = lost
-        self._now, self._tos, self._address = now, tos, address
-        if size == self._table.packet_bytes and SCALAR_MAX < count <= DATAGRAMS_MAX:
-            full = length // size
-            self._take_table(full, self._view[full * size : length])
-        else:
-            for at in range(0, length, size) if size else (0,):  # an empty datagram is one, too
-                self._take_one(self._view[at : min(at + size, length)])
-        counters[_IN_ESP] += count
-        counters[_IN_ESP_BYTES] += length
-        self._block.publish()
+            self._counters[DropReason.SOCKET_OVERFLOW] = lost
+        if address != self._address or tos != self._tos:
+            self._open_slots()  # what came before is another sender's, or has other marks
+            self._address, self._tos = address, tos
+        slot = self._packet_bytes
+        if size != slot and (count > 1 or length > slot):
+            self._take_others(length, size)
+            return self._taken < BATCH_MAX
+        full, tail = divmod(length, slot)
+        self._used += full
+        if tail >= _ESP_MIN:
+            self._short.append((self._used, tail))
+            self._used += 1
+        elif tail or not length:
+            self._refuse_runt(self._view[self._used * slot :][:tail])
+        return self._used <= self._used_max and self._taken < BATCH_MAX
 
-    def _take_table(self, full: int, tail: memoryview) -> None:
-        """`full` packets of the rows' own size, and a shorter one or none: run by run of one SPI."""
-        spis, size, received = self._table.spi[:full], self._table.packet_bytes, self.received
-        at = 0
-        while at < full:
+    def open(self, now: float) -> None:
+        """Open and deliver what was taken."""
+        if not self._taken:
+            return
+        self._now = now
+        self._open_slots()
+        self._first = self._used = 0
+        counters = self._counters
+        counters[_IN_ESP] += self._taken
+        counters[_IN_ESP_BYTES] += self._taken_bytes
+        self._taken = self._taken_bytes = 0
+        self._block.publish()
+        if self._other_count >= _RESIZE_AFTER and self._rows.owner is None:
+            self._lay_out(self._other_size)
+
+    def _take_others(self, length: int, size: int) -> None:
+        """Merged datagrams that are not of the slots' size: they are not laid into slots, but opened at once."""
+        self._open_slots()
+        start = self._used * self._packet_bytes
+        for at in range(start, start + length, size):
+            self._take_one(self._view[at : min(at + size, start + length)])
+
+    def _open_slots(self) -> None:
+        """What waits in the slots, run by run of one SPI."""
+        at, end, size, received = self._first, self._used, self._packet_bytes, self._received
+        if at == end:
+            return
+        short, self._short = self._short, []
+        self._first = end
+        spis = self._table.spi
+        while at < end:
+            stop = end
             spi = int(spis[at])
-            end = full
-            if spis[at:].tobytes() != received[at * size : at * size + 4] * (full - at):
-                end = at + int((spis[at:] != spi).argmax())
+            if end - at > 1 and spis[at:end].tobytes() != received[at * size : at * size + 4] * (end - at):
+                stop = at + int((spis[at:end] != spi).argmax())
+            inside = [(i - at, length) for i, length in short if at <= i < stop]
             sa = self.sas.get(spi)
             if sa is None:
-                self._refuse_spi(spi, end - at)
-            elif end - at > SCALAR_MAX:
-                self._open_run(sa, at, end - at)
+                self._refuse_spi(spi, stop - at)
+            elif stop - at > SCALAR_MAX:
+                self._open_run(sa, at, stop - at, inside)
             else:
-                for i in range(at, end):
-                    self._take_one(self._view[i * size : (i + 1) * size])
-            at = end
-        if len(tail):
-            self._take_one(tail)
+                lengths = dict(inside)
+                for i in range(stop - at):
+                    start = (at + i) * size
+                    self._take_one(self._view[start : start + lengths.get(i, size)])
+            at = stop
 
-    def _open_run(self, sa: Receiving, start: int, count: int) -> None:
-        rows = self._rows
+    def _open_run(self, sa: Receiving, start: int, count: int, short: list[tuple[int, int]]) -> None:
+        """`count` slots of one SA; those in `short` (index in the run, octets) are not full."""
+        rows, table, size = self._rows, self._table, self._packet_bytes
         first = 0 if self._esp else self._room(sa, count)
-        numbers = open_burst(sa, self._table, start, count, rows.rows[first : first + count], self._counters)
+        ciphers, targets = table.ciphers[start : start + count], rows.rows[first : first + count]
+        for i, length in short:
+            ciphers[i] = ciphers[i][: length - HEADER_BYTES]
+            targets[i] = targets[i][: length - OVERHEAD_BYTES]
+        numbers = open_burst(sa, table, start, ciphers, targets, self._counters)
         if not self._authentic(sa, any(numbers)):
             return
         if self._esp:
-            for row, number in zip(rows.rows, numbers, strict=False):
+            for row, number in zip(targets, numbers, strict=True):
                 if number:
                     self._deliver_packet(row)
-        elif type(numbers) is range and rows.all_records(first, count):
-            self._counters[_IN_ESP_OK] += count
-            self.heard_records = True
-            sa.reassembler.take_rows(rows, numbers[0], first, count, 0, self._now)
+        elif type(numbers) is range:
+            self._take_in_order(sa, numbers[0], targets, first, short)
         else:
-            self._take_each(sa, numbers, first)
+            self._take_each(sa, numbers, targets, first)
 
-    def _take_each(self, sa: Receiving, numbers: Sequence[int], first: int) -> None:
+    def _take_in_order(
+        self, sa: Receiving, number: int, rows: Sequence[memoryview], first: int, short: list[tuple[int, int]]
+    ) -> None:
+        """Rows whose numbers follow each other: full ones up to the next short one, which ends a burst."""
+        buffer, at = self._rows, 0
+        for stop, _ in [*short, (len(rows), 0)]:
+            full = stop - at
+            if full and not buffer.all_records(first + at, full):
+                self._take_each(sa, range(number + at, number + stop), rows[at:stop], first + at)
+                full, at = 0, stop
+            tail = records_octets(rows[stop]) if stop < len(rows) else 0
+            if full or tail:
+                count = full + (tail > 0)
+                self._counters[_IN_ESP_OK] += count
+                self.heard_records = True
+                sa.reassembler.take_rows(buffer, number + at, first + at, full, tail, self._now)
+            if stop < len(rows) and not tail:
+                self._take_payload(sa, number + stop, rows[stop], first + stop)
+            at = stop + 1
+
+    def _take_each(self, sa: Receiving, numbers: Sequence[int], rows: Sequence[memoryview], first: int) -> None:
         """Rows of which some were refused, or are not chunks of records."""
-        rows = self._rows
-        sa.reassembler.spill(rows)
-        for i, number in enumerate(numbers):
+        sa.reassembler.spill(self._rows)
+        for number, row in zip(numbers, rows, strict=True):
             if number:
-                self._take_payload(sa, number, rows.rows[first + i], -1)
+                self._take_payload(sa, number, row, -1)
 
     def _take_one(self, packet: memoryview) -> None:
         """One datagram of any size."""
         length = len(packet)
         if length < _ESP_MIN:
-            keepalive = length == 1 and packet[0] == 0xFF
-            self._counters[DropReason.KEEPALIVE if keepalive else DropReason.NOT_ESP] += 1
+            self._refuse_runt(packet)
             return
         spi = int.from_bytes(packet[:4], "big")
         sa = self.sas.get(spi)
@@ -242,6 +307,10 @@ class Inbound:
         else:
             self._take_payload(sa, number, row, first)
             self._note_size(octets)
+
+    def _refuse_runt(self, packet: memoryview) -> None:
+        keepalive = len(packet) == 1 and packet[0] == 0xFF
+        self._counters[DropReason.KEEPALIVE if keepalive else DropReason.NOT_ESP] += 1
 
     def _refuse_spi(self, spi: int, count: int) -> None:
         self._counters[DropReason.UNKNOWN_SPI if spi else DropReason.NOT_ESP] += count
@@ -299,7 +368,7 @@ class Inbound:
 
     def _take_chunk(self, sa: Receiving, number: int, data: memoryview, offset: int, at: int) -> None:
         rows = self._rows
-        if at >= 0 and (len(data) == rows.chunk or rows.owner is sa.reassembler) and len(data):
+        if at >= 0 and len(data):
             full = len(data) == rows.chunk
             sa.reassembler.take_rows(rows, number, at, int(full), 0 if full else len(data), self._now)
         else:
@@ -308,17 +377,22 @@ class Inbound:
 
     def _note_size(self, octets: int) -> None:
         """After enough packets of another full size, lay the rows out for it: the sender's path has changed."""
-        if octets == self._rows.stride or octets != self._other_size:
+        if octets == self._rows.stride or octets != self._other_size or octets <= _ROW_MIN:
             self._other_size, self._other_count = octets, 0
-            return
-        self._other_count += 1
-        if self._other_count >= _RESIZE_AFTER and octets > 256 and self._rows.owner is None:
-            self._lay_out(octets)
+        else:
+            self._other_count += 1
 
     def _lay_out(self, stride: int) -> None:
+        """Rows for packets of one size, and slots for four receives of them."""
         self._rows = RowBuffer(stride)
-        size = stride + OVERHEAD_BYTES
-        self._table = PacketTable(self.received, size, min(DATAGRAMS_MAX, RECEIVE_BYTES // size))
+        self._packet_bytes = size = stride + OVERHEAD_BYTES
+        of_one_receive = min(GSO_DATAGRAMS_MAX, RECEIVE_BYTES // size + 1)
+        slots = min(BATCH_MAX, _RECEIVES * of_one_receive)
+        self._used_max = slots - of_one_receive  # up to here there is room for one more
+        self._received = bytearray(slots * size + RECEIVE_BYTES)
+        self._view = memoryview(self._received)
+        self._table = PacketTable(self._received, size, slots)
+        self._first = self._used = 0
         self._other_size = self._other_count = 0
 
     def _deliver(self, pieces: Sequence[memoryview], length: int) -> None:

@@ -34,7 +34,6 @@ NO_KEYS: Final = 75
 IDLE_TICK_S: Final = 0.2
 _BOOT_WAIT_S = 0.5  # less than the watchdog's patience
 _BOOT_POLL_MS = 50
-_RECEIVES_MAX = 4  # in one turn, so that both directions get theirs
 _SEGMENTS_MAX = 2
 _ECHO_BYTES = FRAMING_BYTES + 4
 _UNKNOWN_EVERY_S = 0.1
@@ -152,18 +151,18 @@ class Member:
 
     def _receive(self) -> None:
         """What the socket holds, but no more than is fair to the other direction."""
-        sock, inbound, now = self._parts.sock, self.inbound, self._now
-        buffers = [inbound.received]
-        for _ in range(_RECEIVES_MAX):
-            try:
-                length, ancillary, _, address = sock.recvmsg_into(buffers, ANCILLARY_BYTES)
-            except (BlockingIOError, ConnectionError):
-                return
-            size, tos, lost = read_ancillary(ancillary, length)
-            inbound.take(length, size, tos, lost, address, now)
-            if inbound.heard_records:
-                inbound.heard_records = False
-                self._path.heard(now)
+        sock, inbound = self._parts.sock, self.inbound
+        try:
+            room = True
+            while room:
+                length, ancillary, _, address = sock.recvmsg_into((inbound.space(),), ANCILLARY_BYTES)
+                room = inbound.take(length, *read_ancillary(ancillary, length), address)
+        except (BlockingIOError, ConnectionError):
+            pass
+        inbound.open(self._now)
+        if inbound.heard_records:
+            inbound.heard_records = False
+            self._path.heard(self._now)
 
     def _on_heard(self, sa: Receiving, address: tuple[str, int]) -> None:
         """Something authenticated came on `sa` from `address`, which is where the peer now is."""

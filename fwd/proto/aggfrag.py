@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fwd.proto.esp import DATAGRAMS_MAX, NEXT_AGGFRAG, TRAILER_BYTES
+from fwd.proto.esp import BATCH_MAX, NEXT_AGGFRAG, TRAILER_BYTES, payload_length
 from fwd.proto.ip import RECORD_MAX
 
 FRAMING_BYTES: Final = 4
@@ -27,9 +27,9 @@ SUBTYPE_ECHO: Final = 0xD1
 SUBTYPE_ECHO_REPLY: Final = 0xD2
 BLOCK_OFFSET_MAX: Final = 0xFFFF
 # A column of rows against these bytes is one comparison, at a tenth of NumPy's cost for so few.
-_ALL_RECORDS: Final = bytes([SUBTYPE_RECORDS]) * DATAGRAMS_MAX
-_ALL_AGGFRAG: Final = bytes([NEXT_AGGFRAG]) * DATAGRAMS_MAX
-_ALL_ZERO: Final = bytes(DATAGRAMS_MAX)
+_ALL_RECORDS: Final = bytes([SUBTYPE_RECORDS]) * BATCH_MAX
+_ALL_AGGFRAG: Final = bytes([NEXT_AGGFRAG]) * BATCH_MAX
+_ALL_ZERO: Final = bytes(BATCH_MAX)
 
 
 def row_bytes(chunk: int) -> int:
@@ -40,6 +40,14 @@ def row_bytes(chunk: int) -> int:
 def chunk_bytes(packet_bytes: int) -> int:
     """Data octets that fit an ESP packet of at most `packet_bytes` (header, IV and ICV included)."""
     return (packet_bytes - 32) // 4 * 4 - FRAMING_BYTES - TRAILER_BYTES
+
+
+def records_octets(row: memoryview) -> int:
+    """Data octets of an opened row that carries a chunk of records; 0 when it carries none, or anything else."""
+    length = payload_length(row) - FRAMING_BYTES
+    if length > 0 and row[0] == SUBTYPE_RECORDS and not row[1] and row[-1] == NEXT_AGGFRAG:
+        return length
+    return 0
 
 
 class Framer:
@@ -74,7 +82,7 @@ class RowBuffer:
     def __init__(self, stride: int) -> None:
         self.stride = stride
         self.chunk = stride - FRAMING_BYTES - TRAILER_BYTES
-        self.capacity = 2 * (RECORD_MAX // self.chunk + 2) + 64
+        self.capacity = RECORD_MAX // self.chunk + 2 + BATCH_MAX
         self.buffer = bytearray(stride * self.capacity)
         self.view = memoryview(self.buffer)
         self.rows = [self.view[i * stride : (i + 1) * stride] for i in range(self.capacity)]

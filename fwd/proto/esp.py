@@ -33,7 +33,7 @@ HEADER_BYTES: Final = 16  # SPI, sequence number, IV
 TRAILER_BYTES: Final = 2  # pad length, next header
 OVERHEAD_BYTES: Final = HEADER_BYTES + ICV_BYTES
 SCALAR_MAX: Final = 2
-DATAGRAMS_MAX: Final = 64  # what one UDP_GRO receive can hold
+BATCH_MAX: Final = 256  # packets opened together, at most
 
 NEXT_IPV4, NEXT_IPV6, NEXT_DUMMY, NEXT_AGGFRAG = 4, 41, 59, 144
 PADDING: Final = bytes(range(1, 256))  # RFC 4303 §2.4: 1, 2, 3, …
@@ -155,33 +155,39 @@ def seal_one(sa: OutboundSa, number: int, row: memoryview, out: memoryview, at: 
 
 
 def open_burst(
-    sa: InboundSa, packets: PacketTable, start: int, count: int, rows: Sequence[memoryview], drops: Rejects
+    sa: InboundSa,
+    packets: PacketTable,
+    start: int,
+    ciphers: Sequence[memoryview],
+    rows: Sequence[memoryview],
+    drops: Rejects,
 ) -> Sequence[int]:
-    """Open `count` packets of one size from index `start` of the table on, all of this SA, into `rows`.
+    """Open the packets from index `start` of the table on, all of this SA; `ciphers[i]` into `rows[i]`.
 
-    Returns the sequence number of each, 0 for one that was refused and counted in `drops`; a `range` when all were
-    accepted and follow each other, which is the common case.
+    `ciphers` are the table's, but for packets shorter than its size. Returns the sequence number of each, 0 for one
+    that was refused and counted in `drops`; a `range` when all were accepted and follow each other, which is the
+    common case.
 
     1. Numbers that only rise, above the window and within its reach: nothing to check; else one packet after another
     2. Fill nonces and AADs, decrypt row by row through one map; go on behind a row that fails
     3. Move the window over what authenticated, in order
     """
-    window = sa.window
+    window, count = sa.window, len(ciphers)
     low = packets.low[start : start + count]
     first = window.full_number(int(low[0]))
     last = first + count - 1
     if first <= window.top or last > window.furthest():
-        return _open_each(sa, packets, start, count, rows, drops)
+        return _open_each(sa, packets, start, ciphers, rows, drops)
     sa.aad_number[:count] = sa.index[:count] + np.uint64(first)
     consecutive = low.tobytes() == sa.aad_low[:count].tobytes()
     if not consecutive:
         rise = low - low[0]  # wraps like the numbers themselves
         last = first + int(rise[-1])
         if not _rising(rise) or last > window.furthest():
-            return _open_each(sa, packets, start, count, rows, drops)
+            return _open_each(sa, packets, start, ciphers, rows, drops)
         sa.aad_number[:count] = rise + np.uint64(first)
     sa.nonce_iv[:count] = packets.iv[start : start + count]
-    failed = _decrypt(sa, packets.ciphers[start : start + count], rows)
+    failed = _decrypt(sa, ciphers, rows)
     if consecutive and not failed:
         window.commit_run(first, count)
         return range(first, first + count)
@@ -196,13 +202,18 @@ def open_burst(
 
 
 def _open_each(
-    sa: InboundSa, packets: PacketTable, start: int, count: int, rows: Sequence[memoryview], drops: Rejects
+    sa: InboundSa,
+    packets: PacketTable,
+    start: int,
+    ciphers: Sequence[memoryview],
+    rows: Sequence[memoryview],
+    drops: Rejects,
 ) -> list[int]:
     """The same, one packet after another."""
-    size = packets.packet_bytes
+    size, view = packets.packet_bytes, packets.view
     return [
-        open_one(sa, packets.view[i * size : (i + 1) * size], row, drops)
-        for i, row in zip(range(start, start + count), rows, strict=False)
+        open_one(sa, view[at * size : at * size + HEADER_BYTES + len(cipher)], row, drops)
+        for at, (cipher, row) in enumerate(zip(ciphers, rows, strict=True), start)
     ]
 
 

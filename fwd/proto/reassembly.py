@@ -67,7 +67,7 @@ class Reassembler:
         count = full + (tail > 0)
         self._rows = pending + count
         self._top = number + count - 1
-        self._gather(buffer, (pending + full) * buffer.chunk + tail, tail > 0)
+        self._gather(buffer, (pending + full) * buffer.chunk + tail, tail)
 
     def _missing_octets(self, buffer: RowBuffer) -> int:
         """Octets that the unfinished record still lacks; -1 while its length is not known."""
@@ -76,10 +76,11 @@ class Reassembler:
             return -1
         return VNET_BYTES + ip_length(_peek(buffer, self._first_row, self._offset), VNET_BYTES) - have
 
-    def _gather(self, buffer: RowBuffer, have: int, last: bool) -> None:
+    def _gather(self, buffer: RowBuffer, have: int, tail: int) -> None:
         """Deliver every whole record of the `have` octets from `_first_row` on, and remember the rest.
 
-        `last`: a burst ends here, so there must be no rest.
+        `tail`: octets of the last row if it is a short one. It ends a burst, or comes from a sender whose rows are
+        shorter than ours: then a record may begin in it, and no other rest makes sense.
         """
         first, at, chunk, data = self._first_row, self._offset, buffer.chunk, buffer.data
         deliver = self._deliver
@@ -106,8 +107,12 @@ class Reassembler:
                     pieces.append(data[last_row][:stop])
             deliver(pieces, end - at)
             at = end
-        if last and at < have:
-            self._drops[DropReason.BAD_STREAM] += 1
+        if tail and at < have:
+            if at >= have - tail:
+                row, offset = divmod(at, chunk)
+                self._tails[self._top] = bytes(data[first + row][offset : offset + have - at])
+            else:
+                self._drops[DropReason.BAD_STREAM] += 1
             at = have
         self._settle(buffer, at, have)
 

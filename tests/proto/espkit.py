@@ -62,6 +62,7 @@ def open_all(sa: InboundSa, packets: list[bytes]) -> Opened:
     buffer = bytearray(b"".join(packets))
     rows = [memoryview(bytearray(size - OVERHEAD_BYTES)) for _ in packets]
     drops = [0] * N_REASONS
-    numbers = open_burst(sa, PacketTable(buffer, size, len(packets)), 0, len(packets), rows, drops)
+    table = PacketTable(buffer, size, len(packets))
+    numbers = open_burst(sa, table, 0, table.ciphers, rows, drops)
     counted = {DropReason(i): n for i, n in enumerate(drops) if n}
     return Opened(list(numbers), [bytes(row) for row in rows], counted, isinstance(numbers, range))

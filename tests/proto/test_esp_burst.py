@@ -92,7 +92,7 @@ def test_a_burst_may_start_anywhere_in_the_table() -> None:
     size = 64 + OVERHEAD_BYTES
     table = PacketTable(bytearray(b"".join(packet(n) for n in range(1, 11))), size, 10)
     rows, drops = [memoryview(bytearray(64)) for _ in range(4)], [0] * N_REASONS
-    assert list(open_burst(receiver(), table, 5, 4, rows, drops)) == [6, 7, 8, 9]
+    assert list(open_burst(receiver(), table, 5, table.ciphers[5:9], rows, drops)) == [6, 7, 8, 9]
     assert [bytes(row) for row in rows] == [row_of(n) for n in (6, 7, 8, 9)]
 
 
@@ -270,7 +270,7 @@ def test_a_burst_of_the_greatest_size_comes_back() -> None:
     table = PacketTable(bytearray(size * ROWS), size, ROWS)
     seal_burst(sa, sa.claim(ROWS), [memoryview(row_of(n)) for n in range(1, ROWS + 1)], ROWS, None, table)
     rows, drops = [memoryview(bytearray(64)) for _ in range(ROWS)], [0] * N_REASONS
-    assert open_burst(receiver(), table, 0, ROWS, rows, drops) == range(1, ROWS + 1)
+    assert open_burst(receiver(), table, 0, table.ciphers, rows, drops) == range(1, ROWS + 1)
 
 
 # -- trailers --------------------------------------------------------------------------------------------------
