@@ -23,13 +23,22 @@ from fwd.datapath.shared import LinkWord, PeeringShared
 from fwd.proto.aggfrag import BLOCK_OFFSET_MAX, FRAMING_BYTES
 from fwd.proto.drops import DropReason
 from fwd.proto.flow import BUCKET_MASK, flow_hash, owners, settle
-from fwd.proto.ip import IP_MIN, RECORD_MAX, VNET_BYTES, Selectors, address_pair, ip_length, tos
+from fwd.proto.ip import IP_MIN, RECORD_MAX, VNET_BYTES, Selectors, ip_length, tos
 
 IDLE_TICK_S = 0.2
 IDLE_BUCKET_S = 1.0  # a bucket unused for so long may move: longer than any packet is under way
 _TICK_NS = 10_000_000  # unit of last use: 10 ms in 32 bits lasts 497 days
 _SETTLE_TICKS = 10
 _READS_MAX = 64  # records read before segments that are not full are handed over
+# A member that has so many segments before it gets no more of them than it must: what comes meanwhile shares one, up
+# to the next look, which is at the next record or after _HELD_MS.
+_WAITING_MAX = 4
+_HELD_MS = 1
+
+# Plain integers: reading a member of an enum costs as much as the addition.
+_CHUNK_WORD = LinkWord.CHUNK.value
+_RECORDS = DemuxCounter.RECORDS.value
+_BYTES = DemuxCounter.BYTES.value
 
 
 class Lane:
@@ -47,7 +56,10 @@ class Lane:
         ring.ring_bell()  # … and telling
         self.open = False
         self.segment: Segment = ring.segments[0]
+        self.rows: memoryview = self.segment.rows
+        self.ends: memoryview = self.segment.ends
         self.fill = self.records = self.octets = self.tos = 0
+        self.at = self.room = 0  # where the next octet goes in `rows`, and how many fit before the row ends
         self.chunk = 0
         self.limit = 0
         self._grids: dict[int, list[npt.NDArray[np.uint8]]] = {}
@@ -59,62 +71,69 @@ class Lane:
         `record` and `octets` are the same memory. A record of which more octets would follow its first chunk than a
         BlockOffset can say starts a segment of its own.
         """
+        fill = self.fill + length
         if self.open and (
             tos != self.tos
-            or self.fill + length > self.limit
+            or fill > self.limit
             or self.records == RECORDS_MAX
-            or length - (self.chunk - self.fill % self.chunk) > BLOCK_OFFSET_MAX
+            or (length > BLOCK_OFFSET_MAX and length - self.room > BLOCK_OFFSET_MAX)
         ):
             self.flush()
-        if not self.open and not self._begin(tos):
-            return False
+        if not self.open:
+            if not self._begin(tos):
+                return False
+            fill = length
         if self.esp:
-            at = self.records * self.ring.stride
-            self.segment.rows[at : at + length - VNET_BYTES] = record[VNET_BYTES:length]
-            self.segment.ends[self.records] = length - VNET_BYTES
+            at = self.at
+            self.rows[at : at + length - VNET_BYTES] = record[VNET_BYTES:length]
+            self.at = at + self.ring.stride
+            self.ends[self.records] = length - VNET_BYTES
             self.fill += self.chunk
         else:
-            self._copy(record, octets, length)
-            self.fill += length
-            self.segment.ends[self.records] = self.fill
+            if length < self.room:
+                at = self.at
+                self.at = end = at + length
+                self.room -= length
+                self.rows[at:end] = record[:length]
+            else:
+                self._copy(record, octets, length)
+            self.ends[self.records] = self.fill = fill
         self.records += 1
         self.octets += length - VNET_BYTES
         return True
 
     def _copy(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int) -> None:
-        """Head to the end of its row, whole rows in one strided copy, tail."""
-        chunk, stride, rows = self.chunk, self.ring.stride, self.segment.rows
-        row, offset = divmod(self.fill, chunk)
-        at = row * stride + FRAMING_BYTES + offset
-        head = chunk - offset
-        if length <= head:
-            rows[at : at + length] = record[:length]
-            return
+        """A record that fills its row: head to the end of the row, whole rows in one strided copy, tail."""
+        chunk, stride, rows, at, head = self.chunk, self.ring.stride, self.rows, self.at, self.room
         rows[at : at + head] = record[:head]
-        row += 1
+        row = at // stride + 1
         whole = (length - head) // chunk
         if whole:
             end = head + whole * chunk
             self.grid[row : row + whole] = octets[head:end].reshape(whole, chunk)
             row += whole
             head = end
-        if head < length:
-            at = row * stride + FRAMING_BYTES
-            rows[at : at + length - head] = record[head:length]
+        at = row * stride + FRAMING_BYTES
+        tail = length - head
+        rows[at : at + tail] = record[head:length]
+        self.at = at + tail
+        self.room = chunk - tail
 
     def _begin(self, tos: int) -> bool:
-        ring = self.ring
-        if self.head - ring.done >= SEGMENTS:
+        head = self.head
+        if head - self.ring.done >= SEGMENTS:
             return False
-        chunk = self.link[LinkWord.CHUNK]
+        chunk = self.link[_CHUNK_WORD]
         if chunk != self.chunk:
             self.chunk = chunk
-            self.limit = min(ring.rows, rows_for(chunk)) * chunk
-            if chunk not in self._grids:
-                self._grids = {chunk: [_grid(ring, s, chunk) for s in ring.segments]}
-        self.segment = ring.segment(self.head)
-        self.grid = self._grids[chunk][self.head % SEGMENTS]
+            self.limit = min(self.ring.rows, rows_for(chunk)) * chunk
+            self._grids = {chunk: [_grid(self.ring, s, chunk) for s in self.ring.segments]}
+        self.segment = segment = self.ring.segments[head % SEGMENTS]
+        self.rows, self.ends = segment.rows, segment.ends
+        self.grid = self._grids[chunk][head % SEGMENTS]
         self.fill = self.records = self.octets = 0
+        self.at = 0 if self.esp else FRAMING_BYTES
+        self.room = chunk
         self.tos = tos
         self.open = True
         return True
@@ -130,12 +149,13 @@ class Lane:
         fields[TOS] = self.tos
         fields[CHUNK] = self.chunk
         self.open = False
-        self.head += 1
-        self.counters[self.head_index] = self.head
-        self.counters[DemuxCounter.RECORDS] += self.records
-        self.counters[DemuxCounter.BYTES] += self.octets
+        self.head = head = self.head + 1
+        counters = self.counters
+        counters[self.head_index] = head
+        counters[_RECORDS] += self.records
+        counters[_BYTES] += self.octets
         self.block.publish()
-        self.ring.head = self.head
+        self.ring.head = head
         self.ring.ring_bell()
 
 
@@ -169,6 +189,9 @@ class Demux:
         self._scratch = bytearray(RECORD_MAX)
         self._record = memoryview(self._scratch)
         self._octets = np.frombuffer(self._scratch, np.uint8)
+        self._packet = self._record[VNET_BYTES:]
+        self._pair4, self._pair6 = self._packet[12:20], self._packet[8:40]
+        self._longest = rings[0].stride - 2 if self._esp else RECORD_MAX
 
     def run(self) -> None:
         """Until the process is ended."""
@@ -179,42 +202,45 @@ class Demux:
             heartbeat[0] = now_ns = time.monotonic_ns()
             self._follow_live(now_ns // _TICK_NS)
             drained = self._read_burst(now_ns // _TICK_NS)
-            self._hand_over()
+            held = self._hand_over()
             if drained:
-                poll.poll(IDLE_TICK_S * 1000)
+                poll.poll(_HELD_MS if held else IDLE_TICK_S * 1000)
 
     def _read_burst(self, tick: int) -> bool:
         """Up to _READS_MAX records into the lanes; True when the device is drained."""
         scratch, record, octets, fd = self._scratch, self._record, self._octets, self._fd
-        buffers, lanes = [record], self._lanes
+        buffers, lanes, nobody = [record], self._lanes, len(self._lanes)
         owner, used = self._shared.owner_words, self._shared.used_words
-        known = self._selectors.pairs
-        readv = os.readv
-        packet = record[VNET_BYTES:]
+        known, pair4, pair6 = self._selectors.pairs, self._pair4, self._pair6
+        readv, packet, longest = os.readv, self._packet, self._longest
         for _ in range(_READS_MAX):
             try:
                 length = readv(fd, buffers)
             except BlockingIOError:
                 return True
-            size = ip_length(scratch, VNET_BYTES)
+            first = scratch[VNET_BYTES]
+            if first >> 4 == 4:
+                size = scratch[VNET_BYTES + 2] << 8 | scratch[VNET_BYTES + 3]
+                pair, tos_octet = pair4.tobytes(), scratch[VNET_BYTES + 1]
+            else:
+                size = ip_length(scratch, VNET_BYTES)
+                pair, tos_octet = pair6.tobytes(), tos(scratch, VNET_BYTES)
             if size < IP_MIN or length != size + VNET_BYTES:
                 self._drop(DropReason.RECORD_MALFORMED)
                 continue
-            pair = address_pair(packet)
             if not (known.get(pair) or self._selectors.allow(pair)):
                 self._drop(DropReason.SELECTOR_OUT)
                 continue
-            bucket = flow_hash(packet[:size]) & BUCKET_MASK
+            bucket = flow_hash(packet if first == 0x45 else packet[:size]) & BUCKET_MASK
             used[bucket] = tick
             member = owner[bucket]
-            if member >= len(lanes):
+            if member >= nobody:
                 self._drop(DropReason.NO_LIVE_MEMBER)
                 continue
-            lane = lanes[member]
-            if self._esp and (size > lane.ring.stride - 2):
+            if size > longest:
                 self._drop(DropReason.RECORD_TOO_BIG)
                 continue
-            if not lane.put(record, octets, length, tos(packet)):
+            if not lanes[member].put(record, octets, length, tos_octet):
                 self._drop(DropReason.RING_FULL)
         return False
 
@@ -223,14 +249,19 @@ class Demux:
         self._counters[reason] += 1
         self._counters[DemuxCounter.RECORDS] += 1
 
-    def _hand_over(self) -> None:
-        """Give every member what was filled for it."""
+    def _hand_over(self) -> bool:
+        """Give every member what was filled for it; True: some is held back from members that have enough to do."""
+        held = False
         for lane in self._lanes:
             if lane.open:
-                lane.flush()
+                if lane.head - lane.ring.taken < _WAITING_MAX:
+                    lane.flush()
+                else:
+                    held = True
         if self._dropped:
             self._dropped = False
             self._block.publish()
+        return held
 
     def _follow_live(self, tick: int) -> None:
         """Let the bucket table follow the live mask: at once for the dead, when idle for the rest."""

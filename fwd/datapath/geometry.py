@@ -10,9 +10,9 @@ from fwd.proto.esp import OVERHEAD_BYTES, TRAILER_BYTES
 from fwd.proto.ip import RECORD_MAX
 
 UDP_BYTES: Final = 8
-# Tuning: a segment takes up to so many octets of records: four of 64 KiB, if the demux finds them waiting. The more of
+# Tuning: a segment takes up to so many octets of records: two of 64 KiB, if the demux finds them waiting. The more of
 # them share a burst, the less each pays for what a burst costs, and the fewer sends end short.
-SEGMENT_DATA: Final = 4 * RECORD_MAX
+SEGMENT_DATA: Final = 2 * RECORD_MAX
 PATH_MTU_MIN: Final = 552  # Linux believes in no smaller one (net.ipv4.route.min_pmtu)
 
 

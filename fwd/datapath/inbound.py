@@ -216,6 +216,10 @@ class Inbound:
             return
         short, self._short = self._short, []
         self._first = end
+        if end - at == 1:
+            start = at * size
+            self._take_one(self._view[start : start + (short[0][1] if short else size)])
+            return
         spis = self._table.spi
         while at < end:
             stop = end
@@ -237,7 +241,7 @@ class Inbound:
 
     def _open_run(self, sa: Receiving, start: int, count: int, short: list[tuple[int, int]]) -> None:
         """`count` slots of one SA; those in `short` (index in the run, octets) are not full."""
-        rows, table, size = self._rows, self._table, self._packet_bytes
+        rows, table = self._rows, self._table
         first = 0 if self._esp else self._room(sa, count)
         ciphers, targets = table.ciphers[start : start + count], rows.rows[first : first + count]
         for i, length in short:
@@ -272,7 +276,7 @@ class Inbound:
                 self.heard_records = True
                 sa.reassembler.take_rows(buffer, number + at, first + at, full, tail, self._now)
             if stop < len(rows) and not tail:
-                self._take_payload(sa, number + stop, rows[stop], first + stop)
+                self._take_payload(sa, number + stop, rows[stop])
             at = stop + 1
 
     def _take_each(self, sa: Receiving, numbers: Sequence[int], rows: Sequence[memoryview], first: int) -> None:
@@ -280,7 +284,7 @@ class Inbound:
         sa.reassembler.spill(self._rows)
         for number, row in zip(numbers, rows, strict=True):
             if number:
-                self._take_payload(sa, number, row, -1)
+                self._take_payload(sa, number, row)
 
     def _take_one(self, packet: memoryview) -> None:
         """One datagram of any size."""
@@ -304,8 +308,16 @@ class Inbound:
             return
         if self._esp:
             self._deliver_packet(row)
+            return
+        tail = records_octets(row)
+        if tail and first >= 0:
+            self._counters[_IN_ESP_OK] += 1
+            self.heard_records = True
+            full = tail == rows.chunk
+            sa.reassembler.take_rows(rows, number, first, int(full), 0 if full else tail, self._now)
         else:
-            self._take_payload(sa, number, row, first)
+            self._take_payload(sa, number, row)
+        if octets > _ROW_MIN:
             self._note_size(octets)
 
     def _refuse_runt(self, packet: memoryview) -> None:
@@ -339,10 +351,11 @@ class Inbound:
             sa.reassembler.to_front(rows)
         return rows.used
 
-    def _take_payload(self, sa: Receiving, number: int, row: memoryview, at: int) -> None:
-        """The payload of one opened row; `at` is its index where it lies in its place in the row buffer, else -1."""
+    def _take_payload(self, sa: Receiving, number: int, row: memoryview) -> None:
+        """The payload of one opened row that cannot be taken where it lies: out of order, or no chunk of records."""
         length = payload_length(row)
         reason = None
+        sa.reassembler.spill(self._rows)
         if length < 0:
             reason = DropReason.BAD_PADDING
         elif row[-1] == NEXT_DUMMY:
@@ -354,7 +367,7 @@ class Inbound:
         elif row[0] == SUBTYPE_RECORDS:
             self._counters[_IN_ESP_OK] += 1
             self.heard_records = True
-            self._take_chunk(sa, number, row[FRAMING_BYTES:length], row[2] << 8 | row[3], at)
+            sa.reassembler.take_chunk(number, row[2] << 8 | row[3], row[FRAMING_BYTES:length], self._now)
             return
         elif row[0] in (SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY) and length >= FRAMING_BYTES + 4:
             self._counters[_IN_ESP_OK] += 1
@@ -363,21 +376,11 @@ class Inbound:
             reason = DropReason.BAD_FRAMING
         if reason is not None:
             self._counters[reason] += 1
-        sa.reassembler.spill(self._rows)
         sa.reassembler.passed(number, self._now)
-
-    def _take_chunk(self, sa: Receiving, number: int, data: memoryview, offset: int, at: int) -> None:
-        rows = self._rows
-        if at >= 0 and len(data):
-            full = len(data) == rows.chunk
-            sa.reassembler.take_rows(rows, number, at, int(full), 0 if full else len(data), self._now)
-        else:
-            sa.reassembler.spill(rows)
-            sa.reassembler.take_chunk(number, offset, data, self._now)
 
     def _note_size(self, octets: int) -> None:
         """After enough packets of another full size, lay the rows out for it: the sender's path has changed."""
-        if octets == self._rows.stride or octets != self._other_size or octets <= _ROW_MIN:
+        if octets == self._rows.stride or octets != self._other_size:
             self._other_size, self._other_count = octets, 0
         else:
             self._other_count += 1
@@ -397,17 +400,16 @@ class Inbound:
 
     def _deliver(self, pieces: Sequence[memoryview], length: int) -> None:
         """One whole record to the TUN device."""
-        counters = self._counters
-        counters[_IN_RECORDS] += 1
+        self._counters[_IN_RECORDS] += 1
         head = pieces[0]
         if len(head) < _HEADERS and len(pieces) > 1:
             head = memoryview(b"".join(pieces[:2]))
-        packet = head[VNET_BYTES:]
-        cut = packet[0] >> 4 == 6 and length < VNET_BYTES + 40
-        if cut or record_fault(head, length - VNET_BYTES, self._accepted) is not None:
-            counters[DropReason.BAD_RECORD] += 1
+        v4 = head[VNET_BYTES] >> 4 == 4
+        if (not v4 and length < VNET_BYTES + 40) or record_fault(head, length - VNET_BYTES, self._accepted) is not None:
+            self._counters[DropReason.BAD_RECORD] += 1
         else:
-            self._write(pieces, address_pair(packet), length)
+            pair = head[VNET_BYTES + 12 : VNET_BYTES + 20] if v4 else head[VNET_BYTES + 8 : VNET_BYTES + 40]
+            self._write(pieces, pair.tobytes(), length)
 
     # -- payload esp ------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import select
 import socket
 import time
@@ -34,7 +33,6 @@ NO_KEYS: Final = 75
 IDLE_TICK_S: Final = 0.2
 _BOOT_WAIT_S = 0.5  # less than the watchdog's patience
 _BOOT_POLL_MS = 50
-_SEGMENTS_MAX = 2
 _ECHO_BYTES = FRAMING_BYTES + 4
 _UNKNOWN_EVERY_S = 0.1
 
@@ -119,33 +117,26 @@ class Member:
         """Until the process is ended."""
         parts, heartbeat = self._parts, self._shared.process.heartbeat
         bell, data, control = parts.ring.bell, parts.sock.fileno(), parts.control.fileno()
-        poll = select.poll()
-        for fd in (bell, data, control):
-            poll.register(fd, select.POLLIN)
-        work, tick_at, echoes = self.outbound.work, 0.0, not self._esp
+        epoll = select.epoll()
+        epoll.register(bell, select.EPOLLIN | select.EPOLLET)  # every ring is an edge: the bell need not be read
+        epoll.register(data, select.EPOLLIN)
+        epoll.register(control, select.EPOLLIN)
+        work, sender, due = self.outbound.work, self._sender, 0.0
         while True:
             busy = work()
-            if busy and echoes:
+            if busy:
                 self._path.sent(self._now)
-            for _ in range(_SEGMENTS_MAX - 1):
-                busy = busy and work()
-            wait_s = 0.0 if busy else min(IDLE_TICK_S, self._path.next_timeout(time.monotonic()))
-            ready = poll.poll(wait_s * 1000)
-            now_ns = time.monotonic_ns()
-            heartbeat[0] = now_ns
-            self._now = now_ns / 1e9
+                busy = work()
+            ready = epoll.poll(0.0 if busy else max(0.0, due - self._now))
+            heartbeat[0] = now_ns = time.monotonic_ns()
+            self._now = now = now_ns / 1e9
             for fd, _ in ready:
-                if fd == bell:
-                    os.eventfd_read(bell)
-                elif fd == data:
+                if fd == data:
                     self._receive()
-                else:
+                elif fd == control:
                     self._hear_keyd()
-            if echoes:
-                self._ask(self._path.poll(self._now))
-            if self._now >= tick_at or self._sender.too_big:
-                tick_at = self._now + IDLE_TICK_S
-                self._tick()
+            if now >= due or sender.too_big:
+                due = now + self._tick()
 
     # -- the network ------------------------------------------------------------------------------------------
 
@@ -217,8 +208,10 @@ class Member:
         self._link[LinkWord.PEER_LOW] = value & (2**64 - 1)
         self._link[LinkWord.PEER_PORT] = address[1]
 
-    def _tick(self) -> None:
-        """What need not be done on every turn."""
+    def _tick(self) -> float:
+        """What need not be done on every turn; returns after how many seconds it is due again, at the latest."""
+        if not self._esp:
+            self._ask(self._path.poll(self._now))
         if self._sender.too_big:
             self._sender.too_big = False
             local, peer = self._parts.peering.local_addrs, self.outbound.peer
@@ -229,6 +222,7 @@ class Member:
         sa = self.outbound.sa
         if sa and sa.number >= self._parts.peering.rekey_packets:  # again and again, until keyd has answered
             self._tell(EventKind.SOFT_LIMIT, sa.spi)
+        return IDLE_TICK_S if self._esp else min(IDLE_TICK_S, self._path.next_timeout(self._now))
 
     # -- keyd -------------------------------------------------------------------------------------------------
 

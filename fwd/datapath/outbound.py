@@ -16,7 +16,7 @@ from array import array
 
 from fwd.datapath.counters import CounterBlock, MemberCounter
 from fwd.datapath.geometry import Geometry, rows_for
-from fwd.datapath.ring import RECORDS, SEGMENTS, TOS, Ring, Segment
+from fwd.datapath.ring import DONE, HEAD, RECORDS, SEGMENTS, TAKEN, TOS, Ring, Segment
 from fwd.datapath.shared import Ledger, LinkWord
 from fwd.datapath.udp import Sender
 from fwd.proto.aggfrag import FRAMING_BYTES, Framer, row_bytes
@@ -49,7 +49,7 @@ class _Rows:
     def __init__(self, ring: Ring, segment: Segment, chunk: int) -> None:
         count = min(ring.rows, rows_for(chunk))
         self.framer = Framer(segment.rows, ring.stride, count, chunk)
-        length = row_bytes(chunk)
+        self.row_bytes = length = row_bytes(chunk)
         self.views = [segment.rows[i * ring.stride : i * ring.stride + length] for i in range(count)]
 
 
@@ -112,22 +112,23 @@ class Outbound:
 
     def work(self) -> bool:
         """Send one segment; False when none waits."""
-        ring = self._ring
-        number = ring.taken
-        if number == ring.head:
+        words = self._ring.words
+        number = words[TAKEN]
+        if number == words[HEAD]:
             return False
-        ring.taken = number + 1
-        segment = ring.segment(number)
+        words[TAKEN] = number + 1
+        index = number % SEGMENTS
+        segment = self._ring.segments[index]
         try:
             if self._esp:
                 self._send_packets(segment)
             else:
-                self._send_records(segment, number % SEGMENTS)
+                self._send_records(segment, index)
         except SaExhausted:
             self._counters[DropReason.SA_EXHAUSTED] += segment.fields[RECORDS]
         self._counters[_DONE] = number + 1
         self._block.publish()
-        ring.done = number + 1
+        words[DONE] = number + 1
         return True
 
     def _sa(self) -> OutboundSa:
@@ -151,14 +152,14 @@ class Outbound:
         self._ledger.claim(sa.number)
         if count > 1:
             rows.framer.write_offsets(segment.ends_array[:records], count)
-        tail, pad_at = None, 0
+        tail = None
         if tail_octets:
             start = full * self._ring.stride
             end = write_trailer(segment.rows, start, FRAMING_BYTES + tail_octets, NEXT_AGGFRAG)
-            tail, pad_at = segment.rows[start:end], end - 2
+            tail = segment.rows[start:end]
         end = seal_burst(sa, first, rows.views, full, tail, table)
-        if tail is not None and len(tail) == row_bytes(chunk):
-            segment.rows[pad_at] = 0  # a full row of a later burst has no padding
+        if tail is not None and len(tail) == rows.row_bytes:
+            tail[-2] = 0  # a full row of a later burst has no padding
         self._sender.set_tos(tos & 0xFC)
         self._transmit(self._out_view[:end], table.packet_bytes, count)
         self._counters[_OUT_RECORDS] += records

@@ -18,9 +18,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-SEGMENTS: Final = 16
+SEGMENTS: Final = 12
 RECORDS_MAX: Final = 1024  # in one segment
-_HEAD, _TAKEN, _DONE = 0, 8, 16  # 64-byte lines apart
+HEAD, TAKEN, DONE = 0, 8, 16  # indices of the words: 64-byte lines apart
 _WORDS_BYTES = 4096
 _DESCRIPTOR_BYTES = 16 + 4 * RECORDS_MAX
 FILL, RECORDS, TOS, CHUNK = 0, 1, 2, 3  # 32-bit fields of a descriptor
@@ -57,29 +57,29 @@ class Ring:
     @property
     def head(self) -> int:
         """Segments that the demux has filled."""
-        return self.words[_HEAD]
+        return self.words[HEAD]
 
     @head.setter
     def head(self, value: int) -> None:
-        self.words[_HEAD] = value
+        self.words[HEAD] = value
 
     @property
     def taken(self) -> int:
         """Segments that members have begun with."""
-        return self.words[_TAKEN]
+        return self.words[TAKEN]
 
     @taken.setter
     def taken(self, value: int) -> None:
-        self.words[_TAKEN] = value
+        self.words[TAKEN] = value
 
     @property
     def done(self) -> int:
         """Segments that members have finished with."""
-        return self.words[_DONE]
+        return self.words[DONE]
 
     @done.setter
     def done(self, value: int) -> None:
-        self.words[_DONE] = value
+        self.words[DONE] = value
 
     def segment(self, number: int) -> Segment:
         """The segment that the `number`th filling uses."""

@@ -11,6 +11,7 @@ import errno
 import select
 import socket
 import struct
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
@@ -33,8 +34,10 @@ class PortError(UserError):
     """The UDP port cannot be had; one line for the user."""
 
 
-def open_socket(address: IPv4Address | IPv6Address, port: int, offloads: Offloads, *, wanted: bool) -> socket.socket:
-    """A bound, non-blocking socket with every offload that the kernel gives."""
+def open_socket(
+    address: IPv4Address | IPv6Address, port: int, offloads: Offloads, *, wanted: bool, marks: bool
+) -> socket.socket:
+    """A bound, non-blocking socket with every offload that the kernel gives; `marks`: it tells the outer TOS octets."""
     v6 = address.version == 6
     sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
     try:
@@ -48,10 +51,10 @@ def open_socket(address: IPv4Address | IPv6Address, port: int, offloads: Offload
     sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
     if v6:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, int(marks))
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, int(marks))
     if wanted:
         offloads.gso = _try_option(sock, offloads, "udp-gso", _UDP_SEGMENT, 0)
         offloads.gro = _try_option(sock, offloads, "udp-gro", _UDP_GRO, 1)
@@ -108,6 +111,10 @@ class Sender:
 
     def send(self, view: memoryview, packet_bytes: int, peer: tuple[str, int]) -> int:
         """Send the packets of `packet_bytes` in `view`, the last of which may be shorter; returns how many went."""
+        if len(view) <= packet_bytes:
+            sent = self._send_one((view,), (), peer) == 0
+            self._stuck = False
+            return int(sent)
         if packet_bytes != self._packet_bytes:
             self._packet_bytes = packet_bytes
             self._group = min(GSO_DATAGRAMS_MAX, self._bytes_max // packet_bytes) * packet_bytes
@@ -123,20 +130,20 @@ class Sender:
         """One send, or one for each packet where segmentation offload is off or refused."""
         count = -(-len(view) // packet_bytes)
         if count > 1 and self.gso:
-            number = self._send_one([view], self._ancillary, peer)
+            number = self._send_one((view,), self._ancillary, peer)
             if number not in (errno.EIO, errno.EINVAL, errno.EMSGSIZE):
                 return 0 if number else count
             if number == errno.EIO:  # the egress has no checksum offload
                 self.gso, self.gso_refused = False, True
         sent = 0
         for at in range(0, len(view), packet_bytes):
-            sent += self._send_one([view[at : at + packet_bytes]], [], peer) == 0
+            sent += self._send_one((view[at : at + packet_bytes],), (), peer) == 0
             if self._stuck:
                 break
         return sent
 
     def _send_one(
-        self, buffers: list[memoryview], ancillary: list[tuple[int, int, bytes]], peer: tuple[str, int]
+        self, buffers: Sequence[memoryview], ancillary: Sequence[tuple[int, int, bytes]], peer: tuple[str, int]
     ) -> int:
         """0, or the error's number. A full send buffer is waited for, which slows the ring, and so the senders.
 
@@ -162,6 +169,8 @@ class Sender:
 def read_ancillary(ancillary: list[tuple[int, int, bytes]], received: int) -> tuple[int, int, int]:
     """Size of each merged datagram (`received` if it is one), TOS octet, datagrams lost so far (0: none told)."""
     size, tos, lost = received, 0, 0
+    if not ancillary:
+        return size, tos, lost
     for level, kind, data in ancillary:
         if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
             size = int.from_bytes(data[:4], "little")

@@ -236,19 +236,18 @@ def _decrypt(sa: InboundSa, ciphers: Sequence[memoryview], rows: Sequence[memory
 
 def open_one(sa: InboundSa, packet: memoryview, row: memoryview, drops: Rejects) -> int:
     """Open one packet into `row` (its ciphertext's length, less the ICV); its number, or 0 when refused."""
-    number = sa.window.full_number(int.from_bytes(packet[4:8], "big"))
-    reason = sa.window.check(number)
+    window = sa.window
+    number = window.full_number(int.from_bytes(packet[4:8], "big"))
+    reason = window.check(number)
     if reason is None:
         try:
             sa.aead.decrypt_into(sa.salt + packet[8:16], packet[HEADER_BYTES:], sa.aad(number), row)
+            window.mark(number)
+            return number
         except InvalidTag:
             reason = DropReason.BAD_ICV
-        else:
-            reason = sa.window.commit(number)
-    if reason is not None:
-        drops[reason] += 1
-        return 0
-    return number
+    drops[reason] += 1
+    return 0
 
 
 def padded(payload_bytes: int) -> int:

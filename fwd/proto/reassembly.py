@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, MutableSequence, Sequence
 from typing import Final
 
-from fwd.proto.aggfrag import RowBuffer
+from fwd.proto.aggfrag import FRAMING_BYTES, RowBuffer
 from fwd.proto.drops import DropReason
 from fwd.proto.ip import IP_MIN, VNET_BYTES, ip_length
 
@@ -54,11 +54,10 @@ class Reassembler:
         """
         pending = self._rows
         in_order = number == self._top + 1 and not (self._tails or self._holes or self._middles)
+        expected = 0
         if pending:
             in_order = in_order and first == self._first_row + pending
             expected = self._missing_octets(buffer)
-        else:
-            expected = 0
         if not in_order or buffer.block_offset(first) != expected:
             self._take_apart(buffer, number, first, full, tail, now)
             return
@@ -83,11 +82,17 @@ class Reassembler:
         shorter than ours: then a record may begin in it, and no other rest makes sense.
         """
         first, at, chunk, data = self._first_row, self._offset, buffer.chunk, buffer.data
-        deliver = self._deliver
+        octets, stride, deliver = buffer.buffer, buffer.stride, self._deliver
         while have - at >= _PEEK:
             row, offset = divmod(at, chunk)
             row += first
-            length = ip_length(_peek(buffer, row, offset), VNET_BYTES)
+            start = row * stride + FRAMING_BYTES + offset + VNET_BYTES
+            if offset + _PEEK > chunk:
+                length = ip_length(_peek(buffer, row, offset), VNET_BYTES)
+            elif octets[start] >> 4 == 4:
+                length = octets[start + 2] << 8 | octets[start + 3]
+            else:
+                length = ip_length(octets, start)
             if length < IP_MIN:
                 self._drops[DropReason.BAD_STREAM] += 1
                 at = have
@@ -95,11 +100,12 @@ class Reassembler:
             end = at + VNET_BYTES + length
             if end > have:
                 break
-            last_row, stop = divmod(end, chunk)
-            last_row += first
-            if row == last_row:
+            stop = offset + VNET_BYTES + length
+            if stop <= chunk:
                 pieces = [data[row][offset:stop]]
             else:
+                last_row, stop = divmod(end, chunk)
+                last_row += first
                 pieces = data[row:last_row]
                 if offset:
                     pieces[0] = pieces[0][offset:]

@@ -53,12 +53,16 @@ class ReplayWindow:
         """Check once more and mark `number`, which has authenticated, as seen."""
         reason = self.check(number)
         if reason is None:
-            ahead = number - self.top
-            if ahead > 0:
-                self._advance(number, ahead, 1)
-            else:
-                self._bits |= 1 << -ahead
+            self.mark(number)
         return reason
+
+    def mark(self, number: int) -> None:
+        """Mark `number`, which has authenticated and passed `check` with nothing in between, as seen."""
+        ahead = number - self.top
+        if ahead > 0:
+            self._advance(number, ahead, 1)
+        else:
+            self._bits |= 1 << -ahead
 
     def commit_run(self, first: int, count: int) -> None:
         """Mark `count` numbers from `first` on, all above `top`, as seen in one step."""

@@ -96,7 +96,7 @@ def _child(child: Child, user: tuple[int, int], parent_pid: int) -> None:
     faulthandler.enable()
     if child.log_pair:
         logs.log_to(child.log_pair[1])
-        # A process that wakes up does not push another one off its core: bursts grow under load, nothing waits when idle.
+        # One that wakes up does not push another off its core: bursts grow under load, nothing waits when idle.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     try:
         code = child.main(child)

@@ -111,7 +111,10 @@ class PeeringParts:
             self.offloads.refused["super-packet writes"] = refused
         self.sockets: list[socket.socket] = []
         for i in range(peering.members):
-            sock = open_socket(peering.local_addrs, peering.port + i, self.offloads, wanted=peering.offload)
+            sock = open_socket(
+                peering.local_addrs, peering.port + i, self.offloads,
+                wanted=peering.offload, marks=peering.payload == "esp",
+            )  # fmt: skip
             undo.callback(sock.close)
             self.sockets.append(sock)
         self.shared = PeeringShared(peering.members)

@@ -260,6 +260,9 @@ class Gateway:
             self.demux._follow_live(self.tick)
             drained = self.demux._read_burst(self.tick)
             self.demux._hand_over()
+            for lane in self.demux._lanes:  # what is held back from a busy member
+                if lane.open:
+                    lane.flush()
 
     def work(self) -> None:
         """Every member sends what waits in its ring."""

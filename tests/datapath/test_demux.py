@@ -7,7 +7,7 @@ import struct
 import pytest
 from rig import flows, identity_of, packet, record, rig
 
-from fwd.datapath.ring import CHUNK, RECORDS, TOS
+from fwd.datapath.ring import CHUNK, RECORDS, SEGMENTS, TOS
 from fwd.datapath.shared import LinkWord
 from fwd.proto.drops import DropReason
 from fwd.proto.ip import NO_VNET
@@ -99,8 +99,8 @@ def test_a_full_ring_loses_what_comes_and_keeps_what_waits() -> None:
             r.a.demux_turn()
         r.a.work()
         r.carry()
-        assert [identity_of(d) for d in r.b.delivered()] == list(range(16))
-        assert r.a.dropped(DropReason.RING_FULL) == 24
+        assert [identity_of(d) for d in r.b.delivered()] == list(range(SEGMENTS))
+        assert r.a.dropped(DropReason.RING_FULL) == 40 - SEGMENTS
         assert r.pass_over(record(50)) == [record(50)]
         r.a.check_books()
 

@@ -104,7 +104,7 @@ def test_every_failure_is_in_the_books() -> None:
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket.socket]]:
     address = ip_address(request.param)
     try:
-        socks = [open_socket(address, 0, Offloads(), wanted=True) for _ in range(2)]
+        socks = [open_socket(address, 0, Offloads(), wanted=True, marks=True) for _ in range(2)]
     except PortError as error:
         pytest.skip(str(error))
     yield socks[0], socks[1]
@@ -155,7 +155,7 @@ def test_a_port_in_use_is_one_line(pair: tuple[socket.socket, socket.socket]) ->
     address, port = pair[0].getsockname()[:2]
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(PortError, match=f"port {port}") as error:
-        open_socket(ip_address(address), port, Offloads(), wanted=True)
+        open_socket(ip_address(address), port, Offloads(), wanted=True, marks=True)
     assert "\n" not in str(error.value)
     assert len(os.listdir("/proc/self/fd")) == before
 
