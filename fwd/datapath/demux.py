@@ -3,7 +3,7 @@
 One record is one read, one hash and one copy, whatever its length up to 64 KiB. Records of one TOS octet share a
 segment; a segment goes to its member when it is full or the TUN device is drained, so nothing waits for a timer.
 Refused and counted: records whose length is not what their IP header says, inner addresses outside the selectors,
-records for a bucket without a live member or for a full ring. It never looks at keys and never splits a packet.
+records for a bucket without a live member or for a full ring. It never looks at keys.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from fwd.datapath.shared import LinkWord, PeeringShared
 from fwd.proto.aggfrag import BLOCK_OFFSET_MAX, FRAMING_BYTES
 from fwd.proto.drops import DropReason
 from fwd.proto.flow import BUCKET_MASK, flow_hash, owners, settle
-from fwd.proto.ip import IP_MIN, RECORD_MAX, VNET_BYTES, Selectors, ip_length, tos
+from fwd.proto.ip import IP_MIN, NEEDS_CSUM, RECORD_MAX, VNET_BYTES, Selectors, ip_length, tos
+from fwd.proto.segments import PACKETS_MAX, complete_checksum, packet_mark, packets_in
 
 IDLE_TICK_S = 0.2
 IDLE_BUCKET_S = 1.0  # a bucket unused for so long may move: longer than any packet is under way
@@ -62,7 +63,7 @@ class Lane:
         self.at = self.room = 0  # where the next octet goes in `rows`, and how many fit before the row ends
         self.chunk = 0
         self.limit = 0
-        self._grids: dict[int, list[npt.NDArray[np.uint8]]] = {}
+        self._grids: list[npt.NDArray[np.uint8]] = []
         self.grid: npt.NDArray[np.uint8] = np.empty((0, 0), np.uint8)
 
     def put(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int) -> bool:
@@ -71,6 +72,8 @@ class Lane:
         `record` and `octets` are the same memory. A record of which more octets would follow its first chunk than a
         BlockOffset can say starts a segment of its own.
         """
+        if self.esp:
+            return self._put_packets(record, octets, length, tos)
         fill = self.fill + length
         if self.open and (
             tos != self.tos
@@ -83,21 +86,54 @@ class Lane:
             if not self._begin(tos):
                 return False
             fill = length
-        if self.esp:
+        if length < self.room:
             at = self.at
-            self.rows[at : at + length - VNET_BYTES] = record[VNET_BYTES:length]
-            self.at = at + self.ring.stride
-            self.ends[self.records] = length - VNET_BYTES
-            self.fill += self.chunk
+            self.at = end = at + length
+            self.room -= length
+            self.rows[at:end] = record[:length]
         else:
-            if length < self.room:
-                at = self.at
-                self.at = end = at + length
-                self.room -= length
-                self.rows[at:end] = record[:length]
-            else:
-                self._copy(record, octets, length)
-            self.ends[self.records] = self.fill = fill
+            self._copy(record, octets, length)
+        self.ends[self.records] = self.fill = fill
+        self.records += 1
+        self.octets += length - VNET_BYTES
+        return True
+
+    def _put_packets(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int) -> bool:
+        """Payload esp: a packet into a row, the payload of a super-packet over rows; `fill` counts rows.
+
+        The headers of a super-packet stay with its first row, whose mark tells the member to complete them.
+        """
+        count = packets_in(record[:length]) if record[1] else 1
+        if self.open and (tos != self.tos or self.fill + count > self.limit):
+            self.flush()
+        if not self.open and not self._begin(tos):
+            return False
+        first, stride, rows = self.fill, self.ring.stride, self.rows
+        at = first * stride
+        mark = 0
+        if record[0] & NEEDS_CSUM:
+            start, offset = record[6] | record[7] << 8, record[8] | record[9] << 8
+            mark = packet_mark(count, start, offset)
+            if not mark:
+                complete_checksum(record[VNET_BYTES:length], start, offset)
+        if count > 1:
+            size = record[4] | record[5] << 8
+            header = start + (record[VNET_BYTES + start + 12] >> 4) * 4
+            whole = count - 1
+            end = VNET_BYTES + header + whole * size
+            rows[at : at + header] = record[VNET_BYTES : VNET_BYTES + header]
+            self.grid[first : first + whole, header : header + size] = octets[VNET_BYTES + header : end].reshape(
+                whole, size
+            )
+            last = at + whole * stride + header
+            rows[last : last + length - end] = record[end:length]
+            self.segment.ends_array[first : first + whole] = header + size
+            self.ends[first + whole] = header + length - end
+            self.ends[first] = mark << 16 | (header + size)
+        else:
+            rows[at : at + length - VNET_BYTES] = record[VNET_BYTES:length]
+            self.ends[first] = mark << 16 | (length - VNET_BYTES)
+        self.fill = first + count
         self.records += 1
         self.octets += length - VNET_BYTES
         return True
@@ -126,13 +162,15 @@ class Lane:
         chunk = self.link[_CHUNK_WORD]
         if chunk != self.chunk:
             self.chunk = chunk
-            self.limit = min(self.ring.rows, rows_for(chunk)) * chunk
-            self._grids = {chunk: [_grid(self.ring, s, chunk) for s in self.ring.segments]}
+            rows = min(self.ring.rows, rows_for(chunk))
+            self.limit = rows if self.esp else rows * chunk
+            start, width = (0, self.ring.stride) if self.esp else (FRAMING_BYTES, chunk)
+            self._grids = [_grid(self.ring, s, start, width) for s in self.ring.segments]
         self.segment = segment = self.ring.segments[head % SEGMENTS]
         self.rows, self.ends = segment.rows, segment.ends
-        self.grid = self._grids[chunk][head % SEGMENTS]
+        self.grid = self._grids[head % SEGMENTS]
         self.fill = self.records = self.octets = 0
-        self.at = 0 if self.esp else FRAMING_BYTES
+        self.at = FRAMING_BYTES
         self.room = chunk
         self.tos = tos
         self.open = True
@@ -159,9 +197,9 @@ class Lane:
         self.ring.ring_bell()
 
 
-def _grid(ring: Ring, segment: Segment, chunk: int) -> npt.NDArray[np.uint8]:
+def _grid(ring: Ring, segment: Segment, start: int, width: int) -> npt.NDArray[np.uint8]:
     octets = np.frombuffer(segment.rows, np.uint8).reshape(ring.rows, ring.stride)
-    return octets[:, FRAMING_BYTES : FRAMING_BYTES + chunk]
+    return octets[:, start : start + width]
 
 
 class Demux:
@@ -237,12 +275,22 @@ class Demux:
             if member >= nobody:
                 self._drop(DropReason.NO_LIVE_MEMBER)
                 continue
-            if size > longest:
+            if size > longest and not self._splits(length):
                 self._drop(DropReason.RECORD_TOO_BIG)
                 continue
             if not lanes[member].put(record, octets, length, tos_octet):
                 self._drop(DropReason.RING_FULL)
         return False
+
+    def _splits(self, length: int) -> bool:
+        """Payload esp: whether the record is a super-packet whose packets fit the rows."""
+        record = self._record[:length]
+        count = packets_in(record) if record[1] else 0
+        if not 1 < count <= min(PACKETS_MAX, self._lanes[0].ring.rows):
+            return False
+        start = record[6] | record[7] << 8
+        header = start + (record[VNET_BYTES + start + 12] >> 4) * 4
+        return header + (record[4] | record[5] << 8) <= self._longest
 
     def _drop(self, reason: DropReason) -> None:
         self._dropped = True

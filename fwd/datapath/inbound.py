@@ -17,6 +17,8 @@ import os
 from array import array
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from fwd.config import Peering
 from fwd.datapath.counters import CounterBlock, MemberCounter
 from fwd.datapath.geometry import Geometry
@@ -50,6 +52,8 @@ from fwd.proto.esp import (
 from fwd.proto.ip import (
     IP_MIN,
     NO_VNET,
+    NOT_ECT,
+    TSO4,
     VNET_BYTES,
     Selectors,
     address_pair,
@@ -59,6 +63,7 @@ from fwd.proto.ip import (
 )
 from fwd.proto.reassembly import Reassembler
 from fwd.proto.sa import SaKeys
+from fwd.proto.segments import SUPER_PACKET_MAX, Grid, joined, super_packet
 
 _ESP_MIN = OVERHEAD_BYTES + TRAILER_BYTES
 _HEADERS = VNET_BYTES + 60  # octets of a record that are looked at
@@ -104,6 +109,7 @@ class Inbound:
         self._esp = peering.payload == "esp"
         self._fd = tun_fd
         self._accepted = tun_flags
+        self._joins = bool(tun_flags & TSO4)
         self._block = counters
         self._counters: array[int] = counters.values
         self._slots = slots
@@ -114,6 +120,7 @@ class Inbound:
         self._first = self._used = 0
         self._short: list[tuple[int, int]] = []
         self._taken = self._taken_bytes = 0  # of the counters' units, and not counted yet
+        self._other_size = self._other_count = 0
         self._lay_out(geometry.stride)
         self.sas: dict[int, Receiving] = {}
         self.heard_records = False  # set by records, cleared by the member: a path that carries them works
@@ -251,9 +258,12 @@ class Inbound:
         if not self._authentic(sa, any(numbers)):
             return
         if self._esp:
-            for row, number in zip(targets, numbers, strict=True):
-                if number:
-                    self._deliver_packet(row)
+            if self._joins and all(numbers):
+                self._deliver_joined(targets, first)
+            else:
+                for row, number in zip(targets, numbers, strict=True):
+                    if number:
+                        self._deliver_packet(row)
         elif type(numbers) is range:
             self._take_in_order(sa, numbers[0], targets, first, short)
         else:
@@ -306,6 +316,8 @@ class Inbound:
         number = open_one(sa, packet, row, self._counters)
         if not self._authentic(sa, number > 0):
             return
+        if octets > _ROW_MIN:
+            self._note_size(octets)
         if self._esp:
             self._deliver_packet(row)
             return
@@ -317,8 +329,6 @@ class Inbound:
             sa.reassembler.take_rows(rows, number, first, int(full), 0 if full else tail, self._now)
         else:
             self._take_payload(sa, number, row)
-        if octets > _ROW_MIN:
-            self._note_size(octets)
 
     def _refuse_runt(self, packet: memoryview) -> None:
         keepalive = len(packet) == 1 and packet[0] == 0xFF
@@ -380,7 +390,7 @@ class Inbound:
 
     def _note_size(self, octets: int) -> None:
         """After enough packets of another full size, lay the rows out for it: the sender's path has changed."""
-        if octets == self._rows.stride or octets != self._other_size:
+        if octets == self._rows.stride or octets != self._other_size or octets % 4:
             self._other_size, self._other_count = octets, 0
         else:
             self._other_count += 1
@@ -388,6 +398,7 @@ class Inbound:
     def _lay_out(self, stride: int) -> None:
         """Rows for packets of one size, and slots for four receives of them."""
         self._rows = RowBuffer(stride)
+        self._grid = Grid(self._rows.buffer, self._rows.capacity, stride)
         self._packet_bytes = size = stride + OVERHEAD_BYTES
         of_one_receive = min(GSO_DATAGRAMS_MAX, RECEIVE_BYTES // size + 1)
         slots = min(BATCH_MAX, _RECEIVES * of_one_receive)
@@ -412,6 +423,27 @@ class Inbound:
             self._write(pieces, pair.tobytes(), length)
 
     # -- payload esp ------------------------------------------------------------------------------------------
+
+    def _deliver_joined(self, rows: Sequence[memoryview], first: int) -> None:
+        """Opened rows from `first` of the buffer on: TCP that a super-packet can stand for is written as one."""
+        lengths = np.fromiter(map(len, rows), np.uint32, len(rows))
+        for start, end in joined(self._grid, first, len(rows), lengths):
+            if end - start == 1 or self._tos & 3 not in (NOT_ECT, rows[start][1] & 3):
+                for row in rows[start:end]:
+                    self._deliver_packet(row)
+                continue
+            count = max(2, SUPER_PACKET_MAX // len(rows[start]))
+            for at in range(start, end, count):
+                self._deliver_super(rows[at : min(at + count, end)])
+
+    def _deliver_super(self, rows: Sequence[memoryview]) -> None:
+        if len(rows) == 1:
+            self._deliver_packet(rows[0])
+            return
+        self._counters[_IN_ESP_OK] += len(rows)
+        self._counters[_IN_RECORDS] += len(rows)
+        pieces = super_packet(rows)
+        self._write(pieces, rows[0][12:20].tobytes(), sum(map(len, pieces)), len(rows))
 
     def _deliver_packet(self, row: memoryview) -> None:
         """One opened row holds one IP packet, perhaps with traffic-flow padding behind it (RFC 4303 §2.7)."""
@@ -439,15 +471,16 @@ class Inbound:
 
     # -- both -------------------------------------------------------------------------------------------------
 
-    def _write(self, pieces: Sequence[memoryview], pair: bytes, length: int) -> None:
+    def _write(self, pieces: Sequence[memoryview | bytes], pair: bytes, length: int, count: int = 1) -> None:
+        """One write to the TUN device, of one record or of the super-packet that `count` packets make."""
         counters = self._counters
         if not (self._known.get(pair) or self._selectors.allow(pair)):
-            counters[DropReason.SELECTOR_IN] += 1
+            counters[DropReason.SELECTOR_IN] += count
             return
         try:
             os.writev(self._fd, pieces)
         except OSError:
-            counters[DropReason.TUN_REFUSED] += 1
+            counters[DropReason.TUN_REFUSED] += count
         else:
-            counters[_IN_RECORDS_OK] += 1
+            counters[_IN_RECORDS_OK] += count
             counters[_IN_BYTES] += length - VNET_BYTES

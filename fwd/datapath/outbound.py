@@ -14,9 +14,12 @@ from __future__ import annotations
 
 from array import array
 
+import numpy as np
+import numpy.typing as npt
+
 from fwd.datapath.counters import CounterBlock, MemberCounter
 from fwd.datapath.geometry import Geometry, rows_for
-from fwd.datapath.ring import DONE, HEAD, RECORDS, SEGMENTS, TAKEN, TOS, Ring, Segment
+from fwd.datapath.ring import DONE, FILL, HEAD, RECORDS, SEGMENTS, TAKEN, TOS, Ring, Segment
 from fwd.datapath.shared import Ledger, LinkWord
 from fwd.datapath.udp import Sender
 from fwd.proto.aggfrag import FRAMING_BYTES, Framer, row_bytes
@@ -29,11 +32,14 @@ from fwd.proto.esp import (
     OutboundSa,
     PacketTable,
     SaExhausted,
+    padded,
     seal_burst,
     seal_one,
+    trailer_bytes,
     write_trailer,
 )
 from fwd.proto.sa import SaKeys
+from fwd.proto.segments import PACKETS_MAX, Grid, complete
 
 # Plain integers: reading a member of an enum costs as much as the addition.
 _DONE = MemberCounter.DONE.value
@@ -41,6 +47,7 @@ _OUT_BYTES = MemberCounter.OUT_BYTES.value
 _OUT_ESP = MemberCounter.OUT_ESP.value
 _OUT_ESP_BYTES = MemberCounter.OUT_ESP_BYTES.value
 _OUT_RECORDS = MemberCounter.OUT_RECORDS.value
+_TABLES_MAX = 32  # packet sizes whose tables are kept (payload esp)
 
 
 class _Rows:
@@ -51,6 +58,25 @@ class _Rows:
         self.framer = Framer(segment.rows, ring.stride, count, chunk)
         self.row_bytes = length = row_bytes(chunk)
         self.views = [segment.rows[i * ring.stride : i * ring.stride + length] for i in range(count)]
+
+
+class _Packets:
+    """The rows of one segment as views and matrices, for payload esp."""
+
+    def __init__(self, ring: Ring, segment: Segment) -> None:
+        self.rows = segment.rows
+        self.views = [segment.rows[i * ring.stride : (i + 1) * ring.stride] for i in range(ring.rows)]
+        self._grid = Grid(segment.rows, ring.rows, ring.stride)
+
+    def complete(self, words: npt.NDArray[np.uint32]) -> None:
+        """Checksums and headers that the kernel left undone: what the marks in `words` tell."""
+        for at in np.flatnonzero(words > 0xFFFF).tolist():
+            complete(self._grid, at, int(words[at]) >> 16, words[at : at + PACKETS_MAX] & 0xFFFF)
+
+    def write_trailers(self, first: int, count: int, length: int, next_header: int) -> None:
+        """The same padding and trailer behind packets of one length."""
+        trailer = trailer_bytes(length, next_header)
+        self._grid.octets[first : first + count, length : length + len(trailer)] = np.frombuffer(trailer, np.uint8)
 
 
 class Outbound:
@@ -81,6 +107,8 @@ class Outbound:
         self._chunk = 0
         self._table: PacketTable | None = None
         self._rows: list[_Rows | None] = [None] * SEGMENTS
+        self._packets: list[_Packets | None] = [None] * SEGMENTS
+        self._tables: dict[int, PacketTable] = {}
         self.sa: OutboundSa | None = None
         self.peer: tuple[str, int] = ("", 0)
 
@@ -121,7 +149,7 @@ class Outbound:
         segment = self._ring.segments[index]
         try:
             if self._esp:
-                self._send_packets(segment)
+                self._send_packets(segment, index)
             else:
                 self._send_records(segment, index)
         except SaExhausted:
@@ -170,29 +198,55 @@ class Outbound:
         self._table = PacketTable(self._out, row_bytes(chunk) + OVERHEAD_BYTES, self._ring.rows)
         self._rows = [None] * SEGMENTS
 
-    def _send_packets(self, segment: Segment) -> None:
-        """Payload esp: each row is one IP packet; runs of one size go out in one send."""
-        records, stride, out = segment.fields[RECORDS], self._ring.stride, self._out_view
+    def _send_packets(self, segment: Segment, index: int) -> None:
+        """Payload esp: each row is one IP packet; runs of one size are sealed and sent together."""
+        count, records = segment.fields[FILL], segment.fields[RECORDS]
+        packets = self._packets[index]
+        if packets is None:
+            packets = self._packets[index] = _Packets(self._ring, segment)
         sa = self._sa()
-        number = sa.claim(records)
+        number = sa.claim(count)
         self._ledger.claim(sa.number)
         self._sender.set_tos(segment.fields[TOS])
-        start = end = size = octets = 0
-        for i, length in enumerate(segment.ends[:records]):
-            at = i * stride
-            next_header = NEXT_IPV6 if segment.rows[at] >> 4 == 6 else NEXT_IPV4
-            row = segment.rows[at : write_trailer(segment.rows, at, length, next_header)]
-            packet_bytes = len(row) + OVERHEAD_BYTES
-            if size and (packet_bytes > size or (end - start) % size):
-                self._transmit(out[start:end], size, -(-(end - start) // size))
-                start = end
-            if start == end:
-                size = packet_bytes
-            end = seal_one(sa, number + i, row, out, end)
-            octets += length
-        self._transmit(out[start:end], size, -(-(end - start) // size))
+        words = segment.ends_array[:count]
+        lengths = (words & 0xFFFF).tolist()
+        if int(words.max()) > 0xFFFF:
+            packets.complete(words)
+        at, versions, stride = 0, segment.rows, self._ring.stride
+        while at < count:
+            length, version = lengths[at], versions[at * stride] >> 4
+            end = at + 1
+            while end < count and lengths[end] == length and versions[end * stride] >> 4 == version:
+                end += 1
+            tail = end < count and lengths[end] < length and versions[end * stride] >> 4 == version
+            self._send_run(sa, number + at, packets, at, end - at, length, lengths[end] if tail else 0)
+            at = end + tail
         self._counters[_OUT_RECORDS] += records
-        self._counters[_OUT_BYTES] += octets
+        self._counters[_OUT_BYTES] += sum(lengths)
+
+    def _send_run(
+        self, sa: OutboundSa, number: int, packets: _Packets, first: int, full: int, length: int, tail_length: int
+    ) -> None:
+        """Seal and send `full` packets of one length, and one shorter one behind them if `tail_length`."""
+        at, rows, stride = first * self._ring.stride, packets.rows, self._ring.stride
+        next_header = NEXT_IPV6 if rows[at] >> 4 == 6 else NEXT_IPV4
+        size = padded(length)
+        if full > 1:
+            packets.write_trailers(first, full, length, next_header)
+        else:
+            write_trailer(rows, at, length, next_header)
+        tail = None
+        if tail_length:
+            start = at + full * stride
+            tail = rows[start : write_trailer(rows, start, tail_length, next_header)]
+        table = self._tables.get(size)
+        if table is None:
+            if len(self._tables) >= _TABLES_MAX:
+                self._tables.clear()
+            table = self._tables[size] = PacketTable(self._out, size + OVERHEAD_BYTES, self._ring.rows)
+        views = [view[:size] for view in packets.views[first : first + full]]
+        end = seal_burst(sa, number, views, full, tail, table)
+        self._transmit(self._out_view[:end], table.packet_bytes, full + (tail is not None))
 
     def send_control(self, payload: bytes, next_header: int) -> None:
         """One packet of the member's own, such as an echo. Nothing is sent when the SA has no number left."""

@@ -6,7 +6,8 @@ after it has sent, so a segment that kills its reader kills one reader: a succes
 between is lost and counted. The eventfd is the bell and nothing more.
 
 A segment is one burst: `fill` octets in `records` records of one TOS octet, cut into rows for `chunk` data octets,
-with the end of each record. Payload `esp` puts one packet into each row, and `ends` holds their lengths.
+with the end of each record. Payload `esp` puts one packet into each row; `fill` counts rows, and `ends` holds for each
+the packet's length and, in its upper half, a mark (segments.packet_mark).
 """
 
 from __future__ import annotations

@@ -63,17 +63,22 @@ class Tun:
         os.set_blocking(self.fd, False)
         fcntl.ioctl(self.fd, _TUNSETVNETLE, struct.pack("i", 1))
 
-    def set_offloads(self, offloads: Offloads, *, wanted: bool) -> None:
-        """Ask for every offload, then for fewer until the kernel agrees; record what it refused."""
-        for flags, refused in _ATTEMPTS if wanted else _ATTEMPTS[-1:]:
+    def set_offloads(self, offloads: Offloads, *, wanted: bool, udp: bool = True) -> None:
+        """Ask for every offload (without `udp`, not for USO), then for fewer until the kernel agrees.
+
+        What it refused is recorded.
+        """
+        reason = ""
+        attempts = _ATTEMPTS if udp else _ATTEMPTS[1:]
+        for flags, refused in attempts if wanted else attempts[-1:]:
             try:
                 fcntl.ioctl(self.fd, _TUNSETOFFLOAD, flags)
             except OSError as error:
                 reason = error.strerror or str(error)
                 continue
             offloads.tun_flags = flags
-            for name in refused if wanted else ():
-                offloads.refused[name] = reason
+            if reason:
+                offloads.refused |= {name: reason for name in refused if udp or name != "uso"}
             return
 
     def up(self, mtu_bytes: int) -> None:

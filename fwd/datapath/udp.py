@@ -112,9 +112,9 @@ class Sender:
     def send(self, view: memoryview, packet_bytes: int, peer: tuple[str, int]) -> int:
         """Send the packets of `packet_bytes` in `view`, the last of which may be shorter; returns how many went."""
         if len(view) <= packet_bytes:
-            sent = self._send_one((view,), (), peer) == 0
+            error = self._send_one((view,), (), peer)
             self._stuck = False
-            return int(sent)
+            return 0 if error else 1
         if packet_bytes != self._packet_bytes:
             self._packet_bytes = packet_bytes
             self._group = min(GSO_DATAGRAMS_MAX, self._bytes_max // packet_bytes) * packet_bytes

@@ -266,6 +266,12 @@ def write_trailer(buffer: memoryview, start: int, payload_bytes: int, next_heade
     return end
 
 
+def trailer_bytes(payload_bytes: int, next_header: int) -> bytes:
+    """The same as bytes, to be written behind many payloads of one length."""
+    pad = padded(payload_bytes) - payload_bytes - TRAILER_BYTES
+    return PADDING[:pad] + bytes([pad, next_header])
+
+
 def payload_length(row: memoryview) -> int:
     """Bytes before the padding of an opened row, or -1 when its padding is not 1, 2, 3, … (RFC 4303 §2.4)."""
     length = len(row) - TRAILER_BYTES

@@ -19,7 +19,8 @@ NO_VNET: Final = bytes(VNET_BYTES)
 
 CSUM, TSO4, TSO6, USO4, USO6 = 0x01, 0x02, 0x04, 0x20, 0x40  # TUN_F_*: what a TUN device may be given
 
-_NEEDS_CSUM, _DATA_VALID = 1, 2
+NEEDS_CSUM: Final = 1  # VIRTIO_NET_HDR_FNEEDS_CSUM: the checksum field holds the pseudo-header's sum only
+_DATA_VALID = 2
 _GSO_NONE, _GSO_TCP4, _GSO_TCP6, _GSO_UDP_L4, _GSO_ECN = 0, 1, 4, 5, 0x80
 _UDP_SEGMENTS_MAX = 128
 _VNET = struct.Struct("<BBHHHH")
@@ -55,13 +56,13 @@ def record_fault(record: bytes | bytearray | memoryview, length: int, accepted: 
         return "hdr_len"
     if flags == gso == 0:
         return None
-    if flags & ~(_NEEDS_CSUM | _DATA_VALID):
+    if flags & ~(NEEDS_CSUM | _DATA_VALID):
         return "virtio flags"
-    if flags & _NEEDS_CSUM and not (header <= csum_start and csum_start + csum_offset + 2 <= length):
+    if flags & NEEDS_CSUM and not (header <= csum_start and csum_start + csum_offset + 2 <= length):
         return "csum_start"
     if gso == _GSO_NONE:
         return None
-    if not flags & _NEEDS_CSUM or gso_size == 0 or not accepted & CSUM:
+    if not flags & NEEDS_CSUM or gso_size == 0 or not accepted & CSUM:
         return "gso without checksum or size"
     return _gso_fault(record, gso, gso_size, csum_start, csum_offset, length, accepted)
 

@@ -22,6 +22,8 @@ from fwd.proto.errors import UserError
 
 GUARD_METRIC = 1_000_000
 _ADDR_GEN_MODE_NONE = 1
+_QUEUE_RECORDS = 1000  # of the TUN device: small packets that come while the demux waits for a core
+_PACKETS_OF_A_SUPER_PACKET = 64
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -75,11 +77,17 @@ def remove_guards(peering: Peering) -> None:
                 ip.route("del", **_guard(subnet))
 
 
-def prepare_link(tun: str) -> None:
-    """Before the device is up: no link-local address, whose chatter no selector would allow."""
+def prepare_link(peering: Peering) -> None:
+    """Before the device is up: its queue, and no link-local address, whose chatter no selector would allow.
+
+    Payload esp splits super-packets into bursts, which must not be longer than the rows of one.
+    """
     quiet = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_MODE_NONE)]})]}
     with IPRoute() as ip:
-        index = ip.link_lookup(ifname=tun)[0]
+        index = ip.link_lookup(ifname=peering.tun)[0]
+        ip.link("set", index=index, txqlen=_QUEUE_RECORDS)
+        if peering.payload == "esp":
+            ip.link("set", index=index, gso_max_segs=_PACKETS_OF_A_SUPER_PACKET)
         with contextlib.suppress(NetlinkError):  # a kernel without IPv6
             ip.link("set", index=index, IFLA_AF_SPEC=quiet)
 

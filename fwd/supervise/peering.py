@@ -104,7 +104,8 @@ class PeeringParts:
         self.geometry = Geometry(self._path_mtu(), peering.local_addrs.version)
         self.tun = Tun(peering.tun)
         undo.callback(self.tun.close)
-        self.tun.set_offloads(self.offloads, wanted=peering.offload and peering.payload == "superpacket")
+        # Payload esp splits TCP super-packets itself, and no others.
+        self.tun.set_offloads(self.offloads, wanted=peering.offload, udp=peering.payload == "superpacket")
         refused = super_packets_accepted(self.offloads.tun_flags)
         if refused:
             self.tun.set_offloads(self.offloads, wanted=False)
@@ -148,7 +149,7 @@ class PeeringParts:
         """Guards first, then the device and its routes: at no moment does anything leave in the clear."""
         self._undo.callback(network.remove_guards, self.peering)
         network.set_guards(self.peering)
-        network.prepare_link(self.tun.name)
+        network.prepare_link(self.peering)
         self.tun.up(self.inner_mtu)
         network.add_routes(self.peering)
 
