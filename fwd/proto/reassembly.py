@@ -2,7 +2,8 @@
 
 Every record is given as soon as it is whole. In order, a record is gathered over the rows its chunks were opened to,
 without a copy. Out of order, chunks are taken one by one, and what a record lacks is kept until its hole closes or is
-given up. Refused and counted: a BlockOffset that contradicts the stream, a record whose length is none.
+given up; of a TCP super-packet, the segments that came whole are given then. Refused and counted: a BlockOffset that
+contradicts the stream, a record whose length is none.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 from fwd.proto.aggfrag import FRAMING_BYTES, RowBuffer
 from fwd.proto.drops import DropReason
 from fwd.proto.ip import IP_MIN, VNET_BYTES, ip_length
+from fwd.proto.segments import part_header, tcp_layout
 
 _PEEK: Final = VNET_BYTES + 6  # octets of a record that tell its length
 _PIECES_MAX: Final = 256  # chunks kept for one record, whatever a peer sends
@@ -214,8 +216,7 @@ class Reassembler:
             for number in [n for n, missed in self._holes.items() if n <= last or now - missed > self._wait_s]:
                 del self._holes[number]
                 self._drops[DropReason.HOLE] += 1
-                self._drop_before(number)
-                self._drop_from(number + 1)
+                self._salvage(number)
 
     def _whole_records(self, data: memoryview, at: int) -> int:
         """Deliver the records that lie wholly in `data` from `at` on; returns where the rest starts."""
@@ -258,10 +259,69 @@ class Reassembler:
             return
         parts = [self._tails.pop(start), *(self._middles.pop(i) for i in range(start + 1, end)), self._heads.pop(end)]
         record = b"".join(parts)
-        if len(record) >= _PEEK and VNET_BYTES + ip_length(record, VNET_BYTES) == len(record):
+        if len(record) >= _PEEK:
+            self._give(record)
+        else:
+            self._drops[DropReason.BAD_STREAM] += 1
+
+    def _salvage(self, hole: int) -> None:
+        """Packet `hole` is given up: of the TCP super-packet around it, give the segments that lie whole before it.
+
+        What lies behind it becomes a record of its own, with the same headers, that goes on as any other does.
+        """
+        before = self._take_before(hole)
+        header, segment = tcp_layout(before)
+        behind = hole + 1
+        if not header:
+            self._drop_from(behind)
+            return
+        count = (len(before) - header) // segment
+        if count:
+            octets = count * segment
+            self._give(part_header(before, 0, octets, last=False) + before[header : header + octets])
+        length = VNET_BYTES + ip_length(before, VNET_BYTES)
+        if behind in self._heads:
+            at = length - len(self._heads[behind])
+        else:
+            at = len(before) + len(self._middles.get(behind, b""))
+        if at <= len(before):
+            self._drop_from(behind)  # nothing came behind it, or it contradicts the length
+            return
+        first = -(-(at - header) // segment)
+        self._resume(behind, header + first * segment - at, before, first, length - header - first * segment)
+
+    def _resume(self, number: int, skip: int, before: bytes, first: int, payload: int) -> None:
+        """Let a record begin `skip` octets into packet `number`: `payload` octets of `before` from segment `first`."""
+        while number in self._middles and skip >= len(self._middles[number]):
+            skip -= len(self._middles.pop(number))
+            number += 1
+        if payload <= 0:
+            self._drop_from(number)
+            return
+        head = part_header(before, first, payload, last=True)
+        if number in self._middles:
+            self._tails[number] = head + self._middles.pop(number)[skip:]
+            self._cross(number + 1, in_time=False)
+        elif number in self._heads:
+            self._give(head + self._heads.pop(number)[skip:])
+
+    def _give(self, record: bytes) -> None:
+        if len(record) == VNET_BYTES + ip_length(record, VNET_BYTES):
             self._deliver([memoryview(record)], len(record))
         else:
             self._drops[DropReason.BAD_STREAM] += 1
+
+    def _take_before(self, number: int) -> bytes:
+        """The start of the record that waits for packet `number`, up to there; empty if there is none."""
+        parts = []
+        number -= 1
+        while number in self._middles:
+            parts.append(self._middles.pop(number))
+            number -= 1
+        if number not in self._tails:
+            return b""
+        parts.append(self._tails.pop(number))
+        return b"".join(reversed(parts))
 
     def _drop_before(self, number: int) -> None:
         """Drop the part of a record that waits for packet `number`."""

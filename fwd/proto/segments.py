@@ -220,6 +220,51 @@ def packets_in(record: memoryview) -> int:
     return -(-payload // segment) if segment and payload > 0 else 0
 
 
+def tcp_layout(record: bytes) -> tuple[int, int]:
+    """Octets before the payload of a TCP super-packet in a record, virtio header included, and of each segment.
+
+    (0, 0) when the start of a record, which `record` is, shows no such super-packet.
+    """
+    if len(record) < VNET_BYTES + _IP4 or record[1] & 0x7F not in (_GSO_TCP4, _GSO_TCP6):
+        return 0, 0
+    start, segment = VNET_BYTES + (record[6] | record[7] << 8), record[4] | record[5] << 8
+    if not segment or start < VNET_BYTES + _IP4 or len(record) < start + _IP4:
+        return 0, 0
+    header = start + (record[start + 12] >> 4) * 4
+    return (header, segment) if start + _IP4 <= header <= len(record) else (0, 0)
+
+
+def part_header(record: bytes, first: int, payload: int, *, last: bool) -> bytes:
+    """Headers for a part of the TCP super-packet that `record` begins: `payload` octets from segment `first` on.
+
+    `last`: its end is the super-packet's. Needs what `tcp_layout` has found.
+    """
+    header, segment = tcp_layout(record)
+    head = bytearray(record[:header])
+    at, start = VNET_BYTES, VNET_BYTES + (record[6] | record[7] << 8)
+    length = header - VNET_BYTES + payload
+    if head[at] >> 4 == 4:
+        head[at + 2 : at + 4] = length.to_bytes(2, "big")
+        head[at + 4 : at + 6] = ((head[at + 4] << 8 | head[at + 5]) + first & 0xFFFF).to_bytes(2, "big")
+        head[at + 10 : at + 12] = b"\0\0"
+        head[at + 10 : at + 12] = checksum(bytes(head[at:start])).to_bytes(2, "big")
+        addresses = bytes(head[at + 12 : at + 20])
+    else:
+        head[at + 4 : at + 6] = (length - 40).to_bytes(2, "big")
+        addresses = bytes(head[at + 8 : at + 40])
+    sequence = int.from_bytes(head[start + 4 : start + 8], "big") + first * segment
+    head[start + 4 : start + 8] = (sequence & 0xFFFFFFFF).to_bytes(4, "big")
+    if first:
+        head[start + 13] &= 0xFF - _CWR
+    if not last:
+        head[start + 13] &= 0xFF - _FIN_PSH
+    check = start + _TCP_CSUM
+    head[check : check + 2] = _sum(addresses, _TCP + VNET_BYTES + length - start).to_bytes(2, "big")
+    if payload <= segment:
+        head[1:6] = bytes(5)  # one packet is no super-packet
+    return bytes(head)
+
+
 def super_packet(rows: Sequence[memoryview]) -> list[memoryview | bytes]:
     """Virtio header and headers of the super-packet that stands for these packets, and their payloads behind it."""
     first, last = rows[0], rows[-1]
