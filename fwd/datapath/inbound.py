@@ -54,6 +54,7 @@ from fwd.proto.ip import (
     NO_VNET,
     NOT_ECT,
     TSO4,
+    USO4,
     VNET_BYTES,
     Selectors,
     address_pair,
@@ -63,7 +64,7 @@ from fwd.proto.ip import (
 )
 from fwd.proto.reassembly import Reassembler
 from fwd.proto.sa import SaKeys
-from fwd.proto.segments import SUPER_PACKET_MAX, Grid, joined, super_packet
+from fwd.proto.segments import SUPER_PACKET_MAX, UDP, Datagrams, Grid, joined, super_packet
 
 _ESP_MIN = OVERHEAD_BYTES + TRAILER_BYTES
 _HEADERS = VNET_BYTES + 60  # octets of a record that are looked at
@@ -110,6 +111,8 @@ class Inbound:
         self._fd = tun_fd
         self._accepted = tun_flags
         self._joins = bool(tun_flags & TSO4)
+        self._gathers = bool(tun_flags & USO4)
+        self._datagrams: dict[bytes, Datagrams] = {}  # by flow, of this batch
         self._block = counters
         self._counters: array[int] = counters.values
         self._slots = slots
@@ -201,6 +204,10 @@ class Inbound:
         self._now = now
         self._open_slots()
         self._first = self._used = 0
+        if self._datagrams:
+            for flow, group in self._datagrams.items():
+                self._write_datagrams(flow, group)
+            self._datagrams.clear()
         counters = self._counters
         counters[_IN_ESP] += self._taken
         counters[_IN_ESP_BYTES] += self._taken_bytes
@@ -415,12 +422,37 @@ class Inbound:
         head = pieces[0]
         if len(head) < _HEADERS and len(pieces) > 1:
             head = memoryview(b"".join(pieces[:2]))
+        if self._gathers and head[VNET_BYTES + 9] == UDP and self._gather(head, whole=len(pieces) == 1):
+            return
         v4 = head[VNET_BYTES] >> 4 == 4
         if (not v4 and length < VNET_BYTES + 40) or record_fault(head, length - VNET_BYTES, self._accepted) is not None:
             self._counters[DropReason.BAD_RECORD] += 1
         else:
             pair = head[VNET_BYTES + 12 : VNET_BYTES + 20] if v4 else head[VNET_BYTES + 8 : VNET_BYTES + 40]
             self._write(pieces, pair.tobytes(), length)
+
+    def _gather(self, record: memoryview, *, whole: bool) -> bool:
+        """Keep a small datagram until this batch ends, for others of its flow to join it; False: it must go alone.
+
+        What is kept of its flow goes before it.
+        """
+        flow = record[VNET_BYTES + 12 : VNET_BYTES + 24].tobytes()
+        group = self._datagrams.get(flow)
+        fixed = Datagrams.fixed_of(record) if whole else b""
+        if group is not None:
+            if fixed == group.fixed and len(group.payloads) < Datagrams.MAX:
+                group.payloads.append(record[len(group.headers) :].tobytes())
+                return True
+            del self._datagrams[flow]
+            self._write_datagrams(flow, group)
+        if fixed and record_fault(record, len(record) - VNET_BYTES, self._accepted) is None:
+            self._datagrams[flow] = Datagrams(record, fixed)
+            return True
+        return False
+
+    def _write_datagrams(self, flow: bytes, group: Datagrams) -> None:
+        pieces = group.pieces()
+        self._write(pieces, flow[:8], sum(map(len, pieces)), len(group.payloads))
 
     # -- payload esp ------------------------------------------------------------------------------------------
 

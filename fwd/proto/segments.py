@@ -265,6 +265,61 @@ def part_header(record: bytes, first: int, payload: int, *, last: bool) -> bytes
     return bytes(head)
 
 
+UDP: Final = 17
+_GSO_UDP_L4 = 5
+_UDP_HEADERS = VNET_BYTES + _IP4 + 8
+
+
+class Datagrams:
+    """Consecutive small UDP datagrams of one flow and one length, to be written as one super-packet.
+
+    `add` takes records (IPv4, no options, whole datagrams) that differ in identification and checksum alone. Those
+    whose checksum is complete are taken if it is right: splitting the super-packet computes it anew.
+    """
+
+    MAX: Final = 64
+    LENGTH_MAX: Final = 600
+
+    def __init__(self, record: memoryview, fixed: bytes) -> None:
+        self.headers = record[:_UDP_HEADERS].tobytes()
+        self.fixed = fixed
+        self.payloads = [record[_UDP_HEADERS:].tobytes()]
+
+    @staticmethod
+    def fixed_of(record: memoryview) -> bytes:
+        """What must be equal in all of them; empty: this one, a UDP datagram as well, must go alone."""
+        at = VNET_BYTES
+        if record[at] != 0x45 or not _UDP_HEADERS < len(record) <= Datagrams.LENGTH_MAX:
+            return b""
+        partial = record[0] == NEEDS_CSUM and record[6] == _IP4 and record[8] == _UDP_CSUM and not record[7] | record[9]
+        length = len(record) - at - _IP4
+        if record[1] or record[at + 6] & 0x3F or record[at + 7] or record[at + 24] << 8 | record[at + 25] != length:
+            return b""
+        if not partial:
+            stored = record[at + 26] | record[at + 27]
+            if record[0] or not stored:
+                return b""
+            pseudo = _sum(record[at + 12 : at + _IP4], UDP + length)
+            if _sum(record[at + _IP4 :], pseudo) or _sum(record[at : at + _IP4]):
+                return b""
+        return b"".join((record[: at + 4], record[at + 6 : at + 10], record[at + 24 : at + 26]))
+
+    def pieces(self) -> list[bytes]:
+        """The super-packet, or the one record as it came."""
+        payloads = self.payloads
+        if len(payloads) == 1:
+            return [self.headers, payloads[0]]
+        octets = len(payloads) * len(payloads[0])
+        head = bytearray(self.headers[VNET_BYTES:])
+        head[2:4] = (_IP4 + 8 + octets).to_bytes(2, "big")
+        head[10:12] = b"\0\0"
+        head[10:12] = checksum(bytes(head[:_IP4])).to_bytes(2, "big")
+        head[24:26] = (8 + octets).to_bytes(2, "big")
+        head[26:28] = _sum(bytes(head[12:_IP4]), UDP + 8 + octets).to_bytes(2, "big")
+        vnet = _VNET.pack(NEEDS_CSUM, _GSO_UDP_L4, _IP4 + 8, len(payloads[0]), _IP4, _UDP_CSUM)
+        return [vnet + head, *payloads]
+
+
 def super_packet(rows: Sequence[memoryview]) -> list[memoryview | bytes]:
     """Virtio header and headers of the super-packet that stands for these packets, and their payloads behind it."""
     first, last = rows[0], rows[-1]
