@@ -436,17 +436,16 @@ class Inbound:
 
         What is kept of its flow goes before it.
         """
-        flow = record[VNET_BYTES + 12 : VNET_BYTES + 24].tobytes()
+        headers = record[: Datagrams.HEADERS].tobytes()
+        flow = headers[VNET_BYTES + 12 : VNET_BYTES + 24]
         group = self._datagrams.get(flow)
-        fixed = Datagrams.fixed_of(record) if whole else b""
         if group is not None:
-            if fixed == group.fixed and len(group.payloads) < Datagrams.MAX:
-                group.payloads.append(record[len(group.headers) :].tobytes())
+            if whole and group.take(record, headers):
                 return True
             del self._datagrams[flow]
             self._write_datagrams(flow, group)
-        if fixed and record_fault(record, len(record) - VNET_BYTES, self._accepted) is None:
-            self._datagrams[flow] = Datagrams(record, fixed)
+        if whole and Datagrams.fit(record) and record_fault(record, len(record) - VNET_BYTES, self._accepted) is None:
+            self._datagrams[flow] = Datagrams(record)
             return True
         return False
 

@@ -270,39 +270,60 @@ _GSO_UDP_L4 = 5
 _UDP_HEADERS = VNET_BYTES + _IP4 + 8
 
 
+_UDP_CSUM_PLACE = struct.pack("<HH", _IP4, _UDP_CSUM)
+
+
+def _sound_datagram(record: memoryview) -> bool:
+    """Whether IPv4 header and UDP checksum, which must be there, are right."""
+    packet = record[VNET_BYTES:]
+    pseudo = _sum(packet[12:_IP4], UDP + len(packet) - _IP4)
+    return bool(packet[26] | packet[27]) and not _sum(packet[:_IP4]) and not _sum(packet[_IP4:], pseudo)
+
+
 class Datagrams:
     """Consecutive small UDP datagrams of one flow and one length, to be written as one super-packet.
 
-    `add` takes records (IPv4, no options, whole datagrams) that differ in identification and checksum alone. Those
-    whose checksum is complete are taken if it is right: splitting the super-packet computes it anew.
+    Records of whole IPv4 datagrams without options that differ in identification and checksum alone. Those whose
+    checksum is complete are taken only if it is right: splitting the super-packet computes it anew.
     """
 
     MAX: Final = 64
     LENGTH_MAX: Final = 600
+    HEADERS: Final = _UDP_HEADERS
 
-    def __init__(self, record: memoryview, fixed: bytes) -> None:
-        self.headers = record[:_UDP_HEADERS].tobytes()
-        self.fixed = fixed
+    def __init__(self, record: memoryview) -> None:
+        """`record` must be `fit`."""
+        self.headers = headers = record[:_UDP_HEADERS].tobytes()
+        self._before_identity, self._before_checksum, self._length = headers[:14], headers[16:20], headers[34:36]
+        self._partial = headers[0] == NEEDS_CSUM
         self.payloads = [record[_UDP_HEADERS:].tobytes()]
 
     @staticmethod
-    def fixed_of(record: memoryview) -> bytes:
-        """What must be equal in all of them; empty: this one, a UDP datagram as well, must go alone."""
+    def fit(record: memoryview) -> bool:
+        """Whether this record, of a UDP datagram, may be joined with others."""
         at = VNET_BYTES
         if record[at] != 0x45 or not _UDP_HEADERS < len(record) <= Datagrams.LENGTH_MAX:
-            return b""
-        partial = record[0] == NEEDS_CSUM and record[6] == _IP4 and record[8] == _UDP_CSUM and not record[7] | record[9]
+            return False
         length = len(record) - at - _IP4
         if record[1] or record[at + 6] & 0x3F or record[at + 7] or record[at + 24] << 8 | record[at + 25] != length:
-            return b""
-        if not partial:
-            stored = record[at + 26] | record[at + 27]
-            if record[0] or not stored:
-                return b""
-            pseudo = _sum(record[at + 12 : at + _IP4], UDP + length)
-            if _sum(record[at + _IP4 :], pseudo) or _sum(record[at : at + _IP4]):
-                return b""
-        return b"".join((record[: at + 4], record[at + 6 : at + 10], record[at + 24 : at + 26]))
+            return False
+        if record[0] == NEEDS_CSUM:
+            return record[6:10] == _UDP_CSUM_PLACE
+        return not record[0] and _sound_datagram(record)
+
+    def take(self, record: memoryview, headers: bytes) -> bool:
+        """Add a record with these first HEADERS octets, if it is like the others."""
+        payloads = self.payloads
+        if (
+            headers[:14] != self._before_identity
+            or headers[16:20] != self._before_checksum
+            or headers[34:36] != self._length
+            or len(payloads) == Datagrams.MAX
+            or not (self._partial or _sound_datagram(record))
+        ):
+            return False
+        payloads.append(record[_UDP_HEADERS:].tobytes())
+        return True
 
     def pieces(self) -> list[bytes]:
         """The super-packet, or the one record as it came."""
