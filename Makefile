@@ -2,12 +2,14 @@
 VENV := .venv/bin
 export PATH := $(CURDIR)/$(VENV):$(PATH):/usr/sbin:/sbin
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test long bench compare clean
+PARTS := peers scale micro failover profile
+.PHONY: help setup demo lint test long bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: ## make .venv, and install the Debian packages that are missing
 	@scripts/setup
@@ -26,11 +28,32 @@ test: lint ## lint, types, unit and namespace tests; the latter need root
 long: setup ## minutes of load: kills, soak (root)
 	@pytest -m long $(PYTEST_ARGS)
 
-bench: setup ## benchmarks of the data path, in memory
-	@pytest bench/ --benchmark-only $(PYTEST_ARGS)
+bench: setup ## every part of the bench, plots, report, verdict; 45 minutes (root)
+	@fwd bench $(BENCH_ARGS)
 
-compare: setup ## fwd beside OpenVPN in the lab, in turns (root)
-	@python bench/openvpn.py
+bench-peers: setup ## fwd beside OpenVPN, strongSwan and wireguard-go, in turns (root)
+	@fwd bench peers $(BENCH_ARGS)
+
+bench-scale: setup ## throughput by number of members: line-limited, core-limited (root)
+	@fwd bench scale $(BENCH_ARGS)
+
+bench-micro: setup ## steps of the data path, each beside its floor
+	@fwd bench micro $(BENCH_ARGS)
+
+bench-failover: setup ## a member killed every second for a minute (root)
+	@fwd bench failover $(BENCH_ARGS)
+
+bench-profile: setup ## where a burst's time goes (root)
+	@fwd bench profile $(BENCH_ARGS)
+
+bench-quick: setup ## every part in 2 minutes, for schema and sanity, not for speed (root)
+	@fwd bench --quick --out build/bench-quick $(BENCH_ARGS)
+
+bench-report: setup ## plots and report anew, from the results that are there
+	@fwd bench report $(BENCH_ARGS)
+
+bench-pytest: setup ## what runs in memory, as pytest-benchmark runs
+	@pytest bench/ --benchmark-only $(PYTEST_ARGS)
 
 clean: ## remove .venv, build products and caches
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

@@ -139,3 +139,15 @@ def lab(context: typer.Context) -> int:
 
     status = lab_app(context.args, prog_name="fwd lab", standalone_mode=False)
     return status if isinstance(status, int) else 0
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False},
+    add_help_option=False,
+)
+def bench(context: typer.Context) -> int:
+    """Measure fwd beside its peers, and how it scales; needs root."""
+    from fwd.bench.commands import app as bench_app
+
+    status = bench_app(context.args, prog_name="fwd bench", standalone_mode=False)
+    return status if isinstance(status, int) else 0

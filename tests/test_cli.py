@@ -71,7 +71,7 @@ def control(tmp_path: Path) -> Iterator[Path]:
 
 def test_version_and_help() -> None:
     assert fwd("--version").stdout == f"fwd {__version__}\n"
-    for args in (["--help"], ["status", "--help"], ["lab", "--help"], ["config", "--help"]):
+    for args in (["--help"], ["status", "--help"], ["lab", "--help"], ["bench", "--help"], ["config", "--help"]):
         result = fwd(*args)
         assert (result.returncode, result.stderr) == (0, "")
         assert "Usage: fwd" in result.stdout

@@ -1,5 +1,5 @@
-"""The layering of the design, read from the imports: cli → lab, control → supervise → keyd, agent → datapath → config
-→ proto, one way. And the size of files."""
+"""The layering of the design, read from the imports: cli → bench → lab, control → supervise → keyd, agent → datapath →
+config → proto, one way. And the size of files."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ LAYERS = {
     "supervise": 4,
     "lab": 5,
     "control": 5,
-    "cli": 6,
-    "__main__": 7,
+    "bench": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 # fwd.proto is pure: what it may use of the standard library, and of others.
 PURE = {

@@ -91,6 +91,7 @@ def test_both_ends_on_loopback() -> None:
         os.close(stop_fd)
         os.close(never_fd)
     assert set(results[0]) == set(from_ports)
+    assert all(numbers.tolist() == list(range(500)) for numbers, _ in receiver.arrivals().values())
     for flow, got in results[0].items():
         assert sent[flow].count == 500
         whole = probe.merge(sent[flow], got)

@@ -10,12 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,18 +25,16 @@ from rich.console import Console
 from rich.table import Table
 
 from fwd.config import MEMBERS_MAX
-from fwd.lab import flows, gateways, probe, traffic, verdict
+from fwd.lab import flows, gateways, probe, tools, traffic, verdict
 from fwd.lab.topology import LabError, Topology, why_not
 from fwd.lab.view import Reading, View
 
 ESP_PORT = 4500  # member i uses ESP_PORT + i
 PROBE_PORT = 7777
 VICTIM = 0
-_PROBE_SOURCE_PORT, _STREAM_SOURCE_PORTS = 20000, range(30000, 31000)
-_UDP, _TCP = 17, 6
+_PROBE_SOURCE_PORT = 20000
+_UDP = 17
 _READING_EVERY_S = 0.25
-_READY_TIMEOUT_S = 10.0
-_END_TIMEOUT_S = 20.0
 _RESETS_BEFORE_END_S = 0.5
 
 
@@ -70,7 +67,7 @@ class _Demo:
         argv = ["fwd.lab.capture", "--iface", "wan", "--ports", f"{ESP_PORT}-{last_port}"]
         argv += ["--outer", self.topology.outer("gw1"), "--outer", self.topology.outer("gw2")]
         argv += ["--marker", self.magic, "--out", str(self.capture_path)]
-        return self._tool("gw1", argv)
+        return tools.tool(self.topology, "gw1", argv)
 
     @property
     def capture_path(self) -> Path:
@@ -85,36 +82,26 @@ class _Demo:
         send = ["fwd.lab.probe", "send", "--to", f"{self.to}:{PROBE_PORT}"]
         send += ["--from-port", str(self.probe_port)]
         with ExitStack() as stack:
-            receiver = stack.enter_context(self._tool("client2", [*receive, *common, str(seconds + _END_TIMEOUT_S)]))
+            receiver = stack.enter_context(
+                tools.tool(self.topology, "client2", [*receive, *common, str(seconds + tools.END_TIMEOUT_S)])
+            )
             server = traffic.start_server(self.topology, "client2", server_port)
-            stack.enter_context(_ended(server))
+            stack.enter_context(tools.ended(server))
             resets = traffic.tcp_resets(self.topology)
-            client = stack.enter_context(_ended(self._start_streams(server_port, seconds)))
-            sender = stack.enter_context(self._tool("client1", [*send, *common, str(seconds)], waits_ready=False))
+            client = traffic.start_even(
+                self.topology, members=self.members, streams=self.streams, seconds=seconds, port=server_port
+            )
+            stack.enter_context(tools.ended(client))
+            sender = stack.enter_context(
+                tools.tool(self.topology, "client1", [*send, *common, str(seconds)], waits_ready=False)
+            )
             self._watch(seconds, kill)
             resets = traffic.tcp_resets(self.topology) - resets
-            tcp = traffic.parse(_output(client))
-            sent = probe.read_sent(_output(sender))
-            _stop(receiver)
+            tcp = traffic.parse(tools.output(client))
+            sent = probe.read_sent(tools.output(sender))
+            tools.stop(receiver)
         got = probe.read_arrived(result.read_text())
         return Phase(tcp, {port: probe.merge(sent[port], got.get(port)) for port in sent}, resets)
-
-    def _start_streams(self, server_port: int, seconds: float) -> subprocess.Popen[str]:
-        first = flows.evenest_run(
-            lambda port: self._member(self.source, port, self.to, server_port, _TCP),
-            self.members,
-            self.streams,
-            _STREAM_SOURCE_PORTS,
-        )
-        return traffic.start_client(
-            self.topology,
-            "client1",
-            self.to,
-            streams=self.streams,
-            seconds=seconds,
-            port=server_port,
-            first_source_port=first,
-        )
 
     def _watch(self, seconds: float, kill: bool) -> None:
         """Show readings until shortly before the streams end; in the middle, kill."""
@@ -147,50 +134,6 @@ class _Demo:
             found.append(status["peerings"][0]["members"])
         return found
 
-    @contextlib.contextmanager
-    def _tool(self, host: str, argv: list[str], waits_ready: bool = True) -> Iterator[subprocess.Popen[str]]:
-        """One of the lab's own tools in a host's namespace, ended on the way out."""
-        command = [sys.executable, "-P", "-m", *argv]
-        with _ended(self.topology.popen(host, command, stdout=subprocess.PIPE, text=True)) as process:
-            if waits_ready:
-                _await_ready(process, f"{host}: {argv[0]}")
-            yield process
-
-
-@contextlib.contextmanager
-def _ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    """Whatever happens, the process is gone and waited for."""
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def _await_ready(process: subprocess.Popen[str], name: str) -> None:
-    assert process.stdout is not None
-    waiting = select.poll()
-    waiting.register(process.stdout, select.POLLIN)
-    if not waiting.poll(_READY_TIMEOUT_S * 1000) or process.stdout.readline() != "ready\n":
-        raise LabError(f"{name} did not start")
-
-
-def _output(process: subprocess.Popen[str]) -> str:
-    """What a process that ends by itself has printed."""
-    try:
-        output, _ = process.communicate(timeout=_END_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise LabError(f"{process.args!r} did not end within {_END_TIMEOUT_S:.0f} s") from None
-    return output
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    """Let a tool end by SIGTERM and write its result."""
-    process.terminate()
-    _output(process)
-    if process.returncode:
-        raise LabError(f"{process.args!r} ended with status {process.returncode}")
-
 
 def run_demo(
     topology: Topology,
@@ -218,7 +161,7 @@ def run_demo(
             port = traffic.SERVER_PORT
             quiet = demo.phase("nobody is killed", seconds / 2, port, kill=False)
             killed = demo.phase("a member is killed", seconds, port + 1, kill=True)
-            _stop(capture)
+            tools.stop(capture)
         ledgers = demo.ledgers()
         captured = json.loads(demo.capture_path.read_text())
     result = verdict.summary(

@@ -4,6 +4,7 @@
 in their source port; `… receive` notes the kernel's time of each arrival. A payload is the run's magic (16
 bytes, which a capture can look for), the flow (its source port), the number and the time of sending. Datagrams
 without the magic are ignored. `merge` joins both ends' results: only the sender knows what is lost at the end.
+With `--arrivals` the receiver stores every arrival, too, for who wants more than the longest silence.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -105,6 +107,23 @@ def merge(sent: Sent, got: Arrived | None) -> Arrived:
     return Arrived(**fields)
 
 
+def silences_ms(times_ns: Ints, moments_ns: Sequence[int], within_ns: int, end_ns: int) -> list[float]:
+    """For each moment the longest silence of a flow that lies, wholly or in part, in the `within_ns` after it.
+
+    A silence is counted to its end, however late; what is silent for good is so until `end_ns`.
+    """
+    edges = np.append(times_ns[times_ns < end_ns], end_ns)
+    found = []
+    for moment_ns in moments_ns:
+        first = max(0, int(np.searchsorted(edges, moment_ns)) - 1)
+        last = int(np.searchsorted(edges, moment_ns + within_ns))
+        window = edges[first : last + 1]
+        if window[0] > moment_ns:
+            window = np.insert(window, 0, moment_ns)
+        found.append(round(float(np.diff(window).max(initial=0)) / 1e6, 3))
+    return found
+
+
 def send(
     to: tuple[str, int], from_ports: Sequence[int], magic: bytes, seconds: float, rate_hz: float, stop_fd: int
 ) -> dict[int, Sent]:
@@ -169,8 +188,11 @@ class Receiver:
             if any(fd == stop_fd for fd, _ in events):
                 break
         self._sock.close()
-        as_array = {flow: [np.frombuffer(a, np.int64) for a in arrays] for flow, arrays in self._flows.items()}
-        return {flow: arrived(numbers, times_ns) for flow, (numbers, times_ns) in sorted(as_array.items())}
+        return {flow: arrived(numbers, times_ns) for flow, (numbers, times_ns) in self.arrivals().items()}
+
+    def arrivals(self) -> dict[int, Ints]:
+        """By flow: the numbers and, below them, the kernel's times in ns, in the order of arrival."""
+        return {flow: np.array(arrays, np.int64) for flow, arrays in sorted(self._flows.items())}
 
     def _drain(self) -> None:
         space = socket.CMSG_SPACE(_TIMESPEC.size)
@@ -205,6 +227,12 @@ def read_arrived(text: str) -> dict[int, Arrived]:
     return {int(port): Arrived(**fields) for port, fields in json.loads(text).items()}
 
 
+def read_arrivals(path: Path) -> dict[int, Ints]:
+    """What `receive --arrivals` has stored: Receiver.arrivals."""
+    with np.load(path) as stored:
+        return {int(flow): stored[flow] for flow in stored}
+
+
 def as_json(flows: dict[int, Sent] | dict[int, Arrived]) -> str:
     return json.dumps({str(port): asdict(flow) for port, flow in flows.items()}, indent=1) + "\n"
 
@@ -226,6 +254,7 @@ def _parser() -> arguments.OneLineParser:
     receiver.add_argument("--port", type=arguments.ports, required=True)
     receiver.add_argument("--ipv6", action="store_true")
     receiver.add_argument("--out", type=arguments.new_file, required=True, help="JSON result")
+    receiver.add_argument("--arrivals", type=arguments.new_file, help="every arrival, as .npz")
     for verb in (sender, receiver):
         verb.add_argument("--magic", type=arguments.magic, required=True, help="32 hex digits, one run's own")
         verb.add_argument("--seconds", type=arguments.positive, required=True, help="longest run")
@@ -249,6 +278,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.fail(parser.prog, f"{options.verb}: {error.strerror}")
     print("ready", flush=True)
     options.out.write_text(as_json(receiver.run(options.seconds, stop_fd)))
+    if options.arrivals:
+        by_flow: dict[str, Any] = {str(flow): arrivals for flow, arrivals in receiver.arrivals().items()}
+        with options.arrivals.open("wb") as file:
+            np.savez(file, **by_flow)
     return 0
 
 

@@ -8,6 +8,7 @@ before the streams end, since iperf3 may close its connections with a reset itse
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import time
@@ -15,11 +16,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from fwd.lab import flows
 from fwd.lab.topology import LabError, Topology
 
 SERVER_PORT = 5201
 _LISTEN_TIMEOUT_S = 5.0
 _POLL_S = 0.02
+_SOURCE_PORTS = range(30000, 31000)
+_TCP = 6
 
 
 @dataclass(frozen=True)
@@ -60,20 +64,35 @@ def start_client(
     port: int = SERVER_PORT,
     first_source_port: int | None = None,
     reverse: bool = False,
+    both: bool = False,
 ) -> subprocess.Popen[str]:
-    """An iperf3 client on its way; give what it prints to `parse`."""
-    argv = ["iperf3", "-J", "-c", address, "-p", str(port), "-P", str(streams), "-t", f"{seconds:g}"]
+    """An iperf3 client on its way; give what it prints to `parse`. With `both`, as many streams each way at once.
+
+    It runs for whole seconds, as iperf3 knows no others and takes 0 for ever.
+    """
+    argv = ["iperf3", "-J", "-c", address, "-p", str(port), "-P", str(streams), "-t", str(math.ceil(seconds))]
     argv += ["--connect-timeout", "3000"]
     argv += ["--cport", str(first_source_port)] if first_source_port is not None else []
     argv += ["-R"] if reverse else []
+    argv += ["--bidir"] if both else []
     client: subprocess.Popen[str] = topology.popen(
         host, argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     return client
 
 
+def start_even(
+    topology: Topology, *, members: int, streams: int, seconds: float, port: int = SERVER_PORT
+) -> subprocess.Popen[str]:
+    """A client1 → client2 test on its way whose streams spread evenly over the members of gw1."""
+    source, to = topology.address("client1"), topology.address("client2")
+    member = flows.member_of_flow(members)
+    first = flows.evenest_run(lambda p: member(source, p, to, port, _TCP), members, streams, _SOURCE_PORTS)
+    return start_client(topology, "client1", to, streams=streams, seconds=seconds, port=port, first_source_port=first)
+
+
 def parse(output: str) -> TcpResult:
-    """The sums of `iperf3 -J`. Raises LabError with iperf3's own reason if the run failed."""
+    """The sums of `iperf3 -J`, of both ways if it went both. Raises LabError with iperf3's own reason if it failed."""
     try:
         report = json.loads(output)
     except json.JSONDecodeError:
@@ -81,17 +100,25 @@ def parse(output: str) -> TcpResult:
     if "error" in report:
         raise LabError(f"iperf3: {report['error']}")
     end = report["end"]
+    ways = ("", "_bidir_reverse")
+    received, sent = ([end.get(f"sum_{which}{way}", {}) for way in ways] for which in ("received", "sent"))
     return TcpResult(
-        received_mbps=end["sum_received"]["bits_per_second"] / 1e6,
-        retransmits=end["sum_sent"].get("retransmits", 0),
+        received_mbps=sum(way.get("bits_per_second", 0.0) for way in received) / 1e6,
+        retransmits=sum(way.get("retransmits", 0) for way in sent),
         streams=len(end["streams"]),
     )
 
 
 def run(
-    topology: Topology, *, streams: int, seconds: float, reverse: bool = False, address: str | None = None
+    topology: Topology,
+    *,
+    streams: int,
+    seconds: float,
+    reverse: bool = False,
+    both: bool = False,
+    address: str | None = None,
 ) -> TcpResult:
-    """TCP from client1 to client2 (or back) to its end."""
+    """TCP from client1 to client2 (or back, or both ways at once) to its end."""
     require_iperf3()
     server = start_server(topology, "client2")
     client = start_client(
@@ -101,6 +128,7 @@ def run(
         streams=streams,
         seconds=seconds,
         reverse=reverse,
+        both=both,
     )
     with server, client:
         try:

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import statistics
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from gwkit import PROBE_PORT, MakePair, Pair, ended, until
 
-from fwd.lab import flows, traffic, verdict
-from fwd.lab.topology import Topology
+from fwd.lab import probe, tools, traffic, verdict
 
 KILLS = int(os.environ.get("FWD_LONG_KILLS", "100"))
 MEMBERS, STREAMS = 4, 8
 GAP_MS_MAX, MEDIAN_MS_MAX = 1000.0, 200.0
 LIFE_S = 0.6  # of a member before it is killed again: longer than what the watchdog calls a short life
+WITHIN_NS = int(LIFE_S * 1e9)  # of a kill its silence begins, before the next kill makes another
 RESULT = Path(__file__).parents[2] / "build" / "long-kill.json"
-
-
-def start_streams(topology: Topology, seconds: float) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
-    source, to = topology.address("client1"), topology.address("client2")
-    member = flows.member_of_flow(MEMBERS)
-    first = flows.evenest_run(
-        lambda port: member(source, port, to, traffic.SERVER_PORT, 6), MEMBERS, STREAMS, range(30000, 31000)
-    )
-    server = traffic.start_server(topology, "client2")
-    client = traffic.start_client(topology, "client1", to, streams=STREAMS, seconds=seconds, first_source_port=first)
-    return server, client
 
 
 def kill_again_and_again(pair: Pair, client: subprocess.Popen[str]) -> list[int]:
@@ -56,46 +42,32 @@ def kill_again_and_again(pair: Pair, client: subprocess.Popen[str]) -> list[int]
     return killed_ns
 
 
-def gaps_ms(arrivals: Path, killed_ns: list[int]) -> list[float]:
-    """The longest silence after each kill, before the next."""
-    times = np.fromfile(arrivals, np.int64).reshape(-1, 2)[:, 1]
-    edges = [*killed_ns, int(times[-1])]
-    found = []
-    for start, end in itertools.pairwise(edges):
-        first = max(0, int(np.searchsorted(times, start)) - 1)
-        window = times[first : int(np.searchsorted(times, end)) + 1]
-        found.append(round(float(np.diff(window).max()) / 1e6, 3))
-    return found
-
-
 @pytest.mark.timeout(900)
 def test_a_hundred_kills_under_load(pairs: MakePair, tmp_path: Path) -> None:
     pair = pairs([{"members": MEMBERS}])
-    topology, magic = pair.topology, os.urandom(16)
+    topology, magic = pair.topology, os.urandom(16).hex()
     seconds = KILLS * 4.0 + 30
     port = pair.flow_ports(MEMBERS)[0]
-    note = [sys.executable, str(Path(__file__).with_name("arrivals.py")), str(PROBE_PORT), magic.hex()]
-    send = [sys.executable, "-P", "-m", "fwd.lab.probe", "send", "--to", f"{topology.address('client2')}:{PROBE_PORT}"]
-    send += ["--from-port", str(port), "--magic", magic.hex(), "--seconds", str(seconds)]
-    arrivals = tmp_path / "arrivals"
+    common = ["--magic", magic, "--seconds", str(seconds)]
+    receive = ["fwd.lab.probe", "receive", "--port", str(PROBE_PORT), "--out", str(tmp_path / "probes.json")]
+    receive += ["--arrivals", str(tmp_path / "arrivals.npz")]
+    send = ["fwd.lab.probe", "send", "--to", f"{topology.address('client2')}:{PROBE_PORT}", "--from-port", str(port)]
     with (
-        pair.capture(marker=magic) as wire,
-        ended(
-            topology.popen("client2", [*note, str(arrivals)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        ) as receiver,
+        pair.capture(marker=bytes.fromhex(magic)) as wire,
+        tools.tool(topology, "client2", [*receive, *common]) as receiver,
     ):
-        assert receiver.stdout is not None
-        assert receiver.stdin is not None
-        assert receiver.stdout.readline() == b"ready\n"
         resets = traffic.tcp_resets(topology)
-        server, client = start_streams(topology, seconds)
-        with ended(server), ended(client), ended(topology.popen("client1", send, stdout=subprocess.DEVNULL)):
+        server = traffic.start_server(topology, "client2")
+        client = traffic.start_even(topology, members=MEMBERS, streams=STREAMS, seconds=seconds)
+        probes = tools.tool(topology, "client1", [*send, *common], waits_ready=False)
+        with ended(server), ended(client), probes:
             killed_ns = kill_again_and_again(pair, client)
             until(lambda: pair.ready("gw1") and pair.ready("gw2"), what="both ready after the last kill")
             resets = traffic.tcp_resets(topology) - resets
-        receiver.stdin.close()
-        assert receiver.wait(10) == 0
-    gaps = gaps_ms(arrivals, killed_ns)
+            end_ns = time.time_ns()
+        tools.stop(receiver)
+    times_ns = probe.read_arrivals(tmp_path / "arrivals.npz")[port][1]
+    gaps = probe.silences_ms(times_ns, killed_ns, WITHIN_NS, end_ns)
     conflicts = sum(verdict.ledger_conflicts(pair.peering(host)["members"]) for host in ("gw1", "gw2"))
     result = {
         "kills": KILLS,
