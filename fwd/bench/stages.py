@@ -47,6 +47,7 @@ OPEN: Final = Stage("open", "user", "in")
 REPLAY: Final = Stage("replay window", "user", "in")
 REASSEMBLE: Final = Stage("reassemble", "user", "in")
 CHECK_IN: Final = Stage("check", "user", "in")
+JOIN: Final = Stage("split and join packets", "user", "both")
 TUN_WRITE: Final = Stage("TUN write", "kernel", "in")
 COUNT: Final = Stage("counters", "user", "both")
 LOOP: Final = Stage("loop", "user", "both")
@@ -67,6 +68,7 @@ FILES: Final = {
     "datapath/demux.py": LOOP,
     "datapath/outbound.py": FRAMING,
     "datapath/inbound.py": RECEIVING,
+    "datapath/delivery.py": CHECK_IN,
     "datapath/member.py": LOOP,
     "datapath/ring.py": FLUSH,
     "datapath/udp.py": SENDING,
@@ -79,6 +81,7 @@ FILES: Final = {
     "proto/path.py": LOOP,
     "proto/reassembly.py": REASSEMBLE,
     "proto/replay.py": REPLAY,
+    "proto/segments.py": JOIN,
 }
 FUNCTIONS: Final = {
     ("datapath/demux.py", "put"): COPY,
@@ -87,8 +90,6 @@ FUNCTIONS: Final = {
     ("datapath/demux.py", "flush"): FLUSH,
     ("datapath/demux.py", "_hand_over"): FLUSH,
     ("datapath/demux.py", "_read_burst"): CHECK_OUT,
-    ("datapath/inbound.py", "_deliver"): CHECK_IN,
-    ("datapath/inbound.py", "_write"): CHECK_IN,
     ("datapath/udp.py", "read_ancillary"): RECEIVING,
     ("proto/aggfrag.py", "all_records"): REASSEMBLE,
     ("proto/aggfrag.py", "block_offset"): REASSEMBLE,

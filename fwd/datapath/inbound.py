@@ -4,23 +4,20 @@
    After each, store how many ESP packets were taken: from here on they die with this incarnation
 2. Runs of one SPI: check, decrypt and commit a run at a time (esp.open_burst), shorter packets among them
 3. Publish the SA's highest number to its replay slot, before anything is delivered (design rule 2)
-4. Give the rows to the SA's Reassembler, or each packet to the TUN device (payload esp)
+4. Give the rows to the SA's Reassembler, whose records go to the Delivery, or straight to it (payload esp)
 5. Count, publish
 
-Refused and counted: what is not ESP, an unknown SPI, what RFC 4303 §3.4 refuses, another payload than the peering's,
-records whose headers contradict them or whose addresses are outside the selectors.
+Refused and counted: what is not ESP, an unknown SPI, what RFC 4303 §3.4 refuses, another payload than the peering's.
 """
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from fwd.config import Peering
 from fwd.datapath.counters import CounterBlock, MemberCounter
+from fwd.datapath.delivery import Delivery
 from fwd.datapath.geometry import Geometry
 from fwd.datapath.shared import LinkWord, ReplaySlots
 from fwd.datapath.udp import GSO_DATAGRAMS_MAX, RECEIVE_BYTES
@@ -38,8 +35,6 @@ from fwd.proto.esp import (
     HEADER_BYTES,
     NEXT_AGGFRAG,
     NEXT_DUMMY,
-    NEXT_IPV4,
-    NEXT_IPV6,
     OVERHEAD_BYTES,
     SCALAR_MAX,
     TRAILER_BYTES,
@@ -49,36 +44,19 @@ from fwd.proto.esp import (
     open_one,
     payload_length,
 )
-from fwd.proto.ip import (
-    IP_MIN,
-    NO_VNET,
-    NOT_ECT,
-    TSO4,
-    USO4,
-    VNET_BYTES,
-    Selectors,
-    address_pair,
-    decapsulate_ecn,
-    ip_length,
-    record_fault,
-)
 from fwd.proto.reassembly import Reassembler
 from fwd.proto.sa import SaKeys
-from fwd.proto.segments import SUPER_PACKET_MAX, UDP, Datagrams, Grid, joined, super_packet
+from fwd.proto.segments import Grid
 
 _ESP_MIN = OVERHEAD_BYTES + TRAILER_BYTES
-_HEADERS = VNET_BYTES + 60  # octets of a record that are looked at
 _RECEIVES = 4  # that may wait to be opened together
 _ROW_MIN = 256  # no path is so narrow that full rows would be shorter
 _RESIZE_AFTER = 16  # authentic packets of another size in a row, before the rows are laid out for it
 Address = tuple[str, int]
 # Plain integers: reading a member of an enum costs as much as the addition.
-_IN_BYTES = MemberCounter.IN_BYTES.value
 _IN_ESP = MemberCounter.IN_ESP.value
 _IN_ESP_BYTES = MemberCounter.IN_ESP_BYTES.value
 _IN_ESP_OK = MemberCounter.IN_ESP_OK.value
-_IN_RECORDS = MemberCounter.IN_RECORDS.value
-_IN_RECORDS_OK = MemberCounter.IN_RECORDS_OK.value
 _RX_TAKEN = LinkWord.RX_TAKEN.value
 
 
@@ -91,7 +69,7 @@ class Receiving(InboundSa):
 
 
 class Inbound:
-    """Opens and delivers.
+    """Opens, and hands over for delivery.
 
     Tells the member through `on_echo(sub-type, number)`, `on_heard(sa, address)` and `on_unknown(spi)`.
     """
@@ -108,17 +86,11 @@ class Inbound:
     ) -> None:
         self._peering = peering
         self._esp = peering.payload == "esp"
-        self._fd = tun_fd
-        self._accepted = tun_flags
-        self._joins = bool(tun_flags & TSO4)
-        self._gathers = bool(tun_flags & USO4)
-        self._datagrams: dict[bytes, Datagrams] = {}  # by flow, of this batch
         self._block = counters
         self._counters: array[int] = counters.values
+        self._delivery = Delivery(peering, tun_fd, tun_flags, counters.values)
         self._slots = slots
         self._link = link
-        self._selectors = Selectors(peering.remote_ts, peering.local_ts)
-        self._known = self._selectors.pairs
         # Slots [_first, _used) hold datagrams that are not opened yet; `_short` tells which do not fill their slot.
         self._first = self._used = 0
         self._short: list[tuple[int, int]] = []
@@ -153,7 +125,7 @@ class Inbound:
                 peering = self._peering
                 floor = self._slots.floor(keys.slot, keys.spi)
                 reassembler = Reassembler(
-                    self._deliver, self._counters, peering.reorder_packets, peering.reorder_ms / 1000, floor
+                    self._delivery.record, self._counters, peering.reorder_packets, peering.reorder_ms / 1000, floor
                 )
                 self.sas[keys.spi] = Receiving(keys, peering.replay_window, floor, reassembler)
 
@@ -204,10 +176,7 @@ class Inbound:
         self._now = now
         self._open_slots()
         self._first = self._used = 0
-        if self._datagrams:
-            for flow, group in self._datagrams.items():
-                self._write_datagrams(flow, group)
-            self._datagrams.clear()
+        self._delivery.flush()
         counters = self._counters
         counters[_IN_ESP] += self._taken
         counters[_IN_ESP_BYTES] += self._taken_bytes
@@ -265,12 +234,12 @@ class Inbound:
         if not self._authentic(sa, any(numbers)):
             return
         if self._esp:
-            if self._joins and all(numbers):
-                self._deliver_joined(targets, first)
+            if all(numbers):
+                self._delivery.packets(self._grid, targets, first, self._tos)
             else:
                 for row, number in zip(targets, numbers, strict=True):
                     if number:
-                        self._deliver_packet(row)
+                        self._delivery.packet(row, self._tos)
         elif type(numbers) is range:
             self._take_in_order(sa, numbers[0], targets, first, short)
         else:
@@ -326,7 +295,7 @@ class Inbound:
         if octets > _ROW_MIN:
             self._note_size(octets)
         if self._esp:
-            self._deliver_packet(row)
+            self._delivery.packet(row, self._tos)
             return
         tail = records_octets(row)
         if tail and first >= 0:
@@ -415,103 +384,3 @@ class Inbound:
         self._table = PacketTable(self._received, size, slots)
         self._first = self._used = 0
         self._other_size = self._other_count = 0
-
-    def _deliver(self, pieces: Sequence[memoryview], length: int) -> None:
-        """One whole record to the TUN device."""
-        self._counters[_IN_RECORDS] += 1
-        head = pieces[0]
-        if len(head) < _HEADERS and len(pieces) > 1:
-            head = memoryview(b"".join(pieces[:2]))
-        if self._gathers and head[VNET_BYTES + 9] == UDP and self._gather(head, whole=len(pieces) == 1):
-            return
-        v4 = head[VNET_BYTES] >> 4 == 4
-        if (not v4 and length < VNET_BYTES + 40) or record_fault(head, length - VNET_BYTES, self._accepted) is not None:
-            self._counters[DropReason.BAD_RECORD] += 1
-        else:
-            pair = head[VNET_BYTES + 12 : VNET_BYTES + 20] if v4 else head[VNET_BYTES + 8 : VNET_BYTES + 40]
-            self._write(pieces, pair.tobytes(), length)
-
-    def _gather(self, record: memoryview, *, whole: bool) -> bool:
-        """Keep a small datagram until this batch ends, for others of its flow to join it; False: it must go alone.
-
-        What is kept of its flow goes before it.
-        """
-        headers = record[: Datagrams.HEADERS].tobytes()
-        flow = headers[VNET_BYTES + 12 : VNET_BYTES + 24]
-        group = self._datagrams.get(flow)
-        if group is not None:
-            if whole and group.take(record, headers):
-                return True
-            del self._datagrams[flow]
-            self._write_datagrams(flow, group)
-        if whole and Datagrams.fit(record) and record_fault(record, len(record) - VNET_BYTES, self._accepted) is None:
-            self._datagrams[flow] = Datagrams(record)
-            return True
-        return False
-
-    def _write_datagrams(self, flow: bytes, group: Datagrams) -> None:
-        pieces = group.pieces()
-        self._write(pieces, flow[:8], sum(map(len, pieces)), len(group.payloads))
-
-    # -- payload esp ------------------------------------------------------------------------------------------
-
-    def _deliver_joined(self, rows: Sequence[memoryview], first: int) -> None:
-        """Opened rows from `first` of the buffer on: TCP that a super-packet can stand for is written as one."""
-        lengths = np.fromiter(map(len, rows), np.uint32, len(rows))
-        for start, end in joined(self._grid, first, len(rows), lengths):
-            if end - start == 1 or self._tos & 3 not in (NOT_ECT, rows[start][1] & 3):
-                for row in rows[start:end]:
-                    self._deliver_packet(row)
-                continue
-            count = max(2, SUPER_PACKET_MAX // len(rows[start]))
-            for at in range(start, end, count):
-                self._deliver_super(rows[at : min(at + count, end)])
-
-    def _deliver_super(self, rows: Sequence[memoryview]) -> None:
-        if len(rows) == 1:
-            self._deliver_packet(rows[0])
-            return
-        self._counters[_IN_ESP_OK] += len(rows)
-        self._counters[_IN_RECORDS] += len(rows)
-        pieces = super_packet(rows)
-        self._write(pieces, rows[0][12:20].tobytes(), sum(map(len, pieces)), len(rows))
-
-    def _deliver_packet(self, row: memoryview) -> None:
-        """One opened row holds one IP packet, perhaps with traffic-flow padding behind it (RFC 4303 §2.7)."""
-        counters = self._counters
-        length, next_header = payload_length(row), row[-1]
-        if length < 0:
-            counters[DropReason.BAD_PADDING] += 1
-            return
-        if next_header == NEXT_DUMMY:
-            counters[DropReason.DUMMY] += 1
-            return
-        if next_header not in (NEXT_IPV4, NEXT_IPV6):
-            counters[DropReason.BAD_NEXT_HEADER] += 1
-            return
-        counters[_IN_ESP_OK] += 1
-        counters[_IN_RECORDS] += 1
-        minimum, version = (IP_MIN, 4) if next_header == NEXT_IPV4 else (40, 6)
-        size = ip_length(row) if length >= minimum and row[0] >> 4 == version else 0
-        if not minimum <= size <= length:
-            counters[DropReason.BAD_RECORD] += 1
-        elif not decapsulate_ecn(row, self._tos):
-            counters[DropReason.ECN_CE_LOST] += 1
-        else:
-            self._write([memoryview(NO_VNET), row[:size]], address_pair(row), VNET_BYTES + size)
-
-    # -- both -------------------------------------------------------------------------------------------------
-
-    def _write(self, pieces: Sequence[memoryview | bytes], pair: bytes, length: int, count: int = 1) -> None:
-        """One write to the TUN device, of one record or of the super-packet that `count` packets make."""
-        counters = self._counters
-        if not (self._known.get(pair) or self._selectors.allow(pair)):
-            counters[DropReason.SELECTOR_IN] += count
-            return
-        try:
-            os.writev(self._fd, pieces)
-        except OSError:
-            counters[DropReason.TUN_REFUSED] += count
-        else:
-            counters[_IN_RECORDS_OK] += count
-            counters[_IN_BYTES] += length - VNET_BYTES
