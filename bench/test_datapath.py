@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from rig import Path, Record
 
+from fwd.bench.rig import Path, Record
 from fwd.datapath.counters import MemberCounter
 from fwd.proto.drops import DropReason
 from fwd.proto.flow import BUCKET_MASK, flow_hash

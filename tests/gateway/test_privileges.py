@@ -67,12 +67,12 @@ def test_children_run_no_threads(proc: Path, request: pytest.FixtureRequest) -> 
     ("proc", "kinds"),
     [
         ("demux", {"/dev/net/tun": 1, "eventfd": 2, "socket": 1}),
-        ("member-0", {"/dev/net/tun": 1, "eventfd": 1, "socket": 4}),
+        ("member-0", {"/dev/net/tun": 1, "eventfd": 1, "eventpoll": 1, "socket": 4}),
     ],
     indirect=["proc"],
 )
 def test_hot_processes_hold_their_own_descriptors_only(proc: Path, kinds: dict[str, int]) -> None:
-    """demux: TUN, a bell for each member, its log. member: TUN, its bell; UDP, boot, control, log."""
+    """demux: TUN, a bell for each member, its log. member: TUN, its bell, its epoll; UDP, boot, control, log."""
     assert descriptors(proc) == kinds
 
 

@@ -1,9 +1,14 @@
-"""The data path of two gateways in one process, from demux to TUN write, without sockets and devices."""
+"""The data path of two gateways in memory, from the demux's copy to the far TUN write, without sockets and devices.
+
+The kernel's part is a copy of what is sent into the receiver's slots, as a receive would leave it; what comes out
+of the tunnel is written to /dev/null.
+"""
 
 from __future__ import annotations
 
 import os
 import struct
+from typing import cast
 
 import numpy as np
 
@@ -14,7 +19,7 @@ from fwd.datapath.inbound import Inbound
 from fwd.datapath.outbound import Outbound
 from fwd.datapath.ring import Ring
 from fwd.datapath.shared import LinkWord, PeeringShared
-from fwd.datapath.udp import GSO_DATAGRAMS_MAX
+from fwd.datapath.udp import GSO_DATAGRAMS_MAX, Sender
 from fwd.proto.sa import SaKeys
 
 PATH_MTU = 1500
@@ -44,7 +49,7 @@ class Path:
         peering = parse(EXAMPLE, "example").peering[0]
         geometry = Geometry(PATH_MTU, 4)
         self.ring = Ring(geometry.stride, geometry.rows)
-        shared = PeeringShared(1)
+        self.shared = shared = PeeringShared(1)
         self.member = shared.members[0]
         self.member.link[LinkWord.CHUNK] = geometry.chunk
         self.member.counters.attach()
@@ -53,7 +58,14 @@ class Path:
         self.wire = Wire()
         self.lane = Lane(self.ring, self.member.link, shared.demux_counters, 0, esp=False)
         self.outbound = Outbound(
-            self.ring, geometry, self.wire, self.member.counters, self.member.ledger, self.member.link, 1, esp=False
+            self.ring,
+            geometry,
+            cast(Sender, self.wire),
+            self.member.counters,
+            self.member.ledger,
+            self.member.link,
+            1,
+            esp=False,
         )
         self.outbound.use(keys)
         self.null = os.open(os.devnull, os.O_RDWR)
@@ -62,6 +74,11 @@ class Path:
         )
         self.inbound.install([keys])
 
+    def close(self) -> None:
+        """Close its descriptors; the memory goes with the object."""
+        self.ring.close()
+        os.close(self.null)
+
     def put(self, record: Record, count: int = 1) -> None:
         """`count` copies of a record as one burst."""
         for _ in range(count):
@@ -69,25 +86,35 @@ class Path:
                 raise RuntimeError("ring full")
         self.lane.flush()
 
-    def work(self) -> None:
-        """Seal what was put in."""
+    def drain(self) -> None:
+        """Take what was put in, and do nothing with it."""
+        if self.lane.open:
+            self.lane.flush()
+        self.ring.done = self.ring.taken = self.ring.head
+
+    def work(self) -> bool:
+        """Seal one segment of what was put in; False: there is none."""
         self.wire.sends.clear()
-        self.outbound.work()
+        return self.outbound.work()
 
     def receive(self) -> None:
-        """Open what was sealed."""
+        """Open what was sealed last."""
+        inbound = self.inbound
         for view, packet_bytes in self.wire.sends:
-            self.inbound.received[: len(view)] = view
-            self.inbound.take(len(view), min(packet_bytes, len(view)), 0, 0, _NOWHERE, 0.0)
+            inbound.space()[: len(view)] = view
+            if not inbound.take(len(view), min(packet_bytes, len(view)), 0, 0, _NOWHERE):
+                inbound.open(0.0)
+        inbound.open(0.0)
 
 
 class Record:
     """A TCP record of `ip_bytes`, as the TUN device gives it: a super-packet when it is longer than the MTU."""
 
-    def __init__(self, ip_bytes: int) -> None:
+    def __init__(self, ip_bytes: int, source_port: int = 40000) -> None:
         vnet = struct.pack("<BBHHHH", 1, 1, 40, 1460, 20, 16) if ip_bytes > PATH_MTU else bytes(10)
         head = struct.pack(">BBHHHBBH", 0x45, 0, ip_bytes, 0, 0, 64, 6, 0) + bytes([10, 2, 0, 1, 10, 1, 0, 1])
-        self.bytes = bytearray(vnet + head + bytes(ip_bytes - 20))
+        tcp = struct.pack(">HHIIBBHHH", source_port, 5201, 1, 1, 0x50, 0x10, 0xFFFF, 0, 0)
+        self.bytes = bytearray(vnet + head + tcp + bytes(ip_bytes - 40))
         self.view = memoryview(self.bytes)
         self.octets = np.frombuffer(self.bytes, np.uint8)
         self.length = len(self.bytes)

@@ -1,0 +1,57 @@
+"""Scaling: the line's caps are in force member by member, and what runs in memory is the data path, whole."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+
+import pytest
+
+from fwd.bench import cores, line
+from fwd.bench.result import Plan
+from fwd.bench.scale import run
+from fwd.lab.topology import LabError
+
+
+@pytest.mark.netns
+def test_a_quick_run_has_a_point_for_each_number_of_members(tmp_path) -> None:
+    steps: list[tuple[int, int, str]] = []
+    body = run(Plan(True, tmp_path, lambda *step: steps.append(step)))
+    assert [point["members"] for point in body["cores"]["points"]] == cores.counts()
+    assert [point["members"] for point in body["line"]["points"]] == list(line.QUICK_MEMBERS)
+    assert steps[-1][0] == steps[-1][1]
+    assert all(a[0] <= b[0] for a, b in pairwise(steps))
+    one, two = body["line"]["points"]
+    assert (one["ideal_mbps"], two["ideal_mbps"]) == (100, 200)
+    # Nothing passes beside the caps, whatever the load.
+    assert one["share_of_ideal"]["high"] < 1.2
+    assert two["share_of_ideal"]["high"] < 1.2
+
+
+def test_every_member_gets_its_part() -> None:
+    members = cores.counts()[-1]
+    with cores.running(members, opens=True) as load:
+        load.carry(20_000_000)
+        carried = [path.member.counters.read()[load.counter] for path in load.paths]
+    assert len(carried) == members
+    assert min(carried) > 0
+
+
+def test_what_runs_in_memory_is_gone_afterwards() -> None:
+    with cores.running(1, opens=False) as load:
+        pids = [load.demux, *load.members]
+        assert all(os.path.exists(f"/proc/{pid}") for pid in pids)
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def test_a_dead_process_is_told() -> None:
+    with cores.running(1, opens=False) as load:
+        os.kill(load.demux, 9)
+        with pytest.raises(LabError, match="not carried"):
+            load.carry(10**12)
+
+
+def test_efficiency_is_against_one_member_in_the_same_round() -> None:
+    rates = {1: [cores.Rate(10.0, 0.1), cores.Rate(5.0, 0.1)], 2: [cores.Rate(18.0, 0.1), cores.Rate(10.0, 0.1)]}
+    told = cores._efficiency(rates, 2)
+    assert told["values"] == [0.9, 1.0]
