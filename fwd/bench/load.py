@@ -56,7 +56,7 @@ FULL: Final = Schedule(
     rounds=3,
     tcp=STREAMS, other_ways=True, tcp_s=2, other_ways_s=1,
     udp_bytes=(64, 512, 1400), udp_probe_s=0.5, udp_first_probes=7, udp_later_probes=4,
-    pings=200, loaded_pings=400,
+    pings=150, loaded_pings=300,
     loss_percent=(0.1, 1), loss_s=3,
 )  # fmt: skip
 QUICK: Final = Schedule(

@@ -76,7 +76,7 @@ class Delivery:
             self._counters[DropReason.BAD_RECORD] += 1
         else:
             pair = head[VNET_BYTES + 12 : VNET_BYTES + 20] if v4 else head[VNET_BYTES + 8 : VNET_BYTES + 40]
-            self._write(pieces, pair.tobytes(), length)
+            self._write(pieces, pair.tobytes(), length - VNET_BYTES)
 
     def _gather(self, record: memoryview, *, whole: bool) -> bool:
         """Keep a small datagram until this batch ends, for others of its flow to join it; False: it must go alone.
@@ -97,8 +97,7 @@ class Delivery:
         return False
 
     def _write_datagrams(self, flow: bytes, group: Datagrams) -> None:
-        pieces = group.pieces()
-        self._write(pieces, flow[:8], sum(map(len, pieces)), len(group.payloads))
+        self._write(group.pieces(), flow[:8], len(group.payloads) * group.octets, len(group.payloads))
 
     # -- payload esp ------------------------------------------------------------------------------------------
 
@@ -128,7 +127,9 @@ class Delivery:
         self._counters[_IN_ESP_OK] += len(rows)
         self._counters[_IN_RECORDS] += len(rows)
         pieces = super_packet(rows)
-        self._write(pieces, rows[0][12:20].tobytes(), sum(map(len, pieces)), len(rows))
+        headers = len(pieces[0]) - VNET_BYTES
+        octets = sum(map(len, pieces[1:])) + len(rows) * headers
+        self._write(pieces, rows[0][12:20].tobytes(), octets, len(rows))
 
     def packet(self, row: memoryview, tos: int) -> None:
         """One opened row holds one IP packet, perhaps with traffic-flow padding behind it (RFC 4303 §2.7)."""
@@ -152,12 +153,15 @@ class Delivery:
         elif not decapsulate_ecn(row, tos):
             counters[DropReason.ECN_CE_LOST] += 1
         else:
-            self._write([memoryview(NO_VNET), row[:size]], address_pair(row), VNET_BYTES + size)
+            self._write([memoryview(NO_VNET), row[:size]], address_pair(row), size)
 
     # -- both -------------------------------------------------------------------------------------------------
 
-    def _write(self, pieces: Sequence[memoryview | bytes], pair: bytes, length: int, count: int = 1) -> None:
-        """One write to the TUN device, of one record or of the super-packet that `count` packets make."""
+    def _write(self, pieces: Sequence[memoryview | bytes], pair: bytes, octets: int, count: int = 1) -> None:
+        """One write to the TUN device, of one record or of the super-packet that `count` packets make.
+
+        `octets`: what they have as IP packets.
+        """
         counters = self._counters
         if not (self._known.get(pair) or self._selectors.allow(pair)):
             counters[DropReason.SELECTOR_IN] += count
@@ -168,4 +172,4 @@ class Delivery:
             counters[DropReason.TUN_REFUSED] += count
         else:
             counters[_IN_RECORDS_OK] += count
-            counters[_IN_BYTES] += length - VNET_BYTES
+            counters[_IN_BYTES] += octets

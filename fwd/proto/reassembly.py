@@ -42,7 +42,7 @@ class Reassembler:
         self._offset = 0
         self._rows = 0
         # Out of order: a record is the tail of one chunk, whole chunks, and the head of another.
-        self._tails: dict[int, bytes] = {}
+        self._tails: dict[int, tuple[bytes, int]] = {}  # with the octets of that chunk
         self._middles: dict[int, bytes] = {}
         self._heads: dict[int, bytes] = {}
         self._holes: dict[int, float] = {}  # missing number → when it was missed
@@ -118,7 +118,7 @@ class Reassembler:
         if tail and at < have:
             if at >= have - tail:
                 row, offset = divmod(at, chunk)
-                self._tails[self._top] = bytes(data[first + row][offset : offset + have - at])
+                self._tails[self._top] = bytes(data[first + row][offset : offset + have - at]), tail
             else:
                 self._drops[DropReason.BAD_STREAM] += 1
             at = have
@@ -159,7 +159,7 @@ class Reassembler:
         """Move an unfinished record out of the rows, which others then may use."""
         if self._rows:
             number = self._top - self._rows + 1
-            self._tails[number] = bytes(buffer.data[self._first_row][self._offset :])
+            self._tails[number] = bytes(buffer.data[self._first_row][self._offset :]), buffer.chunk
             for i in range(1, self._rows):
                 self._middles[number + i] = bytes(buffer.data[self._first_row + i])
             self._rows = 0
@@ -172,17 +172,19 @@ class Reassembler:
 
         What ends in this chunk goes first: records of one flow keep their order.
         """
-        in_time = self.passed(number, now)
+        self.expire(now)
+        in_time = self._note(number, now)
         length = len(data)
         if offset > length:
             self._middles[number] = bytes(data)
         elif offset:
             self._heads[number] = bytes(data[:offset])
+        self.expire(now)
         self._cross(number, in_time=True)
         if offset <= length:
             rest = self._whole_records(data, offset)
             if rest < length:
-                self._tails[number] = bytes(data[rest:])
+                self._tails[number] = bytes(data[rest:]), length
         self._cross(number + 1, in_time)
         if len(self._middles) > _PIECES_MAX:
             self._middles.clear()
@@ -190,12 +192,14 @@ class Reassembler:
             self._heads.clear()
             self._drops[DropReason.BAD_STREAM] += 1
 
-    def passed(self, number: int, now: float) -> bool:
-        """Packet `number` of this SA has come, whatever it carries: close its hole or open those before it.
-
-        False: it was given up before.
-        """
+    def passed(self, number: int, now: float) -> None:
+        """Packet `number` of this SA has come, and carries nothing for records."""
         self.expire(now)
+        self._note(number, now)
+        self.expire(now)
+
+    def _note(self, number: int, now: float) -> bool:
+        """Close the hole that `number` fills, or open those before it. False: it was given up before."""
         top = self._top
         if number <= top:
             return self._holes.pop(number, None) is not None
@@ -205,8 +209,7 @@ class Reassembler:
                 self._holes[missing] = now
             if number - self._later > top + 1:
                 self._drops[DropReason.HOLE] += number - self._later - top - 1
-                self._drop_before(top + 1)
-            self.expire(now)
+                self._salvage(top + 1)
         return True
 
     def expire(self, now: float) -> None:
@@ -257,8 +260,8 @@ class Reassembler:
             end += 1
         if start not in self._tails or end not in self._heads:
             return
-        parts = [self._tails.pop(start), *(self._middles.pop(i) for i in range(start + 1, end)), self._heads.pop(end)]
-        record = b"".join(parts)
+        middles = [self._middles.pop(i) for i in range(start + 1, end)]
+        record = b"".join([self._tails.pop(start)[0], *middles, self._heads.pop(end)])
         if len(record) >= _PEEK:
             self._give(record)
         else:
@@ -267,40 +270,41 @@ class Reassembler:
     def _salvage(self, hole: int) -> None:
         """Packet `hole` is given up: of the TCP super-packet around it, give the segments that lie whole before it.
 
-        What lies behind it becomes a record of its own, with the same headers, that goes on as any other does.
+        What lies behind it, and behind holes next to it, becomes a record of its own, with the same headers, that
+        goes on as any other does.
         """
-        before = self._take_before(hole)
-        header, segment = tcp_layout(before)
+        before, chunk = self._take_before(hole)
         behind = hole + 1
+        while behind in self._holes:
+            behind += 1
+        header, segment = tcp_layout(before)
         if not header:
-            self._drop_from(behind)
+            self._drop_from(hole + 1)
             return
         count = (len(before) - header) // segment
         if count:
             octets = count * segment
             self._give(part_header(before, 0, octets, last=False) + before[header : header + octets])
         length = VNET_BYTES + ip_length(before, VNET_BYTES)
-        if behind in self._heads:
-            at = length - len(self._heads[behind])
-        else:
-            at = len(before) + len(self._middles.get(behind, b""))
-        if at <= len(before):
-            self._drop_from(behind)  # nothing came behind it, or it contradicts the length
-            return
+        at = len(before) + (behind - hole) * chunk  # where packet `behind` starts, if the record goes on so far
         first = -(-(at - header) // segment)
-        self._resume(behind, header + first * segment - at, before, first, length - header - first * segment)
+        payload = length - header - first * segment
+        if payload > 0:
+            self._resume(behind, header + first * segment - at, part_header(before, first, payload, last=True))
+        else:
+            self._drop_from(hole + 1)
 
-    def _resume(self, number: int, skip: int, before: bytes, first: int, payload: int) -> None:
-        """Let a record begin `skip` octets into packet `number`: `payload` octets of `before` from segment `first`."""
+    def _resume(self, number: int, skip: int, head: bytes) -> None:
+        """Let a record begin `skip` octets into packet `number`, with `head` before them.
+
+        If that lies beyond what has come, because segments are longer than `later` chunks, the rest is lost.
+        """
         while number in self._middles and skip >= len(self._middles[number]):
             skip -= len(self._middles.pop(number))
             number += 1
-        if payload <= 0:
-            self._drop_from(number)
-            return
-        head = part_header(before, first, payload, last=True)
         if number in self._middles:
-            self._tails[number] = head + self._middles.pop(number)[skip:]
+            middle = self._middles.pop(number)
+            self._tails[number] = head + middle[skip:], len(middle)
             self._cross(number + 1, in_time=False)
         elif number in self._heads:
             self._give(head + self._heads.pop(number)[skip:])
@@ -311,17 +315,18 @@ class Reassembler:
         else:
             self._drops[DropReason.BAD_STREAM] += 1
 
-    def _take_before(self, number: int) -> bytes:
-        """The start of the record that waits for packet `number`, up to there; empty if there is none."""
+    def _take_before(self, number: int) -> tuple[bytes, int]:
+        """The start of the record that waits for packet `number`, and the octets of its chunks; empty if none does."""
         parts = []
         number -= 1
         while number in self._middles:
             parts.append(self._middles.pop(number))
             number -= 1
         if number not in self._tails:
-            return b""
-        parts.append(self._tails.pop(number))
-        return b"".join(reversed(parts))
+            return b"", 0
+        tail, chunk = self._tails.pop(number)
+        parts.append(tail)
+        return b"".join(reversed(parts)), chunk
 
     def _drop_before(self, number: int) -> None:
         """Drop the part of a record that waits for packet `number`."""

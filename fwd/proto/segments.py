@@ -296,6 +296,7 @@ class Datagrams:
         self.headers = headers = record[:_UDP_HEADERS].tobytes()
         self._before_identity, self._before_checksum, self._length = headers[:14], headers[16:20], headers[34:36]
         self._partial = headers[0] == NEEDS_CSUM
+        self.octets = len(record) - VNET_BYTES  # of each, as an IP packet
         self.payloads = [record[_UDP_HEADERS:].tobytes()]
 
     @staticmethod

@@ -50,6 +50,7 @@ def run(config_path: Path, members: int | None = None, no_offload: bool = False)
     if os.geteuid() != 0:
         raise UserError("fwd demux needs root: it opens TUN devices, sets routes and nftables rules")
     multiprocessing.set_start_method("fork", force=True)
+    privileges.set_title("supervisor")
     logs.set_up(config.gateway.log_level)
     try:
         return Supervisor(config, read).run()

@@ -44,7 +44,8 @@ def test_what_runs_in_memory_is_gone_afterwards() -> None:
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
-def test_a_dead_process_is_told() -> None:
+def test_a_dead_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "_CARRY_TIMEOUT_S", 0.5)
     with cores.running(1, opens=False) as load:
         os.kill(load.demux, 9)
         with pytest.raises(LabError, match="not carried"):

@@ -197,7 +197,9 @@ class Gateway:
         self.peering = peering
         self.esn = peering.esn
         self.geometry = Geometry(mtu, peering.local_addrs.version)
-        self.offloads = Offloads(0 if peering.payload == "esp" else ALL_OFFLOADS, gso=True, gro=True)
+        self.offloads = Offloads(
+            ALL_OFFLOADS if peering.payload == "superpacket" else CSUM | TSO4 | TSO6, gso=True, gro=True
+        )
         self.tun, self.client = socket_pair(undo)
         self.shared = PeeringShared(peering.members)
         self.shared.live[0] = (1 << peering.members) - 1

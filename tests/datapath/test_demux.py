@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from rig import flows, identity_of, packet, record, rig
+from rig import Gateway, flows, identity_of, packet, record, rig
 
 from fwd.datapath.ring import CHUNK, RECORDS, SEGMENTS, TOS
 from fwd.datapath.shared import LinkWord
@@ -117,3 +117,53 @@ def test_headers_with_options_and_extensions_pass() -> None:
     with rig(members=4) as r:
         records = [NO_VNET + bytes(p) for p in (options, extended, icmp, fragment)]
         assert sorted(r.pass_over(*records)) == sorted(records)
+
+
+def one_by_one(gateway: Gateway, count: int, first: int = 0) -> list[bool]:
+    """Records that come one at a time, the demux looking after each; whether it then holds something back."""
+    held = []
+    for n in range(first, first + count):
+        gateway.send(record(n))
+        assert gateway.demux._read_burst(gateway.tick)
+        held.append(gateway.demux._hand_over())
+    return held
+
+
+def test_a_member_with_enough_to_do_gets_the_rest_as_one_segment() -> None:
+    with rig(members=1) as r:
+        ring = r.a.rings[0]
+        assert one_by_one(r.a, 9) == [False] * 4 + [True] * 5
+        assert ring.head == 4
+        r.a.work()
+        assert not r.a.demux._hand_over()
+        assert [ring.segment(n).fields[RECORDS] for n in range(5)] == [1, 1, 1, 1, 5]
+        r.a.work()
+        r.carry()
+        assert [identity_of(d) for d in r.b.delivered()] == list(range(9))
+        r.a.check_books()
+
+
+def test_what_is_held_back_goes_when_its_segment_is_full() -> None:
+    with rig(members=1) as r:
+        ring = r.a.rings[0]
+        one_by_one(r.a, 4)
+        r.a.send(*[record(n, 60_000) for n in range(4, 7)])
+        assert r.a.demux._read_burst(r.a.tick)
+        assert r.a.demux._hand_over()
+        assert ring.head == 5
+        assert ring.segment(4).fields[RECORDS] == 2
+
+
+def test_one_busy_member_holds_nobody_else_back() -> None:
+    with rig(members=2) as r:
+        r.a.demux_turn()  # so that the bucket table stands
+        zero, one = (flows(r.a.shared, i)[0] for i in range(2))
+        for n in range(6):
+            r.a.send(record(n, port=zero))
+            r.a.demux._read_burst(r.a.tick)
+            r.a.demux._hand_over()
+        r.a.send(record(9, port=one))
+        r.a.demux._read_burst(r.a.tick)
+        assert r.a.demux._hand_over()
+        assert r.a.rings[0].head == 4
+        assert r.a.rings[1].head == 1

@@ -55,6 +55,19 @@ def test_a_run_is_its_numbers_one_by_one(size: int, floor: int, before: list[int
         assert at_once.check(number) == singly.check(number)
 
 
+@given(SIZES, BASES, st.lists(st.integers(-1100, 1200), max_size=60))
+def test_mark_is_commit_for_what_was_just_checked(size: int, floor: int, steps: list[int]) -> None:
+    marked, committed = (ReplayWindow(size, esn=True, floor=floor) for _ in range(2))
+    for step in steps:
+        number = max(marked.top + step, 0)
+        if marked.check(number) is None:
+            marked.mark(number)
+        committed.commit(number)
+    assert marked.top == committed.top
+    for number in range(marked.top - size - 2, marked.top + 2):
+        assert marked.check(number) == committed.check(number)
+
+
 @given(SIZES, BASES, st.integers(0, 2**32 - 1))
 def test_the_full_number_is_the_one_from_the_windows_left_edge_on(size: int, top: int, ahead: int) -> None:
     window = ReplayWindow(size, esn=True, floor=top)
