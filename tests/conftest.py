@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -15,6 +16,10 @@ import pytest
 
 from fwd.lab import gateways
 from fwd.lab.topology import RUN_DIR, Topology, why_not
+
+# A shell's background job ignores SIGINT, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _serial = itertools.count()
 _MARK = "FWD_TEST_RUN"
