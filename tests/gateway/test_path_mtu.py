@@ -63,5 +63,5 @@ def test_a_narrow_path_that_is_silent_is_found_by_echoes(pairs: MakePair) -> Non
         assert pair.ping("-M", "do", "-s", "1472", count=3)
         until(lambda: pair.tcp(seconds=1) > 20, 20.0, "TCP forward")
         until(lambda: pair.tcp(seconds=1, reverse=True) > 20, 20.0, "TCP reverse")
-        until(lambda: narrow(pair, "gw2"), 5.0, "path MTU found by those that sent last")
+        until(lambda: narrow(pair, "gw2"), 20.0, "path MTU found by those that sent last")
         assert [m["path"] for m in pair.peering("gw1")["members"]] == ["up", "up"]
