@@ -14,9 +14,19 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from fwd.proto.errors import UserError
+from fwd.proto.ike import proposals
+from fwd.proto.ike.numbers import Protocol
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -55,6 +65,55 @@ class LabKeys(_Strict):
     secret: Path = Field(description="file of 32 or more random bytes, mode 0600, owned by the user who runs fwd")
 
 
+def _proposals(protocol: Protocol) -> Any:
+    """Proposals in swanctl's words, checked."""
+
+    def check(words: list[str]) -> list[str]:
+        for one in words:
+            proposals.parse(one, protocol)
+        return words
+
+    return Annotated[list[str], Field(min_length=1, max_length=16), AfterValidator(check)]
+
+
+class IkeKeys(_Strict):
+    """What both ways to authenticate by IKEv2 share."""
+
+    local_id: str | None = Field(default=None, description="this gateway's identity; default: its address")
+    remote_id: str | None = Field(default=None, description="the far gateway's; default: its address")
+    ike_proposals: _proposals(Protocol.IKE) = Field(  # type: ignore[valid-type]
+        default=["aes256gcm16-prfsha384-x25519-ecp384", "aes256gcm16-aes128gcm16-prfsha256-x25519-ecp256"],
+        description="for IKE, in swanctl's words, the best first",
+    )
+    esp_proposals: _proposals(Protocol.ESP) = Field(  # type: ignore[valid-type]
+        default=["aes256gcm16-x25519-ecp384-esn-noesn", "aes128gcm16-x25519-ecp256-esn-noesn"],
+        description="for ESP; a group here makes rekeying exchange keys anew",
+    )
+    ike_rekey_time: Seconds = Field(default=4 * 3600, ge=0, le=7 * 86400, description="of the IKE SA; 0: never")
+    dpd_delay: Seconds = Field(default=10, ge=0, le=3600, description="silence before the peer is asked; 0: never")
+    ike_port: int = Field(default=500, ge=1, le=65535, description="UDP port of IKE, on both sides")
+
+
+class PskKeys(IkeKeys):
+    """IKEv2 with a pre-shared key."""
+
+    source: Literal["psk"]
+    secret: Path = Field(description="file with the pre-shared key, mode 0600, owned by the user who runs fwd")
+
+
+class CertificateKeys(IkeKeys):
+    """IKEv2 with X.509 certificates, all files PEM."""
+
+    source: Literal["cert"]
+    certificate: Path = Field(description="this gateway's certificate; CAs between it and the root may follow")
+    key: Path = Field(description="its private key, mode 0600, owned by the user who runs fwd")
+    authorities: Path = Field(description="CAs that the far gateway's certificate must come from")
+
+
+Keys = Annotated[LabKeys | PskKeys | CertificateKeys, Field(discriminator="source")]
+_SOURCES = ("lab", "psk", "cert")
+
+
 class Peering(_Strict):
     """One encrypted connection to one far gateway: one TUN device, one demux, N members."""
 
@@ -63,7 +122,7 @@ class Peering(_Strict):
     remote_addrs: Address = Field(description="the far gateway's outer address")
     local_ts: list[Network] = Field(min_length=1, max_length=64, description="subnets on this side")
     remote_ts: list[Network] = Field(min_length=1, max_length=64, description="subnets on the far side")
-    keys: LabKeys
+    keys: Keys
     members: int = Field(default=4, ge=1, le=MEMBERS_MAX, description="worker processes, one ESP tunnel each")
     payload: Payload = Field(default="superpacket", description="superpacket: with another fwd; esp: plain RFC 4303")
     port: int = Field(default=4500, ge=1, le=65535, description="UDP port of member 0; member i uses port + i")
@@ -81,6 +140,11 @@ class Peering(_Strict):
     offload: bool = Field(default=True, description="segmentation offloads of the TUN device and the sockets")
     mss_clamp: bool = Field(default=True, description="clamp TCP's MSS to the TUN device's MTU (payload esp)")
 
+    @property
+    def ike(self) -> IkeKeys | None:
+        """How IKEv2 authenticates; None: the keys come from elsewhere."""
+        return None if isinstance(self.keys, LabKeys) else self.keys
+
     @model_validator(mode="after")
     def _coherent(self) -> Peering:
         if self.local_addrs.version != self.remote_addrs.version:
@@ -89,6 +153,8 @@ class Peering(_Strict):
             raise ValueError("local_addrs and remote_addrs are the same address")
         if self.port + self.members - 1 > 65535:
             raise ValueError(f"port + members passes 65535: {self.port} + {self.members}")
+        if self.ike and self.port <= self.ike.ike_port < self.port + self.members:
+            raise ValueError(f"port {self.ike.ike_port} is IKE's (keys.ike_port) and a member's: choose another port")
         for mine, theirs in itertools.product(self.local_ts, self.remote_ts):
             if mine.version == theirs.version and mine.overlaps(theirs):
                 raise ValueError(f"local_ts {mine} and remote_ts {theirs} overlap")
@@ -174,16 +240,22 @@ def _first_reason(error: ValidationError) -> str:
     problems = error.errors()
     # A union reports each branch; the deepest location is the one the user wrote.
     problem = problems[0]
-    words = [str(part) for part in problem["loc"] if not str(part).startswith(_UNION)]
+    words = _words(problem["loc"])
     key = ".".join(words) or "file"
     reason = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         reason = "unknown key"
     elif problem["type"] == "missing":
         reason = "missing"
-    keys = {tuple(str(p) for p in other["loc"] if not str(p).startswith(_UNION)) for other in problems}
+    keys = {tuple(_words(other["loc"])) for other in problems}
     more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
     return f"{key}: {reason}{more}"
+
+
+def _words(location: tuple[int | str, ...]) -> list[str]:
+    """A location without the branches of unions."""
+    words = [str(part) for part in location if not str(part).startswith(_UNION)]
+    return [word for at, word in enumerate(words) if not (word in _SOURCES and at and words[at - 1] == "keys")]
 
 
 EXAMPLE = """\

@@ -1,9 +1,8 @@
 """keyd: the unprivileged process that makes, renews and retires the SAs of all members.
 
-It hands out keys in two ways: *boot records*, two of which wait for each member in a socket pair that outlives both
-ends, each with all live inbound SAs and one unused SA to send on; and updates to a living member. Everything it must
-know after its own death it finds in shared memory: epochs handed out, SPIs in use, highest numbers heard. An epoch is
-counted as used before anybody gets it, so no death can make it be used twice (design rule 1).
+Its loop joins the members' socket pairs with IKE's sockets. Where keys come from is each peering's own affair: derived
+in the lab (epochs.py), negotiated by IKEv2 elsewhere (ike.py). The data plane goes on without it (design rule 7).
+Datagrams go to the peering that has their source for its remote address; others are dropped.
 """
 
 from __future__ import annotations
@@ -13,189 +12,110 @@ import logging
 import select
 import socket
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from fwd.config import Peering
-from fwd.datapath.shared import GatewayShared, LinkWord, MemberShared
-from fwd.keyd.source import LabSource, SaSource
-from fwd.proto.sa import SLOTS, EventKind, MessageError, SaEvent, SaKeys, SaSet
+from fwd.datapath.shared import GatewayShared
+from fwd.keyd.epochs import MemberKeys
+from fwd.keyd.ike import IkePeering
+from fwd.keyd.mailbox import KeydMember
+from fwd.keyd.secrets import SecretError, credentials
+from fwd.keyd.source import LabSource
 
 TICK_S: Final = 0.1
-BOOT_RECORDS: Final = 2
-SPARES_IN: Final = 3  # epochs accepted beyond the newest heard: what waits in boot records, and one more
-OLD_SA_S: Final = 5.0  # how long the old inbound SA is kept after the new one was heard
-_TENTATIVE_AHEAD: Final = 4096
-_MESSAGE_MAX = 65536
-
+_DATAGRAMS_MAX = 64  # read before anything else gets its turn
+_DATAGRAM_BYTES = 65536
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class KeydMember:
-    """A member's shared words and the ends of its socket pairs. keyd has both ends of `boot`, to take records back."""
-
-    shared: MemberShared
-    boot: socket.socket
-    boot_far: socket.socket
-    control: socket.socket
 
 
 @dataclass(frozen=True)
 class KeydPeering:
     peering: Peering
-    secret_fd: int
+    fds: dict[str, int]  # of its secret files (keyd.secrets)
     members: list[KeydMember]
 
 
-class MemberKeys:
-    """The SAs of one member: what it accepts, what it sends on next."""
+def run(gateway: GatewayShared, peerings: Sequence[KeydPeering], sockets: Sequence[socket.socket] = ()) -> None:
+    """keyd's loop, until the process is ended. `sockets`: IKE's, bound and non-blocking."""
+    Service(peerings, sockets, time.monotonic()).run(gateway)
 
-    def __init__(self, peering: Peering, index: int, source: SaSource, parts: KeydMember, now: float) -> None:
-        self._peering = peering
-        self._index = index
-        self._source = source
-        self._parts = parts
-        self._retire_at: dict[int, float] = {}  # inbound epoch → when it goes
-        self._newest = -1  # newest inbound epoch heard
-        self._tentative: int | None = None
-        self._epochs: list[int] = []
-        self._inbound: tuple[SaKeys, ...] = ()
-        self._life = (-1, -1)  # incarnation and outbound SPI, as last seen
-        self._sending_since = now
-        self._renew = False
-        self.control = parts.control
-        self._learn(now)
-        self.refresh()
 
-    def tick(self, now: float) -> None:
-        """Follow what the shared words say, and renew what is due."""
-        changed = self._learn(now)
-        spi_out = self._parts.shared.link[LinkWord.SPI_OUT]
-        life = (self._parts.shared.process.incarnation, spi_out)  # one that dies early takes a record, but shows no SPI
-        if changed or life != self._life:
-            self._life = life
-            self._sending_since = now
-            self.refresh()
-            self._update(None)
-        rekey_s = self._peering.rekey_time
-        if spi_out and (self._renew or (rekey_s and now - self._sending_since >= rekey_s)):
-            self._renew = False
-            self._sending_since = now
-            self._update(self._take_spare())
+class Service:
+    """All peerings, and the sockets that they share."""
 
-    def hear(self, now: float) -> None:
-        """Take the member's events; they only make the next tick come sooner, but for these two."""
-        with contextlib.suppress(BlockingIOError):
-            while data := self._parts.control.recv(_MESSAGE_MAX):
-                try:
-                    event = SaEvent.decode(data)
-                except MessageError as error:
-                    log.error("event of member %d refused: %s", self._index, error)
-                    continue
-                if event.kind is EventKind.SOFT_LIMIT and event.spi == self._parts.shared.link[LinkWord.SPI_OUT]:
-                    self._renew = True
-                elif event.kind is EventKind.UNKNOWN:
-                    self._consider(event.spi)
-        self.tick(now)
+    def __init__(self, peerings: Sequence[KeydPeering], sockets: Sequence[socket.socket], now: float) -> None:
+        self._derived: list[MemberKeys] = []
+        self._negotiated: list[IkePeering] = []
+        self._sockets = {sock.getsockname()[:2]: sock for sock in sockets}
+        for parts in peerings:
+            self._add(parts, now)
 
-    def _consider(self, spi: int) -> None:
-        """An unknown SPI may be of an epoch further on than is installed: the far side has died often, unheard."""
-        epoch = self._source.inbound_epoch(self._index, spi)
-        if epoch is None or epoch == self._tentative:
+    def _add(self, parts: KeydPeering, now: float) -> None:
+        peering = parts.peering
+        if peering.ike is None:
+            source = LabSource(parts.fds["secret"], peering)
+            self._derived += [MemberKeys(peering, i, source, member, now) for i, member in enumerate(parts.members)]
             return
-        ahead = epoch - self._newest
-        if 0 < ahead <= SPARES_IN:
-            self._tentative = None  # it had the replay slot of a regular one
-        elif SPARES_IN < ahead <= _TENTATIVE_AHEAD and ahead % SLOTS:  # anybody can name one: not at the newest's cost
-            self._tentative = epoch
-            log.info("member %d: accepting SPI %#010x, %d epochs ahead", self._index, spi, ahead)
+        try:
+            known = credentials(peering.keys, parts.fds)
+        except SecretError as error:
+            log.error("peering %s has no keys: %s", peering.name, error)
+            return
+        self._negotiated.append(IkePeering(peering, known, parts.members, now))
 
-    def _learn(self, now: float) -> bool:
-        """Which inbound epochs have been heard, and so which are to be accepted; True when that changed."""
-        for spi in self._parts.shared.slots.heard():
-            epoch = self._source.inbound_epoch(self._index, spi)
-            if epoch is not None and epoch > self._newest:
-                for old in range(max(0, self._newest), epoch):
-                    self._retire_at.setdefault(old, now + OLD_SA_S)
-                self._newest = epoch
-                if self._tentative is not None and self._tentative <= epoch + SPARES_IN:
-                    self._tentative = None
-        first = max(0, self._newest)
-        epochs = [e for e, at in self._retire_at.items() if at > now and first - e < 8]
-        self._retire_at = {e: self._retire_at[e] for e in epochs}
-        epochs += range(first, self._newest + SPARES_IN + 1)
-        ahead = self._tentative
-        if ahead is not None:  # two SAs of one replay slot would forget each other's numbers
-            epochs = [e for e in epochs if (e - ahead) % SLOTS] + [ahead]
-        if epochs == self._epochs:
-            return False
-        self._epochs = epochs
-        self._inbound = tuple(self._source.inbound(self._index, e) for e in epochs)
-        return True
-
-    def refresh(self) -> None:
-        """Two boot records with the inbound SAs of now; those taken back keep their unused SAs."""
-        self._put_boot_records(self._take_back())
-
-    def _take_spare(self) -> SaKeys:
-        """The spare that waits longest, else a new one: the far side forgets epochs older than the newest it heard."""
-        unused = self._take_back()
-        spare = unused.pop(0) if unused else self._source.outbound(self._index, self._next_epoch())
-        self._put_boot_records(unused)
-        return spare
-
-    def _take_back(self) -> list[SaKeys]:
-        """The unused SAs of the boot records that wait, oldest first."""
-        unused: list[SaKeys] = []
-        with contextlib.suppress(BlockingIOError, MessageError):
-            while True:
-                record = SaSet.decode(self._parts.boot_far.recv(_MESSAGE_MAX))
-                if record.outbound is not None:
-                    unused.append(record.outbound)
-        return unused
-
-    def _put_boot_records(self, unused: list[SaKeys]) -> None:
-        while len(unused) < BOOT_RECORDS:
-            unused.append(self._source.outbound(self._index, self._next_epoch()))
-        for outbound in unused:
-            self._parts.boot.send(SaSet(0, self._inbound, outbound).encode())
-
-    def _next_epoch(self) -> int:
-        """An epoch that nobody has had. Stored as used first."""
-        word = self._parts.shared.next_epoch
-        epoch: int = word[0]
-        word[0] = epoch + 1
-        return epoch
-
-    def _update(self, outbound: SaKeys | None) -> None:
-        """Tell the living member. One that dies first reads its boot record instead."""
-        message = SaSet(self._parts.shared.process.incarnation, self._inbound, outbound)
-        with contextlib.suppress(BlockingIOError):
-            self._parts.control.send(message.encode())
-
-
-def run(gateway: GatewayShared, peerings: list[KeydPeering]) -> None:
-    """keyd's loop, until the process is ended."""
-    now = time.monotonic()
-    members = [
-        MemberKeys(p.peering, i, source, parts, now)
-        for p in peerings
-        for source in [LabSource(p.secret_fd, p.peering)]
-        for i, parts in enumerate(p.members)
-    ]
-    by_fd = {member.control.fileno(): member for member in members}
-    poll = select.poll()
-    for fd in by_fd:
-        poll.register(fd, select.POLLIN)
-    tick_at = now
-    while True:
-        ready = poll.poll(max(0.0, tick_at - now) * 1000)
+    def run(self, gateway: GatewayShared) -> None:
+        """Until the process is ended."""
+        poll, by_fd = select.poll(), self._waiting()
+        for fd in by_fd:
+            poll.register(fd, select.POLLIN)
         now = time.monotonic()
-        gateway.keyd.heartbeat[0] = time.monotonic_ns()
-        for fd, _ in ready:
-            by_fd[fd].hear(now)
-        if now >= tick_at:
-            tick_at = now + TICK_S
-            for member in members:
-                member.tick(now)
+        tick_at = now
+        while True:
+            times = [at for peering in self._negotiated if (at := peering.next_timeout()) is not None]
+            ready = poll.poll(max(0.0, min([tick_at, *times]) - now) * 1000)
+            now = time.monotonic()
+            gateway.keyd.heartbeat[0] = time.monotonic_ns()
+            for fd, _ in ready:
+                by_fd[fd](now)
+            if now >= tick_at:
+                tick_at = now + TICK_S
+                for member in self._derived:
+                    member.tick(now)
+            for peering in self._negotiated:
+                peering.tick(now)
+            self._send()
+
+    def _waiting(self) -> dict[int, Callable[[float], None]]:
+        """What to call when a descriptor is readable."""
+        found: dict[int, Callable[[float], None]] = {m.control.fileno(): m.hear for m in self._derived}
+        for peering in self._negotiated:
+            for index, pairs in enumerate(peering.members):
+                found[pairs.control.fileno()] = partial(peering.hear, index)
+        for sock in self._sockets.values():
+            found[sock.fileno()] = partial(self._receive, sock)
+        return found
+
+    def _receive(self, sock: socket.socket, now: float) -> None:
+        local = sock.getsockname()[:2]
+        for _ in range(_DATAGRAMS_MAX):
+            try:
+                data, remote = sock.recvfrom(_DATAGRAM_BYTES)
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                continue  # ICMP about something that we have sent
+            for peering in self._negotiated:
+                if (str(peering.peering.remote_addrs), str(peering.peering.local_addrs)) == (remote[0], local[0]):
+                    peering.receive(data, local, remote[:2], now)
+                    break
+
+    def _send(self) -> None:
+        for peering in self._negotiated:
+            for datagram in peering.datagrams():
+                sock = self._sockets.get(datagram.local)
+                if sock is not None:
+                    with contextlib.suppress(OSError):  # as good as lost: it is sent again
+                        sock.sendto(datagram.data, datagram.remote)

@@ -2,30 +2,21 @@
 
 Each gateway numbers the SAs of each member that it sends on by *epoch*: 0, 1, 2, … An epoch is used by one sending
 process in its whole life (design rule 1); the far side derives the same SA to receive on. The SPI names direction,
-epoch and member, with the member in the low byte. Refuses: a secret that is short or readable by others
-(`open_secret`).
+epoch and member, with the member in the low byte.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-from pathlib import Path
 from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fwd.config import Address, Peering
-from fwd.proto.errors import UserError
 from fwd.proto.sa import KEY_BYTES, SALT_BYTES, SLOTS, SaKeys
 
-SECRET_BYTES_MIN: Final = 32
 EPOCHS_MAX: Final = 2**22
-
-
-class SecretError(UserError):
-    """A secret that cannot be used."""
 
 
 class SaSource(Protocol):
@@ -39,33 +30,6 @@ class SaSource(Protocol):
 
     def inbound_epoch(self, member: int, spi: int) -> int | None:
         """Which epoch an inbound SPI stands for, or None if it is none of this member's."""
-
-
-def open_secret(path: Path) -> int:
-    """Open a secret file without reading it, and unlink it; returns the descriptor. Raises SecretError."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise SecretError(f"{path}: secret cannot be opened: {error.strerror}") from None
-    about = os.fstat(fd)
-    reason = None
-    if not stat.S_ISREG(about.st_mode):
-        reason = "is not a regular file"
-    elif about.st_mode & 0o077:
-        reason = f"can be read by others (mode {stat.S_IMODE(about.st_mode):04o}): chmod 600 it, and draw a new one"
-    elif about.st_uid != os.geteuid():
-        reason = f"belongs to user {about.st_uid}, not to the user who runs fwd"
-    elif about.st_size < SECRET_BYTES_MIN:
-        reason = f"holds {about.st_size} bytes, needs {SECRET_BYTES_MIN} or more"
-    if reason:
-        os.close(fd)
-        raise SecretError(f"{path}: secret {reason}")
-    try:
-        path.unlink()
-    except OSError as error:
-        os.close(fd)
-        raise SecretError(f"{path}: secret cannot be unlinked: {error.strerror}") from None
-    return fd
 
 
 class LabSource:

@@ -49,14 +49,18 @@ def start(
     members: int = 4,
     payload: str = "superpacket",
     gateway: Mapping[str, Setting] | None = None,
+    keys: Mapping[str, Setting] | None = None,
     **peering: Setting,
 ) -> None:
     """Start both gateways of a lab that is up, and wait until both are ready; if one fails, neither stays.
 
-    `gateway` and `peering` override keys of those tables in both configurations. Does nothing if the gateways
+    `gateway`, `keys` and `peering` override keys of those tables in both configurations. Does nothing if the gateways
     run with the same parameters; refuses if they run with others.
     """
-    wanted = {"members": members, "payload": payload, "gateway": dict(gateway or {}), "peering": peering}
+    wanted = {
+        "members": members, "payload": payload, "gateway": dict(gateway or {}), "keys": dict(keys or {}),
+        "peering": peering,
+    }  # fmt: skip
     running = alive(topology)
     if running and parameters(topology) != wanted:
         raise LabError(f"lab {topology.name} runs with other parameters: take it down first")
@@ -67,7 +71,7 @@ def start(
     settings: dict[str, Setting] = {"members": members, "payload": payload, **peering}
     try:
         for host in GATEWAYS:
-            _configure(topology, host, secret, gateway or {}, settings)
+            _configure(topology, host, secret, gateway or {}, keys or {}, settings)
         started: dict[str, Process] = {}
         for host in GATEWAYS:
             started[host] = _spawn(topology, host)
@@ -116,6 +120,7 @@ def _configure(
     host: str,
     secret: bytes,
     gateway: Mapping[str, Setting],
+    keys: Mapping[str, Setting],
     peering: Mapping[str, Setting],
 ) -> None:
     """Write a gateway's secret and configuration; refuses one that fwd itself would refuse."""
@@ -131,7 +136,7 @@ def _configure(
             "remote_ts": list(SUBNETS[far][families]),
             **peering,
         },
-        "[peering.keys]": {"source": "lab", "secret": str(_secret_path(topology, host))},
+        "[peering.keys]": {"source": "lab", "secret": str(_secret_path(topology, host)), **keys},
     }
     text = "\n".join(
         "\n".join([header, *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""])
@@ -144,7 +149,7 @@ def _configure(
     config_path(topology, host).write_text(text)
     fd = os.open(_secret_path(topology, host), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(fd, "wb") as file:
-        file.write(secret)
+        file.write(secret.hex().encode())
 
 
 def _spawn(topology: Topology, host: str) -> Process:

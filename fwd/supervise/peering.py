@@ -22,7 +22,8 @@ from fwd.datapath.ring import Ring
 from fwd.datapath.shared import LinkWord, MemberShared, PeeringShared
 from fwd.datapath.tun import Offloads, Tun, super_packets_accepted
 from fwd.datapath.udp import open_socket, path_mtu
-from fwd.keyd.service import KeydMember, KeydPeering
+from fwd.keyd.mailbox import KeydMember
+from fwd.keyd.service import KeydPeering
 from fwd.proto.errors import UserError
 from fwd.proto.flow import rendezvous_scores
 from fwd.supervise import network
@@ -34,13 +35,13 @@ _KeyName = tuple[Address, Address, int]
 
 @dataclass
 class KeyMaterial:
-    """A secret, which epochs of it are used, and how far each of the far side's SAs was heard.
+    """A peering's secret files; with the lab's, which epochs are used and how far each SA was heard.
 
     It outlives a peering that is set up anew with the same secret: no nonce and no packet is taken twice. What is
     remembered belongs to what the keys are derived from (keyd.source.LabSource): both addresses and the member's port.
     """
 
-    secret_fd: int
+    fds: dict[str, int]  # by the configuration's word (keyd.secrets)
     _next_epochs: dict[_KeyName, int] = field(default_factory=dict)
     _heard: dict[_KeyName, list[int]] = field(default_factory=dict)
 
@@ -72,16 +73,21 @@ class _Pairs:
     boot_member: socket.socket
     control_keyd: socket.socket
     control_member: socket.socket
+    memory: tuple[socket.socket, socket.socket]  # keyd's own, for the next keyd
 
     @classmethod
     def make(cls) -> _Pairs:
-        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
         for sock in (s for pair in pairs for s in pair):
             sock.setblocking(False)
-        return cls(*pairs[0], *pairs[1])
+        return cls(*pairs[0], *pairs[1], pairs[2])
+
+    def keyd_fds(self) -> set[int]:
+        """What keyd has of them: its ends, and the far one of the boot records, to take them back."""
+        return {s.fileno() for s in (self.boot_keyd, self.boot_member, self.control_keyd, *self.memory)}
 
     def close(self) -> None:
-        for sock in (self.boot_keyd, self.boot_member, self.control_keyd, self.control_member):
+        for sock in (self.boot_keyd, self.boot_member, self.control_keyd, self.control_member, *self.memory):
             sock.close()
 
 
@@ -186,12 +192,13 @@ class PeeringParts:
     def keyd(self) -> KeydPeering:
         """What keyd inherits."""
         members = [
-            KeydMember(shared, pair.boot_keyd, pair.boot_member, pair.control_keyd)
+            KeydMember(shared, pair.boot_keyd, pair.boot_member, pair.control_keyd, pair.memory)
             for shared, pair in zip(self.shared.members, self.pairs, strict=True)
         ]
-        return KeydPeering(self.peering, self.material.secret_fd, members)
+        return KeydPeering(self.peering, self.material.fds, members)
 
 
 def close_material(material: KeyMaterial) -> None:
-    """Forget a secret."""
-    os.close(material.secret_fd)
+    """Forget the secrets."""
+    for fd in material.fds.values():
+        os.close(fd)

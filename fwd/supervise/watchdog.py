@@ -21,12 +21,12 @@ from pathlib import Path
 
 from fwd.agent import service as agent
 from fwd.agent.view import GatewayView, PeeringView
-from fwd.config import Config, Peering, load, with_members, without_offload
+from fwd.config import Config, LabKeys, Peering, load, with_members, without_offload
 from fwd.datapath import member
 from fwd.datapath.demux import Demux
 from fwd.datapath.shared import GatewayShared, LinkWord, ProcessState
+from fwd.keyd import secrets
 from fwd.keyd import service as keyd
-from fwd.keyd.source import open_secret
 from fwd.proto.errors import UserError
 from fwd.supervise import logs, policy, privileges
 from fwd.supervise.children import Child
@@ -66,7 +66,8 @@ class Supervisor:
         self._user = privileges.find_user(config.gateway.user)
         self._selector = selectors.DefaultSelector()
         self._shared = GatewayShared()
-        self._materials: dict[Path, KeyMaterial] = {}
+        self._materials: dict[Path | str, KeyMaterial] = {}
+        self._ike_sockets: dict[tuple[str, int], socket.socket] = {}
         self._peerings: dict[str, PeeringParts] = {}
         self._children: dict[str, Child] = {}
         self._config = config
@@ -101,10 +102,8 @@ class Supervisor:
             self._metrics = _listen_tcp(gateway.metrics)
 
     def _open_peering(self, peering: Peering) -> None:
-        path = peering.keys.secret
-        if path not in self._materials:
-            self._materials[path] = KeyMaterial(open_secret(path))
-        parts = PeeringParts(peering, self._materials[path])
+        self._open_ike_socket(peering)
+        parts = PeeringParts(peering, self._material(peering))
         try:
             parts.connect()
         except UserError:
@@ -126,6 +125,21 @@ class Supervisor:
         for i in range(peering.members):
             self._add(self._member(parts, i))
 
+    def _open_ike_socket(self, peering: Peering) -> None:
+        """Peerings with one outer address share it."""
+        if peering.ike is None:
+            return
+        address = str(peering.local_addrs), peering.ike.ike_port
+        if address not in self._ike_sockets:
+            self._ike_sockets[address] = _bind_udp(*address)
+
+    def _material(self, peering: Peering) -> KeyMaterial:
+        """A peering's secrets. The lab's may be shared by peerings, and can be opened once only."""
+        name: Path | str = peering.keys.secret if isinstance(peering.keys, LabKeys) else peering.name
+        if name not in self._materials:
+            self._materials[name] = KeyMaterial(secrets.open_all(peering.keys))
+        return self._materials[name]
+
     def _member(self, parts: PeeringParts, index: int) -> Child:
         own = parts.member(index)
 
@@ -144,13 +158,14 @@ class Supervisor:
     def _keyd_fds(self) -> set[int]:
         fds = set()
         for parts in self._peerings.values():
-            fds.add(parts.material.secret_fd)
+            fds |= set(parts.material.fds.values())
             for pair in parts.pairs:
-                fds |= {pair.boot_keyd.fileno(), pair.boot_member.fileno(), pair.control_keyd.fileno()}
-        return fds
+                fds |= pair.keyd_fds()
+        return fds | {sock.fileno() for sock in self._ike_sockets.values()}
 
     def _keyd_main(self, child: Child) -> None:
-        keyd.run(self._shared, [parts.keyd() for parts in self._peerings.values()])
+        peerings = [parts.keyd() for parts in self._peerings.values()]
+        keyd.run(self._shared, peerings, list(self._ike_sockets.values()))
 
     def _agent_fds(self) -> set[int]:
         return {s.fileno() for s in (self._control, self._metrics) if s}
@@ -283,6 +298,8 @@ class Supervisor:
         self._end(list(self._children.values()))
         for material in self._materials.values():
             close_material(material)
+        for sock in self._ike_sockets.values():
+            sock.close()
         if self._control is not None:
             self._control.close()
             self._config.gateway.control.unlink(missing_ok=True)
@@ -336,6 +353,17 @@ def _listen_unix(path: Path) -> socket.socket:
         sock.close()
         raise UserError(f"{path}: control socket (gateway.control): {error.strerror}") from None
     sock.listen(32)
+    sock.setblocking(False)
+    return sock
+
+
+def _bind_udp(address: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock.bind((address, port))
+    except OSError as error:
+        sock.close()
+        raise UserError(f"UDP {address} port {port} (IKE): {error.strerror}; is another IKE daemon running?") from None
     sock.setblocking(False)
     return sock
 

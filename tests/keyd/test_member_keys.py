@@ -14,7 +14,8 @@ from killing import dies_at, every_point
 from test_source import SECRET, peering
 
 from fwd.datapath.shared import LinkWord, PeeringShared, ProcessState
-from fwd.keyd.service import OLD_SA_S, SPARES_IN, KeydMember, MemberKeys
+from fwd.keyd.epochs import OLD_SA_S, SPARES_IN, MemberKeys
+from fwd.keyd.mailbox import KeydMember
 from fwd.keyd.source import LabSource
 from fwd.proto.sa import SLOTS, EventKind, SaEvent, SaKeys, SaSet
 
@@ -211,7 +212,7 @@ def test_keyd_killed_at_every_line() -> None:
                 assert a.outbound is not None
                 a.tell(EventKind.SOFT_LIMIT, a.outbound.spi, 1.2)
 
-            died = dies_at(nth, live, "fwd/keyd/service.py")
+            died = dies_at(nth, live, "fwd/keyd/epochs.py", "fwd/keyd/mailbox.py")
             epochs = a.shared.next_epoch[0]
             taken = [r.outbound.spi for r in a.boot_records() if r.outbound]
             a.incarnation = a.shared.process.incarnation

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from fwd.config import LabKeys, Peering
-from fwd.keyd.source import EPOCHS_MAX, LabSource, SecretError, open_secret
+from fwd.keyd.secrets import SecretError, open_secret
+from fwd.keyd.source import EPOCHS_MAX, LabSource
 from fwd.proto.sa import SLOTS
 
 SECRET = bytes(range(48))

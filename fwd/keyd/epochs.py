@@ -1,0 +1,134 @@
+"""The SAs of one member where they are derived by epochs (source.py): what it accepts, what it sends on next.
+
+Everything that keyd must know after its own death it finds in shared memory: epochs handed out, SPIs in use, highest
+numbers heard. An epoch is counted as used before anybody gets it, so no death can make it be used twice (rule 1).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from fwd.config import Peering
+from fwd.datapath.shared import LinkWord
+from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, Mailbox
+from fwd.keyd.source import SaSource
+from fwd.proto.sa import SLOTS, EventKind, SaKeys
+
+SPARES_IN: Final = 3  # epochs accepted beyond the newest heard: what waits in boot records, and one more
+OLD_SA_S: Final = 5.0  # how long the old inbound SA is kept after the new one was heard
+_TENTATIVE_AHEAD: Final = 4096
+
+log = logging.getLogger(__name__)
+
+
+class MemberKeys:
+    """The SAs of one member: what it accepts, what it sends on next."""
+
+    def __init__(self, peering: Peering, index: int, source: SaSource, parts: KeydMember, now: float) -> None:
+        self._peering = peering
+        self._index = index
+        self._source = source
+        self._parts = parts
+        self._mailbox = Mailbox(parts)
+        self._retire_at: dict[int, float] = {}  # inbound epoch → when it goes
+        self._newest = -1  # newest inbound epoch heard
+        self._tentative: int | None = None
+        self._epochs: list[int] = []
+        self._inbound: tuple[SaKeys, ...] = ()
+        self._life = (-1, -1)  # incarnation and outbound SPI, as last seen
+        self._sending_since = now
+        self._renew = False
+        self.control = parts.control
+        self._learn(now)
+        self.refresh()
+
+    def tick(self, now: float) -> None:
+        """Follow what the shared words say, and renew what is due."""
+        changed = self._learn(now)
+        spi_out = self._parts.shared.link[LinkWord.SPI_OUT]
+        life = (self._parts.shared.process.incarnation, spi_out)  # one that dies early takes a record, but shows no SPI
+        if changed or life != self._life:
+            self._life = life
+            self._sending_since = now
+            self.refresh()
+            self._update(None)
+        rekey_s = self._peering.rekey_time
+        if spi_out and (self._renew or (rekey_s and now - self._sending_since >= rekey_s)):
+            self._renew = False
+            self._sending_since = now
+            self._update(self._take_spare())
+
+    def hear(self, now: float) -> None:
+        """Take the member's events; they only make the next tick come sooner, but for these two."""
+        for event in self._mailbox.events():
+            if event.kind is EventKind.SOFT_LIMIT and event.spi == self._parts.shared.link[LinkWord.SPI_OUT]:
+                self._renew = True
+            elif event.kind is EventKind.UNKNOWN:
+                self._consider(event.spi)
+        self.tick(now)
+
+    def _consider(self, spi: int) -> None:
+        """An unknown SPI may be of an epoch further on than is installed: the far side has died often, unheard."""
+        epoch = self._source.inbound_epoch(self._index, spi)
+        if epoch is None or epoch == self._tentative:
+            return
+        ahead = epoch - self._newest
+        if 0 < ahead <= SPARES_IN:
+            self._tentative = None  # it had the replay slot of a regular one
+        elif SPARES_IN < ahead <= _TENTATIVE_AHEAD and ahead % SLOTS:  # anybody can name one: not at the newest's cost
+            self._tentative = epoch
+            log.info("member %d: accepting SPI %#010x, %d epochs ahead", self._index, spi, ahead)
+
+    def _learn(self, now: float) -> bool:
+        """Which inbound epochs have been heard, and so which are to be accepted; True when that changed."""
+        for spi in self._parts.shared.slots.heard():
+            epoch = self._source.inbound_epoch(self._index, spi)
+            if epoch is not None and epoch > self._newest:
+                for old in range(max(0, self._newest), epoch):
+                    self._retire_at.setdefault(old, now + OLD_SA_S)
+                self._newest = epoch
+                if self._tentative is not None and self._tentative <= epoch + SPARES_IN:
+                    self._tentative = None
+        first = max(0, self._newest)
+        epochs = [e for e, at in self._retire_at.items() if at > now and first - e < 8]
+        self._retire_at = {e: self._retire_at[e] for e in epochs}
+        epochs += range(first, self._newest + SPARES_IN + 1)
+        ahead = self._tentative
+        if ahead is not None:  # two SAs of one replay slot would forget each other's numbers
+            epochs = [e for e in epochs if (e - ahead) % SLOTS] + [ahead]
+        if epochs == self._epochs:
+            return False
+        self._epochs = epochs
+        self._inbound = tuple(self._source.inbound(self._index, e) for e in epochs)
+        return True
+
+    def refresh(self) -> None:
+        """Two boot records with the inbound SAs of now; those taken back keep their unused SAs."""
+        self._put_boot_records(self._take_back())
+
+    def _take_spare(self) -> SaKeys:
+        """The spare that waits longest, else a new one: the far side forgets epochs older than the newest it heard."""
+        unused = self._take_back()
+        spare = unused.pop(0) if unused else self._source.outbound(self._index, self._next_epoch())
+        self._put_boot_records(unused)
+        return spare
+
+    def _take_back(self) -> list[SaKeys]:
+        """The unused SAs of the boot records that wait, oldest first."""
+        return [record.outbound for record in self._mailbox.take_back() if record.outbound is not None]
+
+    def _put_boot_records(self, unused: list[SaKeys]) -> None:
+        while len(unused) < BOOT_RECORDS:
+            unused.append(self._source.outbound(self._index, self._next_epoch()))
+        self._mailbox.put(self._inbound, unused)
+
+    def _next_epoch(self) -> int:
+        """An epoch that nobody has had. Stored as used first."""
+        word = self._parts.shared.next_epoch
+        epoch: int = word[0]
+        word[0] = epoch + 1
+        return epoch
+
+    def _update(self, outbound: SaKeys | None) -> None:
+        self._mailbox.update(self._inbound, outbound)

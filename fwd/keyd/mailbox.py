@@ -1,0 +1,92 @@
+"""How keyd's keys get to one member: boot records that wait for whoever starts next, updates for who lives.
+
+Two boot records wait in a socket pair that outlives both ends, each with all inbound SAs and one unused SA to send on.
+keyd holds both ends and takes records back to write them anew: what was unused stays so, and what a member has taken is
+gone (design rule 1). A second pair, both ends of which only keyd reads, holds what the member has installed, for the
+next keyd: the new state is written before the old one is taken out, so that no death leaves none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fwd.datapath.shared import MemberShared
+from fwd.proto.sa import MessageError, SaEvent, SaKeys, SaSet
+
+BOOT_RECORDS: Final = 2
+_MESSAGE_MAX = 65536
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KeydMember:
+    """A member's shared words and the ends of its socket pairs. keyd has both ends of `boot`, to take records back."""
+
+    shared: MemberShared
+    boot: socket.socket
+    boot_far: socket.socket
+    control: socket.socket
+    memory: tuple[socket.socket, socket.socket] | None = None  # both ends of the second pair (IKE only)
+
+
+class Mailbox:
+    """Of one member."""
+
+    def __init__(self, parts: KeydMember) -> None:
+        self._parts = parts
+        self._remembered = False
+
+    def take_back(self) -> list[SaSet]:
+        """The boot records that wait, oldest first; now none does."""
+        found: list[SaSet] = []
+        with contextlib.suppress(BlockingIOError, MessageError):
+            while True:
+                found.append(SaSet.decode(self._parts.boot_far.recv(_MESSAGE_MAX)))
+        return found
+
+    def put(self, inbound: Sequence[SaKeys], unused: Iterable[SaKeys]) -> None:
+        """A boot record for each SA to send on."""
+        for outbound in unused:
+            self._parts.boot.send(SaSet(0, tuple(inbound), outbound).encode())
+
+    def remember(self, inbound: Sequence[SaKeys]) -> None:
+        """What the member has installed, for the next keyd."""
+        if self._parts.memory is not None:
+            near, far = self._parts.memory
+            near.send(SaSet(0, tuple(inbound)).encode())
+            if self._remembered:
+                far.recv(_MESSAGE_MAX)
+            self._remembered = True
+
+    def recall(self) -> tuple[SaKeys, ...]:
+        """What the last keyd has remembered. Call once, before `remember`."""
+        found: list[SaSet] = []
+        if self._parts.memory is not None:
+            with contextlib.suppress(BlockingIOError, MessageError):
+                while True:
+                    found.append(SaSet.decode(self._parts.memory[1].recv(_MESSAGE_MAX)))
+        inbound = found[-1].inbound if found else ()
+        self.remember(inbound)
+        return inbound
+
+    def update(self, inbound: Sequence[SaKeys], outbound: SaKeys | None) -> None:
+        """Tell the living member. One that dies first reads its boot record instead."""
+        message = SaSet(self._parts.shared.process.incarnation, tuple(inbound), outbound)
+        with contextlib.suppress(BlockingIOError):
+            self._parts.control.send(message.encode())
+
+    def events(self) -> list[SaEvent]:
+        """What the member has told."""
+        found: list[SaEvent] = []
+        with contextlib.suppress(BlockingIOError):
+            while data := self._parts.control.recv(_MESSAGE_MAX):
+                try:
+                    found.append(SaEvent.decode(data))
+                except MessageError as error:
+                    log.error("event of a member refused: %s", error)
+        return found

@@ -1,0 +1,314 @@
+"""Who is who: identities, pre-shared keys, and X.509 with RFC 7427 signatures (RFC 7296 §2.15 and §3.5 to §3.8).
+
+What is signed is the sender's own first message, the other's nonce and a MAC of the sender's identity, so that a
+signature is of this exchange and no other. Signatures are ECDSA, Ed25519 or RSA-PSS with SHA-2 (RFC 7427 §3, RFC 8420);
+PKCS #1 v1.5 is not accepted. Certificates are checked by `cryptography`: chain up to a configured CA, dates, key usage
+and names. Refused, as ProtocolError with AUTHENTICATION_FAILED, saying to us, and not to the peer, why.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha1
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.verification import (
+    Criticality,
+    ExtensionPolicy,
+    PolicyBuilder,
+    Store,
+    VerificationError,
+)
+
+from fwd.proto.ike.crypto import Prf
+from fwd.proto.ike.numbers import AuthMethod, CertEncoding, IdType, Notify, Payload, ProtocolError
+from fwd.proto.ike.payloads import Authentication, Certificate, CertificateRequest, Identity
+
+_KEY_PAD: Final = b"Key Pad for IKEv2"
+PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
+_Hash = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
+
+# SIGNATURE_HASH_ALGORITHMS (RFC 7427 §4): SHA2-256, SHA2-384, SHA2-512, identity (RFC 8420).
+HASH_ALGORITHMS: Final = bytes([0, 2, 0, 3, 0, 4, 0, 5])
+
+
+def failed(reason: str) -> ProtocolError:
+    return ProtocolError(Notify.AUTHENTICATION_FAILED, reason)
+
+
+# -- identities ---------------------------------------------------------------------------------------------------
+
+
+def identity(text: str, kind: Payload) -> Identity:
+    """An identity from its text, as swanctl reads it: an address, an e-mail address, a name; `@#…` hex of a key id."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        pass
+    else:
+        return Identity(kind, IdType.IPV4_ADDR if address.version == 4 else IdType.IPV6_ADDR, address.packed)
+    if text.startswith("@#"):
+        return Identity(kind, IdType.KEY_ID, bytes.fromhex(text[2:]))
+    if "=" in text:
+        return Identity(kind, IdType.DER_ASN1_DN, x509.Name.from_rfc4514_string(text).public_bytes())
+    is_mail = "@" in text[1:]
+    return Identity(kind, IdType.RFC822_ADDR if is_mail else IdType.FQDN, text.removeprefix("@").encode())
+
+
+def name_of(who: Identity) -> str:
+    """An identity as text, for people."""
+    if who.kind in (IdType.FQDN, IdType.RFC822_ADDR):
+        return who.data.decode("ascii", "backslashreplace")
+    if (who.kind, len(who.data)) in ((IdType.IPV4_ADDR, 4), (IdType.IPV6_ADDR, 16)):
+        return str(ip_address(who.data))
+    return f"{IdType(who.kind).name if who.kind in IdType._value2member_map_ else who.kind}:{who.data.hex()}"
+
+
+def same(one: Identity, other: Identity) -> bool:
+    """Whether two identities are one and the same, whoever of the two payloads they come from."""
+    if one.kind in (IdType.FQDN, IdType.RFC822_ADDR):
+        return one.kind == other.kind and one.data.lower() == other.data.lower()
+    return (one.kind, one.data) == (other.kind, other.data)
+
+
+# -- what is signed -----------------------------------------------------------------------------------------------
+
+
+def signed_octets(message: bytes, nonce: bytes, prf: Prf, key: bytes, who: Identity) -> bytes:
+    """RFC 7296 §2.15: the signer's first message as it was sent, the other's nonce, prf(SK_p, the identity's body)."""
+    return message + nonce + prf(key, who.encode())
+
+
+def psk_authentication(prf: Prf, secret: bytes, octets: bytes) -> Authentication:
+    return Authentication(AuthMethod.SHARED_KEY, prf(prf(secret, _KEY_PAD), octets))
+
+
+def check_psk(prf: Prf, secret: bytes, octets: bytes, auth: Authentication) -> None:
+    """Raises ProtocolError unless the peer has the same secret."""
+    if auth.method != AuthMethod.SHARED_KEY:
+        raise failed(f"the peer authenticates by method {auth.method}, not by pre-shared key")
+    if not hmac.compare_digest(auth.data, psk_authentication(prf, secret, octets).data):
+        raise failed("the peer's pre-shared key is another one")
+
+
+# -- signatures (RFC 7427 §3) -------------------------------------------------------------------------------------
+
+_HASHES: Final[dict[int, _Hash]] = {2: hashes.SHA256(), 3: hashes.SHA384(), 4: hashes.SHA512()}
+_IDENTITY: Final = 5  # Ed25519 hashes by itself (RFC 8420)
+_NULL: Final = b"\5\0"
+_SHA2_OID: Final = bytes.fromhex("0609608648016503040200")
+_SHA2_LAST: Final = {2: 1, 3: 2, 4: 3}
+_ECDSA: Final = {number: bytes.fromhex("300a06082a8648ce3d0403") + bytes([number]) for number in _HASHES}
+_ED25519: Final = bytes.fromhex("300506032b6570")
+
+
+def _tlv(tag: int, *parts: bytes) -> bytes:
+    """DER of up to 127 octets."""
+    body = b"".join(parts)
+    return bytes([tag, len(body)]) + body
+
+
+def _pss(number: int, *, null: bool = True, mask_null: bool = True) -> bytes:
+    """AlgorithmIdentifier of RSASSA-PSS with one hash everywhere and a salt of its length (RFC 7427 A.4)."""
+    oid = _SHA2_OID[:-1] + bytes([_SHA2_LAST[number]])
+    digest = _tlv(0x30, oid, _NULL if null else b"")
+    mask = _tlv(0x30, bytes.fromhex("06092a864886f70d010108"), _tlv(0x30, oid, _NULL if mask_null else b""))
+    salt = _tlv(0x02, bytes([_HASHES[number].digest_size]))
+    parameters = _tlv(0x30, _tlv(0xA0, digest), _tlv(0xA1, mask), _tlv(0xA2, salt))
+    return _tlv(0x30, bytes.fromhex("06092a864886f70d01010a"), parameters)
+
+
+# AlgorithmIdentifier → kind of key, hash. NULL parameters of a hash may be there or not (RFC 4055 §2.1).
+_SIGNATURES: Final[dict[bytes, tuple[type, int]]] = {
+    **{der: (ec.EllipticCurvePublicKey, number) for number, der in _ECDSA.items()},
+    _ED25519: (ed25519.Ed25519PublicKey, _IDENTITY),
+    **{
+        _pss(number, null=one, mask_null=other): (rsa.RSAPublicKey, number)
+        for number in _HASHES
+        for one in (True, False)
+        for other in (True, False)
+    },
+}
+
+
+def sign(key: PrivateKey, octets: bytes, peer_hashes: bytes) -> Authentication:
+    """An AUTH payload by signature. `peer_hashes`: what the peer's SIGNATURE_HASH_ALGORITHMS named."""
+    known = {int.from_bytes(peer_hashes[at : at + 2], "big") for at in range(0, len(peer_hashes) - 1, 2)}
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return _authentication(_ED25519, key.sign(octets))
+    size = key.key_size
+    wanted = [4, 3, 2] if size == 521 else [3, 4, 2] if size == 384 else [2, 3, 4]
+    number = next((number for number in wanted if number in known), None)
+    if number is None:
+        raise failed("the peer knows no signature hash that fwd has (RFC 7427)")
+    digest = _HASHES[number]
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return _authentication(_ECDSA[number], key.sign(octets, ec.ECDSA(digest)))
+    scheme = padding.PSS(padding.MGF1(digest), digest.digest_size)
+    return _authentication(_pss(number), key.sign(octets, scheme, digest))
+
+
+def _authentication(algorithm: bytes, signature: bytes) -> Authentication:
+    return Authentication(AuthMethod.SIGNATURE, bytes([len(algorithm)]) + algorithm + signature)
+
+
+def check_signature(certificate: x509.Certificate, octets: bytes, auth: Authentication) -> None:
+    """Raises ProtocolError unless the key in `certificate` has signed."""
+    if auth.method != AuthMethod.SIGNATURE:
+        raise failed(f"the peer authenticates by method {auth.method}, not by a signature of RFC 7427")
+    length = auth.data[0]
+    algorithm, signature = auth.data[1 : 1 + length], auth.data[1 + length :]
+    kind, number = _SIGNATURES.get(algorithm, (type(None), 0))
+    key = certificate.public_key()
+    if not isinstance(key, kind):
+        raise failed(f"the peer's signature is of a kind that fwd does not take: {algorithm.hex()}")
+    try:
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(signature, octets)
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, octets, ec.ECDSA(_HASHES[number]))
+        elif isinstance(key, rsa.RSAPublicKey):
+            digest = _HASHES[number]
+            key.verify(signature, octets, padding.PSS(padding.MGF1(digest), digest.digest_size), digest)
+    except InvalidSignature:
+        raise failed("the peer's signature is wrong") from None
+
+
+# -- credentials --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Psk:
+    """Both sides have the same secret."""
+
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """This side's key with its chain, the leaf first, and the CAs that the peer's chain must end in."""
+
+    key: PrivateKey = field(repr=False)
+    chain: tuple[x509.Certificate, ...]
+    authorities: tuple[x509.Certificate, ...]
+
+
+Credentials = Psk | Certificates
+
+
+def certificate_payloads(credentials: Credentials) -> list[Certificate]:
+    """CERT payloads that go along with our AUTH."""
+    if isinstance(credentials, Psk):
+        return []
+    return [
+        Certificate(CertEncoding.X509_SIGNATURE, certificate.public_bytes(Encoding.DER))
+        for certificate in credentials.chain
+    ]
+
+
+def certificate_request(credentials: Credentials) -> list[CertificateRequest]:
+    """CERTREQ: which CAs we trust (RFC 7296 §3.7)."""
+    if isinstance(credentials, Psk):
+        return []
+    keys = [
+        ca.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for ca in credentials.authorities
+    ]
+    return [
+        CertificateRequest(CertEncoding.X509_SIGNATURE, b"".join(sha1(k, usedforsecurity=False).digest() for k in keys))
+    ]
+
+
+def authenticate(credentials: Credentials, prf: Prf, octets: bytes, peer_hashes: bytes) -> Authentication:
+    """Our AUTH payload."""
+    if isinstance(credentials, Psk):
+        return psk_authentication(prf, credentials.secret, octets)
+    return sign(credentials.key, octets, peer_hashes)
+
+
+def check(
+    credentials: Credentials,
+    prf: Prf,
+    octets: bytes,
+    auth: Authentication,
+    who: Identity,
+    certificates: Sequence[Certificate],
+    time: datetime,
+) -> None:
+    """Raises ProtocolError unless the peer is `who` it says it is."""
+    if isinstance(credentials, Psk):
+        check_psk(prf, credentials.secret, octets, auth)
+        return
+    leaf = check_chain(certificates, credentials.authorities, time)
+    check_name(leaf, who)
+    check_signature(leaf, octets, auth)
+
+
+_CERTIFICATES_MAX: Final = 8
+
+
+def check_chain(
+    certificates: Sequence[Certificate], authorities: Sequence[x509.Certificate], time: datetime
+) -> x509.Certificate:
+    """The peer's own certificate, the first one, once its chain ends in one of `authorities`."""
+    found = [one.data for one in certificates if one.encoding == CertEncoding.X509_SIGNATURE]
+    if not 1 <= len(found) <= _CERTIFICATES_MAX:
+        raise failed(f"the peer sent {len(found)} certificates")
+    try:
+        leaf, *between = [x509.load_der_x509_certificate(data) for data in found]
+    except ValueError as error:
+        raise failed(f"the peer's certificate cannot be read: {error}") from None
+    policy = PolicyBuilder().store(Store(list(authorities))).time(time)
+    policy = policy.extension_policies(ca_policy=ExtensionPolicy.webpki_defaults_ca(), ee_policy=_LEAF_POLICY)
+    try:
+        policy.build_client_verifier().verify(leaf, between)
+    except (VerificationError, ValueError) as error:
+        raise failed(f"the peer's certificate is not trusted: {error}") from None
+    return leaf
+
+
+def _may_sign(policy: object, certificate: x509.Certificate, usage: x509.KeyUsage | None) -> None:
+    if usage is not None and not usage.digital_signature:
+        raise ValueError("its key usage does not allow signatures")
+
+
+# No extended key usage is asked for (RFC 4945 §5.1.3.12), but what is there may not forbid what the key is used for.
+_LEAF_POLICY: Final = ExtensionPolicy.permit_all().may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _may_sign)
+
+
+def check_name(certificate: x509.Certificate, who: Identity) -> None:
+    """Raises ProtocolError unless the certificate is for this identity (RFC 4945 §3.1)."""
+    if who.kind == IdType.DER_ASN1_DN:
+        if certificate.subject.public_bytes() == who.data:
+            return
+    elif name_of(who).lower() in _names(certificate, who.kind):
+        return
+    raise failed(f"the peer's certificate is not for {name_of(who)}")
+
+
+def _names(certificate: x509.Certificate, kind: int) -> set[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return set()
+    found: list[str | IPv4Address | IPv6Address] = []
+    if kind == IdType.FQDN:
+        found += names.get_values_for_type(x509.DNSName)
+    elif kind == IdType.RFC822_ADDR:
+        found += names.get_values_for_type(x509.RFC822Name)
+    elif kind in (IdType.IPV4_ADDR, IdType.IPV6_ADDR):
+        found += [a for a in names.get_values_for_type(x509.IPAddress) if isinstance(a, IPv4Address | IPv6Address)]
+    return {str(name).lower() for name in found}
+
+
+def time_of(now: float) -> datetime:
+    """Seconds since 1970 as the time that certificates are held against."""
+    return datetime.fromtimestamp(now, UTC)

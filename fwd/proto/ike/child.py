@@ -1,0 +1,207 @@
+"""Child SAs: what one is, and the payloads that make one (RFC 7296 §1.3.1, §1.3.3, §2.9, §2.17).
+
+An `Offer` is this side's half of an exchange, until the other half has come. What is answered or accepted is checked
+here: a proposal that was offered, a group that belongs to it, selectors within those offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from fwd.proto.ike.crypto import SALT_BYTES, DiffieHellman, IkeKeys
+from fwd.proto.ike.events import ChildKeys, Connection, World
+from fwd.proto.ike.numbers import ESP_SPI_BYTES, Notify, Payload, Protocol, ProtocolError, TransformType, syntax
+from fwd.proto.ike.payloads import (
+    AnyPayload,
+    KeyExchange,
+    Nonce,
+    Notification,
+    SecurityAssociation,
+    TrafficSelectors,
+    only,
+    public_value,
+    selectors_of,
+    statuses,
+)
+from fwd.proto.ike.proposals import ESN, Proposal, Transform, choose, is_choice_of
+from fwd.proto.ike.selectors import Selector, covers, narrow
+from fwd.proto.sa import SaKeys
+
+SPI_MIN: Final = 256  # RFC 4303 §2.1
+NONCE_BYTES: Final = 32
+
+
+class Use(Enum):
+    """What is going on with a Child SA."""
+
+    INSTALLED = auto()
+    REKEYING = auto()  # our request for its successor is under way
+    REKEYED = auto()  # it has a successor; the side that made that deletes this one
+    DELETING = auto()  # our Delete is under way
+
+
+@dataclass
+class Child:
+    """One Child SA of an IKE SA. `rival`: its successor by the peer's request, and that exchange's lowest nonce."""
+
+    keys: ChildKeys
+    use: Use = Use.INSTALLED
+    rival: tuple[int, bytes] | None = None
+
+    @property
+    def spi_in(self) -> int:
+        return self.keys.inbound.spi
+
+    @property
+    def spi_out(self) -> int:
+        return self.keys.outbound.spi
+
+
+@dataclass
+class Offer:
+    """An initiator's half: its inbound SPI, nonce, perhaps a private key. `keyed`: with a key exchange of its own."""
+
+    member: int
+    spi: int
+    nonce: bytes
+    proposals: tuple[Proposal, ...]
+    secret: DiffieHellman | None
+    local_ts: tuple[Selector, ...]
+    remote_ts: tuple[Selector, ...]
+
+    @classmethod
+    def make(cls, connection: Connection, world: World, member: int, group: int | None, *, first: bool) -> Offer:
+        """`group`: for the key exchange, if not that of our first proposal. `first`: in IKE_AUTH, which has none."""
+        spi = world.unused_spi(member)
+        octets = spi.to_bytes(ESP_SPI_BYTES, "big")
+        proposals = tuple(
+            Proposal(p.protocol, _without_group(p.transforms) if first else p.transforms, number, octets)
+            for number, p in enumerate(connection.esp_proposals, 1)
+        )
+        groups = [one.id for p in proposals for one in p.of(TransformType.KE)]
+        secret = None
+        if groups:
+            secret = DiffieHellman(group if group in groups else groups[0], world.random)
+        return cls(
+            member, spi, world.random(NONCE_BYTES), _unique(proposals), secret,
+            tuple(map(Selector.of, connection.local_ts)), tuple(map(Selector.of, connection.remote_ts)),
+        )  # fmt: skip
+
+    def payloads(self, *, first: bool = False) -> list[AnyPayload]:
+        """SA, Ni, KEi, TSi, TSr; the nonce is IKE_SA_INIT's if it is the first Child SA."""
+        found: list[AnyPayload] = [SecurityAssociation(self.proposals)]
+        found += [] if first else [Nonce(self.nonce)]
+        found += [KeyExchange(self.secret.group, self.secret.public)] if self.secret else []
+        found.append(TrafficSelectors(Payload.TSI, self.local_ts))
+        found.append(TrafficSelectors(Payload.TSR, self.remote_ts))
+        return found
+
+    def accept(
+        self, reply: Sequence[AnyPayload], keys: IkeKeys, nonces: tuple[bytes, bytes] | None = None
+    ) -> ChildKeys:
+        """The Child SA that the responder's answer makes. Raises ProtocolError, also for its error notify.
+
+        `nonces`: those of IKE_SA_INIT, for the first Child SA.
+        """
+        chosen = only(reply, SecurityAssociation).proposals
+        if len(chosen) != 1 or not is_choice_of(chosen[0], self.proposals):
+            raise ProtocolError(Notify.NO_PROPOSAL_CHOSEN, "the peer chose what was not offered")
+        local, remote = selectors_of(reply, Payload.TSI), selectors_of(reply, Payload.TSR)
+        if not covers(self.local_ts, local) or not covers(self.remote_ts, remote):
+            raise ProtocolError(Notify.TS_UNACCEPTABLE, "the peer's traffic selectors go beyond those offered")
+        shared = b""
+        if chosen[0].one(TransformType.KE):
+            assert self.secret is not None
+            shared = self.secret.shared(public_value(reply, self.secret.group))
+        ni, nr = nonces or (self.nonce, only(reply, Nonce).data)
+        return _keys(keys, chosen[0], self.member, self.spi, _spi(chosen[0]), (ni, nr, shared), (local, remote),
+                     initiated=True, notifies=statuses(reply))  # fmt: skip
+
+
+def answer(
+    request: Sequence[AnyPayload],
+    connection: Connection,
+    world: World,
+    keys: IkeKeys,
+    member: int,
+    nonces: tuple[bytes, bytes] | None = None,
+) -> tuple[ChildKeys, list[AnyPayload], bytes]:
+    """A responder's half: the Child SA, the payloads that answer, and our nonce. Raises ProtocolError."""
+    offered = only(request, SecurityAssociation).proposals
+    ours = connection.esp_proposals
+    if nonces:
+        ours = tuple(Proposal(p.protocol, _without_group(p.transforms)) for p in ours)
+    chosen = choose(ours, offered)
+    if chosen is None:
+        raise ProtocolError(Notify.NO_PROPOSAL_CHOSEN, f"no common ESP proposal: offered {' '.join(map(str, offered))}")
+    local = narrow(selectors_of(request, Payload.TSR), connection.local_ts)
+    remote = narrow(selectors_of(request, Payload.TSI), connection.remote_ts)
+    if not local or not remote:
+        raise ProtocolError(Notify.TS_UNACCEPTABLE, "no common traffic selectors")
+    group = chosen.one(TransformType.KE)
+    shared, extra = b"", []
+    if group:
+        theirs = public_value(request, group.id)
+        secret = DiffieHellman(group.id, world.random)
+        shared, extra = secret.shared(theirs), [KeyExchange(group.id, secret.public)]
+    ni, nr = nonces or (only(request, Nonce).data, world.random(NONCE_BYTES))
+    spi = world.unused_spi(member)
+    child = _keys(keys, chosen, member, spi, _spi(chosen), (ni, nr, shared), (local, remote), initiated=False,
+                  notifies=statuses(request))  # fmt: skip
+    mine = Proposal(chosen.protocol, chosen.transforms, chosen.number, spi.to_bytes(ESP_SPI_BYTES, "big"))
+    reply: list[AnyPayload] = [SecurityAssociation((mine,))]
+    reply += [] if nonces else [Nonce(nr)]
+    reply += [*extra, TrafficSelectors(Payload.TSI, remote), TrafficSelectors(Payload.TSR, local)]
+    return child, reply, nr
+
+
+def _keys(
+    keys: IkeKeys,
+    chosen: Proposal,
+    member: int,
+    spi_in: int,
+    spi_out: int,
+    material: tuple[bytes, bytes, bytes],
+    selectors: tuple[tuple[Selector, ...], tuple[Selector, ...]],
+    *,
+    initiated: bool,
+    notifies: tuple[Notification, ...],
+) -> ChildKeys:
+    cipher, numbers = chosen.one(TransformType.ENCR), chosen.one(TransformType.ESN)
+    assert cipher is not None
+    octets, esn = cipher.key_bits // 8, numbers is not None and numbers.id == ESN
+    ni, nr, shared = material
+    from_initiator, from_responder = keys.child(ni, nr, octets + SALT_BYTES, shared)
+    out, back = (from_initiator, from_responder) if initiated else (from_responder, from_initiator)
+    return ChildKeys(
+        member=member,
+        inbound=SaKeys(spi_in, esn, back[:octets], back[octets:]),
+        outbound=SaKeys(spi_out, esn, out[:octets], out[octets:]),
+        local_ts=selectors[0],
+        remote_ts=selectors[1],
+        proposal=str(chosen),
+        initiated=initiated,
+        notifies=notifies,
+    )
+
+
+def _spi(proposal: Proposal) -> int:
+    spi = int.from_bytes(proposal.spi, "big")
+    if proposal.protocol != Protocol.ESP or spi < SPI_MIN:
+        raise syntax(f"SPI {spi:#x} is reserved")
+    return spi
+
+
+def _without_group(transforms: Sequence[Transform]) -> tuple[Transform, ...]:
+    return tuple(one for one in transforms if one.type != TransformType.KE)
+
+
+def _unique(proposals: Sequence[Proposal]) -> tuple[Proposal, ...]:
+    """Without those that differed in their groups alone."""
+    found: dict[tuple[Transform, ...], Proposal] = {}
+    for proposal in proposals:
+        found.setdefault(proposal.transforms, proposal)
+    return tuple(found.values())

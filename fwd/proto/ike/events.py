@@ -1,0 +1,127 @@
+"""What an endpoint tells whoever runs it, and the parameters of a connection that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from fwd.proto.ike.auth import Credentials
+from fwd.proto.ike.crypto import Random
+from fwd.proto.ike.payloads import Identity, Notification
+from fwd.proto.ike.proposals import Proposal
+from fwd.proto.ike.selectors import Network, Selector
+from fwd.proto.sa import SaKeys
+
+Address = tuple[str, int]  # IP address and UDP port
+FIRST_MEMBER: Final = 0
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One peering, as IKE sees it. Times are in seconds; 0: never."""
+
+    name: str
+    local: Address
+    remote: Address
+    local_id: Identity
+    remote_id: Identity
+    credentials: Credentials = field(repr=False)
+    ike_proposals: tuple[Proposal, ...]
+    esp_proposals: tuple[Proposal, ...]
+    local_ts: tuple[Network, ...]
+    remote_ts: tuple[Network, ...]
+    notifies: tuple[Notification, ...] = ()  # sent along in IKE_AUTH: what both sides may agree on
+    rekey_s: float = 3 * 3600.0
+    liveness_s: float = 10.0
+    fragment_bytes: int = 1200
+    float_port: int = 0  # where IKE goes on behind a NAT; 0: where it began
+
+
+@dataclass(frozen=True)
+class ChildKeys:
+    """A Child SA: one SA each way, for a member."""
+
+    member: int
+    inbound: SaKeys
+    outbound: SaKeys
+    local_ts: tuple[Selector, ...]
+    remote_ts: tuple[Selector, ...]
+    proposal: str
+    initiated: bool  # by this side
+    notifies: tuple[Notification, ...] = ()  # the peer's, about this Child SA
+
+
+@dataclass(frozen=True)
+class Established:
+    """The peer has proved who it is. `notifies`: its status notifies in IKE_AUTH."""
+
+    connection: str
+    peer: Identity
+    notifies: tuple[Notification, ...]
+
+
+@dataclass(frozen=True)
+class ChildUp:
+    """A Child SA is there: both its SAs may be used. `replaces`: our inbound SPI of the one it takes over from."""
+
+    connection: str
+    child: ChildKeys
+    replaces: int | None = None
+
+
+@dataclass(frozen=True)
+class ChildDown:
+    """The peer will not send on our inbound `spi` any more, nor accept on its pair."""
+
+    connection: str
+    member: int
+    spi: int
+
+
+@dataclass(frozen=True)
+class ChildRefused:
+    """A Child SA that was asked for will not be. `notify`: the peer's reason."""
+
+    connection: str
+    member: int
+    notify: int
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The peer's packets, authenticated, come from another address now (RFC 7296 §2.23)."""
+
+    connection: str
+    remote: Address
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The connection's last IKE SA is gone, and all its Child SAs with it. `error`: why, unless it was wanted."""
+
+    connection: str
+    error: str
+
+
+Event = Established | ChildUp | ChildDown | ChildRefused | Moved | Closed
+
+
+@dataclass(frozen=True)
+class Datagram:
+    """One to send."""
+
+    data: bytes
+    local: Address
+    remote: Address
+
+
+@dataclass
+class World:
+    """What an IKE SA needs of its surroundings: randomness, unused SPIs, and where to put what it has to say."""
+
+    random: Random
+    unused_spi: Callable[[int], int]  # by member
+    wall_clock: Callable[[], float]  # seconds since 1970: for certificates
+    send: Callable[[Datagram], None]
+    tell: Callable[[Event], None]

@@ -1,0 +1,268 @@
+"""Exchanges of an established IKE SA about Child SAs, and its end: both roles (RFC 7296 §1.3, §1.4, §2.8, §2.25).
+
+Two sides may begin at once. A Child SA that both rekey has two successors for a moment: the exchange in which the
+lowest of the four nonces was sent has lost, and who began it deletes what it made (§2.8.1); the other deletes the old
+one. What the peer asks for while it cannot be is answered with TEMPORARY_FAILURE, and who asked tries again later
+(§2.25).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from fwd.proto.ike.child import Child, Offer, Use, answer
+from fwd.proto.ike.events import FIRST_MEMBER, ChildRefused
+from fwd.proto.ike.numbers import ESP_SPI_BYTES, Exchange, Notify, Protocol, ProtocolError
+from fwd.proto.ike.payloads import (
+    AnyPayload,
+    Delete,
+    Nonce,
+    Notification,
+    error_of,
+    notified,
+    only,
+)
+from fwd.proto.ike.sa import IkeSa, State
+
+CHILDREN_MAX: Final = 1024  # of one IKE SA, whatever a peer asks for
+RETRY_S: Final = 1.0
+_RETRIES_MAX: Final = 30
+_REGROUPS_MAX: Final = 3
+
+
+class CreateChild:
+    """A Child SA more, or the successor of `old`. `notifies` tell the peer what it is for."""
+
+    exchange = Exchange.CREATE_CHILD_SA
+    about_children = True
+
+    def __init__(self, member: int, notifies: tuple[Notification, ...] = (), old: Child | None = None) -> None:
+        self.member = member
+        self._notifies = notifies
+        self._old = old
+        self._offer: Offer | None = None
+        self._group: int | None = None
+        self._regroups = 0
+        self._retries = 0
+
+    def start(self, sa: IkeSa, now: float) -> list[AnyPayload] | None:
+        old = self._old
+        if sa.state is not State.ESTABLISHED:
+            return None
+        if old is not None:
+            if sa.children.get(old.spi_in) is not old or old.use is not Use.INSTALLED:
+                return None
+            old.use = Use.REKEYING
+        self._offer = Offer.make(sa.connection, sa.world, self.member, self._group, first=False)
+        rekey = [_rekey_notify(old)] if old else []
+        return [*rekey, *self._notifies, *self._offer.payloads()]
+
+    def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
+        self._finish(sa, reply, now)
+        sa.gone_early.clear()
+
+    def _finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
+        assert self._offer is not None
+        assert sa.keys is not None
+        wrong_group = notified(reply, Notify.INVALID_KE_PAYLOAD)
+        if wrong_group and self._regroups < _REGROUPS_MAX:
+            self._regroups += 1
+            self._group = int.from_bytes(wrong_group.data, "big")
+            self._again(sa, now, now)
+            return
+        error = error_of(reply)
+        if error is not None:
+            self._failed(sa, error.kind, now)
+            return
+        child = Child(self._offer.accept(reply, sa.keys))
+        old = self._old
+        if child.spi_out in sa.gone_early:
+            return
+        sa.add_child(child, old.spi_in if old else None)
+        if old is not None:
+            self._replace(sa, old, child, _lowest(self._offer.nonce, only(reply, Nonce).data), now)
+
+    def _replace(self, sa: IkeSa, old: Child, child: Child, lowest: bytes, now: float) -> None:
+        """Delete what is not needed any more: ours, when the peer's own exchange has won, else the old one."""
+        rival = old.rival
+        if rival is not None and lowest < rival[1] and rival[0] in sa.children:
+            old.use = Use.REKEYED
+            sa.submit_first(DeleteChildren([child]), now)
+        elif sa.children.get(old.spi_in) is old:
+            old.use = Use.REKEYED
+            sa.submit_first(DeleteChildren([old]), now)
+
+    def _again(self, sa: IkeSa, now: float, due: float) -> None:
+        if self._old is not None and self._old.use is Use.REKEYING:
+            self._old.use = Use.INSTALLED
+        if due <= now:
+            sa.submit_first(self, now)
+        else:
+            sa.submit_later(self, due)
+
+    def _failed(self, sa: IkeSa, error: int, now: float) -> None:
+        old = self._old
+        if error == Notify.TEMPORARY_FAILURE and self._retries < _RETRIES_MAX:
+            self._retries += 1
+            if old is None or old.rival is None:
+                self._again(sa, now, now + RETRY_S * (0.5 + sa.world.random(1)[0] / 256))
+                return
+        if old is None:
+            sa.world.tell(ChildRefused(sa.connection.name, self.member, error))
+            return
+        if old.use is Use.REKEYING:
+            old.use = Use.REKEYED if old.rival else Use.INSTALLED
+        if error == Notify.CHILD_SA_NOT_FOUND:
+            sa.remove_child(old)
+        elif old.rival is None and error != Notify.TEMPORARY_FAILURE:
+            sa.world.tell(ChildRefused(sa.connection.name, self.member, error))
+
+    def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
+        """What the peer answers cannot be used; what it may have installed is told to go by ending the SA."""
+        sa.submit_first(DeleteIke(str(error)), now)
+
+
+class DeleteChildren:
+    """Tell the peer that these Child SAs go; they are gone when it has answered."""
+
+    exchange = Exchange.INFORMATIONAL
+    about_children = True
+
+    def __init__(self, children: Iterable[Child]) -> None:
+        self._children = list(children)
+
+    def start(self, sa: IkeSa, now: float) -> list[AnyPayload] | None:
+        self._children = [
+            child
+            for child in self._children
+            if sa.children.get(child.spi_in) is child and child.use not in (Use.DELETING, Use.REKEYING)
+        ]
+        if not self._children or sa.state in (State.REKEYED, State.DELETING):
+            return None
+        for child in self._children:
+            child.use = Use.DELETING
+        return [Delete(Protocol.ESP, tuple(child.spi_in for child in self._children))]
+
+    def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
+        for child in self._children:
+            sa.remove_child(child)
+
+    def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
+        self.finish(sa, [], now)
+
+
+class Liveness:
+    """An empty message: whether the peer is still there (RFC 7296 §2.4)."""
+
+    exchange = Exchange.INFORMATIONAL
+    about_children = False
+
+    def start(self, sa: IkeSa, now: float) -> list[AnyPayload] | None:
+        return []
+
+    def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
+        pass
+
+    def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
+        pass
+
+
+class DeleteIke:
+    """End the IKE SA. `error`: why, unless it is wanted or has a successor."""
+
+    exchange = Exchange.INFORMATIONAL
+    about_children = False
+
+    def __init__(self, error: str = "") -> None:
+        self._error = error
+
+    def start(self, sa: IkeSa, now: float) -> list[AnyPayload] | None:
+        if sa.state is State.DELETING:
+            return None
+        sa.state = State.DELETING
+        return [Delete(Protocol.IKE)]
+
+    def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
+        sa.die(self._error)
+
+    def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
+        sa.die(self._error)
+
+
+def _rekey_notify(old: Child) -> Notification:
+    """RFC 7296 §1.3.3: the SPI is the one that its sender receives on."""
+    return Notification(Notify.REKEY_SA, b"", Protocol.ESP, old.spi_in.to_bytes(ESP_SPI_BYTES, "big"))
+
+
+def _lowest(*nonces: bytes) -> bytes:
+    return min(nonces)
+
+
+# -- responder ----------------------------------------------------------------------------------------------------
+
+
+def respond_child(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPayload]:
+    """Answer a request for a Child SA, new or in place of another. Raises ProtocolError."""
+    assert sa.keys is not None
+    old = _asked_to_rekey(sa, request)
+    if len(sa.children) >= CHILDREN_MAX:
+        raise ProtocolError(Notify.NO_ADDITIONAL_SAS, f"more than {CHILDREN_MAX} Child SAs")
+    member = old.keys.member if old else member_of(request)
+    keys, reply, nonce = answer(request, sa.connection, sa.world, sa.keys, member)
+    child = Child(keys)
+    sa.add_child(child, old.spi_in if old else None)
+    if old is not None:
+        old.rival = child.spi_in, _lowest(only(request, Nonce).data, nonce)
+        if old.use is Use.INSTALLED:
+            old.use = Use.REKEYED
+    return reply
+
+
+def _asked_to_rekey(sa: IkeSa, request: Sequence[AnyPayload]) -> Child | None:
+    """Which Child SA the request would replace; None: none. Raises ProtocolError when it cannot be."""
+    notify = notified(request, Notify.REKEY_SA)
+    if notify is None:
+        return None
+    old = sa.child_by_peer(int.from_bytes(notify.spi, "big"))
+    if old is None and sa.busy_with_children:  # it may be the one that we are about to hear of
+        raise ProtocolError(Notify.TEMPORARY_FAILURE, "an exchange about a Child SA is under way")
+    if old is None:
+        raise ProtocolError(Notify.CHILD_SA_NOT_FOUND, "no such Child SA to rekey")
+    if old.use is Use.DELETING or (old.use is Use.REKEYED and old.rival is None):
+        raise ProtocolError(Notify.TEMPORARY_FAILURE, "the Child SA is being deleted")
+    if old.rival is not None and old.rival[0] in sa.children:
+        raise ProtocolError(Notify.TEMPORARY_FAILURE, "the Child SA has a successor")
+    return old
+
+
+def member_of(payloads: Sequence[AnyPayload]) -> int:
+    """The member that a request is for, by our private notify; a peer that knows none asks for the first one's."""
+    notify = notified(payloads, Notify.FWD_MEMBER)
+    return notify.data[0] if notify and notify.data else FIRST_MEMBER
+
+
+def respond_delete(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPayload]:
+    """Answer INFORMATIONAL: Deletes, error notifies, or nothing at all, which asks whether we live."""
+    deletes = [one for one in request if isinstance(one, Delete)]
+    if notified(request, Notify.AUTHENTICATION_FAILED):
+        sa.error = "the peer does not trust us"
+        sa.ends = True
+        return []
+    if any(one.protocol == Protocol.IKE for one in deletes):
+        sa.ends = True
+        return []
+    gone: list[int] = []
+    for one in deletes:
+        if one.protocol != Protocol.ESP:
+            continue
+        for spi in one.spis:
+            child = sa.child_by_peer(spi)
+            if child is None:
+                if sa.busy_with_children and len(sa.gone_early) < CHILDREN_MAX:
+                    sa.gone_early.add(spi)
+                continue
+            if child.use is not Use.DELETING:  # else it is in our own Delete (RFC 7296 §1.4.1)
+                gone.append(child.spi_in)
+            sa.remove_child(child)
+    return [Delete(Protocol.ESP, tuple(gone))] if gone else []

@@ -1,0 +1,340 @@
+"""IKE_SA_INIT and IKE_AUTH, both roles (RFC 7296 §1.2, §2.6, §2.7, §2.15, §2.23; RFC 7383 §2.3; RFC 7427 §4).
+
+The first Child SA is that of member 0. A responder keeps nothing before it has answered IKE_SA_INIT; cookies are the
+endpoint's. The hash of our own address is never right, so that every peer takes us to be behind a NAT and wraps ESP in
+UDP, which is all that fwd speaks; with `float_port` IKE goes on there (RFC 7296 §2.23).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha1
+from ipaddress import ip_address
+from typing import Final
+
+from fwd.proto.ike import auth
+from fwd.proto.ike.child import NONCE_BYTES, Child, Offer, answer
+from fwd.proto.ike.crypto import DiffieHellman, IkeKeys, Prf, Suite
+from fwd.proto.ike.events import FIRST_MEMBER, Address, ChildRefused, Connection, Established, World
+from fwd.proto.ike.message import Header
+from fwd.proto.ike.numbers import Exchange, Notify, Payload, ProtocolError, TransformType, syntax
+from fwd.proto.ike.payloads import (
+    AnyPayload,
+    Authentication,
+    Certificate,
+    Identity,
+    KeyExchange,
+    Nonce,
+    Notification,
+    SecurityAssociation,
+    error_of,
+    maybe,
+    notified,
+    of_type,
+    only,
+    public_value,
+    statuses,
+)
+from fwd.proto.ike.proposals import Proposal, choose, is_choice_of
+from fwd.proto.ike.sa import NO_SPI, IkeSa, Respond
+
+_RESTARTS_MAX: Final = 5
+
+
+@dataclass
+class Initial:
+    """What IKE_SA_INIT leaves for IKE_AUTH: nonces, and both messages as they were sent."""
+
+    ni: bytes = b""
+    nr: bytes = b""
+    request: bytes = field(default=b"", repr=False)
+    reply: bytes = field(default=b"", repr=False)
+    header: Header | None = None
+
+    def take(self, header: Header, data: bytes) -> None:
+        """The answer that is about to be read."""
+        self.header, self.reply = header, data
+
+
+def extras(sa_random: bytes, spis: tuple[bytes, bytes], remote: Address) -> list[AnyPayload]:
+    """What goes along with both IKE_SA_INIT messages."""
+    return [
+        Notification(Notify.NAT_DETECTION_SOURCE_IP, sha1(sa_random, usedforsecurity=False).digest()),
+        Notification(Notify.NAT_DETECTION_DESTINATION_IP, nat_hash(spis, remote)),
+        Notification(Notify.FRAGMENTATION_SUPPORTED),
+        Notification(Notify.SIGNATURE_HASH_ALGORITHMS, auth.HASH_ALGORITHMS),
+    ]
+
+
+def nat_hash(spis: tuple[bytes, bytes], address: Address) -> bytes:
+    """RFC 7296 §2.23: SHA-1 of both SPIs, address and port."""
+    octets = spis[0] + spis[1] + ip_address(address[0]).packed + address[1].to_bytes(2, "big")
+    return sha1(octets, usedforsecurity=False).digest()
+
+
+def _take_extras(sa: IkeSa, payloads: Sequence[AnyPayload]) -> None:
+    sa.fragments = notified(payloads, Notify.FRAGMENTATION_SUPPORTED) is not None
+    hashes = notified(payloads, Notify.SIGNATURE_HASH_ALGORITHMS)
+    sa.peer_hashes = hashes.data if hashes else b""
+
+
+# -- initiator ----------------------------------------------------------------------------------------------------
+
+
+class Initiate:
+    """The IKE_SA_INIT exchange; then IKE_AUTH."""
+
+    exchange = Exchange.IKE_SA_INIT
+    about_children = False
+
+    def __init__(self, *, initial_contact: bool) -> None:
+        self._initial_contact = initial_contact
+        self._proposals: tuple[Proposal, ...] = ()
+        self._secret: DiffieHellman | None = None
+        self._nonce = b""
+        self._cookie: bytes | None = None
+        self._restarts = 0
+
+    def start(self, sa: IkeSa, now: float) -> list[AnyPayload]:
+        offered = sa.connection.ike_proposals
+        self._proposals = tuple(Proposal(p.protocol, p.transforms, n) for n, p in enumerate(offered, 1))
+        self._nonce = sa.world.random(NONCE_BYTES)
+        self._secret = DiffieHellman(self._groups()[0], sa.world.random)
+        sa.initial = Initial()
+        return self._payloads(sa)
+
+    def _groups(self) -> list[int]:
+        return [one.id for proposal in self._proposals for one in proposal.of(TransformType.KE)]
+
+    def _payloads(self, sa: IkeSa) -> list[AnyPayload]:
+        assert self._secret is not None
+        cookie = [Notification(Notify.COOKIE, self._cookie)] if self._cookie is not None else []
+        return [
+            *cookie,
+            SecurityAssociation(self._proposals),
+            KeyExchange(self._secret.group, self._secret.public),
+            Nonce(self._nonce),
+            *extras(sa.world.random(NONCE_BYTES), (sa.spi_i, NO_SPI), sa.remote),
+        ]
+
+    def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
+        cookie, wrong_group = notified(reply, Notify.COOKIE), notified(reply, Notify.INVALID_KE_PAYLOAD)
+        if cookie or wrong_group:
+            self._again(sa, cookie, wrong_group, now)
+            return
+        _raise_error(reply)
+        assert self._secret is not None
+        initial = sa.initial
+        chosen = only(reply, SecurityAssociation).proposals
+        if len(chosen) != 1 or not is_choice_of(chosen[0], self._proposals):
+            raise ProtocolError(Notify.NO_PROPOSAL_CHOSEN, "the peer chose what was not offered")
+        if initial.header.spi_r == NO_SPI:
+            raise syntax("the responder's SPI is zero")
+        suite = Suite.of(chosen[0])
+        secret = self._secret.shared(public_value(reply, suite.group))
+        initial.ni, initial.nr = self._nonce, only(reply, Nonce).data
+        initial.request = sa.first_message()
+        sa.spi_r = initial.header.spi_r
+        sa.use_keys(IkeKeys.initial(suite, secret, initial.ni, initial.nr, sa.spi_i + sa.spi_r), suite)
+        _take_extras(sa, reply)
+        if sa.connection.float_port and notified(reply, Notify.NAT_DETECTION_SOURCE_IP):
+            sa.local = sa.local[0], sa.connection.float_port
+            sa.remote = sa.remote[0], sa.connection.float_port
+        sa.pass_init()
+        sa.submit_first(Authenticate(initial_contact=self._initial_contact), now)
+
+    def _again(self, sa: IkeSa, cookie: Notification | None, group: Notification | None, now: float) -> None:
+        """The responder wants proof of our address, or another group (RFC 7296 §2.6 and §1.2)."""
+        self._restarts += 1
+        if self._restarts > _RESTARTS_MAX:
+            raise ProtocolError(Notify.INVALID_SYNTAX, "the peer asks for cookies or groups without end")
+        if cookie:
+            self._cookie = cookie.data
+        if group:
+            wanted = int.from_bytes(group.data, "big")
+            if wanted not in self._groups():
+                raise ProtocolError(Notify.NO_PROPOSAL_CHOSEN, f"the peer asks for group {wanted}")
+            self._secret = DiffieHellman(wanted, sa.world.random)
+        sa.send_request(self, self._payloads(sa), now)
+
+    def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
+        sa.die(str(error))
+
+
+class Authenticate:
+    """The IKE_AUTH exchange of an initiator."""
+
+    exchange = Exchange.IKE_AUTH
+    about_children = True
+
+    def __init__(self, *, initial_contact: bool) -> None:
+        self._initial_contact = initial_contact
+        self._offer: Offer | None = None
+
+    def start(self, sa: IkeSa, now: float) -> list[AnyPayload]:
+        connection, initial, keys = sa.connection, sa.initial, sa.keys
+        assert keys is not None
+        octets = auth.signed_octets(initial.request, initial.nr, keys.prf, keys.pi, connection.local_id)
+        self._offer = Offer.make(connection, sa.world, FIRST_MEMBER, None, first=True)
+        return [
+            connection.local_id,
+            *auth.certificate_payloads(connection.credentials),
+            *auth.certificate_request(connection.credentials),
+            connection.remote_id,
+            auth.authenticate(connection.credentials, keys.prf, octets, sa.peer_hashes),
+            *([Notification(Notify.INITIAL_CONTACT)] if self._initial_contact else []),
+            *connection.notifies,
+            *self._offer.payloads(first=True),
+        ]
+
+    def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
+        keys, initial = sa.keys, sa.initial
+        assert keys is not None
+        assert self._offer is not None
+        if maybe(reply, Authentication) is None:
+            _raise_error(reply)
+        peer = of_type(reply, Payload.IDR, Identity)
+        check_peer(sa, reply, peer, initial.reply + initial.ni, keys.pr, Payload.IDR)
+        sa.establish(now)
+        sa.initial = None
+        assert peer is not None
+        sa.world.tell(Established(sa.connection.name, peer, statuses(reply)))
+        error = error_of(reply)
+        if error is not None:  # there is an IKE SA, but no Child SA (RFC 7296 §1.3)
+            sa.world.tell(ChildRefused(sa.connection.name, FIRST_MEMBER, error.kind))
+            return
+        try:
+            child = self._offer.accept(reply, keys, (initial.ni, initial.nr))
+        except ProtocolError as refusal:
+            sa.world.tell(ChildRefused(sa.connection.name, FIRST_MEMBER, refusal.notify))
+            return
+        sa.add_child(Child(child))
+
+    def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
+        if sa.state.name == "CONNECTING" and error.notify is Notify.AUTHENTICATION_FAILED and not _from_peer(error):
+            sa.submit_first(Farewell(error), now)
+        else:
+            sa.die(str(error))
+
+
+class Farewell:
+    """We do not trust the peer: tell it so, and be gone (RFC 7296 §2.21.2)."""
+
+    exchange = Exchange.INFORMATIONAL
+    about_children = False
+
+    def __init__(self, error: ProtocolError) -> None:
+        self._error = error
+
+    def start(self, sa: IkeSa, now: float) -> list[AnyPayload]:
+        return [Notification(self._error.notify)]
+
+    def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
+        sa.die(str(self._error))
+
+    def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
+        sa.die(str(self._error))
+
+
+class _PeerError(ProtocolError):
+    """The peer itself has answered with an error."""
+
+
+def _from_peer(error: ProtocolError) -> bool:
+    return isinstance(error, _PeerError)
+
+
+def _raise_error(reply: Sequence[AnyPayload]) -> None:
+    error = error_of(reply)
+    if error is not None:
+        known = error.kind in Notify._value2member_map_
+        name = Notify(error.kind).name if known else str(error.kind)
+        raise _PeerError(Notify(error.kind) if known else Notify.INVALID_SYNTAX, f"the peer answers {name}")
+
+
+# -- responder ----------------------------------------------------------------------------------------------------
+
+
+def respond_init(
+    world: World,
+    connection: Connection,
+    header: Header,
+    data: bytes,
+    payloads: list[AnyPayload],
+    remote: Address,
+    respond: Respond,
+    now: float,
+) -> tuple[IkeSa, list[AnyPayload]]:
+    """A new IKE SA, and what answers its IKE_SA_INIT. Raises ProtocolError: then nothing is kept."""
+    chosen = choose(connection.ike_proposals, only(payloads, SecurityAssociation).proposals)
+    if chosen is None:
+        raise ProtocolError(Notify.NO_PROPOSAL_CHOSEN, "no common IKE proposal")
+    suite = Suite.of(chosen)
+    theirs, ni = public_value(payloads, suite.group), only(payloads, Nonce).data
+    secret = DiffieHellman(suite.group, world.random)
+    shared = secret.shared(theirs)
+    spis = header.spi_i, world.random(len(NO_SPI))
+    sa = IkeSa(world, connection, spis, remote, respond, initiator=False)
+    sa.initial = Initial(ni, world.random(NONCE_BYTES), data)
+    sa.use_keys(IkeKeys.initial(suite, shared, ni, sa.initial.nr, spis[0] + spis[1]), suite)
+    _take_extras(sa, payloads)
+    sa.answered_init()
+    sa.heard_at = now
+    return sa, [
+        SecurityAssociation((Proposal(chosen.protocol, chosen.transforms, chosen.number),)),
+        KeyExchange(suite.group, secret.public),
+        Nonce(sa.initial.nr),
+        *extras(world.random(NONCE_BYTES), spis, remote),
+    ]
+
+
+def respond_auth(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPayload]:
+    """Answer IKE_AUTH. Raises ProtocolError; then the SA dies."""
+    keys, initial, connection = sa.keys, sa.initial, sa.connection
+    if sa.initiator or initial is None or keys is None:
+        raise syntax("IKE_AUTH out of place")
+    peer = of_type(request, Payload.IDI, Identity)
+    check_peer(sa, request, peer, initial.request + initial.nr, keys.pi, Payload.IDI)
+    assert peer is not None
+    wanted = of_type(request, Payload.IDR, Identity)
+    if wanted is not None and not auth.same(wanted, connection.local_id):
+        raise auth.failed(f"the peer wants to talk to {auth.name_of(wanted)}")
+    mine = Identity(Payload.IDR, connection.local_id.kind, connection.local_id.data)
+    octets = auth.signed_octets(initial.reply, initial.ni, keys.prf, keys.pr, mine)
+    reply: list[AnyPayload] = [
+        mine,
+        *auth.certificate_payloads(connection.credentials),
+        auth.authenticate(connection.credentials, keys.prf, octets, sa.peer_hashes),
+        *connection.notifies,
+    ]
+    sa.establish(now)
+    sa.initial = None
+    sa.world.tell(Established(connection.name, peer, statuses(request)))
+    if maybe(request, SecurityAssociation) is None:
+        return reply
+    try:
+        child, payloads, _ = answer(request, connection, sa.world, keys, FIRST_MEMBER, (initial.ni, initial.nr))
+    except ProtocolError as error:
+        if error.notify is Notify.INVALID_SYNTAX:
+            raise
+        return [*reply, Notification(error.notify, error.data)]
+    sa.add_child(Child(child))
+    return [*reply, *payloads]
+
+
+def check_peer(
+    sa: IkeSa, payloads: Sequence[AnyPayload], peer: Identity | None, message: bytes, key: bytes, kind: Payload
+) -> None:
+    """Raises ProtocolError unless the peer is the one we are configured for. `message`: its first, and our nonce."""
+    if peer is None:
+        raise syntax(f"payload {kind.name} is missing")
+    if not auth.same(peer, sa.connection.remote_id):
+        raise auth.failed(f"the peer is {auth.name_of(peer)}, not {auth.name_of(sa.connection.remote_id)}")
+    assert sa.keys is not None
+    prf: Prf = sa.keys.prf
+    octets = auth.signed_octets(message, b"", prf, key, peer)
+    certificates = [one for one in payloads if isinstance(one, Certificate)]
+    proof = only(payloads, Authentication)
+    time = auth.time_of(sa.world.wall_clock())
+    auth.check(sa.connection.credentials, prf, octets, proof, peer, certificates, time)

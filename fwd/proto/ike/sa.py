@@ -1,0 +1,368 @@
+"""One IKE SA: message ids, retransmission, encryption, and whose turn it is (RFC 7296 §2.1 to §2.4, §2.23).
+
+What is said in the exchanges is in initial.py, exchanges.py and rekey.py, as *tasks*: `start` gives the payloads of a
+request, `finish` takes those of its answer. One request is under way at a time (a window of 1), others wait. Requests
+and answers are kept as datagrams: what is sent again is the same, bit by bit.
+
+Nothing that has not authenticated changes anything. Refused: message ids outside the window, requests that this SA's
+state does not allow. A message of the peer's own that breaks the format ends the SA (RFC 7296 §2.21.3).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Final, Protocol
+
+from fwd.proto.ike.child import Child
+from fwd.proto.ike.crypto import IkeKeys, Sealer, Suite
+from fwd.proto.ike.events import Address, ChildDown, ChildUp, Connection, Datagram, Moved, World
+from fwd.proto.ike.message import (
+    Assembly,
+    Fragment,
+    Header,
+    decode_plain,
+    encode_clear,
+    open_message,
+    seal_message,
+)
+from fwd.proto.ike.numbers import SPI_BYTES, Exchange, Flag, Notify, ProtocolError
+from fwd.proto.ike.payloads import AnyPayload, notify_for
+
+RETRANSMIT_S: Final = 0.5
+RETRANSMIT_FACTOR: Final = 1.8
+RETRANSMIT_MAX_S: Final = 10.0
+TRIES_MAX: Final = 7  # then the peer is dead: 38 s after the first
+TRAFFIC_S: Final = 10.0  # a peer whose traffic came so lately is not given up
+NO_SPI: Final = bytes(SPI_BYTES)
+
+
+class State(Enum):
+    """Of an IKE SA."""
+
+    CONNECTING = auto()  # IKE_SA_INIT and IKE_AUTH
+    ESTABLISHED = auto()
+    REKEYING = auto()  # our request for its successor is under way
+    REKEYED = auto()  # its successor has taken over; it waits for its Delete
+    DELETING = auto()  # our Delete is under way
+    DEAD = auto()
+
+
+class Task(Protocol):
+    """One exchange that this side begins."""
+
+    exchange: Exchange
+    about_children: bool  # while it is under way the peer may not replace the IKE SA (RFC 7296 §2.25.2)
+
+    def start(self, sa: IkeSa, now: float) -> list[AnyPayload] | None:
+        """The payloads of the request; None: there is nothing to be done any more."""
+
+    def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
+        """Take the answer. Raises ProtocolError."""
+
+    def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
+        """The answer could not be read, or `finish` has refused it."""
+
+
+# Answers a request: exchange, payloads, now → payloads. Raises ProtocolError.
+Respond = Callable[["IkeSa", int, list[AnyPayload], float], list[AnyPayload]]
+
+
+@dataclass
+class _Request:
+    """The request under way."""
+
+    task: Task
+    message_id: int
+    exchange: int
+    datagrams: list[bytes]
+    due: float  # when it is sent again, or given up
+    tries: int = 1
+
+
+class IkeSa:
+    """See the module. `local` and `remote` are where its messages go."""
+
+    def __init__(
+        self,
+        world: World,
+        connection: Connection,
+        spis: tuple[bytes, bytes],
+        remote: Address,
+        respond: Respond,
+        *,
+        initiator: bool,
+    ) -> None:
+        """`spis`: the initiator's and the responder's, NO_SPI while it is not known."""
+        self.world = world
+        self.respond = respond
+        self.connection = connection
+        self.local, self.remote = connection.local, remote
+        self.initiator = initiator
+        self.spi_i, self.spi_r = spis
+        self.state = State.CONNECTING
+        self.keys: IkeKeys | None = None
+        self.suite: Suite | None = None
+        self.children: dict[int, Child] = {}  # by our inbound SPI
+        self.gone_early: set[int] = set()  # peer's SPIs deleted while the answer that names them was under way
+        self.successor: IkeSa | None = None  # once it is REKEYED
+        self.rival: tuple[IkeSa, bytes] | None = None  # a successor by the peer's request, and its lowest nonce
+        self.origin: IkeSa | None = None  # whose rival it is
+        self.fragments = False  # the peer knows RFC 7383
+        self.peer_hashes = b""
+        self.established_at = 0.0
+        self.heard_at = 0.0
+        self.traffic_at = float("-inf")  # when ESP of the peer's was heard last
+        self.rekeyed_at = 0.0
+        self.ends = False  # with the answer that is being made
+        self.error = ""
+        self.initial: Any = None  # what IKE_SA_INIT left for IKE_AUTH (initial.py)
+        self._later: list[tuple[float, Task]] = []
+        self._queue: deque[Task] = deque()
+        self._request: _Request | None = None
+        self._next_id = 0
+        self._expected_id = 0
+        self._answer: list[bytes] = []  # to request `_expected_id` - 1
+        self._iv = 0
+        self._out: Sealer | None = None
+        self._in: Sealer | None = None
+        self._assemblies: dict[bool, tuple[int, Assembly]] = {}
+
+    # -- what it is -------------------------------------------------------------------------------------------
+
+    @property
+    def spi(self) -> bytes:
+        """Our own, by which messages find it."""
+        return self.spi_i if self.initiator else self.spi_r
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way or waits."""
+        return self._request is not None or bool(self._queue)
+
+    @property
+    def busy_with_children(self) -> bool:
+        """Whether a request about Child SAs is under way."""
+        return self._request is not None and self._request.task.about_children
+
+    def use_keys(self, keys: IkeKeys, suite: Suite) -> None:
+        """From now on messages are encrypted."""
+        self.keys, self.suite = keys, suite
+        mine, theirs = (keys.ei, keys.er) if self.initiator else (keys.er, keys.ei)
+        self._out, self._in = Sealer(mine), Sealer(theirs)
+
+    def establish(self, now: float) -> None:
+        """The peer has proved who it is, or this SA comes of one that has."""
+        self.state = State.ESTABLISHED
+        self.established_at = self.heard_at = now
+
+    # -- requests ---------------------------------------------------------------------------------------------
+
+    def submit(self, task: Task, now: float) -> None:
+        """Do this as soon as nothing else is under way."""
+        self._queue.append(task)
+        self._start_next(now)
+
+    def submit_first(self, task: Task, now: float) -> None:
+        """The same, before all that waits."""
+        self._queue.appendleft(task)
+        self._start_next(now)
+
+    def submit_later(self, task: Task, due: float) -> None:
+        """Do this, but not before `due`."""
+        self._later.append((due, task))
+
+    def take_queue(self) -> list[Task]:
+        """What waits, to be done by a successor."""
+        waiting = [*self._queue, *(task for _, task in self._later)]
+        self._queue.clear()
+        self._later.clear()
+        return waiting
+
+    def _start_next(self, now: float) -> None:
+        while self._request is None and self._queue and self.state is not State.DEAD:
+            task = self._queue.popleft()
+            payloads = task.start(self, now)
+            if payloads is not None:
+                self.send_request(task, payloads, now)
+
+    def send_request(self, task: Task, payloads: Sequence[AnyPayload], now: float) -> None:
+        """Send a request; the one under way before is forgotten (IKE_SA_INIT may be tried again)."""
+        header = self._header(task.exchange, self._next_id, response=False)
+        datagrams = self._encode(header, payloads)
+        self._request = _Request(task, self._next_id, task.exchange, datagrams, now + RETRANSMIT_S)
+        self._send(datagrams)
+
+    def tick(self, now: float) -> None:
+        """What is due: tasks put off, the request under way once more; or the peer is given up."""
+        due = [task for at, task in self._later if at <= now]
+        self._later = [(at, task) for at, task in self._later if at > now]
+        for task in due:
+            self.submit(task, now)
+        request = self._request
+        if request is None or now < request.due:
+            return
+        if request.tries >= TRIES_MAX and now >= self.traffic_at + TRAFFIC_S:
+            self.die("the peer does not answer")
+            return
+        request.due = now + min(RETRANSMIT_S * RETRANSMIT_FACTOR**request.tries, RETRANSMIT_MAX_S)
+        request.tries += 1
+        self._send(request.datagrams)
+
+    def next_timeout(self) -> float | None:
+        """When `tick` is due."""
+        times = [due for due, _ in self._later]
+        times += [self._request.due] if self._request else []
+        return min(times, default=None)
+
+    def abort(self) -> None:
+        """Forget the request under way, without an answer."""
+        self._request = None
+
+    # -- messages that come -----------------------------------------------------------------------------------
+
+    def receive(self, header: Header, data: bytes, remote: Address, now: float) -> None:
+        """An encrypted message for this SA."""
+        if self.state is State.DEAD or self._in is None or header.by_initiator == self.initiator:
+            return
+        if header.is_response:
+            if self._request is None or header.message_id != self._request.message_id:
+                return
+        elif header.message_id not in (self._expected_id, self._expected_id - 1):
+            return
+        try:
+            fragment = open_message(header, data, self._in)
+        except ProtocolError:
+            return  # outside what is authenticated: anybody may have written it
+        if fragment is None:
+            return
+        self.heard_at = now
+        if not header.is_response and header.message_id == self._expected_id - 1:
+            if fragment.number == 1:
+                self._send(self._answer)
+            return
+        whole = self._assemble(header, fragment)
+        if whole is None:
+            return
+        self._follow(remote)
+        if header.is_response:
+            self._take_answer(*whole, now)
+        else:
+            self._take_request(header, *whole, now)
+
+    def _assemble(self, header: Header, fragment: Fragment) -> tuple[int, bytes] | None:
+        if fragment.total == 1:
+            return fragment.first_payload, fragment.plain
+        number, assembly = self._assemblies.get(header.is_response, (-1, Assembly()))
+        if number != header.message_id:
+            assembly = Assembly()
+            self._assemblies[header.is_response] = header.message_id, assembly
+        return assembly.add(fragment)
+
+    def _take_answer(self, first: int, plain: bytes, now: float) -> None:
+        assert self._request is not None
+        task = self._request.task
+        self._request = None
+        self._next_id += 1
+        try:
+            task.finish(self, decode_plain(first, plain), now)
+        except ProtocolError as error:
+            task.refused(self, error, now)
+        self._start_next(now)
+
+    def take_init_answer(self, header: Header, data: bytes, payloads: list[AnyPayload], now: float) -> None:
+        """The answer to our IKE_SA_INIT, which is not encrypted."""
+        request = self._request
+        if request is None or request.exchange != Exchange.IKE_SA_INIT or header.message_id or self._in is not None:
+            return
+        self.initial.take(header, data)
+        try:
+            request.task.finish(self, payloads, now)
+        except ProtocolError as error:
+            request.task.refused(self, error, now)
+        self._start_next(now)
+
+    def pass_init(self) -> None:
+        """IKE_SA_INIT is over: the next request is number 1."""
+        self._request = None
+        self._next_id = 1
+
+    def first_message(self) -> bytes:
+        """Our IKE_SA_INIT request as it was sent last: AUTH signs it."""
+        assert self._request is not None
+        return self._request.datagrams[0]
+
+    def _take_request(self, header: Header, first: int, plain: bytes, now: float) -> None:
+        fatal = False
+        try:
+            reply = self.respond(self, header.exchange, decode_plain(first, plain), now)
+        except ProtocolError as error:
+            reply = [notify_for(error)]
+            fatal = error.notify in (Notify.INVALID_SYNTAX, Notify.AUTHENTICATION_FAILED)
+            self.error = str(error)
+        self._expected_id += 1
+        self._assemblies.pop(False, None)
+        self._answer = self._encode(self._header(header.exchange, header.message_id, response=True), reply)
+        self._send(self._answer)
+        if fatal or self.ends:
+            self.die(self.error)
+        self._start_next(now)
+
+    def answered_init(self) -> None:
+        """The responder's IKE_SA_INIT is answered: the next request is number 1."""
+        self._expected_id = 1
+
+    def _follow(self, remote: Address) -> None:
+        """The peer may be behind a NAT that has given it another address (RFC 7296 §2.23)."""
+        if remote != self.remote:
+            self.remote = remote
+            if self.state is State.ESTABLISHED:
+                self.world.tell(Moved(self.connection.name, remote))
+
+    # -- Child SAs --------------------------------------------------------------------------------------------
+
+    def add_child(self, child: Child, replaces: int | None = None) -> None:
+        """It is installed: both its SAs may be used."""
+        self.children[child.spi_in] = child
+        self.world.tell(ChildUp(self.connection.name, child.keys, replaces))
+
+    def remove_child(self, child: Child) -> None:
+        if self.children.pop(child.spi_in, None) is not None:
+            self.world.tell(ChildDown(self.connection.name, child.keys.member, child.spi_in))
+
+    def child_by_peer(self, spi: int) -> Child | None:
+        """The Child SA that the peer knows by this SPI of its own."""
+        return next((child for child in self.children.values() if child.spi_out == spi), None)
+
+    # -- the end ----------------------------------------------------------------------------------------------
+
+    def die(self, error: str) -> None:
+        """At once and without a word."""
+        if self.state is State.DEAD:
+            return
+        self.error = error
+        self.state = State.DEAD
+        self._request = None
+        self.take_queue()
+        for child in list(self.children.values()):
+            self.remove_child(child)
+
+    # -- sending ----------------------------------------------------------------------------------------------
+
+    def _header(self, exchange: int, message_id: int, *, response: bool) -> Header:
+        flags = (Flag.INITIATOR if self.initiator else 0) | (Flag.RESPONSE if response else 0)
+        return Header(self.spi_i, self.spi_r, exchange, flags, message_id)
+
+    def _encode(self, header: Header, payloads: Sequence[AnyPayload]) -> list[bytes]:
+        if self._out is None or header.exchange == Exchange.IKE_SA_INIT:
+            return [encode_clear(header, payloads)]
+        limit = self.connection.fragment_bytes if self.fragments else 0
+        datagrams = seal_message(header, payloads, self._out, self._iv, limit)
+        self._iv += len(datagrams)
+        return datagrams
+
+    def _send(self, datagrams: Sequence[bytes]) -> None:
+        for data in datagrams:
+            self.world.send(Datagram(data, self.local, self.remote))

@@ -1,0 +1,105 @@
+"""Traffic selectors: RFC 7296 §2.9 and §3.13.1; sets of addresses, here always of any protocol and all ports.
+
+`narrow` is what a responder does: the part of an offer that its own configuration allows. Selectors for one protocol or
+some ports are decoded and passed over: who asks for less does not get more. Refused, as ProtocolError: ranges that run
+backwards, unknown kinds, more than SELECTORS_MAX.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, summarize_address_range
+from typing import Final
+
+from fwd.proto.ike.numbers import syntax
+
+SELECTORS_MAX: Final = 128
+_IPV4_RANGE, _IPV6_RANGE = 7, 8
+_HEAD = struct.Struct(">BBHHH")
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Addresses from `first` to `last` (of one IP version)."""
+
+    first: Address
+    last: Address
+    protocol: int = 0
+    first_port: int = 0
+    last_port: int = 65535
+
+    @classmethod
+    def of(cls, network: Network) -> Selector:
+        """A whole subnet."""
+        return cls(network[0], network[-1])
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether it is for any protocol and all ports."""
+        return self.protocol == 0 and self.first_port == 0 and self.last_port == 65535
+
+    def networks(self) -> list[Network]:
+        """The subnets that make up its range."""
+        return list(summarize_address_range(self.first, self.last))
+
+    def within(self, other: Selector) -> Selector | None:
+        """The part of it that lies in `other`; None: nothing does."""
+        if self.first.version != other.first.version:
+            return None
+        first, last = max(self.first, other.first, key=int), min(self.last, other.last, key=int)
+        return Selector(first, last) if int(first) <= int(last) else None
+
+
+def narrow(offered: Sequence[Selector], allowed: Iterable[Network]) -> tuple[Selector, ...]:
+    """What of the offer is allowed, without doubles, in the order of what is allowed; empty: nothing."""
+    whole = [selector for selector in offered if selector.takes_all]
+    found: dict[Selector, None] = {}
+    for network in allowed:
+        for selector in whole:
+            common = selector.within(Selector.of(network))
+            if common is not None:
+                found[common] = None
+    return tuple(found)
+
+
+def covers(wider: Sequence[Selector], narrower: Sequence[Selector]) -> bool:
+    """Whether each of `narrower` lies wholly in one of `wider`."""
+    return all(any(one.within(other) == Selector(one.first, one.last) for other in wider) for one in narrower)
+
+
+def encode_selectors(selectors: Sequence[Selector]) -> bytes:
+    """Body of a TS payload."""
+    parts = [bytes([len(selectors), 0, 0, 0])]
+    for one in selectors:
+        kind = _IPV4_RANGE if one.first.version == 4 else _IPV6_RANGE
+        length = _HEAD.size + 2 * len(one.first.packed)
+        parts.append(_HEAD.pack(kind, one.protocol, length, one.first_port, one.last_port))
+        parts.append(one.first.packed + one.last.packed)
+    return b"".join(parts)
+
+
+def decode_selectors(body: memoryview) -> tuple[Selector, ...]:
+    """The selectors of a TS payload. Raises ProtocolError."""
+    if len(body) < 4 or not 1 <= body[0] <= SELECTORS_MAX:
+        raise syntax("TS: number of selectors")
+    found, count = [], body[0]
+    body = body[4:]
+    for _ in range(count):
+        if len(body) < _HEAD.size:
+            raise syntax("TS: selector cut short")
+        kind, protocol, length, first_port, last_port = _HEAD.unpack_from(body)
+        octets = {_IPV4_RANGE: 4, _IPV6_RANGE: 16}.get(kind)
+        if octets is None or length != _HEAD.size + 2 * octets or length > len(body):
+            raise syntax(f"TS: selector of kind {kind}, length {length}")
+        first, last = (ip_address(bytes(body[at : at + octets])) for at in (_HEAD.size, _HEAD.size + octets))
+        if first > last:  # type: ignore[operator]
+            raise syntax("TS: range runs backwards")
+        found.append(Selector(first, last, protocol, first_port, last_port))
+        body = body[length:]
+    if len(body):
+        raise syntax("TS: octets behind the last selector")
+    return tuple(found)

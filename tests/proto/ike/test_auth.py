@@ -1,0 +1,208 @@
+"""Who is who: certificates of every kind of key, and every way in which they must not be believed."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from ikekit import NAME, WALL, Net, connection
+
+from fwd.proto.ike import auth
+from fwd.proto.ike.auth import Certificates
+from fwd.proto.ike.events import Closed, Established
+from fwd.proto.ike.numbers import AuthMethod, Notify, Payload, ProtocolError
+from fwd.proto.ike.payloads import Authentication
+
+NOW = auth.time_of(WALL)
+DAY = datetime.timedelta(days=1)
+RSA = rsa.generate_private_key(65537, 2048)
+KEYS = {
+    "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "P-384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "RSA": lambda: RSA,
+    "Ed25519": ed25519.Ed25519PrivateKey.generate,
+}
+
+
+def hash_of(key: Any) -> Any:
+    return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+
+
+class Ca:
+    """A certificate authority made for a test."""
+
+    def __init__(self, name: str = "fwd test CA", key: Any = None, parent: Ca | None = None) -> None:
+        self.key = key or KEYS["P-256"]()
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        signer = parent or self
+        self.certificate = (
+            _builder(self.name, signer.name, self.key)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.public_key()), critical=False)
+            .sign(signer.key, hash_of(signer.key))
+        )
+
+    def issue(self, name: str, key: Any, **changes: Any) -> x509.Certificate:
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        names = changes.get("names", [x509.DNSName(name)])
+        builder = _builder(subject, self.name, key, changes.get("start", NOW - DAY), changes.get("end", NOW + DAY))
+        builder = builder.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
+        )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        if usage := changes.get("usage"):
+            builder = builder.add_extension(usage, critical=True)
+        if purposes := changes.get("purposes"):
+            builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        return builder.sign(self.key, hash_of(self.key))
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: Any, start: Any = NOW - 10 * DAY, end: Any = NOW + 10 * DAY
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
+        .serial_number(x509.random_serial_number()).not_valid_before(start).not_valid_after(end)
+    )  # fmt: skip
+
+
+def _usage(**on: bool) -> x509.KeyUsage:
+    fields = (
+        "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+        "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
+    )  # fmt: skip
+    return x509.KeyUsage(**{name: on.get(name, False) for name in fields})
+
+
+def credentials(ca: Ca, name: str, kind: str = "P-256", trusts: Ca | None = None, **changes: Any) -> Certificates:
+    key = KEYS[kind]()
+    return Certificates(key, (ca.issue(name, key, **changes),), ((trusts or ca).certificate,))
+
+
+def meet(a: Certificates, b: Certificates, **changes: Any) -> Net:
+    net = Net(1, connection("a", credentials=a, **changes), connection("b", credentials=b))
+    net.a.endpoint.initiate(NAME, net.now)
+    net.run(60)
+    return net
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_every_kind_of_key(kind: str) -> None:
+    ca = Ca()
+    net = meet(credentials(ca, "a.example", kind), credentials(ca, "b.example", kind))
+    net.check_agreement()
+    assert net.a.of(Established)
+    assert net.b.of(Established)
+
+
+def test_a_chain_with_a_ca_between() -> None:
+    root = Ca("root")
+    between = Ca("between", parent=root)
+    key = KEYS["P-256"]()
+    long = Certificates(key, (between.issue("a.example", key), between.certificate), (root.certificate,))
+    assert meet(long, credentials(root, "b.example")).b.of(Established)
+
+
+def test_key_usage_for_signatures_and_purposes_for_ike_are_fine() -> None:
+    ca = Ca()
+    mine = credentials(
+        ca, "a.example", usage=_usage(digital_signature=True),
+        purposes=[ExtendedKeyUsageOID.IPSEC_IKE, ExtendedKeyUsageOID.SERVER_AUTH],
+    )  # fmt: skip
+    assert meet(mine, credentials(ca, "b.example")).b.of(Established)
+
+
+BAD = {
+    "expired": {"end": NOW - DAY / 2},
+    "not yet valid": {"start": NOW + DAY / 2},
+    "another name": {"names": [x509.DNSName("c.example")]},
+    "a common name alone": {"names": []},
+    "not for signatures": {"usage": _usage(key_agreement=True)},
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_certificate_that_must_not_be_believed(what: str) -> None:
+    ca = Ca()
+    for bad in ("a", "b"):
+        sides = {side: credentials(ca, f"{side}.example", **(BAD[what] if side == bad else {})) for side in "ab"}
+        net = meet(sides["a"], sides["b"])
+        assert not net.a.live()
+        assert not net.b.live()
+        assert len(net.a.of(Closed)) == 1
+        assert not net.a.of(Established) or bad == "a"
+
+
+def test_a_certificate_of_a_foreign_ca() -> None:
+    ours, foreign = Ca(), Ca()
+    net = meet(credentials(foreign, "a.example", trusts=ours), credentials(ours, "b.example"))
+    assert not net.b.of(Established)
+    assert "AUTHENTICATION_FAILED" in net.a.of(Closed)[0].error
+
+
+def test_a_certificate_whose_key_somebody_else_has() -> None:
+    ca = Ca()
+    good = credentials(ca, "a.example")
+    net = meet(Certificates(KEYS["P-256"](), good.chain, good.authorities), credentials(ca, "b.example"))
+    assert not net.b.of(Established)
+
+
+def test_a_secret_instead_of_a_certificate() -> None:
+    net = Net(1, connection("a"), connection("b", credentials=credentials(Ca(), "b.example")))
+    net.a.endpoint.initiate(NAME, net.now)
+    net.run(60)
+    assert not net.b.of(Established)
+
+
+@pytest.mark.parametrize(
+    "method", [AuthMethod.RSA, AuthMethod.ECDSA_256, AuthMethod.SHARED_KEY, 200], ids=["RSA", "ECDSA", "PSK", "200"]
+)
+def test_older_methods_are_refused(method: int) -> None:
+    certificate = credentials(Ca(), "a.example").chain[0]
+    with pytest.raises(ProtocolError) as refused:
+        auth.check_signature(certificate, b"octets", Authentication(method, b"x" * 64))
+    assert refused.value.notify is Notify.AUTHENTICATION_FAILED
+
+
+def test_pkcs1_signatures_are_refused() -> None:
+    """RFC 7427's sha256WithRSAEncryption."""
+    certificate = credentials(Ca(), "a.example", "RSA").chain[0]
+    algorithm = bytes.fromhex("300d06092a864886f70d01010b0500")
+    signature = RSA.sign(b"octets", padding.PKCS1v15(), hashes.SHA256())
+    with pytest.raises(ProtocolError, match="of a kind"):
+        auth.check_signature(certificate, b"octets", Authentication(14, bytes([15]) + algorithm + signature))
+
+
+def test_a_peer_without_our_hashes_is_told() -> None:
+    with pytest.raises(ProtocolError, match="no signature hash"):
+        auth.sign(KEYS["P-256"](), b"octets", b"\0\1")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "data"),
+    [
+        ("192.0.2.1", 1, bytes([192, 0, 2, 1])), ("2001:db8::1", 5, bytes.fromhex("20010db8" + "0" * 23 + "1")),
+        ("gw1.example", 2, b"gw1.example"), ("@gw1", 2, b"gw1"), ("who@example", 3, b"who@example"),
+        ("@#0aff", 11, b"\x0a\xff"),
+    ],
+)  # fmt: skip
+def test_identities(text: str, kind: int, data: bytes) -> None:
+    who = auth.identity(text, Payload.IDI)
+    assert (who.kind, who.data) == (kind, data)
+    assert auth.same(who, auth.identity(text.upper() if kind in (2, 3) else text, Payload.IDR))
+
+
+def test_a_distinguished_name() -> None:
+    ca = Ca()
+    certificate = credentials(ca, "a.example", names=[]).chain[0]
+    auth.check_name(certificate, auth.identity("CN=a.example", Payload.IDI))
+    with pytest.raises(ProtocolError, match="is not for"):
+        auth.check_name(certificate, auth.identity("CN=b.example", Payload.IDI))

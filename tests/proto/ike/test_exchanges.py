@@ -1,0 +1,201 @@
+"""Exchanges between two endpoints over a network that loses nothing."""
+
+from __future__ import annotations
+
+import pytest
+from ikekit import NAME, A, B, Net, connection, for_member
+
+from fwd.proto.ike import auth
+from fwd.proto.ike.events import ChildDown, ChildRefused, ChildUp, Closed, Established
+from fwd.proto.ike.numbers import Notify, Payload
+from fwd.proto.ike.payloads import Notification
+
+
+def test_two_endpoints_connect_in_two_exchanges() -> None:
+    net = Net().connect()
+    assert len(net.sent) == 4
+    assert [auth.name_of(event.peer) for event in net.a.of(Established)] == ["b.example"]
+    assert [auth.name_of(event.peer) for event in net.b.of(Established)] == ["a.example"]
+    net.check_agreement()
+    (child,) = net.a.children().values()
+    assert child.child.proposal == "aes256gcm16-esn"
+    assert [str(n) for one in child.child.local_ts for n in one.networks()] == ["10.1.0.0/16"]
+
+
+@pytest.mark.parametrize("prf", ["prfsha256", "prfsha384"])
+@pytest.mark.parametrize("group", ["x25519", "ecp256", "ecp384"])
+@pytest.mark.parametrize("cipher", ["aes256gcm16", "aes128gcm16"])
+def test_every_algorithm(cipher: str, prf: str, group: str) -> None:
+    words = {"ike": (f"{cipher}-{prf}-{group}",), "esp": (f"{cipher}-{group}-noesn",)}
+    net = Net(1, connection("a", **words), connection("b", **words)).connect()
+    net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)
+    net.b.endpoint.rekey_ike(NAME, net.now)
+    net.run(5)
+    net.check_agreement()
+    assert len(net.a.children()) == 2
+    assert {len(up.child.inbound.key) * 8 for up in net.a.children().values()} == {int(cipher[3:6])}
+
+
+def test_another_group_is_asked_for() -> None:
+    both = ("aes256gcm16-prfsha256-x25519-ecp384",)
+    net = Net(1, connection("a", ike=both), connection("b", ike=("aes256gcm16-prfsha256-ecp384",))).connect()
+    assert len(net.sent) == 6
+    net.check_agreement()
+
+
+def test_no_common_proposal() -> None:
+    net = Net(1, connection("a", ike=("aes128gcm16-prfsha256-x25519",)))
+    net.a.endpoint.initiate(NAME, net.now)
+    net.run(1)
+    (closed,) = net.a.of(Closed)
+    assert "NO_PROPOSAL_CHOSEN" in closed.error
+    assert not net.b.events
+
+
+def test_no_common_esp_proposal_leaves_an_ike_sa_without_child() -> None:
+    net = Net(1, connection("a", esp=("aes128gcm16-esn",))).connect()
+    assert [event.notify for event in net.a.of(ChildRefused)] == [Notify.NO_PROPOSAL_CHOSEN]
+    assert not net.a.of(ChildUp)
+    assert not net.b.of(ChildUp)
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_a_wrong_secret(side: str) -> None:
+    net = Net(1, **{side: connection(side, credentials=auth.Psk(b"another one"))})
+    net.a.endpoint.initiate(NAME, net.now)
+    net.run(60)
+    (closed,) = net.a.of(Closed)
+    assert "AUTHENTICATION_FAILED" in closed.error
+    assert not net.a.of(Established)
+    assert not net.b.of(Established)
+    assert not net.a.endpoint.sas(NAME)
+    assert not net.b.endpoint.sas(NAME)
+
+
+def test_a_wrong_identity_of_the_responder() -> None:
+    other = auth.identity("c.example", Payload.IDR)
+    net = Net(1, connection("a", remote_id=other))
+    net.a.endpoint.initiate(NAME, net.now)
+    net.run(60)
+    assert "AUTHENTICATION_FAILED" in net.a.of(Closed)[0].error
+    assert not net.b.live()
+
+
+def test_a_child_more_and_its_rekeying_by_either_side() -> None:
+    net = Net().connect()
+    net.a.endpoint.create_child(NAME, 3, for_member(3), net.now)
+    net.run(1)
+    assert sorted(up.child.member for up in net.b.children().values()) == [0, 3]
+    for side in (net.a, net.b):
+        before = dict(side.children())
+        for spi in before:
+            side.endpoint.rekey_child(NAME, spi, net.now)
+        net.run(5)
+        net.check_agreement()
+        assert len(side.children()) == 2
+        assert not set(before) & set(side.children())
+        assert sorted(up.child.member for up in side.children().values()) == [0, 3]
+        assert {up.replaces for up in side.children().values()} == set(before)
+
+
+def test_the_ike_sa_is_rekeyed_and_keeps_its_children() -> None:
+    net = Net().connect()
+    old, children = net.a.live()[0].spi_i, set(net.a.children())
+    for side in (net.a, net.b):
+        side.endpoint.rekey_ike(NAME, net.now)
+        net.run(5)
+        net.check_agreement()
+        assert net.a.live()[0].spi_i != old
+        assert set(net.a.children()) == children
+        assert len(net.a.endpoint.sas(NAME)) == len(net.b.endpoint.sas(NAME)) == 1
+        old = net.a.live()[0].spi_i
+    net.b.endpoint.create_child(NAME, 1, for_member(1), net.now)
+    net.run(1)
+    net.check_agreement()
+    assert not net.a.of(Closed)
+
+
+def test_a_child_is_deleted_on_both_sides() -> None:
+    net = Net().connect()
+    (spi,) = net.a.children()
+    net.b.endpoint.delete_child(NAME, net.a.children()[spi].child.outbound.spi, net.now)
+    net.run(1)
+    assert not net.a.children()
+    assert not net.b.children()
+    assert net.a.live()
+
+
+def test_terminating_ends_everything_on_both_sides() -> None:
+    net = Net().connect()
+    net.a.endpoint.terminate(NAME, net.now)
+    net.run(1)
+    for side in (net.a, net.b):
+        assert len(side.of(ChildDown)) == 1
+        assert [event.error for event in side.of(Closed)] == [""]
+        assert not side.endpoint.sas(NAME)
+
+
+def test_a_silent_peer_is_dead_after_its_liveness_is_not_answered() -> None:
+    net = Net().connect()
+    net.judge = lambda datagram: []
+    net.run(9)
+    assert len(net.sent) == 4
+    net.run(60)
+    for side in (net.a, net.b):
+        assert [event.error for event in side.of(Closed)] == ["the peer does not answer"]
+        assert not side.children()
+
+
+def test_liveness_is_asked_only_when_nothing_is_heard() -> None:
+    net = Net().connect()
+    net.run(100)
+    asked = len(net.sent) - 4
+    assert 2 * 9 <= asked <= 2 * 2 * 10
+    assert net.a.live()
+
+
+def test_both_sides_begin_at_once() -> None:
+    net = Net()
+    net.a.endpoint.initiate(NAME, net.now)
+    net.b.endpoint.initiate(NAME, net.now)
+    net.run(5)
+    assert net.a.live()
+    assert net.b.live()
+
+
+def test_long_messages_go_in_fragments() -> None:
+    extra = tuple(Notification(41999, bytes(200)) for _ in range(20))
+    limit = {"notifies": extra, "fragment_bytes": 500}
+    net = Net(1, connection("a", **limit), connection("b", **limit)).connect()
+    assert max(len(datagram.data) for datagram in net.sent) <= 500
+    assert len(net.sent) > 10
+    net.check_agreement()
+
+
+def test_a_lost_message_is_sent_again_bit_by_bit() -> None:
+    net = Net()
+    lost: list[bytes] = []
+
+    def lose_first(datagram):
+        if datagram.data not in lost:
+            lost.append(datagram.data)
+            return []
+        return [0.01]
+
+    net.judge = lose_first
+    net.a.endpoint.initiate(NAME, net.now)
+    net.run(30)
+    net.check_agreement()
+    assert net.a.live()
+
+
+def test_the_peer_is_followed_to_a_new_address_when_it_has_authenticated() -> None:
+    net = Net().connect()
+    net.b.endpoint.receive(b"garbage", B, ("203.0.113.5", 9), net.now)
+    assert net.b.live()[0].remote[0] == A[0]
+    net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)
+    (datagram,) = net.a.endpoint.datagrams_to_send()
+    net.b.endpoint.receive(datagram.data[:-1] + b"x", datagram.remote, ("203.0.113.5", 9), net.now)
+    assert net.b.live()[0].remote[0] == A[0]
+    net.b.endpoint.receive(datagram.data, datagram.remote, ("203.0.113.5", 9), net.now)
+    assert net.b.live()[0].remote == ("203.0.113.5", 9)
