@@ -49,6 +49,11 @@ def feed(to: Recorder, packet: Packet, gso_type: int = 0, gso_size: int = 0) -> 
     to.frame(len(frame))
 
 
+def ike_message(length: int = 100) -> bytes:
+    head = b"initspi1" + b"respspi1" + bytes([33, 0x20, 34, 8]) + bytes(4) + length.to_bytes(4, "big")
+    return head.ljust(100, b"x")
+
+
 def outer(payload: bytes, port: int = 4500, to_port: int | None = None, ipv6: bool = False) -> Packet:
     ip = IPv6(src=A6, dst=B6) if ipv6 else IP(src=A, dst=B)
     return ip / UDP(sport=port, dport=to_port or port) / Raw(payload)
@@ -95,6 +100,7 @@ def test_repeated_nonces_are_found_inside_a_frame_and_between_frames() -> None:
         pytest.param(IP(src=A, dst=B) / ICMP(type=3, code=4) / Raw(b"x" * 28), id="ICMP error"),
         pytest.param(outer(b"\xff"), id="NAT keepalive"),
         pytest.param(outer(b"\0" * 4 + b"i" * 28), id="IKE"),
+        pytest.param(outer(ike_message(), port=500), id="IKE on its own port"),
     ],
 )
 def test_control(packet: Packet) -> None:
@@ -113,6 +119,8 @@ def test_control(packet: Packet) -> None:
         pytest.param(outer(b"short"), id="too short for ESP"),
         pytest.param(outer(esp(1, spi=1)), id="reserved SPI"),
         pytest.param(outer(b"x" * 50 + MARKER + b"x" * 50), id="marker"),
+        pytest.param(outer(ike_message(99), port=500), id="no whole IKE message"),
+        pytest.param(outer(ike_message(), port=501), id="IKE elsewhere"),
         pytest.param(IP(src=A, dst=B) / ICMP(type=8), id="ping between gateways"),
         pytest.param(IP(src=A, dst=B, frag=10, proto=17) / Raw(b"x" * 60), id="fragment"),
         pytest.param(IP(src=A, dst=B, proto=47) / Raw(b"x" * 60), id="GRE"),

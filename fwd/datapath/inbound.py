@@ -71,7 +71,8 @@ class Receiving(InboundSa):
 class Inbound:
     """Opens, and hands over for delivery.
 
-    Tells the member through `on_echo(sub-type, number)`, `on_heard(sa, address)` and `on_unknown(spi)`.
+    Tells the member through `on_echo(sub-type, number)`, `on_heard(sa, address)` and `on_unknown(spi)`; asks it by
+    `on_news()` to install what keyd has sent meanwhile.
     """
 
     def __init__(
@@ -105,6 +106,8 @@ class Inbound:
         self.on_echo: Callable[[int, int], None] = lambda subtype, number: None
         self.on_heard: Callable[[Receiving, Address], None] = lambda sa, address: None
         self.on_unknown: Callable[[int], None] = lambda spi: None
+        self.on_news: Callable[[], None] = lambda: None
+        self._asked = False
 
     # -- SAs --------------------------------------------------------------------------------------------------
 
@@ -181,6 +184,7 @@ class Inbound:
         counters[_IN_ESP] += self._taken
         counters[_IN_ESP_BYTES] += self._taken_bytes
         self._taken = self._taken_bytes = 0
+        self._asked = False
         self._block.publish()
         if self._other_count >= _RESIZE_AFTER and self._rows.owner is None:
             self._lay_out(self._other_size)
@@ -210,7 +214,7 @@ class Inbound:
             if end - at > 1 and spis[at:end].tobytes() != received[at * size : at * size + 4] * (end - at):
                 stop = at + int((spis[at:end] != spi).argmax())
             inside = [(i - at, length) for i, length in short if at <= i < stop]
-            sa = self.sas.get(spi)
+            sa = self.sas.get(spi) or self._news(spi)
             if sa is None:
                 self._refuse_spi(spi, stop - at)
             elif stop - at > SCALAR_MAX:
@@ -279,7 +283,7 @@ class Inbound:
             self._refuse_runt(packet)
             return
         spi = int.from_bytes(packet[:4], "big")
-        sa = self.sas.get(spi)
+        sa = self.sas.get(spi) or self._news(spi)
         if sa is None:
             self._refuse_spi(spi, 1)
             return
@@ -305,6 +309,14 @@ class Inbound:
             sa.reassembler.take_rows(rows, number, first, int(full), 0 if full else tail, self._now)
         else:
             self._take_payload(sa, number, row)
+
+    def _news(self, spi: int) -> Receiving | None:
+        """An SPI that is not known yet: keyd may have told of it since the member last looked. Once a batch."""
+        if self._asked or not spi:
+            return None
+        self._asked = True
+        self.on_news()
+        return self.sas.get(spi)
 
     def _refuse_runt(self, packet: memoryview) -> None:
         keepalive = len(packet) == 1 and packet[0] == 0xFF

@@ -103,6 +103,7 @@ class Member:
         self.inbound.on_echo = self._on_echo
         self.inbound.on_heard = self._on_heard
         self.inbound.on_unknown = self._on_unknown
+        self.inbound.on_news = self._hear_keyd
         self.outbound.peer = self._known_peer()
         self.outbound.recover(skip=skip)
         self.inbound.recover()
@@ -227,15 +228,16 @@ class Member:
     # -- keyd -------------------------------------------------------------------------------------------------
 
     def _hear_keyd(self) -> None:
-        try:
-            message = SaSet.decode(self._parts.control.recv(65536))
-        except BlockingIOError:
-            return
-        except MessageError as error:
-            log.error("message from keyd refused: %s", error)
-            return
-        if message.incarnation == self._incarnation:
-            self._install(message)
+        """All that keyd has sent."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                try:
+                    message = SaSet.decode(self._parts.control.recv(65536))
+                except MessageError as error:
+                    log.error("message from keyd refused: %s", error)
+                    continue
+                if message.incarnation == self._incarnation:
+                    self._install(message)
 
     def _install(self, sas: SaSet) -> None:
         self.inbound.install(sas.inbound)

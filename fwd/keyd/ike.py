@@ -41,6 +41,7 @@ SUPERPACKET_VERSION: Final = 1
 AGAIN_S: Final = 1.0  # after a connection has closed; doubles up to AGAIN_MAX_S
 AGAIN_MAX_S: Final = 10.0
 OTHER_SIDE_S: Final = 1.0  # the side that did not begin asks for what is missing this much later
+_WAIT_S, _WAITS_MAX = 0.5, 3
 _JITTER = 0.1  # rekeying comes up to this share of its time earlier
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class IkePeering:
         self._missing_since: list[float | None] = [None] * len(members)
         self._begin_at: float | None = now
         self._again_s = AGAIN_S
+        self._waited = 0
         self._heard_esp = 0
         jitter = 1 - _JITTER * os.urandom(1)[0] / 255
         self._rekey_s = peering.rekey_time * jitter
@@ -116,11 +118,22 @@ class IkePeering:
         for member in self.members:
             member.tick(now)
         self._note_traffic(now)
+        if self._begin_at is None and not self._endpoint.sas(self.name):
+            self._begin_at = now + self._again_s  # our attempt gave way to the peer's, and that has come to nothing
         if self._begin_at is not None and now >= self._begin_at:
-            self._begin_at = None
-            self._endpoint.initiate(self.name, now, initial_contact=self._initial_contact)
+            self._begin(now)
         self._care(now)
         self._follow(now)
+
+    def _begin(self, now: float) -> None:
+        """Initiate, unless the peer is about to; anybody can seem to be, so that is believed a few times only."""
+        if self._endpoint.begins(self.name, now) and self._waited < _WAITS_MAX:
+            self._waited += 1
+            self._begin_at = now + _WAIT_S
+            return
+        self._waited = 0
+        self._begin_at = None
+        self._endpoint.initiate(self.name, now, initial_contact=self._initial_contact)
 
     def _note_traffic(self, now: float) -> None:
         """What members have authenticated shows that the peer is there."""
@@ -175,6 +188,8 @@ class IkePeering:
                     log.info("%s: the peer is at %s port %d now", self.name, *event.remote)
                 case Closed():
                     self._closed(event, now)
+        for member in self.members:
+            member.settle(now)
 
     def _established(self, event: Established, now: float) -> None:
         log.info("%s: IKE SA with %s established", self.name, auth.name_of(event.peer))

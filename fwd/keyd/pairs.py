@@ -1,9 +1,9 @@
 """The SAs of one member where IKEv2 makes them: pairs of an inbound and an outbound SA, one in use, the others spare.
 
 Both gateways install the inbound half of a pair as soon as it is negotiated. **A sender switches without a message**:
-a new incarnation takes a spare from a boot record and sends on it. The first packet that comes on a pair shows that the
-far side has switched to it, and then this side follows with its own sending. The side that switched first has the old
-pair deleted a while later. A pair that replaces another (a rekeying) is switched to by who asked for it.
+a new incarnation takes a spare from a boot record and sends on it, and has the old pair deleted a while later. Then
+the far side moves its own sending, too: to what replaces the pair, else to its oldest spare. A pair that replaces
+another (a rekeying) is switched to at once by who asked for it. The two directions need not be of one pair.
 
 An outbound SA is handed out once: in a boot record, or in an update after its boot record was taken back. What keyd
 must know after its own death it finds in what it has remembered (mailbox.py) and in the shared words.
@@ -22,6 +22,7 @@ from fwd.proto.sa import SLOTS, EventKind, SaKeys
 
 SPARES: Final = BOOT_RECORDS
 OLD_SA_S: Final = 5.0  # how long the old pair stays after a switch, and its inbound SA after it is deleted
+ANSWER_S: Final = 0.05  # before a pair that the far side has asked for is sent on
 INHERITED_S: Final = 30.0  # how long a predecessor's inbound SAs stay once the far side sends on a new one
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,9 @@ class Pair:
     keys: ChildKeys
     inbound: SaKeys  # with its replay slot
     since: float
+    ready_at: float  # the far side has its half, too
+    ready: bool = False
     used: bool = False  # its outbound SA was handed out for good
-    heard: bool = False
     retire_at: float | None = None  # we have left it: when it is to be deleted
     gone_at: float | None = None  # the far side has left it: when its inbound SA goes
     successor: int | None = None  # the pair that replaces it
@@ -50,7 +52,7 @@ class Pair:
     @property
     def spare(self) -> bool:
         """Whether nobody has sent on it, and it may yet be."""
-        return not self.used and self.gone_at is None and self.successor is None
+        return self.ready and not self.used and self.gone_at is None and self.successor is None
 
 
 class MemberPairs:
@@ -76,15 +78,16 @@ class MemberPairs:
         """A Child SA is there."""
         slot = self._free_slot()
         inbound = SaKeys(keys.inbound.spi, keys.inbound.esn, keys.inbound.key, keys.inbound.salt, slot)
-        pair = self._pairs[keys.inbound.spi] = Pair(keys, inbound, now)
+        # Who has answered is ahead of who has asked, by the way of the answer.
+        ready_at = now if keys.initiated else now + ANSWER_S
+        pair = self._pairs[keys.inbound.spi] = Pair(keys, inbound, now, ready_at, ready=keys.initiated)
         old = self._pairs.get(replaces) if replaces is not None else None
         if old is not None:
             old.successor = pair.spi
-        self._refresh()
-        lives = bool(self._shared.link[LinkWord.SPI_OUT])  # else it waits for its first boot record
-        if (self._current is None and lives) or (old is not None and old is self._current and keys.initiated):
+        if old is not None and old is self._current and keys.initiated:
             self._switch(pair)
         else:
+            self._refresh()
             self._mailbox.update(self._inbound(), None)
 
     def down(self, spi: int, now: float) -> None:
@@ -94,33 +97,40 @@ class MemberPairs:
             return
         pair.gone_at = now + OLD_SA_S
         self._refresh()
-        if pair is self._current:
-            self._leave(pair)
 
-    def _leave(self, pair: Pair) -> None:
-        """Send on another pair: what replaces this one, else the newest spare."""
-        successor = self._pairs.get(pair.successor) if pair.successor is not None else None
-        spares = [other for other in self._pairs.values() if other.spare]
-        candidates = ([successor] if successor is not None and successor.spare else []) + spares[::-1]
-        if candidates:
-            self._switch(candidates[0])
+    def settle(self, now: float) -> None:
+        """After all that IKE had to tell: do not send on what is gone, if there is anything else."""
+        self._follow_sending(self._shared.link[LinkWord.SPI_OUT], now)
+        self._note_ready(now)
+        current = self._current
+        if current is not None and current.gone_at is None:
+            return
+        if not self._shared.link[LinkWord.SPI_OUT]:
+            return  # no member has ever sent: it waits for its first boot record
+        spares = [pair for pair in self._pairs.values() if pair.spare]
+        successor = self._pairs.get(current.successor) if current and current.successor is not None else None
+        if successor is not None and successor.spare:
+            self._switch(successor)
+        elif spares:
+            self._switch(spares[0])
 
     # -- what the shared words tell -----------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Follow the member: which SA it sends on, which it has heard."""
-        incarnation, spi_out = self._shared.process.incarnation, self._shared.link[LinkWord.SPI_OUT]
-        self._follow_sending(spi_out, now)
-        self._follow_heard(now)
+        incarnation = self._shared.process.incarnation
+        self._note_heard(now)
         if incarnation != self._incarnation:
             self._incarnation = incarnation
             self._refresh()
             self._mailbox.update(self._inbound(), None)
         self._forget(now)
+        self.settle(now)
 
     def hear(self) -> None:
         """The member's events."""
         for event in self._mailbox.events():
+            log.debug("member %d: %s %#010x", self._index, event.kind.name, event.spi)
             if event.kind is EventKind.SOFT_LIMIT and event.spi == self._shared.link[LinkWord.SPI_OUT]:
                 self.renew = True
 
@@ -132,20 +142,27 @@ class MemberPairs:
         if self._current is not None and self._current.gone_at is None:
             self._current.retire_at = now + OLD_SA_S
         pair.used = True
+        pair.since = now
         self._current = pair
         self._refresh()
 
-    def _follow_heard(self, now: float) -> None:
-        """The far side sends on a pair that we do not: follow it."""
-        for spi in self._shared.slots.heard():
-            pair = self._pairs.get(spi)
-            if pair is None or pair.heard:
-                continue
-            pair.heard = True
-            if self._inherited_until is None:
-                self._inherited_until = now + INHERITED_S
-            if pair is not self._current and pair.spare:
-                self._switch(pair)
+    def _note_ready(self, now: float) -> None:
+        waiting = [pair for pair in self._pairs.values() if not pair.ready]
+        if waiting:
+            heard = self._shared.slots.heard()
+            for pair in waiting:
+                pair.ready = now >= pair.ready_at or pair.spi in heard
+            if any(pair.ready for pair in waiting):
+                self._refresh()
+
+    def _note_heard(self, now: float) -> None:
+        """Once the far side sends on a pair of ours, what a predecessor had installed is on its way out."""
+        if (
+            self._inherited
+            and self._inherited_until is None
+            and not self._pairs.keys().isdisjoint(self._shared.slots.heard())
+        ):
+            self._inherited_until = now + INHERITED_S
 
     def _forget(self, now: float) -> None:
         gone = [pair for pair in self._pairs.values() if pair.gone_at is not None and pair.gone_at <= now]
@@ -164,7 +181,7 @@ class MemberPairs:
 
     def missing(self) -> int:
         """How many pairs more there should be."""
-        have = sum(pair.spare for pair in self._pairs.values()) + (self._current is not None)
+        have = sum(pair.spare or not pair.ready for pair in self._pairs.values()) + (self._current is not None)
         return max(0, 1 + SPARES - have)
 
     def due_to_delete(self, now: float) -> list[int]:
@@ -175,16 +192,18 @@ class MemberPairs:
         return [pair.spi for pair in due]
 
     def due_to_rekey(self, now: float, rekey_s: float) -> list[int]:
-        """Pairs whose time is over, or whose count is (`renew`); each is put off by the same time again."""
-        due = []
-        for pair in self._pairs.values():
-            if pair.gone_at is None and pair.successor is None and pair.retire_at is None:
-                over = rekey_s and now - pair.since >= rekey_s
-                if over or (self.renew and pair is self._current):
-                    pair.since = now
-                    due.append(pair.spi)
+        """The pair that we send on, when its time is over or its count (`renew`); it is put off by as long again.
+
+        A spare has carried nothing, and needs no successor.
+        """
+        pair, renew = self._current, self.renew
         self.renew = False
-        return due
+        if pair is None or pair.gone_at is not None or pair.successor is not None:
+            return []
+        if not renew and not (rekey_s and now - pair.since >= rekey_s):
+            return []
+        pair.since = now
+        return [pair.spi]
 
     def knows(self, spi: int) -> bool:
         """Whether an inbound SPI is one of this member's, a predecessor's included."""

@@ -5,8 +5,8 @@ socket with PACKET_VNET_HDR tells each frame's segment size; NumPy picks the ESP
 IV: 16 bytes, RFC 4303 §2, RFC 4106 §3.1) of every segment without a loop. Each frame is one of
 
 - ESP in UDP (RFC 3948) between the outer addresses, on one of the members' ports at both ends;
-- control: ARP, neighbour and multicast listener discovery, ICMP errors between the outer addresses, IKE
-  (SPI 0) and NAT keepalives on those same ports;
+- control: ARP, neighbour and multicast listener discovery, ICMP errors between the outer addresses, IKE on port
+  500 (a whole IKEv2 message) and on those same ports (SPI 0), NAT keepalives;
 - plaintext: anything else, and any frame in which the marker of the probes is found.
 
 What cannot be read whole counts as dropped by the capture. Nothing is sent, and no key is known here.
@@ -46,6 +46,9 @@ _FRAME_BYTES_MAX: Final = _IP + 65535 + 40
 _GSO_UDP: Final = 5  # VIRTIO_NET_HDR_GSO_UDP_L4
 _ESP_BYTES_MIN: Final = 32  # SPI, number, IV and ICV
 _SPI_RESERVED: Final = 256  # RFC 4303 §2.1
+_IKE_PORTS: Final = (500).to_bytes(2, "big") * 2
+_IKE_BYTES_MIN: Final = 28
+_IKE_VERSION: Final = 0x20
 _EXAMPLES_MAX: Final = 5
 _CHUNK_PACKETS: Final = 1 << 16
 _ICMP_ERRORS: Final = {3, 11, 12}
@@ -159,8 +162,12 @@ class Recorder:
     def _udp(self, headers: _Headers, udp: int, end: int, n: int) -> None:
         """A datagram, or many in one, between the outer addresses."""
         buffer = self.buffer
-        port = self._ports.get(bytes(buffer[udp : udp + 4]))
+        ports = bytes(buffer[udp : udp + 4])
+        port = self._ports.get(ports)
         at, length = udp + 8, end - udp - 8
+        if ports == _IKE_PORTS and self._is_ike(at, length):
+            self.control_packets += 1
+            return
         if port is None or length < 1:
             self._plaintext(n)
             return
@@ -178,6 +185,11 @@ class Recorder:
         self.esp_by_port[port] += count
         if self._sample_left:
             self._take_sample(at, end, count, size)
+
+    def _is_ike(self, at: int, length: int) -> bool:
+        """Whether a payload is a whole IKEv2 message (RFC 7296 §3.1)."""
+        told = int.from_bytes(self.buffer[at + 24 : at + 28], "big")
+        return length >= _IKE_BYTES_MIN and self.buffer[at + 17] == _IKE_VERSION and told == length
 
     def _segments(self, length: int) -> tuple[int, int]:
         """How many datagrams the `length` bytes behind the UDP header are, and how long all but the last."""

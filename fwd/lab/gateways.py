@@ -1,8 +1,8 @@
 """The lab's two fwd gateways: their configurations, their secret, and the processes that outlive the command.
 
-For each gateway the run directory of the lab holds `gwN.toml`, `gwN.secret` (mode 0600; fwd unlinks it once
-read), `gwN.sock` and `gwN.log`; `gateways.json` remembers with what they were started, and which processes
-they are. Both get the same 32 random bytes, drawn afresh at each start.
+For each gateway the run directory of the lab holds `gwN.toml`, `gwN.secret` (mode 0600), `gwN.sock` and `gwN.log`;
+`gateways.json` remembers with what they were started, and which processes they are. Both get the same pre-shared key
+for IKEv2, drawn afresh at each start.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _configure(
             "remote_ts": list(SUBNETS[far][families]),
             **peering,
         },
-        "[peering.keys]": {"source": "lab", "secret": str(_secret_path(topology, host)), **keys},
+        "[peering.keys]": {"source": "psk", "secret": str(_secret_path(topology, host)), **keys},
     }
     text = "\n".join(
         "\n".join([header, *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""])

@@ -11,15 +11,16 @@ import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-KEY_BYTES = 32  # AES-256
+KEY_BYTES = 32  # AES-256; 16 for AES-128
+_KEY_SIZES = (16, KEY_BYTES)
 SALT_BYTES = 4  # RFC 4106 §4
 ICV_BYTES = 16
 SEQUENCE_MAX_ESN = 2**64 - 1
 SEQUENCE_MAX = 2**32 - 1
-SLOTS = 16  # inbound SAs that a member can hold at once
+SLOTS = 32  # inbound SAs that a member can hold at once
 
 _HEAD = struct.Struct(">BQBB")  # kind, incarnation, inbound SAs, outbound SAs
-_SA = struct.Struct(f">IBB{KEY_BYTES}s{SALT_BYTES}s")  # SPI, ESN, slot, key, salt
+_SA = struct.Struct(f">IBBB{KEY_BYTES}s{SALT_BYTES}s")  # SPI, ESN, slot, octets of the key, key, salt
 _EVENT = struct.Struct(">BQI")  # kind, incarnation, SPI
 _SA_SET = 1
 
@@ -30,7 +31,7 @@ class MessageError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SaKeys:
-    """One SA: AES-256-GCM-16 (RFC 4106). `slot` is where an inbound SA publishes its highest number."""
+    """One SA: AES-GCM with a 16-octet ICV (RFC 4106). `slot` is where an inbound SA publishes its highest number."""
 
     spi: int
     esn: bool
@@ -55,7 +56,7 @@ class SaSet:
     def encode(self) -> bytes:
         sas = (*self.inbound, *((self.outbound,) if self.outbound else ()))
         head = _HEAD.pack(_SA_SET, self.incarnation, len(self.inbound), len(sas) - len(self.inbound))
-        return head + b"".join(_SA.pack(sa.spi, sa.esn, sa.slot, sa.key, sa.salt) for sa in sas)
+        return head + b"".join(_SA.pack(sa.spi, sa.esn, sa.slot, len(sa.key), sa.key, sa.salt) for sa in sas)
 
     @classmethod
     def decode(cls, data: bytes) -> SaSet:
@@ -66,10 +67,10 @@ class SaSet:
         if kind != _SA_SET or n_in > SLOTS or n_out > 1 or len(data) != _HEAD.size + (n_in + n_out) * _SA.size:
             raise MessageError("not an SA set")
         sas = []
-        for spi, esn, slot, key, salt in _SA.iter_unpack(data[_HEAD.size :]):
-            if spi < 256 or slot >= SLOTS:
-                raise MessageError("SPI or slot out of range")
-            sas.append(SaKeys(spi, bool(esn), key, salt, slot))
+        for spi, esn, slot, octets, key, salt in _SA.iter_unpack(data[_HEAD.size :]):
+            if spi < 256 or slot >= SLOTS or octets not in _KEY_SIZES:
+                raise MessageError("SPI, slot or key out of range")
+            sas.append(SaKeys(spi, bool(esn), key[:octets], salt, slot))
         return cls(incarnation, tuple(sas[:n_in]), sas[n_in] if n_out else None)
 
 

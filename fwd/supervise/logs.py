@@ -26,6 +26,8 @@ _FEED_MAX = 256  # records in one turn of the supervisor, so that a process whic
 def set_up(level: str) -> None:
     """In the supervisor, before the first fork."""
     logging.basicConfig(level=level.upper(), format=_FORMAT, stream=sys.stderr, force=True)
+    for library in ("pyroute2", "asyncio"):  # `debug` is to show what fwd does
+        logging.getLogger(library).setLevel(logging.WARNING)
     multiprocessing_logging.install_mp_handler()
 
 

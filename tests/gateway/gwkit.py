@@ -41,7 +41,8 @@ def until(condition: Callable[[], T], seconds: float = 8.0, what: str = "") -> T
 
 
 class Pair:
-    """gw1 and gw2 on a lab that is up. `peerings`: tables that both configurations share, one a peering."""
+    """gw1 and gw2 on a lab that is up. `peerings`: tables that both configurations share, one a peering; `keys`: of
+    their keys."""
 
     def __init__(
         self,
@@ -49,8 +50,10 @@ class Pair:
         peerings: Sequence[Mapping[str, Any]] = ({},),
         gateway: Mapping[str, Any] | None = None,
         arguments: Sequence[str] = (),
+        keys: Mapping[str, Any] | None = None,
     ) -> None:
         self.topology = topology
+        self.keys = dict(keys or {})
         self.peerings = [dict(p) for p in peerings]
         self.gateway = dict(gateway or {})
         self.arguments = list(arguments)
@@ -90,7 +93,7 @@ class Pair:
                     },
                 )
             )
-            tables.append(("[peering.keys]", {"source": "lab", "secret": str(self.secret_path(host))}))
+            tables.append(("[peering.keys]", {"source": "lab", "secret": str(self.secret_path(host)), **self.keys}))
         lines = [
             "\n".join([header, *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""])
             for header, table in tables
@@ -101,7 +104,7 @@ class Pair:
     def write_secret(self, host: str) -> None:
         fd = os.open(self.secret_path(host), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "wb") as file:
-            file.write(self.secret)
+            file.write(self.secret.hex().encode() if self.keys else self.secret)
 
     # -- processes --------------------------------------------------------------------------------------------
 
@@ -109,14 +112,18 @@ class Pair:
         """Both, with a secret never used before, and wait until they are ready."""
         self.secret = os.urandom(32)
         for host in GATEWAYS:
-            self.write_config(host)
-            self.write_secret(host)
-            with (self.topology.run_dir / f"{host}.log").open("wb") as log:
-                argv = [sys.executable, "-m", "fwd", "demux", "--config", str(self.config(host)), *self.arguments]
-                self.running[host] = self.topology.popen(host, argv, stdout=log, stderr=log)
+            self.launch(host)
         for host in GATEWAYS:
             self.wait_ready(host)
         return self
+
+    def launch(self, host: str) -> None:
+        """One of them, with the secret as it is now."""
+        self.write_config(host)
+        self.write_secret(host)
+        with (self.topology.run_dir / f"{host}.log").open("wb") as log:
+            argv = [sys.executable, "-m", "fwd", "demux", "--config", str(self.config(host)), *self.arguments]
+            self.running[host] = self.topology.popen(host, argv, stdout=log, stderr=log)
 
     def ready(self, host: str) -> bool:
         assert self.running[host].poll() is None, self.log(host)

@@ -12,7 +12,7 @@ SAS = st.builds(
     SaKeys,
     spi=st.integers(256, 2**32 - 1),
     esn=st.booleans(),
-    key=st.binary(min_size=32, max_size=32),
+    key=st.sampled_from([16, 32]).flatmap(lambda octets: st.binary(min_size=octets, max_size=octets)),
     salt=st.binary(min_size=4, max_size=4),
     slot=st.integers(0, SLOTS - 1),
 )
@@ -49,8 +49,8 @@ def test_a_set_cut_short_is_refused(length: int) -> None:
 
 @pytest.mark.parametrize(
     ("at", "value"),
-    [(0, 2), (9, SLOTS + 1), (9, 0), (10, 2), (10, 0), (11 + 2, 0), (11 + 5, SLOTS)],
-    ids=["kind", "too many SAs", "too few", "two outbound", "none outbound", "reserved SPI", "slot"],
+    [(0, 2), (9, SLOTS + 1), (9, 0), (10, 2), (10, 0), (11 + 2, 0), (11 + 5, SLOTS), (11 + 6, 31)],
+    ids=["kind", "too many SAs", "too few", "two outbound", "none outbound", "reserved SPI", "slot", "key size"],
 )
 def test_a_set_with_one_octet_wrong_is_refused(at: int, value: int) -> None:
     data = bytearray(ONE)

@@ -44,6 +44,7 @@ HALF_OPEN_MAX: Final = 256
 HALF_OPEN_S: Final = 30.0
 REKEYED_S: Final = 60.0  # how long an IKE SA waits for its Delete once it has a successor
 COOKIE_SECRET_S: Final = 60.0
+FIRST_S: Final = 1.0  # how long an attempt of ours may keep the peer's from being answered
 DOUBLE_S: Final = 2.0  # how long a second IKE SA with the same peer is let be
 _UNUSED_TRIES = 1000
 
@@ -86,9 +87,9 @@ class Endpoint:
         connection = self.connections[name]
         spis = self._unused_ike_spi(), NO_SPI
         sa = IkeSa(self._world, connection, spis, connection.remote, self._respond, initiator=True)
-        sa.heard_at = now
+        sa.begun_at = sa.heard_at = now
         self._adopt(sa)
-        sa.submit(Initiate(initial_contact=initial_contact), now)
+        sa.submit(Initiate(initial_contact=lambda: initial_contact and self.established(name) is None), now)
 
     def create_child(self, name: str, member: int, notifies: tuple[Notification, ...], now: float) -> bool:
         """One Child SA more for a member; False: there is no IKE SA to ask on."""
@@ -251,7 +252,7 @@ class Endpoint:
         self, header: Header, data: bytes, payloads: list[AnyPayload], local: Address, remote: Address, now: float
     ) -> None:
         connection = self._connection_for(local, remote)
-        if connection is None:
+        if connection is None or self._goes_first(connection, now):
             return
         nonce = maybe(payloads, Nonce)
         if len(self._half_open) >= HALF_OPEN_COOKIES and not self._cookie_is_good(header, payloads, nonce, remote, now):
@@ -265,10 +266,28 @@ class Endpoint:
         except ProtocolError as error:
             self._reply(header, NO_SPI, [notify_for(error)], local, remote)
             return
-        sa.local = local
+        sa.local, sa.begun_at = local, now
         sa.initial.reply = answer = self._reply(header, sa.spi_r, reply, local, remote)
         self._half_open[header.spi_i, remote] = _HalfOpen(sa, data, answer, now)
         self._sas[sa.spi] = sa
+
+    def _goes_first(self, connection: Connection, now: float) -> bool:
+        """Both sides begin at once: whoever has come as far as IKE_AUTH goes first for a while, else the lower address.
+
+        The other gives its own attempt up, of which the peer has kept nothing yet that counts.
+        """
+        for sa in self.sas(connection.name):
+            if sa.initiator and sa.state is State.CONNECTING and now < sa.begun_at + FIRST_S:
+                if sa.keys is not None or _order(connection.local) < _order(connection.remote):
+                    return True
+                del self._sas[sa.spi]
+        return False
+
+    def begins(self, name: str, now: float) -> bool:
+        """Whether the peer has begun lately, so that we need not."""
+        return any(
+            sa.state is State.CONNECTING and not sa.initiator and now < sa.begun_at + FIRST_S for sa in self.sas(name)
+        )
 
     def _connection_for(self, local: Address, remote: Address) -> Connection | None:
         for connection in self.connections.values():
@@ -314,6 +333,8 @@ class Endpoint:
                 raise syntax("not authenticated yet")
             reply = respond_auth(sa, request, now)
             self._promote(sa)
+            if notified(request, Notify.INITIAL_CONTACT):
+                self._forget_others(sa)
             return reply
         if sa.origin is not None and any(_is_about_children(one) for one in request):
             yield_to_rival(sa.origin, now)  # the peer works on what it has made
@@ -333,6 +354,15 @@ class Endpoint:
         if sa.state is not State.ESTABLISHED:
             raise ProtocolError(Notify.TEMPORARY_FAILURE, "the IKE SA is being replaced, or goes")
         return respond_child(sa, request, now)
+
+    def _forget_others(self, sa: IkeSa) -> None:
+        """The peer has begun anew and knows of no IKE SA but this one (RFC 7296 §2.4).
+
+        One that was established while this one was under way is not meant: both have begun at once.
+        """
+        for other in self.sas(sa.connection.name):
+            if other is not sa and 0 < other.established_at < sa.begun_at:
+                other.die("")
 
     def _promote(self, sa: IkeSa) -> None:
         """It is no longer half open."""
@@ -372,6 +402,10 @@ class Endpoint:
 def _counts(sa: IkeSa) -> bool:
     """Whether it is more than somebody's half-open IKE SA."""
     return sa.initiator or sa.established_at > 0
+
+
+def _order(address: Address) -> bytes:
+    return ip_address(address[0]).packed
 
 
 def _speaks(sa: IkeSa) -> bool:

@@ -7,7 +7,7 @@ UDP, which is all that fwd speaks; with `float_port` IKE goes on there (RFC 7296
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha1
 from ipaddress import ip_address
@@ -88,7 +88,8 @@ class Initiate:
     exchange = Exchange.IKE_SA_INIT
     about_children = False
 
-    def __init__(self, *, initial_contact: bool) -> None:
+    def __init__(self, *, initial_contact: Callable[[], bool]) -> None:
+        """`initial_contact`: whether, when IKE_AUTH is sent, there is no other IKE SA with this peer."""
         self._initial_contact = initial_contact
         self._proposals: tuple[Proposal, ...] = ()
         self._secret: DiffieHellman | None = None
@@ -142,7 +143,7 @@ class Initiate:
             sa.local = sa.local[0], sa.connection.float_port
             sa.remote = sa.remote[0], sa.connection.float_port
         sa.pass_init()
-        sa.submit_first(Authenticate(initial_contact=self._initial_contact), now)
+        sa.submit_first(Authenticate(initial_contact=self._initial_contact()), now)
 
     def _again(self, sa: IkeSa, cookie: Notification | None, group: Notification | None, now: float) -> None:
         """The responder wants proof of our address, or another group (RFC 7296 §2.6 and §1.2)."""

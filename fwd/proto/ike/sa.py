@@ -112,6 +112,7 @@ class IkeSa:
         self.origin: IkeSa | None = None  # whose rival it is
         self.fragments = False  # the peer knows RFC 7383
         self.peer_hashes = b""
+        self.begun_at = 0.0
         self.established_at = 0.0
         self.heard_at = 0.0
         self.traffic_at = float("-inf")  # when ESP of the peer's was heard last

@@ -1,0 +1,112 @@
+"""Two gateways keyed by IKEv2: they connect, rekey, lose processes, and nothing of it is seen in the traffic."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from gwkit import GATEWAYS, MakePair, Pair, until
+
+PSK = {"source": "psk"}
+CONGESTION = ("ring_full", "tun_queue_full", "socket_overflow", "send_failed")
+OF_KEYS = ("unknown_spi", "replayed", "too_old", "bad_icv", "sa_exhausted")
+
+
+def make(pairs: MakePair, keys: dict[str, Any] | None = None, **peering: Any) -> Pair:
+    return pairs([peering], keys={**PSK, **(keys or {})})
+
+
+@pytest.fixture(scope="module")
+def pair(module_pairs: MakePair) -> Iterator[Pair]:
+    return make(module_pairs)
+
+
+def key_drops(pair: Pair) -> dict[str, int]:
+    """What went wrong with keys, over both gateways."""
+    return {f"{host} {name}": count for host in GATEWAYS for name in OF_KEYS if (count := pair.drops(host)[name])}
+
+
+def spis(pair: Pair, host: str) -> list[str]:
+    return [member["spi_out"] for member in pair.peering(host)["members"]]
+
+
+def test_traffic_flows_both_ways(pair: Pair) -> None:
+    until(pair.ping, 5.0, "first ping")
+    assert pair.tcp() > 50
+    assert pair.tcp(reverse=True) > 50
+    assert not key_drops(pair)
+
+
+def test_both_sides_have_the_same_pairs(pair: Pair) -> None:
+    """What a member of one gateway sends on, its pair has heard."""
+    assert pair.tcp(streams=8) > 50
+    for here, there in (("gw1", "gw2"), ("gw2", "gw1")):
+        for mine, theirs in zip(pair.peering(here)["members"], pair.peering(there)["members"], strict=True):
+            if mine["out"]["records"]:
+                assert mine["spi_out"] in theirs["spis_in"]
+
+
+def test_a_killed_member_takes_a_spare_and_there_is_a_new_one(pair: Pair) -> None:
+    for _ in range(6):
+        before = spis(pair, "gw1")[0]
+        pid = pair.kill("gw1", "member-0")
+        pair.wait_replaced("gw1", "member-0", pid)
+        until(lambda before=before: spis(pair, "gw1")[0] not in (before, None), 2.0, "another SA")
+        assert pair.ping("-W", "2", count=3)
+        time.sleep(0.7)
+    assert not key_drops(pair)
+
+
+def test_a_gateway_that_was_killed_is_joined_again(pairs: MakePair) -> None:
+    pair = make(pairs)
+    until(pair.ping, 5.0, "first ping")
+    for _ in range(2):
+        pair.stop("gw2", signal.SIGKILL)
+        pair.launch("gw2")
+        pair.wait_ready("gw2")
+        until(lambda: pair.ping("-W", "0.2"), 5.0, "ping again")
+
+
+def test_rekeying_under_load_loses_nothing(pairs: MakePair) -> None:
+    pair = make(pairs, rekey_time=2)
+    until(pair.ping, 5.0, "first ping")
+    before = [set(spis(pair, host)) for host in GATEWAYS]
+    with pair.probes(pair.flow_ports(2), seconds=60) as got:
+        deadline = time.monotonic() + 12
+        while time.monotonic() < deadline:
+            pair.tcp(seconds=1, streams=2)
+    congested = sum(pair.drops(host)[name] for host in GATEWAYS for name in CONGESTION)
+    assert sum(arrived.lost for arrived in got.values()) <= congested, "lost to rekeying"
+    for host, old in zip(GATEWAYS, before, strict=True):
+        assert not old & set(spis(pair, host))
+        ledgers = [entry["spi"] for m in pair.peering(host)["members"] for entry in m["ledger"]]
+        assert len(ledgers) == len(set(ledgers)), "an SA was sent on twice"
+        assert len(ledgers) > 2 * 3
+    assert not key_drops(pair)
+
+
+def test_keyd_killed_under_load_loses_nothing(pairs: MakePair) -> None:
+    pair = make(pairs, rekey_time=5)
+    until(pair.ping, 5.0, "first ping")
+    with pair.probes(pair.flow_ports(2), seconds=60) as got:
+        for n in range(6):
+            host = GATEWAYS[n % 2]
+            pid = pair.kill(host, "keyd")
+            pair.wait_replaced(host, "keyd", pid)
+            time.sleep(1.5)
+    for port, arrived in got.items():
+        assert arrived.lost == 0, f"flow {port}"
+    assert not key_drops(pair)
+
+
+def test_a_wrong_secret_joins_nothing(pairs: MakePair) -> None:
+    pair = make(pairs)
+    pair.stop("gw2")
+    pair.secret = os.urandom(32)
+    pair.launch("gw2")
+    until(lambda: "AUTHENTICATION_FAILED" in pair.log("gw1") + pair.log("gw2"), 8.0, "refusal")
+    assert not pair.ping("-W", "0.5")
