@@ -247,6 +247,9 @@ def _first_reason(error: ValidationError) -> str:
         reason = "unknown key"
     elif problem["type"] == "missing":
         reason = "missing"
+    elif problem["type"].startswith("union_tag"):
+        key = f"{key}.source"
+        reason = "missing" if problem["type"] == "union_tag_not_found" else f"use one of {', '.join(_SOURCES)}"
     keys = {tuple(_words(other["loc"])) for other in problems}
     more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
     return f"{key}: {reason}{more}"
@@ -283,6 +286,14 @@ replay_window = 1024
 rekey_time = "1h"
 
 [peering.keys]
-source = "lab"                     # derived from a shared secret: for trying fwd out
-secret = "/etc/fwd/lab.secret"     # mode 0600; unlinked once read
+source = "psk"                     # IKEv2 with a pre-shared key; "cert": with certificates
+secret = "/etc/fwd/vpc2.psk"       # mode 0600; 16 or more bytes, the same on both sides
+# local_id = "gw1.example"         # default: the outer addresses
+# remote_id = "gw2.example"
+# source = "cert": certificate, key and authorities, all PEM files, instead of secret
+ike_proposals = ["aes256gcm16-prfsha384-x25519-ecp384"]
+esp_proposals = ["aes256gcm16-x25519-ecp384-esn-noesn"]
+ike_rekey_time = "4h"
+dpd_delay = "10s"
+ike_port = 500
 """

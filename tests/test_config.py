@@ -9,6 +9,11 @@ import pytest
 from fwd.config import EXAMPLE, Config, ConfigError, load, parse, with_members, without_offload
 
 KEYS = '[peering.keys]\nsource = "lab"\nsecret = "/etc/fwd/lab.secret"\n'
+PSK = '[peering.keys]\nsource = "psk"\nsecret = "/etc/fwd/vpc2.psk"\n'
+CERT = (
+    '[peering.keys]\nsource = "cert"\ncertificate = "/etc/fwd/gw.pem"\nkey = "/etc/fwd/gw.key"\n'
+    'authorities = "/etc/fwd/ca.pem"\n'
+)
 
 
 def peering(drop: str = "", keys: str = KEYS, **changes: str) -> str:
@@ -53,6 +58,17 @@ def test_the_smallest_configuration_has_the_documented_defaults() -> None:
     assert (only.members, only.payload, only.port, only.tun) == (4, "superpacket", 4500, "fwd0")
     assert (only.esn, only.replay_window, only.reorder_packets, only.reorder_ms) == (True, 1024, 3, 2.0)
     assert (only.offload, only.mss_clamp, only.path_mtu, only.tun_mtu) == (True, True, None, None)
+
+
+def test_ike_has_the_documented_defaults() -> None:
+    for keys in (PSK, CERT):
+        ike = parse(peering(keys=keys), "fwd.toml").peering[0].ike
+        assert ike is not None
+        assert (ike.local_id, ike.remote_id, ike.ike_port) == (None, None, 500)
+        assert (ike.ike_rekey_time, ike.dpd_delay) == (4 * 3600, 10)
+        assert ike.ike_proposals[0].startswith("aes256gcm16-prfsha384-x25519")
+        assert "esn-noesn" in ike.esp_proposals[0]
+    assert parse(peering(), "fwd.toml").peering[0].ike is None
 
 
 def test_ipv6_inside_and_outside_is_accepted() -> None:
@@ -100,6 +116,21 @@ WRONG = {
     "no peerings": ("peering = []", "peering: "),
     "no name": (peering(drop="name"), "peering.0.name: missing"),
     "no keys": (peering(keys=""), "peering.0.keys: missing"),
+    "no such source": (peering(keys='[peering.keys]\nsource = "x"\n'), "keys.source: use one of lab, psk, cert"),
+    "no source": (peering(keys="[peering.keys]\n"), "peering.0.keys.source: missing"),
+    "no pre-shared key": (peering(keys='[peering.keys]\nsource = "psk"\n'), "peering.0.keys.secret: missing"),
+    "no certificate": (peering(keys=CERT.replace("certificate", "certificat")), "peering.0.keys.certificate: missing"),
+    "an old cipher": (
+        peering(keys=PSK + 'ike_proposals = ["aes256-sha256-modp2048"]\n'),
+        "peering.0.keys.ike_proposals: proposal 'aes256-sha256-modp2048': 'aes256' is not known",
+    ),
+    "no PRF": (
+        peering(keys=PSK + 'ike_proposals = ["aes256gcm16-x25519"]\n'),
+        "peering.0.keys.ike_proposals: proposal 'aes256gcm16-x25519': PRF is missing",
+    ),
+    "IKE's port is a member's": (
+        peering(port="498", keys=PSK), "peering.0: port 500 is IKE's (keys.ike_port) and a member's"
+    ),
     "no secret": (peering(keys='[peering.keys]\nsource = "lab"\n'), "peering.0.keys.secret: missing"),
     "other keys": (peering(keys=KEYS.replace("lab", "ike", 1)), "peering.0.keys.source: "),
     "bad name": (peering(name='"VPC 2"'), "peering.0.name: "),

@@ -40,6 +40,7 @@ from fwd.proto.ike.sa import State
 SUPERPACKET_VERSION: Final = 1
 AGAIN_S: Final = 1.0  # after a connection has closed; doubles up to AGAIN_MAX_S
 AGAIN_MAX_S: Final = 10.0
+REFUSED_S: Final = 10.0  # after the peer has refused a Child SA
 OTHER_SIDE_S: Final = 1.0  # the side that did not begin asks for what is missing this much later
 _WAIT_S, _WAITS_MAX = 0.5, 3
 _JITTER = 0.1  # rekeying comes up to this share of its time earlier
@@ -83,7 +84,7 @@ class IkePeering:
         self._endpoint = Endpoint([self.connection], os.urandom, time.time, self._spi_free)
         # Members that hold SAs come from a keyd before this one: what they use stays until it is replaced.
         self._initial_contact = not any(parts.shared.link[LinkWord.SPI_OUT] for parts in members)
-        self._asked = [0] * len(members)  # Child SAs that are under way, by member
+        self._not_before = [0.0] * len(members)  # no Child SA more is asked for before then
         self._missing_since: list[float | None] = [None] * len(members)
         self._begin_at: float | None = now
         self._again_s = AGAIN_S
@@ -154,8 +155,8 @@ class IkePeering:
                 continue
             for spi in member.due_to_rekey(now, self._rekey_s):
                 endpoint.rekey_child(self.name, spi, now)
-            missing = member.missing() - self._asked[index]
-            if missing <= 0:
+            missing = member.missing() - endpoint.asked(self.name, index)
+            if missing <= 0 or now < self._not_before[index]:
                 self._missing_since[index] = None
                 continue
             since = self._missing_since[index]
@@ -163,7 +164,6 @@ class IkePeering:
                 since = self._missing_since[index] = now
             if sa.initiator or now >= since + OTHER_SIDE_S:
                 for _ in range(missing):
-                    self._asked[index] += 1
                     endpoint.create_child(self.name, index, (_for_member(index),), now)
 
     # -- what IKE tells -------------------------------------------------------------------------------------------
@@ -180,10 +180,8 @@ class IkePeering:
                     if event.member < len(self.members):
                         self.members[event.member].down(event.spi, now)
                 case ChildRefused():
-                    self._asked[event.member] = max(0, self._asked[event.member] - 1)
-                    log.warning(
-                        "%s: the peer refuses a Child SA of member %d: %s", self.name, event.member, event.notify
-                    )
+                    self._not_before[event.member] = now + REFUSED_S
+                    log.warning("%s: no Child SA for member %d: notify %d", self.name, event.member, event.notify)
                 case Moved():
                     log.info("%s: the peer is at %s port %d now", self.name, *event.remote)
                 case Closed():
@@ -203,8 +201,6 @@ class IkePeering:
 
     def _child_up(self, event: ChildUp, now: float) -> None:
         index = event.child.member
-        if event.child.initiated and event.replaces is None:
-            self._asked[index] = max(0, self._asked[index] - 1)
         if index >= len(self.members):
             self._endpoint.delete_child(self.name, event.child.inbound.spi, now)
             return
@@ -219,7 +215,6 @@ class IkePeering:
             log.warning("%s: IKE SA is gone: %s", self.name, event.error)
         else:
             log.info("%s: IKE SA is closed", self.name)
-        self._asked = [0] * len(self.members)
         self._begin_at = now + self._again_s
         self._again_s = min(2 * self._again_s, AGAIN_MAX_S)
 

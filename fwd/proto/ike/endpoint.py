@@ -98,6 +98,12 @@ class Endpoint:
             sa.submit(CreateChild(member, notifies), now)
         return sa is not None
 
+    def asked(self, name: str, member: int) -> int:
+        """How many Child SAs of a member are under way on the IKE SA that speaks for a connection."""
+        sa = self.established(name)
+        tasks = sa.tasks() if sa is not None else []
+        return sum(isinstance(task, CreateChild) and task.member == member and task.is_more for task in tasks)
+
     def rekey_child(self, name: str, spi: int, now: float) -> bool:
         """Replace the Child SA that we receive on `spi`; False: there is none."""
         found = self._find_child(name, spi)

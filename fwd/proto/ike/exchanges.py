@@ -46,6 +46,11 @@ class CreateChild:
         self._regroups = 0
         self._retries = 0
 
+    @property
+    def is_more(self) -> bool:
+        """Whether it replaces none."""
+        return self._old is None
+
     def start(self, sa: IkeSa, now: float) -> list[AnyPayload] | None:
         old = self._old
         if sa.state is not State.ESTABLISHED:

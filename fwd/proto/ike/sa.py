@@ -161,6 +161,10 @@ class IkeSa:
 
     # -- requests ---------------------------------------------------------------------------------------------
 
+    def tasks(self) -> list[Task]:
+        """All that is under way, waits, or was put off."""
+        return [*([self._request.task] if self._request else []), *self._queue, *(task for _, task in self._later)]
+
     def submit(self, task: Task, now: float) -> None:
         """Do this as soon as nothing else is under way."""
         self._queue.append(task)

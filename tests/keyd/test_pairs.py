@@ -1,0 +1,296 @@
+"""Pairs of SAs where IKEv2 makes them: two keyds in memory, and members that are played, over deaths of all kinds.
+
+What must hold at every moment: no SA is sent on by two incarnations, and the far side accepts whatever is sent on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+from collections.abc import Iterator
+
+import pytest
+from test_source import peering
+
+from fwd.config import PskKeys
+from fwd.datapath.counters import MemberCounter
+from fwd.datapath.shared import LinkWord, PeeringShared, ProcessState
+from fwd.keyd.ike import IkePeering
+from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember
+from fwd.keyd.pairs import OLD_SA_S
+from fwd.proto.ike.auth import Psk
+from fwd.proto.sa import SLOTS, EventKind, SaEvent, SaKeys, SaSet
+
+STEP_S = 0.05
+
+
+class PlayedMember:
+    """A member's process: it takes a boot record, sends, hears, dies."""
+
+    def __init__(self, shared: PeeringShared, index: int, undo: contextlib.ExitStack) -> None:
+        self.shared = shared.members[index]
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
+        for sock in (s for pair in pairs for s in pair):
+            undo.callback(sock.close)
+            sock.setblocking(False)
+        (boot, self.boot), (keyd_control, self.control), memory = pairs
+        self.parts = KeydMember(self.shared, boot, self.boot, keyd_control, memory)
+        self._counters = self.shared.counters.attach()
+        self.incarnation = 0
+        self.alive = False
+        self.outbound: SaKeys | None = None
+        self.inbound: dict[int, SaKeys] = {}
+        self.used: list[int] = []
+
+    def start(self) -> bool:
+        """The next incarnation; False: there was no boot record."""
+        self.incarnation += 1
+        self.shared.process.put(ProcessState.RUNNING, 1, self.incarnation - 1, 0, self.incarnation)
+        self.inbound, self.outbound, self.alive = {}, None, False
+        try:
+            record = SaSet.decode(self.boot.recv(65536))
+        except BlockingIOError:
+            return False
+        self.alive = True
+        self._install(record)
+        return True
+
+    def read(self) -> None:
+        """What keyd has sent to the living."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                message = SaSet.decode(self.control.recv(65536))
+                if self.alive and message.incarnation == self.incarnation:
+                    self._install(message)
+
+    def _install(self, message: SaSet) -> None:
+        self.inbound = {keys.spi: keys for keys in message.inbound}
+        slots = [keys.slot for keys in message.inbound]
+        assert len(slots) == len(set(slots)), "two SAs of one replay slot"
+        for keys in message.inbound:
+            self.shared.slots.floor(keys.slot, keys.spi)
+        if message.outbound is not None:
+            self.outbound = message.outbound
+            self.used.append(message.outbound.spi)
+            assert len(self.used) == len(set(self.used)), "an SA was sent on twice"
+            self.shared.link[LinkWord.SPI_OUT] = message.outbound.spi
+
+    def hear(self, keys: SaKeys) -> bool:
+        """A packet of the far side's; whether it is accepted."""
+        mine = self.inbound.get(keys.spi)
+        if not self.alive or mine is None:
+            return False
+        assert (mine.key, mine.salt, mine.esn) == (keys.key, keys.salt, keys.esn)
+        self.shared.slots.words[2 * mine.slot + 1] += 1
+        self._counters[MemberCounter.IN_ESP_OK] += 1
+        self.shared.counters.publish()
+        return True
+
+
+class Side:
+    """keyd and the members of one gateway."""
+
+    def __init__(self, number: int, members: int, undo: contextlib.ExitStack, rekey_time: int) -> None:
+        keys = PskKeys(source="psk", secret="unused", dpd_delay=10)
+        changes = {"keys": keys, "members": members, "rekey_time": rekey_time}
+        self.peering = peering(number).model_copy(update=changes)
+        self.shared = PeeringShared(members)
+        self.members = [PlayedMember(self.shared, i, undo) for i in range(members)]
+        self.keyd: IkePeering | None = None
+
+    def start_keyd(self, now: float) -> None:
+        parts = [member.parts for member in self.members]
+        self.keyd = IkePeering(self.peering, Psk(b"both sides have this secret"), parts, now)
+
+
+class World:
+    """Both sides, and the time."""
+
+    def __init__(self, undo: contextlib.ExitStack, members: int = 2, rekey_time: int = 0) -> None:
+        self.now = 100.0
+        self.sides = [Side(number, members, undo, rekey_time) for number in (1, 2)]
+        self.refused = 0
+        for side in self.sides:
+            side.start_keyd(self.now)
+
+    def run(self, seconds: float, *, traffic: bool = True) -> None:
+        """keyds talk, members that have died start again, and every member sends a packet now and then."""
+        for _ in range(round(seconds / STEP_S)):
+            self.now += STEP_S
+            for side in self.sides:
+                if side.keyd is not None:
+                    side.keyd.tick(self.now)
+            self._exchange()
+            for side in self.sides:
+                for member in side.members:
+                    member.read()
+                    if not member.alive:
+                        member.start()
+            if traffic:
+                self._send()
+
+    def _exchange(self) -> None:
+        for _ in range(20):
+            for here, there in (self.sides, self.sides[::-1]):
+                for datagram in here.keyd.datagrams() if here.keyd is not None else []:
+                    if there.keyd is not None:
+                        there.keyd.receive(datagram.data, datagram.remote, datagram.local, self.now)
+
+    def _send(self) -> None:
+        for here, there in (self.sides, self.sides[::-1]):
+            for mine, theirs in zip(here.members, there.members, strict=True):
+                if mine.alive and mine.outbound is not None and theirs.alive:
+                    theirs.read()
+                    self.refused += not theirs.hear(mine.outbound)
+
+    def check_sends(self) -> None:
+        """Every member of both sides sends, and is heard."""
+        before = self.refused
+        self.run(1.0)
+        assert self.refused == before
+        for side in self.sides:
+            assert all(member.alive and member.outbound for member in side.members)
+
+    def check_spares(self) -> None:
+        """Soon boot records wait for every member; and no more SAs are held than is right."""
+        for _ in range(20):
+            records = [self._records(side, index) for side in self.sides for index in range(len(side.members))]
+            if set(records) == {BOOT_RECORDS}:
+                break
+            self.run(0.1)
+        else:
+            raise AssertionError(f"boot records: {records}")
+        for side in self.sides:
+            assert all(BOOT_RECORDS + 1 <= len(member.inbound) <= SLOTS for member in side.members)
+
+    def _records(self, side: Side, index: int) -> int:
+        """How many boot records wait for a member."""
+        boot = side.members[index].boot
+        count, waiting = 0, []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                waiting.append(boot.recv(65536))
+                count += 1
+        for data in waiting:
+            side.members[index].parts.boot.send(data)
+        return count
+
+
+@pytest.fixture
+def undo() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def test_every_member_sends_soon_and_has_spares(undo: contextlib.ExitStack) -> None:
+    world = World(undo, members=4)
+    world.run(1.0)
+    assert world.refused == 0
+    world.check_sends()
+    world.check_spares()
+
+
+def test_members_die_again_and_again(undo: contextlib.ExitStack) -> None:
+    world, dice = World(undo), random.Random(1)
+    world.run(2.0)
+    for _ in range(60):
+        side, index = world.sides[dice.randrange(2)], dice.randrange(2)
+        side.members[index].alive = False
+        world.run(dice.choice([0.3, 1.0]))
+    world.run(2 * OLD_SA_S)
+    world.check_sends()
+    world.check_spares()
+    assert world.refused == 0
+
+
+def test_both_members_of_a_tunnel_die_at_once(undo: contextlib.ExitStack) -> None:
+    world = World(undo)
+    world.run(2.0)
+    for _ in range(5):
+        for side in world.sides:
+            side.members[0].alive = False
+        world.run(1.0)
+    world.check_sends()
+    assert world.refused == 0
+
+
+def test_rekeying_is_never_seen(undo: contextlib.ExitStack) -> None:
+    world = World(undo, rekey_time=2)
+    world.run(60.0)
+    assert world.refused == 0
+    assert all(len(member.used) > 15 for side in world.sides for member in side.members)
+    world.check_spares()
+
+
+def test_a_count_that_nears_its_end_is_renewed(undo: contextlib.ExitStack) -> None:
+    world = World(undo)
+    world.run(2.0)
+    side = world.sides[0]
+    member = side.members[0]
+    before = member.outbound
+    assert before is not None
+    assert side.keyd is not None
+    member.control.send(SaEvent(EventKind.SOFT_LIMIT, member.incarnation, before.spi).encode())
+    side.keyd.hear(0, world.now)
+    world.run(1.0)
+    assert member.outbound != before
+    assert world.refused == 0
+
+
+def test_keyd_dies_and_its_successor_takes_over(undo: contextlib.ExitStack) -> None:
+    """Everything that was installed stays so; members that die meanwhile take the spares that wait."""
+    world, dice = World(undo, rekey_time=5), random.Random(2)
+    world.run(2.0)
+    for n in range(12):
+        side = world.sides[n % 2]
+        side.keyd = None
+        world.run(dice.choice([0.1, 1.0]))
+        if n % 3 == 0:
+            side.members[0].alive = False
+            world.run(0.2)
+        side.start_keyd(world.now)
+        world.run(dice.choice([1.0, 4.0]))
+    assert world.refused == 0
+    world.run(60.0)
+    world.check_sends()
+    world.check_spares()
+
+
+def test_keyd_is_away_for_a_minute(undo: contextlib.ExitStack) -> None:
+    """The far side wants to rekey meanwhile, is not answered, and does not give up what carries traffic."""
+    world = World(undo, rekey_time=10)
+    world.run(2.0)
+    world.sides[1].keyd = None
+    world.run(60.0)
+    assert world.refused == 0
+    world.sides[1].start_keyd(world.now)
+    world.run(30.0)
+    world.check_sends()
+    world.check_spares()
+    assert world.refused == 0
+
+
+def test_a_gateway_that_begins_anew_is_joined_again(undo: contextlib.ExitStack) -> None:
+    """All its memory is gone: its peer forgets the old SAs, and both send on new ones."""
+    world = World(undo)
+    world.run(2.0)
+    fresh = Side(2, 2, undo, 0)
+    world.sides[1] = fresh
+    fresh.start_keyd(world.now)
+    world.run(2.0)
+    world.check_sends()
+
+
+def test_no_key_and_no_secret_is_shown(undo: contextlib.ExitStack, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    world = World(undo, rekey_time=3)
+    world.run(10.0)
+    keyd = world.sides[0].keyd
+    assert keyd is not None
+    shown = caplog.text + repr(keyd.connection) + repr(keyd.members[0]._pairs)
+    keys = {keys.key for side in world.sides for member in side.members for keys in member.inbound.values()}
+    assert len(keys) > 4
+    for secret in (*keys, b"both sides have this secret"):
+        assert secret.hex() not in shown
+        assert repr(secret)[2:-1] not in shown
