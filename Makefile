@@ -6,7 +6,7 @@ BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 PARTS := peers scale micro failover profile
-.PHONY: help setup demo lint test long bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean
+.PHONY: help setup demo lint test long interop bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -27,6 +27,9 @@ test: lint ## lint, types, unit and namespace tests; the latter need root
 
 long: setup ## minutes of load: kills, soak (root)
 	@pytest -m long $(PYTEST_ARGS)
+
+interop: setup ## fwd and strongSwan as each other's IPsec peers (root)
+	@fwd lab interop
 
 bench: setup ## every part of the bench, plots, report, verdict; 45 minutes (root)
 	@fwd bench $(BENCH_ARGS)

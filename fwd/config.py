@@ -91,6 +91,7 @@ class IkeKeys(_Strict):
     )
     ike_rekey_time: Seconds = Field(default=4 * 3600, ge=0, le=7 * 86400, description="of the IKE SA; 0: never")
     dpd_delay: Seconds = Field(default=10, ge=0, le=3600, description="silence before the peer is asked; 0: never")
+    start_action: Literal["start", "none"] = Field(default="start", description="none: wait for the far gateway")
     ike_port: int = Field(default=500, ge=1, le=65535, description="UDP port of IKE, on both sides")
 
 
@@ -126,6 +127,10 @@ class Peering(_Strict):
     members: int = Field(default=4, ge=1, le=MEMBERS_MAX, description="worker processes, one ESP tunnel each")
     payload: Payload = Field(default="superpacket", description="superpacket: with another fwd; esp: plain RFC 4303")
     port: int = Field(default=4500, ge=1, le=65535, description="UDP port of member 0; member i uses port + i")
+    shared_port: bool = Field(
+        default=False,
+        description="IKE and ESP share `port`, as with a peer that uses 4500 alone (payload esp, 1 member)",
+    )
     tun: str = Field(default="fwd0", pattern=r"^[A-Za-z0-9_.-]{1,15}$", description="name of the TUN device")
     tun_mtu: int | None = Field(
         default=None, ge=1280, le=65535, description="default: the path's, less overhead in esp"
@@ -153,6 +158,8 @@ class Peering(_Strict):
             raise ValueError("local_addrs and remote_addrs are the same address")
         if self.port + self.members - 1 > 65535:
             raise ValueError(f"port + members passes 65535: {self.port} + {self.members}")
+        if self.shared_port and (not self.ike or self.payload != "esp" or self.members != 1):
+            raise ValueError('shared_port needs IKE keys, payload = "esp" and members = 1')
         if self.ike and self.port <= self.ike.ike_port < self.port + self.members:
             raise ValueError(f"port {self.ike.ike_port} is IKE's (keys.ike_port) and a member's: choose another port")
         for mine, theirs in itertools.product(self.local_ts, self.remote_ts):

@@ -28,8 +28,8 @@ LAYERS = {
 }
 # fwd.proto is pure: what it may use of the standard library, and of others.
 PURE = {
-    "__future__", "bisect", "collections", "dataclasses", "enum", "functools", "ipaddress", "itertools", "math",
-    "hashlib", "hmac", "heapq", "operator", "string", "struct", "types", "typing",
+    "__future__", "bisect", "collections", "dataclasses", "datetime", "enum", "functools", "ipaddress", "itertools",
+    "math", "hashlib", "hmac", "heapq", "operator", "string", "struct", "types", "typing",
 }  # fmt: skip
 PURE_PACKAGES = {"cryptography", "numpy", "xxhash"}
 

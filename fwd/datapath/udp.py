@@ -7,6 +7,7 @@ set. Refuses: a port that is taken (`PortError`, one line).
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import select
 import socket
@@ -22,6 +23,7 @@ _UDP_SEGMENT, _UDP_GRO = 103, 104
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
 _IP_MTU, _IPV6_MTU = 14, 24
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_RXQ_OVFL = 32, 33, 40
+_SO_ATTACH_REUSEPORT_CBPF = 51
 _BUFFER_BYTES = 8 << 20
 _SEND_WAIT_MS = 20
 
@@ -35,12 +37,24 @@ class PortError(UserError):
 
 
 def open_socket(
-    address: IPv4Address | IPv6Address, port: int, offloads: Offloads, *, wanted: bool, marks: bool
+    address: IPv4Address | IPv6Address,
+    port: int,
+    offloads: Offloads,
+    *,
+    wanted: bool,
+    marks: bool,
+    shared: bool = False,
 ) -> socket.socket:
-    """A bound, non-blocking socket with every offload that the kernel gives; `marks`: it tells the outer TOS octets."""
+    """A bound, non-blocking socket with every offload that the kernel gives; `marks`: it tells the outer TOS octets.
+
+    `shared`: with keyd's socket, which is bound already (see `split`). Then nothing is merged: the kernel would merge
+    datagrams before it chooses the socket.
+    """
     v6 = address.version == 6
     sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
     try:
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((str(address), port))
     except OSError as error:
         sock.close()
@@ -57,9 +71,28 @@ def open_socket(
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, int(marks))
     if wanted:
         offloads.gso = _try_option(sock, offloads, "udp-gso", _UDP_SEGMENT, 0)
-        offloads.gro = _try_option(sock, offloads, "udp-gro", _UDP_GRO, 1)
+        offloads.gro = not shared and _try_option(sock, offloads, "udp-gro", _UDP_GRO, 1)
     sock.setblocking(False)
     return sock
+
+
+def split(sock: socket.socket) -> None:
+    """Let a socket that others will share the port with have what is not ESP: SPI 0, and what is shorter than an SPI.
+
+    A classic BPF program over the UDP payload; the socket bound first has index 0, the member's has 1 (RFC 3948 §2.2).
+    """
+    program = [
+        (0x80, 0, 0, 0),  # A = length
+        (0x35, 0, 3, 4),  # less than 4: the end
+        (0x20, 0, 0, 0),  # A = SPI
+        (0x15, 1, 0, 0),  # zero: the end
+        (0x06, 0, 0, 1),  # the member
+        (0x06, 0, 0, 0),  # keyd
+    ]
+    code = b"".join(struct.pack("=HBBI", *step) for step in program)
+    memory = ctypes.create_string_buffer(code, len(code))
+    fprog = struct.pack("@HP", len(program), ctypes.addressof(memory))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, fprog)
 
 
 def _try_option(sock: socket.socket, offloads: Offloads, name: str, option: int, value: int) -> bool:

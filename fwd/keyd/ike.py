@@ -31,6 +31,7 @@ from fwd.proto.ike.events import (
     Datagram,
     Established,
     Moved,
+    Rejected,
 )
 from fwd.proto.ike.numbers import Notify, Payload, Protocol
 from fwd.proto.ike.payloads import Notification
@@ -40,6 +41,7 @@ from fwd.proto.ike.sa import State
 SUPERPACKET_VERSION: Final = 1
 AGAIN_S: Final = 1.0  # after a connection has closed; doubles up to AGAIN_MAX_S
 AGAIN_MAX_S: Final = 10.0
+REJECTED_EVERY_S: Final = 1.0
 REFUSED_S: Final = 10.0  # after the peer has refused a Child SA
 OTHER_SIDE_S: Final = 1.0  # the side that did not begin asks for what is missing this much later
 _WAIT_S, _WAITS_MAX = 0.5, 3
@@ -69,6 +71,7 @@ def connection_of(peering: Peering, credentials: Credentials) -> Connection:
         notifies=tuple(notifies),
         rekey_s=float(keys.ike_rekey_time),
         liveness_s=float(keys.dpd_delay),
+        float_port=peering.port if peering.shared_port else 0,
     )
 
 
@@ -86,8 +89,11 @@ class IkePeering:
         self._initial_contact = not any(parts.shared.link[LinkWord.SPI_OUT] for parts in members)
         self._not_before = [0.0] * len(members)  # no Child SA more is asked for before then
         self._missing_since: list[float | None] = [None] * len(members)
-        self._begin_at: float | None = now
+        assert peering.ike is not None
+        self._starts = peering.ike.start_action == "start"
+        self._begin_at: float | None = now if self._starts else None
         self._again_s = AGAIN_S
+        self._rejected_at = float("-inf")
         self._waited = 0
         self._heard_esp = 0
         jitter = 1 - _JITTER * os.urandom(1)[0] / 255
@@ -119,7 +125,7 @@ class IkePeering:
         for member in self.members:
             member.tick(now)
         self._note_traffic(now)
-        if self._begin_at is None and not self._endpoint.sas(self.name):
+        if self._begin_at is None and self._starts and not self._endpoint.sas(self.name):
             self._begin_at = now + self._again_s  # our attempt gave way to the peer's, and that has come to nothing
         if self._begin_at is not None and now >= self._begin_at:
             self._begin(now)
@@ -184,6 +190,8 @@ class IkePeering:
                     log.warning("%s: no Child SA for member %d: notify %d", self.name, event.member, event.notify)
                 case Moved():
                     log.info("%s: the peer is at %s port %d now", self.name, *event.remote)
+                case Rejected():
+                    self._rejected(event, now)
                 case Closed():
                     self._closed(event, now)
         for member in self.members:
@@ -210,12 +218,18 @@ class IkePeering:
             log.warning("%s: %s", self.name, error)
             self._endpoint.delete_child(self.name, event.child.inbound.spi, now)
 
+    def _rejected(self, event: Rejected, now: float) -> None:
+        """Anybody can be rejected again and again: it is told once in a while."""
+        if now >= self._rejected_at + REJECTED_EVERY_S:
+            self._rejected_at = now
+            log.warning("%s: IKE with %s port %d refused: %s", self.name, *event.remote, event.error)
+
     def _closed(self, event: Closed, now: float) -> None:
         if event.error:
             log.warning("%s: IKE SA is gone: %s", self.name, event.error)
         else:
             log.info("%s: IKE SA is closed", self.name)
-        self._begin_at = now + self._again_s
+        self._begin_at = now + self._again_s if self._starts else None
         self._again_s = min(2 * self._again_s, AGAIN_MAX_S)
 
     def _spi_free(self, spi: int) -> bool:

@@ -65,6 +65,7 @@ class MemberPairs:
         self._pairs: dict[int, Pair] = {}  # by inbound SPI, oldest first
         self._current: Pair | None = None
         self._incarnation = -1
+        self._sends_on = 0  # outbound SPI, as seen last
         self.control = parts.control
         self.renew = False  # the pair in use nears its end by count
         self._recorded: set[int] = set()  # our SPIs of the pairs whose outbound SAs wait in boot records
@@ -135,7 +136,13 @@ class MemberPairs:
                 self.renew = True
 
     def _follow_sending(self, spi_out: int, now: float) -> None:
-        """A new incarnation sends on the spare that it took: the old pair goes, by us, a while later."""
+        """A new incarnation sends on the spare that it took: the old pair goes, by us, a while later.
+
+        What it sends on changes also when it does as it was told, and then later than it was told.
+        """
+        if spi_out == self._sends_on:
+            return
+        self._sends_on = spi_out
         pair = next((pair for pair in self._pairs.values() if pair.keys.outbound.spi == spi_out), None)
         if pair is None or pair is self._current:
             return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import select
+import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from fwd.keyd.source import LabSource
 TICK_S: Final = 0.1
 _DATAGRAMS_MAX = 64  # read before anything else gets its turn
 _DATAGRAM_BYTES = 65536
+_MARKER = bytes(4)
 log = logging.getLogger(__name__)
 
 
@@ -49,7 +51,10 @@ class Service:
     def __init__(self, peerings: Sequence[KeydPeering], sockets: Sequence[socket.socket], now: float) -> None:
         self._derived: list[MemberKeys] = []
         self._negotiated: list[IkePeering] = []
+        self._stopping = False
         self._sockets = {sock.getsockname()[:2]: sock for sock in sockets}
+        # Where ESP comes, too, IKE is told by four zeros (RFC 3948 §2.2).
+        self._marked = {(str(p.peering.local_addrs), p.peering.port) for p in peerings if p.peering.shared_port}
         for parts in peerings:
             self._add(parts, now)
 
@@ -67,13 +72,14 @@ class Service:
         self._negotiated.append(IkePeering(peering, known, parts.members, now))
 
     def run(self, gateway: GatewayShared) -> None:
-        """Until the process is ended."""
+        """Until the process is told to end, and then tells the peers."""
+        signal.signal(signal.SIGTERM, self._on_stop)
         poll, by_fd = select.poll(), self._waiting()
         for fd in by_fd:
             poll.register(fd, select.POLLIN)
         now = time.monotonic()
         tick_at = now
-        while True:
+        while not self._stopping:
             times = [at for peering in self._negotiated if (at := peering.next_timeout()) is not None]
             ready = poll.poll(max(0.0, min([tick_at, *times]) - now) * 1000)
             now = time.monotonic()
@@ -87,6 +93,13 @@ class Service:
             for peering in self._negotiated:
                 peering.tick(now)
             self._send()
+
+        for peering in self._negotiated:
+            peering.stopping(now)
+        self._send()
+
+    def _on_stop(self, *_: object) -> None:
+        self._stopping = True
 
     def _waiting(self) -> dict[int, Callable[[float], None]]:
         """What to call when a descriptor is readable."""
@@ -107,6 +120,10 @@ class Service:
                 return
             except ConnectionError:
                 continue  # ICMP about something that we have sent
+            if local in self._marked:
+                if data[: len(_MARKER)] != _MARKER:
+                    continue
+                data = data[len(_MARKER) :]
             for peering in self._negotiated:
                 if (str(peering.peering.remote_addrs), str(peering.peering.local_addrs)) == (remote[0], local[0]):
                     peering.receive(data, local, remote[:2], now)
@@ -116,6 +133,7 @@ class Service:
         for peering in self._negotiated:
             for datagram in peering.datagrams():
                 sock = self._sockets.get(datagram.local)
+                marker = _MARKER if datagram.local in self._marked else b""
                 if sock is not None:
                     with contextlib.suppress(OSError):  # as good as lost: it is sent again
-                        sock.sendto(datagram.data, datagram.remote)
+                        sock.sendto(marker + datagram.data, datagram.remote)

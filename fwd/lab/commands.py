@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fwd.config import MEMBERS_MAX, Payload
-from fwd.lab import gateways
+from fwd.lab import charon, gateways, traffic
+from fwd.lab import interop as scenarios
 from fwd.lab.demo import demo_command
 from fwd.lab.topology import GATEWAYS, LabError, Topology, why_not
 
@@ -88,6 +92,29 @@ def exec_(
         if shutil.which(argv[0]) is None:
             raise LabError(f"exec: {argv[0]}: no such command")
         os.execvp("ip", ["ip", "netns", "exec", namespace, *argv])
+
+
+@app.command()
+def interop(
+    only: Annotated[str, typer.Argument(metavar="[WORDS]", help="Only scenarios with these words in their name.")] = "",
+    out: Annotated[Path, typer.Option(help="Where the rows go, as JSON.")] = Path("build/interop.json"),
+) -> None:
+    """fwd and strongSwan as each other's peers: every scenario in a lab of its own. Exit status 1 if one fails."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with clear_errors():
+        charon.require()
+        traffic.require_iperf3()
+        console = Console()
+        rows = []
+        for row in scenarios.run(out, only):
+            rows.append(row)
+            state = "[green]ok[/green]    " if row["passed"] else "[red]failed[/red]"
+            reason = row.get("reason") or ", ".join(f"{name} {value}" for name, value in row["figures"].items())
+            console.print(f"{state} {row['name']}, {row['initiator']} begins: {reason}", highlight=False)
+        failed = sum(not row["passed"] for row in rows)
+        console.print(f"{len(rows)} scenarios, {failed} failed; {out}", highlight=False)
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -120,7 +120,7 @@ class PeeringParts:
         for i in range(peering.members):
             sock = open_socket(
                 peering.local_addrs, peering.port + i, self.offloads,
-                wanted=peering.offload, marks=peering.payload == "esp",
+                wanted=peering.offload, marks=peering.payload == "esp", shared=peering.shared_port,
             )  # fmt: skip
             undo.callback(sock.close)
             self.sockets.append(sock)

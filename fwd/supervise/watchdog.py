@@ -22,7 +22,7 @@ from pathlib import Path
 from fwd.agent import service as agent
 from fwd.agent.view import GatewayView, PeeringView
 from fwd.config import Config, LabKeys, Peering, load, with_members, without_offload
-from fwd.datapath import member
+from fwd.datapath import member, udp
 from fwd.datapath.demux import Demux
 from fwd.datapath.shared import GatewayShared, LinkWord, ProcessState
 from fwd.keyd import secrets
@@ -129,9 +129,10 @@ class Supervisor:
         """Peerings with one outer address share it."""
         if peering.ike is None:
             return
-        address = str(peering.local_addrs), peering.ike.ike_port
-        if address not in self._ike_sockets:
-            self._ike_sockets[address] = _bind_udp(*address)
+        address = str(peering.local_addrs)
+        for port in [peering.ike.ike_port, *([peering.port] if peering.shared_port else [])]:
+            if (address, port) not in self._ike_sockets:
+                self._ike_sockets[address, port] = _bind_udp(address, port, shared=port == peering.port)
 
     def _material(self, peering: Peering) -> KeyMaterial:
         """A peering's secrets. The lab's may be shared by peerings, and can be opened once only."""
@@ -262,11 +263,11 @@ class Supervisor:
 
     # -- the end, and changes ---------------------------------------------------------------------------------
 
-    def _end(self, children: list[Child]) -> None:
+    def _end(self, children: list[Child], number: signal.Signals = signal.SIGTERM) -> None:
         """SIGTERM, wait, SIGKILL, reap; their slots go."""
         running = [c for c in children if c.process is not None]
         for child in running:
-            child.signal(signal.SIGTERM)
+            child.signal(number)
         deadline = time.monotonic() + _STOP_WAIT_S
         for child in running:
             assert child.process is not None
@@ -317,7 +318,8 @@ class Supervisor:
             return
         wanted = {p.name: p for p in config.peering}
         changed = [n for n, parts in self._peerings.items() if wanted.get(n) != parts.peering]
-        self._end([self._children[n] for n in ("keyd", "agent") if n in self._children])
+        # Not SIGTERM: keyd would tell its peers that all is over.
+        self._end([self._children[n] for n in ("keyd", "agent") if n in self._children], signal.SIGKILL)
         for name in changed:
             self._close_peering(name)
         for name, peering in wanted.items():
@@ -357,10 +359,15 @@ def _listen_unix(path: Path) -> socket.socket:
     return sock
 
 
-def _bind_udp(address: str, port: int) -> socket.socket:
+def _bind_udp(address: str, port: int, *, shared: bool) -> socket.socket:
+    """A socket for IKE; `shared`: members will be bound to the same port, and have its ESP."""
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
     try:
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((address, port))
+        if shared:
+            udp.split(sock)
     except OSError as error:
         sock.close()
         raise UserError(f"UDP {address} port {port} (IKE): {error.strerror}; is another IKE daemon running?") from None

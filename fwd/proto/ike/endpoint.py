@@ -21,7 +21,7 @@ from typing import Final
 
 from fwd.proto.ike.child import SPI_MIN, Child
 from fwd.proto.ike.crypto import Random
-from fwd.proto.ike.events import Address, Closed, Connection, Datagram, Event, World
+from fwd.proto.ike.events import Address, Closed, Connection, Datagram, Event, Rejected, World
 from fwd.proto.ike.exchanges import CreateChild, DeleteChildren, DeleteIke, Liveness, respond_child, respond_delete
 from fwd.proto.ike.initial import Initiate, respond_auth, respond_init
 from fwd.proto.ike.message import Header, decode_clear, encode_clear
@@ -163,7 +163,7 @@ class Endpoint:
             if header.exchange == Exchange.IKE_SA_INIT:
                 self._receive_init(header, data, local, remote, now)
             else:
-                self._receive_sealed(header, data, remote, now)
+                self._receive_sealed(header, data, (local, remote), now)
         except ProtocolError:
             pass
         self._sweep(now)
@@ -232,11 +232,11 @@ class Endpoint:
 
     # -- messages -----------------------------------------------------------------------------------------------
 
-    def _receive_sealed(self, header: Header, data: bytes, remote: Address, now: float) -> None:
+    def _receive_sealed(self, header: Header, data: bytes, path: tuple[Address, Address], now: float) -> None:
         sa = self._sas.get(header.spi_r if header.by_initiator else header.spi_i)
         if sa is None or (sa.spi_i, sa.spi_r) != (header.spi_i, header.spi_r):
             return
-        sa.receive(header, data, remote, now)
+        sa.receive(header, data, path, now)
 
     def _receive_init(self, header: Header, data: bytes, local: Address, remote: Address, now: float) -> None:
         payloads = decode_clear(header, data)
@@ -271,6 +271,7 @@ class Endpoint:
             sa, reply = respond_init(self._world, connection, header, data, payloads, remote, self._respond, now)
         except ProtocolError as error:
             self._reply(header, NO_SPI, [notify_for(error)], local, remote)
+            self._events.append(Rejected(connection.name, remote, str(error)))
             return
         sa.local, sa.begun_at = local, now
         sa.initial.reply = answer = self._reply(header, sa.spi_r, reply, local, remote)
@@ -401,6 +402,8 @@ class Endpoint:
             del self._sas[sa.spi]
             self._promote(sa)
             name = sa.connection.name
+            if not _counts(sa) and sa.error:
+                self._events.append(Rejected(name, sa.remote, sa.error))
             if _counts(sa) and not any(_counts(other) and other.state is not State.REKEYED for other in self.sas(name)):
                 self._events.append(Closed(name, sa.error))
 

@@ -97,6 +97,15 @@ class Moved:
 
 
 @dataclass(frozen=True)
+class Rejected:
+    """Somebody at `remote` has begun an IKE SA and was refused, or gave up, before it was established."""
+
+    connection: str
+    remote: Address
+    error: str
+
+
+@dataclass(frozen=True)
 class Closed:
     """The connection's last IKE SA is gone, and all its Child SAs with it. `error`: why, unless it was wanted."""
 
@@ -104,7 +113,7 @@ class Closed:
     error: str
 
 
-Event = Established | ChildUp | ChildDown | ChildRefused | Moved | Closed
+Event = Established | ChildUp | ChildDown | ChildRefused | Moved | Rejected | Closed
 
 
 @dataclass(frozen=True)

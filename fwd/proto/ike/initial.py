@@ -286,6 +286,7 @@ def respond_init(
         SecurityAssociation((Proposal(chosen.protocol, chosen.transforms, chosen.number),)),
         KeyExchange(suite.group, secret.public),
         Nonce(sa.initial.nr),
+        *auth.certificate_request(connection.credentials),
         *extras(world.random(NONCE_BYTES), spis, remote),
     ]
 

@@ -228,8 +228,8 @@ class IkeSa:
 
     # -- messages that come -----------------------------------------------------------------------------------
 
-    def receive(self, header: Header, data: bytes, remote: Address, now: float) -> None:
-        """An encrypted message for this SA."""
+    def receive(self, header: Header, data: bytes, path: tuple[Address, Address], now: float) -> None:
+        """An encrypted message for this SA; `path`: our address and the peer's."""
         if self.state is State.DEAD or self._in is None or header.by_initiator == self.initiator:
             return
         if header.is_response:
@@ -251,7 +251,7 @@ class IkeSa:
         whole = self._assemble(header, fragment)
         if whole is None:
             return
-        self._follow(remote)
+        self._follow(*path)
         if header.is_response:
             self._take_answer(*whole, now)
         else:
@@ -319,10 +319,10 @@ class IkeSa:
         """The responder's IKE_SA_INIT is answered: the next request is number 1."""
         self._expected_id = 1
 
-    def _follow(self, remote: Address) -> None:
-        """The peer may be behind a NAT that has given it another address (RFC 7296 §2.23)."""
-        if remote != self.remote:
-            self.remote = remote
+    def _follow(self, local: Address, remote: Address) -> None:
+        """The peer may be behind a NAT that has given it another address, or use another port (RFC 7296 §2.23)."""
+        if (local, remote) != (self.local, self.remote):
+            self.local, self.remote = local, remote
             if self.state is State.ESTABLISHED:
                 self.world.tell(Moved(self.connection.name, remote))
 

@@ -95,6 +95,10 @@ class Net:
     def _endpoint(self, made: Connection) -> Endpoint:
         return Endpoint([made], self.dice.randbytes, lambda: WALL + self.now)
 
+    def a_again(self) -> Endpoint:
+        """Side `a` without any memory."""
+        return self._endpoint(connection("a"))
+
     def side(self, address: Address) -> Side:
         return self.a if address[0] == A[0] else self.b
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from ikekit import NAME, A, B, Net, connection, for_member
+from ikekit import NAME, A, B, Net, Side, connection, for_member
 
 from fwd.proto.ike import auth
+from fwd.proto.ike.endpoint import HALF_OPEN_COOKIES, HALF_OPEN_S
 from fwd.proto.ike.events import ChildDown, ChildRefused, ChildUp, Closed, Established
 from fwd.proto.ike.numbers import Notify, Payload
 from fwd.proto.ike.payloads import Notification
@@ -49,7 +50,8 @@ def test_no_common_proposal() -> None:
     net.run(1)
     (closed,) = net.a.of(Closed)
     assert "NO_PROPOSAL_CHOSEN" in closed.error
-    assert not net.b.events
+    assert [event.error for event in net.b.events] == ["no common IKE proposal"]
+    assert not net.b.endpoint.sas(NAME)
 
 
 def test_no_common_esp_proposal_leaves_an_ike_sa_without_child() -> None:
@@ -170,6 +172,60 @@ def test_long_messages_go_in_fragments() -> None:
     assert max(len(datagram.data) for datagram in net.sent) <= 500
     assert len(net.sent) > 10
     net.check_agreement()
+
+
+def half_open(net: Net, count: int) -> None:
+    """So many strangers begin with `b`, at addresses of their own, and stop there."""
+    for n in range(count):
+        net.a.endpoint.initiate(NAME, net.now)
+        (datagram,) = net.a.endpoint.datagrams_to_send()
+        net.b.endpoint.receive(datagram.data, B, (A[0], 10_000 + n), net.now)
+    net.a = Side(net.a_again())
+
+
+def test_many_half_open_strangers_cost_no_state_and_a_peer_with_a_cookie_passes() -> None:
+    net = Net()
+    half_open(net, 3 * HALF_OPEN_COOKIES)
+    held = len(net.b.endpoint.sas(NAME))
+    assert held == HALF_OPEN_COOKIES
+    answers = net.b.endpoint.datagrams_to_send()
+    assert len(answers) == 3 * HALF_OPEN_COOKIES
+    assert max(map(len, (answer.data for answer in answers[HALF_OPEN_COOKIES:]))) < 100, "a cookie is all they get"
+    net.connect()
+    assert len(net.sent) == 6
+    net.check_agreement()
+    net.run(HALF_OPEN_S + 1)
+    assert len(net.b.endpoint.sas(NAME)) == 1
+
+
+def test_a_cookie_of_another_address_is_worth_nothing() -> None:
+    net = Net()
+    half_open(net, HALF_OPEN_COOKIES)
+    net.b.endpoint.datagrams_to_send()
+    net.a.endpoint.initiate(NAME, net.now)
+    (first,) = net.a.endpoint.datagrams_to_send()
+    net.b.endpoint.receive(first.data, B, A, net.now)
+    (asked,) = net.b.endpoint.datagrams_to_send()
+    net.a.endpoint.receive(asked.data, A, B, net.now)
+    (second,) = net.a.endpoint.datagrams_to_send()
+    net.b.endpoint.receive(second.data, B, ("203.0.113.9", 500), net.now)
+    assert len(net.b.endpoint.sas(NAME)) == HALF_OPEN_COOKIES
+    net.b.endpoint.datagrams_to_send()
+    net.b.endpoint.receive(second.data, B, A, net.now)
+    assert len(net.b.endpoint.sas(NAME)) == HALF_OPEN_COOKIES + 1
+
+
+def test_a_request_that_comes_again_is_answered_alike_and_makes_nothing_new() -> None:
+    net = Net()
+    net.a.endpoint.initiate(NAME, net.now)
+    (first,) = net.a.endpoint.datagrams_to_send()
+    answers = []
+    for _ in range(3):
+        net.b.endpoint.receive(first.data, B, A, net.now)
+        answers += net.b.endpoint.datagrams_to_send()
+    assert len(answers) == 3
+    assert len({answer.data for answer in answers}) == 1
+    assert len(net.b.endpoint.sas(NAME)) == 1
 
 
 def test_a_lost_message_is_sent_again_bit_by_bit() -> None:

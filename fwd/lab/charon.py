@@ -1,0 +1,106 @@
+"""strongSwan's daemon with kernel-libipsec on a lab's gateway: IKEv2 and ESP in userspace, by others.
+
+Started by hand with a configuration of its own (STRONGSWAN_CONF, SWANCTL_DIR) and a /run of its own, so that nothing of
+the machine's own installation is read or touched. Refuses: programs that are missing, a daemon that does not start, and
+swanctl commands that fail (`LabError`, one line with strongSwan's own words).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from fwd.lab import tools
+from fwd.lab.topology import LabError, Topology
+
+CHARON: Final = "/usr/lib/ipsec/charon"
+_PLUGINS = (
+    "random nonce openssl pem pkcs1 pkcs8 x509 pubkey constraints revocation curve25519 gcm aes sha2 sha1 hmac kdf "
+    "kernel-libipsec kernel-netlink socket-default vici updown"
+)
+_DAEMON = """charon {{
+  load = {plugins}
+  port = 500
+  port_nat_t = 4500
+{options}
+  plugins {{
+    vici {{
+      socket = unix://{vici}
+    }}
+    kernel-libipsec {{
+      allow_peer_ts = yes
+    }}
+  }}
+  filelog {{
+    stderr {{
+      default = 1
+    }}
+  }}
+}}
+"""
+_START_TIMEOUT_S = 10.0
+_POLL_S = 0.02
+_SWANCTL_TIMEOUT_S = 15.0
+
+
+def require() -> None:
+    """Raises LabError if strongSwan is not there."""
+    for command, package in (
+        ("swanctl", "strongswan-swanctl"),
+        (CHARON, "strongswan-charon libcharon-extra-plugins libstrongswan-extra-plugins"),
+    ):
+        if shutil.which(command) is None:
+            raise LabError(f"the command {command} is missing: install {package}")
+
+
+class Charon:
+    """One daemon, ended with `stack`. `directory` is for its files; `options` are lines of its `charon` section."""
+
+    def __init__(
+        self, stack: ExitStack, topology: Topology, host: str, directory: Path, options: Mapping[str, str] | None = None
+    ) -> None:
+        self._topology, self._host, self._directory = topology, host, directory
+        self._vici, self._log = directory / f"{host}.vici", directory / f"{host}.log"
+        conf = directory / f"{host}.conf"
+        lines = "\n".join(f"  {key} = {value}" for key, value in (options or {}).items())
+        conf.write_text(_DAEMON.format(plugins=_PLUGINS, vici=self._vici, options=lines))
+        # swanctl reads a strongswan.conf, too, and keys and certificates below SWANCTL_DIR: not the machine's.
+        self._environment = {**os.environ, "STRONGSWAN_CONF": str(conf), "SWANCTL_DIR": str(directory)}
+        argv = ["sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$@"', "sh", CHARON]
+        with self._log.open("wb") as output:
+            self.process: subprocess.Popen[Any] = topology.popen(
+                host, argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment
+            )
+        stack.enter_context(tools.ended(self.process))
+        deadline_s = time.monotonic() + _START_TIMEOUT_S
+        while not self._vici.is_socket():
+            if self.process.poll() is not None or time.monotonic() > deadline_s:
+                raise LabError(f"{host}: strongSwan did not start: {self.log().strip().rpartition(chr(10))[2]}")
+            time.sleep(_POLL_S)
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def load(self, connections: str) -> None:
+        """Replace what it is configured with by this swanctl.conf."""
+        path = self._directory / f"{self._host}.connections"
+        path.write_text(connections)
+        self.swanctl("--load-all", "--file", str(path))
+
+    def swanctl(self, *words: str, check: bool = True) -> str:
+        """A command; what it prints. Raises LabError when it fails and `check`."""
+        argv = ["swanctl", *words, "--uri", f"unix://{self._vici}"]
+        done = self._topology.run(
+            self._host, argv, check=False, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            timeout=_SWANCTL_TIMEOUT_S,
+        )  # fmt: skip
+        if done.returncode and check:
+            reason = done.stdout.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
+            raise LabError(f"strongSwan: swanctl {words[0]} on {self._host}: {reason}")
+        return done.stdout
