@@ -66,14 +66,14 @@ class Charon:
         self, stack: ExitStack, topology: Topology, host: str, directory: Path, options: Mapping[str, str] | None = None
     ) -> None:
         self._topology, self._host, self._directory = topology, host, directory
-        self._vici, self._log = directory / f"{host}.vici", directory / f"{host}.log"
+        self._vici, self.log_path = directory / f"{host}.vici", directory / f"{host}.log"
         conf = directory / f"{host}.conf"
         lines = "\n".join(f"  {key} = {value}" for key, value in (options or {}).items())
         conf.write_text(_DAEMON.format(plugins=_PLUGINS, vici=self._vici, options=lines))
         # swanctl reads a strongswan.conf, too, and keys and certificates below SWANCTL_DIR: not the machine's.
         self._environment = {**os.environ, "STRONGSWAN_CONF": str(conf), "SWANCTL_DIR": str(directory)}
         argv = ["sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$@"', "sh", CHARON]
-        with self._log.open("wb") as output:
+        with self.log_path.open("wb") as output:
             self.process: subprocess.Popen[Any] = topology.popen(
                 host, argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment
             )
@@ -85,7 +85,7 @@ class Charon:
             time.sleep(_POLL_S)
 
     def log(self) -> str:
-        return self._log.read_text(errors="replace")
+        return self.log_path.read_text(errors="replace")
 
     def load(self, connections: str) -> None:
         """Replace what it is configured with by this swanctl.conf."""
