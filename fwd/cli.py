@@ -20,6 +20,8 @@ CONTROL = Path("/run/fwd/fwd.sock")
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A userspace, scale-out IPsec gateway.")
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration, or see an example.")
 app.add_typer(config_app, name="config")
+keygen_app = typer.Typer(no_args_is_help=True, help="Make keys for IKEv2.")
+app.add_typer(keygen_app, name="keygen")
 
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="The configuration, TOML.")]
 
@@ -127,6 +129,27 @@ def example() -> None:
     from fwd.config import EXAMPLE
 
     typer.echo(EXAMPLE, nl=False)
+
+
+@keygen_app.command()
+def psk(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where it goes; must not be there yet.")]) -> None:
+    """A pre-shared key; bring a copy to the far gateway over a safe way."""
+    from fwd.keyd import generate
+
+    generate.write_psk(file)
+    typer.echo(f"{file}: the same for both gateways, mode 0600")
+
+
+@keygen_app.command()
+def ca(
+    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where the files go.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Identities: host names or addresses.")],
+) -> None:
+    """A small CA for trying certificates out, and one for each gateway; again: more of the same CA."""
+    from fwd.keyd import generate
+
+    for path in generate.write_authority(directory, names):
+        typer.echo(str(path))
 
 
 @app.command(

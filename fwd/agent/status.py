@@ -6,6 +6,7 @@ before the demux, so that on a busy gateway the books err towards records that a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -26,6 +27,9 @@ Json = dict[str, Any]
 def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None = None) -> Json:
     """The status at `now_ns` (monotonic); `tuns`: the kernel's view of each TUN device, by name."""
     peerings = [_peering(peering, now_ns, (tuns or {}).get(peering.config.tun)) for peering in view.peerings]
+    ike = json.loads(view.shared.ike.get() or b"{}")
+    for peering in peerings:
+        peering["ike_sas"] = ike.get(peering["name"], [])
     processes = [
         {"name": "keyd", **_process(view.shared.keyd, now_ns)},
         {"name": "agent", **_process(view.shared.agent, now_ns)},

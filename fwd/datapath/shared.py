@@ -19,6 +19,7 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -194,10 +195,41 @@ class PeeringShared:
         self.members = [MemberShared(words) for _ in range(members)]
 
 
-class GatewayShared:
-    """What does not belong to a peering: the rows of keyd and the agent."""
+class Board:
+    """A text that one process writes and others read: whole, as it is or as it was before.
+
+    Two halves and a commit word, as in CounterBlock. A text that is too long is not written.
+    """
+
+    SIZE: Final = 256 * 1024
 
     def __init__(self) -> None:
+        view = memoryview(mmap.mmap(-1, 4096 + 2 * self.SIZE))
+        self._words = view[:4096].cast("Q")  # commit, length of either half
+        self._halves = (view[4096 : 4096 + self.SIZE], view[4096 + self.SIZE :])
+
+    def put(self, text: bytes) -> None:
+        """Writer only."""
+        if len(text) <= self.SIZE:
+            commit = self._words[0] + 1
+            self._halves[commit & 1][: len(text)] = text
+            self._words[1 + (commit & 1)] = len(text)
+            self._words[0] = commit
+
+    def get(self) -> bytes:
+        """The text as it was put last; empty: none was."""
+        while True:
+            commit = self._words[0]
+            text = bytes(self._halves[commit & 1][: self._words[1 + (commit & 1)]])
+            if self._words[0] == commit:  # else the half may have been written to meanwhile
+                return text
+
+
+class GatewayShared:
+    """What does not belong to a peering: the rows of keyd and the agent, and what keyd tells of IKE (JSON)."""
+
+    def __init__(self) -> None:
+        self.ike = Board()
         words = _Words(4096)
         self.keyd = ProcessWords(words)
         self.agent = ProcessWords(words)

@@ -232,6 +232,31 @@ class IkePeering:
         self._begin_at = now + self._again_s if self._starts else None
         self._again_s = min(2 * self._again_s, AGAIN_MAX_S)
 
+    def told(self, now: float) -> list[dict[str, object]]:
+        """What there is to see of its IKE SAs and their Child SAs, as `swanctl --list-sas` has it. No keys."""
+        return [
+            {
+                "state": sa.state.name.lower(),
+                "spi_i": sa.spi_i.hex(),
+                "spi_r": sa.spi_r.hex(),
+                "initiator": sa.initiator,
+                "remote": f"{sa.remote[0]}:{sa.remote[1]}",
+                "remote_id": auth.name_of(self.connection.remote_id),
+                "established_s": round(now - sa.established_at) if sa.established_at else None,
+                "children": [
+                    {
+                        "member": child.keys.member,
+                        "state": child.use.name.lower(),
+                        "spi_in": f"{child.spi_in:#010x}",
+                        "spi_out": f"{child.spi_out:#010x}",
+                        "proposal": child.keys.proposal,
+                    }
+                    for child in sa.children.values()
+                ],
+            }
+            for sa in self._endpoint.sas(self.name)
+        ]
+
     def _spi_free(self, spi: int) -> bool:
         return not any(member.knows(spi) for member in self.members)
 

@@ -8,6 +8,7 @@ Datagrams go to the peering that has their source for its remote address; others
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import select
 import signal
@@ -27,6 +28,7 @@ from fwd.keyd.secrets import SecretError, credentials
 from fwd.keyd.source import LabSource
 
 TICK_S: Final = 0.1
+TOLD_EVERY_S: Final = 0.5
 _DATAGRAMS_MAX = 64  # read before anything else gets its turn
 _DATAGRAM_BYTES = 65536
 _MARKER = bytes(4)
@@ -78,7 +80,7 @@ class Service:
         for fd in by_fd:
             poll.register(fd, select.POLLIN)
         now = time.monotonic()
-        tick_at = now
+        tick_at = told_at = now
         while not self._stopping:
             times = [at for peering in self._negotiated if (at := peering.next_timeout()) is not None]
             ready = poll.poll(max(0.0, min([tick_at, *times]) - now) * 1000)
@@ -93,6 +95,9 @@ class Service:
             for peering in self._negotiated:
                 peering.tick(now)
             self._send()
+            if now >= told_at:
+                told_at = now + TOLD_EVERY_S
+                gateway.ike.put(json.dumps({p.name: p.told(now) for p in self._negotiated}).encode())
 
         for peering in self._negotiated:
             peering.stopping(now)

@@ -7,6 +7,7 @@ from array import array
 import pytest
 
 from fwd.datapath.counters import CounterBlock
+from fwd.datapath.shared import Board
 
 COUNT = 6
 
@@ -63,3 +64,13 @@ def test_a_successor_counts_on() -> None:
         block.publish()
         values[0] += 1000  # counted, never published: dies with it
     assert CounterBlock(words, COUNT).read() == [7] * COUNT
+
+
+def test_a_board_shows_the_last_text_whole() -> None:
+    board = Board()
+    assert board.get() == b""
+    for text in (b"one", b"another, longer", b"", b"x" * Board.SIZE):
+        board.put(text)
+        assert board.get() == text
+    board.put(b"x" * (Board.SIZE + 1))
+    assert board.get() == b"x" * Board.SIZE

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +52,34 @@ def test_both_sides_have_the_same_pairs(pair: Pair) -> None:
         for mine, theirs in zip(pair.peering(here)["members"], pair.peering(there)["members"], strict=True):
             if mine["out"]["records"]:
                 assert mine["spi_out"] in theirs["spis_in"]
+
+
+def test_the_status_shows_ike_and_child_sas(pair: Pair) -> None:
+    until(lambda: pair.peering("gw1")["ike_sas"], what="keyd tells of IKE")
+    mine, theirs = (until(lambda host=host: pair.peering(host)["ike_sas"]) for host in GATEWAYS)  # type: ignore[misc]
+    assert (mine[0]["spi_i"], mine[0]["spi_r"]) == (theirs[0]["spi_i"], theirs[0]["spi_r"])
+    assert {mine[0]["initiator"], theirs[0]["initiator"]} == {True, False}
+    assert mine[0]["remote"] == f"{pair.topology.outer('gw2')}:500"
+    assert {child["member"] for child in mine[0]["children"]} == {0, 1}
+    shown = fwd_status(pair)
+    assert f"{mine[0]['spi_i']}_i" in shown
+    assert all(child["spi_in"] in shown for child in mine[0]["children"])
+
+
+def fwd_status(pair: Pair) -> str:
+    argv = [sys.executable, "-m", "fwd", "status", "--control", str(pair.control("gw1"))]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_pre_shared_key_is_nowhere_to_be_seen(pair: Pair) -> None:
+    secret = pair.secret.hex()
+    places = {f"log of {host}": pair.log(host) for host in GATEWAYS}
+    places |= {f"status of {host}": json.dumps(pair.status(host)) for host in GATEWAYS}
+    for name, pid in {**pair.pids("gw1"), "supervisor": pair.running["gw1"].pid}.items():
+        for file in ("cmdline", "environ"):
+            places[f"{file} of {name}"] = Path(f"/proc/{pid}/{file}").read_text()
+    assert [place for place, text in places.items() if secret in text] == []
+    assert pair.secret_path("gw1").read_text() == secret, "the test looks for what is there"
 
 
 def test_a_killed_member_takes_a_spare_and_there_is_a_new_one(pair: Pair) -> None:

@@ -1,0 +1,64 @@
+"""Keys that `fwd keygen` makes are such as fwd takes, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fwd.cli import _exit_status
+from fwd.config import CertificateKeys, PskKeys
+from fwd.keyd import generate, secrets
+from fwd.proto.errors import UserError
+from fwd.proto.ike import auth
+from fwd.proto.ike.auth import Certificates, Psk
+from fwd.proto.ike.numbers import Payload
+from fwd.proto.ike.payloads import Certificate
+
+
+def read(keys: PskKeys | CertificateKeys) -> Psk | Certificates:
+    opened = secrets.open_all(keys)
+    try:
+        return secrets.credentials(keys, opened)
+    finally:
+        for fd in opened.values():
+            os.close(fd)
+
+
+def test_a_pre_shared_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "psk"
+    assert _exit_status(["keygen", "psk", str(path)]) == 0
+    found = read(PskKeys(source="psk", secret=path))
+    assert isinstance(found, Psk)
+    assert len(found.secret) >= 32
+    assert found.secret.decode() not in capsys.readouterr().out
+    assert _exit_status(["keygen", "psk", str(path)]) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err
+
+
+def test_a_ca_with_gateways_that_believe_each_other(tmp_path: Path) -> None:
+    names = ["gw1.example", "192.0.2.2", "2001:db8::3"]
+    assert _exit_status(["keygen", "ca", str(tmp_path), *names[:2]]) == 0
+    assert _exit_status(["keygen", "ca", str(tmp_path), names[2]]) == 0
+    for name in names:
+        keys = CertificateKeys(source="cert", certificate=tmp_path / f"{name}.pem", key=tmp_path / f"{name}.key",
+                               authorities=tmp_path / "ca.pem")  # fmt: skip
+        found = read(keys)
+        assert isinstance(found, Certificates)
+        payloads = auth.certificate_payloads(found)
+        leaf = auth.check_chain([Certificate(p.encoding, p.data) for p in payloads], found.authorities, auth.time_of(
+            found.chain[0].not_valid_before_utc.timestamp() + 7200))  # fmt: skip
+        auth.check_name(leaf, auth.identity(name, Payload.IDI))
+        assert (tmp_path / f"{name}.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
+    generate.write_authority(tmp_path, ["gw1"])
+    with pytest.raises(UserError, match=r"gw1\.key is there already"):
+        generate.write_authority(tmp_path, ["gw1"])
+    with pytest.raises(UserError, match="not a name"):
+        generate.write_authority(tmp_path, ["../gw2"])
+    (tmp_path / "ca.key").write_bytes(b"broken")
+    with pytest.raises(UserError, match="cannot be used"):
+        generate.write_authority(tmp_path, ["gw2"])
