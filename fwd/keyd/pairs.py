@@ -41,7 +41,8 @@ class Pair:
     ready_at: float  # the far side has its half, too
     ready: bool = False
     used: bool = False  # its outbound SA was handed out for good
-    retire_at: float | None = None  # we have left it: when it is to be deleted
+    left: bool = False  # it was used, and is not any more
+    retire_at: float | None = None  # when it is to be deleted, then
     gone_at: float | None = None  # the far side has left it: when its inbound SA goes
     successor: int | None = None  # the pair that replaces it
 
@@ -127,6 +128,7 @@ class MemberPairs:
             self._mailbox.update(self._inbound(), None)
         self._forget(now)
         self.settle(now)
+        self._retire_left(now)
 
     def hear(self) -> None:
         """The member's events."""
@@ -146,10 +148,10 @@ class MemberPairs:
         pair = next((pair for pair in self._pairs.values() if pair.keys.outbound.spi == spi_out), None)
         if pair is None or pair is self._current:
             return
-        if self._current is not None and self._current.gone_at is None:
-            self._current.retire_at = now + OLD_SA_S
         pair.used = True
         pair.since = now
+        pair.left = False
+        pair.retire_at = None
         self._current = pair
         self._refresh()
 
@@ -170,6 +172,13 @@ class MemberPairs:
             and not self._pairs.keys().isdisjoint(self._shared.slots.heard())
         ):
             self._inherited_until = now + INHERITED_S
+
+    def _retire_left(self, now: float) -> None:
+        """What was sent on, or was taken by an incarnation that died before it could show it."""
+        for pair in self._pairs.values():
+            if pair.used and pair is not self._current and not pair.left and pair.successor is None:
+                pair.left = True
+                pair.retire_at = now + OLD_SA_S if pair.gone_at is None else None
 
     def _forget(self, now: float) -> None:
         gone = [pair for pair in self._pairs.values() if pair.gone_at is not None and pair.gone_at <= now]
@@ -215,10 +224,6 @@ class MemberPairs:
     def knows(self, spi: int) -> bool:
         """Whether an inbound SPI is one of this member's, a predecessor's included."""
         return spi in self._pairs or any(keys.spi == spi for keys in self._inherited)
-
-    @property
-    def connected(self) -> bool:
-        return self._current is not None
 
     # -- handing out --------------------------------------------------------------------------------------------
 
