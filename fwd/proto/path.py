@@ -38,6 +38,7 @@ class PathMonitor:
         self._ceiling = ceiling_bytes or mtu_bytes
         self._number = 0
         self._sent = False  # something since the last time anything was heard
+        self._unchecked = False  # something was sent since the full size was confirmed last
         self._quiet_since = now
         self._checked = now - CHECK_S
         self._raised = now
@@ -49,6 +50,7 @@ class PathMonitor:
 
     def sent(self, now: float) -> None:
         """Records were sent."""
+        self._unchecked = True
         if not self._sent:
             self._sent = True
             self._quiet_since = now
@@ -82,7 +84,8 @@ class PathMonitor:
         """Echoes that are due; call on every turn of the loop, and at `next_timeout` at the latest."""
         if self._tries:
             return self._next_try(now) if now >= self._try_at else []
-        if self._sent and (now - self._quiet_since >= SILENCE_S or now - self._checked >= CHECK_S):
+        silent = self._sent and now - self._quiet_since >= SILENCE_S
+        if silent or (self._unchecked and now - self._checked >= CHECK_S):
             return self._start(self.mtu_bytes, now)
         if self.mtu_bytes < self._ceiling and now - self._raised >= RAISE_S:
             self._raised = now
@@ -93,9 +96,9 @@ class PathMonitor:
         """Seconds until `poll` may have something."""
         if self._tries:
             return max(0.0, self._try_at - now)
-        if self._sent:
-            return max(0.0, min(self._quiet_since + SILENCE_S, self._checked + CHECK_S) - now)
-        return CHECK_S
+        times = [self._quiet_since + SILENCE_S] if self._sent else []
+        times += [self._checked + CHECK_S] if self._unchecked else []
+        return max(0.0, min(times) - now) if times else CHECK_S
 
     def _start(self, size: int, now: float) -> list[Echo]:
         self._probe, self._tries, self._small_ok = size, 0, False
@@ -105,6 +108,7 @@ class PathMonitor:
     def _finish(self, now: float) -> None:
         self._tries = 0
         self._checked = now
+        self._unchecked = False
         self._asked.clear()
 
     def _next_try(self, now: float) -> list[Echo]:

@@ -76,6 +76,15 @@ def test_who_hears_asks_only_to_confirm_the_size() -> None:
     assert 3 <= sum(echo.mtu_bytes == 1500 for echo in echoes) <= 5
 
 
+def test_what_is_heard_at_once_does_not_put_the_first_confirmation_off() -> None:
+    """Whoever has sent anything confirms the full size, however soon it was answered and looked at."""
+    monitor = PathMonitor(1500, 0.0)
+    monitor.sent(0.0)
+    monitor.heard(0.01)
+    assert monitor.next_timeout(0.2) == 0.0
+    assert [echo.mtu_bytes for echo in monitor.poll(0.2)] == [0, 1500]
+
+
 def test_silence_after_sending_starts_a_round_with_a_small_and_a_full_echo() -> None:
     monitor = PathMonitor(1500, START)
     monitor._checked = START  # the size has just been confirmed
