@@ -70,7 +70,7 @@ def test_a_full_socket_is_counted(pairs: MakePair) -> None:
     pair = pairs([{"members": MEMBERS}])
     pair.topology.ethtool("gw1", "wan", "tx-udp-segmentation", False)
     port = pair.flow_ports(MEMBERS)[0]
-    with pair.flood(400, 60000, port):
+    with pair.flood(1000, 60000, port):  # before its flows are moved away from a path that does not answer
         until(lambda: pair.member("gw2", 0)["in"]["records"] > 100, what="load")
         pid = pair.kill("gw2", "member-0", signal.SIGSTOP)  # the watchdog will replace it
         pair.wait_replaced("gw2", "member-0", pid)
