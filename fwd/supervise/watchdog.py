@@ -322,6 +322,8 @@ class Supervisor:
         self._end([self._children[n] for n in ("keyd", "agent") if n in self._children], signal.SIGKILL)
         for name in changed:
             self._close_peering(name)
+            if name in self._materials:  # an IKE peering's own; the lab's must outlive it
+                close_material(self._materials.pop(name))
         for name, peering in wanted.items():
             if name not in self._peerings:
                 try:

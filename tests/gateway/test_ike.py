@@ -142,3 +142,16 @@ def test_a_wrong_secret_joins_nothing(pairs: MakePair) -> None:
     pair.launch("gw2")
     until(lambda: "AUTHENTICATION_FAILED" in pair.log("gw1") + pair.log("gw2"), 8.0, "refusal")
     assert not pair.ping("-W", "0.5")
+
+
+def test_a_changed_peering_takes_its_secret_anew(pairs: MakePair) -> None:
+    pair = make(pairs)
+    pair.stop("gw2")
+    pair.secret = os.urandom(32)
+    pair.peerings = [{"members": 1}]
+    pair.write_config("gw1")
+    pair.secret_path("gw1").unlink()  # another file under the same name, as an editor leaves it
+    pair.write_secret("gw1")
+    pair.running["gw1"].send_signal(signal.SIGHUP)
+    pair.launch("gw2")
+    until(lambda: pair.ping("-W", "0.5"), 15.0, "traffic under the new secret")
