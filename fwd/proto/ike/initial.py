@@ -37,7 +37,7 @@ from fwd.proto.ike.payloads import (
     statuses,
 )
 from fwd.proto.ike.proposals import Proposal, choose, is_choice_of
-from fwd.proto.ike.sa import NO_SPI, IkeSa, Respond
+from fwd.proto.ike.sa import NO_SPI, IkeSa, Respond, State
 
 _RESTARTS_MAX: Final = 5
 
@@ -213,7 +213,8 @@ class Authenticate:
         sa.add_child(Child(child))
 
     def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
-        if sa.state.name == "CONNECTING" and error.notify is Notify.AUTHENTICATION_FAILED and not _from_peer(error):
+        ours = error.notify is Notify.AUTHENTICATION_FAILED and not isinstance(error, _PeerError)
+        if ours and sa.state is State.CONNECTING:
             sa.submit_first(Farewell(error), now)
         else:
             sa.die(str(error))
@@ -240,10 +241,6 @@ class Farewell:
 
 class _PeerError(ProtocolError):
     """The peer itself has answered with an error."""
-
-
-def _from_peer(error: ProtocolError) -> bool:
-    return isinstance(error, _PeerError)
 
 
 def _raise_error(reply: Sequence[AnyPayload]) -> None:

@@ -27,7 +27,6 @@ from fwd.proto.ike.selectors import Selector, decode_selectors, encode_selectors
 
 PAYLOADS_MAX: Final = 64
 NONCE_BYTES: Final = range(16, 257)  # RFC 7296 §2.10 and §3.9
-COOKIE_BYTES_MAX: Final = 64  # RFC 7296 §2.6
 _DELETES_MAX: Final = 256
 _CRITICAL = 0x80
 _HEAD = struct.Struct(">BBH")

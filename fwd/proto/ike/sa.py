@@ -34,7 +34,7 @@ from fwd.proto.ike.payloads import AnyPayload, notify_for
 RETRANSMIT_S: Final = 0.5
 RETRANSMIT_FACTOR: Final = 1.8
 RETRANSMIT_MAX_S: Final = 10.0
-TRIES_MAX: Final = 7  # then the peer is dead: 38 s after the first
+TRIES_MAX: Final = 7  # then the peer is dead: about 30 s after the first
 TRAFFIC_S: Final = 10.0  # a peer whose traffic came so lately is not given up
 NO_SPI: Final = bytes(SPI_BYTES)
 
@@ -221,10 +221,6 @@ class IkeSa:
         times = [due for due, _ in self._later]
         times += [self._request.due] if self._request else []
         return min(times, default=None)
-
-    def abort(self) -> None:
-        """Forget the request under way, without an answer."""
-        self._request = None
 
     # -- messages that come -----------------------------------------------------------------------------------
 
