@@ -69,11 +69,15 @@ def demux(
     config: Annotated[Path, typer.Option("--config", metavar="FILE", help="The configuration, TOML.")],
     members: Annotated[int | None, typer.Option(metavar="N", help="Members of every peering.")] = None,
     no_offload: Annotated[bool, typer.Option("--no-offload", help="No segmentation offload.")] = False,
+    save_keys: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="For debugging: write ALL KEYS, for Wireshark; mode 0600."),
+    ] = None,
 ) -> int:
     """Run a gateway until SIGTERM or SIGINT; needs root. SIGHUP re-reads the configuration."""
     from fwd.supervise import watchdog
 
-    return watchdog.run(config, members, no_offload)
+    return watchdog.run(config, members, no_offload, save_keys)
 
 
 @app.command()
@@ -100,18 +104,37 @@ def status(
 
 def _ask(control: Path) -> dict[str, Any]:
     """The status of the gateway that listens there. Raises UserError."""
-    from fwd.agent.client import SCHEMA, query
+    from fwd.agent.client import ask
 
-    try:
-        answer = query(control)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"{control}: nobody answers ({reason}): is `fwd demux` running? --control names its socket, if another"
-        ) from None
-    if answer.get("schema") != SCHEMA:
-        raise UserError(f"{control}: the gateway speaks another schema than this fwd {__version__}: use its own `fwd`")
-    return answer
+    return ask(control)
+
+
+_Peering = Annotated[str, typer.Argument(metavar="PEERING", help="Its name in the configuration.")]
+_Control = Annotated[Path, typer.Option(metavar="PATH", help="The gateway's control socket.")]
+
+
+@app.command()
+def rekey(peering: _Peering, control: _Control = CONTROL) -> None:
+    """Replace every Child SA in use and the IKE SA of a peering, now; no packet is lost."""
+    from fwd.agent import command
+
+    typer.echo(command.rekey(control, peering))
+
+
+@app.command()
+def terminate(peering: _Peering, control: _Control = CONTROL) -> None:
+    """End a peering's IKE SA and Child SAs; it stays so until `fwd initiate`, or the far side begins."""
+    from fwd.agent import command
+
+    typer.echo(command.terminate(control, peering))
+
+
+@app.command()
+def initiate(peering: _Peering, control: _Control = CONTROL) -> None:
+    """Begin a peering that was terminated, or waits for the far side (start_action none)."""
+    from fwd.agent import command
+
+    typer.echo(command.initiate(control, peering))
 
 
 @config_app.command()

@@ -33,6 +33,7 @@ Address = IPv4Address | IPv6Address
 Payload = Literal["superpacket", "esp"]
 
 MEMBERS_MAX = 64
+SHARED_MEMBERS_MAX = 8  # whose inbound SAs one of them may have to hold
 _UNION = ("IPv", "lax-or-strict", "function-")  # how pydantic names the branches of a union in a location
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -129,7 +130,7 @@ class Peering(_Strict):
     port: int = Field(default=4500, ge=1, le=65535, description="UDP port of member 0; member i uses port + i")
     shared_port: bool = Field(
         default=False,
-        description="IKE and ESP share `port`, as with a peer that uses 4500 alone (payload esp, 1 member)",
+        description=f"IKE and ESP share `port`, with a peer that uses 4500 alone (esp, {SHARED_MEMBERS_MAX} members)",
     )
     tun: str = Field(default="fwd0", pattern=r"^[A-Za-z0-9_.-]{1,15}$", description="name of the TUN device")
     tun_mtu: int | None = Field(
@@ -145,6 +146,15 @@ class Peering(_Strict):
     offload: bool = Field(default=True, description="segmentation offloads of the TUN device and the sockets")
     mss_clamp: bool = Field(default=True, description="clamp TCP's MSS to the TUN device's MTU (payload esp)")
 
+    def port_of(self, member: int) -> int:
+        """The UDP port of a member."""
+        return self.port if self.shared_port else self.port + member
+
+    @property
+    def ports(self) -> range:
+        """The UDP ports of all members."""
+        return range(self.port, self.port_of(self.members - 1) + 1)
+
     @property
     def ike(self) -> IkeKeys | None:
         """How IKEv2 authenticates; None: the keys come from elsewhere."""
@@ -156,11 +166,11 @@ class Peering(_Strict):
             raise ValueError("local_addrs and remote_addrs are of different IP versions")
         if self.local_addrs == self.remote_addrs:
             raise ValueError("local_addrs and remote_addrs are the same address")
-        if self.port + self.members - 1 > 65535:
+        if self.ports[-1] > 65535:
             raise ValueError(f"port + members passes 65535: {self.port} + {self.members}")
-        if self.shared_port and (not self.ike or self.payload != "esp" or self.members != 1):
-            raise ValueError('shared_port needs IKE keys, payload = "esp" and members = 1')
-        if self.ike and self.port <= self.ike.ike_port < self.port + self.members:
+        if self.shared_port and (not self.ike or self.payload != "esp" or self.members > SHARED_MEMBERS_MAX):
+            raise ValueError(f'shared_port needs IKE keys, payload = "esp" and at most {SHARED_MEMBERS_MAX} members')
+        if self.ike and self.ike.ike_port in self.ports:
             raise ValueError(f"port {self.ike.ike_port} is IKE's (keys.ike_port) and a member's: choose another port")
         for mine, theirs in itertools.product(self.local_ts, self.remote_ts):
             if mine.version == theirs.version and mine.overlaps(theirs):
@@ -195,12 +205,19 @@ class Config(_Strict):
                 raise ValueError(f"two peerings are named {a.name}")
             if a.tun == b.tun:
                 raise ValueError(f"peerings {a.name} and {b.name} share the TUN device {a.tun}")
-            if a.local_addrs == b.local_addrs and not (a.port + a.members <= b.port or b.port + b.members <= a.port):
-                raise ValueError(f"peerings {a.name} and {b.name} share UDP ports on {a.local_addrs}")
+            if a.local_addrs == b.local_addrs and (clash := _clash(a, b)):
+                raise ValueError(f"peerings {a.name} and {b.name} share UDP port {clash} on {a.local_addrs}")
             for x, y in itertools.product(a.remote_ts, b.remote_ts):
                 if x.version == y.version and x.overlaps(y):
                     raise ValueError(f"remote_ts {x} of {a.name} and {y} of {b.name} overlap")
         return self
+
+
+def _clash(a: Peering, b: Peering) -> int | None:
+    """A UDP port that two peerings of one address would both have; IKE's own they may share."""
+    taken = set(a.ports) & {*b.ports, *([b.ike.ike_port] if b.ike else [])}
+    taken |= set(b.ports) & ({a.ike.ike_port} if a.ike else set())
+    return min(taken, default=None)
 
 
 def parse(text: str, source: str) -> Config:

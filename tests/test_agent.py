@@ -255,6 +255,7 @@ class Running:
     path: Path
     port: int
     view: GatewayView
+    keyd: socket.socket  # where commands for it arrive
 
     def send(self, request: bytes) -> bytes:
         """What comes back until the service closes; b"" if it closes without a word."""
@@ -284,20 +285,21 @@ def running(view: GatewayView, tmp_path: Path) -> Iterator[Running]:
     metrics.bind(("127.0.0.1", 0))
     for sock in (control, metrics):
         sock.listen(64)
+    commands, keyd = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
         try:
-            service.run(view, control, metrics)
+            service.run(view, control, metrics, commands)
         finally:
             os._exit(1)
     try:
-        yield Running(tmp_path / "c.sock", metrics.getsockname()[1], view)
+        yield Running(tmp_path / "c.sock", metrics.getsockname()[1], view, keyd)
         assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the service died"
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        control.close()
-        metrics.close()
+        for sock in (control, metrics, commands, keyd):
+            sock.close()
 
 
 def test_control_socket(running: Running) -> None:
@@ -429,3 +431,17 @@ def test_client_gives_up_in_time(tmp_path: Path) -> None:
             query(tmp_path / "s", timeout_s=0.1)
     with pytest.raises(ConnectionRefusedError):
         query(tmp_path / "s")
+
+
+@pytest.mark.parametrize("command", ["rekey", "terminate", "initiate"])
+def test_a_command_about_keys_is_handed_to_keyd(running: Running, command: str) -> None:
+    assert query(running.path, command, "vpc2") == {"asked": command}
+    assert json.loads(running.keyd.recv(4096)) == {"command": command, "peering": "vpc2"}
+
+
+@pytest.mark.parametrize("name", ["", "vpc9", "vpc2 "])
+def test_a_command_about_no_peering_is_refused_and_names_those_there_are(running: Running, name: str) -> None:
+    assert "vpc2" in query(running.path, "rekey", name)["error"]
+    running.keyd.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        running.keyd.recv(4096)

@@ -158,7 +158,7 @@ WRONG = {
     "gateway inside": (peering(remote_ts='["192.0.2.0/24"]'), "peering.0: remote_ts 192.0.2.0/24 contains a gateway"),
     "same names": (peering() + other(name='"vpc2"'), "two peerings are named vpc2"),
     "same device": (peering() + other(tun='"fwd0"'), "peerings vpc2 and vpc3 share the TUN device fwd0"),
-    "same ports": (peering() + other(port="4503"), "peerings vpc2 and vpc3 share UDP ports on 192.0.2.1"),
+    "same ports": (peering() + other(port="4503"), "peerings vpc2 and vpc3 share UDP port 4503 on 192.0.2.1"),
     "same subnets": (peering() + other(remote_ts='["10.2.9.0/24"]'), "remote_ts 10.2.0.0/16 of vpc2 and 10.2.9.0/24"),
     "bad metrics": ('[gateway]\nmetrics = "everywhere"\n' + peering(), "gateway.metrics: "),
     "bad log level": ('[gateway]\nlog_level = "loud"\n' + peering(), "gateway.log_level: "),
@@ -223,7 +223,7 @@ def test_the_members_option_is_checked_again(members: int, reason: str) -> None:
 
 
 def test_the_members_option_may_make_peerings_overlap() -> None:
-    with pytest.raises(ConfigError, match="share UDP ports"):
+    with pytest.raises(ConfigError, match="share UDP port 4504"):
         with_members(parse(peering() + other(port="4504"), "fwd.toml"), 5)
 
 

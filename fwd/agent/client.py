@@ -12,17 +12,20 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from fwd import __version__
+from fwd.proto.errors import UserError
+
 SCHEMA: Final = 1  # of the status; raised when a key changes its meaning or goes, not when one comes
 ANSWER_BYTES_MAX: Final = 64 << 20  # 64 peerings of 64 members with full ledgers take less
 
 
-def query(path: Path, command: str = "status", timeout_s: float = 2.0) -> dict[str, Any]:
-    """The agent's answer to `command`, all within `timeout_s`. Raises OSError if nobody answers in time."""
+def query(path: Path, command: str = "status", peering: str = "", timeout_s: float = 2.0) -> dict[str, Any]:
+    """The agent's answer to `command` (about `peering`). Raises OSError if nobody answers within `timeout_s`."""
     deadline_s = time.monotonic() + timeout_s
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout_s)
         sock.connect(str(path))
-        sock.sendall(json.dumps({"command": command}).encode() + b"\n")
+        sock.sendall(json.dumps({"command": command, "peering": peering}).encode() + b"\n")
         answer = bytearray()
         while not answer.endswith(b"\n"):
             left_s = deadline_s - time.monotonic()
@@ -42,3 +45,19 @@ def query(path: Path, command: str = "status", timeout_s: float = 2.0) -> dict[s
     if not isinstance(value, dict):
         raise ConnectionError("the answer is not a JSON object")
     return value
+
+
+def ask(control: Path, command: str = "status", peering: str = "") -> dict[str, Any]:
+    """The same, for a user. Raises UserError, also when the agent answers with an error."""
+    try:
+        answer = query(control, command, peering)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"{control}: nobody answers ({reason}): is `fwd demux` running? --control names its socket, if another"
+        ) from None
+    if "error" in answer:
+        raise UserError(f"{control}: {answer['error']}")
+    if command == "status" and answer.get("schema") != SCHEMA:
+        raise UserError(f"{control}: the gateway speaks another schema than this fwd {__version__}: use its own `fwd`")
+    return answer

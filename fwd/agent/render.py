@@ -75,6 +75,11 @@ def _peering(peering: Json) -> list[RenderableType]:
         _fact("device", f"{peering['tun']}, MTU {peering['tun_mtu']}"),
         _fact("offloads", ", ".join(offloads["in_force"]) or "none"),
         *(_fact("refused", f"{name}: {reason}", "yellow") for name, reason in offloads["refused"].items()),
+        *([_fact("IKE", peering["ike_error"], "red")] if peering["ike_error"] and not peering["ike_sas"] else []),
+        *(
+            _fact("fewer members", f"none for member {index}: {reason}", "yellow")
+            for index, reason in peering["members_refused"].items()
+        ),
         _fact("drops", dropped or "none", "yellow" if dropped else ""),
         *(Padding(table, (0, 0, 0, 2)) for table in (_processes(peering), _traffic(peering))),
         *(line for sa in peering.get("ike_sas", []) for line in _ike_sa(sa)),
@@ -85,11 +90,12 @@ def _ike_sa(sa: Json) -> list[RenderableType]:
     """An IKE SA and its Child SAs; `*` stands behind the SPI of ours if we have begun."""
     ours, theirs = ("*", "") if sa["initiator"] else ("", "*")
     age = "" if sa["established_s"] is None else f", {timedelta(seconds=sa['established_s'])} ago"
+    nat = ", a NAT is before us" if sa["behind_nat"] else ""
     table = _table("Child SA", "state", "SPI in", "SPI out", "proposal")
     for child in sorted(sa["children"], key=lambda child: int(child["member"])):
         table.add_row(f"member {child['member']}", *(child[key] for key in ("state", "spi_in", "spi_out", "proposal")))
     return [
-        _fact("IKE SA", f"{sa['state']}{age}, {sa['remote_id']} at {sa['remote']}, "
+        _fact("IKE SA", f"{sa['state']}{age}, {sa['remote_id']} at {sa['remote']}{nat}, "
                         f"{sa['spi_i']}_i{ours} {sa['spi_r']}_r{theirs}"),
         Padding(table, (0, 0, 0, 2)),
     ]  # fmt: skip

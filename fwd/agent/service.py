@@ -1,7 +1,8 @@
 """The agent's process: answers on the control socket and, if there is one, on the metrics port.
 
 One selector loop, one request a connection. Control: a JSON line {"command": "status"} or {"command": "ping"} gives a
-JSON line back. HTTP: see http.py. Limits stand on everything: size of a request, time to send it, time to take the
+JSON line back; {"command": "rekey", "peering": NAME}, or "terminate" or "initiate", is handed to keyd. HTTP: see
+http.py. Limits stand on everything: size of a request, time to send it, time to take the
 answer, connections at a time (others wait in the kernel's queue). Any bytes get an answer or a closed connection, and
 no client is waited for: the loop writes its heartbeat before each thing it does.
 """
@@ -28,14 +29,15 @@ REQUEST_BYTES_MAX: Final = 4096
 REQUEST_S: Final = 1.0
 ANSWER_S: Final = 2.0
 CONNECTIONS_MAX: Final = 16  # at each of the two sockets
+IKE_COMMANDS: Final = ("rekey", "terminate", "initiate")
 _TICK_S: Final = 0.1  # the watchdog expects a heartbeat every 0.2 s
 
 Json = dict[str, Any]
 
 
-def run(view: GatewayView, control: socket.socket, metrics: socket.socket | None) -> NoReturn:
-    """Be the agent until the process is ended. Both sockets are bound and listen already."""
-    agent = Agent(view, control, metrics)
+def run(view: GatewayView, control: socket.socket, metrics: socket.socket | None, commands: socket.socket) -> NoReturn:
+    """Be the agent until the process is ended. Both sockets are bound and listen already; `commands` goes to keyd."""
+    agent = Agent(view, control, metrics, commands)
     while True:
         agent.turn(_TICK_S)
 
@@ -64,8 +66,11 @@ class _Guest:
 class Agent:
     """The loop's state: the doors and the guests that came through them."""
 
-    def __init__(self, view: GatewayView, control: socket.socket, metrics: socket.socket | None) -> None:
+    def __init__(
+        self, view: GatewayView, control: socket.socket, metrics: socket.socket | None, commands: socket.socket
+    ) -> None:
         self._view = view
+        self._commands = commands
         self._heartbeat = view.shared.agent.heartbeat
         self._beat()
         self._netlink = IPRoute()
@@ -165,7 +170,20 @@ class Agent:
             return _line(self._status())
         if command == "ping":
             return _line({"pong": True, "pid": os.getpid()})
-        return _line({"error": "unknown command; known: status, ping"})
+        if command in IKE_COMMANDS:
+            return _line(self._ask_keyd(command, message.get("peering")))
+        return _line({"error": f"unknown command; known: {', '.join(('status', 'ping', *IKE_COMMANDS))}"})
+
+    def _ask_keyd(self, command: str, name: object) -> Json:
+        """Hand a command on; keyd's successor finds it if keyd is dead. What came of it, the status shows."""
+        known = [peering.config.name for peering in self._view.peerings if peering.config.ike]
+        if name not in known:
+            return {"error": f"no peering {name!r} with IKE; there are: {', '.join(known) or 'none'}"}
+        try:
+            self._commands.send(json.dumps({"command": command, "peering": name}).encode())
+        except OSError as error:
+            return {"error": f"keyd does not take commands: {error.strerror}"}
+        return {"asked": command}
 
     def _answer_http(self, request: bytes) -> bytes:
         return http.answer(request, self._status)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from fwd.agent.view import GatewayView, PeeringView, TunLink
 from fwd.datapath.counters import DemuxCounter, MemberCounter
 from fwd.datapath.ring import RECORDS, SEGMENTS, Ring
 from fwd.datapath.shared import LinkWord, MemberShared, ProcessRow, ProcessState, ProcessWords
+from fwd.datapath.tun import TUN_FLAGS
 from fwd.proto.drops import KERNEL_COUNTED, DropReason, Stage, Unit
 
 Json = dict[str, Any]
@@ -29,7 +29,10 @@ def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None =
     peerings = [_peering(peering, now_ns, (tuns or {}).get(peering.config.tun)) for peering in view.peerings]
     ike = json.loads(view.shared.ike.get() or b"{}")
     for peering in peerings:
-        peering["ike_sas"] = ike.get(peering["name"], [])
+        told = ike.get(peering["name"], {})
+        peering["ike_sas"] = told.get("sas", [])
+        peering["ike_error"] = told.get("error", "")
+        peering["members_refused"] = told.get("refused", {})
     processes = [
         {"name": "keyd", **_process(view.shared.keyd, now_ns)},
         {"name": "agent", **_process(view.shared.agent, now_ns)},
@@ -88,8 +91,8 @@ def _member(view: PeeringView, index: int, counters: list[int], buckets: int, no
         "index": index,
         **_process(member.process, now_ns),
         "incarnation": member.process.incarnation,
-        "port": view.config.port + index,
-        "peer": _peer(link),
+        "port": view.config.port_of(index),
+        "peer": _endpoint(member.peer.get()),
         "path": "down" if link[LinkWord.PATH_DOWN] else "up",
         "path_mtu": link[LinkWord.PATH_MTU],
         "spi_out": _spi(link[LinkWord.SPI_OUT]) if link[LinkWord.SPI_OUT] else None,
@@ -159,6 +162,11 @@ def _waiting(ring: Ring, done: int, head: int) -> int:
 def _offloads(view: PeeringView) -> Json:
     """What is in force; an egress may refuse segmentation only once packets are sent, to some members."""
     in_force, refused = view.offloads.in_force, dict(view.offloads.refused)
+    far = view.shared.far_offloads
+    if far is not None:
+        declined = [name for name in in_force if TUN_FLAGS.get(name, far) & far == 0]
+        in_force = [name for name in in_force if name not in declined]
+        refused |= dict.fromkeys(declined, "the far gateway does not take it")
     members = view.shared.members
     refusers = [i for i, member in enumerate(members) if member.link[LinkWord.GSO_REFUSED]]
     if refusers:
@@ -179,14 +187,12 @@ def _process(words: ProcessWords, now_ns: int) -> Json:
     }
 
 
-def _peer(link: memoryview) -> str | None:
+def _endpoint(address: tuple[str, int] | None) -> str | None:
     """The far address as learned; None while it is the configured one."""
-    port = link[LinkWord.PEER_PORT]
-    if not port:
+    if address is None:
         return None
-    address = IPv6Address(link[LinkWord.PEER_HIGH] << 64 | link[LinkWord.PEER_LOW])
-    plain: IPv4Address | None = address.ipv4_mapped
-    return f"{plain}:{port}" if plain else f"[{address}]:{port}"
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _spi(spi: int) -> str:
@@ -200,7 +206,8 @@ def _not_ready(processes: Iterable[Json], prefix: str) -> list[str]:
 
 def _peering_not_ready(peering: Json) -> list[str]:
     prefix = f"{peering['name']}: "
-    members = [{"name": f"member {m['index']}", **m} for m in peering["members"]]
+    refused = peering["members_refused"]  # the far side has fewer: no fault of theirs
+    members = [{"name": f"member {m['index']}", **m} for m in peering["members"] if str(m["index"]) not in refused]
     reasons = _not_ready([{"name": "demux", **peering["demux"]}, *members], prefix)
     return reasons + [
         f"{prefix}{m['name']} has no SA to send on"

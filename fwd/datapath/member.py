@@ -12,7 +12,6 @@ import select
 import socket
 import time
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final
 
 from fwd.config import Peering
@@ -23,7 +22,7 @@ from fwd.datapath.outbound import Outbound
 from fwd.datapath.ring import Ring
 from fwd.datapath.shared import LinkWord, MemberShared
 from fwd.datapath.tun import Offloads
-from fwd.datapath.udp import ANCILLARY_BYTES, Sender, path_mtu, read_ancillary
+from fwd.datapath.udp import ANCILLARY_BYTES, KEEPALIVE, KEEPALIVE_S, Sender, path_mtu, read_ancillary
 from fwd.proto.aggfrag import FRAMING_BYTES, SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY
 from fwd.proto.esp import NEXT_AGGFRAG
 from fwd.proto.path import Echo, PathMonitor
@@ -109,6 +108,7 @@ class Member:
         self.inbound.recover()
         self._now = now
         self._heard_from = ("", 0)
+        self._mapping = 0, now  # ESP packets sent when a NAT last saw us, and when that was
         self._unknown_at = 0.0
         self._publish_path()
         self._install(boot)
@@ -160,7 +160,7 @@ class Member:
         """Something authenticated came on `sa` from `address`, which is where the peer now is."""
         if address != self._heard_from:
             self._heard_from = self.outbound.peer = address
-            self._publish_peer(address)
+            self._shared.peer.put(address)
         if not sa.heard:
             sa.heard = True
             self._tell(EventKind.HEARD, sa.spi)
@@ -194,20 +194,11 @@ class Member:
         link[LinkWord.CHUNK] = self._parts.geometry.chunk_for(mtu)
 
     def _known_peer(self) -> tuple[str, int]:
-        """Where the predecessor found the peer, else where the configuration says."""
-        port = self._link[LinkWord.PEER_PORT]
-        if not port:
-            return str(self._parts.peering.remote_addrs), self._parts.peering.port + self._parts.index
-        address = ip_address((self._link[LinkWord.PEER_HIGH] << 64 | self._link[LinkWord.PEER_LOW]).to_bytes(16, "big"))
-        mapped = getattr(address, "ipv4_mapped", None)
-        return str(mapped or address), port
-
-    def _publish_peer(self, address: tuple[str, int]) -> None:
-        found = ip_address(address[0])
-        value = int(found) | (0xFFFF << 32 if found.version == 4 else 0)
-        self._link[LinkWord.PEER_HIGH] = value >> 64
-        self._link[LinkWord.PEER_LOW] = value & (2**64 - 1)
-        self._link[LinkWord.PEER_PORT] = address[1]
+        """Where the peer was found last, by whichever incarnation; else what was negotiated, or configured."""
+        peering = self._parts.peering
+        return self._shared.peer.get() or self._shared.far.get() or (
+            str(peering.remote_addrs), peering.port_of(self._parts.index)
+        )  # fmt: skip
 
     def _tick(self) -> float:
         """What need not be done on every turn; returns after how many seconds it is due again, at the latest."""
@@ -220,10 +211,22 @@ class Member:
             self._publish_path()
         self._link[LinkWord.GSO_REFUSED] = self._sender.gso_refused
         self.inbound.expire(self._now)
+        if self._shared.keepalive[0]:
+            self._keep_mapping()
         sa = self.outbound.sa
         if sa and sa.number >= self._parts.peering.rekey_packets:  # again and again, until keyd has answered
             self._tell(EventKind.SOFT_LIMIT, sa.spi)
         return IDLE_TICK_S if self._esp else min(IDLE_TICK_S, self._path.next_timeout(self._now))
+
+    def _keep_mapping(self) -> None:
+        """Behind a NAT: whatever was sent keeps this port's mapping alive; without, one octet does (RFC 3948 §2.3)."""
+        sent = self._counters[MemberCounter.OUT_ESP]
+        if sent != self._mapping[0]:
+            self._mapping = sent, self._now
+        elif self._now >= self._mapping[1] + KEEPALIVE_S:
+            self._mapping = sent, self._now
+            with contextlib.suppress(OSError):  # as good as lost
+                self._parts.sock.sendto(KEEPALIVE, self.outbound.peer)
 
     # -- keyd -------------------------------------------------------------------------------------------------
 
@@ -241,6 +244,7 @@ class Member:
 
     def _install(self, sas: SaSet) -> None:
         self.inbound.install(sas.inbound)
+        self.outbound.peer = self._known_peer()
         if sas.outbound is not None:
             self.outbound.use(sas.outbound)
             log.info("sends on SPI %#010x, accepts %d SPIs", sas.outbound.spi, len(sas.inbound))

@@ -8,7 +8,8 @@
 | bucket table, last use | demux | agent |
 | counters | the process that counts | agent, successor |
 | link words, replay slots, ledger | member | supervisor, keyd, agent, successor |
-| next epoch | keyd | keyd's successor |
+| next epoch; where the far member is, keepalives | keyd | keyd's successor; member |
+| offloads that the far side takes | keyd | supervisor |
 
 All words are aligned and written through a view of their own size (the bucket table 16 and 32 bits, the rest 64), so
 that a store is never torn.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass
 from enum import IntEnum
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 import numpy as np
@@ -167,6 +169,26 @@ class ReplaySlots:
         return {spi: highest for spi, highest in pairs if highest}
 
 
+class AddressWords:
+    """An IP address and UDP port in three words; IPv4 as IPv6 has it mapped. Port 0: there is none."""
+
+    def __init__(self, words: memoryview) -> None:
+        self._words = words
+
+    def get(self) -> tuple[str, int] | None:
+        port, high, low = self._words.tolist()
+        if not port:
+            return None
+        address = IPv6Address(high << 64 | low)
+        return str(address.ipv4_mapped or address), port
+
+    def put(self, address: tuple[str, int]) -> None:
+        found = ip_address(address[0])
+        value = int(found) | (0xFFFF << 32 if found.version == 4 else 0)
+        self._words[1], self._words[2] = value >> 64, value & (2**64 - 1)
+        self._words[0] = address[1]
+
+
 class MemberShared:
     """What one member shares."""
 
@@ -177,6 +199,9 @@ class MemberShared:
         self.ledger = Ledger(words.take(1 + 4 * LEDGER_ENTRIES))
         self.counters = CounterBlock(words.take(CounterBlock.size(MEMBER_COUNTERS)), MEMBER_COUNTERS)
         self.next_epoch = words.take(1)
+        self.peer = AddressWords(self.link[LinkWord.PEER_PORT : LinkWord.PEER_LOW + 1])  # as learned, by the member
+        self.far = AddressWords(words.take(3))  # as negotiated, by keyd
+        self.keepalive = words.take(1)  # 1: a NAT is before us, and this member's port has a mapping to keep (keyd)
 
 
 class PeeringShared:
@@ -193,6 +218,18 @@ class PeeringShared:
         self.owners: npt.NDArray[np.uint16] = np.frombuffer(self.owner_words, np.uint16)
         self.last_used: npt.NDArray[np.uint32] = np.frombuffer(self.used_words, np.uint32)
         self.members = [MemberShared(words) for _ in range(members)]
+        self._far_offloads = words.take(1)
+
+    @property
+    def far_offloads(self) -> int | None:
+        """Flags of TUNSETOFFLOAD whose super-packets the far side takes; None: it has not told."""
+        word: int = self._far_offloads[0]
+        return word - 1 if word else None
+
+    @far_offloads.setter
+    def far_offloads(self, flags: int | None) -> None:
+        """keyd only."""
+        self._far_offloads[0] = 0 if flags is None else flags + 1
 
 
 class Board:

@@ -11,6 +11,7 @@ import fcntl
 import os
 import struct
 from dataclasses import dataclass, field
+from typing import Final
 
 import pytun
 
@@ -25,6 +26,9 @@ _ATTEMPTS = (
     (CSUM, ("uso", "tso")),
     (0, ("uso", "tso", "csum")),
 )
+
+
+TUN_FLAGS: Final = {"csum": CSUM, "tso": TSO4, "uso": USO4}  # as status names them
 
 
 class TunError(UserError):
@@ -43,8 +47,7 @@ class Offloads:
     @property
     def in_force(self) -> list[str]:
         """Names as `fwd status` shows them."""
-        named = {"csum": CSUM, "tso": TSO4, "uso": USO4}
-        return [n for n, f in named.items() if self.tun_flags & f] + [
+        return [n for n, f in TUN_FLAGS.items() if self.tun_flags & f] + [
             n for n, on in (("udp-gso", self.gso), ("udp-gro", self.gro)) if on
         ]
 
@@ -80,6 +83,10 @@ class Tun:
             if reason:
                 offloads.refused |= {name: reason for name in refused if udp or name != "uso"}
             return
+
+    def limit_offloads(self, flags: int) -> None:
+        """Be content with these, which must be among those that the kernel has agreed to."""
+        fcntl.ioctl(self.fd, _TUNSETOFFLOAD, flags)
 
     def up(self, mtu_bytes: int) -> None:
         """Set the MTU and bring the device up."""

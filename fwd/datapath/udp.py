@@ -30,6 +30,8 @@ _SEND_WAIT_MS = 20
 RECEIVE_BYTES: Final = 65536
 ANCILLARY_BYTES: Final = 128
 GSO_DATAGRAMS_MAX: Final = 64
+KEEPALIVE: Final = b"\xff"  # RFC 3948 §2.3
+KEEPALIVE_S: Final = 20.0  # RFC 3948 §4
 
 
 class PortError(UserError):
@@ -76,17 +78,22 @@ def open_socket(
     return sock
 
 
-def split(sock: socket.socket) -> None:
+def split(sock: socket.socket, members: int) -> None:
     """Let a socket that others will share the port with have what is not ESP: SPI 0, and what is shorter than an SPI.
 
-    A classic BPF program over the UDP payload; the socket bound first has index 0, the member's has 1 (RFC 3948 §2.2).
+    A classic BPF program over the UDP payload. Sockets count by when they were bound: this one, then those of the
+    members. ESP goes to the member in the SPI's low byte; where there is none, to the first (RFC 3948 §2.2).
     """
     program = [
         (0x80, 0, 0, 0),  # A = length
-        (0x35, 0, 3, 4),  # less than 4: the end
+        (0x35, 0, 7, 4),  # less than 4: to keyd
         (0x20, 0, 0, 0),  # A = SPI
-        (0x15, 1, 0, 0),  # zero: the end
-        (0x06, 0, 0, 1),  # the member
+        (0x15, 5, 0, 0),  # zero: to keyd
+        (0x54, 0, 0, 0xFF),  # A = its low byte
+        (0x35, 2, 0, members),  # no member's: to the first
+        (0x04, 0, 0, 1),
+        (0x16, 0, 0, 0),  # the member: place A
+        (0x06, 0, 0, 1),  # the first member
         (0x06, 0, 0, 0),  # keyd
     ]
     code = b"".join(struct.pack("=HBBI", *step) for step in program)

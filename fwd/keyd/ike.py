@@ -1,23 +1,26 @@
 """One peering's IKEv2: an endpoint without sockets (fwd.proto.ike), and the pairs of each member.
 
-Says to the far side what both must agree on: the payload, and whose Child SA is whose. Asks for what is missing, has
-rekeyed what is old and deleted what was left, and begins anew when the connection is gone. Traffic that members hear
-keeps the connection alive, so that a peer whose keyd is away for a while is not given up (RFC 7296 §2.4).
+Agrees with the far side on what both must know (agreement.py). Asks for what is missing, has rekeyed what is old and
+deleted what was left, and begins anew when the connection is gone. Traffic that members hear keeps the connection
+alive, so that a peer whose keyd is away for a while is not given up (RFC 7296 §2.4).
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import struct
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from fwd.config import Peering
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.shared import LinkWord
-from fwd.keyd.mailbox import KeydMember
-from fwd.keyd.pairs import MemberPairs, NoSlotError
+from fwd.datapath.udp import KEEPALIVE_S
+from fwd.keyd.accepted import NoSlotError
+from fwd.keyd.agreement import Terms, disagreement
+from fwd.keyd.mailbox import KeydPeering
+from fwd.keyd.pairs import SPARES, MemberPairs
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Credentials
 from fwd.proto.ike.endpoint import Endpoint
@@ -33,30 +36,31 @@ from fwd.proto.ike.events import (
     Moved,
     Rejected,
 )
+from fwd.proto.ike.exchanges import resource
 from fwd.proto.ike.numbers import Notify, Payload, Protocol
 from fwd.proto.ike.payloads import Notification
 from fwd.proto.ike.proposals import parse
-from fwd.proto.ike.sa import State
+from fwd.proto.ike.sa import IkeSa, State
 
-SUPERPACKET_VERSION: Final = 1
 AGAIN_S: Final = 1.0  # after a connection has closed; doubles up to AGAIN_MAX_S
 AGAIN_MAX_S: Final = 10.0
 REJECTED_EVERY_S: Final = 1.0
 REFUSED_S: Final = 10.0  # after the peer has refused a Child SA
 OTHER_SIDE_S: Final = 1.0  # the side that did not begin asks for what is missing this much later
 _WAIT_S, _WAITS_MAX = 0.5, 3
-_JITTER = 0.1  # rekeying comes up to this share of its time earlier
 log = logging.getLogger(__name__)
 
 
-def connection_of(peering: Peering, credentials: Credentials) -> Connection:
+def terms_of(peering: Peering, offloads: int) -> Terms:
+    """What this side says of a peering; `offloads`: what its TUN device takes."""
+    return Terms(peering.payload, offloads, peering.port, peering.shared_port)
+
+
+def connection_of(peering: Peering, credentials: Credentials, terms: Terms) -> Connection:
     """The connection that a peering's configuration describes."""
     keys = peering.ike
     assert keys is not None
     port = keys.ike_port
-    notifies = []
-    if peering.payload == "superpacket":
-        notifies.append(Notification(Notify.FWD_SUPERPACKET, struct.pack(">BB", SUPERPACKET_VERSION, peering.members)))
     return Connection(
         name=peering.name,
         local=(str(peering.local_addrs), port),
@@ -68,7 +72,8 @@ def connection_of(peering: Peering, credentials: Credentials) -> Connection:
         esp_proposals=tuple(parse(words, Protocol.ESP) for words in keys.esp_proposals),
         local_ts=tuple(peering.local_ts),
         remote_ts=tuple(peering.remote_ts),
-        notifies=tuple(notifies),
+        notifies=(terms.notification(), resource(0)),
+        members=peering.members,
         rekey_s=float(keys.ike_rekey_time),
         liveness_s=float(keys.dpd_delay),
         float_port=peering.port if peering.shared_port else 0,
@@ -76,38 +81,58 @@ def connection_of(peering: Peering, credentials: Credentials) -> Connection:
 
 
 class IkePeering:
-    """See the module."""
+    """See the module. `reveal` is told the keys of IKE SAs, and is nobody unless the user has asked for it."""
 
-    def __init__(self, peering: Peering, credentials: Credentials, members: list[KeydMember], now: float) -> None:
-        self.peering = peering
-        self.name = peering.name
-        self.connection = connection_of(peering, credentials)
-        self.members = [MemberPairs(i, parts, now) for i, parts in enumerate(members)]
-        self._shared = [parts.shared for parts in members]
-        self._endpoint = Endpoint([self.connection], os.urandom, time.time, self._spi_free)
-        # Members that hold SAs come from a keyd before this one: what they use stays until it is replaced.
-        self._initial_contact = not any(parts.shared.link[LinkWord.SPI_OUT] for parts in members)
-        self._not_before = [0.0] * len(members)  # no Child SA more is asked for before then
-        self._missing_since: list[float | None] = [None] * len(members)
+    def __init__(
+        self, parts: KeydPeering, credentials: Credentials, now: float, reveal: Callable[[Any], None] | None = None
+    ) -> None:
+        peering = self.peering = parts.peering
         assert peering.ike is not None
+        self.name = peering.name
+        self._terms = terms_of(peering, parts.offloads)
+        self.connection = connection_of(peering, credentials, self._terms)
+        self.members = [MemberPairs(i, one, now) for i, one in enumerate(parts.members)]
+        self._peering_shared = parts.shared
+        self._shared = [one.shared for one in parts.members]
+        self._reveal = reveal
+        self._endpoint = Endpoint([self.connection], os.urandom, time.time, self._spi_free, reveal)
+        # Members that hold SAs come from a keyd before this one: what they use stays until it is replaced.
+        self._initial_contact = not any(one.shared.link[LinkWord.SPI_OUT] for one in parts.members)
+        self._not_before = [0.0] * len(self.members)  # no Child SA more is asked for before then
+        self._missing_since: list[float | None] = [None] * len(self.members)
+        self._refused: dict[int, str] = {}  # members that the peer gives no Child SA, and why
+        self._error = ""  # why there is no connection
+        self._disagrees = False
+        self._far_terms: Terms | None = None  # if it is another fwd
         self._starts = peering.ike.start_action == "start"
         self._begin_at: float | None = now if self._starts else None
         self._again_s = AGAIN_S
         self._rejected_at = float("-inf")
         self._waited = 0
         self._heard_esp = 0
-        jitter = 1 - _JITTER * os.urandom(1)[0] / 255
-        self._rekey_s = peering.rekey_time * jitter
+        self._keepalive_at = now
 
     # -- datagrams and time ---------------------------------------------------------------------------------------
 
+    def expects(self, data: bytes, local: Address, remote: Address) -> bool:
+        """Whether a message may be for one of its IKE SAs, or begins one of the peer's."""
+        return self._endpoint.expects(data, local, remote)
+
     def receive(self, data: bytes, local: Address, remote: Address, now: float) -> None:
-        """A message that came from the peering's remote address."""
+        """A message that `expects` has found to be its own."""
         self._endpoint.receive(data, local, remote, now)
         self._follow(now)
 
     def datagrams(self) -> list[Datagram]:
         return self._endpoint.datagrams_to_send()
+
+    def keepalive(self, now: float) -> tuple[Address, Address] | None:
+        """From where to where a NAT keepalive is due, on the port that IKE and ESP share (RFC 3948 §4)."""
+        sa = self._endpoint.established(self.name)
+        if sa is None or not sa.behind_nat or not self.peering.shared_port or now < self._keepalive_at + KEEPALIVE_S:
+            return None
+        self._keepalive_at = now
+        return sa.local, sa.remote
 
     def next_timeout(self) -> float | None:
         """When `tick` is due at the latest, for IKE's own sake."""
@@ -154,23 +179,30 @@ class IkePeering:
     def _care(self, now: float) -> None:
         endpoint = self._endpoint
         sa = endpoint.established(self.name)
-        for index, member in enumerate(self.members):
+        for member in self.members:
             for spi in member.due_to_delete(now):
                 endpoint.delete_child(self.name, spi, now)
-            if sa is None:
-                continue
-            for spi in member.due_to_rekey(now, self._rekey_s):
+        if sa is None or self._disagrees:
+            return
+        for index, member in enumerate(self.members):
+            for spi in member.due_to_rekey(now, self.peering.rekey_time, alone=index in self._refused):
                 endpoint.rekey_child(self.name, spi, now)
-            missing = member.missing() - endpoint.asked(self.name, index)
-            if missing <= 0 or now < self._not_before[index]:
-                self._missing_since[index] = None
-                continue
-            since = self._missing_since[index]
-            if since is None:
-                since = self._missing_since[index] = now
-            if sa.initiator or now >= since + OTHER_SIDE_S:
-                for _ in range(missing):
-                    endpoint.create_child(self.name, index, (_for_member(index),), now)
+        missing = [self._missing(index, sa, now) for index in range(len(self.members))]
+        for wanted in range(SPARES + 1, 0, -1):  # first one for each member, then their spares
+            for index, count in enumerate(missing):
+                if count >= wanted:
+                    endpoint.create_child(self.name, index, (_for_member(index), resource(index)), now)
+
+    def _missing(self, index: int, sa: IkeSa, now: float) -> int:
+        """How many Child SAs are to be asked for now."""
+        missing = self.members[index].missing() - self._endpoint.asked(self.name, index)
+        if missing <= 0 or now < self._not_before[index]:
+            self._missing_since[index] = None
+            return 0
+        since = self._missing_since[index]
+        if since is None:
+            since = self._missing_since[index] = now
+        return missing if sa.initiator or now >= since + OTHER_SIDE_S else 0
 
     # -- what IKE tells -------------------------------------------------------------------------------------------
 
@@ -186,10 +218,10 @@ class IkePeering:
                     if event.member < len(self.members):
                         self.members[event.member].down(event.spi, now)
                 case ChildRefused():
-                    self._not_before[event.member] = now + REFUSED_S
-                    log.warning("%s: no Child SA for member %d: notify %d", self.name, event.member, event.notify)
+                    self._child_refused(event, now)
                 case Moved():
                     log.info("%s: the peer is at %s port %d now", self.name, *event.remote)
+                    self._place_peer()
                 case Rejected():
                     self._rejected(event, now)
                 case Closed():
@@ -198,25 +230,62 @@ class IkePeering:
             member.settle(now)
 
     def _established(self, event: Established, now: float) -> None:
+        theirs = None
+        for notify in event.notifies:
+            if notify.kind == Notify.FWD_PEERING:
+                try:
+                    theirs = Terms.decode(notify.data)
+                except ValueError as error:
+                    log.warning("%s: what the peer says of the peering is not understood: %s", self.name, error)
+        reason = disagreement(self._terms, theirs)
+        self._disagrees = bool(reason)
+        if reason:
+            self._endpoint.terminate(self.name, now, reason)
+            return
         log.info("%s: IKE SA with %s established", self.name, auth.name_of(event.peer))
+        self._error = ""
         self._begin_at = None
         self._again_s = AGAIN_S
         self._initial_contact = False
-        known = {notify.kind: notify.data for notify in event.notifies}
-        wanted = {notify.kind: notify.data for notify in self.connection.notifies}
-        if known.get(Notify.FWD_SUPERPACKET) != wanted.get(Notify.FWD_SUPERPACKET):
-            log.error("%s: payload or members differ from the peer's: set both sides alike", self.name)
+        self._far_terms = theirs
+        self._refused.clear()
+        self._not_before = [0.0] * len(self.members)
+        if self._terms.payload == "superpacket" and theirs is not None:
+            self._peering_shared.far_offloads = theirs.offloads
+        self._place_peer()
+
+    def _place_peer(self) -> None:
+        """Tell members where theirs are, and whether a NAT stands before us."""
+        sa = self._endpoint.established(self.name)
+        if sa is None:
+            return
+        theirs = self._far_terms
+        for index, shared in enumerate(self._shared):
+            shared.far.put((sa.remote[0], theirs.port_of(index)) if theirs else sa.remote)
+            shared.keepalive[0] = int(sa.behind_nat and not self.peering.shared_port)
 
     def _child_up(self, event: ChildUp, now: float) -> None:
-        index = event.child.member
-        if index >= len(self.members):
-            self._endpoint.delete_child(self.name, event.child.inbound.spi, now)
+        child = event.child
+        if self._disagrees or child.member >= len(self.members):
             return
+        receiver = self.members[child.inbound.spi & 0xFF].accepted
         try:
-            self.members[index].up(event.child, event.replaces, now)
+            self.members[child.member].up(child, event.replaces, receiver, now)
         except NoSlotError as error:
             log.warning("%s: %s", self.name, error)
-            self._endpoint.delete_child(self.name, event.child.inbound.spi, now)
+            self._endpoint.delete_child(self.name, child.inbound.spi, now)
+            return
+        self._refused.pop(child.member, None)
+        if self._reveal is not None:
+            self._reveal(event)
+
+    def _child_refused(self, event: ChildRefused, now: float) -> None:
+        known = event.notify in Notify._value2member_map_
+        reason = Notify(event.notify).name if known else f"notify {event.notify}"
+        self._not_before[event.member] = now + REFUSED_S
+        if self._refused.get(event.member) != reason:
+            log.warning("%s: the peer gives member %d no further Child SA: %s", self.name, event.member, reason)
+        self._refused[event.member] = reason
 
     def _rejected(self, event: Rejected, now: float) -> None:
         """Anybody can be rejected again and again: it is told once in a while."""
@@ -225,6 +294,7 @@ class IkePeering:
             log.warning("%s: IKE with %s port %d refused: %s", self.name, *event.remote, event.error)
 
     def _closed(self, event: Closed, now: float) -> None:
+        self._error = event.error
         if event.error:
             log.warning("%s: IKE SA is gone: %s", self.name, event.error)
         else:
@@ -232,33 +302,59 @@ class IkePeering:
         self._begin_at = now + self._again_s if self._starts else None
         self._again_s = min(2 * self._again_s, AGAIN_MAX_S)
 
-    def told(self, now: float) -> list[dict[str, object]]:
-        """What there is to see of its IKE SAs and their Child SAs, as `swanctl --list-sas` has it. No keys."""
-        return [
-            {
-                "state": sa.state.name.lower(),
-                "spi_i": sa.spi_i.hex(),
-                "spi_r": sa.spi_r.hex(),
-                "initiator": sa.initiator,
-                "remote": f"{sa.remote[0]}:{sa.remote[1]}",
-                "remote_id": auth.name_of(self.connection.remote_id),
-                "established_s": round(now - sa.established_at) if sa.established_at else None,
-                "children": [
-                    {
-                        "member": child.keys.member,
-                        "state": child.use.name.lower(),
-                        "spi_in": f"{child.spi_in:#010x}",
-                        "spi_out": f"{child.spi_out:#010x}",
-                        "proposal": child.keys.proposal,
-                    }
-                    for child in sa.children.values()
-                ],
-            }
-            for sa in self._endpoint.sas(self.name)
-        ]
+    def told(self, now: float) -> dict[str, Any]:
+        """What there is to see of it, as `swanctl --list-sas` has it. No keys."""
+        return {
+            "sas": [self._told(sa, now) for sa in self._endpoint.sas(self.name)],
+            "error": self._error,
+            "refused": {str(index): why for index, why in self._refused.items() if self.members[index].bare},
+        }
+
+    def _told(self, sa: IkeSa, now: float) -> dict[str, Any]:
+        return {
+            "state": sa.state.name.lower(),
+            "spi_i": sa.spi_i.hex(),
+            "spi_r": sa.spi_r.hex(),
+            "initiator": sa.initiator,
+            "behind_nat": sa.behind_nat,
+            "remote": f"{sa.remote[0]}:{sa.remote[1]}",
+            "remote_id": auth.name_of(self.connection.remote_id),
+            "established_s": round(now - sa.established_at) if sa.established_at else None,
+            "children": [
+                {
+                    "member": child.keys.member,
+                    "state": child.use.name.lower(),
+                    "spi_in": f"{child.spi_in:#010x}",
+                    "spi_out": f"{child.spi_out:#010x}",
+                    "proposal": child.keys.proposal,
+                }
+                for child in sa.children.values()
+            ],
+        }
 
     def _spi_free(self, spi: int) -> bool:
-        return not any(member.knows(spi) for member in self.members)
+        return not any(member.accepted.knows(spi) for member in self.members)
+
+    # -- what the user wants --------------------------------------------------------------------------------------
+
+    def rekey(self, now: float) -> None:
+        """Every Child SA in use, and the IKE SA, have a successor soon."""
+        for member in self.members:
+            member.renew = True
+        self._care(now)
+        self._endpoint.rekey_ike(self.name, now)
+
+    def terminate(self, now: float) -> None:
+        """End the connection; it stays so until somebody begins."""
+        self._starts = False
+        self._begin_at = None
+        self._endpoint.terminate(self.name, now)
+
+    def initiate(self, now: float) -> None:
+        """Begin, after `terminate` or with start_action none."""
+        self._starts = True
+        if not self._endpoint.sas(self.name):
+            self._begin_at = now
 
     def stopping(self, now: float) -> None:
         """fwd goes: tell the peer."""

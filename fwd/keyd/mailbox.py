@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fwd.datapath.shared import MemberShared
+from fwd.config import Peering
+from fwd.datapath.shared import MemberShared, PeeringShared
 from fwd.proto.sa import MessageError, SaEvent, SaKeys, SaSet
 
 BOOT_RECORDS: Final = 2
@@ -32,6 +33,17 @@ class KeydMember:
     boot_far: socket.socket
     control: socket.socket
     memory: tuple[socket.socket, socket.socket] | None = None  # both ends of the second pair (IKE only)
+
+
+@dataclass(frozen=True)
+class KeydPeering:
+    """What keyd inherits of a peering."""
+
+    peering: Peering
+    fds: dict[str, int]  # of its secret files (keyd.secrets)
+    members: list[KeydMember]
+    shared: PeeringShared
+    offloads: int  # flags of TUNSETOFFLOAD that its TUN device was given
 
 
 class Mailbox:

@@ -5,30 +5,30 @@ a new incarnation takes a spare from a boot record and sends on it, and has the 
 the far side moves its own sending, too: to what replaces the pair, else to its oldest spare. A pair that replaces
 another (a rekeying) is switched to at once by who asked for it. The two directions need not be of one pair.
 
-An outbound SA is handed out once: in a boot record, or in an update after its boot record was taken back. What keyd
-must know after its own death it finds in what it has remembered (mailbox.py) and in the shared words.
+The inbound half of a pair may be another member's (accepted.py). An outbound SA is handed out once: in a boot record,
+or in an update after its boot record was taken back. What keyd must know after its own death it finds in what it has
+remembered (mailbox.py) and in the shared words.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from typing import Final
 
 from fwd.datapath.shared import LinkWord
+from fwd.keyd.accepted import Accepted
 from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, Mailbox
 from fwd.proto.ike.events import ChildKeys
-from fwd.proto.sa import SLOTS, EventKind, SaKeys
+from fwd.proto.sa import EventKind, SaKeys
 
 SPARES: Final = BOOT_RECORDS
 OLD_SA_S: Final = 5.0  # how long the old pair stays after a switch, and its inbound SA after it is deleted
+BEREFT_S: Final = 0.3  # between attempts to replace what a dead incarnation has sent on
 ANSWER_S: Final = 0.05  # before a pair that the far side has asked for is sent on
-INHERITED_S: Final = 30.0  # how long a predecessor's inbound SAs stay once the far side sends on a new one
+_JITTER = 0.1
 log = logging.getLogger(__name__)
-
-
-class NoSlotError(Exception):
-    """A member has as many inbound SAs as it can hold."""
 
 
 @dataclass
@@ -36,11 +36,13 @@ class Pair:
     """One Child SA of this member."""
 
     keys: ChildKeys
-    inbound: SaKeys  # with its replay slot
+    receiver: Accepted  # who has its inbound half
     since: float
     ready_at: float  # the far side has its half, too
     ready: bool = False
+    share: float = field(default_factory=lambda: 1 - _JITTER * os.urandom(1)[0] / 255)  # of its time, then rekeyed
     used: bool = False  # its outbound SA was handed out for good
+    taken_by: int = 0  # the incarnation that sends on it
     left: bool = False  # it was used, and is not any more
     retire_at: float | None = None  # when it is to be deleted, then
     gone_at: float | None = None  # the far side has left it: when its inbound SA goes
@@ -63,6 +65,8 @@ class MemberPairs:
         self._index = index
         self._shared = parts.shared
         self._mailbox = Mailbox(parts)
+        self.accepted = Accepted(index, parts, self._mailbox)
+        self._told = -1  # the version of `accepted` that boot records and the living member have
         self._pairs: dict[int, Pair] = {}  # by inbound SPI, oldest first
         self._current: Pair | None = None
         self._incarnation = -1
@@ -70,27 +74,24 @@ class MemberPairs:
         self.control = parts.control
         self.renew = False  # the pair in use nears its end by count
         self._recorded: set[int] = set()  # our SPIs of the pairs whose outbound SAs wait in boot records
-        # Of a predecessor: what it had installed. Its spares stay in their boot records until there are new ones.
-        self._inherited: tuple[SaKeys, ...] = self._mailbox.recall()
-        self._inherited_until: float | None = None
+        self._orphans: list[SaKeys] = []  # outbound SAs of a predecessor's boot records, used by nobody yet
 
     # -- what IKE tells -----------------------------------------------------------------------------------------
 
-    def up(self, keys: ChildKeys, replaces: int | None, now: float) -> None:
-        """A Child SA is there."""
-        slot = self._free_slot()
-        inbound = SaKeys(keys.inbound.spi, keys.inbound.esn, keys.inbound.key, keys.inbound.salt, slot)
+    def up(self, keys: ChildKeys, replaces: int | None, receiver: Accepted, now: float) -> None:
+        """A Child SA is there; `receiver` is to accept its inbound half. Raises NoSlotError."""
+        receiver.add(keys.inbound)
         # Who has answered is ahead of who has asked, by the way of the answer.
         ready_at = now if keys.initiated else now + ANSWER_S
-        pair = self._pairs[keys.inbound.spi] = Pair(keys, inbound, now, ready_at, ready=keys.initiated)
+        pair = self._pairs[keys.inbound.spi] = Pair(keys, receiver, now, ready_at, ready=keys.initiated)
         old = self._pairs.get(replaces) if replaces is not None else None
         if old is not None:
             old.successor = pair.spi
-        if old is not None and old is self._current and keys.initiated:
+        living = self._current is not None and self._current.taken_by == self._shared.process.incarnation
+        if old is not None and old is self._current and keys.initiated and living:
             self._switch(pair)
         else:
             self._refresh()
-            self._mailbox.update(self._inbound(), None)
 
     def down(self, spi: int, now: float) -> None:
         """The far side sends on our inbound `spi` no more, nor does it take what we send on its pair."""
@@ -102,6 +103,7 @@ class MemberPairs:
 
     def settle(self, now: float) -> None:
         """After all that IKE had to tell: do not send on what is gone, if there is anything else."""
+        self._tell_accepted()
         self._follow_sending(self._shared.link[LinkWord.SPI_OUT], now)
         self._note_ready(now)
         current = self._current
@@ -121,11 +123,10 @@ class MemberPairs:
     def tick(self, now: float) -> None:
         """Follow the member: which SA it sends on, which it has heard."""
         incarnation = self._shared.process.incarnation
-        self._note_heard(now)
+        self.accepted.tick(now)
         if incarnation != self._incarnation:
             self._incarnation = incarnation
-            self._refresh()
-            self._mailbox.update(self._inbound(), None)
+            self._told = -1
         self._forget(now)
         self.settle(now)
         self._retire_left(now)
@@ -149,6 +150,7 @@ class MemberPairs:
         if pair is None or pair is self._current:
             return
         pair.used = True
+        pair.taken_by = self._shared.process.incarnation
         pair.since = now
         pair.left = False
         pair.retire_at = None
@@ -158,20 +160,10 @@ class MemberPairs:
     def _note_ready(self, now: float) -> None:
         waiting = [pair for pair in self._pairs.values() if not pair.ready]
         if waiting:
-            heard = self._shared.slots.heard()
             for pair in waiting:
-                pair.ready = now >= pair.ready_at or pair.spi in heard
+                pair.ready = now >= pair.ready_at or pair.receiver.heard(pair.spi)
             if any(pair.ready for pair in waiting):
                 self._refresh()
-
-    def _note_heard(self, now: float) -> None:
-        """Once the far side sends on a pair of ours, what a predecessor had installed is on its way out."""
-        if (
-            self._inherited
-            and self._inherited_until is None
-            and not self._pairs.keys().isdisjoint(self._shared.slots.heard())
-        ):
-            self._inherited_until = now + INHERITED_S
 
     def _retire_left(self, now: float) -> None:
         """What was sent on, or was taken by an incarnation that died before it could show it."""
@@ -184,14 +176,9 @@ class MemberPairs:
         gone = [pair for pair in self._pairs.values() if pair.gone_at is not None and pair.gone_at <= now]
         for pair in gone:
             del self._pairs[pair.spi]
+            pair.receiver.remove(pair.spi)
             if pair is self._current:
                 self._current = None
-        inherited = self._inherited_until is not None and now >= self._inherited_until and bool(self._inherited)
-        if inherited:
-            self._inherited = ()
-        if gone or inherited:
-            self._refresh()
-            self._mailbox.update(self._inbound(), None)
 
     # -- what is wanted of IKE ----------------------------------------------------------------------------------
 
@@ -207,23 +194,26 @@ class MemberPairs:
             pair.retire_at = None
         return [pair.spi for pair in due]
 
-    def due_to_rekey(self, now: float, rekey_s: float) -> list[int]:
+    @property
+    def bare(self) -> bool:
+        """Whether it has no pair to send on."""
+        return not any(pair.gone_at is None for pair in self._pairs.values())
+
+    def due_to_rekey(self, now: float, rekey_s: float, *, alone: bool) -> list[int]:
         """The pair that we send on, when its time is over or its count (`renew`); it is put off by as long again.
 
-        A spare has carried nothing, and needs no successor.
+        A spare has carried nothing, and needs no successor. `alone`: the far side gives us no spares; then what a dead
+        incarnation has sent on is replaced for its successor.
         """
         pair, renew = self._current, self.renew
         self.renew = False
         if pair is None or pair.gone_at is not None or pair.successor is not None:
             return []
-        if not renew and not (rekey_s and now - pair.since >= rekey_s):
+        bereft = alone and pair.taken_by != self._shared.process.incarnation and now >= pair.since + BEREFT_S
+        if not renew and not bereft and not (rekey_s and now - pair.since >= rekey_s * pair.share):
             return []
         pair.since = now
         return [pair.spi]
-
-    def knows(self, spi: int) -> bool:
-        """Whether an inbound SPI is one of this member's, a predecessor's included."""
-        return spi in self._pairs or any(keys.spi == spi for keys in self._inherited)
 
     # -- handing out --------------------------------------------------------------------------------------------
 
@@ -233,9 +223,18 @@ class MemberPairs:
         given = spares.pop(pair.spi, None)
         if given is not None:
             given.used = True
+            given.taken_by = self._shared.process.incarnation
             self._current = given
         self._put(spares)
-        self._mailbox.update(self._inbound(), given.keys.outbound if given else None)
+        self._told = self.accepted.version
+        self._mailbox.update(self.accepted.all(), given.keys.outbound if given else None)
+
+    def _tell_accepted(self) -> None:
+        """Boot records and the living member are to have all that is accepted now."""
+        if self._told != self.accepted.version:
+            self._told = self.accepted.version
+            self._refresh()
+            self._mailbox.update(self.accepted.all(), None)
 
     def _refresh(self) -> None:
         """Boot records as they should be now."""
@@ -246,7 +245,9 @@ class MemberPairs:
 
         One that was in a record and is not any more has been taken: somebody sends on it, or has died with it.
         """
-        waiting = {record.outbound.spi for record in self._mailbox.take_back() if record.outbound is not None}
+        records = [record.outbound for record in self._mailbox.take_back() if record.outbound is not None]
+        waiting, ours = {keys.spi for keys in records}, {pair.keys.outbound.spi for pair in self._pairs.values()}
+        self._orphans = [keys for keys in records if keys.spi not in ours]
         for pair in self._pairs.values():
             if pair.spi in self._recorded and pair.keys.outbound.spi not in waiting:
                 pair.used = True
@@ -254,23 +255,10 @@ class MemberPairs:
         return {pair.spi: pair for pair in self._pairs.values() if pair.spare}
 
     def _put(self, spares: dict[int, Pair]) -> None:
-        """Boot records of the oldest spares, with what is installed now."""
-        inbound = self._inbound()
+        """Boot records of the oldest spares, with what is installed now; a predecessor's while there are too few."""
+        inbound = self.accepted.all()
         self._mailbox.remember(inbound)
         chosen = list(spares.values())[:BOOT_RECORDS]
-        self._mailbox.put(inbound, [pair.keys.outbound for pair in chosen])
+        outbound = [*(pair.keys.outbound for pair in chosen), *self._orphans]
+        self._mailbox.put(inbound, outbound[:BOOT_RECORDS])
         self._recorded = {pair.spi for pair in chosen}
-
-    def _inbound(self) -> tuple[SaKeys, ...]:
-        """All that the member accepts."""
-        return (*self._inherited, *(pair.inbound for pair in self._pairs.values()))
-
-    def _free_slot(self) -> int:
-        """A replay slot that no installed SA has; without one the oldest of a predecessor's goes."""
-        taken = {keys.slot for keys in self._inbound()}
-        free = next((slot for slot in range(SLOTS) if slot not in taken), None)
-        if free is None:
-            if not self._inherited:
-                raise NoSlotError(f"member {self._index}: more than {SLOTS} inbound SAs")
-            free, self._inherited = self._inherited[0].slot, self._inherited[1:]
-        return free

@@ -2,7 +2,7 @@
 
 Its loop joins the members' socket pairs with IKE's sockets. Where keys come from is each peering's own affair: derived
 in the lab (epochs.py), negotiated by IKEv2 elsewhere (ike.py). The data plane goes on without it (design rule 7).
-Datagrams go to the peering that has their source for its remote address; others are dropped.
+Datagrams go to the peering that has an IKE SA of their SPI, or expects their source to begin one; others are dropped.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from fwd.config import Peering
 from fwd.datapath.shared import GatewayShared
+from fwd.datapath.udp import KEEPALIVE
 from fwd.keyd.epochs import MemberKeys
 from fwd.keyd.ike import IkePeering
-from fwd.keyd.mailbox import KeydMember
+from fwd.keyd.mailbox import KeydPeering
+from fwd.keyd.reveal import KeyLog
 from fwd.keyd.secrets import SecretError, credentials
 from fwd.keyd.source import LabSource
 
@@ -32,33 +33,46 @@ TOLD_EVERY_S: Final = 0.5
 _DATAGRAMS_MAX = 64  # read before anything else gets its turn
 _DATAGRAM_BYTES = 65536
 _MARKER = bytes(4)
+_COMMAND_BYTES = 4096
+COMMANDS: Final = {
+    "rekey": IkePeering.rekey,
+    "terminate": IkePeering.terminate,
+    "initiate": IkePeering.initiate,
+}
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class KeydPeering:
-    peering: Peering
-    fds: dict[str, int]  # of its secret files (keyd.secrets)
-    members: list[KeydMember]
+class KeydParts:
+    """What keyd inherits."""
+
+    gateway: GatewayShared
+    peerings: Sequence[KeydPeering]
+    sockets: Sequence[socket.socket]  # IKE's, bound and non-blocking
+    commands: socket.socket  # of users, by way of the agent
+    key_log: int | None = None  # where keys are revealed, if the user has asked for it
 
 
-def run(gateway: GatewayShared, peerings: Sequence[KeydPeering], sockets: Sequence[socket.socket] = ()) -> None:
-    """keyd's loop, until the process is ended. `sockets`: IKE's, bound and non-blocking."""
-    Service(peerings, sockets, time.monotonic()).run(gateway)
+def run(parts: KeydParts) -> None:
+    """keyd's loop, until the process is ended."""
+    Service(parts, time.monotonic()).run()
 
 
 class Service:
     """All peerings, and the sockets that they share."""
 
-    def __init__(self, peerings: Sequence[KeydPeering], sockets: Sequence[socket.socket], now: float) -> None:
+    def __init__(self, parts: KeydParts, now: float) -> None:
+        peerings, sockets = parts.peerings, parts.sockets
+        self._parts = parts
+        self._key_log = KeyLog(parts.key_log) if parts.key_log is not None else None
         self._derived: list[MemberKeys] = []
         self._negotiated: list[IkePeering] = []
         self._stopping = False
         self._sockets = {sock.getsockname()[:2]: sock for sock in sockets}
         # Where ESP comes, too, IKE is told by four zeros (RFC 3948 §2.2).
         self._marked = {(str(p.peering.local_addrs), p.peering.port) for p in peerings if p.peering.shared_port}
-        for parts in peerings:
-            self._add(parts, now)
+        for peering in peerings:
+            self._add(peering, now)
 
     def _add(self, parts: KeydPeering, now: float) -> None:
         peering = parts.peering
@@ -71,12 +85,12 @@ class Service:
         except SecretError as error:
             log.error("peering %s has no keys: %s", peering.name, error)
             return
-        self._negotiated.append(IkePeering(peering, known, parts.members, now))
+        self._negotiated.append(IkePeering(parts, known, now, self._key_log))
 
-    def run(self, gateway: GatewayShared) -> None:
+    def run(self) -> None:
         """Until the process is told to end, and then tells the peers."""
         signal.signal(signal.SIGTERM, self._on_stop)
-        poll, by_fd = select.poll(), self._waiting()
+        poll, by_fd, gateway = select.poll(), self._waiting(), self._parts.gateway
         for fd in by_fd:
             poll.register(fd, select.POLLIN)
         now = time.monotonic()
@@ -94,14 +108,14 @@ class Service:
                     member.tick(now)
             for peering in self._negotiated:
                 peering.tick(now)
-            self._send()
+            self._send(now)
             if now >= told_at:
                 told_at = now + TOLD_EVERY_S
                 gateway.ike.put(json.dumps({p.name: p.told(now) for p in self._negotiated}).encode())
 
         for peering in self._negotiated:
             peering.stopping(now)
-        self._send()
+        self._send(now)
 
     def _on_stop(self, *_: object) -> None:
         self._stopping = True
@@ -114,7 +128,18 @@ class Service:
                 found[pairs.control.fileno()] = partial(peering.hear, index)
         for sock in self._sockets.values():
             found[sock.fileno()] = partial(self._receive, sock)
+        found[self._parts.commands.fileno()] = self._obey
         return found
+
+    def _obey(self, now: float) -> None:
+        """What a user wants of a peering (agent.service has checked the words)."""
+        with contextlib.suppress(BlockingIOError):
+            while data := self._parts.commands.recv(_COMMAND_BYTES):
+                wanted = json.loads(data)
+                for peering in self._negotiated:
+                    if peering.name == wanted["peering"]:
+                        log.info("%s: a user asks to %s", peering.name, wanted["command"])
+                        COMMANDS[wanted["command"]](peering, now)
 
     def _receive(self, sock: socket.socket, now: float) -> None:
         local = sock.getsockname()[:2]
@@ -130,12 +155,16 @@ class Service:
                     continue
                 data = data[len(_MARKER) :]
             for peering in self._negotiated:
-                if (str(peering.peering.remote_addrs), str(peering.peering.local_addrs)) == (remote[0], local[0]):
+                if peering.expects(data, local, remote[:2]):
                     peering.receive(data, local, remote[:2], now)
                     break
 
-    def _send(self) -> None:
+    def _send(self, now: float) -> None:
         for peering in self._negotiated:
+            path = peering.keepalive(now)
+            if path is not None and path[0] in self._marked:
+                with contextlib.suppress(OSError):  # as good as lost
+                    self._sockets[path[0]].sendto(KEEPALIVE, path[1])
             for datagram in peering.datagrams():
                 sock = self._sockets.get(datagram.local)
                 marker = _MARKER if datagram.local in self._marked else b""

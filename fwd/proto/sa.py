@@ -17,7 +17,7 @@ SALT_BYTES = 4  # RFC 4106 §4
 ICV_BYTES = 16
 SEQUENCE_MAX_ESN = 2**64 - 1
 SEQUENCE_MAX = 2**32 - 1
-SLOTS = 32  # inbound SAs that a member can hold at once
+SLOTS = 64  # inbound SAs that a member can hold at once
 
 _HEAD = struct.Struct(">BQBB")  # kind, incarnation, inbound SAs, outbound SAs
 _SA = struct.Struct(f">IBBB{KEY_BYTES}s{SALT_BYTES}s")  # SPI, ESN, slot, octets of the key, key, salt

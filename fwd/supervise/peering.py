@@ -22,8 +22,7 @@ from fwd.datapath.ring import Ring
 from fwd.datapath.shared import LinkWord, MemberShared, PeeringShared
 from fwd.datapath.tun import Offloads, Tun, super_packets_accepted
 from fwd.datapath.udp import open_socket, path_mtu
-from fwd.keyd.mailbox import KeydMember
-from fwd.keyd.service import KeydPeering
+from fwd.keyd.mailbox import KeydMember, KeydPeering
 from fwd.proto.errors import UserError
 from fwd.proto.flow import rendezvous_scores
 from fwd.supervise import network
@@ -98,6 +97,7 @@ class PeeringParts:
         self.peering = peering
         self.material = material
         self.warnings: list[str] = []
+        self._far_offloads = -1
         with contextlib.ExitStack() as undo:
             self._open(undo)
             self._undo = undo.pop_all()
@@ -119,7 +119,7 @@ class PeeringParts:
         self.sockets: list[socket.socket] = []
         for i in range(peering.members):
             sock = open_socket(
-                peering.local_addrs, peering.port + i, self.offloads,
+                peering.local_addrs, peering.port_of(i), self.offloads,
                 wanted=peering.offload, marks=peering.payload == "esp", shared=peering.shared_port,
             )  # fmt: skip
             undo.callback(sock.close)
@@ -164,6 +164,13 @@ class PeeringParts:
         self.material.remember(self.peering, self.shared.members)
         self._undo.close()
 
+    def follow_far_offloads(self) -> None:
+        """Payload superpacket: the TUN device gives no super-packets that the far side does not take."""
+        far = self.shared.far_offloads
+        if far is not None and far != self._far_offloads:
+            self._far_offloads = far
+            self.tun.limit_offloads(self.offloads.tun_flags & far)
+
     def follow_path_mtu(self) -> None:
         """Payload esp: the TUN device's MTU follows the smallest path that a member found."""
         if self.peering.payload == "esp" and self.peering.tun_mtu is None:
@@ -195,7 +202,7 @@ class PeeringParts:
             KeydMember(shared, pair.boot_keyd, pair.boot_member, pair.control_keyd, pair.memory)
             for shared, pair in zip(self.shared.members, self.pairs, strict=True)
         ]
-        return KeydPeering(self.peering, self.material.fds, members)
+        return KeydPeering(self.peering, self.material.fds, members, self.shared, self.offloads.tun_flags)
 
 
 def close_material(material: KeyMaterial) -> None:

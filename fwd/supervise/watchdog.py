@@ -15,6 +15,7 @@ import os
 import selectors
 import signal
 import socket
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 _STOP_WAIT_S = 2.0
 
 
-def run(config_path: Path, members: int | None = None, no_offload: bool = False) -> int:
+def run(config_path: Path, members: int | None = None, no_offload: bool = False, save_keys: Path | None = None) -> int:
     """`fwd demux`: run a gateway until it is told to stop; returns the exit status. Raises UserError."""
 
     def read() -> Config:
@@ -53,7 +54,7 @@ def run(config_path: Path, members: int | None = None, no_offload: bool = False)
     privileges.set_title("supervisor")
     logs.set_up(config.gateway.log_level)
     try:
-        return Supervisor(config, read).run()
+        return Supervisor(config, read, save_keys).run()
     finally:
         logs.tear_down()
 
@@ -61,13 +62,16 @@ def run(config_path: Path, members: int | None = None, no_offload: bool = False)
 class Supervisor:
     """A gateway's process tree."""
 
-    def __init__(self, config: Config, read: Callable[[], Config]) -> None:
+    def __init__(self, config: Config, read: Callable[[], Config], save_keys: Path | None = None) -> None:
         self._read = read
+        self._save_keys = save_keys
+        self._key_log: int | None = None
         self._user = privileges.find_user(config.gateway.user)
         self._selector = selectors.DefaultSelector()
         self._shared = GatewayShared()
         self._materials: dict[Path | str, KeyMaterial] = {}
         self._ike_sockets: dict[tuple[str, int], socket.socket] = {}
+        self._commands = _pair()  # from the agent to keyd
         self._peerings: dict[str, PeeringParts] = {}
         self._children: dict[str, Child] = {}
         self._config = config
@@ -95,8 +99,10 @@ class Supervisor:
     # -- set-up -----------------------------------------------------------------------------------------------
 
     def _open_front(self) -> None:
-        """The agent's sockets."""
+        """The agent's sockets, its way to keyd, and the file for keys if the user wants one."""
         gateway = self._config.gateway
+        if self._save_keys is not None:
+            self._key_log = _open_key_log(self._save_keys)
         self._control = _listen_unix(gateway.control)
         if gateway.metrics:
             self._metrics = _listen_tcp(gateway.metrics)
@@ -119,7 +125,7 @@ class Supervisor:
                 shared.demux,
                 lambda: {parts.tun.fd, *(r.bell for r in parts.rings)},
                 lambda child: Demux(peering, parts.tun.fd, parts.rings, shared, parts.scores).run(),
-                _log_pair(),
+                _pair(),
             )
         )
         for i in range(peering.members):
@@ -131,8 +137,11 @@ class Supervisor:
             return
         address = str(peering.local_addrs)
         for port in [peering.ike.ike_port, *([peering.port] if peering.shared_port else [])]:
+            shared = port == peering.port
             if (address, port) not in self._ike_sockets:
-                self._ike_sockets[address, port] = _bind_udp(address, port, shared=port == peering.port)
+                self._ike_sockets[address, port] = _bind_udp(address, port, shared=shared)
+            if shared:
+                udp.split(self._ike_sockets[address, port], peering.members)
 
     def _material(self, peering: Peering) -> KeyMaterial:
         """A peering's secrets. The lab's may be shared by peerings, and can be opened once only."""
@@ -150,7 +159,7 @@ class Supervisor:
         def main(child: Child) -> int:
             return member.run(own, skip=child.life.failed)
 
-        return Child(f"{parts.peering.name}/member-{index}", own.shared.process, keep, main, _log_pair())
+        return Child(f"{parts.peering.name}/member-{index}", own.shared.process, keep, main, _pair())
 
     def _add_shared_children(self) -> None:
         self._add(Child("keyd", self._shared.keyd, self._keyd_fds, self._keyd_main))
@@ -162,21 +171,23 @@ class Supervisor:
             fds |= set(parts.material.fds.values())
             for pair in parts.pairs:
                 fds |= pair.keyd_fds()
-        return fds | {sock.fileno() for sock in self._ike_sockets.values()}
+        fds |= {self._key_log} if self._key_log is not None else set()
+        return fds | {self._commands[1].fileno(), *(sock.fileno() for sock in self._ike_sockets.values())}
 
     def _keyd_main(self, child: Child) -> None:
         peerings = [parts.keyd() for parts in self._peerings.values()]
-        keyd.run(self._shared, peerings, list(self._ike_sockets.values()))
+        sockets = list(self._ike_sockets.values())
+        keyd.run(keyd.KeydParts(self._shared, peerings, sockets, self._commands[1], self._key_log))
 
     def _agent_fds(self) -> set[int]:
-        return {s.fileno() for s in (self._control, self._metrics) if s}
+        return {s.fileno() for s in (self._control, self._metrics, self._commands[0]) if s}
 
     def _agent_main(self, child: Child) -> None:
         assert self._control is not None
         peerings = [PeeringView(p.peering, p.shared, p.rings, p.offloads, p.inner_mtu) for p in self._peerings.values()]
         warnings = [w for p in self._peerings.values() for w in p.warnings]
         view = GatewayView(self._config.gateway, self._shared, peerings, os.getppid(), self._started_ns, warnings)
-        agent.run(view, self._control, self._metrics)
+        agent.run(view, self._control, self._metrics, self._commands[0])
 
     def _add(self, child: Child) -> None:
         self._children[child.name] = child
@@ -260,6 +271,7 @@ class Supervisor:
                 alive = [i for i in range(len(lives)) if mask >> i & 1]
                 log.info("peering %s: buckets are shared by members %s", name, alive or "none")
             parts.follow_path_mtu()
+            parts.follow_far_offloads()
 
     # -- the end, and changes ---------------------------------------------------------------------------------
 
@@ -299,8 +311,10 @@ class Supervisor:
         self._end(list(self._children.values()))
         for material in self._materials.values():
             close_material(material)
-        for sock in self._ike_sockets.values():
+        for sock in (*self._ike_sockets.values(), *self._commands):
             sock.close()
+        if self._key_log is not None:
+            os.close(self._key_log)
         if self._control is not None:
             self._control.close()
             self._config.gateway.control.unlink(missing_ok=True)
@@ -335,7 +349,21 @@ class Supervisor:
         log.info("configuration re-read: %d changed, %d in force", len(changed), len(self._peerings))
 
 
-def _log_pair() -> tuple[socket.socket, socket.socket]:
+def _open_key_log(path: Path) -> int:
+    """Raises UserError. What is there already is added to, if nobody else can read it."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UserError(f"{path}: file for keys (--save-keys): {error.strerror}") from None
+    about = os.fstat(fd)
+    if about.st_mode & 0o077 or not stat.S_ISREG(about.st_mode):
+        os.close(fd)
+        raise UserError(f"{path}: file for keys (--save-keys): others could read it: chmod 600 it, or name another")
+    log.warning("ALL KEYS ARE WRITTEN TO %s: who reads it can read the traffic. For debugging only", path)
+    return fd
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
     pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for sock in pair:
         sock.setblocking(False)
@@ -368,8 +396,6 @@ def _bind_udp(address: str, port: int, *, shared: bool) -> socket.socket:
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((address, port))
-        if shared:
-            udp.split(sock)
     except OSError as error:
         sock.close()
         raise UserError(f"UDP {address} port {port} (IKE): {error.strerror}; is another IKE daemon running?") from None

@@ -17,12 +17,13 @@ from fwd.config import PskKeys
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.shared import LinkWord, PeeringShared, ProcessState
 from fwd.keyd.ike import IkePeering
-from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember
+from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, KeydPeering
 from fwd.keyd.pairs import OLD_SA_S
 from fwd.proto.ike.auth import Psk
 from fwd.proto.sa import SLOTS, EventKind, SaEvent, SaKeys, SaSet
 
 STEP_S = 0.05
+TUN_FLAGS = 0x7
 
 
 class PlayedMember:
@@ -100,8 +101,9 @@ class Side:
         self.keyd: IkePeering | None = None
 
     def start_keyd(self, now: float) -> None:
-        parts = [member.parts for member in self.members]
-        self.keyd = IkePeering(self.peering, Psk(b"both sides have this secret"), parts, now)
+        members = [member.parts for member in self.members]
+        parts = KeydPeering(self.peering, {}, members, self.shared, TUN_FLAGS)
+        self.keyd = IkePeering(parts, Psk(b"both sides have this secret"), now)
 
 
 class World:

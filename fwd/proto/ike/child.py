@@ -73,9 +73,13 @@ class Offer:
     remote_ts: tuple[Selector, ...]
 
     @classmethod
-    def make(cls, connection: Connection, world: World, member: int, group: int | None, *, first: bool) -> Offer:
-        """`group`: for the key exchange, if not that of our first proposal. `first`: in IKE_AUTH, which has none."""
-        spi = world.unused_spi(member)
+    def make(
+        cls, connection: Connection, world: World, member: int, receiver: int, group: int | None, *, first: bool
+    ) -> Offer:
+        """`receiver`: the member that has its inbound half. `group`: for the key exchange, if not that of our first
+        proposal. `first`: in IKE_AUTH, which has no key exchange.
+        """
+        spi = world.unused_spi(receiver)
         octets = spi.to_bytes(ESP_SPI_BYTES, "big")
         proposals = tuple(
             Proposal(p.protocol, _without_group(p.transforms) if first else p.transforms, number, octets)
@@ -127,9 +131,13 @@ def answer(
     world: World,
     keys: IkeKeys,
     member: int,
+    receiver: int,
     nonces: tuple[bytes, bytes] | None = None,
 ) -> tuple[ChildKeys, list[AnyPayload], bytes]:
-    """A responder's half: the Child SA, the payloads that answer, and our nonce. Raises ProtocolError."""
+    """A responder's half: the Child SA, the payloads that answer, and our nonce. Raises ProtocolError.
+
+    `receiver`: the member that has its inbound half.
+    """
     offered = only(request, SecurityAssociation).proposals
     ours = connection.esp_proposals
     if nonces:
@@ -148,7 +156,7 @@ def answer(
         secret = DiffieHellman(group.id, world.random)
         shared, extra = secret.shared(theirs), [KeyExchange(group.id, secret.public)]
     ni, nr = nonces or (only(request, Nonce).data, world.random(NONCE_BYTES))
-    spi = world.unused_spi(member)
+    spi = world.unused_spi(receiver)
     child = _keys(keys, chosen, member, spi, _spi(chosen), (ni, nr, shared), (local, remote), initiated=False,
                   notifies=statuses(request))  # fmt: skip
     mine = Proposal(chosen.protocol, chosen.transforms, chosen.number, spi.to_bytes(ESP_SPI_BYTES, "big"))

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Final
+from typing import Any, Final
 
 from fwd.proto.ike.child import SPI_MIN, Child
 from fwd.proto.ike.crypto import Random
@@ -68,13 +68,14 @@ class Endpoint:
         random: Random,
         wall_clock: Callable[[], float],
         spi_free: Callable[[int], bool] = lambda spi: True,
+        reveal: Callable[[Any], None] | None = None,
     ) -> None:
         self.connections = {connection.name: connection for connection in connections}
         self._random = random
         self._spi_free = spi_free
         self._events: deque[Event] = deque()
         self._outbox: list[Datagram] = []
-        self._world = World(random, self._unused_spi, wall_clock, self._outbox.append, self._events.append)
+        self._world = World(random, self._unused_spi, wall_clock, self._outbox.append, self._events.append, reveal)
         self._sas: dict[bytes, IkeSa] = {}  # by our SPI
         self._half_open: dict[tuple[bytes, Address], _HalfOpen] = {}  # by the initiator's SPI and address
         self._cookie_secrets = (random(32), random(32))
@@ -126,11 +127,16 @@ class Endpoint:
             sa.submit(RekeyIke(self._adopt), now)
         return sa is not None
 
-    def terminate(self, name: str, now: float) -> None:
-        """End all IKE SAs of a connection."""
+    def terminate(self, name: str, now: float, error: str = "") -> None:
+        """End all IKE SAs of a connection. `error`: why, unless it is wanted."""
         for sa in list(self._sas.values()):
-            if sa.connection.name == name:
-                sa.submit_first(DeleteIke(), now)
+            if sa.connection.name != name:
+                continue
+            if sa.state is State.CONNECTING:
+                sa.die(error)
+            else:
+                sa.submit_first(DeleteIke(error), now)
+        self._sweep(now)
 
     def heard(self, name: str, now: float) -> None:
         """Traffic has come on the Child SAs of the IKE SA that speaks for a connection: the peer is there."""
@@ -155,6 +161,16 @@ class Endpoint:
         return next(((sa, sa.children[spi]) for sa in self.sas(name) if spi in sa.children), None)
 
     # -- datagrams, time, events --------------------------------------------------------------------------------
+
+    def expects(self, data: bytes, local: Address, remote: Address) -> bool:
+        """Whether a datagram may be for one of its IKE SAs, wherever it comes from, or begins one of a known peer's."""
+        try:
+            header = Header.decode(data)
+        except ProtocolError:
+            return False
+        if header.exchange == Exchange.IKE_SA_INIT and not header.is_response:
+            return self._connection_for(local, remote) is not None
+        return (header.spi_r if header.by_initiator else header.spi_i) in self._sas
 
     def receive(self, data: bytes, local: Address, remote: Address, now: float) -> None:
         """Any bytes: never an exception, and nothing kept of what is not for us."""
@@ -268,12 +284,13 @@ class Endpoint:
         if len(self._half_open) >= HALF_OPEN_MAX:
             return
         try:
-            sa, reply = respond_init(self._world, connection, header, data, payloads, remote, self._respond, now)
+            path = local, remote
+            sa, reply = respond_init(self._world, connection, header, data, payloads, path, self._respond, now)
         except ProtocolError as error:
             self._reply(header, NO_SPI, [notify_for(error)], local, remote)
             self._events.append(Rejected(connection.name, remote, str(error)))
             return
-        sa.local, sa.begun_at = local, now
+        sa.begun_at = now
         sa.initial.reply = answer = self._reply(header, sa.spi_r, reply, local, remote)
         self._half_open[header.spi_i, remote] = _HalfOpen(sa, data, answer, now)
         self._sas[sa.spi] = sa

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from fwd.proto.ike.auth import Credentials
 from fwd.proto.ike.crypto import Random
@@ -32,6 +32,7 @@ class Connection:
     local_ts: tuple[Network, ...]
     remote_ts: tuple[Network, ...]
     notifies: tuple[Notification, ...] = ()  # sent along in IKE_AUTH: what both sides may agree on
+    members: int = 1
     rekey_s: float = 3 * 3600.0
     liveness_s: float = 10.0
     fragment_bytes: int = 1200
@@ -130,7 +131,8 @@ class World:
     """What an IKE SA needs of its surroundings: randomness, unused SPIs, and where to put what it has to say."""
 
     random: Random
-    unused_spi: Callable[[int], int]  # by member
+    unused_spi: Callable[[int], int]  # by the member that is to receive on it
     wall_clock: Callable[[], float]  # seconds since 1970: for certificates
     send: Callable[[Datagram], None]
     tell: Callable[[Event], None]
+    reveal: Callable[[Any], None] | None = None  # told of every IKE SA that has keys: for debugging

@@ -8,6 +8,7 @@ one. What the peer asks for while it cannot be is answered with TEMPORARY_FAILUR
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -26,6 +27,7 @@ from fwd.proto.ike.payloads import (
 from fwd.proto.ike.sa import IkeSa, State
 
 CHILDREN_MAX: Final = 1024  # of one IKE SA, whatever a peer asks for
+MEMBER_CHILDREN_MAX: Final = 16  # of one member, where the peer says whose a Child SA is
 RETRY_S: Final = 1.0
 _RETRIES_MAX: Final = 30
 _REGROUPS_MAX: Final = 3
@@ -59,7 +61,8 @@ class CreateChild:
             if sa.children.get(old.spi_in) is not old or old.use is not Use.INSTALLED:
                 return None
             old.use = Use.REKEYING
-        self._offer = Offer.make(sa.connection, sa.world, self.member, self._group, first=False)
+        receiver = sa.receiver_of(self.member)
+        self._offer = Offer.make(sa.connection, sa.world, self.member, receiver, self._group, first=False)
         rekey = [_rekey_notify(old)] if old else []
         return [*rekey, *self._notifies, *self._offer.payloads()]
 
@@ -213,8 +216,10 @@ def respond_child(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyP
     old = _asked_to_rekey(sa, request)
     if len(sa.children) >= CHILDREN_MAX:
         raise ProtocolError(Notify.NO_ADDITIONAL_SAS, f"more than {CHILDREN_MAX} Child SAs")
-    member = old.keys.member if old else member_of(request)
-    keys, reply, nonce = answer(request, sa.connection, sa.world, sa.keys, member)
+    member = old.keys.member if old else member_of(sa, request)
+    keys, reply, nonce = answer(request, sa.connection, sa.world, sa.keys, member, sa.receiver_of(member))
+    if notified(request, Notify.SA_RESOURCE_INFO):
+        reply.append(resource(member))
     child = Child(keys)
     sa.add_child(child, old.spi_in if old else None)
     if old is not None:
@@ -241,10 +246,28 @@ def _asked_to_rekey(sa: IkeSa, request: Sequence[AnyPayload]) -> Child | None:
     return old
 
 
-def member_of(payloads: Sequence[AnyPayload]) -> int:
-    """The member that a request is for, by our private notify; a peer that knows none asks for the first one's."""
-    notify = notified(payloads, Notify.FWD_MEMBER)
-    return notify.data[0] if notify and notify.data else FIRST_MEMBER
+def member_of(sa: IkeSa, request: Sequence[AnyPayload]) -> int:
+    """The member that a request is for. Raises ProtocolError when there is none, or it has enough (RFC 9611 §4).
+
+    Another fwd names it; of a peer that spreads its traffic over resources it is the one that has the fewest; any other
+    asks for the first one's.
+    """
+    members, named = sa.connection.members, notified(request, Notify.FWD_MEMBER)
+    counts = Counter(child.keys.member for child in sa.children.values())
+    if named is not None:
+        member = named.data[0] if named.data else FIRST_MEMBER
+    elif notified(request, Notify.SA_RESOURCE_INFO):
+        member = min(range(members), key=lambda one: counts[one])
+    else:
+        return FIRST_MEMBER
+    if member >= members or counts[member] >= MEMBER_CHILDREN_MAX:
+        raise ProtocolError(Notify.TS_MAX_QUEUE, f"no Child SA more for member {member} of {members}")
+    return member
+
+
+def resource(member: int) -> Notification:
+    """SA_RESOURCE_INFO (RFC 9611 §5.1): what its sender calls the resource, for people."""
+    return Notification(Notify.SA_RESOURCE_INFO, b"member %d" % member)
 
 
 def respond_delete(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPayload]:

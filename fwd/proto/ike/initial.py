@@ -73,7 +73,10 @@ def nat_hash(spis: tuple[bytes, bytes], address: Address) -> bytes:
     return sha1(octets, usedforsecurity=False).digest()
 
 
-def _take_extras(sa: IkeSa, payloads: Sequence[AnyPayload]) -> None:
+def _take_extras(sa: IkeSa, payloads: Sequence[AnyPayload], spis: tuple[bytes, bytes], local: Address) -> None:
+    """`spis` as they stand in the peer's message, `local` where we have it from."""
+    seen = notified(payloads, Notify.NAT_DETECTION_DESTINATION_IP)
+    sa.behind_nat = seen is not None and seen.data != nat_hash(spis, local)
     sa.fragments = notified(payloads, Notify.FRAGMENTATION_SUPPORTED) is not None
     hashes = notified(payloads, Notify.SIGNATURE_HASH_ALGORITHMS)
     sa.peer_hashes = hashes.data if hashes else b""
@@ -138,7 +141,7 @@ class Initiate:
         initial.request = sa.first_message()
         sa.spi_r = initial.header.spi_r
         sa.use_keys(IkeKeys.initial(suite, secret, initial.ni, initial.nr, sa.spi_i + sa.spi_r), suite)
-        _take_extras(sa, reply)
+        _take_extras(sa, reply, (sa.spi_i, sa.spi_r), sa.local)
         if sa.connection.float_port and notified(reply, Notify.NAT_DETECTION_SOURCE_IP):
             sa.local = sa.local[0], sa.connection.float_port
             sa.remote = sa.remote[0], sa.connection.float_port
@@ -177,7 +180,7 @@ class Authenticate:
         connection, initial, keys = sa.connection, sa.initial, sa.keys
         assert keys is not None
         octets = auth.signed_octets(initial.request, initial.nr, keys.prf, keys.pi, connection.local_id)
-        self._offer = Offer.make(connection, sa.world, FIRST_MEMBER, None, first=True)
+        self._offer = Offer.make(connection, sa.world, FIRST_MEMBER, FIRST_MEMBER, None, first=True)
         return [
             connection.local_id,
             *auth.certificate_payloads(connection.credentials),
@@ -199,6 +202,7 @@ class Authenticate:
         check_peer(sa, reply, peer, initial.reply + initial.ni, keys.pr, Payload.IDR)
         sa.establish(now)
         sa.initial = None
+        sa.spreads = notified(reply, Notify.SA_RESOURCE_INFO) is not None
         assert peer is not None
         sa.world.tell(Established(sa.connection.name, peer, statuses(reply)))
         error = error_of(reply)
@@ -260,11 +264,14 @@ def respond_init(
     header: Header,
     data: bytes,
     payloads: list[AnyPayload],
-    remote: Address,
+    path: tuple[Address, Address],
     respond: Respond,
     now: float,
 ) -> tuple[IkeSa, list[AnyPayload]]:
-    """A new IKE SA, and what answers its IKE_SA_INIT. Raises ProtocolError: then nothing is kept."""
+    """A new IKE SA, and what answers its IKE_SA_INIT. Raises ProtocolError: then nothing is kept.
+
+    `path`: our address and the peer's.
+    """
     chosen = choose(connection.ike_proposals, only(payloads, SecurityAssociation).proposals)
     if chosen is None:
         raise ProtocolError(Notify.NO_PROPOSAL_CHOSEN, "no common IKE proposal")
@@ -273,10 +280,11 @@ def respond_init(
     secret = DiffieHellman(suite.group, world.random)
     shared = secret.shared(theirs)
     spis = header.spi_i, world.random(len(NO_SPI))
-    sa = IkeSa(world, connection, spis, remote, respond, initiator=False)
+    sa = IkeSa(world, connection, spis, path[1], respond, initiator=False)
+    sa.local = path[0]
     sa.initial = Initial(ni, world.random(NONCE_BYTES), data)
     sa.use_keys(IkeKeys.initial(suite, shared, ni, sa.initial.nr, spis[0] + spis[1]), suite)
-    _take_extras(sa, payloads)
+    _take_extras(sa, payloads, (spis[0], NO_SPI), path[0])
     sa.answered_init()
     sa.heard_at = now
     return sa, [
@@ -284,7 +292,7 @@ def respond_init(
         KeyExchange(suite.group, secret.public),
         Nonce(sa.initial.nr),
         *auth.certificate_request(connection.credentials),
-        *extras(world.random(NONCE_BYTES), spis, remote),
+        *extras(world.random(NONCE_BYTES), spis, path[1]),
     ]
 
 
@@ -309,11 +317,13 @@ def respond_auth(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPa
     ]
     sa.establish(now)
     sa.initial = None
+    sa.spreads = notified(request, Notify.SA_RESOURCE_INFO) is not None
     sa.world.tell(Established(connection.name, peer, statuses(request)))
     if maybe(request, SecurityAssociation) is None:
         return reply
     try:
-        child, payloads, _ = answer(request, connection, sa.world, keys, FIRST_MEMBER, (initial.ni, initial.nr))
+        nonces = initial.ni, initial.nr
+        child, payloads, _ = answer(request, connection, sa.world, keys, FIRST_MEMBER, FIRST_MEMBER, nonces)
     except ProtocolError as error:
         if error.notify is Notify.INVALID_SYNTAX:
             raise

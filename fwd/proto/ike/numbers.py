@@ -99,8 +99,8 @@ class Notify(IntEnum):
     SA_RESOURCE_INFO = 16444  # RFC 9611
 
     # Private use: between two fwd gateways.
-    FWD_SUPERPACKET = 41200  # version, offloads that the receiver accepts
-    FWD_MEMBER = 41201  # member, spare or not, UDP port
+    FWD_PEERING = 41200  # version, payload, offloads, UDP ports (keyd.agreement)
+    FWD_MEMBER = 41201  # the member that a Child SA is for
 
 
 STATUS_FIRST: Final = 16384  # notifies from here on are no errors

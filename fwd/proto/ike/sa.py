@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 from fwd.proto.ike.child import Child
 from fwd.proto.ike.crypto import IkeKeys, Sealer, Suite
-from fwd.proto.ike.events import Address, ChildDown, ChildUp, Connection, Datagram, Moved, World
+from fwd.proto.ike.events import FIRST_MEMBER, Address, ChildDown, ChildUp, Connection, Datagram, Moved, World
 from fwd.proto.ike.message import (
     Assembly,
     Fragment,
@@ -111,6 +111,8 @@ class IkeSa:
         self.rival: tuple[IkeSa, bytes] | None = None  # a successor by the peer's request, and its lowest nonce
         self.origin: IkeSa | None = None  # whose rival it is
         self.fragments = False  # the peer knows RFC 7383
+        self.behind_nat = False  # the peer sees us at another address than we do
+        self.spreads = False  # the peer knows RFC 9611: it sends by resource, not all on its newest Child SA
         self.peer_hashes = b""
         self.begun_at = 0.0
         self.established_at = 0.0
@@ -153,6 +155,8 @@ class IkeSa:
         self.keys, self.suite = keys, suite
         mine, theirs = (keys.ei, keys.er) if self.initiator else (keys.er, keys.ei)
         self._out, self._in = Sealer(mine), Sealer(theirs)
+        if self.world.reveal is not None:
+            self.world.reveal(self)
 
     def establish(self, now: float) -> None:
         """The peer has proved who it is, or this SA comes of one that has."""
@@ -316,13 +320,22 @@ class IkeSa:
         self._expected_id = 1
 
     def _follow(self, local: Address, remote: Address) -> None:
-        """The peer may be behind a NAT that has given it another address, or use another port (RFC 7296 §2.23)."""
+        """The peer may be behind a NAT that has given it another address, or use another port (RFC 7296 §2.23).
+
+        It is not followed from behind a NAT of our own, once it is known: who can write to us could misdirect us.
+        """
+        if self.behind_nat and self.state is not State.CONNECTING:
+            return
         if (local, remote) != (self.local, self.remote):
             self.local, self.remote = local, remote
             if self.state is State.ESTABLISHED:
                 self.world.tell(Moved(self.connection.name, remote))
 
     # -- Child SAs --------------------------------------------------------------------------------------------
+
+    def receiver_of(self, member: int) -> int:
+        """Which member is to receive on the inbound half of a member's Child SA (design §4)."""
+        return member if self.spreads else FIRST_MEMBER
 
     def add_child(self, child: Child, replaces: int | None = None) -> None:
         """It is installed: both its SAs may be used."""

@@ -38,7 +38,7 @@ def connection(side: str, **changes: Any) -> Connection:
         NAME, local, remote,
         auth.identity(f"{side}.example", Payload.IDI), auth.identity(f"{other}.example", Payload.IDR), PSK,
         tuple(parse(words, Protocol.IKE) for words in ike), tuple(parse(words, Protocol.ESP) for words in esp),
-        (mine,), (theirs,),
+        (mine,), (theirs,), (Notification(Notify.SA_RESOURCE_INFO),), members=8,
     )  # fmt: skip
     return replace(made, **changes)
 

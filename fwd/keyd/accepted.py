@@ -1,0 +1,74 @@
+"""The inbound SAs that one member holds, each with a replay slot of its own.
+
+Usually those of its own pairs. Behind a peer that may send everything on its newest SA, member 0 holds those of all
+members (design §4). What a predecessor of keyd had installed stays until the far side sends on what is new.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fwd.keyd.mailbox import KeydMember, Mailbox
+from fwd.proto.sa import SLOTS, SaKeys
+
+INHERITED_S: Final = 30.0  # how long a predecessor's inbound SAs stay once the far side sends on a new one
+
+
+class NoSlotError(Exception):
+    """A member has as many inbound SAs as it can hold."""
+
+
+class Accepted:
+    """See the module. `version` changes whenever the SAs do: boot records and the living member are to be told."""
+
+    def __init__(self, index: int, parts: KeydMember, mailbox: Mailbox) -> None:
+        self._index = index
+        self._slots = parts.shared.slots
+        self._own: dict[int, SaKeys] = {}
+        self._inherited: tuple[SaKeys, ...] = mailbox.recall()
+        self._inherited_until: float | None = None
+        self.version = 0
+
+    def add(self, keys: SaKeys) -> SaKeys:
+        """Accept this SA; returns it with its slot. Raises NoSlotError."""
+        sa = SaKeys(keys.spi, keys.esn, keys.key, keys.salt, self._free_slot())
+        self._own[sa.spi] = sa
+        self.version += 1
+        return sa
+
+    def remove(self, spi: int) -> None:
+        if self._own.pop(spi, None) is not None:
+            self.version += 1
+
+    def all(self) -> tuple[SaKeys, ...]:
+        """All that the member accepts, the oldest first."""
+        return (*self._inherited, *self._own.values())
+
+    def knows(self, spi: int) -> bool:
+        """Whether it accepts this SPI."""
+        return spi in self._own or any(keys.spi == spi for keys in self._inherited)
+
+    def heard(self, spi: int) -> bool:
+        """Whether anything has come on this SPI."""
+        return spi in self._slots.heard()
+
+    def tick(self, now: float) -> None:
+        """Once the far side sends on what is new, what a predecessor had installed is on its way out."""
+        if not self._inherited:
+            return
+        if self._inherited_until is None:
+            if not self._own.keys().isdisjoint(self._slots.heard()):
+                self._inherited_until = now + INHERITED_S
+        elif now >= self._inherited_until:
+            self._inherited = ()
+            self.version += 1
+
+    def _free_slot(self) -> int:
+        """A replay slot that no installed SA has; without one the oldest of a predecessor's goes."""
+        taken = {keys.slot for keys in self.all()}
+        free = next((slot for slot in range(SLOTS) if slot not in taken), None)
+        if free is None:
+            if not self._inherited:
+                raise NoSlotError(f"member {self._index}: more than {SLOTS} inbound SAs")
+            free, self._inherited = self._inherited[0].slot, self._inherited[1:]
+        return free

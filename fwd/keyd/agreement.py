@@ -1,0 +1,59 @@
+"""What two fwd gateways tell each other of a peering in IKE_AUTH, and what follows from both (design §4, §7).
+
+A private-use notify carries version, payload, the offloads whose super-packets its sender takes, and where its members
+listen. `superpacket` is not sent unless both have said it: a peer that says nothing is a standard one. Refused, as
+ValueError: what is not such a notify.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from fwd.config import Payload
+from fwd.proto.ike.numbers import Notify
+from fwd.proto.ike.payloads import Notification
+
+VERSION: Final = 1
+_FORM = struct.Struct(">BBBBHH")  # version, payload, flags, zero, offloads, UDP port of member 0
+_PAYLOADS: Final[dict[int, Payload]] = {1: "superpacket", 2: "esp"}
+_ONE_PORT = 1
+
+
+@dataclass(frozen=True)
+class Terms:
+    """One side's. `offloads`: flags of TUNSETOFFLOAD."""
+
+    payload: Payload
+    offloads: int
+    port: int
+    one_port: bool  # for all members; else member i has `port` + i
+
+    def notification(self) -> Notification:
+        number = next(number for number, name in _PAYLOADS.items() if name == self.payload)
+        data = _FORM.pack(VERSION, number, _ONE_PORT if self.one_port else 0, 0, self.offloads, self.port)
+        return Notification(Notify.FWD_PEERING, data)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Terms:
+        """Raises ValueError. Octets behind those of this version are of a later one, and passed over."""
+        if len(data) < _FORM.size:
+            raise ValueError(f"notify of {len(data)} octets")
+        version, number, flags, _, offloads, port = _FORM.unpack_from(data)
+        if version < VERSION or number not in _PAYLOADS or not port:
+            raise ValueError(f"version {version}, payload {number}, port {port}")
+        return cls(_PAYLOADS[number], offloads, port, bool(flags & _ONE_PORT))
+
+    def port_of(self, member: int) -> int:
+        """Where a member listens."""
+        return self.port if self.one_port else self.port + member
+
+
+def disagreement(mine: Terms, theirs: Terms | None) -> str:
+    """Why the two cannot be joined, in words for the user; empty: they can. `theirs` None: no fwd."""
+    if theirs is None and mine.payload == "superpacket":
+        return 'the peer does not speak payload superpacket: set payload = "esp"'
+    if theirs is not None and theirs.payload != mine.payload:
+        return f"payload is {mine.payload} here and {theirs.payload} there: set both sides alike"
+    return ""
