@@ -40,7 +40,8 @@ from fwd.proto.ike.exchanges import resource
 from fwd.proto.ike.numbers import Notify, Payload, Protocol
 from fwd.proto.ike.payloads import Notification
 from fwd.proto.ike.proposals import parse
-from fwd.proto.ike.sa import IkeSa, State
+from fwd.proto.ike.sa import IkeSa
+from fwd.proto.ike.states import State
 
 AGAIN_S: Final = 1.0  # after a connection has closed; doubles up to AGAIN_MAX_S
 AGAIN_MAX_S: Final = 10.0

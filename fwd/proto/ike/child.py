@@ -7,8 +7,7 @@ here: a proposal that was offered, a group that belongs to it, selectors within 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
+from dataclasses import dataclass, field
 from typing import Final
 
 from fwd.proto.ike.crypto import SALT_BYTES, DiffieHellman, IkeKeys
@@ -28,19 +27,11 @@ from fwd.proto.ike.payloads import (
 )
 from fwd.proto.ike.proposals import ESN, Proposal, Transform, choose, is_choice_of
 from fwd.proto.ike.selectors import Selector, covers, narrow
+from fwd.proto.ike.states import CHILD_MOVES, Use, check_move
 from fwd.proto.sa import SaKeys
 
 SPI_MIN: Final = 256  # RFC 4303 §2.1
 NONCE_BYTES: Final = 32
-
-
-class Use(Enum):
-    """What is going on with a Child SA."""
-
-    INSTALLED = auto()
-    REKEYING = auto()  # our request for its successor is under way
-    REKEYED = auto()  # it has a successor; the side that made that deletes this one
-    DELETING = auto()  # our Delete is under way
 
 
 @dataclass
@@ -48,8 +39,17 @@ class Child:
     """One Child SA of an IKE SA. `rival`: its successor by the peer's request, and that exchange's lowest nonce."""
 
     keys: ChildKeys
-    use: Use = Use.INSTALLED
     rival: tuple[int, bytes] | None = None
+    _use: Use = field(default=Use.INSTALLED, init=False)
+
+    @property
+    def use(self) -> Use:
+        return self._use
+
+    def move(self, to: Use) -> None:
+        """Every change of use. Raises IllegalMoveError, and changes nothing, if it cannot follow (states.py)."""
+        check_move(CHILD_MOVES, self._use, to)
+        self._use = to
 
     @property
     def spi_in(self) -> int:

@@ -37,7 +37,8 @@ from fwd.proto.ike.payloads import (
     notify_for,
 )
 from fwd.proto.ike.rekey import RekeyIke, respond_rekey, yield_to_rival
-from fwd.proto.ike.sa import NO_SPI, IkeSa, State
+from fwd.proto.ike.sa import NO_SPI, IkeSa
+from fwd.proto.ike.states import State
 
 HALF_OPEN_COOKIES: Final = 16  # from so many half-open IKE SAs on, strangers must show a cookie
 HALF_OPEN_MAX: Final = 256

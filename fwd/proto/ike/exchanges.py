@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from fwd.proto.ike.child import Child, Offer, Use, answer
+from fwd.proto.ike.child import Child, Offer, answer
 from fwd.proto.ike.events import FIRST_MEMBER, ChildRefused
 from fwd.proto.ike.numbers import ESP_SPI_BYTES, Exchange, Notify, Protocol, ProtocolError
 from fwd.proto.ike.payloads import (
@@ -24,7 +24,8 @@ from fwd.proto.ike.payloads import (
     notified,
     only,
 )
-from fwd.proto.ike.sa import IkeSa, State
+from fwd.proto.ike.sa import IkeSa
+from fwd.proto.ike.states import State, Use
 
 CHILDREN_MAX: Final = 1024  # of one IKE SA, whatever a peer asks for
 MEMBER_CHILDREN_MAX: Final = 16  # of one member, where the peer says whose a Child SA is
@@ -60,7 +61,7 @@ class CreateChild:
         if old is not None:
             if sa.children.get(old.spi_in) is not old or old.use is not Use.INSTALLED:
                 return None
-            old.use = Use.REKEYING
+            old.move(Use.REKEYING)
         receiver = sa.receiver_of(self.member)
         self._offer = Offer.make(sa.connection, sa.world, self.member, receiver, self._group, first=False)
         rekey = [_rekey_notify(old)] if old else []
@@ -94,16 +95,14 @@ class CreateChild:
     def _replace(self, sa: IkeSa, old: Child, child: Child, lowest: bytes, now: float) -> None:
         """Delete what is not needed any more: ours, when the peer's own exchange has won, else the old one."""
         rival = old.rival
-        if rival is not None and lowest < rival[1] and rival[0] in sa.children:
-            old.use = Use.REKEYED
-            sa.submit_first(DeleteChildren([child]), now)
-        elif sa.children.get(old.spi_in) is old:
-            old.use = Use.REKEYED
-            sa.submit_first(DeleteChildren([old]), now)
+        if old.use is Use.REKEYING:  # else the peer has deleted it meanwhile
+            old.move(Use.REKEYED)
+        lost = rival is not None and lowest < rival[1] and rival[0] in sa.children
+        sa.submit_first(DeleteChildren([child if lost else old]), now)
 
     def _again(self, sa: IkeSa, now: float, due: float) -> None:
         if self._old is not None and self._old.use is Use.REKEYING:
-            self._old.use = Use.INSTALLED
+            self._old.move(Use.INSTALLED)
         if due <= now:
             sa.submit_first(self, now)
         else:
@@ -120,7 +119,7 @@ class CreateChild:
             sa.world.tell(ChildRefused(sa.connection.name, self.member, error))
             return
         if old.use is Use.REKEYING:
-            old.use = Use.REKEYED if old.rival else Use.INSTALLED
+            old.move(Use.REKEYED if old.rival else Use.INSTALLED)
         if error == Notify.CHILD_SA_NOT_FOUND:
             sa.remove_child(old)
         elif old.rival is None and error != Notify.TEMPORARY_FAILURE:
@@ -149,7 +148,7 @@ class DeleteChildren:
         if not self._children or sa.state in (State.REKEYED, State.DELETING):
             return None
         for child in self._children:
-            child.use = Use.DELETING
+            child.move(Use.DELETING)
         return [Delete(Protocol.ESP, tuple(child.spi_in for child in self._children))]
 
     def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
@@ -186,9 +185,11 @@ class DeleteIke:
         self._error = error
 
     def start(self, sa: IkeSa, now: float) -> list[AnyPayload] | None:
-        if sa.state is State.DELETING:
+        if sa.state is State.CONNECTING:  # there is nothing yet that the peer could be told to delete
+            sa.die(self._error)
+        if sa.state in (State.DELETING, State.DEAD):
             return None
-        sa.state = State.DELETING
+        sa.move(State.DELETING)
         return [Delete(Protocol.IKE)]
 
     def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
@@ -225,7 +226,7 @@ def respond_child(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyP
     if old is not None:
         old.rival = child.spi_in, _lowest(only(request, Nonce).data, nonce)
         if old.use is Use.INSTALLED:
-            old.use = Use.REKEYED
+            old.move(Use.REKEYED)
     return reply
 
 

@@ -37,7 +37,8 @@ from fwd.proto.ike.payloads import (
     statuses,
 )
 from fwd.proto.ike.proposals import Proposal, choose, is_choice_of
-from fwd.proto.ike.sa import NO_SPI, IkeSa, Respond, State
+from fwd.proto.ike.sa import NO_SPI, IkeSa, Respond
+from fwd.proto.ike.states import State
 
 _RESTARTS_MAX: Final = 5
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from fwd.proto.ike.child import NONCE_BYTES, Use
+from fwd.proto.ike.child import NONCE_BYTES
 from fwd.proto.ike.crypto import DiffieHellman, IkeKeys, Suite
 from fwd.proto.ike.exchanges import RETRY_S, DeleteIke
 from fwd.proto.ike.numbers import SPI_BYTES, Exchange, Notify, Protocol, ProtocolError, TransformType, syntax
@@ -24,7 +24,8 @@ from fwd.proto.ike.payloads import (
     public_value,
 )
 from fwd.proto.ike.proposals import Proposal, choose, is_choice_of
-from fwd.proto.ike.sa import NO_SPI, IkeSa, State
+from fwd.proto.ike.sa import NO_SPI, IkeSa
+from fwd.proto.ike.states import State
 
 _REGROUPS_MAX: Final = 3
 Adopt = Callable[[IkeSa], None]
@@ -47,7 +48,7 @@ class RekeyIke:
     def start(self, sa: IkeSa, now: float) -> list[AnyPayload] | None:
         if sa.state is not State.ESTABLISHED:
             return None
-        sa.state = State.REKEYING
+        sa.move(State.REKEYING)
         random = sa.world.random
         self._spi, self._nonce = random(SPI_BYTES), random(NONCE_BYTES)
         self._proposals = tuple(
@@ -68,7 +69,8 @@ class RekeyIke:
         if wrong_group and self._regroups < _REGROUPS_MAX:
             self._regroups += 1
             self._group = int.from_bytes(wrong_group.data, "big")
-            self._back(sa)
+            if sa.state is State.REKEYING:
+                sa.move(State.ESTABLISHED)
             sa.submit_first(self, now)
             return
         if error_of(reply) is not None:
@@ -84,16 +86,12 @@ class RekeyIke:
         new.use_keys(IkeKeys.rekeyed(sa.keys, suite, secret, self._nonce, nr, spis[0] + spis[1]), suite)
         _settle(sa, new, min(self._nonce, nr), self._adopt, now)
 
-    def _back(self, sa: IkeSa) -> None:
-        if sa.state is State.REKEYING:
-            sa.state = State.ESTABLISHED
-
     def _failed(self, sa: IkeSa, now: float) -> None:
         """Not now: later, unless the peer's own request has made a successor meanwhile."""
-        if sa.rival is not None:
-            yield_to_rival(sa, now)
-        else:
-            self._back(sa)
+        yield_to_rival(sa, now)
+        if sa.state is State.REKEYING:
+            sa.rival = None  # if there was one, the peer has ended it
+            sa.move(State.ESTABLISHED)
             sa.submit_later(self, now + RETRY_S * (1 + sa.world.random(1)[0] / 256))
 
     def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
@@ -109,7 +107,7 @@ def _settle(sa: IkeSa, new: IkeSa, lowest: bytes, adopt: Adopt, now: float) -> N
         yield_to_rival(sa, now)
         new.submit_first(DeleteIke(), now)
         return
-    if rival is not None:
+    if rival is not None and rival[0].state in (State.ESTABLISHED, State.REKEYING):
         retire(rival[0], now)  # its maker deletes it, if it ever hears of it
     hand_over(sa, new, now)
     sa.submit_first(DeleteIke(), now)
@@ -117,13 +115,13 @@ def _settle(sa: IkeSa, new: IkeSa, lowest: bytes, adopt: Adopt, now: float) -> N
 
 def yield_to_rival(sa: IkeSa, now: float) -> None:
     """The peer's own exchange has won; it may have shown so before ours was answered."""
-    if sa.rival is not None and sa.state is State.REKEYING:
+    if sa.state is State.REKEYING and sa.rival is not None and sa.rival[0].state is not State.DEAD:
         hand_over(sa, sa.rival[0], now)
 
 
 def retire(sa: IkeSa, now: float) -> None:
     """It waits for the peer's Delete, and not for ever."""
-    sa.state = State.REKEYED
+    sa.move(State.REKEYED)
     sa.rekeyed_at = now
 
 
@@ -142,9 +140,6 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     while new.successor is not None:
         new = new.successor
     new.children, old.children = {**new.children, **old.children}, {}
-    for child in new.children.values():
-        if child.use is Use.REKEYING:
-            child.use = Use.INSTALLED
     for task in old.take_queue():
         if not isinstance(task, RekeyIke):
             new.submit(task, now)

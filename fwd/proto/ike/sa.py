@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Any, Final, Protocol
 
 from fwd.proto.ike.child import Child
@@ -30,6 +29,7 @@ from fwd.proto.ike.message import (
 )
 from fwd.proto.ike.numbers import SPI_BYTES, Exchange, Flag, Notify, ProtocolError
 from fwd.proto.ike.payloads import AnyPayload, notify_for
+from fwd.proto.ike.states import IKE_MOVES, State, Use, check_move
 
 RETRANSMIT_S: Final = 0.5
 RETRANSMIT_FACTOR: Final = 1.8
@@ -37,17 +37,6 @@ RETRANSMIT_MAX_S: Final = 10.0
 TRIES_MAX: Final = 7  # then the peer is dead: about 30 s after the first
 TRAFFIC_S: Final = 10.0  # a peer whose traffic came so lately is not given up
 NO_SPI: Final = bytes(SPI_BYTES)
-
-
-class State(Enum):
-    """Of an IKE SA."""
-
-    CONNECTING = auto()  # IKE_SA_INIT and IKE_AUTH
-    ESTABLISHED = auto()
-    REKEYING = auto()  # our request for its successor is under way
-    REKEYED = auto()  # its successor has taken over; it waits for its Delete
-    DELETING = auto()  # our Delete is under way
-    DEAD = auto()
 
 
 class Task(Protocol):
@@ -102,7 +91,7 @@ class IkeSa:
         self.local, self.remote = connection.local, remote
         self.initiator = initiator
         self.spi_i, self.spi_r = spis
-        self.state = State.CONNECTING
+        self._state = State.CONNECTING
         self.keys: IkeKeys | None = None
         self.suite: Suite | None = None
         self.children: dict[int, Child] = {}  # by our inbound SPI
@@ -136,6 +125,15 @@ class IkeSa:
     # -- what it is -------------------------------------------------------------------------------------------
 
     @property
+    def state(self) -> State:
+        return self._state
+
+    def move(self, to: State) -> None:
+        """Every change of state. Raises IllegalMoveError, and changes nothing, if it cannot follow (states.py)."""
+        check_move(IKE_MOVES, self._state, to)
+        self._state = to
+
+    @property
     def spi(self) -> bytes:
         """Our own, by which messages find it."""
         return self.spi_i if self.initiator else self.spi_r
@@ -160,7 +158,7 @@ class IkeSa:
 
     def establish(self, now: float) -> None:
         """The peer has proved who it is, or this SA comes of one that has."""
-        self.state = State.ESTABLISHED
+        self.move(State.ESTABLISHED)
         self.established_at = self.heard_at = now
 
     # -- requests ---------------------------------------------------------------------------------------------
@@ -344,6 +342,7 @@ class IkeSa:
 
     def remove_child(self, child: Child) -> None:
         if self.children.pop(child.spi_in, None) is not None:
+            child.move(Use.GONE)
             self.world.tell(ChildDown(self.connection.name, child.keys.member, child.spi_in))
 
     def child_by_peer(self, spi: int) -> Child | None:
@@ -357,7 +356,7 @@ class IkeSa:
         if self.state is State.DEAD:
             return
         self.error = error
-        self.state = State.DEAD
+        self.move(State.DEAD)
         self._request = None
         self.take_queue()
         for child in list(self.children.values()):

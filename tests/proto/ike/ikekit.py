@@ -16,7 +16,7 @@ from fwd.proto.ike.events import Address, ChildDown, ChildUp, Closed, Connection
 from fwd.proto.ike.numbers import Notify, Payload, Protocol
 from fwd.proto.ike.payloads import Notification
 from fwd.proto.ike.proposals import parse
-from fwd.proto.ike.sa import State
+from fwd.proto.ike.states import State
 
 NAME = "to-peer"
 A, B = ("192.0.2.1", 500), ("192.0.2.2", 500)

@@ -34,7 +34,7 @@ def trouble(net: Net, dice: random.Random) -> None:
 
 def command(net: Net, dice: random.Random) -> None:
     """One thing that one side wants, or both at once."""
-    what = dice.choice(["create", "rekey", "rekey", "rekey", "delete", "ike", "ike"])
+    what = dice.choice(["create", "create", "rekey", "rekey", "rekey", "rekey", "delete", "ike", "ike", "ike", "end"])
     sides = dice.choice([[net.a], [net.b], [net.a, net.b]])
     number = dice.randrange(10)
     pairs = sorted((up.child.inbound.spi, up.child.outbound.spi) for up in net.a.children().values())
@@ -45,6 +45,8 @@ def command(net: Net, dice: random.Random) -> None:
             endpoint.create_child(NAME, member, for_member(member), net.now)
         elif what == "ike":
             endpoint.rekey_ike(NAME, net.now)
+        elif what == "end":
+            endpoint.terminate(NAME, net.now)
         elif pairs:
             spi = pairs[number % len(pairs)][0 if side is net.a else 1]
             (endpoint.rekey_child if what == "rekey" else endpoint.delete_child)(NAME, spi, net.now)
