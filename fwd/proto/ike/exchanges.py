@@ -90,7 +90,7 @@ class CreateChild:
             return
         sa.add_child(child, old.spi_in if old else None)
         if old is not None:
-            self._replace(sa, old, child, _lowest(self._offer.nonce, only(reply, Nonce).data), now)
+            self._replace(sa, old, child, min(self._offer.nonce, only(reply, Nonce).data), now)
 
     def _replace(self, sa: IkeSa, old: Child, child: Child, lowest: bytes, now: float) -> None:
         """Delete what is not needed any more: ours, when the peer's own exchange has won, else the old one."""
@@ -204,10 +204,6 @@ def _rekey_notify(old: Child) -> Notification:
     return Notification(Notify.REKEY_SA, b"", Protocol.ESP, old.spi_in.to_bytes(ESP_SPI_BYTES, "big"))
 
 
-def _lowest(*nonces: bytes) -> bytes:
-    return min(nonces)
-
-
 # -- responder ----------------------------------------------------------------------------------------------------
 
 
@@ -224,7 +220,7 @@ def respond_child(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyP
     child = Child(keys)
     sa.add_child(child, old.spi_in if old else None)
     if old is not None:
-        old.rival = child.spi_in, _lowest(only(request, Nonce).data, nonce)
+        old.rival = child.spi_in, min(only(request, Nonce).data, nonce)
         if old.use is Use.INSTALLED:
             old.move(Use.REKEYED)
     return reply

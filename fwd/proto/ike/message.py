@@ -72,7 +72,7 @@ def encode_clear(header: Header, payloads: Sequence[AnyPayload]) -> bytes:
 
 def decode_clear(header: Header, data: bytes) -> list[AnyPayload]:
     """The payloads of a message that is not encrypted. Raises ProtocolError."""
-    return decode_chain(header.first_payload, memoryview(data)[HEADER_BYTES:])
+    return decode_chain(header.first_payload, data[HEADER_BYTES:])
 
 
 # -- encrypted ----------------------------------------------------------------------------------------------------
@@ -149,16 +149,11 @@ def open_message(header: Header, data: bytes, sealer: Sealer) -> Fragment | None
 
 def _find_sealed(header: Header, data: bytes) -> tuple[int, int]:
     """Which of SK and SKF ends the message, and where its body starts; what stands before it is not looked at."""
-    chain = split_chain(header.first_payload, memoryview(data)[HEADER_BYTES:])
+    chain = split_chain(header.first_payload, data[HEADER_BYTES:])
     if not chain or chain[-1][0] not in (Payload.SK, Payload.SKF):
         raise syntax("an encrypted payload is missing")
     kind, _, body = chain[-1]
     return kind, len(data) - len(body)
-
-
-def decode_plain(first: int, plain: bytes) -> list[AnyPayload]:
-    """The payloads within an opened message. Raises ProtocolError."""
-    return decode_chain(first, memoryview(plain))
 
 
 class Assembly:

@@ -57,12 +57,11 @@ class Protocol(IntEnum):
 
     NONE = 0
     IKE = 1
-    AH = 2
     ESP = 3
 
 
 class Notify(IntEnum):
-    """RFC 7296 §3.10.1: below 16384 an error, else a status."""
+    """RFC 7296 §3.10.1: below 16384 an error, all of which a log names, else a status, of which fwd knows these."""
 
     UNSUPPORTED_CRITICAL_PAYLOAD = 1
     INVALID_IKE_SPI = 4
@@ -84,15 +83,10 @@ class Notify(IntEnum):
     TS_MAX_QUEUE = 48  # RFC 9611
 
     INITIAL_CONTACT = 16384
-    SET_WINDOW_SIZE = 16385
-    ADDITIONAL_TS_POSSIBLE = 16386
     NAT_DETECTION_SOURCE_IP = 16388
     NAT_DETECTION_DESTINATION_IP = 16389
     COOKIE = 16390
-    USE_TRANSPORT_MODE = 16391
     REKEY_SA = 16393
-    ESP_TFC_PADDING_NOT_SUPPORTED = 16394
-    NON_FIRST_FRAGMENTS_ALSO = 16395
     FRAGMENTATION_SUPPORTED = 16430  # RFC 7383
     SIGNATURE_HASH_ALGORITHMS = 16431  # RFC 7427
     USE_AGGFRAG = 16442  # RFC 9347

@@ -270,12 +270,13 @@ def encode_chain(payloads: Sequence[AnyPayload]) -> tuple[int, bytes]:
     return kinds[0], b"".join(parts)
 
 
-def split_chain(first: int, data: memoryview) -> list[tuple[int, int, memoryview]]:
-    """(type, flags, body) of each payload in `data`, which they fill; `first` is the type of the first one.
+def split_chain(first: int, octets: bytes) -> list[tuple[int, int, memoryview]]:
+    """(type, flags, body) of each payload in `octets`, which they fill; `first` is the type of the first one.
 
     SK and SKF are the last of their message, and their own next-payload field belongs to what they hold.
     """
     found: list[tuple[int, int, memoryview]] = []
+    data = memoryview(octets)
     kind = first
     while kind != Payload.NONE:
         if len(found) == PAYLOADS_MAX:
@@ -295,10 +296,10 @@ def split_chain(first: int, data: memoryview) -> list[tuple[int, int, memoryview
     return found
 
 
-def decode_chain(first: int, data: memoryview) -> list[AnyPayload]:
-    """The payloads in `data` that fwd knows. Raises ProtocolError, for an unknown critical one, too."""
+def decode_chain(first: int, octets: bytes) -> list[AnyPayload]:
+    """The payloads in `octets` that fwd knows. Raises ProtocolError, for an unknown critical one, too."""
     found: list[AnyPayload] = []
-    for kind, flags, body in split_chain(first, data):
+    for kind, flags, body in split_chain(first, octets):
         decoder = _DECODERS.get(kind)  # type: ignore[call-overload]
         if decoder is not None:
             found.append(decoder(body, Payload(kind)))

@@ -22,13 +22,12 @@ from fwd.proto.ike.message import (
     Assembly,
     Fragment,
     Header,
-    decode_plain,
     encode_clear,
     open_message,
     seal_message,
 )
 from fwd.proto.ike.numbers import SPI_BYTES, Exchange, Flag, Notify, ProtocolError
-from fwd.proto.ike.payloads import AnyPayload, notify_for
+from fwd.proto.ike.payloads import AnyPayload, decode_chain, notify_for
 from fwd.proto.ike.states import IKE_MOVES, State, Use, check_move
 
 RETRANSMIT_S: Final = 0.5
@@ -270,7 +269,7 @@ class IkeSa:
         self._request = None
         self._next_id += 1
         try:
-            task.finish(self, decode_plain(first, plain), now)
+            task.finish(self, decode_chain(first, plain), now)
         except ProtocolError as error:
             task.refused(self, error, now)
         self._start_next(now)
@@ -300,7 +299,7 @@ class IkeSa:
     def _take_request(self, header: Header, first: int, plain: bytes, now: float) -> None:
         fatal = False
         try:
-            reply = self.respond(self, header.exchange, decode_plain(first, plain), now)
+            reply = self.respond(self, header.exchange, decode_chain(first, plain), now)
         except ProtocolError as error:
             reply = [notify_for(error)]
             fatal = error.notify in (Notify.INVALID_SYNTAX, Notify.AUTHENTICATION_FAILED)

@@ -17,7 +17,6 @@ from fwd.proto.ike.message import (
     Assembly,
     Header,
     decode_clear,
-    decode_plain,
     encode_clear,
     open_message,
     seal_message,
@@ -89,7 +88,7 @@ def test_every_sealed_message_opens_to_the_same(chain: list[p.AnyPayload], iv: i
         assert fragment is not None
         whole = assembly.add(fragment)
     assert whole is not None
-    assert decode_plain(*whole) == chain
+    assert p.decode_chain(*whole) == chain
 
 
 def test_a_fragment_that_comes_twice_or_of_another_cut_does_no_harm() -> None:
@@ -109,7 +108,7 @@ def test_a_fragment_that_comes_twice_or_of_another_cut_does_no_harm() -> None:
     assert assembly.add(large[1]) is None
     whole = assembly.add(small[-1])
     assert whole is not None
-    assert decode_plain(*whole) == chain
+    assert p.decode_chain(*whole) == chain
 
 
 def test_a_message_that_would_need_too_many_fragments_is_not_sent() -> None:
@@ -126,7 +125,7 @@ def test_a_message_that_would_need_too_many_fragments_is_not_sent() -> None:
 @given(st.integers(0, 255), st.binary(max_size=300))
 def test_any_payloads(first: int, data: bytes) -> None:
     with contextlib.suppress(ProtocolError):
-        decode_plain(first, data)
+        p.decode_chain(first, data)
 
 
 @settings(max_examples=500)
@@ -154,23 +153,23 @@ def test_any_plaintext_of_the_peer(plain: bytes) -> None:
     fragment = open_message(Header.decode(data), data, sealer)
     assert fragment is not None
     with contextlib.suppress(ProtocolError):
-        decode_plain(fragment.first_payload, fragment.plain)
+        p.decode_chain(fragment.first_payload, fragment.plain)
 
 
 def test_unknown_payloads_are_passed_over_unless_they_are_critical() -> None:
     """RFC 7296 §2.5."""
     unknown = struct.pack(">BBH", Payload.NONCE, 0, 8) + b"what"
     nonce = struct.pack(">BBH", 0, 0, 20) + bytes(16)
-    assert decode_plain(200, unknown + nonce) == [p.Nonce(bytes(16))]
+    assert p.decode_chain(200, unknown + nonce) == [p.Nonce(bytes(16))]
     with pytest.raises(ProtocolError) as refused:
-        decode_plain(200, b"\x28\x80" + unknown[2:] + nonce)
+        p.decode_chain(200, b"\x28\x80" + unknown[2:] + nonce)
     assert (refused.value.notify, refused.value.data) == (Notify.UNSUPPORTED_CRITICAL_PAYLOAD, b"\xc8")
 
 
 def test_a_flood_of_payloads_is_refused() -> None:
     data = (struct.pack(">BBH", Payload.VENDOR, 0, 4)) * 100
     with pytest.raises(ProtocolError, match="more than 64"):
-        decode_plain(Payload.VENDOR, data)
+        p.decode_chain(Payload.VENDOR, data)
 
 
 @pytest.mark.parametrize(
