@@ -2,89 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
 import pytest
+from certkit import DAY, KEYS, NOW, RSA, Ca, credentials, key_usage
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from ikekit import NAME, WALL, Net, connection
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from ikekit import NAME, Net, connection
 
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Certificates
 from fwd.proto.ike.events import Closed, Established
 from fwd.proto.ike.numbers import AuthMethod, Notify, Payload, ProtocolError
 from fwd.proto.ike.payloads import Authentication
-
-NOW = auth.time_of(WALL)
-DAY = datetime.timedelta(days=1)
-RSA = rsa.generate_private_key(65537, 2048)
-KEYS = {
-    "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),
-    "P-384": lambda: ec.generate_private_key(ec.SECP384R1()),
-    "RSA": lambda: RSA,
-    "Ed25519": ed25519.Ed25519PrivateKey.generate,
-}
-
-
-def hash_of(key: Any) -> Any:
-    return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
-
-
-class Ca:
-    """A certificate authority made for a test."""
-
-    def __init__(self, name: str = "fwd test CA", key: Any = None, parent: Ca | None = None) -> None:
-        self.key = key or KEYS["P-256"]()
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        signer = parent or self
-        self.certificate = (
-            _builder(self.name, signer.name, self.key)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.public_key()), critical=False)
-            .sign(signer.key, hash_of(signer.key))
-        )
-
-    def issue(self, name: str, key: Any, **changes: Any) -> x509.Certificate:
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = changes.get("names", [x509.DNSName(name)])
-        builder = _builder(subject, self.name, key, changes.get("start", NOW - DAY), changes.get("end", NOW + DAY))
-        builder = builder.add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
-        )
-        if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        if usage := changes.get("usage"):
-            builder = builder.add_extension(usage, critical=True)
-        if purposes := changes.get("purposes"):
-            builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
-        return builder.sign(self.key, hash_of(self.key))
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: Any, start: Any = NOW - 10 * DAY, end: Any = NOW + 10 * DAY
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
-        .serial_number(x509.random_serial_number()).not_valid_before(start).not_valid_after(end)
-    )  # fmt: skip
-
-
-def _usage(**on: bool) -> x509.KeyUsage:
-    fields = (
-        "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
-        "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
-    )  # fmt: skip
-    return x509.KeyUsage(**{name: on.get(name, False) for name in fields})
-
-
-def credentials(ca: Ca, name: str, kind: str = "P-256", trusts: Ca | None = None, **changes: Any) -> Certificates:
-    key = KEYS[kind]()
-    return Certificates(key, (ca.issue(name, key, **changes),), ((trusts or ca).certificate,))
 
 
 def meet(a: Certificates, b: Certificates, **changes: Any) -> Net:
@@ -114,7 +46,7 @@ def test_a_chain_with_a_ca_between() -> None:
 def test_key_usage_for_signatures_and_purposes_for_ike_are_fine() -> None:
     ca = Ca()
     mine = credentials(
-        ca, "a.example", usage=_usage(digital_signature=True),
+        ca, "a.example", usage=key_usage(digital_signature=True),
         purposes=[ExtendedKeyUsageOID.IPSEC_IKE, ExtendedKeyUsageOID.SERVER_AUTH],
     )  # fmt: skip
     assert meet(mine, credentials(ca, "b.example")).b.of(Established)
@@ -125,7 +57,7 @@ BAD = {
     "not yet valid": {"start": NOW + DAY / 2},
     "another name": {"names": [x509.DNSName("c.example")]},
     "a common name alone": {"names": []},
-    "not for signatures": {"usage": _usage(key_agreement=True)},
+    "not for signatures": {"usage": key_usage(key_agreement=True)},
 }
 
 

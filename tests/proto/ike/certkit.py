@@ -1,0 +1,82 @@
+"""Certificates of every kind of key, made for a test, and wrong in whatever way it wants."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import NameOID
+from ikekit import WALL
+
+from fwd.proto.ike import auth
+from fwd.proto.ike.auth import Certificates
+
+NOW = auth.time_of(WALL)
+DAY = datetime.timedelta(days=1)
+RSA = rsa.generate_private_key(65537, 2048)
+KEYS = {
+    "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "P-384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "RSA": lambda: RSA,
+    "Ed25519": ed25519.Ed25519PrivateKey.generate,
+}
+
+
+def hash_of(key: Any) -> Any:
+    return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+
+
+class Ca:
+    """A certificate authority made for a test that takes place at `now`."""
+
+    def __init__(self, name: str = "fwd test CA", key: Any = None, parent: Ca | None = None, now: Any = NOW) -> None:
+        self.key, self.now = key or KEYS["P-256"](), now
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        signer = parent or self
+        self.certificate = (
+            _builder(self.name, signer.name, self.key, now - 10 * DAY, now + 10 * DAY)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.public_key()), critical=False)
+            .sign(signer.key, hash_of(signer.key))
+        )
+
+    def issue(self, name: str, key: Any, **changes: Any) -> x509.Certificate:
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        names = changes.get("names", [x509.DNSName(name)])
+        start, end = changes.get("start", self.now - DAY), changes.get("end", self.now + DAY)
+        builder = _builder(subject, self.name, key, start, end)
+        builder = builder.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
+        )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        if usage := changes.get("usage"):
+            builder = builder.add_extension(usage, critical=True)
+        if purposes := changes.get("purposes"):
+            builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        return builder.sign(self.key, hash_of(self.key))
+
+
+def _builder(subject: x509.Name, issuer: x509.Name, key: Any, start: Any, end: Any) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
+        .serial_number(x509.random_serial_number()).not_valid_before(start).not_valid_after(end)
+    )  # fmt: skip
+
+
+def key_usage(**on: bool) -> x509.KeyUsage:
+    fields = (
+        "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+        "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
+    )  # fmt: skip
+    return x509.KeyUsage(**{name: on.get(name, False) for name in fields})
+
+
+def credentials(ca: Ca, name: str, kind: str = "P-256", trusts: Ca | None = None, **changes: Any) -> Certificates:
+    key = KEYS[kind]()
+    return Certificates(key, (ca.issue(name, key, **changes),), ((trusts or ca).certificate,))
