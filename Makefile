@@ -6,7 +6,7 @@ BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 PARTS := peers scale micro failover profile
-.PHONY: help setup demo lint test long interop bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean
+.PHONY: help setup demo lint test long interop ike-vectors bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -30,6 +30,9 @@ long: setup ## minutes of load: kills, soak (root)
 
 interop: setup ## fwd and strongSwan as each other's IPsec peers (root)
 	@fwd lab interop
+
+ike-vectors: setup ## record anew what tests/proto/ike replays: an exchange with strongSwan (root)
+	@python tests/proto/ike/record_strongswan.py
 
 bench: setup ## every part of the bench, plots, report, verdict; 45 minutes (root)
 	@fwd bench $(BENCH_ARGS)

@@ -39,7 +39,7 @@ _DAEMON = """charon {{
   }}
   filelog {{
     stderr {{
-      default = 1
+      {levels}
     }}
   }}
 }}
@@ -60,16 +60,25 @@ def require() -> None:
 
 
 class Charon:
-    """One daemon, ended with `stack`. `directory` is for its files; `options` are lines of its `charon` section."""
+    """One daemon, ended with `stack`. `directory` is for its files.
+
+    `options`: lines of its `charon` section; `levels`: what it logs, by group.
+    """
 
     def __init__(
-        self, stack: ExitStack, topology: Topology, host: str, directory: Path, options: Mapping[str, str] | None = None
+        self,
+        stack: ExitStack,
+        topology: Topology,
+        host: str,
+        directory: Path,
+        options: Mapping[str, str] | None = None,
+        levels: str = "default = 1",
     ) -> None:
         self._topology, self._host, self._directory = topology, host, directory
         self._vici, self.log_path = directory / f"{host}.vici", directory / f"{host}.log"
         conf = directory / f"{host}.conf"
         lines = "\n".join(f"  {key} = {value}" for key, value in (options or {}).items())
-        conf.write_text(_DAEMON.format(plugins=_PLUGINS, vici=self._vici, options=lines))
+        conf.write_text(_DAEMON.format(plugins=_PLUGINS, vici=self._vici, options=lines, levels=levels))
         # swanctl reads a strongswan.conf, too, and keys and certificates below SWANCTL_DIR: not the machine's.
         self._environment = {**os.environ, "STRONGSWAN_CONF": str(conf), "SWANCTL_DIR": str(directory)}
         argv = ["sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$@"', "sh", CHARON]
