@@ -8,6 +8,7 @@
 5. Count, publish
 
 Refused and counted: what is not ESP, an unknown SPI, what RFC 4303 §3.4 refuses, another payload than the peering's.
+Standard peers (payload esp) may send on a Child SA before keyd has their answer: a few such packets wait for it.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ _ESP_MIN = OVERHEAD_BYTES + TRAILER_BYTES
 _RECEIVES = 4  # that may wait to be opened together
 _ROW_MIN = 256  # no path is so narrow that full rows would be shorter
 _RESIZE_AFTER = 16  # authentic packets of another size in a row, before the rows are laid out for it
+_PARKED_MAX = 64  # packets of unknown SPIs that wait
+_PARKED_S = 0.1
 Address = tuple[str, int]
 # Plain integers: reading a member of an enum costs as much as the addition.
 _IN_ESP = MemberCounter.IN_ESP.value
@@ -97,6 +100,9 @@ class Inbound:
         self._short: list[tuple[int, int]] = []
         self._taken = self._taken_bytes = 0  # of the counters' units, and not counted yet
         self._other_size = self._other_count = 0
+        self._parked: list[tuple[bytes, int, Address]] = []  # packet, outer TOS octet, sender
+        self._parked_now = 0  # of those that were taken and are not counted yet
+        self._parked_until = 0.0
         self._lay_out(geometry.stride)
         self.sas: dict[int, Receiving] = {}
         self.heard_records = False  # set by records, cleared by the member: a path that carries them works
@@ -131,9 +137,15 @@ class Inbound:
                     self._delivery.record, self._counters, peering.reorder_packets, peering.reorder_ms / 1000, floor
                 )
                 self.sas[keys.spi] = Receiving(keys, peering.replay_window, floor, reassembler)
+        if self._parked:
+            self._unpark()
 
     def expire(self, now: float) -> None:
-        """Give up what has waited too long for its missing parts."""
+        """Give up what has waited too long for its missing parts, or for its SA."""
+        if self._parked and now >= self._parked_until:
+            self._counters[DropReason.UNKNOWN_SPI] += len(self._parked)
+            self._counters[_IN_ESP] += len(self._parked)
+            self._parked.clear()
         for sa in self.sas.values():
             sa.reassembler.expire(now)
         self._block.publish()
@@ -153,7 +165,7 @@ class Inbound:
         count = -(-length // size) if size else 1
         self._taken += count
         self._taken_bytes += length
-        self._link[_RX_TAKEN] = self._counters[_IN_ESP] + self._taken
+        self._link[_RX_TAKEN] = self._counters[_IN_ESP] + self._taken + len(self._parked) - self._parked_now
         if lost:
             self._counters[DropReason.SOCKET_OVERFLOW] = lost
         if address != self._address or tos != self._tos:
@@ -181,9 +193,9 @@ class Inbound:
         self._first = self._used = 0
         self._delivery.flush()
         counters = self._counters
-        counters[_IN_ESP] += self._taken
+        counters[_IN_ESP] += self._taken - self._parked_now
         counters[_IN_ESP_BYTES] += self._taken_bytes
-        self._taken = self._taken_bytes = 0
+        self._taken = self._taken_bytes = self._parked_now = 0
         self._asked = False
         self._block.publish()
         if self._other_count >= _RESIZE_AFTER and self._rows.owner is None:
@@ -204,8 +216,7 @@ class Inbound:
         short, self._short = self._short, []
         self._first = end
         if end - at == 1:
-            start = at * size
-            self._take_one(self._view[start : start + (short[0][1] if short else size)])
+            self._take_one(self._slot(at, short[0][1] if short else size))
             return
         spis = self._table.spi
         while at < end:
@@ -216,15 +227,19 @@ class Inbound:
             inside = [(i - at, length) for i, length in short if at <= i < stop]
             sa = self.sas.get(spi) or self._news(spi)
             if sa is None:
-                self._refuse_spi(spi, stop - at)
+                lengths = dict(inside)
+                self._without_sa(spi, [self._slot(at + i, lengths.get(i, size)) for i in range(stop - at)])
             elif stop - at > SCALAR_MAX:
                 self._open_run(sa, at, stop - at, inside)
             else:
                 lengths = dict(inside)
                 for i in range(stop - at):
-                    start = (at + i) * size
-                    self._take_one(self._view[start : start + lengths.get(i, size)])
+                    self._take_one(self._slot(at + i, lengths.get(i, size)))
             at = stop
+
+    def _slot(self, index: int, octets: int) -> memoryview:
+        start = index * self._packet_bytes
+        return self._view[start : start + octets]
 
     def _open_run(self, sa: Receiving, start: int, count: int, short: list[tuple[int, int]]) -> None:
         """`count` slots of one SA; those in `short` (index in the run, octets) are not full."""
@@ -285,7 +300,7 @@ class Inbound:
         spi = int.from_bytes(packet[:4], "big")
         sa = self.sas.get(spi) or self._news(spi)
         if sa is None:
-            self._refuse_spi(spi, 1)
+            self._without_sa(spi, [packet])
             return
         rows, octets = self._rows, length - OVERHEAD_BYTES
         if octets > rows.stride:
@@ -322,10 +337,33 @@ class Inbound:
         keepalive = len(packet) == 1 and packet[0] == 0xFF
         self._counters[DropReason.KEEPALIVE if keepalive else DropReason.NOT_ESP] += 1
 
-    def _refuse_spi(self, spi: int, count: int) -> None:
-        self._counters[DropReason.UNKNOWN_SPI if spi else DropReason.NOT_ESP] += count
-        if spi:
-            self.on_unknown(spi)
+    def _without_sa(self, spi: int, packets: Sequence[memoryview]) -> None:
+        """Packets of an SPI that is not installed."""
+        if not spi:
+            self._counters[DropReason.NOT_ESP] += len(packets)
+            return
+        self.on_unknown(spi)
+        if not self._parked:
+            self._parked_until = self._now + _PARKED_S
+        room = _PARKED_MAX - len(self._parked) if self._esp else 0
+        self._parked += [(bytes(packet), self._tos, self._address) for packet in packets[:room]]
+        self._parked_now += len(packets[:room])
+        self._counters[DropReason.UNKNOWN_SPI] += len(packets[room:])
+
+    def _unpark(self) -> None:
+        """SAs have come: open what waited for them."""
+        parked, self._parked = self._parked, []
+        tos, address = self._tos, self._address
+        for entry in parked:
+            packet, self._tos, self._address = entry
+            if int.from_bytes(packet[:4], "big") in self.sas:
+                self._take_one(memoryview(packet))
+                self._counters[_IN_ESP] += 1
+            else:
+                self._parked.append(entry)
+        self._tos, self._address = tos, address
+        self._delivery.flush()
+        self._block.publish()
 
     def _authentic(self, sa: Receiving, any_accepted: bool) -> bool:
         """After at least one packet authenticated: publish the window's top, and tell the member."""

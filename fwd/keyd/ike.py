@@ -111,6 +111,7 @@ class IkePeering:
         self._rejected_at = float("-inf")
         self._waited = 0
         self._heard_esp = 0
+        self.news = True  # `told` says something new
         self._keepalive_at = now
 
     # -- datagrams and time ---------------------------------------------------------------------------------------
@@ -209,6 +210,7 @@ class IkePeering:
 
     def _follow(self, now: float) -> None:
         while (event := self._endpoint.next_event()) is not None:
+            self.news = True
             match event:
                 case Established():
                     self._established(event, now)

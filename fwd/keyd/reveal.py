@@ -45,4 +45,4 @@ def ike_line(sa: IkeSa) -> str:
 def esp_line(keys: SaKeys) -> str:
     """SPI, key and salt, whatever the addresses."""
     secret = (keys.key + keys.salt).hex()
-    return f'uat:esp_sa:"IPv4","*","*","{keys.spi:#010x}","AES-GCM [RFC4106]","0x{secret}","NULL",""'
+    return f'uat:esp_sa:"IPv4","*","*","{keys.spi:#010x}","AES-GCM with 16 octet ICV [RFC4106]","0x{secret}","NULL",""'

@@ -109,8 +109,10 @@ class Service:
             for peering in self._negotiated:
                 peering.tick(now)
             self._send(now)
-            if now >= told_at:
+            if now >= told_at or any(peering.news for peering in self._negotiated):
                 told_at = now + TOLD_EVERY_S
+                for peering in self._negotiated:
+                    peering.news = False
                 gateway.ike.put(json.dumps({p.name: p.told(now) for p in self._negotiated}).encode())
 
         for peering in self._negotiated:

@@ -44,9 +44,63 @@ _DAEMON = """charon {{
   }}
 }}
 """
+_CONNECTION: Final = """connections {{
+  peer {{
+    version = 2
+    proposals = {ike}
+    local_addrs = {near}
+    remote_addrs = {far}
+    fragmentation = yes
+    local {{
+      auth = {auth}
+      id = {id}
+      {certs}
+    }}
+    remote {{
+      auth = {auth}
+      id = {peer_id}
+    }}
+    children {{
+      net {{
+        esp_proposals = {esp}
+        local_ts = {local_ts}
+        remote_ts = {remote_ts}
+      }}
+    }}
+  }}
+}}
+secrets {{
+  ike-peer {{
+    id-near = {id}
+    id-far = {peer_id}
+    secret = {secret}
+  }}
+}}
+"""
 _START_TIMEOUT_S = 10.0
 _POLL_S = 0.02
 _SWANCTL_TIMEOUT_S = 15.0
+
+
+def connection(
+    *,
+    near: str,
+    far: str,
+    id: str,
+    peer_id: str,
+    local_ts: str,
+    remote_ts: str,
+    secret: str,
+    ike: str,
+    esp: str,
+    auth: str = "psk",
+    certs: str = "",
+) -> str:
+    """A swanctl.conf with one connection, `peer`, and its Child SA, `net`."""
+    return _CONNECTION.format(
+        near=near, far=far, id=id, peer_id=peer_id, local_ts=local_ts, remote_ts=remote_ts, secret=secret,
+        ike=ike, esp=esp, auth=auth, certs=certs,
+    )  # fmt: skip
 
 
 def require() -> None:

@@ -1,4 +1,4 @@
-"""fwd and strongSwan as each other's IPsec peers: every scenario in a lab of its own, fwd on gw1, strongSwan on gw2.
+"""The scenarios of fwd and strongSwan as each other's IPsec peers, each in a lab of its own.
 
 `fwd lab interop` runs them all and writes one row a scenario: name, who began, whether it passed, figures. A scenario
 is a function that is given a `Meeting` and returns its figures; it fails by an exception, whose text is its reason.
@@ -6,240 +6,23 @@ is a function that is given a `Meeting` and returns its figures; it fails by an 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import secrets
+import re
 import signal
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fwd.agent.client import query
-from fwd.lab import certificates, tools, traffic
-from fwd.lab.charon import Charon
-from fwd.lab.topology import SUBNETS, LabError, Topology
+from fwd.lab import tools, traffic
+from fwd.lab.meeting import Failed, Figures, Meeting, Setting, hide, meeting
+from fwd.lab.topology import LabError
 
 SCHEMA: Final = 1
-Figures = dict[str, Any]
-Names = Mapping[str, str]
-NEAR, FAR = SUBNETS["gw1"][0], SUBNETS["gw2"][0]
-_WAIT_S = 8.0
-_POLL_S = 0.05
-_PING_EVERY_S = 0.01
-_CHILDREN = 3
-_NEVER: Final = (
-    "unknown_spi", "not_esp", "replayed", "too_old", "bad_icv", "bad_padding", "bad_next_header", "bad_record",
-    "selector_in", "sa_exhausted",
-)  # fmt: skip
-_STRONGSWAN: Final = """connections {{
-  peer {{
-    version = 2
-    proposals = {ike}
-    local_addrs = {near}
-    remote_addrs = {far}
-    fragmentation = yes
-    local {{
-      auth = {auth}
-      id = {id}
-      {certs}
-    }}
-    remote {{
-      auth = {auth}
-      id = {peer_id}
-    }}
-    children {{
-      net {{
-        esp_proposals = {esp}
-        local_ts = {local_ts}
-        remote_ts = {remote_ts}
-      }}
-    }}
-  }}
-}}
-secrets {{
-  ike-peer {{
-    id-near = {id}
-    id-far = {peer_id}
-    secret = {secret}
-  }}
-}}
-"""
-
-
-class Failed(Exception):
-    """A scenario did not go as it must."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How both are configured, where it is not as usual; `auth`: psk or certificates."""
-
-    initiator: str = "fwd"
-    auth: str = "psk"
-    fwd_peering: Names = field(default_factory=dict)  # TOML values by key
-    fwd_keys: Names = field(default_factory=dict)
-    strongswan: Names = field(default_factory=dict)  # fields of its connection
-    charon: Names = field(default_factory=dict)  # options of the daemon
-    certificate: str = ""  # what is wrong with fwd's: expired, foreign
-
-
-class Meeting:
-    """Both gateways, started; what a scenario asks of them."""
-
-    def __init__(self, topology: Topology, charon: Charon, control: Path, process: subprocess.Popen[Any], log: Path):
-        self.topology, self.charon = topology, charon
-        self._control, self.fwd, self._log = control, process, log
-
-    def fwd_log(self) -> str:
-        return self._log.read_text(errors="replace")
-
-    def member(self) -> dict[str, Any]:
-        """fwd's only member, as `fwd status --json` has it."""
-        found: dict[str, Any] = query(self._control)["peerings"][0]["members"][0]
-        return found
-
-    def drops(self) -> dict[str, int]:
-        """What should never happen; queues may be full."""
-        drops: dict[str, int] = query(self._control)["peerings"][0]["drops"]
-        return {name: drops[name] for name in _NEVER if drops[name]}
-
-    def sas(self) -> str:
-        """What strongSwan has."""
-        return self.charon.swanctl("--list-sas")
-
-    def ping(self, count: int = 3) -> bool:
-        argv = ["ping", "-n", "-c", str(count), "-i", "0.05", "-W", "1", self.topology.address("client2")]
-        return self.topology.run("client1", argv, check=False).returncode == 0
-
-    def _sends(self) -> bool:
-        try:
-            return self.member()["spi_out"] is not None
-        except OSError:  # its agent is not there yet
-            return False
-
-    def until(self, condition: Callable[[], object], what: str, seconds: float = _WAIT_S) -> None:
-        deadline_s = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline_s:
-                raise Failed(f"not within {seconds:g} s: {what}")
-            time.sleep(_POLL_S)
-
-    def carries(self) -> None:
-        """A ping passes, and not because nobody keeps it off the wire yet."""
-        self.until(self._sends, "fwd has an SA to send on")
-        self.until(lambda: self.ping(1), "a ping")
-        # strongSwan sends on its newest SA at once, even before its answer has come.
-        self.until(lambda: self.sas().count("INSTALLED") >= _CHILDREN, "spare Child SAs")
-
-    def both_ways(self) -> Figures:
-        """Pings and TCP in both directions."""
-        self.carries()
-        there = traffic.run(self.topology, streams=2, seconds=1)
-        back = traffic.run(self.topology, streams=2, seconds=1, reverse=True)
-        for name, result in (("there", there), ("back", back)):
-            if result.received_mbps < 1:
-                raise Failed(f"TCP {name}: {result.received_mbps:.1f} Mbit/s")
-        if self.drops():
-            raise Failed(f"dropped: {self.drops()}")
-        return {"there_mbps": round(there.received_mbps), "back_mbps": round(back.received_mbps)}
-
-    @contextlib.contextmanager
-    def pinging(self) -> Iterator[Figures]:
-        """Pings every 10 ms while the block runs; none may be lost. Fills in how many there were."""
-        figures: Figures = {}
-        argv = ["ping", "-n", "-q", "-i", str(_PING_EVERY_S), self.topology.address("client2")]
-        process = self.topology.popen("client1", argv, stdout=subprocess.PIPE, text=True)
-        with tools.ended(process):
-            yield figures
-            time.sleep(0.2)
-            process.send_signal(signal.SIGINT)
-            summary = next(line for line in process.communicate()[0].splitlines() if "transmitted" in line).split()
-        sent, got = int(summary[0]), int(summary[3])
-        figures |= {"pings": sent, "lost": sent - got}
-        # The last one may still be under way.
-        if sent - got > 1 or self.drops():
-            raise Failed(f"{sent - got} of {sent} pings lost; dropped: {self.drops()}")
-
-
-@contextlib.contextmanager
-def meeting(setting: Setting) -> Iterator[Meeting]:
-    """A lab with both, the initiator told to begin; gone when the block ends."""
-    topology = Topology("interop")
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fwd-interop-")))
-        topology.down()
-        stack.callback(topology.down)
-        topology.up()
-        secret = secrets.token_hex(32)
-        if setting.auth != "psk":
-            certificates.make(directory, setting.certificate)
-        charon = Charon(stack, topology, "gw2", directory, setting.charon)
-        charon.load(_strongswan(topology, setting, secret))
-        control, log = directory / "gw1.sock", directory / "gw1-fwd.log"
-        config = _fwd(topology, setting, secret, directory, control)
-        with log.open("wb") as output:
-            argv = [sys.executable, "-P", "-m", "fwd", "demux", "--config", str(config)]
-            process = stack.enter_context(tools.ended(topology.popen("gw1", argv, stdout=output, stderr=output)))
-        found = Meeting(topology, charon, control, process, log)
-        found.until(control.is_socket, "fwd's control socket")
-        if setting.initiator == "strongSwan":
-            time.sleep(0.3)
-            charon.swanctl("--initiate", "--child", "net", "--timeout", "5", check=False)
-        try:
-            yield found
-        finally:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-
-
-def _strongswan(topology: Topology, setting: Setting, secret: str) -> str:
-    return _STRONGSWAN.format(**{
-        "ike": "aes256gcm16-prfsha384-x25519-ecp384-ecp256", "esp": "aes256gcm16-x25519-ecp384-ecp256",
-        "near": topology.outer("gw2"), "far": topology.outer("gw1"),
-        "auth": "psk" if setting.auth == "psk" else "pubkey",
-        "certs": "" if setting.auth == "psk" else "certs = gw2.pem",
-        "id": "gw2.example", "peer_id": "gw1.example", "local_ts": FAR, "remote_ts": NEAR, "secret": secret,
-        **setting.strongswan,
-    })  # fmt: skip
-
-
-def _fwd(topology: Topology, setting: Setting, secret: str, directory: Path, control: Path) -> Path:
-    peering = {
-        "name": '"strongswan"', "local_addrs": f'"{topology.outer("gw1")}"',
-        "remote_addrs": f'"{topology.outer("gw2")}"', "local_ts": f'["{NEAR}"]', "remote_ts": f'["{FAR}"]',
-        "members": "1", "payload": '"esp"', "shared_port": "true", **setting.fwd_peering,
-    }  # fmt: skip
-    keys = {
-        "local_id": '"gw1.example"', "remote_id": '"gw2.example"',
-        "start_action": '"start"' if setting.initiator == "fwd" else '"none"',
-    }  # fmt: skip
-    if setting.auth == "psk":
-        path = directory / "gw1.psk"
-        path.write_text(secret)
-        keys |= {"source": '"psk"', "secret": f'"{path}"'}
-        path.chmod(0o600)
-    else:
-        keys |= {"source": '"cert"', "certificate": f'"{directory}/gw1.pem"', "key": f'"{directory}/gw1.key"',
-                 "authorities": f'"{directory}/x509ca/ca.pem"'}  # fmt: skip
-    tables = {
-        "[gateway]": {"control": f'"{control}"'},
-        "[[peering]]": peering,
-        "[peering.keys]": {**keys, **setting.fwd_keys},
-    }
-    text = "\n".join(
-        "\n".join([head, *(f"{key} = {value}" for key, value in table.items())]) for head, table in tables.items()
-    )
-    config = directory / "gw1.toml"
-    config.write_text(text + "\n")
-    return config
+_MEMBERS: Final = 4
 
 
 # -- scenarios ----------------------------------------------------------------------------------------------------
@@ -348,6 +131,89 @@ def _fragmented(m: Meeting) -> Figures:
     return figures
 
 
+def _many_members(m: Meeting) -> Figures:
+    """All of fwd's members send; whatever strongSwan sends comes on one SA, and so to one of them."""
+    m.carries()
+    m.until(lambda: m.sas().count("INSTALLED") >= 3 * _MEMBERS, "a Child SA and two spares for each member")
+    with m.pinging() as figures:
+        time.sleep(2.0)
+    there = traffic.run(m.topology, streams=8, seconds=2)
+    back = traffic.run(m.topology, streams=8, seconds=2, reverse=True)
+    if m.drops():
+        raise Failed(f"dropped: {m.drops()}")
+    members = m.peering()["members"]
+    sent, heard = ([one[way]["esp_packets"] for one in members] for way in ("out", "in"))
+    if min(sent) == 0 or heard[0] == 0 or any(heard[1:]) or any(one["path"] != "up" for one in members):
+        raise Failed(f"ESP packets sent by the members {sent}, received {heard}")
+    return figures | {"there_mbps": round(there.received_mbps), "back_mbps": round(back.received_mbps), "sent": sent}
+
+
+def _behind_nat(m: Meeting) -> Figures:
+    """One of the two is hidden behind a router, which gives it another port when it has forgotten it."""
+    figures = m.both_ways()
+    before = m.peering()["ike_sas"][0]
+    if m.hidden == "fwd":
+        if not before["behind_nat"]:
+            raise Failed("fwd does not see that a NAT is before it")
+        return figures
+    hide(m.topology, m.hidden, "40000-50000")
+    m.until(lambda: m.ping(2, back=True), "pings from behind the NAT")
+    m.until(lambda: m.ping(2), "pings to where they came from")
+    moved = m.member()["peer"]
+    if not re.search(r":4\d{4}$", moved):
+        raise Failed(f"the peer is still thought to be at {moved}")
+    return figures | {"was": before["remote"], "is": moved}
+
+
+def _cookies(m: Meeting) -> Figures:
+    """The responder has so many half-open IKE SAs that it asks for a cookie first."""
+    figures = m.both_ways()
+    if "N(COOKIE)" not in m.charon.log():
+        raise Failed("nobody asked for a cookie")
+    return figures
+
+
+def _on_command(m: Meeting) -> Figures:
+    """fwd rekey, terminate, initiate."""
+    m.carries()
+    with m.pinging() as figures:
+        said = m.fwd_command("rekey", "strongswan")
+    m.fwd_command("terminate", "strongswan")
+    m.until(lambda: "ESTABLISHED" not in m.sas(), "strongSwan has no IKE SA")
+    time.sleep(1.5)
+    if "ESTABLISHED" in m.sas():
+        raise Failed("fwd has begun again by itself")
+    m.fwd_command("initiate", "strongswan")
+    m.carries()
+    return figures | {"said": said}
+
+
+def _decoded(m: Meeting) -> Figures:
+    """tshark reads IKE and ESP with the keys that fwd has saved."""
+    m.carries()
+    capture = m.directory / "wan.pcap"
+    argv = ["tshark", "-q", "-i", "wan", "-f", "udp", "-w", str(capture)]
+    with tools.ended(m.topology.popen("gw1", argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)) as process:
+        m.until(capture.exists, "tshark's capture")
+        m.fwd_command("rekey", "strongswan")
+        m.ping(5)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        process.wait(10)
+    mode = m.key_file.stat().st_mode & 0o777
+    if mode != 0o600:
+        raise Failed(f"the file of keys has mode {mode:o}")
+    keys = [word for line in m.key_file.read_text().splitlines() for word in ("-o", line)]
+    reading = ["tshark", "-r", str(capture), "-o", "esp.enable_encryption_decode:TRUE", *keys, "-Y"]
+    found = {
+        name: len(m.topology.run("gw1", [*reading, shown]).stdout.splitlines())
+        for name, shown in (("pings", "icmp && esp"), ("rekeyings", "isakmp.exchangetype == 36 && isakmp.nonce"))
+    }
+    if found["pings"] < 10 or found["rekeyings"] < 4:
+        raise Failed(f"tshark reads {found}")
+    return found
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One row: a name, how the two are set up, what must happen."""
@@ -374,6 +240,9 @@ def scenarios() -> list[Scenario]:
                                if who == "fwd" else '["aes256gcm16-prfsha256-ecp256"]'},
                 strongswan={"ike": "aes256gcm16-prfsha256-ecp256" if who == "fwd"
                             else "aes256gcm16-prfsha256-x25519-ecp256"}), _carries),
+            Scenario("cookies", Setting(who, half_open=20, charon={"block_threshold": "50"}), _cookies),
+            Scenario("behind a NAT", Setting(who, nat=who), _behind_nat),
+            Scenario("four members", Setting(who, fwd_peering={"members": str(_MEMBERS)}), _many_members),
             Scenario("fragmentation", Setting(who, "certificates", charon=small), _fragmented),
             Scenario("wrong pre-shared key", Setting(who, strongswan={"secret": "another"}),
                      _refused("AUTHENTICATION_FAILED" if who == "fwd" else "another one")),
@@ -394,6 +263,8 @@ def scenarios() -> list[Scenario]:
         Scenario(
             "IKE SA rekeyed by strongSwan", Setting("strongSwan"), lambda m: _ike_rekeyed(m, "--rekey", "--ike", "peer")
         ),
+        Scenario("fwd rekeys, terminates, initiates on command", Setting(), _on_command),
+        Scenario("tshark with saved keys", Setting(save_keys=True), _decoded),
         Scenario("narrowed selectors", Setting(strongswan={"local_ts": "10.2.0.0/28"}), _narrowed),
         Scenario("strongSwan deletes the IKE SA", Setting(), _strongswan_deletes),
         Scenario("fwd ends", Setting(), _fwd_ends),

@@ -284,6 +284,11 @@ class Gateway:
         while self.wires[index].inbox:
             self.members[index]._receive()
 
+    def expire(self) -> None:
+        """Time passes, and whatever waits is given up."""
+        for member in self.members:
+            member.inbound.expire(float("inf"))
+
     def delivered(self) -> list[bytes]:
         """Records that came out of the TUN device since the last call."""
         self._drain()

@@ -114,6 +114,7 @@ def test_noise_between_bursts_is_counted_and_costs_nothing_else(name: str, paylo
         noise = len(arriving) - len(groups)
         r.b.arrive_only(0, arriving)
         assert [identity_of(d) for d in r.b.delivered()] == list(range(12))
+        r.b.expire()
         assert r.b.dropped(reason) == noise > 0
         r.b.check_books()
 

@@ -18,39 +18,6 @@ from fwd.lab import charon
 from fwd.lab.charon import Charon
 from fwd.lab.topology import GATEWAYS, Topology
 
-_CONNECTION = """connections {{
-  peer {{
-    version = 2
-    encap = yes
-    proposals = aes256gcm16-prfsha256-x25519
-    local_addrs = {near}
-    remote_addrs = {far}
-    local {{
-      auth = psk
-      id = {host}
-    }}
-    remote {{
-      auth = psk
-      id = {far_host}
-    }}
-    children {{
-      net {{
-        esp_proposals = aes256gcm16-x25519
-        local_ts = {near_subnet}
-        remote_ts = {far_subnet}
-      }}
-    }}
-  }}
-}}
-secrets {{
-  ike-peer {{
-    id-near = {host}
-    id-far = {far_host}
-    secret = {secret}
-  }}
-}}
-"""
-
 
 def peer() -> Peer:
     charon.require()
@@ -67,9 +34,10 @@ def tunnel(topology: Topology) -> Iterator[None]:
         ends = {host: Charon(stack, topology, host, directory) for host in GATEWAYS}
         for host, end in ends.items():
             far = FAR[host]
-            end.load(_CONNECTION.format(
-                near=topology.outer(host), far=topology.outer(far), host=host, far_host=far,
-                near_subnet=SUBNET[host], far_subnet=SUBNET[far], secret=secret,
+            end.load(charon.connection(
+                near=topology.outer(host), far=topology.outer(far), id=host, peer_id=far,
+                local_ts=SUBNET[host], remote_ts=SUBNET[far], secret=secret,
+                ike="aes256gcm16-prfsha256-x25519", esp="aes256gcm16-x25519",
             ))  # fmt: skip
         ends["gw1"].swanctl("--initiate", "--child", "net", "--timeout", "10")
         wait_reachable(topology, [Daemon(host, end.process, end.log_path) for host, end in ends.items()], "strongswan")

@@ -1,0 +1,269 @@
+"""fwd on gw1 and strongSwan on gw2 of a lab of their own, as each other's IPsec peers, and what one asks of them.
+
+`meeting(setting)` brings both up, tells the initiator to begin, and is gone when its block ends. Refuses: programs that
+are missing or do not start (`LabError`). What does not go as it must is `Failed`, with its reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from fwd.agent.client import query
+from fwd.lab import certificates, tools, traffic
+from fwd.lab.charon import Charon, connection
+from fwd.lab.topology import SUBNETS, LabError, Topology
+
+Figures = dict[str, Any]
+Names = Mapping[str, str]
+NEAR, FAR = SUBNETS["gw1"][0], SUBNETS["gw2"][0]
+_WAIT_S = 8.0
+_POLL_S = 0.05
+_PING_EVERY_S = 0.01
+_CONTROL, _KEYS = "gw1.sock", "gw1.keys"
+_NEVER: Final = (
+    "unknown_spi", "not_esp", "replayed", "too_old", "bad_icv", "bad_padding", "bad_next_header", "bad_record",
+    "selector_in", "sa_exhausted",
+)  # fmt: skip
+
+
+class Failed(Exception):
+    """A scenario did not go as it must."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How both are configured, where it is not as usual; `auth`: psk or certificates."""
+
+    initiator: str = "fwd"
+    auth: str = "psk"
+    fwd_peering: Names = field(default_factory=dict)  # TOML values by key
+    fwd_keys: Names = field(default_factory=dict)
+    strongswan: Names = field(default_factory=dict)  # fields of its connection
+    charon: Names = field(default_factory=dict)  # options of the daemon
+    certificate: str = ""  # what is wrong with fwd's: expired, foreign
+    nat: str = ""  # whom a router in between hides behind its own address: fwd, strongSwan
+    half_open: int = 0  # attempts of others that the responder has to do with when the initiator begins
+    save_keys: bool = False
+
+
+class Meeting:
+    """Both gateways, started; what a scenario asks of them."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        charon: Charon,
+        directory: Path,
+        process: subprocess.Popen[Any],
+        log: Path,
+        hidden: str,
+    ) -> None:
+        self.topology, self.charon, self.directory = topology, charon, directory
+        self.hidden = hidden  # who is behind a NAT
+        self._control, self.fwd, self._log = directory / _CONTROL, process, log
+        self.key_file = directory / _KEYS
+
+    def fwd_log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def peering(self) -> dict[str, Any]:
+        """fwd's only peering, as `fwd status --json` has it."""
+        found: dict[str, Any] = query(self._control)["peerings"][0]
+        return found
+
+    def member(self) -> dict[str, Any]:
+        """Its first member."""
+        found: dict[str, Any] = self.peering()["members"][0]
+        return found
+
+    def fwd_command(self, *words: str) -> str:
+        """A command of fwd's, such as rekey; what it prints. Raises LabError when it fails."""
+        argv = [sys.executable, "-P", "-m", "fwd", *words, "--control", str(self._control)]
+        done = self.topology.run("gw1", argv, check=False)
+        if done.returncode:
+            raise LabError(f"fwd {words[0]}: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    def drops(self) -> dict[str, int]:
+        """What should never happen; queues may be full."""
+        drops: dict[str, int] = self.peering()["drops"]
+        return {name: drops[name] for name in _NEVER if drops[name]}
+
+    def sas(self) -> str:
+        """What strongSwan has."""
+        return self.charon.swanctl("--list-sas")
+
+    def ping(self, count: int = 3, *, back: bool = False) -> bool:
+        """From fwd's client to strongSwan's, or `back`."""
+        here, there = ("client2", "client1") if back else ("client1", "client2")
+        argv = ["ping", "-n", "-c", str(count), "-i", "0.05", "-W", "1", self.topology.address(there)]
+        return self.topology.run(here, argv, check=False).returncode == 0
+
+    def _sends(self) -> bool:
+        try:
+            return all(member["spi_out"] is not None for member in self.peering()["members"])
+        except OSError:  # its agent is not there yet
+            return False
+
+    def until(self, condition: Callable[[], object], what: str, seconds: float = _WAIT_S) -> None:
+        deadline_s = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline_s:
+                raise Failed(f"not within {seconds:g} s: {what}")
+            time.sleep(_POLL_S)
+
+    def carries(self) -> None:
+        """A ping passes, and not because nobody keeps it off the wire yet."""
+        self.until(self._sends, "fwd has an SA to send on")
+        self.until(lambda: self.ping(1), "a ping")
+
+    def both_ways(self) -> Figures:
+        """Pings and TCP in both directions."""
+        self.carries()
+        there = traffic.run(self.topology, streams=2, seconds=1)
+        back = traffic.run(self.topology, streams=2, seconds=1, reverse=True)
+        for name, result in (("there", there), ("back", back)):
+            if result.received_mbps < 1:
+                raise Failed(f"TCP {name}: {result.received_mbps:.1f} Mbit/s")
+        if self.drops():
+            raise Failed(f"dropped: {self.drops()}")
+        return {"there_mbps": round(there.received_mbps), "back_mbps": round(back.received_mbps)}
+
+    @contextlib.contextmanager
+    def pinging(self) -> Iterator[Figures]:
+        """Pings every 10 ms while the block runs; none may be lost. Fills in how many there were."""
+        figures: Figures = {}
+        argv = ["ping", "-n", "-q", "-i", str(_PING_EVERY_S), self.topology.address("client2")]
+        process = self.topology.popen("client1", argv, stdout=subprocess.PIPE, text=True)
+        with tools.ended(process):
+            yield figures
+            time.sleep(0.2)
+            process.send_signal(signal.SIGINT)
+            summary = next(line for line in process.communicate()[0].splitlines() if "transmitted" in line).split()
+        sent, got = int(summary[0]), int(summary[3])
+        figures |= {"pings": sent, "lost": sent - got}
+        # The last one may still be under way.
+        if sent - got > 1 or self.drops():
+            raise Failed(f"{sent - got} of {sent} pings lost; dropped: {self.drops()}")
+
+
+@contextlib.contextmanager
+def meeting(setting: Setting) -> Iterator[Meeting]:
+    """A lab with both, the initiator told to begin; gone when the block ends."""
+    topology = Topology("interop", router=bool(setting.nat))
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fwd-interop-")))
+        topology.down()
+        stack.callback(topology.down)
+        topology.up()
+        if setting.nat:
+            hide(topology, setting.nat)
+        secret = secrets.token_hex(32)
+        if setting.auth != "psk":
+            certificates.make(directory, setting.certificate)
+        charon = Charon(stack, topology, "gw2", directory, setting.charon)
+        charon.load(_strongswan(topology, setting, secret))
+        if setting.half_open and setting.initiator == "fwd":
+            crowd(topology, "gw1", "gw2", setting.half_open)
+        log = directory / "gw1-fwd.log"
+        config = _fwd(topology, setting, secret, directory)
+        with log.open("wb") as output:
+            argv = [sys.executable, "-P", "-m", "fwd", "demux", "--config", str(config)]
+            argv += ["--save-keys", str(directory / _KEYS)] if setting.save_keys else []
+            process = stack.enter_context(tools.ended(topology.popen("gw1", argv, stdout=output, stderr=output)))
+        found = Meeting(topology, charon, directory, process, log, setting.nat)
+        found.until((directory / _CONTROL).is_socket, "fwd's control socket")
+        if setting.initiator == "strongSwan":
+            time.sleep(0.3)
+            if setting.half_open:
+                crowd(topology, "gw2", "gw1", setting.half_open)
+            charon.swanctl("--initiate", "--child", "net", "--timeout", "5", check=False)
+        try:
+            yield found
+        finally:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+
+
+def crowd(topology: Topology, host: str, to: str, count: int) -> None:
+    """Attempts from a host's address to begin IKE, that nobody goes on with."""
+    argv = [sys.executable, "-P", "-m", "fwd.lab.half_open", "--to", topology.outer(to), "--count", str(count)]
+    topology.run(host, [*argv, "--sources", topology.outer(host)])
+
+
+def hide(topology: Topology, who: str, ports: str = "20000-30000") -> None:
+    """The router translates whatever comes from one of the two to its own address and other ports; what it had
+    translated before it forgets.
+    """
+    rules = f"""flush ruleset
+        table ip lab {{
+          chain hide {{
+            type nat hook postrouting priority srcnat;
+            oifname "{"wan2" if who == "fwd" else "wan1"}" meta l4proto udp masquerade to :{ports}
+          }}
+        }}
+        """
+    topology.run("router", ["nft", "-f", "-"], input=rules)
+    forget = "from pyroute2 import NFCTSocket; NFCTSocket().flush()"
+    topology.run("router", [sys.executable, "-P", "-c", forget])
+
+
+def _seen(topology: Topology, setting: Setting, host: str) -> str:
+    """Where the far side sees a host."""
+    if setting.nat == {"gw1": "fwd", "gw2": "strongSwan"}[host]:
+        return topology.address("router", "wan2" if host == "gw1" else "wan1")
+    return topology.outer(host)
+
+
+def _strongswan(topology: Topology, setting: Setting, secret: str) -> str:
+    return connection(**{
+        "ike": "aes256gcm16-prfsha384-x25519-ecp384-ecp256", "esp": "aes256gcm16-x25519-ecp384-ecp256",
+        "near": topology.outer("gw2"), "far": _seen(topology, setting, "gw1"),
+        "auth": "psk" if setting.auth == "psk" else "pubkey",
+        "certs": "" if setting.auth == "psk" else "certs = gw2.pem",
+        "id": "gw2.example", "peer_id": "gw1.example", "local_ts": FAR, "remote_ts": NEAR, "secret": secret,
+        **setting.strongswan,
+    })  # fmt: skip
+
+
+def _fwd(topology: Topology, setting: Setting, secret: str, directory: Path) -> Path:
+    peering = {
+        "name": '"strongswan"', "local_addrs": f'"{topology.outer("gw1")}"',
+        "remote_addrs": f'"{_seen(topology, setting, "gw2")}"', "local_ts": f'["{NEAR}"]', "remote_ts": f'["{FAR}"]',
+        "members": "1", "payload": '"esp"', "shared_port": "true", **setting.fwd_peering,
+    }  # fmt: skip
+    keys = {
+        "local_id": '"gw1.example"', "remote_id": '"gw2.example"',
+        "start_action": '"start"' if setting.initiator == "fwd" else '"none"',
+    }  # fmt: skip
+    if setting.auth == "psk":
+        path = directory / "gw1.psk"
+        path.write_text(secret)
+        keys |= {"source": '"psk"', "secret": f'"{path}"'}
+        path.chmod(0o600)
+    else:
+        keys |= {"source": '"cert"', "certificate": f'"{directory}/gw1.pem"', "key": f'"{directory}/gw1.key"',
+                 "authorities": f'"{directory}/x509ca/ca.pem"'}  # fmt: skip
+    tables = {
+        "[gateway]": {"control": f'"{directory / _CONTROL}"'},
+        "[[peering]]": peering,
+        "[peering.keys]": {**keys, **setting.fwd_keys},
+    }
+    text = "\n".join(
+        "\n".join([head, *(f"{key} = {value}" for key, value in table.items())]) for head, table in tables.items()
+    )
+    config = directory / "gw1.toml"
+    config.write_text(text + "\n")
+    return config
