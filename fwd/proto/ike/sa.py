@@ -234,6 +234,8 @@ class IkeSa:
                 return
         elif header.message_id not in (self._expected_id, self._expected_id - 1):
             return
+        elif self.initiator and self.state is State.CONNECTING:
+            return  # the peer has yet to prove who it is, and asks again
         try:
             fragment = open_message(header, data, self._in)
         except ProtocolError:

@@ -1,0 +1,28 @@
+"""Demands of RFC 7296 that no other test keeps, by section; docs/ledger.md names them."""
+
+from __future__ import annotations
+
+from ikekit import NAME, Net, for_member
+
+from fwd.proto.ike.message import Header
+from fwd.proto.ike.numbers import Exchange
+
+
+def is_answer(data: bytes, exchange: Exchange) -> bool:
+    header = Header.decode(data)
+    return header.is_response and header.exchange == exchange
+
+
+# -- §1 and §2.1 to §2.4: the order of exchanges, retransmission, windows -----------------------------------------
+
+
+def test_a_request_is_not_answered_before_the_peer_has_proved_who_it_is() -> None:
+    """§1: the peer is established already and asks for something, but its answer to IKE_AUTH is late."""
+    net = Net()
+    net.judge = lambda datagram: [0.3 if is_answer(datagram.data, Exchange.IKE_AUTH) else 0.01]
+    net.a.endpoint.initiate(NAME, net.now)
+    net.run(0.2)
+    net.b.endpoint.create_child(NAME, 1, for_member(1), net.now)
+    net.run(3)
+    assert sorted(up.child.member for up in net.a.children().values()) == [0, 1]
+    net.check_agreement()
