@@ -245,7 +245,7 @@ class IkeSa:
         self.heard_at = now
         if not header.is_response and header.message_id == self._expected_id - 1:
             if fragment.number == 1:
-                self._send(self._answer)
+                self._send(self._answer, path)
             return
         whole = self._assemble(header, fragment)
         if whole is None:
@@ -377,6 +377,7 @@ class IkeSa:
         self._iv += len(datagrams)
         return datagrams
 
-    def _send(self, datagrams: Sequence[bytes]) -> None:
+    def _send(self, datagrams: Sequence[bytes], path: tuple[Address, Address] | None = None) -> None:
+        local, remote = path or (self.local, self.remote)
         for data in datagrams:
-            self.world.send(Datagram(data, self.local, self.remote))
+            self.world.send(Datagram(data, local, remote))

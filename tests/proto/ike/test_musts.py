@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ikekit import NAME, Net, for_member
+from ikekit import NAME, A, B, Net, for_member
 
 from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import Exchange
@@ -26,3 +26,18 @@ def test_a_request_is_not_answered_before_the_peer_has_proved_who_it_is() -> Non
     net.run(3)
     assert sorted(up.child.member for up in net.a.children().values()) == [0, 1]
     net.check_agreement()
+
+
+def test_a_retransmission_is_answered_to_where_it_came_from() -> None:
+    """§2.11: also when the first answer went elsewhere; and the answer is the same, and nothing is done twice (§2.1)."""
+    net = Net().connect()
+    net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)
+    (request,) = net.a.endpoint.datagrams_to_send()
+    answers = []
+    for port in (500, 500, 4321):
+        net.b.endpoint.receive(request.data, B, (A[0], port), net.now)
+        answers += net.b.endpoint.datagrams_to_send()
+    assert [answer.remote[1] for answer in answers] == [500, 500, 4321]
+    assert len({answer.data for answer in answers}) == 1
+    net.run(1)
+    assert len(net.b.children()) == 2
