@@ -36,6 +36,7 @@ RETRANSMIT_MAX_S: Final = 10.0
 TRIES_MAX: Final = 7  # then the peer is dead: about 30 s after the first
 TRAFFIC_S: Final = 10.0  # a peer whose traffic came so lately is not given up
 NO_SPI: Final = bytes(SPI_BYTES)
+MESSAGE_ID_MAX: Final = 2**32 - 1
 
 
 class Task(Protocol):
@@ -189,6 +190,9 @@ class IkeSa:
 
     def _start_next(self, now: float) -> None:
         while self._request is None and self._queue and self.state is not State.DEAD:
+            if self._next_id > MESSAGE_ID_MAX:
+                self.die("its message ids are used up")
+                return
             task = self._queue.popleft()
             payloads = task.start(self, now)
             if payloads is not None:

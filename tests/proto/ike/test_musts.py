@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from ikekit import NAME, A, B, Net, for_member
 
+from fwd.proto.ike.events import Closed
 from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import Exchange
+from fwd.proto.ike.sa import MESSAGE_ID_MAX
 
 
 def is_answer(data: bytes, exchange: Exchange) -> bool:
@@ -41,3 +43,18 @@ def test_a_retransmission_is_answered_to_where_it_came_from() -> None:
     assert len({answer.data for answer in answers}) == 1
     net.run(1)
     assert len(net.b.children()) == 2
+
+
+def test_an_ike_sa_ends_when_its_message_ids_do() -> None:
+    """§2.2."""
+    net = Net().connect()
+    for side in (net.a, net.b):
+        (sa,) = side.live()
+        sa._next_id = sa._expected_id = MESSAGE_ID_MAX
+    net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)
+    net.run(1)
+    net.check_agreement()
+    assert len(net.a.children()) == 2
+    net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)
+    net.run(20)
+    assert [event.error for event in net.a.of(Closed)] == ["its message ids are used up"]
