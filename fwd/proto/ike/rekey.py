@@ -77,8 +77,9 @@ class RekeyIke:
             self._failed(sa, now)
             return
         chosen = only(reply, SecurityAssociation).proposals
-        if len(chosen) != 1 or not is_choice_of(chosen[0], self._proposals) or chosen[0].spi == NO_SPI:
+        if len(chosen) != 1 or not is_choice_of(chosen[0], self._proposals):
             raise syntax("the peer chose what was not offered")
+        _check_spi(chosen[0])
         suite, nr = Suite.of(chosen[0]), only(reply, Nonce).data
         spis = self._spi, chosen[0].spi
         secret = self._secret.shared(public_value(reply, suite.group))
@@ -145,6 +146,11 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
             new.submit(task, now)
 
 
+def _check_spi(chosen: Proposal) -> None:
+    if len(chosen.spi) != SPI_BYTES or chosen.spi == NO_SPI:
+        raise syntax("rekeying needs an SPI")
+
+
 def respond_rekey(sa: IkeSa, request: list[AnyPayload], adopt: Adopt, now: float) -> list[AnyPayload]:
     """Answer the peer's request for a successor. Raises ProtocolError."""
     assert sa.keys is not None
@@ -156,8 +162,7 @@ def respond_rekey(sa: IkeSa, request: list[AnyPayload], adopt: Adopt, now: float
     chosen = choose(sa.connection.ike_proposals, only(request, SecurityAssociation).proposals)
     if chosen is None:
         raise ProtocolError(Notify.NO_PROPOSAL_CHOSEN, "no common IKE proposal")
-    if len(chosen.spi) != SPI_BYTES or chosen.spi == NO_SPI:
-        raise syntax("rekeying needs an SPI")
+    _check_spi(chosen)
     suite, ni, nr = Suite.of(chosen), only(request, Nonce).data, random(NONCE_BYTES)
     theirs = public_value(request, suite.group)
     secret = DiffieHellman(suite.group, random)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from ikekit import NAME, A, B, Net, for_member
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+from ikekit import NAME, A, B, Net, Side, for_member
 
 from fwd.proto.ike.events import Closed
 from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import Exchange
-from fwd.proto.ike.sa import MESSAGE_ID_MAX
+from fwd.proto.ike.payloads import AnyPayload, SecurityAssociation
+from fwd.proto.ike.sa import MESSAGE_ID_MAX, IkeSa
 
 
 def is_answer(data: bytes, exchange: Exchange) -> bool:
@@ -31,7 +36,7 @@ def test_a_request_is_not_answered_before_the_peer_has_proved_who_it_is() -> Non
 
 
 def test_a_retransmission_is_answered_to_where_it_came_from() -> None:
-    """§2.11: also when the first answer went elsewhere; and the answer is the same, and nothing is done twice (§2.1)."""
+    """§2.11; and with the same answer, and nothing is done twice (§2.1)."""
     net = Net().connect()
     net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)
     (request,) = net.a.endpoint.datagrams_to_send()
@@ -58,3 +63,38 @@ def test_an_ike_sa_ends_when_its_message_ids_do() -> None:
     net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)
     net.run(20)
     assert [event.error for event in net.a.of(Closed)] == ["its message ids are used up"]
+
+
+# -- §1.3, §2.7 to §2.10, §3.3: Child SAs, rekeying, proposals ----------------------------------------------------
+
+
+def answers(side: Side, change: Callable[[list[AnyPayload]], list[AnyPayload]]) -> None:
+    """From now on a side's answers are changed before they are sealed."""
+    for sa in side.live():
+        respond = sa.respond
+
+        def changed(
+            sa: IkeSa, exchange: int, request: list[AnyPayload], now: float, respond=respond
+        ) -> list[AnyPayload]:
+            return change(respond(sa, exchange, request, now))
+
+        sa.respond = changed
+
+
+@pytest.mark.parametrize("spi", [b"", bytes(8)])
+def test_a_rekeyed_ike_sa_has_an_spi_of_the_responders(spi: bytes) -> None:
+    """§3.3.1: eight octets, and not zero (§3.1); the answer is not taken otherwise."""
+
+    def without_spi(reply: list[AnyPayload]) -> list[AnyPayload]:
+        return [
+            SecurityAssociation(tuple(dataclasses.replace(p, spi=spi) for p in one.proposals))
+            if isinstance(one, SecurityAssociation)
+            else one
+            for one in reply
+        ]
+
+    net = Net().connect()
+    answers(net.b, without_spi)
+    net.a.endpoint.rekey_ike(NAME, net.now)
+    net.run(5)
+    assert not net.a.endpoint.sas(NAME)
