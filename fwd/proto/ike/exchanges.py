@@ -235,7 +235,7 @@ def _asked_to_rekey(sa: IkeSa, request: Sequence[AnyPayload]) -> Child | None:
     if old is None and sa.busy_with_children:  # it may be the one that we are about to hear of
         raise ProtocolError(Notify.TEMPORARY_FAILURE, "an exchange about a Child SA is under way")
     if old is None:
-        raise ProtocolError(Notify.CHILD_SA_NOT_FOUND, "no such Child SA to rekey")
+        raise ProtocolError(Notify.CHILD_SA_NOT_FOUND, "no such Child SA to rekey", spi=notify.spi)
     if old.use is Use.DELETING or (old.use is Use.REKEYED and old.rival is None):
         raise ProtocolError(Notify.TEMPORARY_FAILURE, "the Child SA is being deleted")
     if old.rival is not None and old.rival[0] in sa.children:

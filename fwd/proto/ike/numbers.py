@@ -138,12 +138,13 @@ class CertEncoding(IntEnum):
 
 
 class ProtocolError(Exception):
-    """A message is refused. `notify` answers it; `data` is what that notify carries."""
+    """A message is refused. `notify` answers it, with `data`; `spi`: of the Child SA that it is about."""
 
-    def __init__(self, notify: Notify, reason: str, data: bytes = b"") -> None:
+    def __init__(self, notify: Notify, reason: str, data: bytes = b"", spi: bytes = b"") -> None:
         super().__init__(reason)
         self.notify = notify
         self.data = data
+        self.spi = spi
 
 
 def syntax(reason: str) -> ProtocolError:

@@ -374,4 +374,5 @@ def statuses(payloads: Sequence[AnyPayload]) -> tuple[Notification, ...]:
 
 def notify_for(error: ProtocolError) -> Notification:
     """What answers a message that was refused."""
-    return Notification(error.notify, error.data)
+    protocol = Protocol.ESP if error.spi else Protocol.NONE
+    return Notification(error.notify, error.data, protocol, error.spi)

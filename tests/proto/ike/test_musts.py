@@ -9,9 +9,10 @@ import pytest
 from ikekit import NAME, A, B, Net, Side, for_member
 
 from fwd.proto.ike.events import Closed
+from fwd.proto.ike.exchanges import respond_child
 from fwd.proto.ike.message import Header
-from fwd.proto.ike.numbers import Exchange
-from fwd.proto.ike.payloads import AnyPayload, SecurityAssociation
+from fwd.proto.ike.numbers import Exchange, Notify, Protocol, ProtocolError
+from fwd.proto.ike.payloads import AnyPayload, Notification, SecurityAssociation, notify_for
 from fwd.proto.ike.sa import MESSAGE_ID_MAX, IkeSa
 
 
@@ -98,3 +99,12 @@ def test_a_rekeyed_ike_sa_has_an_spi_of_the_responders(spi: bytes) -> None:
     net.a.endpoint.rekey_ike(NAME, net.now)
     net.run(5)
     assert not net.a.endpoint.sas(NAME)
+
+
+def test_a_child_sa_that_is_not_found_is_named() -> None:
+    """§2.25.1 and §3.10: of the notifies about a Child SA this is one that has its SPI, and says that it is ESP's."""
+    net = Net().connect()
+    (sa,) = net.b.live()
+    with pytest.raises(ProtocolError) as refused:
+        respond_child(sa, [Notification(Notify.REKEY_SA, b"", Protocol.ESP, b"none")], net.now)
+    assert notify_for(refused.value) == Notification(Notify.CHILD_SA_NOT_FOUND, b"", Protocol.ESP, b"none")
