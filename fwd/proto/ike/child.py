@@ -81,16 +81,16 @@ class Offer:
         """
         spi = world.unused_spi(receiver)
         octets = spi.to_bytes(ESP_SPI_BYTES, "big")
-        proposals = tuple(
-            Proposal(p.protocol, _without_group(p.transforms) if first else p.transforms, number, octets)
-            for number, p in enumerate(connection.esp_proposals, 1)
+        offered = dict.fromkeys(
+            _without_group(p.transforms) if first else p.transforms for p in connection.esp_proposals
         )
+        proposals = tuple(Proposal(Protocol.ESP, one, number, octets) for number, one in enumerate(offered, 1))
         groups = [one.id for p in proposals for one in p.of(TransformType.KE)]
         secret = None
         if groups:
             secret = DiffieHellman(group if group in groups else groups[0], world.random)
         return cls(
-            member, spi, world.random(NONCE_BYTES), _unique(proposals), secret,
+            member, spi, world.random(NONCE_BYTES), proposals, secret,
             tuple(map(Selector.of, connection.local_ts)), tuple(map(Selector.of, connection.remote_ts)),
         )  # fmt: skip
 
@@ -205,11 +205,3 @@ def _spi(proposal: Proposal) -> int:
 
 def _without_group(transforms: Sequence[Transform]) -> tuple[Transform, ...]:
     return tuple(one for one in transforms if one.type != TransformType.KE)
-
-
-def _unique(proposals: Sequence[Proposal]) -> tuple[Proposal, ...]:
-    """Without those that differed in their groups alone."""
-    found: dict[tuple[Transform, ...], Proposal] = {}
-    for proposal in proposals:
-        found.setdefault(proposal.transforms, proposal)
-    return tuple(found.values())

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Callable
 
 import pytest
-from ikekit import NAME, A, B, Net, Side, for_member
+from ikekit import NAME, A, B, Net, Side, connection, for_member
 
+from fwd.proto.ike.child import Offer
 from fwd.proto.ike.events import Closed
 from fwd.proto.ike.exchanges import respond_child
 from fwd.proto.ike.message import Header
@@ -108,3 +109,12 @@ def test_a_child_sa_that_is_not_found_is_named() -> None:
     with pytest.raises(ProtocolError) as refused:
         respond_child(sa, [Notification(Notify.REKEY_SA, b"", Protocol.ESP, b"none")], net.now)
     assert notify_for(refused.value) == Notification(Notify.CHILD_SA_NOT_FOUND, b"", Protocol.ESP, b"none")
+
+
+def test_proposals_are_numbered_without_a_gap() -> None:
+    """§3.3.1: also where IKE_AUTH leaves out those that differ in their groups alone."""
+    words = ("aes256gcm16-x25519-esn", "aes256gcm16-ecp256-esn", "aes128gcm16-x25519-esn")
+    (sa,) = Net().connect().a.live()
+    for first, count in ((True, 2), (False, 3)):
+        offer = Offer.make(connection("a", esp=words), sa.world, 0, 0, None, first=first)
+        assert [proposal.number for proposal in offer.proposals] == list(range(1, count + 1))
