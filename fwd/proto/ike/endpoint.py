@@ -256,8 +256,8 @@ class Endpoint:
         sa.receive(header, data, path, now)
 
     def _receive_init(self, header: Header, data: bytes, local: Address, remote: Address, now: float) -> None:
-        payloads = decode_clear(header, data)
         if header.is_response:
+            payloads = decode_clear(header, data)
             sa = self._sas.get(header.spi_i)
             if sa is not None and sa.initiator and not header.by_initiator and remote[0] == sa.remote[0]:
                 sa.take_init_answer(header, data, payloads, now)
@@ -269,13 +269,19 @@ class Endpoint:
             if half.request == data:
                 self._send(half.answer, local, remote)
             return
-        self._answer_init(header, data, payloads, local, remote, now)
+        self._answer_init(header, data, local, remote, now)
 
-    def _answer_init(
-        self, header: Header, data: bytes, payloads: list[AnyPayload], local: Address, remote: Address, now: float
-    ) -> None:
+    def _answer_init(self, header: Header, data: bytes, local: Address, remote: Address, now: float) -> None:
         connection = self._connection_for(local, remote)
-        if connection is None or self._goes_first(connection, now):
+        if connection is None:
+            return
+        try:
+            payloads = decode_clear(header, data)
+        except ProtocolError as error:
+            if error.notify is Notify.UNSUPPORTED_CRITICAL_PAYLOAD:
+                self._reply(header, NO_SPI, [notify_for(error)], local, remote)
+            return
+        if self._goes_first(connection, now):
             return
         nonce = maybe(payloads, Nonce)
         if len(self._half_open) >= HALF_OPEN_COOKIES and not self._cookie_is_good(header, payloads, nonce, remote, now):

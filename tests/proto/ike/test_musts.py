@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from ikekit import NAME, A, B, Net, Side, connection, for_member
 from fwd.proto.ike.child import Offer
 from fwd.proto.ike.events import Closed
 from fwd.proto.ike.exchanges import respond_child
-from fwd.proto.ike.message import Header
+from fwd.proto.ike.message import Header, decode_clear
 from fwd.proto.ike.numbers import Exchange, Notify, Protocol, ProtocolError
 from fwd.proto.ike.payloads import AnyPayload, Notification, SecurityAssociation, notify_for
 from fwd.proto.ike.sa import MESSAGE_ID_MAX, IkeSa
@@ -118,3 +119,29 @@ def test_proposals_are_numbered_without_a_gap() -> None:
     for first, count in ((True, 2), (False, 3)):
         offer = Offer.make(connection("a", esp=words), sa.world, 0, 0, None, first=first)
         assert [proposal.number for proposal in offer.proposals] == list(range(1, count + 1))
+
+
+# -- §2.5 and §3.1: what is not known -----------------------------------------------------------------------------
+
+
+def begin_with(net: Net, change: Callable[[bytes], bytes]) -> list[bytes]:
+    """What `b` answers to an IKE_SA_INIT request of `a` that is changed on its way."""
+    net.a.endpoint.initiate(NAME, net.now)
+    (request,) = net.a.endpoint.datagrams_to_send()
+    net.b.endpoint.receive(change(request.data), B, A, net.now)
+    return [datagram.data for datagram in net.b.endpoint.datagrams_to_send()]
+
+
+def test_an_unknown_critical_payload_in_ike_sa_init_is_told() -> None:
+    """§2.5: which one it was; and nothing is kept."""
+
+    def with_critical(data: bytes) -> bytes:
+        header = Header.decode(data)
+        unknown = struct.pack(">BBH", header.first_payload, 0x80, 8) + b"what"
+        return dataclasses.replace(header, first_payload=200, length=len(data) + 8).encode() + unknown + data[28:]
+
+    net = Net()
+    (answer,) = begin_with(net, with_critical)
+    header = Header.decode(answer)
+    assert decode_clear(header, answer) == [Notification(Notify.UNSUPPORTED_CRITICAL_PAYLOAD, bytes([200]))]
+    assert not net.b.endpoint.sas(NAME)
