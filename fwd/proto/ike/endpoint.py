@@ -76,7 +76,9 @@ class Endpoint:
         self._spi_free = spi_free
         self._events: deque[Event] = deque()
         self._outbox: list[Datagram] = []
-        self._world = World(random, self._unused_spi, wall_clock, self._outbox.append, self._events.append, reveal)
+        self._world = World(
+            random, self._unused_spi, self._unused_ike_spi, wall_clock, self._outbox.append, self._events.append, reveal
+        )
         self._sas: dict[bytes, IkeSa] = {}  # by our SPI
         self._half_open: dict[tuple[bytes, Address], _HalfOpen] = {}  # by the initiator's SPI and address
         self._cookie_secrets = (random(32), random(32))
@@ -414,6 +416,7 @@ class Endpoint:
         raise ProtocolError(Notify.NO_ADDITIONAL_SAS, "no unused SPI is left")
 
     def _unused_ike_spi(self) -> bytes:
+        """One that no IKE SA of ours has (RFC 7296 §2.6)."""
         while (spi := self._random(len(NO_SPI))) == NO_SPI or spi in self._sas:
             pass
         return spi

@@ -132,6 +132,7 @@ class World:
 
     random: Random
     unused_spi: Callable[[int], int]  # by the member that is to receive on it
+    unused_ike_spi: Callable[[], bytes]
     wall_clock: Callable[[], float]  # seconds since 1970: for certificates
     send: Callable[[Datagram], None]
     tell: Callable[[Event], None]

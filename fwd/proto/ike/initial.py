@@ -98,6 +98,7 @@ class Initiate:
         self._proposals: tuple[Proposal, ...] = ()
         self._secret: DiffieHellman | None = None
         self._nonce = b""
+        self._extras: list[AnyPayload] = []
         self._cookie: bytes | None = None
         self._restarts = 0
 
@@ -105,14 +106,19 @@ class Initiate:
         offered = sa.connection.ike_proposals
         self._proposals = tuple(Proposal(p.protocol, p.transforms, n) for n, p in enumerate(offered, 1))
         self._nonce = sa.world.random(NONCE_BYTES)
-        self._secret = DiffieHellman(self._groups()[0], sa.world.random)
+        self._draw(sa, self._groups()[0])
         sa.initial = Initial()
-        return self._payloads(sa)
+        return self._payloads()
+
+    def _draw(self, sa: IkeSa, group: int) -> None:
+        """What is the same again when all that the responder wants is a cookie (RFC 7296 §2.6)."""
+        self._secret = DiffieHellman(group, sa.world.random)
+        self._extras = extras(sa.world.random(NONCE_BYTES), (sa.spi_i, NO_SPI), sa.remote)
 
     def _groups(self) -> list[int]:
         return [one.id for proposal in self._proposals for one in proposal.of(TransformType.KE)]
 
-    def _payloads(self, sa: IkeSa) -> list[AnyPayload]:
+    def _payloads(self) -> list[AnyPayload]:
         assert self._secret is not None
         cookie = [Notification(Notify.COOKIE, self._cookie)] if self._cookie is not None else []
         return [
@@ -120,7 +126,7 @@ class Initiate:
             SecurityAssociation(self._proposals),
             KeyExchange(self._secret.group, self._secret.public),
             Nonce(self._nonce),
-            *extras(sa.world.random(NONCE_BYTES), (sa.spi_i, NO_SPI), sa.remote),
+            *self._extras,
         ]
 
     def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
@@ -160,8 +166,8 @@ class Initiate:
             wanted = int.from_bytes(group.data, "big")
             if wanted not in self._groups():
                 raise ProtocolError(Notify.NO_PROPOSAL_CHOSEN, f"the peer asks for group {wanted}")
-            self._secret = DiffieHellman(wanted, sa.world.random)
-        sa.send_request(self, self._payloads(sa), now)
+            self._draw(sa, wanted)
+        sa.send_request(self, self._payloads(), now)
 
     def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
         sa.die(str(error))
@@ -280,7 +286,7 @@ def respond_init(
     theirs, ni = public_value(payloads, suite.group), only(payloads, Nonce).data
     secret = DiffieHellman(suite.group, world.random)
     shared = secret.shared(theirs)
-    spis = header.spi_i, world.random(len(NO_SPI))
+    spis = header.spi_i, world.unused_ike_spi()
     sa = IkeSa(world, connection, spis, path[1], respond, initiator=False)
     sa.local = path[0]
     sa.initial = Initial(ni, world.random(NONCE_BYTES), data)

@@ -50,7 +50,7 @@ class RekeyIke:
             return None
         sa.move(State.REKEYING)
         random = sa.world.random
-        self._spi, self._nonce = random(SPI_BYTES), random(NONCE_BYTES)
+        self._spi, self._nonce = sa.world.unused_ike_spi(), random(NONCE_BYTES)
         self._proposals = tuple(
             Proposal(p.protocol, p.transforms, n, self._spi) for n, p in enumerate(sa.connection.ike_proposals, 1)
         )
@@ -167,7 +167,7 @@ def respond_rekey(sa: IkeSa, request: list[AnyPayload], adopt: Adopt, now: float
     theirs = public_value(request, suite.group)
     secret = DiffieHellman(suite.group, random)
     shared = secret.shared(theirs)
-    spis = chosen.spi, random(SPI_BYTES)
+    spis = chosen.spi, sa.world.unused_ike_spi()
     new = IkeSa(sa.world, sa.connection, spis, sa.remote, sa.respond, initiator=False)
     new.use_keys(IkeKeys.rekeyed(sa.keys, suite, shared, ni, nr, spis[0] + spis[1]), suite)
     inherit(sa, new, now)

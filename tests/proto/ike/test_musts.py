@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import struct
 from collections.abc import Callable
 
 import pytest
-from ikekit import NAME, A, B, Net, Side, connection, for_member
+from ikekit import NAME, WALL, A, B, Net, Side, connection, for_member
 
 from fwd.proto.ike.child import Offer
+from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.events import Closed
 from fwd.proto.ike.exchanges import respond_child
-from fwd.proto.ike.message import Header, decode_clear
-from fwd.proto.ike.numbers import Exchange, Notify, Protocol, ProtocolError
-from fwd.proto.ike.payloads import AnyPayload, Notification, SecurityAssociation, notify_for
+from fwd.proto.ike.message import Header, decode_clear, encode_clear
+from fwd.proto.ike.numbers import Exchange, Flag, Notify, Protocol, ProtocolError
+from fwd.proto.ike.payloads import AnyPayload, KeyExchange, Notification, SecurityAssociation, notify_for
 from fwd.proto.ike.sa import MESSAGE_ID_MAX, IkeSa
 
 
@@ -145,3 +147,39 @@ def test_an_unknown_critical_payload_in_ike_sa_init_is_told() -> None:
     header = Header.decode(answer)
     assert decode_clear(header, answer) == [Notification(Notify.UNSUPPORTED_CRITICAL_PAYLOAD, bytes([200]))]
     assert not net.b.endpoint.sas(NAME)
+
+
+# -- §2.6: SPIs and cookies ---------------------------------------------------------------------------------------
+
+
+def test_spis_of_ike_sas_are_unique_and_not_zero() -> None:
+    """§2.6, §3.1: whatever chance says; here everything twice, from zero on."""
+    net, drawn = Net(), itertools.count(1)
+    chance = net.dice.randbytes
+    stutter = lambda octets: (next(drawn) // 2).to_bytes(8, "big") if octets == 8 else chance(octets)  # noqa: E731
+    net.b = Side(Endpoint([connection("b")], stutter, lambda: WALL))
+    net.connect()
+    spis = [sa.spi for sa in net.b.live()]
+    for side in (net.a, net.b):
+        side.endpoint.rekey_ike(NAME, net.now)
+        net.run(0.03)
+        spis += [sa.spi for sa in net.b.live()]
+    assert spis == [number.to_bytes(8, "big") for number in (1, 2, 3)]
+
+
+def test_a_retry_with_a_cookie_changes_nothing_else() -> None:
+    """§2.6: the cookie comes first, and what follows is as it was; §2.6.1: also with another group after it."""
+    both, one = ("aes256gcm16-prfsha256-x25519-ecp384",), ("aes256gcm16-prfsha256-ecp384",)
+    net = Net(1, connection("a", ike=both), connection("b", ike=one))
+    net.a.endpoint.initiate(NAME, net.now)
+    said = []
+    for answer in ([Notification(Notify.COOKIE, b"c" * 64)], [Notification(Notify.INVALID_KE_PAYLOAD, b"\0\x14")], []):
+        (request,) = net.a.endpoint.datagrams_to_send()
+        header = Header.decode(request.data)
+        said.append(decode_clear(header, request.data))
+        told = dataclasses.replace(header, flags=Flag.RESPONSE)
+        net.a.endpoint.receive(encode_clear(told, answer), A, B, net.now)
+    first, with_cookie, with_group = said
+    assert with_cookie == [Notification(Notify.COOKIE, b"c" * 64), *first]
+    changed = [(old, new) for old, new in zip(with_cookie, with_group, strict=True) if old != new]
+    assert [(type(old), new.group) for old, new in changed] == [(KeyExchange, 20)]
