@@ -44,6 +44,7 @@ HALF_OPEN_COOKIES: Final = 16  # from so many half-open IKE SAs on, strangers mu
 HALF_OPEN_MAX: Final = 256
 HALF_OPEN_S: Final = 30.0
 REKEYED_S: Final = 60.0  # how long an IKE SA waits for its Delete once it has a successor
+OVER_TIME: Final = 0.1  # share of its rekeying time for which an IKE SA may go on after it
 COOKIE_SECRET_S: Final = 60.0
 FIRST_S: Final = 1.0  # how long an attempt of ours may keep the peer's from being answered
 DOUBLE_S: Final = 2.0  # how long a second IKE SA with the same peer is let be
@@ -230,8 +231,13 @@ class Endpoint:
             return float("inf")
         times = [sa.established_at + DOUBLE_S] if self._is_double(sa) else []
         times += [sa.heard_at + connection.liveness_s] if connection.liveness_s else []
-        times += [sa.established_at + connection.rekey_s] if connection.rekey_s else []
+        times += [self._renewal(sa)] if connection.rekey_s else []
         return min(times, default=float("inf"))
+
+    def _renewal(self, sa: IkeSa) -> float:
+        """When it is to be rekeyed; while the peer refuses that, when its life is over (RFC 7296 §2.8)."""
+        life_s = sa.connection.rekey_s * (1 + OVER_TIME if sa.is_planned(RekeyIke) else 1)
+        return sa.established_at + life_s
 
     def _is_double(self, sa: IkeSa) -> bool:
         """Both sides have begun at once: of two IKE SAs the one with the lower SPIs goes, by who began it."""
@@ -244,8 +250,9 @@ class Endpoint:
         connection = sa.connection
         if self._is_double(sa) and now >= sa.established_at + DOUBLE_S:
             sa.submit(DeleteIke(), now)
-        elif connection.rekey_s and now >= sa.established_at + connection.rekey_s:
-            sa.submit(RekeyIke(self._adopt), now)
+        elif connection.rekey_s and now >= self._renewal(sa):
+            late = sa.is_planned(RekeyIke)
+            sa.submit(DeleteIke("it could not be rekeyed in time") if late else RekeyIke(self._adopt), now)
         else:
             sa.submit(Liveness(), now)
 

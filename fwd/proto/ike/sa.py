@@ -167,6 +167,10 @@ class IkeSa:
         """All that is under way, waits, or was put off."""
         return [*([self._request.task] if self._request else []), *self._queue, *(task for _, task in self._later)]
 
+    def is_planned(self, kind: type) -> bool:
+        """Whether such a task is under way, waits, or was put off."""
+        return any(isinstance(task, kind) for task in self.tasks())
+
     def submit(self, task: Task, now: float) -> None:
         """Do this as soon as nothing else is under way."""
         self._queue.append(task)

@@ -183,3 +183,21 @@ def test_a_retry_with_a_cookie_changes_nothing_else() -> None:
     assert with_cookie == [Notification(Notify.COOKIE, b"c" * 64), *first]
     changed = [(old, new) for old, new in zip(with_cookie, with_group, strict=True) if old != new]
     assert [(type(old), new.group) for old, new in changed] == [(KeyExchange, 20)]
+
+
+# -- §2.8 and §2.25: rekeying -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Notify.TEMPORARY_FAILURE, Notify.NO_ADDITIONAL_SAS, Notify.NO_PROPOSAL_CHOSEN])
+def test_a_refused_rekeying_is_tried_again_later_until_the_ike_sa_ends(kind: Notify) -> None:
+    """§2.25: not at once; §2.8, §4: what cannot be rekeyed is deleted when its time is over, to be made anew."""
+    net = Net(1, connection("a", rekey_s=100.0, liveness_s=0.0), connection("b", rekey_s=0.0, liveness_s=0.0)).connect()
+    answers(net.b, lambda reply: [Notification(kind)] if reply else [])
+    net.run(99)
+    before = len(net.sent)
+    net.run(9)
+    asked = [Header.decode(one.data) for one in net.sent[before:] if one.local == A]
+    assert {header.exchange for header in asked} == {Exchange.CREATE_CHILD_SA}
+    assert 4 <= len(asked) <= 9
+    net.run(4)
+    assert [event.error for event in net.a.of(Closed)] == ["it could not be rekeyed in time"]
