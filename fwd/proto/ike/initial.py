@@ -351,6 +351,8 @@ def check_peer(
     prf: Prf = sa.keys.prf
     octets = auth.signed_octets(message, b"", prf, key, peer)
     certificates = [one for one in payloads if isinstance(one, Certificate)]
-    proof = only(payloads, Authentication)
+    proof = maybe(payloads, Authentication)
+    if proof is None:
+        raise auth.failed("the peer sends no AUTH payload, as for EAP")
     time = auth.time_of(sa.world.wall_clock())
     auth.check(sa.connection.credentials, prf, octets, proof, peer, certificates, time)

@@ -14,6 +14,7 @@ from fwd.proto.ike.child import Offer
 from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.events import Closed
 from fwd.proto.ike.exchanges import respond_child
+from fwd.proto.ike.initial import respond_auth
 from fwd.proto.ike.message import Header, decode_clear, encode_clear
 from fwd.proto.ike.numbers import Exchange, Flag, Notify, Protocol, ProtocolError
 from fwd.proto.ike.payloads import AnyPayload, KeyExchange, Notification, SecurityAssociation, notify_for
@@ -201,3 +202,17 @@ def test_a_refused_rekeying_is_tried_again_later_until_the_ike_sa_ends(kind: Not
     assert 4 <= len(asked) <= 9
     net.run(4)
     assert [event.error for event in net.a.of(Closed)] == ["it could not be rekeyed in time"]
+
+
+# -- §2.15 to §2.21: authentication, errors -----------------------------------------------------------------------
+
+
+def test_a_peer_that_wants_eap_is_refused() -> None:
+    """§2.16: it says so by leaving AUTH out."""
+    net = Net()
+    net.a.endpoint.initiate(NAME, net.now)
+    net.run(0.015)
+    (sa,) = net.b.endpoint.sas(NAME)
+    with pytest.raises(ProtocolError) as refused:
+        respond_auth(sa, [connection("a").local_id], net.now)
+    assert refused.value.notify is Notify.AUTHENTICATION_FAILED
