@@ -311,7 +311,7 @@ rekey_time = "1h"
 
 [peering.keys]
 source = "psk"                     # IKEv2 with a pre-shared key; "cert": with certificates
-secret = "/etc/fwd/vpc2.psk"       # mode 0600; 16 or more bytes, the same on both sides
+secret = "/etc/fwd/vpc2.psk"       # mode 0600; 16 or more bytes, or 0x and hex; the same on both sides
 # local_id = "gw1.example"         # default: the outer addresses
 # remote_id = "gw2.example"
 # source = "cert": certificate, key and authorities, all PEM files, instead of secret

@@ -82,7 +82,7 @@ def credentials(keys: Keys, fds: dict[str, int]) -> Credentials:
     """What is in the files. Raises SecretError."""
     read = {name: os.pread(fd, _FILE_BYTES_MAX, 0) for name, fd in fds.items()}
     if isinstance(keys, PskKeys):
-        return Psk(read["secret"].rstrip(b"\r\n"))
+        return _psk(read["secret"].rstrip(b"\r\n"), keys.secret)
     assert isinstance(keys, CertificateKeys)
     try:
         key = load_pem_private_key(read["key"], None)
@@ -94,6 +94,19 @@ def credentials(keys: Keys, fds: dict[str, int]) -> Credentials:
     if chain[0].public_key() != key.public_key():
         raise SecretError(f"{keys.certificate}: the first certificate is not for {keys.key}")
     return Certificates(key, chain, _certificates(read["authorities"], keys.authorities))
+
+
+def _psk(secret: bytes, path: Path) -> Psk:
+    """Octets as they are, or behind 0x as hex (RFC 7296 §2.15)."""
+    if not secret.startswith(b"0x"):
+        return Psk(secret)
+    try:
+        octets = bytes.fromhex(secret[2:].decode("ascii"))
+    except ValueError:
+        raise SecretError(f"{path}: secret begins with 0x, and what follows is no hex") from None
+    if len(octets) < PSK_BYTES_MIN:
+        raise SecretError(f"{path}: secret holds {len(octets)} bytes, needs {PSK_BYTES_MIN} or more")
+    return Psk(octets)
 
 
 def _certificates(data: bytes, path: Path) -> tuple[x509.Certificate, ...]:

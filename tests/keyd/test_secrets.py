@@ -67,6 +67,25 @@ def test_a_pre_shared_key_stays_where_it_is_and_loses_its_line_end(tmp_path: Pat
     assert secrets.credentials(keys, closing) == Psk(b"sixteen octets or more")
 
 
+def test_a_pre_shared_key_may_be_long_or_in_hex(tmp_path: Path, closing: dict[str, int]) -> None:
+    """RFC 7296 §2.15: ASCII of 64 octets and more, to which nothing is added; and hex, as swanctl has it."""
+    for number, (written, meant) in enumerate(
+        [(b"a" * 64, b"a" * 64), (b"0x" + b"00ffAa01" * 4 + b"\n", bytes.fromhex("00ffaa01") * 4)]
+    ):
+        keys = PskKeys(source="psk", secret=write(tmp_path / f"psk{number}", written))
+        fds = secrets.open_all(keys)
+        closing[str(number)] = fds["secret"]
+        assert secrets.credentials(keys, fds) == Psk(meant)
+
+
+@pytest.mark.parametrize(("written", "reason"), [(b"0x" + b"ab" * 15, "holds 15 bytes"), (b"0x" + b"?" * 32, "no hex")])
+def test_hex_that_cannot_be_used_is_told(written: bytes, reason: str, tmp_path: Path, closing: dict[str, int]) -> None:
+    keys = PskKeys(source="psk", secret=write(tmp_path / "psk", written))
+    closing |= secrets.open_all(keys)
+    with pytest.raises(SecretError, match=reason):
+        secrets.credentials(keys, closing)
+
+
 def test_certificates_are_read(files: CertificateKeys, closing: dict[str, int]) -> None:
     closing |= secrets.open_all(files)
     assert set(closing) == {"key", "certificate", "authorities"}
