@@ -144,12 +144,14 @@ def sign(key: PrivateKey, octets: bytes, peer_hashes: bytes) -> Authentication:
     """An AUTH payload by signature. `peer_hashes`: what the peer's SIGNATURE_HASH_ALGORITHMS named."""
     known = {int.from_bytes(peer_hashes[at : at + 2], "big") for at in range(0, len(peer_hashes) - 1, 2)}
     if isinstance(key, ed25519.Ed25519PrivateKey):
-        return _authentication(_ED25519, key.sign(octets))
-    size = key.key_size
-    wanted = [4, 3, 2] if size == 521 else [3, 4, 2] if size == 384 else [2, 3, 4]
+        wanted = [_IDENTITY]
+    else:
+        wanted = {521: [4, 3, 2], 384: [3, 4, 2]}.get(key.key_size, [2, 3, 4])
     number = next((number for number in wanted if number in known), None)
     if number is None:
         raise failed("the peer knows no signature hash that fwd has (RFC 7427)")
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return _authentication(_ED25519, key.sign(octets))
     digest = _HASHES[number]
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return _authentication(_ECDSA[number], key.sign(octets, ec.ECDSA(digest)))

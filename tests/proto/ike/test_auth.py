@@ -116,6 +116,8 @@ def test_pkcs1_signatures_are_refused() -> None:
 def test_a_peer_without_our_hashes_is_told() -> None:
     with pytest.raises(ProtocolError, match="no signature hash"):
         auth.sign(KEYS["P-256"](), b"octets", b"\0\1")
+    with pytest.raises(ProtocolError, match="no signature hash"):
+        auth.sign(KEYS["Ed25519"](), b"octets", b"\0\2\0\3\0\4")  # RFC 8420 §2: 5 stands for it
 
 
 @pytest.mark.parametrize(
