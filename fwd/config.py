@@ -25,7 +25,8 @@ from pydantic import (
 )
 
 from fwd.proto.errors import UserError
-from fwd.proto.ike import proposals
+from fwd.proto.ike import auth, proposals
+from fwd.proto.ike.numbers import Payload as IkePayload
 from fwd.proto.ike.numbers import Protocol
 
 Network = IPv4Network | IPv6Network
@@ -77,11 +78,19 @@ def _proposals(protocol: Protocol) -> Any:
     return Annotated[list[str], Field(min_length=1, max_length=16), AfterValidator(check)]
 
 
+def _identity(text: str) -> str:
+    auth.identity(text, IkePayload.IDI)
+    return text
+
+
+Identity = Annotated[str, AfterValidator(_identity)]
+
+
 class IkeKeys(_Strict):
     """What both ways to authenticate by IKEv2 share."""
 
-    local_id: str | None = Field(default=None, description="this gateway's identity; default: its address")
-    remote_id: str | None = Field(default=None, description="the far gateway's; default: its address")
+    local_id: Identity | None = Field(default=None, description="this gateway's identity; default: its address")
+    remote_id: Identity | None = Field(default=None, description="the far gateway's; default: its address")
     ike_proposals: _proposals(Protocol.IKE) = Field(  # type: ignore[valid-type]
         default=["aes256gcm16-prfsha384-x25519-ecp384", "aes256gcm16-aes128gcm16-prfsha256-x25519-ecp256"],
         description="for IKE, in swanctl's words, the best first",

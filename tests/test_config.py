@@ -128,6 +128,12 @@ WRONG = {
         peering(keys=PSK + 'ike_proposals = ["aes256gcm16-x25519"]\n'),
         "peering.0.keys.ike_proposals: proposal 'aes256gcm16-x25519': PRF is missing",
     ),
+    "a name with a line end": (
+        peering(keys=PSK + 'local_id = "gw1.example\\n"\n'), "peering.0.keys.local_id: identity 'gw1.example\\n'"
+    ),
+    "half an octet of a key id": (
+        peering(keys=PSK + 'remote_id = "@#abc"\n'), "peering.0.keys.remote_id: identity '@#abc'"
+    ),
     "IKE's port is a member's": (
         peering(port="498", keys=PSK), "peering.0: port 500 is IKE's (keys.ike_port) and a member's"
     ),

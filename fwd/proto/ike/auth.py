@@ -49,19 +49,27 @@ def failed(reason: str) -> ProtocolError:
 
 
 def identity(text: str, kind: Payload) -> Identity:
-    """An identity from its text, as swanctl reads it: an address, an e-mail address, a name; `@#…` hex of a key id."""
+    """An identity from its text, as swanctl reads it: an address, an e-mail address, a name; `@#…` hex of a key id.
+
+    Raises ValueError.
+    """
     try:
         address = ip_address(text)
     except ValueError:
         pass
     else:
         return Identity(kind, IdType.IPV4_ADDR if address.version == 4 else IdType.IPV6_ADDR, address.packed)
-    if text.startswith("@#"):
-        return Identity(kind, IdType.KEY_ID, bytes.fromhex(text[2:]))
-    if "=" in text:
-        return Identity(kind, IdType.DER_ASN1_DN, x509.Name.from_rfc4514_string(text).public_bytes())
-    is_mail = "@" in text[1:]
-    return Identity(kind, IdType.RFC822_ADDR if is_mail else IdType.FQDN, text.removeprefix("@").encode())
+    try:
+        if text.startswith("@#"):
+            return Identity(kind, IdType.KEY_ID, bytes.fromhex(text[2:]))
+        if "=" in text:
+            return Identity(kind, IdType.DER_ASN1_DN, x509.Name.from_rfc4514_string(text).public_bytes())
+    except ValueError as error:
+        raise ValueError(f"identity {text!r}: {error or 'no distinguished name'}") from None
+    name = text.removeprefix("@")
+    if not (name and name.isascii() and name.isprintable()):
+        raise ValueError(f"identity {text!r} is no name: printable ASCII is")
+    return Identity(kind, IdType.RFC822_ADDR if "@" in text[1:] else IdType.FQDN, name.encode())
 
 
 def name_of(who: Identity) -> str:

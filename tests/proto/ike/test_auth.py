@@ -134,6 +134,13 @@ def test_identities(text: str, kind: int, data: bytes) -> None:
     assert auth.same(who, auth.identity(text.upper() if kind in (2, 3) else text, Payload.IDR))
 
 
+@pytest.mark.parametrize("text", ["", "@", "gw1.example\n", "who\0@example", "gü.example", "@#abc", "CN=", "="])
+def test_what_is_no_identity(text: str) -> None:
+    """RFC 7296 §3.5: names and addresses are ASCII, without terminators."""
+    with pytest.raises(ValueError, match="identity"):
+        auth.identity(text, Payload.IDI)
+
+
 def test_a_distinguished_name() -> None:
     ca = Ca()
     certificate = credentials(ca, "a.example", names=[]).chain[0]
