@@ -19,7 +19,7 @@ from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.events import ChildRefused, Closed
 from fwd.proto.ike.exchanges import respond_child
 from fwd.proto.ike.initial import respond_auth
-from fwd.proto.ike.message import Header, decode_clear, encode_clear, open_message
+from fwd.proto.ike.message import Header, decode_clear, encode_clear, open_message, seal_message
 from fwd.proto.ike.numbers import (
     STATUS_FIRST,
     Exchange,
@@ -150,7 +150,7 @@ def test_one_request_is_under_way_at_a_time() -> None:
 @pytest.mark.parametrize("flags", [0, Flag.INITIATOR, Flag.RESPONSE, Flag.RESPONSE | Flag.INITIATOR])
 @pytest.mark.parametrize("exchange", list(Exchange))
 def test_what_is_not_protected_changes_nothing_and_is_not_answered(exchange: Exchange, flags: int) -> None:
-    """§2.4, §2.21.4, §1.5: neither errors nor a Delete, whatever they claim to answer."""
+    """§2.4, §2.21.4, §1.5: neither errors nor a Delete, in clear text or sealed with other keys."""
     net = Net().connect()
     net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)
     net.a.endpoint.datagrams_to_send()
@@ -159,7 +159,8 @@ def test_what_is_not_protected_changes_nothing_and_is_not_answered(exchange: Exc
     for message_id in range(4):
         for payloads in ([lie] for lie in lies):
             header = Header(sa.spi_i, sa.spi_r, exchange, flags, message_id)
-            net.a.endpoint.receive(encode_clear(header, payloads), A, B, net.now)
+            for data in (encode_clear(header, payloads), *seal_message(header, payloads, Sealer(bytes(36)), 0)):
+                net.a.endpoint.receive(data, A, B, net.now)
     assert net.a.endpoint.datagrams_to_send() == []
     net.run(3)
     assert net.a.live() == [sa]
