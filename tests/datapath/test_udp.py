@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 from rig import WireSocket, record, rig
 
 from fwd.datapath.tun import Offloads
-from fwd.datapath.udp import ANCILLARY_BYTES, PortError, Sender, open_socket, path_mtu, read_ancillary
+from fwd.datapath.udp import ANCILLARY_BYTES, PortError, Sender, open_socket, path_mtu, read_ancillary, split
 from fwd.proto.drops import DropReason
 
 PEER = ("192.0.2.9", 4500)
@@ -169,3 +170,25 @@ def test_the_kernels_path_mtu(pair: tuple[socket.socket, socket.socket]) -> None
 def test_ancillary_data_of_others_is_passed_over() -> None:
     assert read_ancillary([(1, 2, b"abcd"), (0, 99, b"")], 77) == (77, 0, 0)
     assert read_ancillary([(socket.IPPROTO_UDP, 104, struct.pack("=i", 1472))], 4000) == (1472, 0, 0)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_ike_and_the_esp_of_several_members_share_a_port(address: str) -> None:
+    """RFC 3948 §2.1 to §2.3: four zeros are the marker of IKE, and a keepalive is shorter than an SPI."""
+    local = ip_address(address)
+    with contextlib.ExitStack() as undo:
+        first = open_socket(local, 0, Offloads(), wanted=False, marks=False, shared=True)
+        split(first, 3)
+        port = first.getsockname()[1]
+        socks = [first, *(open_socket(local, port, Offloads(), wanted=False, marks=False, shared=True) for _ in "012")]
+        for sock in socks:
+            undo.callback(sock.close)
+        client = undo.enter_context(socket.socket(socks[0].family, socket.SOCK_DGRAM))
+        for data, taker in (
+            (bytes(4) + b"IKE", 0), (b"\xff", 0), (b"", 0), (b"\0\0\1", 0),
+            (b"\0\0\1\0ESP", 1), (b"\0\0\1\1ESP", 2), (b"\xff\xff\xff\2", 3), (b"\0\0\1\3ESP", 1),
+        ):  # fmt: skip
+            client.sendto(data, (address, port))
+            ready, _, _ = select.select(socks, [], [], 5)
+            assert ready == [socks[taker]], data
+            assert ready[0].recv(100) == data

@@ -43,6 +43,18 @@ def test_a_chain_with_a_ca_between() -> None:
     assert meet(long, credentials(root, "b.example")).b.of(Established)
 
 
+def test_four_certificates_are_sent_and_accepted() -> None:
+    """RFC 7296 §3.6."""
+    root = above = Ca("root")
+    between = []
+    for number in range(3):
+        above = Ca(f"between {number}", parent=above)
+        between.insert(0, above.certificate)
+    key = KEYS["P-256"]()
+    long = Certificates(key, (above.issue("a.example", key), *between), (root.certificate,))
+    assert meet(long, credentials(root, "b.example")).b.of(Established)
+
+
 def test_key_usage_for_signatures_and_purposes_for_ike_are_fine() -> None:
     ca = Ca()
     mine = credentials(
