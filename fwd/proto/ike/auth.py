@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -178,7 +178,10 @@ def check_signature(certificate: x509.Certificate, octets: bytes, auth: Authenti
     length = auth.data[0]
     algorithm, signature = auth.data[1 : 1 + length], auth.data[1 + length :]
     kind, number = _SIGNATURES.get(algorithm, (type(None), 0))
-    key = certificate.public_key()
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise failed(f"the key in the peer's certificate cannot be used: {error}") from None
     if not isinstance(key, kind):
         raise failed(f"the peer's signature is of a kind that fwd does not take: {algorithm.hex()}")
     try:
@@ -274,7 +277,7 @@ def check_chain(
         raise failed(f"the peer sent {len(found)} certificates")
     try:
         leaf, *between = [x509.load_der_x509_certificate(data) for data in found]
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise failed(f"the peer's certificate cannot be read: {error}") from None
     policy = PolicyBuilder().store(Store(list(authorities))).time(time)
     policy = policy.extension_policies(ca_policy=ExtensionPolicy.webpki_defaults_ca(), ee_policy=_LEAF_POLICY)
@@ -297,11 +300,18 @@ _LEAF_POLICY: Final = ExtensionPolicy.permit_all().may_be_present(x509.KeyUsage,
 def check_name(certificate: x509.Certificate, who: Identity) -> None:
     """Raises ProtocolError unless the certificate is for this identity (RFC 4945 §3.1)."""
     if who.kind == IdType.DER_ASN1_DN:
-        if certificate.subject.public_bytes() == who.data:
+        if _subject(certificate) == who.data:
             return
     elif name_of(who).lower() in _names(certificate, who.kind):
         return
     raise failed(f"the peer's certificate is not for {name_of(who)}")
+
+
+def _subject(certificate: x509.Certificate) -> bytes | None:
+    try:
+        return certificate.subject.public_bytes()
+    except ValueError:
+        return None
 
 
 def _names(certificate: x509.Certificate, kind: int) -> set[str]:

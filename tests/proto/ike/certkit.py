@@ -80,3 +80,15 @@ def key_usage(**on: bool) -> x509.KeyUsage:
 def credentials(ca: Ca, name: str, kind: str = "P-256", trusts: Ca | None = None, **changes: Any) -> Certificates:
     key = KEYS[kind]()
     return Certificates(key, (ca.issue(name, key, **changes),), ((trusts or ca).certificate,))
+
+
+def signed(ca: Ca, tbs: bytes) -> bytes:
+    """Whatever octets as a certificate of a CA that signs with P-256."""
+    signature = ca.key.sign(tbs, ec.ECDSA(hashes.SHA256()))
+    return _der(0x30, tbs, _der(0x30, bytes.fromhex("06082a8648ce3d040302")), _der(0x03, b"\0", signature))
+
+
+def _der(tag: int, *parts: bytes) -> bytes:
+    body = b"".join(parts)
+    length = bytes([len(body)]) if len(body) < 128 else b"\x82" + len(body).to_bytes(2, "big")
+    return bytes([tag]) + length + body

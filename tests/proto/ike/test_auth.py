@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from certkit import DAY, KEYS, NOW, RSA, Ca, credentials, key_usage
+from certkit import DAY, KEYS, NOW, RSA, Ca, credentials, key_usage, signed
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
@@ -14,9 +14,11 @@ from ikekit import NAME, Net, connection
 
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Certificates
+from fwd.proto.ike.crypto import Prf
 from fwd.proto.ike.events import Closed, Established
-from fwd.proto.ike.numbers import AuthMethod, Notify, Payload, ProtocolError
-from fwd.proto.ike.payloads import Authentication
+from fwd.proto.ike.numbers import AuthMethod, CertEncoding, Notify, Payload, ProtocolError
+from fwd.proto.ike.payloads import Authentication, Certificate
+from fwd.proto.ike.proposals import PRF_SHA256
 
 
 def meet(a: Certificates, b: Certificates, **changes: Any) -> Net:
@@ -83,6 +85,28 @@ def test_a_certificate_that_must_not_be_believed(what: str) -> None:
         assert not net.b.live()
         assert len(net.a.of(Closed)) == 1
         assert not net.a.of(Established) or bad == "a"
+
+
+ODD = {
+    "a version that there is not": ("a003020102", "a003020103"),
+    "a key of no known kind": ("06072a8648ce3d0201", "06072a8648ce3d027f"),
+    "a curve of no known name": ("06082a8648ce3d030107", "06082a8648ce3d03017f"),
+    "a name that is no text": ("0c09612e6578616d706c65", "0c09ff2e6578616d706c65"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_a_certificate_of_odd_content_is_refused_though_the_ca_has_signed_it(what: str) -> None:
+    ca = Ca()
+    good, bad = (bytes.fromhex(octets) for octets in ODD[what])
+    tbs = credentials(ca, "a.example").chain[0].tbs_certificate_bytes
+    assert good in tbs
+    odd = Certificate(CertEncoding.X509_SIGNATURE, signed(ca, tbs.replace(good, bad, 1)))
+    proof = Authentication(AuthMethod.SIGNATURE, b"x" * 64)
+    who = auth.identity("CN=a.example" if "name" in what.split() else "a.example", Payload.IDI)
+    with pytest.raises(ProtocolError) as refused:
+        auth.check(credentials(ca, "b.example"), Prf(PRF_SHA256), b"octets", proof, who, [odd], NOW)
+    assert refused.value.notify is Notify.AUTHENTICATION_FAILED
 
 
 def test_a_certificate_of_a_foreign_ca() -> None:
