@@ -43,6 +43,7 @@ from fwd.proto.ike.states import State
 HALF_OPEN_COOKIES: Final = 16  # from so many half-open IKE SAs on, strangers must show a cookie
 HALF_OPEN_MAX: Final = 256
 HALF_OPEN_S: Final = 30.0
+IKE_SAS_MAX: Final = 16  # with one peer, however often it begins or rekeys
 REKEYED_S: Final = 60.0  # how long an IKE SA waits for its Delete once it has a successor
 OVER_TIME: Final = 0.1  # share of its rekeying time for which an IKE SA may go on after it
 COOKIE_SECRET_S: Final = 60.0
@@ -432,6 +433,8 @@ class Endpoint:
 
     def _sweep(self, now: float) -> None:
         """Forget what is dead; a connection whose last IKE SA that was is closed."""
+        if len(self._sas) > IKE_SAS_MAX:
+            self._shed()
         for sa in [sa for sa in self._sas.values() if sa.state is State.DEAD]:
             del self._sas[sa.spi]
             self._promote(sa)
@@ -440,6 +443,13 @@ class Endpoint:
                 self._events.append(Rejected(name, sa.remote, sa.error))
             if _counts(sa) and not any(_counts(other) and other.state is not State.REKEYED for other in self.sas(name)):
                 self._events.append(Closed(name, sa.error))
+
+    def _shed(self) -> None:
+        """A peer may begin or rekey as often as it likes; its oldest IKE SAs go without a word."""
+        for name in self.connections:
+            held = sorted((sa for sa in self.sas(name) if sa.established_at), key=lambda sa: sa.established_at)
+            for sa in held[:-IKE_SAS_MAX]:
+                sa.die("")
 
 
 def _counts(sa: IkeSa) -> bool:

@@ -77,7 +77,7 @@ class CreateChild:
         wrong_group = notified(reply, Notify.INVALID_KE_PAYLOAD)
         if wrong_group and self._regroups < _REGROUPS_MAX:
             self._regroups += 1
-            self._group = int.from_bytes(wrong_group.data, "big")
+            self._group = int.from_bytes(wrong_group.data[:2], "big")
             self._again(sa, now, now)
             return
         error = error_of(reply)
@@ -278,11 +278,12 @@ def respond_delete(sa: IkeSa, request: list[AnyPayload], now: float) -> list[Any
         sa.ends = True
         return []
     gone: list[int] = []
+    by_peer = {child.spi_out: child for child in sa.children.values()}  # once: a message may have thousands of SPIs
     for one in deletes:
         if one.protocol != Protocol.ESP:
             continue
         for spi in one.spis:
-            child = sa.child_by_peer(spi)
+            child = by_peer.pop(spi, None)
             if child is None:
                 if sa.busy_with_children and len(sa.gone_early) < CHILDREN_MAX:
                     sa.gone_early.add(spi)

@@ -163,7 +163,7 @@ class Initiate:
         if cookie:
             self._cookie = cookie.data
         if group:
-            wanted = int.from_bytes(group.data, "big")
+            wanted = int.from_bytes(group.data[:2], "big")
             if wanted not in self._groups():
                 raise ProtocolError(Notify.NO_PROPOSAL_CHOSEN, f"the peer asks for group {wanted}")
             self._draw(sa, wanted)

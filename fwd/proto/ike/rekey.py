@@ -68,7 +68,7 @@ class RekeyIke:
         wrong_group = notified(reply, Notify.INVALID_KE_PAYLOAD)
         if wrong_group and self._regroups < _REGROUPS_MAX:
             self._regroups += 1
-            self._group = int.from_bytes(wrong_group.data, "big")
+            self._group = int.from_bytes(wrong_group.data[:2], "big")
             if sa.state is State.REKEYING:
                 sa.move(State.ESTABLISHED)
             sa.submit_first(self, now)

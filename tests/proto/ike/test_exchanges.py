@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from ikekit import NAME, A, B, Net, Side, connection, for_member
 
 from fwd.proto.ike import auth
-from fwd.proto.ike.endpoint import HALF_OPEN_COOKIES, HALF_OPEN_S
+from fwd.proto.ike.endpoint import HALF_OPEN_COOKIES, HALF_OPEN_S, IKE_SAS_MAX
 from fwd.proto.ike.events import ChildDown, ChildRefused, ChildUp, Closed, Established
-from fwd.proto.ike.numbers import Notify, Payload
+from fwd.proto.ike.message import Header, encode_clear
+from fwd.proto.ike.numbers import Flag, Notify, Payload
 from fwd.proto.ike.payloads import Notification
 
 
@@ -42,6 +45,18 @@ def test_another_group_is_asked_for() -> None:
     net = Net(1, connection("a", ike=both), connection("b", ike=("aes256gcm16-prfsha256-ecp384",))).connect()
     assert len(net.sent) == 6
     net.check_agreement()
+
+
+def test_a_group_that_is_asked_for_is_two_octets_however_many_come() -> None:
+    """Python refuses to print the number that thousands would be."""
+    net = Net()
+    net.a.endpoint.initiate(NAME, net.now)
+    (first,) = net.a.endpoint.datagrams_to_send()
+    answer = replace(Header.decode(first.data), flags=Flag.RESPONSE)
+    asked = Notification(Notify.INVALID_KE_PAYLOAD, b"\xff" * 3000)
+    net.a.endpoint.receive(encode_clear(answer, [asked]), A, B, net.now)
+    net.flush()
+    assert [event.error for event in net.a.of(Closed)] == ["the peer asks for group 65535"]
 
 
 def test_no_common_proposal() -> None:
@@ -115,6 +130,17 @@ def test_the_ike_sa_is_rekeyed_and_keeps_its_children() -> None:
     net.run(1)
     net.check_agreement()
     assert not net.a.of(Closed)
+
+
+def test_of_a_peer_that_begins_without_end_only_so_many_ike_sas_are_held() -> None:
+    net = Net()
+    for _ in range(2 * IKE_SAS_MAX):
+        net.a = Side(net.a_again())
+        net.connect()
+    assert len(net.b.live()) == len(net.b.endpoint.sas(NAME)) == IKE_SAS_MAX
+    assert net.a.live()[0].spi_i == net.b.live()[-1].spi_i, "the newest one stays"
+    net.b.check_told()
+    assert not net.b.of(Closed)
 
 
 def test_a_child_is_deleted_on_both_sides() -> None:
