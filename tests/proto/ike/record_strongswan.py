@@ -315,7 +315,7 @@ def octets_logged(log: str) -> set[str]:
 
 def main() -> None:
     try:
-        made = {"strongswan-psk": by_psk(), "strongswan-certificates": by_certificates()}
+        made = dict(zip(recording.NAMES, (by_psk(), by_certificates()), strict=True))
     except LabError as error:
         sys.exit(f"record_strongswan: {error}")
     for name, one in made.items():

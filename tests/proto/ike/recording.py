@@ -27,13 +27,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Certificates, Credentials, Psk
+from fwd.proto.ike.crypto import Sealer
 from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.events import Connection
-from fwd.proto.ike.numbers import Payload, Protocol
+from fwd.proto.ike.message import Assembly, Fragment, Header, open_message
+from fwd.proto.ike.numbers import Exchange, Payload, Protocol
 from fwd.proto.ike.proposals import parse
 
 VECTORS = Path(__file__).parent / "vectors"
 NAME = "strongswan"
+NAMES = ("strongswan-psk", "strongswan-certificates")
 Recording = dict[str, Any]
 Step = dict[str, Any]
 
@@ -135,3 +138,45 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [plain(one) for one in value]
     return value if isinstance(value, int | float | str | None) else str(value)
+
+
+# -- what was said ---------------------------------------------------------------------------------------------------
+
+
+def datagrams(recorded: Recording) -> list[bytes]:
+    """All of them, both ways, in order."""
+    found = []
+    for step in recorded["steps"]:
+        found += [step["with"]["data"]] if step["do"] == "receive" else []
+        found += [datagram["data"] for datagram in step["sends"]]
+    return [bytes.fromhex(data) for data in found]
+
+
+def sealer_of(recorded: Recording, header: Header) -> Sealer:
+    """Of the IKE SA and the direction that a message belongs to."""
+    spis = header.spi_i.hex(), header.spi_r.hex()
+    (keys,) = [one for one in recorded["keys"] if (one["spi_i"], one["spi_r"]) == spis]
+    return Sealer(bytes.fromhex(keys["ei" if header.by_initiator else "er"]))
+
+
+def opened(recorded: Recording) -> list[tuple[Header, bytes, Fragment]]:
+    """Every datagram that is encrypted."""
+    found = []
+    for data in datagrams(recorded):
+        header = Header.decode(data)
+        if header.exchange != Exchange.IKE_SA_INIT:
+            fragment = open_message(header, data, sealer_of(recorded, header))
+            assert fragment is not None
+            found.append((header, data, fragment))
+    return found
+
+
+def messages(recorded: Recording) -> list[tuple[Header, int, bytes]]:
+    """Every message that is encrypted: the type of its first payload, and its whole plaintext."""
+    found, assembly = [], Assembly()
+    for header, _, fragment in opened(recorded):
+        whole = assembly.add(fragment)
+        if whole is not None:
+            found.append((header, *whole))
+            assembly = Assembly()
+    return found

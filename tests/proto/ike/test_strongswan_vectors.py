@@ -4,67 +4,23 @@ from __future__ import annotations
 
 import pytest
 import recording
-from recording import Recording
+from recording import Recording, datagrams, messages, opened, sealer_of
 
-from fwd.proto.ike.crypto import IV_BYTES, Sealer
+from fwd.proto.ike.crypto import IV_BYTES
 from fwd.proto.ike.message import (
     HEADER_BYTES,
-    Assembly,
-    Fragment,
     Header,
     decode_clear,
     encode_clear,
-    open_message,
     seal_message,
 )
 from fwd.proto.ike.numbers import Exchange, Payload
 from fwd.proto.ike.payloads import AnyPayload, decode_chain, encode_chain
 
-NAMES = ["strongswan-psk", "strongswan-certificates"]
 
-
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=recording.NAMES)
 def recorded(request: pytest.FixtureRequest) -> Recording:
     return recording.load(request.param)
-
-
-def datagrams(recorded: Recording) -> list[bytes]:
-    """All of them, both ways, in order."""
-    found = []
-    for step in recorded["steps"]:
-        found += [step["with"]["data"]] if step["do"] == "receive" else []
-        found += [datagram["data"] for datagram in step["sends"]]
-    return [bytes.fromhex(data) for data in found]
-
-
-def sealer_of(recorded: Recording, header: Header) -> Sealer:
-    """Of the IKE SA and the direction that a message belongs to."""
-    spis = header.spi_i.hex(), header.spi_r.hex()
-    (keys,) = [one for one in recorded["keys"] if (one["spi_i"], one["spi_r"]) == spis]
-    return Sealer(bytes.fromhex(keys["ei" if header.by_initiator else "er"]))
-
-
-def opened(recorded: Recording) -> list[tuple[Header, bytes, Fragment]]:
-    """Every datagram that is encrypted."""
-    found = []
-    for data in datagrams(recorded):
-        header = Header.decode(data)
-        if header.exchange != Exchange.IKE_SA_INIT:
-            fragment = open_message(header, data, sealer_of(recorded, header))
-            assert fragment is not None
-            found.append((header, data, fragment))
-    return found
-
-
-def messages(recorded: Recording) -> list[tuple[Header, int, bytes]]:
-    """Every message that is encrypted: the type of its first payload, and its whole plaintext."""
-    found, assembly = [], Assembly()
-    for header, _, fragment in opened(recorded):
-        whole = assembly.add(fragment)
-        if whole is not None:
-            found.append((header, *whole))
-            assembly = Assembly()
-    return found
 
 
 def test_the_endpoint_says_the_same_as_then(recorded: Recording) -> None:
@@ -117,7 +73,7 @@ def same(one: Header, other: Header) -> bool:
 
 
 def test_both_recordings_together_have_what_there_is_to_say() -> None:
-    both = [recording.load(name) for name in NAMES]
+    both = [recording.load(name) for name in recording.NAMES]
     heads = [header for one in both for header, _, _ in messages(one)]
     # Both sides ask, on IKE SAs that either began.
     assert {(h.exchange, h.by_initiator, h.is_response) for h in heads} >= {
