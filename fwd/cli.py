@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -22,6 +23,14 @@ config_app = typer.Typer(no_args_is_help=True, help="Check a configuration, or s
 app.add_typer(config_app, name="config")
 keygen_app = typer.Typer(no_args_is_help=True, help="Make keys for IKEv2.")
 app.add_typer(keygen_app, name="keygen")
+
+
+class LogFormat(StrEnum):
+    """How the log is written (fwd/supervise/loglines.py)."""
+
+    TEXT = "text"
+    JSON = "json"
+
 
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="The configuration, TOML.")]
 
@@ -73,11 +82,12 @@ def demux(
         Path | None,
         typer.Option(metavar="FILE", help="For debugging: write ALL KEYS, for Wireshark; mode 0600."),
     ] = None,
+    log_format: Annotated[LogFormat, typer.Option(help="json: one object a line.")] = LogFormat.TEXT,
 ) -> int:
     """Run a gateway until SIGTERM or SIGINT; needs root. SIGHUP re-reads the configuration."""
     from fwd.supervise import watchdog
 
-    return watchdog.run(config, members, no_offload, save_keys)
+    return watchdog.run(config, members, no_offload, save_keys, log_format.value)
 
 
 @app.command()

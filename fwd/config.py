@@ -154,6 +154,7 @@ class Peering(_Strict):
     reorder_ms: float = Field(default=2.0, gt=0, le=100, description="longest wait for a hole")
     offload: bool = Field(default=True, description="segmentation offloads of the TUN device and the sockets")
     mss_clamp: bool = Field(default=True, description="clamp TCP's MSS to the TUN device's MTU (payload esp)")
+    audit: bool = Field(default=True, description="log what ESP refuses (RFC 4303 §4)")
 
     def port_of(self, member: int) -> int:
         """The UDP port of a member."""

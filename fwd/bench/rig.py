@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 
 from fwd.config import EXAMPLE, parse
+from fwd.datapath.audit import Audit
 from fwd.datapath.demux import Lane
 from fwd.datapath.geometry import Geometry
 from fwd.datapath.inbound import Inbound
@@ -56,6 +57,7 @@ class Path:
         shared.demux_counters.attach()
         keys = SaKeys(0x101, True, os.urandom(32), os.urandom(4))
         self.wire = Wire()
+        audit = Audit(_NOWHERE, wanted=False)
         self.lane = Lane(self.ring, self.member.link, shared.demux_counters, 0, esp=False)
         self.outbound = Outbound(
             self.ring,
@@ -65,12 +67,13 @@ class Path:
             self.member.ledger,
             self.member.link,
             1,
+            audit,
             esp=False,
         )
         self.outbound.use(keys)
         self.null = os.open(os.devnull, os.O_RDWR)
         self.inbound = Inbound(
-            peering, geometry, self.null, 0xFF, self.member.counters, self.member.slots, self.member.link
+            peering, geometry, self.null, 0xFF, self.member.counters, self.member.slots, self.member.link, audit
         )
         self.inbound.install([keys])
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -42,7 +42,11 @@ _IN_RECORDS_OK = MemberCounter.IN_RECORDS_OK.value
 
 
 class Delivery:
-    """Writes to the TUN device `tun_fd`, whose offloads in force are `tun_flags`; counts in `counters`."""
+    """Writes to the TUN device `tun_fd`, whose offloads in force are `tun_flags`; counts in `counters`.
+
+    What it is given comes from SA `spi`; whose inner addresses lie outside the selectors is told to
+    `on_stranger(spi, address pair, how many)`.
+    """
 
     def __init__(self, peering: Peering, tun_fd: int, tun_flags: int, counters: array[int]) -> None:
         self._fd = tun_fd
@@ -53,6 +57,8 @@ class Delivery:
         self._joins = bool(tun_flags & TSO4)
         self._gathers = bool(tun_flags & USO4)
         self._datagrams: dict[bytes, Datagrams] = {}  # by flow, of this batch
+        self.spi = 0
+        self.on_stranger: Callable[[int, bytes, int], None] = lambda spi, pair, count: None
 
     def flush(self) -> None:
         """A batch ends: write what was kept for others to join it."""
@@ -81,7 +87,7 @@ class Delivery:
     def _gather(self, record: memoryview, *, whole: bool) -> bool:
         """Keep a small datagram until this batch ends, for others of its flow to join it; False: it must go alone.
 
-        What is kept of its flow goes before it.
+        What is kept of its flow goes before it. What the selectors refuse is not kept: its SA is known now.
         """
         headers = record[: Datagrams.HEADERS].tobytes()
         flow = headers[VNET_BYTES + 12 : VNET_BYTES + 24]
@@ -91,10 +97,12 @@ class Delivery:
                 return True
             del self._datagrams[flow]
             self._write_datagrams(flow, group)
-        if whole and Datagrams.fit(record) and record_fault(record, len(record) - VNET_BYTES, self._accepted) is None:
-            self._datagrams[flow] = Datagrams(record)
-            return True
-        return False
+        if not (whole and Datagrams.fit(record) and self._selectors.allow(flow[:8])):
+            return False
+        if record_fault(record, len(record) - VNET_BYTES, self._accepted) is not None:
+            return False
+        self._datagrams[flow] = Datagrams(record)
+        return True
 
     def _write_datagrams(self, flow: bytes, group: Datagrams) -> None:
         self._write(group.pieces(), flow[:8], len(group.payloads) * group.octets, len(group.payloads))
@@ -165,6 +173,7 @@ class Delivery:
         counters = self._counters
         if not (self._known.get(pair) or self._selectors.allow(pair)):
             counters[DropReason.SELECTOR_IN] += count
+            self.on_stranger(self.spi, pair, count)
             return
         try:
             os.writev(self._fd, pieces)

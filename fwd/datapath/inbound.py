@@ -9,6 +9,7 @@
 
 Refused and counted: what is not ESP, an unknown SPI, what RFC 4303 §3.4 refuses, another payload than the peering's.
 Standard peers (payload esp) may send on a Child SA before keyd has their answer: a few such packets wait for it.
+The audit log (audit.py) hears of what RFC 4303 §4 wants told.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from array import array
 from collections.abc import Callable, Sequence
 
 from fwd.config import Peering
+from fwd.datapath.audit import Audit, Event
 from fwd.datapath.counters import CounterBlock, MemberCounter
 from fwd.datapath.delivery import Delivery
 from fwd.datapath.geometry import Geometry
 from fwd.datapath.shared import LinkWord, ReplaySlots
-from fwd.datapath.udp import GSO_DATAGRAMS_MAX, RECEIVE_BYTES
+from fwd.datapath.udp import GSO_DATAGRAMS_MAX, RECEIVE_BYTES, TRAFFIC_CLASS_SHIFT
 from fwd.proto.aggfrag import (
     FRAMING_BYTES,
     SUBTYPE_ECHO,
@@ -66,9 +68,20 @@ _RX_TAKEN = LinkWord.RX_TAKEN.value
 class Receiving(InboundSa):
     """An inbound SA and the records that are being put together from it."""
 
-    def __init__(self, keys: SaKeys, window: int, floor: int, reassembler: Reassembler) -> None:
+    def __init__(
+        self,
+        keys: SaKeys,
+        window: int,
+        floor: int,
+        reassembler: Reassembler,
+        on_refused: Callable[[int, DropReason, int], None],
+    ) -> None:
         super().__init__(keys, BATCH_MAX, window, floor)
         self.reassembler = reassembler
+        self._on_refused = on_refused
+
+    def refused(self, reason: DropReason, number: int) -> None:
+        self._on_refused(self.spi, reason, number)
 
 
 class Inbound:
@@ -87,12 +100,15 @@ class Inbound:
         counters: CounterBlock,
         slots: ReplaySlots,
         link: memoryview,
+        audit: Audit,
     ) -> None:
         self._peering = peering
+        self._audit = audit
         self._esp = peering.payload == "esp"
         self._block = counters
         self._counters: array[int] = counters.values
         self._delivery = Delivery(peering, tun_fd, tun_flags, counters.values)
+        self._delivery.on_stranger = self._audit_stranger
         self._slots = slots
         self._link = link
         # Slots [_first, _used) hold datagrams that are not opened yet; `_short` tells which do not fill their slot.
@@ -100,14 +116,14 @@ class Inbound:
         self._short: list[tuple[int, int]] = []
         self._taken = self._taken_bytes = 0  # of the counters' units, and not counted yet
         self._other_size = self._other_count = 0
-        self._parked: list[tuple[bytes, int, Address]] = []  # packet, outer TOS octet, sender
+        self._parked: list[tuple[bytes, int, Address]] = []  # packet, outer marks, sender
         self._parked_now = 0  # of those that were taken and are not counted yet
         self._parked_until = 0.0
         self._lay_out(geometry.stride)
         self.sas: dict[int, Receiving] = {}
         self.heard_records = False  # set by records, cleared by the member: a path that carries them works
         self._now = 0.0
-        self._tos = 0
+        self._flow_info = self._tos = 0
         self._address: Address = ("", 0)
         self.on_echo: Callable[[int, int], None] = lambda subtype, number: None
         self.on_heard: Callable[[Receiving, Address], None] = lambda sa, address: None
@@ -136,17 +152,19 @@ class Inbound:
                 reassembler = Reassembler(
                     self._delivery.record, self._counters, peering.reorder_packets, peering.reorder_ms / 1000, floor
                 )
-                self.sas[keys.spi] = Receiving(keys, peering.replay_window, floor, reassembler)
+                self.sas[keys.spi] = Receiving(keys, peering.replay_window, floor, reassembler, self._audit_refused)
         if self._parked:
             self._unpark()
 
     def expire(self, now: float) -> None:
         """Give up what has waited too long for its missing parts, or for its SA."""
         if self._parked and now >= self._parked_until:
-            self._counters[DropReason.UNKNOWN_SPI] += len(self._parked)
+            for packet, flow_info, address in self._parked:
+                self._refuse_spi(packet, flow_info, address, 1)
             self._counters[_IN_ESP] += len(self._parked)
             self._parked.clear()
         for sa in self.sas.values():
+            self._delivery.spi = sa.spi
             sa.reassembler.expire(now)
         self._block.publish()
 
@@ -156,11 +174,11 @@ class Inbound:
         """Where the next receive goes: behind what waits."""
         return self._view[self._used * self._packet_bytes :]
 
-    def take(self, length: int, size: int, tos: int, lost: int, address: Address) -> bool:
+    def take(self, length: int, size: int, flow_info: int, lost: int, address: Address) -> bool:
         """`length` octets were received to `space()`: datagrams of `size` (the last may be shorter) from `address`.
 
-        `tos` is the outer TOS octet, `lost` what the socket has dropped so far (0: not told). They wait for `open`;
-        False: call it now, there is no room for another receive.
+        `flow_info` has their outer marks (udp.read_ancillary), `lost` is what the socket has dropped so far (0: not
+        told). They wait for `open`; False: call it now, there is no room for another receive.
         """
         count = -(-length // size) if size else 1
         self._taken += count
@@ -168,9 +186,9 @@ class Inbound:
         self._link[_RX_TAKEN] = self._counters[_IN_ESP] + self._taken + len(self._parked) - self._parked_now
         if lost:
             self._counters[DropReason.SOCKET_OVERFLOW] = lost
-        if address != self._address or tos != self._tos:
+        if address != self._address or flow_info != self._flow_info:
             self._open_slots()  # what came before is another sender's, or has other marks
-            self._address, self._tos = address, tos
+            self._address, self._flow_info, self._tos = address, flow_info, flow_info >> TRAFFIC_CLASS_SHIFT
         slot = self._packet_bytes
         if size != slot and (count > 1 or length > slot):
             self._take_others(length, size)
@@ -346,29 +364,45 @@ class Inbound:
         if not self._parked:
             self._parked_until = self._now + _PARKED_S
         room = _PARKED_MAX - len(self._parked) if self._esp else 0
-        self._parked += [(bytes(packet), self._tos, self._address) for packet in packets[:room]]
+        self._parked += [(bytes(packet), self._flow_info, self._address) for packet in packets[:room]]
         self._parked_now += len(packets[:room])
-        self._counters[DropReason.UNKNOWN_SPI] += len(packets[room:])
+        if packets[room:]:
+            self._refuse_spi(packets[room], self._flow_info, self._address, len(packets[room:]))
 
     def _unpark(self) -> None:
         """SAs have come: open what waited for them."""
         parked, self._parked = self._parked, []
-        tos, address = self._tos, self._address
+        marks, address = self._flow_info, self._address
         for entry in parked:
-            packet, self._tos, self._address = entry
+            packet, flow_info, self._address = entry
             if int.from_bytes(packet[:4], "big") in self.sas:
+                self._flow_info, self._tos = flow_info, flow_info >> TRAFFIC_CLASS_SHIFT
                 self._take_one(memoryview(packet))
                 self._counters[_IN_ESP] += 1
             else:
                 self._parked.append(entry)
-        self._tos, self._address = tos, address
+        self._flow_info, self._tos, self._address = marks, marks >> TRAFFIC_CLASS_SHIFT, address
         self._delivery.flush()
         self._block.publish()
+
+    def _refuse_spi(self, packet: bytes | memoryview, flow_info: int, address: Address, count: int) -> None:
+        """`packet` has no SA, nor have `count` - 1 more behind it."""
+        self._counters[DropReason.UNKNOWN_SPI] += count
+        spi, number = int.from_bytes(packet[:4], "big"), int.from_bytes(packet[4:8], "big")
+        self._audit.received(Event.NO_SA, spi, number, address, flow_info, count)
+
+    def _audit_refused(self, spi: int, reason: DropReason, number: int) -> None:
+        event = Event.BAD_ICV if reason is DropReason.BAD_ICV else Event.REPLAYED
+        self._audit.received(event, spi, number, self._address, self._flow_info)
+
+    def _audit_stranger(self, spi: int, pair: bytes, count: int) -> None:
+        self._audit.stranger(spi, pair, self._address, count)
 
     def _authentic(self, sa: Receiving, any_accepted: bool) -> bool:
         """After at least one packet authenticated: publish the window's top, and tell the member."""
         if any_accepted:
             self._slots.words[2 * sa.keys.slot + 1] = sa.window.top
+            self._delivery.spi = sa.spi
             self.on_heard(sa, self._address)
         return any_accepted
 

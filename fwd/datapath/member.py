@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fwd.config import Peering
+from fwd.datapath.audit import Audit
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.geometry import Geometry
 from fwd.datapath.inbound import Inbound, Receiving
@@ -25,6 +26,7 @@ from fwd.datapath.tun import Offloads
 from fwd.datapath.udp import ANCILLARY_BYTES, KEEPALIVE, KEEPALIVE_S, Sender, path_mtu, read_ancillary
 from fwd.proto.aggfrag import FRAMING_BYTES, SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY
 from fwd.proto.esp import NEXT_AGGFRAG
+from fwd.proto.logged import event
 from fwd.proto.path import Echo, PathMonitor
 from fwd.proto.sa import EventKind, MessageError, SaEvent, SaSet
 
@@ -91,13 +93,15 @@ class Member:
         self._esp = parts.peering.payload == "esp"
         self._sender = Sender(parts.sock, gso=parts.offloads.gso)
         self._path = PathMonitor(self._link[LinkWord.PATH_MTU] or parts.geometry.path_mtu, now, parts.geometry.path_mtu)
+        local = str(parts.peering.local_addrs), parts.peering.port + parts.index
+        self._audit = Audit(local, wanted=parts.peering.audit)
         self.inbound = Inbound(
             parts.peering, parts.geometry, parts.tun_fd, parts.offloads.tun_flags,
-            parts.shared.counters, parts.shared.slots, self._link,
+            parts.shared.counters, parts.shared.slots, self._link, self._audit,
         )  # fmt: skip
         self.outbound = Outbound(
             parts.ring, parts.geometry, self._sender, parts.shared.counters,
-            parts.shared.ledger, self._link, self._incarnation, esp=self._esp,
+            parts.shared.ledger, self._link, self._incarnation, self._audit, esp=self._esp,
         )  # fmt: skip
         self.inbound.on_echo = self._on_echo
         self.inbound.on_heard = self._on_heard
@@ -213,6 +217,7 @@ class Member:
         self.inbound.expire(self._now)
         if self._shared.keepalive[0]:
             self._keep_mapping()
+        self._audit.tick()
         sa = self.outbound.sa
         if sa and sa.number >= self._parts.peering.rekey_packets:  # again and again, until keyd has answered
             self._tell(EventKind.SOFT_LIMIT, sa.spi)
@@ -237,7 +242,7 @@ class Member:
                 try:
                     message = SaSet.decode(self._parts.control.recv(65536))
                 except MessageError as error:
-                    log.error("message from keyd refused: %s", error)
+                    log.error("message from keyd refused: %s", error, extra=event("member.message_refused"))
                     continue
                 if message.incarnation == self._incarnation:
                     self._install(message)
@@ -247,7 +252,9 @@ class Member:
         self.outbound.peer = self._known_peer()
         if sas.outbound is not None:
             self.outbound.use(sas.outbound)
-            log.info("sends on SPI %#010x, accepts %d SPIs", sas.outbound.spi, len(sas.inbound))
+            spi, accepts = f"{sas.outbound.spi:#010x}", len(sas.inbound)
+            told = event("member.sa", spi=spi, accepts=accepts)
+            log.info("sends on SPI %s, accepts %d SPIs", spi, accepts, extra=told)
 
     def _tell(self, kind: EventKind, spi: int) -> None:
         """Events are hints: keyd finds the same in the shared words, so a full or dead queue loses nothing."""

@@ -17,6 +17,7 @@ from array import array
 import numpy as np
 import numpy.typing as npt
 
+from fwd.datapath.audit import Audit
 from fwd.datapath.counters import CounterBlock, MemberCounter
 from fwd.datapath.geometry import Geometry, rows_for
 from fwd.datapath.ring import DONE, FILL, HEAD, RECORDS, SEGMENTS, TAKEN, TOS, Ring, Segment
@@ -91,6 +92,7 @@ class Outbound:
         ledger: Ledger,
         link: memoryview,
         incarnation: int,
+        audit: Audit,
         *,
         esp: bool,
     ) -> None:
@@ -101,6 +103,7 @@ class Outbound:
         self._ledger = ledger
         self._link = link
         self._incarnation = incarnation
+        self._audit = audit
         self._esp = esp
         self._out = bytearray((geometry.packet_bytes + 4) * ring.rows)
         self._out_view = memoryview(self._out)
@@ -154,10 +157,15 @@ class Outbound:
                 self._send_records(segment, index)
         except SaExhausted:
             self._counters[DropReason.SA_EXHAUSTED] += segment.fields[RECORDS]
+            self._audit_exhausted()
         self._counters[_DONE] = number + 1
         self._block.publish()
         words[DONE] = number + 1
         return True
+
+    def _audit_exhausted(self) -> None:
+        if self.sa is not None:
+            self._audit.not_sent(self.sa.spi, self.sa.number, self.peer)
 
     def _sa(self) -> OutboundSa:
         if self.sa is None:
@@ -252,6 +260,7 @@ class Outbound:
         """One packet of the member's own, such as an echo. Nothing is sent when the SA has no number left."""
         sa = self.sa
         if sa is None or sa.number >= sa.sequence_max:
+            self._audit_exhausted()
             return
         number = sa.claim(1)
         self._ledger.claim(number)

@@ -20,6 +20,7 @@ from fwd.datapath.tun import Offloads
 from fwd.proto.errors import UserError
 
 _UDP_SEGMENT, _UDP_GRO = 103, 104
+_IPV6_FLOWINFO = 11
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
 _IP_MTU, _IPV6_MTU = 14, 24
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_RXQ_OVFL = 32, 33, 40
@@ -32,6 +33,7 @@ ANCILLARY_BYTES: Final = 128
 GSO_DATAGRAMS_MAX: Final = 64
 KEEPALIVE: Final = b"\xff"  # RFC 3948 §2.3
 KEEPALIVE_S: Final = 20.0  # RFC 3948 §4
+TRAFFIC_CLASS_SHIFT: Final = 20  # in flow information (read_ancillary): above the flow label
 
 
 class PortError(UserError):
@@ -48,6 +50,8 @@ def open_socket(
     shared: bool = False,
 ) -> socket.socket:
     """A bound, non-blocking socket with every offload that the kernel gives; `marks`: it tells the outer TOS octets.
+
+    An IPv6 socket always tells them, and the flow label, which the audit log wants (RFC 4303 §4).
 
     `shared`: with keyd's socket, which is bound already (see `split`). Then nothing is merged: the kernel would merge
     datagrams before it chooses the socket.
@@ -67,7 +71,7 @@ def open_socket(
     sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
     if v6:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, int(marks))
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FLOWINFO, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, int(marks))
@@ -207,15 +211,21 @@ class Sender:
 
 
 def read_ancillary(ancillary: list[tuple[int, int, bytes]], received: int) -> tuple[int, int, int]:
-    """Size of each merged datagram (`received` if it is one), TOS octet, datagrams lost so far (0: none told)."""
-    size, tos, lost = received, 0, 0
+    """Size of each merged datagram (`received` if it is one), flow information, datagrams lost so far (0: none told).
+
+    Flow information is what the first word of an IPv6 header has behind the version: traffic class and flow label.
+    For IPv4 it is the TOS octet at the same place.
+    """
+    size, flow_info, lost = received, 0, 0
     if not ancillary:
-        return size, tos, lost
+        return size, flow_info, lost
     for level, kind, data in ancillary:
         if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
             size = int.from_bytes(data[:4], "little")
         elif level == socket.SOL_SOCKET and kind == _SO_RXQ_OVFL:
             lost = int.from_bytes(data[:4], "little")
-        elif (level, kind) in ((socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)):
-            tos = data[0]
-    return size, tos, lost
+        elif level == socket.IPPROTO_IPV6 and kind == _IPV6_FLOWINFO:
+            flow_info = int.from_bytes(data[:4], "big")
+        elif level == socket.IPPROTO_IP and kind == socket.IP_TOS:
+            flow_info = data[0] << TRAFFIC_CLASS_SHIFT
+    return size, flow_info, lost

@@ -118,6 +118,9 @@ class InboundSa(_Sa):
         self.window = ReplayWindow(window, esn=keys.esn, floor=floor)
         self.heard = False
 
+    def refused(self, reason: DropReason, number: int) -> None:
+        """Called for each packet that is not accepted; who wants to tell of it overrides this."""
+
 
 def seal_burst(
     sa: OutboundSa, first: int, rows: Sequence[memoryview], full: int, tail: memoryview | None, out: PacketTable
@@ -193,8 +196,9 @@ def open_burst(
         return range(first, first + count)
     numbers: list[int] = sa.aad_number[:count].tolist()
     for i in failed:
-        numbers[i] = 0
         drops[DropReason.BAD_ICV] += 1
+        sa.refused(DropReason.BAD_ICV, numbers[i])
+        numbers[i] = 0
     for number in numbers:
         if number:
             window.commit(number)
@@ -247,6 +251,7 @@ def open_one(sa: InboundSa, packet: memoryview, row: memoryview, drops: Rejects)
         except InvalidTag:
             reason = DropReason.BAD_ICV
     drops[reason] += 1
+    sa.refused(reason, number)
     return 0
 
 

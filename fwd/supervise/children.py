@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from fwd.datapath.member import NO_KEYS
 from fwd.datapath.shared import ProcessWords
+from fwd.proto.logged import event
 from fwd.supervise import logs, policy, privileges
 from fwd.supervise.policy import Life
 
@@ -51,7 +52,8 @@ class Child:
         self.process = process
         self.pidfd = os.pidfd_open(process.pid)
         self.publish(process.pid)
-        log.info("%s started, pid %d%s", self.name, process.pid, _again(self.life))
+        told = event("process.started", name=self.name, pid=process.pid, incarnation=self.life.incarnation)
+        log.info("%s started, pid %d%s", self.name, process.pid, _again(self.life), extra=told)
 
     def reap(self, now: float) -> None:
         """The pidfd is readable: wait, decide what state that makes."""
@@ -64,7 +66,9 @@ class Child:
         policy.exited(self.life, now, keyless=code == NO_KEYS)
         self.publish(0)
         how = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit status {code}"
-        log.warning("%s ended: %s; %s", self.name, how, self.life.state.name.lower())
+        state = self.life.state.name.lower()
+        told = event("process.ended", name=self.name, exit_code=code, state=state)
+        log.warning("%s ended: %s; %s", self.name, how, state, extra=told)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to this very process."""
@@ -101,7 +105,7 @@ def _child(child: Child, user: tuple[int, int], parent_pid: int) -> None:
     try:
         code = child.main(child)
     except Exception:
-        log.exception("%s failed", child.name)
+        log.exception("%s failed", child.name, extra=event("process.failed", name=child.name))
         code = 1
     # Not sys.exit: finalizers of objects whose descriptors are closed must not run.
     for handler in logging.getLogger().handlers:

@@ -25,6 +25,7 @@ from fwd.datapath.udp import open_socket, path_mtu
 from fwd.keyd.mailbox import KeydMember, KeydPeering
 from fwd.proto.errors import UserError
 from fwd.proto.flow import rendezvous_scores
+from fwd.proto.logged import event
 from fwd.supervise import network
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,8 @@ class PeeringParts:
         self.scores: npt.NDArray[np.uint64] = rendezvous_scores(peering.members)
         self.inner_mtu = peering.tun_mtu or self._inner_mtu()
         for name, reason in self.offloads.refused.items():
-            log.warning("peering %s: offload %s refused by the kernel: %s", peering.name, name, reason)
+            told = event("peering.offload_refused", peering=peering.name, offload=name)
+            log.warning("peering %s: offload %s refused by the kernel: %s", peering.name, name, reason, extra=told)
 
     def _path_mtu(self) -> int:
         peering = self.peering
@@ -177,7 +179,8 @@ class PeeringParts:
             found = [m.link[LinkWord.PATH_MTU] for m in self.shared.members]
             wanted = max(576, self.geometry.inner_mtu_for(min([f for f in found if f] or [self.geometry.path_mtu])))
             if wanted != self.inner_mtu:
-                log.info("peering %s: path takes less, MTU of %s is now %d", self.peering.name, self.tun.name, wanted)
+                name, told = self.peering.name, event("peering.mtu", peering=self.peering.name, mtu=wanted)
+                log.info("peering %s: path takes less, MTU of %s is now %d", name, self.tun.name, wanted, extra=told)
                 network.set_mtu(self.tun.name, wanted)
                 self.inner_mtu = wanted
 

@@ -29,8 +29,10 @@ from fwd.datapath.shared import GatewayShared, LinkWord, ProcessState
 from fwd.keyd import secrets
 from fwd.keyd import service as keyd
 from fwd.proto.errors import UserError
+from fwd.proto.logged import event
 from fwd.supervise import logs, policy, privileges
 from fwd.supervise.children import Child
+from fwd.supervise.loglines import Form
 from fwd.supervise.peering import KeyMaterial, PeeringParts, close_material
 from fwd.supervise.policy import Action
 
@@ -38,7 +40,13 @@ log = logging.getLogger(__name__)
 _STOP_WAIT_S = 2.0
 
 
-def run(config_path: Path, members: int | None = None, no_offload: bool = False, save_keys: Path | None = None) -> int:
+def run(
+    config_path: Path,
+    members: int | None = None,
+    no_offload: bool = False,
+    save_keys: Path | None = None,
+    log_format: Form = "text",
+) -> int:
     """`fwd demux`: run a gateway until it is told to stop; returns the exit status. Raises UserError."""
 
     def read() -> Config:
@@ -52,7 +60,8 @@ def run(config_path: Path, members: int | None = None, no_offload: bool = False,
         raise UserError("fwd demux needs root: it opens TUN devices, sets routes and nftables rules")
     multiprocessing.set_start_method("fork", force=True)
     privileges.set_title("supervisor")
-    logs.set_up(config.gateway.log_level)
+    multiprocessing.current_process().name = "supervisor"  # in the log
+    logs.set_up(config.gateway.log_level, log_format)
     try:
         return Supervisor(config, read, save_keys).run()
     finally:
@@ -117,7 +126,7 @@ class Supervisor:
             raise
         self._peerings[peering.name] = parts
         for warning in parts.warnings:
-            log.warning("%s", warning)
+            log.warning("%s", warning, extra=event("peering.warning", peering=peering.name))
         shared = parts.shared
         self._add(
             Child(
@@ -255,7 +264,8 @@ class Supervisor:
                 child.start(self._user, now)
                 self._selector.register(child.pidfd, selectors.EVENT_READ, child)
             elif action is Action.ABORT:
-                log.error("%s hangs: no heartbeat for %.1f s; aborting it", child.name, now - heartbeat_at)
+                told = event("process.hangs", name=child.name)
+                log.error("%s hangs: no heartbeat for %.1f s; aborting it", child.name, now - heartbeat_at, extra=told)
                 child.life.aborted_at = now
                 child.signal(signal.SIGABRT)
             elif action is Action.KILL:
@@ -269,7 +279,8 @@ class Supervisor:
             if mask != parts.shared.live[0]:
                 parts.shared.live[0] = mask
                 alive = [i for i in range(len(lives)) if mask >> i & 1]
-                log.info("peering %s: buckets are shared by members %s", name, alive or "none")
+                told = event("peering.members", peering=name, members=alive)
+                log.info("peering %s: buckets are shared by members %s", name, alive or "none", extra=told)
             parts.follow_path_mtu()
             parts.follow_far_offloads()
 
@@ -301,7 +312,7 @@ class Supervisor:
     def _close_peering(self, name: str) -> None:
         self._end([c for c in self._children.values() if c.name.startswith(name + "/")])
         self._peerings.pop(name).close()
-        log.info("peering %s is down", name)
+        log.info("peering %s is down", name, extra=event("peering.down", peering=name))
 
     def _stop_all(self) -> None:
         """keyd first, since what it talks to is closed with the peerings; the agent answers until the end."""
@@ -328,7 +339,8 @@ class Supervisor:
             if config.gateway != self._config.gateway:
                 raise UserError("[gateway] cannot change while running; restart fwd")
         except UserError as error:
-            log.error("configuration not re-read, the running one stays in force: %s", error)
+            told = event("config.refused")
+            log.error("configuration not re-read, the running one stays in force: %s", error, extra=told)
             return
         wanted = {p.name: p for p in config.peering}
         changed = [n for n, parts in self._peerings.items() if wanted.get(n) != parts.peering]
@@ -343,10 +355,11 @@ class Supervisor:
                 try:
                     self._open_peering(peering)
                 except UserError as error:
-                    log.error("peering %s is not set up: %s", name, error)
+                    log.error("peering %s is not set up: %s", name, error, extra=event("peering.refused", peering=name))
         self._config = config
         self._add_shared_children()
-        log.info("configuration re-read: %d changed, %d in force", len(changed), len(self._peerings))
+        told = event("config.read", changed=len(changed), in_force=len(self._peerings))
+        log.info("configuration re-read: %d changed, %d in force", len(changed), len(self._peerings), extra=told)
 
 
 def _open_key_log(path: Path) -> int:

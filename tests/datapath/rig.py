@@ -35,7 +35,8 @@ from fwd.proto.ip import CSUM, NO_VNET, TSO4, TSO6, USO4, USO6, VNET_BYTES
 from fwd.proto.sa import SLOTS, SaEvent, SaKeys, SaSet
 
 ALL_OFFLOADS = CSUM | TSO4 | TSO6 | USO4 | USO6
-UDP_SEGMENT, UDP_GRO, SO_RXQ_OVFL = 103, 104, 40
+UDP_SEGMENT, UDP_GRO, SO_RXQ_OVFL, IPV6_FLOWINFO = 103, 104, 40, 11
+FLOW_LABEL = 0xABCDE  # that every IPv6 datagram comes with
 EPOCHS = 4  # inbound SAs that every member accepts
 _GROUP = struct.Struct("=IHB")  # octets, size of each datagram, TOS
 
@@ -131,6 +132,9 @@ class WireSocket:
         group, lost = self.inbox.pop(0)
         buffers[0][: len(group.data)] = group.data
         ancillary = [(socket.IPPROTO_IP, socket.IP_TOS, bytes([group.tos]))]
+        if self.family == socket.AF_INET6:
+            flow_info = group.tos << 20 | FLOW_LABEL
+            ancillary = [(socket.IPPROTO_IPV6, IPV6_FLOWINFO, flow_info.to_bytes(4, "big"))]
         if group.size < len(group.data):
             ancillary.append((socket.IPPROTO_UDP, UDP_GRO, struct.pack("=i", group.size)))
         if lost:

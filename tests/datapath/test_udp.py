@@ -126,9 +126,22 @@ def test_a_merged_receive_tells_its_sizes_and_tos(pair: tuple[socket.socket, soc
     assert s.send(memoryview(bytes(1000 * 10 - 1)), 1000, there.getsockname()[:2]) == 10
     octets = 0
     while octets < 9999:
-        length, size, tos, lost = receive(there)
-        assert (size, tos, lost) == (1000 if length > 1000 else length, 0xB8, 0)
+        length, size, flow_info, lost = receive(there)
+        assert (size, flow_info >> 20, lost) == (1000 if length > 1000 else length, 0xB8, 0)
         octets += length
+
+
+def test_an_ipv6_receive_tells_the_flow_label() -> None:
+    """The kernel gives the datagrams of one socket one label; that of another socket is another, as a rule."""
+    there, *senders = [open_socket(ip_address("::1"), 0, Offloads(), wanted=True, marks=False) for _ in range(6)]
+    labels = []
+    for sender in senders:
+        sender.sendto(b"x", there.getsockname()[:2])
+        labels.append(receive(there)[2] & 0xFFFFF)
+    assert len(set(labels)) > 1
+    assert all(labels)
+    for sock in (there, *senders):
+        sock.close()
 
 
 def test_an_empty_datagram_is_received(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import os
@@ -9,12 +10,14 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 
 import pytest
 
+from fwd.proto.logged import event
 from fwd.supervise import logs
 
 Pair = tuple[socket.socket, socket.socket]
@@ -111,8 +114,10 @@ def test_a_full_socket_loses_records_and_never_time(pairs: list[Pair]) -> None:
 HEAD = struct.Struct("=BId")
 HOSTILE = [
     b"x", b"\0" * 12, b"\0" * 13, b"\0" * 15, b"\xff\xfe", b"\xff" * 16384, b"{" * 16384, os.urandom(16384),
-    *(HEAD.pack(40, 1, t) + b"m\0p\0text" for t in (float("nan"), float("inf"), -1.0, 1e300, 99e9)),
-    HEAD.pack(40, 1, 1.0) + b"m\0p", HEAD.pack(255, 2**32 - 1, 1.0) + b"\0\0", HEAD.pack(40, 1, 1.0) + b"m\0p\0%s %d",
+    *(HEAD.pack(40, 1, t) + b"m\0p\0e\0{}\0text" for t in (float("nan"), float("inf"), -1.0, 1e300, 99e9)),
+    HEAD.pack(40, 1, 1.0) + b"m\0p\0e\0{}", HEAD.pack(255, 2**32 - 1, 1.0) + b"\0\0\0\0",
+    *(HEAD.pack(40, 1, 1.0) + b"m\0p\0event\0" + fields + b"\0%s %d"
+      for fields in (b"", b"{", b"[]", b"[" * 9999, b'{"a": ' + b"9" * 9999 + b"}", b'{"a": NaN, "b": "\\ud800"}')),
 ]  # fmt: skip
 
 
@@ -131,3 +136,33 @@ def test_the_level_holds_for_fed_records(pairs: list[Pair], heard: pytest.LogCap
         logs.SocketHandler(far).emit(logging.getLogger("m").makeRecord("m", level, "f", 1, str(level), (), None))
     logs.feed(near)
     assert heard.messages == [str(logging.WARNING)]
+
+
+def test_an_event_and_its_fields_arrive(pairs: list[Pair], heard: pytest.LogCaptureFixture) -> None:
+    near, far = pairs[0]
+    extra = event("some.thing", spi="0x101", count=3)
+    logs.SocketHandler(far).emit(
+        logging.getLogger("m").makeRecord("m", logging.INFO, "f", 1, "text", (), None, extra=extra)
+    )
+    logs.feed(near)
+    (got,) = heard.records
+    assert (got.event, got.fields) == ("some.thing", {"spi": "0x101", "count": 3})  # type: ignore[attr-defined]
+
+
+def test_an_event_passes_through_the_queue_of_supervisor_keyd_and_agent() -> None:
+    """In a process of its own, since the queue is the process's."""
+    script = (
+        "import logging, multiprocessing, sys\n"
+        "from fwd.proto.logged import event\n"
+        "from fwd.supervise import logs\n"
+        "multiprocessing.set_start_method('fork')\n"
+        "logs.set_up('info', 'json')\n"
+        "def child():\n"
+        "    logging.getLogger('fwd').info('said %d', 7, extra=event('some.thing', name='x'))\n"
+        "process = multiprocessing.Process(target=child, name='keyd')\n"
+        "process.start(); process.join(); logs.tear_down()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    told = json.loads(done.stderr)
+    assert (told["process"], told["event"], told["message"]) == ("keyd", "some.thing", "said 7")
+    assert told["fields"] == {"name": "x"}
