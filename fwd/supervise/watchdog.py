@@ -8,6 +8,7 @@ whatever woke it. SIGTERM and SIGINT stop cleanly, SIGHUP re-reads the configura
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import logging
 import multiprocessing
@@ -33,6 +34,7 @@ from fwd.proto.logged import event
 from fwd.supervise import logs, policy, privileges
 from fwd.supervise.children import Child
 from fwd.supervise.loglines import Form
+from fwd.supervise.notify import ServiceManager, summary
 from fwd.supervise.peering import KeyMaterial, PeeringParts, close_material
 from fwd.supervise.policy import Action
 
@@ -61,6 +63,7 @@ def run(
     multiprocessing.set_start_method("fork", force=True)
     privileges.set_title("supervisor")
     multiprocessing.current_process().name = "supervisor"  # in the log
+    faulthandler.enable()
     logs.set_up(config.gateway.log_level, log_format)
     try:
         return Supervisor(config, read, save_keys).run()
@@ -90,6 +93,7 @@ class Supervisor:
         self._forgiven_at = 0.0
         self._control: socket.socket | None = None
         self._metrics: socket.socket | None = None
+        self._manager = ServiceManager()
 
     def run(self) -> int:
         """Set up, loop, undo."""
@@ -102,7 +106,9 @@ class Supervisor:
             gc.freeze()  # what the children inherit stays shared: the collector writes no headers
             self._loop()
         finally:
+            self._manager.stopping()
             self._stop_all()
+            self._manager.close()
         return 0
 
     # -- set-up -----------------------------------------------------------------------------------------------
@@ -234,11 +240,16 @@ class Supervisor:
             turned_at = now
             self._manage(now)
             self._publish_live(now)
+            self._manager.turn(now, self._told)
             for key, _ in self._selector.select(policy.TICK_S):
                 self._wakened(key)
             if self._reload:
                 self._reload = False
+                self._manager.reloading()
                 self._re_read()
+
+    def _told(self) -> str:
+        return summary({name: parts.shared for name, parts in self._peerings.items()})
 
     def _wakened(self, key: selectors.SelectorKey) -> None:
         child = key.data
