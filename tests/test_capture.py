@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -215,26 +217,10 @@ def test_both_modes_of_the_wire_give_the_same_count(
 ) -> None:
     topology = lab()
     topology.ethtool("gw1", "wan", "tx-udp-segmentation", offload)
-    out, pcap = tmp_path / "out.json", tmp_path / "sample.pcap"
-    argv = [sys.executable, "-m", "fwd.lab.capture", "--iface", "wan", "--outer", A, "--outer", B]
-    argv += ["--out", str(out), "--pcap", str(pcap), "--sample", "100", "--seconds", "30"]
-    # A socket at the far end, so that no ICMP error answers; it need not read.
-    sink = topology.popen("gw2", [sys.executable, "-c", SINK], stdout=subprocess.PIPE, text=True)
-    capture = topology.popen("gw1", argv, stdout=subprocess.PIPE, text=True)
-    try:
-        for process in (sink, capture):
-            assert select.select([process.stdout], [], [], 10)[0]
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
+    pcap = tmp_path / "sample.pcap"
+    with capturing(topology, tmp_path, "--iface", "wan", "--pcap", str(pcap), "--sample", "100") as result:
         topology.run("gw1", [sys.executable, "-c", SENDER])
         topology.run("gw1", ["ping", "-c1", "-W2", B])
-        capture.send_signal(signal.SIGTERM)
-        assert capture.wait(10) == 0
-    finally:
-        for process in (sink, capture):
-            process.kill()
-            process.communicate()
-    result = json.loads(out.read_text())
     assert result["esp_by_port"] == {"4501": 2200}
     assert result["seq_per_spi"][A] == {str(0x1000): [1, 2200, 2200]}
     assert result["repeated_nonces"] == result["capture_drops"] == 0
@@ -242,6 +228,47 @@ def test_both_modes_of_the_wire_give_the_same_count(
     sample = rdpcap(str(pcap))
     assert len(sample) == 100
     assert [ESP(bytes(p[UDP].payload)).seq for p in sample] == list(range(1, 101))
+
+
+@pytest.mark.netns
+def test_on_a_bridge_it_sees_what_passes_through_once_and_not_what_its_host_sends(
+    lab: Callable[..., Topology], tmp_path: Path
+) -> None:
+    topology = lab()
+    for line in (
+        "link add br0 type bridge", "addr flush dev wan", "link set wan master br0", "link set lan master br0",
+        "link set br0 up", "addr add 192.0.2.9/24 dev br0",
+    ):  # fmt: skip
+        topology.run("gw1", ["ip", *line.split()])
+    topology.run("client1", ["ip", "addr", "add", f"{A}/24", "dev", "eth0"])
+    with capturing(topology, tmp_path, "--iface", "br0", "--bridge") as result:
+        topology.run("client1", [sys.executable, "-c", SENDER])
+        topology.run("gw1", ["ping", "-c1", "-W2", B])
+    assert result["esp_packets"] == 2200
+    assert result["plaintext_packets"] == 1  # the answer to the ping
+
+
+@contextlib.contextmanager
+def capturing(topology: Topology, directory: Path, *options: str) -> Iterator[dict[str, Any]]:
+    """A capture on gw1, and somebody at 192.0.2.2 who takes what SENDER sends; the result is there afterwards."""
+    out, result = directory / "out.json", {}
+    argv = [sys.executable, "-m", "fwd.lab.capture", "--outer", A, "--outer", B, "--out", str(out), *options]
+    # A socket at the far end, so that no ICMP error answers; it need not read.
+    sink = topology.popen("gw2", [sys.executable, "-c", SINK], stdout=subprocess.PIPE, text=True)
+    capture = topology.popen("gw1", [*argv, "--seconds", "30"], stdout=subprocess.PIPE, text=True)
+    try:
+        for process in (sink, capture):
+            assert select.select([process.stdout], [], [], 10)[0]
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        yield result
+        capture.send_signal(signal.SIGTERM)
+        assert capture.wait(10) == 0
+        result |= json.loads(out.read_text())
+    finally:
+        for process in (sink, capture):
+            process.kill()
+            process.communicate()
 
 
 SINK = """

@@ -34,6 +34,8 @@ import numpy.typing as npt
 from fwd.lab import arguments, pcap
 
 _SOL_PACKET, _PACKET_STATISTICS, _PACKET_VNET_HDR = 263, 6, 15
+_PACKET_ADD_MEMBERSHIP, _PACKET_IGNORE_OUTGOING, _PACKET_MR_PROMISC = 1, 23, 1
+_MEMBERSHIP = struct.Struct("iHH8x")  # struct packet_mreq
 _SO_RCVBUFFORCE = 33
 _ETH_P_ALL = 3
 _RECEIVE_BUFFER_BYTES = 128 << 20
@@ -233,12 +235,19 @@ class Recorder:
         }
 
 
-def open_socket(iface: str) -> socket.socket:
-    """A raw socket that sees both directions of `iface`, each frame behind its virtio header."""
+def open_socket(iface: str, bridge: bool = False) -> socket.socket:
+    """A raw socket that sees both directions of `iface`, each frame behind its virtio header.
+
+    Of a `bridge` it sees what passes between its ports, once, and not what this host itself sends there.
+    """
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     try:
         sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
+        if bridge:
+            membership = _MEMBERSHIP.pack(socket.if_nametoindex(iface), _PACKET_MR_PROMISC, 0)
+            sock.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
+            sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
         sock.bind((iface, _ETH_P_ALL))
     except OSError:
         sock.close()
@@ -295,6 +304,7 @@ def _iface(text: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = arguments.OneLineParser("fwd.lab.capture", description="Count what is on a gateway's wire.")
     parser.add_argument("--iface", type=_iface, required=True)
+    parser.add_argument("--bridge", action="store_true", help="the interface is a bridge: see what passes through it")
     parser.add_argument("--out", type=arguments.new_file, required=True, help="JSON result")
     parser.add_argument("--outer", type=_address, action="append", required=True, help="outer address; twice")
     parser.add_argument("--ports", type=arguments.ports, default=range(4500, 4504), help="4500-4503")
@@ -305,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     recorder = Recorder(options.outer, options.ports, options.marker, max(options.sample, 0) if options.pcap else 0)
     try:
-        sock = open_socket(options.iface)
+        sock = open_socket(options.iface, options.bridge)
     except PermissionError:
         arguments.fail(parser.prog, "a capture needs root: run it again as root, or with sudo")
     stop_fd = os.eventfd(0, os.EFD_NONBLOCK)

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from fwd.lab import gateways
-from fwd.lab.topology import LabError, Topology
+from fwd.lab.topology import Hosts, LabError, Topology
 
 END_TIMEOUT_S = 20.0
 _READY_TIMEOUT_S = 10.0
@@ -38,7 +38,7 @@ def standing(topology: Topology, **parameters: Any) -> Iterator[Topology]:
 
 @contextlib.contextmanager
 def tool(
-    topology: Topology, host: str, argv: Sequence[str], *, waits_ready: bool = True
+    topology: Hosts, host: str, argv: Sequence[str], *, waits_ready: bool = True
 ) -> Iterator[subprocess.Popen[str]]:
     """One of the lab's own tools (a module and its arguments) in a host's namespace, ended on the way out."""
     command = [sys.executable, "-P", "-m", *argv]

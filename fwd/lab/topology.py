@@ -24,7 +24,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from fwd.lab import processes
 
@@ -59,6 +59,19 @@ def _place(version: Version) -> int:
 
 class LabError(Exception):
     """The lab cannot do what was asked; its text is one line for the user."""
+
+
+class Hosts(Protocol):
+    """Where the lab's tools run commands: its own namespaces, or the testbed's containers."""
+
+    def address(self, host: str) -> str:
+        """The address of a host."""
+
+    def run(self, host: str, argv: Sequence[str], check: bool = True, **kw: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command in a host's network to its end."""
+
+    def popen(self, host: str, argv: Sequence[str], **kw: Any) -> subprocess.Popen[Any]:
+        """Start a command in a host's network; the returned pid is the command's own."""
 
 
 def why_not() -> str | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fwd.lab import flows
-from fwd.lab.topology import LabError, Topology
+from fwd.lab.topology import Hosts, LabError, Topology
 
 SERVER_PORT = 5201
 _LISTEN_TIMEOUT_S = 5.0
@@ -40,7 +40,7 @@ def require_iperf3() -> None:
         raise LabError("the command iperf3 is missing: install iperf3")
 
 
-def start_server(topology: Topology, host: str, port: int = SERVER_PORT) -> subprocess.Popen[Any]:
+def start_server(topology: Hosts, host: str, port: int = SERVER_PORT) -> subprocess.Popen[Any]:
     """An iperf3 server that listens when this returns, and ends after one test."""
     argv = ["iperf3", "-s", "-1", "-p", str(port)]
     server = topology.popen(host, argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -55,7 +55,7 @@ def start_server(topology: Topology, host: str, port: int = SERVER_PORT) -> subp
 
 
 def start_client(
-    topology: Topology,
+    topology: Hosts,
     host: str,
     address: str,
     *,
@@ -110,7 +110,7 @@ def parse(output: str) -> TcpResult:
 
 
 def run(
-    topology: Topology,
+    topology: Hosts,
     *,
     streams: int,
     seconds: float,
@@ -141,7 +141,7 @@ def run(
     return parse(output)
 
 
-def tcp_resets(topology: Topology, hosts: Iterable[str] = ("client1", "client2")) -> int:
+def tcp_resets(topology: Hosts, hosts: Iterable[str] = ("client1", "client2")) -> int:
     """Connections reset and resets sent so far, over all these hosts."""
     return sum(resets_in(topology.run(host, ["cat", "/proc/net/snmp"]).stdout) for host in hosts)
 
