@@ -3,10 +3,11 @@ VENV := .venv/bin
 export PATH := $(CURDIR)/$(VENV):$(PATH):/usr/sbin:/sbin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+TESTBED_ARGS ?=
 
 .DEFAULT_GOAL := help
 PARTS := peers scale micro failover profile
-.PHONY: help setup demo lint test long interop ike-vectors bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean
+.PHONY: help setup demo lint test long interop ike-vectors testbed bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -33,6 +34,9 @@ interop: setup ## fwd and strongSwan as each other's IPsec peers (root)
 
 ike-vectors: setup ## record anew what tests/proto/ike replays: an exchange with strongSwan (root)
 	@python tests/proto/ike/record_strongswan.py
+
+testbed: setup ## docker/compose.yml, put through every scenario; wants a container engine (root)
+	@fwd lab testbed $(TESTBED_ARGS)
 
 bench: setup ## every part of the bench, plots, report, verdict; 45 minutes (root)
 	@fwd bench $(BENCH_ARGS)

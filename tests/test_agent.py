@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -32,6 +33,7 @@ from fwd.datapath.counters import DemuxCounter, MemberCounter
 from fwd.datapath.ring import RECORDS, Ring
 from fwd.datapath.shared import GatewayShared, LinkWord, PeeringShared, ProcessState
 from fwd.datapath.tun import Offloads
+from fwd.lab.testbed import observe
 from fwd.proto.drops import DropReason
 from fwd.proto.ip import CSUM, TSO4
 
@@ -219,6 +221,42 @@ def test_metrics_parse_and_name_every_reason(view: GatewayView) -> None:
     ages = {tuple(sorted(s.labels.values())): s.value for s in families["fwd_process_heartbeat_age_seconds"].samples}
     assert ages["1", "member", "vpc2"] == 0.05
     assert all(s.name.endswith("_total") for f in families.values() if f.type == "counter" for s in f.samples)
+
+
+DOCKER = Path(__file__).parents[1] / "docker"
+TARGET_LABELS = {"job", "instance", "gateway"}  # Prometheus's own, and what docker/prometheus/prometheus.yml adds
+
+
+def expressions_of_alerts() -> list[str]:
+    return re.findall(r"^ +expr: (.+)$", (DOCKER / "prometheus/rules.yml").read_text(), re.MULTILINE)
+
+
+def expressions_of_dashboards() -> list[str]:
+    dashboards = [json.loads(path.read_text()) for path in (DOCKER / "grafana").glob("*.json")]
+    return [expression for dashboard in dashboards for expression in observe.expressions(dashboard)]
+
+
+@pytest.mark.parametrize("expressions", [expressions_of_alerts, expressions_of_dashboards])
+def test_dashboards_and_alert_rules_name_metrics_labels_and_reasons_that_exist(
+    view: GatewayView, expressions: Callable[[], list[str]]
+) -> None:
+    labels_of: dict[str, set[str]] = {"up": set()}
+    for family in StatusCollector(lambda: collect(view, NOW_NS)).collect():
+        for sample in family.samples:
+            labels_of.setdefault(sample.name, set()).update(sample.labels)
+    wanted = expressions()
+    assert len(wanted) >= 8
+    for expression in wanted:
+        metrics = set(re.findall(r"\b(?:fwd_\w+|up\b)", expression))
+        assert metrics, expression
+        assert metrics <= labels_of.keys(), expression
+        allowed = TARGET_LABELS.union(*(labels_of[name] for name in metrics))
+        groups = re.findall(r"\b(?:by|without|on|ignoring)\s*\(([^)]*)\)", expression)
+        used = {label.strip() for group in groups for label in group.split(",")}
+        used |= set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", expression))
+        assert used <= allowed, expression
+        reasons = {one for group in re.findall(r'reason=~?"([^"]*)"', expression) for one in group.split("|")}
+        assert reasons <= {reason.label for reason in DropReason}, expression
 
 
 def test_metrics_of_a_process_that_never_ran(view: GatewayView) -> None:

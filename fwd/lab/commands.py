@@ -9,10 +9,10 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,6 +22,7 @@ from fwd.config import MEMBERS_MAX, Payload
 from fwd.lab import charon, gateways, traffic
 from fwd.lab import interop as scenarios
 from fwd.lab.demo import demo_command
+from fwd.lab.testbed import run as testbed_run
 from fwd.lab.topology import GATEWAYS, LabError, Topology, why_not
 
 app = typer.Typer(
@@ -104,16 +105,37 @@ def interop(
     with clear_errors():
         charon.require()
         traffic.require_iperf3()
-        console = Console()
         rows = []
         for row in scenarios.run(out, only):
             rows.append(row)
-            state = "[green]ok[/green]    " if row["passed"] else "[red]failed[/red]"
-            reason = row.get("reason") or ", ".join(f"{name} {value}" for name, value in row["figures"].items())
-            console.print(f"{state} {row['name']}, {row['initiator']} begins: {reason}", highlight=False)
-        failed = sum(not row["passed"] for row in rows)
-        console.print(f"{len(rows)} scenarios, {failed} failed; {out}", highlight=False)
-    if failed:
+            _show(row)
+        typer.echo(f"{len(rows)} scenarios, {_failed(rows)} failed; {out}")
+    if _failed(rows):
+        raise typer.Exit(1)
+
+
+@app.command("testbed")
+def containers(
+    only: Annotated[str, typer.Argument(metavar="[WORDS]", help="Only scenarios with these words in their name.")] = "",
+    base: Annotated[str, typer.Option(help="The images' base, with Debian 12 and Python.")] = testbed_run.BASE,
+    build_only: Annotated[bool, typer.Option("--build-only", help="Build the images, and no more.")] = False,
+    out: Annotated[Path, typer.Option(help="Where the rows go, as JSON.")] = Path("build/testbed.json"),
+) -> None:
+    """docker/compose.yml brought up, put through every scenario, taken down. Exit status 1 if one fails."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with clear_errors():
+        if build_only:
+            rows = [testbed_run.build(testbed_run.engine(Path("/dev/null")), base)]
+            _show(rows[0])
+        else:
+            traffic.require_iperf3()
+            rows = []
+            for row in testbed_run.run(out, base, only):
+                rows.append(row)
+                _show(row)
+            images = ", ".join(testbed_run.IMAGES)
+            typer.echo(f"{len(rows)} scenarios, {_failed(rows)} failed; {out}; the images stay: {images}")
+    if _failed(rows):
         raise typer.Exit(1)
 
 
@@ -136,6 +158,18 @@ def status(name: Name = "fwd") -> None:
             addresses = (" ".join(topology.addresses(host, version)) for version in (4, 6))
             table.add_row(host, *addresses, *last)
         Console().print(table)
+
+
+def _show(row: Mapping[str, Any]) -> None:
+    """A scenario's row, as it ends."""
+    state = "[green]ok[/green]    " if row["passed"] else "[red]failed[/red]"
+    name = f"{row['name']}, {row['initiator']} begins" if "initiator" in row else row["name"]
+    reason = row.get("reason") or ", ".join(f"{word} {value}" for word, value in row["figures"].items())
+    Console().print(f"{state} {name}: {reason}", highlight=False, soft_wrap=True)
+
+
+def _failed(rows: Sequence[Mapping[str, Any]]) -> int:
+    return sum(not row["passed"] for row in rows)
 
 
 def _standing(name: str) -> Topology:

@@ -44,7 +44,7 @@ def tool(
     command = [sys.executable, "-P", "-m", *argv]
     with ended(topology.popen(host, command, stdout=subprocess.PIPE, text=True)) as process:
         if waits_ready:
-            _await_ready(process, f"{host}: {argv[0]}")
+            await_ready(process, f"{host}: {argv[0]}")
         yield process
 
 
@@ -75,7 +75,8 @@ def stop(process: subprocess.Popen[str]) -> None:
         raise LabError(f"{process.args!r} ended with status {process.returncode}")
 
 
-def _await_ready(process: subprocess.Popen[str], name: str) -> None:
+def await_ready(process: subprocess.Popen[str], name: str) -> None:
+    """Until a tool says that it is."""
     assert process.stdout is not None
     waiting = select.poll()
     waiting.register(process.stdout, select.POLLIN)

@@ -1,0 +1,110 @@
+"""`fwd lab testbed`: images built, the project up, every scenario, one row each, and the project down again.
+
+The images stay, for the next run; nothing else does.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from fwd.keyd import generate
+from fwd.lab.testbed.bed import Bed, Failed
+from fwd.lab.testbed.engine import PROFILES, PROJECT, Engine
+from fwd.lab.testbed.scenarios import IMAGE_MIB, SCENARIOS, Scenario
+from fwd.lab.topology import LabError
+
+SCHEMA: Final = 1
+BASE: Final = "python:3.12-slim-bookworm"
+DIRECTORY: Final = Path("docker")
+_MIB: Final = 1 << 20
+_LOG_CHARACTERS = 3000
+# What docker/compose.yml asks for, by variable → tag, and where it is built.
+_IMAGES: Final = {
+    "FWD_IMAGE": ("gateway", Path(), "docker/Dockerfile"),
+    "FWD_CLIENT_IMAGE": ("client", DIRECTORY / "client", "Dockerfile"),
+    "FWD_PROMETHEUS_IMAGE": ("prometheus", DIRECTORY / "prometheus", "Dockerfile"),
+    "FWD_STRONGSWAN_IMAGE": ("strongswan", DIRECTORY / "strongswan", "Dockerfile"),
+}
+IMAGES: Final = tuple(f"{PROJECT}:{tag}" for tag, _, _ in _IMAGES.values())
+"""What stays on the machine when all is over."""
+
+
+def engine(secret: Path) -> Engine:
+    """The engine, told which images and which pre-shared key. Raises LabError."""
+    if not (DIRECTORY / "compose.yml").is_file():
+        raise LabError(f"{DIRECTORY}/compose.yml is not here: run it in a checkout of fwd")
+    environment = {variable: f"{PROJECT}:{tag}" for variable, (tag, _, _) in _IMAGES.items()}
+    # Any free port: on this machine somebody else may have Prometheus's own.
+    environment |= {"FWD_PSK": str(secret), "FWD_PROMETHEUS_PORT": "0", "COMPOSE_PROFILES": PROFILES}
+    return Engine(DIRECTORY, environment)
+
+
+def build(engine: Engine, base: str) -> dict[str, Any]:
+    """All images upon `base`; the row of the gateway's size."""
+    start = time.monotonic()
+    for tag, directory, dockerfile in _IMAGES.values():
+        engine.build(directory, dockerfile, f"{PROJECT}:{tag}", base)
+    over_mib = (engine.inspect(f"{PROJECT}:gateway")["Size"] - engine.inspect(base)["Size"]) / _MIB
+    row = _row("images built; the gateway's over its base", {"over_base_mib": round(over_mib)}, start)
+    if over_mib >= IMAGE_MIB:
+        row |= {"passed": False, "reason": f"{over_mib:.0f} MiB over its base, must be under {IMAGE_MIB}"}
+    return row
+
+
+def run(out: Path, base: str, only: str = "") -> Iterator[dict[str, Any]]:
+    """A row for each scenario whose name has `only` in it, as it ends; writes them all to `out`.
+
+    The first one is always among them: it waits for the gateways. Raises LabError where none has that name, and where
+    the project cannot be brought up.
+    """
+    chosen = [one for one in SCENARIOS if only in one.name]
+    if not chosen:
+        raise LabError(f"no scenario has {only!r} in its name")
+    chosen = [SCENARIOS[0], *(one for one in chosen if one is not SCENARIOS[0])]
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fwd-testbed-")))
+        secret = directory / "fwd.psk"
+        generate.write_psk(secret)
+        project = engine(secret)
+        rows = [build(project, base)]
+        yield rows[0]
+        stack.callback(project.down)
+        project.down()
+        project.compose("up", "--detach", "--no-build", "client1", "client2", "gw1", "gw2")
+        bed = Bed(project, directory, secret.read_text().strip())
+        for one in chosen:
+            rows.append(_played(one, bed))
+            yield rows[-1]
+        rows.append(_taken_down(project))
+        yield rows[-1]
+        versions = project.versions()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"schema": SCHEMA, **versions, "base": base, "scenarios": rows}, indent=1) + "\n")
+
+
+def _played(one: Scenario, bed: Bed) -> dict[str, Any]:
+    start = time.monotonic()
+    try:
+        return _row(one.name, one.check(bed), start)
+    except (Failed, LabError, OSError) as error:
+        logs = {name: bed.engine.logs(name)[-_LOG_CHARACTERS:] for name in bed.engine.containers()}
+        return {**_row(one.name, {}, start), "passed": False, "reason": str(error), "logs": logs}
+
+
+def _taken_down(project: Engine) -> dict[str, Any]:
+    """Nothing of the project is left."""
+    start = time.monotonic()
+    project.down()
+    left = [*project.containers(), *project.networks()]
+    row = _row("taken down, nothing left", {"containers_and_networks": len(left)}, start)
+    return row if not left else {**row, "passed": False, "reason": f"left behind: {', '.join(left)}"}
+
+
+def _row(name: str, figures: dict[str, Any], start: float) -> dict[str, Any]:
+    return {"name": name, "passed": True, "figures": figures, "seconds": round(time.monotonic() - start, 1)}

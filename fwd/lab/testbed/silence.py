@@ -1,0 +1,52 @@
+"""How long TCP streams were silent, read from iperf3's intervals; and what it says of UDP. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from fwd.lab.topology import LabError
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What a run of iperf3 with intervals shows of its streams, both ways together."""
+
+    count: int
+    received_bytes: int
+    longest_silence_s: float
+
+
+def read(output: str) -> Streams:
+    """From `iperf3 -J -i 0.1`. Raises LabError with iperf3's own reason if it failed."""
+    report = _report(output)
+    silent_s: dict[int, float] = {}
+    longest_s: dict[int, float] = {}
+    received = 0
+    for interval in report["intervals"]:
+        for stream in interval["streams"]:
+            socket, length_s = stream["socket"], stream["end"] - stream["start"]
+            silent_s[socket] = 0.0 if stream["bytes"] else silent_s.get(socket, 0.0) + length_s
+            longest_s[socket] = max(longest_s.get(socket, 0.0), silent_s[socket])
+            received += 0 if stream["sender"] else stream["bytes"]
+    if not longest_s:
+        raise LabError("iperf3 told of no interval")
+    return Streams(len(longest_s), received, round(max(longest_s.values()), 2))
+
+
+def read_udp(output: str) -> tuple[float, float]:
+    """Mbit/s that arrived and per cent lost, from `iperf3 -J -u`. Raises LabError."""
+    total = _report(output)["end"]["sum"]
+    percent: float = total["lost_percent"]
+    return round(total["bits_per_second"] * (1 - percent / 100) / 1e6, 1), round(percent, 2)
+
+
+def _report(output: str) -> dict[str, Any]:
+    try:
+        report: dict[str, Any] = json.loads(output)
+    except json.JSONDecodeError:
+        raise LabError("iperf3 gave no result") from None
+    if "error" in report:
+        raise LabError(f"iperf3: {report['error']}")
+    return report
