@@ -8,6 +8,7 @@ would leave by anything else. Both survive a crash; a clean stop removes them. R
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import socket
 import subprocess
@@ -107,7 +108,10 @@ def add_routes(peering: Peering) -> None:
             try:
                 ip.route("replace", **route)
             except NetlinkError as error:
-                raise UserError(f"route {subnet} dev {peering.tun}: {error.args[-1]}") from None
+                hint = ""
+                if subnet.version == 6 and error.code == errno.EACCES:
+                    hint = "; new devices have no IPv6 here: set the sysctl net.ipv6.conf.default.disable_ipv6 to 0"
+                raise UserError(f"route {subnet} dev {peering.tun}: {error.args[-1]}{hint}") from None
 
 
 def set_mtu(tun: str, mtu_bytes: int) -> None:

@@ -76,6 +76,15 @@ def test_secret_missing(pair: Pair) -> None:
     refused(pair, "gw1.secret", "No such file")
 
 
+def test_a_host_whose_new_devices_have_no_ipv6(pair: Pair) -> None:
+    """As in a container of an engine that gives IPv6 to the devices it makes, and to no others."""
+    pair.topology.run("gw1", ["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"])
+    try:
+        refused(pair, "fd00:2::/64", "net.ipv6.conf.default.disable_ipv6")
+    finally:
+        pair.topology.run("gw1", ["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=0"])
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
 def test_secret_readable_by_others(pair: Pair, mode: int) -> None:
     pair.secret_path("gw1").chmod(mode)
