@@ -133,6 +133,10 @@ class Bed:
         except (URLError, OSError):
             return False
 
+    def healthy(self, gateway: str) -> bool:
+        """What the engine says, by the image's health check."""
+        return bool(self.engine.inspect(self.container(gateway))["State"]["Health"]["Status"] == "healthy")
+
     def await_ready(self, *gateways: str) -> float:
         """Until they all are; how long that took, in seconds."""
         start_s = time.monotonic()

@@ -6,6 +6,7 @@ The images stay, for the next run; nothing else does.
 from __future__ import annotations
 
 import json
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -92,7 +93,7 @@ def _played(one: Scenario, bed: Bed) -> dict[str, Any]:
     start = time.monotonic()
     try:
         return _row(one.name, one.check(bed), start)
-    except (Failed, LabError, OSError) as error:
+    except (Failed, LabError, OSError, subprocess.SubprocessError) as error:
         logs = {name: bed.engine.logs(name)[-_LOG_CHARACTERS:] for name in bed.engine.containers()}
         return {**_row(one.name, {}, start), "passed": False, "reason": str(error), "logs": logs}
 
