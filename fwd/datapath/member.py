@@ -218,8 +218,8 @@ class Member:
         if self._shared.keepalive[0]:
             self._keep_mapping()
         self._audit.tick()
-        sa = self.outbound.sa
-        if sa and sa.number >= self._parts.peering.rekey_packets:  # again and again, until keyd has answered
+        peering, sa = self._parts.peering, self.outbound.sa
+        if sa and self.outbound.is_due(peering.rekey_packets, peering.rekey_bytes):  # until keyd has answered
             self._tell(EventKind.SOFT_LIMIT, sa.spi)
         return IDLE_TICK_S if self._esp else min(IDLE_TICK_S, self._path.next_timeout(self._now))
 

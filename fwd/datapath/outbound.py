@@ -12,6 +12,7 @@ records'; outer ECN is Not-ECT for superpackets (RFC 9347 §2.4.2, RFC 6040 comp
 
 from __future__ import annotations
 
+import os
 from array import array
 
 import numpy as np
@@ -48,6 +49,7 @@ _OUT_BYTES = MemberCounter.OUT_BYTES.value
 _OUT_ESP = MemberCounter.OUT_ESP.value
 _OUT_ESP_BYTES = MemberCounter.OUT_ESP_BYTES.value
 _OUT_RECORDS = MemberCounter.OUT_RECORDS.value
+_JITTER = 0.1
 _TABLES_MAX = 32  # packet sizes whose tables are kept (payload esp)
 
 
@@ -113,13 +115,25 @@ class Outbound:
         self._packets: list[_Packets | None] = [None] * SEGMENTS
         self._tables: dict[int, PacketTable] = {}
         self.sa: OutboundSa | None = None
+        self._octets_before = 0  # sent before this SA was
+        self._share = 1.0  # of its soft limits
         self.peer: tuple[str, int] = ("", 0)
 
     def use(self, keys: SaKeys) -> None:
         """Send on this SA from now on. It must never have been sent on (design rule 1)."""
         self.sa = OutboundSa(keys, self._ring.rows)
+        self._octets_before = self._counters[_OUT_ESP_BYTES]
+        self._share = 1 - _JITTER * os.urandom(1)[0] / 255
         self._ledger.begin(self._incarnation, keys.spi)
         self._link[LinkWord.SPI_OUT] = keys.spi
+
+    def is_due(self, packets: int, octets: int) -> bool:
+        """Whether the SA nears its soft limits, or a little less, so that not all SAs do at once; `octets` 0: none."""
+        sa = self.sa
+        if sa is None:
+            return False
+        sent = self._counters[_OUT_ESP_BYTES] - self._octets_before
+        return sa.number >= packets * self._share or 0 < octets * self._share <= sent
 
     def recover(self, *, skip: bool) -> None:
         """Take over from a predecessor: what it held is lost; `skip`: so is what waited while the member was failed.

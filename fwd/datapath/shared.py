@@ -143,6 +143,12 @@ class Ledger:
         """Numbers up to `last` are about to be sent. Member only."""
         self._words[self._last] = last
 
+    @property
+    def sender(self) -> int:
+        """The incarnation that has begun an SA last; 0: none has."""
+        count: int = self._words[0]
+        return self._words[1 + (count - 1) % LEDGER_ENTRIES * 4] if count else 0
+
     def entries(self) -> list[LedgerEntry]:
         """Oldest first."""
         count = self._words[0]

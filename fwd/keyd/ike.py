@@ -103,7 +103,7 @@ class IkePeering:
         self._missing_since: list[float | None] = [None] * len(self.members)
         self._refused: dict[int, str] = {}  # members that the peer gives no Child SA, and why
         self._error = ""  # why there is no connection
-        self._disagrees = False
+        self._disagreement = ""  # why this peer cannot be joined, though it is who it is
         self._far_terms: Terms | None = None  # if it is another fwd
         self._starts = peering.ike.start_action == "start"
         self._begin_at: float | None = now if self._starts else None
@@ -184,7 +184,7 @@ class IkePeering:
         for member in self.members:
             for spi in member.due_to_delete(now):
                 endpoint.delete_child(self.name, spi, now)
-        if sa is None or self._disagrees:
+        if sa is None or self._disagreement:
             return
         for index, member in enumerate(self.members):
             for spi in member.due_to_rekey(now, self.peering.rekey_time, alone=index in self._refused):
@@ -240,10 +240,9 @@ class IkePeering:
                     theirs = Terms.decode(notify.data)
                 except ValueError as error:
                     log.warning("%s: what the peer says of the peering is not understood: %s", self.name, error)
-        reason = disagreement(self._terms, theirs)
-        self._disagrees = bool(reason)
-        if reason:
-            self._endpoint.terminate(self.name, now, reason)
+        self._disagreement = disagreement(self._terms, theirs)
+        if self._disagreement:
+            self._endpoint.terminate(self.name, now, self._disagreement)
             return
         log.info("%s: IKE SA with %s established", self.name, auth.name_of(event.peer))
         self._error = ""
@@ -269,7 +268,7 @@ class IkePeering:
 
     def _child_up(self, event: ChildUp, now: float) -> None:
         child = event.child
-        if self._disagrees or child.member >= len(self.members):
+        if self._disagreement or child.member >= len(self.members):
             return
         receiver = self.members[child.inbound.spi & 0xFF].accepted
         try:
@@ -278,7 +277,8 @@ class IkePeering:
             log.warning("%s: %s", self.name, error)
             self._endpoint.delete_child(self.name, child.inbound.spi, now)
             return
-        self._refused.pop(child.member, None)
+        if event.replaces is None:  # a replacement is none more
+            self._refused.pop(child.member, None)
         if self._reveal is not None:
             self._reveal(event)
 
@@ -297,9 +297,9 @@ class IkePeering:
             log.warning("%s: IKE with %s port %d refused: %s", self.name, *event.remote, event.error)
 
     def _closed(self, event: Closed, now: float) -> None:
-        self._error = event.error
-        if event.error:
-            log.warning("%s: IKE SA is gone: %s", self.name, event.error)
+        self._error = event.error or self._disagreement
+        if self._error:
+            log.warning("%s: IKE SA is gone: %s", self.name, self._error)
         else:
             log.info("%s: IKE SA is closed", self.name)
         self._begin_at = now + self._again_s if self._starts else None

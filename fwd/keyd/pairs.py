@@ -42,7 +42,6 @@ class Pair:
     ready: bool = False
     share: float = field(default_factory=lambda: 1 - _JITTER * os.urandom(1)[0] / 255)  # of its time, then rekeyed
     used: bool = False  # its outbound SA was handed out for good
-    taken_by: int = 0  # the incarnation that sends on it
     left: bool = False  # it was used, and is not any more
     retire_at: float | None = None  # when it is to be deleted, then
     gone_at: float | None = None  # the far side has left it: when its inbound SA goes
@@ -87,8 +86,7 @@ class MemberPairs:
         old = self._pairs.get(replaces) if replaces is not None else None
         if old is not None:
             old.successor = pair.spi
-        living = self._current is not None and self._current.taken_by == self._shared.process.incarnation
-        if old is not None and old is self._current and keys.initiated and living:
+        if old is not None and old is self._current and keys.initiated and self._sends():
             self._switch(pair)
         else:
             self._refresh()
@@ -109,8 +107,8 @@ class MemberPairs:
         current = self._current
         if current is not None and current.gone_at is None:
             return
-        if not self._shared.link[LinkWord.SPI_OUT]:
-            return  # no member has ever sent: it waits for its first boot record
+        if not self._sends():
+            return  # it takes a boot record
         spares = [pair for pair in self._pairs.values() if pair.spare]
         successor = self._pairs.get(current.successor) if current and current.successor is not None else None
         if successor is not None and successor.spare:
@@ -150,7 +148,6 @@ class MemberPairs:
         if pair is None or pair is self._current:
             return
         pair.used = True
-        pair.taken_by = self._shared.process.incarnation
         pair.since = now
         pair.left = False
         pair.retire_at = None
@@ -209,11 +206,15 @@ class MemberPairs:
         self.renew = False
         if pair is None or pair.gone_at is not None or pair.successor is not None:
             return []
-        bereft = alone and pair.taken_by != self._shared.process.incarnation and now >= pair.since + BEREFT_S
+        bereft = alone and not self._sends() and now >= pair.since + BEREFT_S
         if not renew and not bereft and not (rekey_s and now - pair.since >= rekey_s * pair.share):
             return []
         pair.since = now
         return [pair.spi]
+
+    def _sends(self) -> bool:
+        """Whether the incarnation that lives has an SA to send on; else it waits for a boot record."""
+        return self._shared.ledger.sender == self._shared.process.incarnation
 
     # -- handing out --------------------------------------------------------------------------------------------
 
@@ -223,7 +224,6 @@ class MemberPairs:
         given = spares.pop(pair.spi, None)
         if given is not None:
             given.used = True
-            given.taken_by = self._shared.process.incarnation
             self._current = given
         self._put(spares)
         self._told = self.accepted.version

@@ -65,16 +65,18 @@ def start_client(
     first_source_port: int | None = None,
     reverse: bool = False,
     both: bool = False,
+    mbps: float | None = None,
 ) -> subprocess.Popen[str]:
     """An iperf3 client on its way; give what it prints to `parse`. With `both`, as many streams each way at once.
 
-    It runs for whole seconds, as iperf3 knows no others and takes 0 for ever.
+    `mbps` paces each stream. It runs for whole seconds, as iperf3 knows no others and takes 0 for ever.
     """
     argv = ["iperf3", "-J", "-c", address, "-p", str(port), "-P", str(streams), "-t", str(math.ceil(seconds))]
     argv += ["--connect-timeout", "3000"]
     argv += ["--cport", str(first_source_port)] if first_source_port is not None else []
     argv += ["-R"] if reverse else []
     argv += ["--bidir"] if both else []
+    argv += ["-b", f"{mbps}M"] if mbps is not None else []
     client: subprocess.Popen[str] = topology.popen(
         host, argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

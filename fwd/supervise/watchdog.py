@@ -344,7 +344,7 @@ class Supervisor:
             self._metrics.close()
 
     def _re_read(self) -> None:
-        """SIGHUP: peerings that changed are set up anew, the others are not touched."""
+        """SIGHUP: peerings that changed are set up anew; of the others keyd has the secrets that are there now."""
         try:
             config = self._read()
             if config.gateway != self._config.gateway:
@@ -361,6 +361,8 @@ class Supervisor:
             self._close_peering(name)
             if name in self._materials:  # an IKE peering's own; the lab's must outlive it
                 close_material(self._materials.pop(name))
+        for parts in self._peerings.values():
+            _reopen(parts)
         for name, peering in wanted.items():
             if name not in self._peerings:
                 try:
@@ -371,6 +373,21 @@ class Supervisor:
         self._add_shared_children()
         told = event("config.read", changed=len(changed), in_force=len(self._peerings))
         log.info("configuration re-read: %d changed, %d in force", len(changed), len(self._peerings), extra=told)
+
+
+def _reopen(parts: PeeringParts) -> None:
+    """An IKE peering's secret files, which may be others by now; if they are not good, those of before stay."""
+    peering, material = parts.peering, parts.material
+    if peering.ike is None:
+        return
+    try:
+        fds = secrets.open_all(peering.keys)
+    except UserError as error:
+        told = event("peering.secrets_refused", peering=peering.name)
+        log.error("peering %s keeps the secrets of before: %s", peering.name, error, extra=told)
+        return
+    close_material(material)
+    material.fds = fds
 
 
 def _open_key_log(path: Path) -> int:

@@ -9,6 +9,8 @@ import contextlib
 import random
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from test_source import peering
@@ -19,7 +21,10 @@ from fwd.datapath.shared import LinkWord, PeeringShared, ProcessState
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, KeydPeering
 from fwd.keyd.pairs import OLD_SA_S
+from fwd.proto.ike import endpoint, exchanges
 from fwd.proto.ike.auth import Psk
+from fwd.proto.ike.numbers import Notify, ProtocolError
+from fwd.proto.ike.payloads import notified
 from fwd.proto.sa import SLOTS, EventKind, SaEvent, SaKeys, SaSet
 
 STEP_S = 0.05
@@ -75,6 +80,7 @@ class PlayedMember:
             self.outbound = message.outbound
             self.used.append(message.outbound.spi)
             assert len(self.used) == len(set(self.used)), "an SA was sent on twice"
+            self.shared.ledger.begin(self.incarnation, message.outbound.spi)
             self.shared.link[LinkWord.SPI_OUT] = message.outbound.spi
 
     def hear(self, keys: SaKeys) -> bool:
@@ -92,9 +98,11 @@ class PlayedMember:
 class Side:
     """keyd and the members of one gateway."""
 
-    def __init__(self, number: int, members: int, undo: contextlib.ExitStack, rekey_time: int) -> None:
+    def __init__(self, number: int, members: int, undo: contextlib.ExitStack, rekey_time: int, **more: Any) -> None:
         keys = PskKeys(source="psk", secret="unused", dpd_delay=10)
-        changes = {"keys": keys, "members": members, "rekey_time": rekey_time}
+        self.standard = more.pop("standard", False)  # it does not say that it is an fwd
+        self.reveal = more.pop("reveal", None)
+        changes = {"keys": keys, "members": members, "rekey_time": rekey_time, **more}
         self.peering = peering(number).model_copy(update=changes)
         self.shared = PeeringShared(members)
         self.members = [PlayedMember(self.shared, i, undo) for i in range(members)]
@@ -103,15 +111,29 @@ class Side:
     def start_keyd(self, now: float) -> None:
         members = [member.parts for member in self.members]
         parts = KeydPeering(self.peering, {}, members, self.shared, TUN_FLAGS)
-        self.keyd = IkePeering(parts, Psk(b"both sides have this secret"), now)
+        self.keyd = IkePeering(parts, Psk(b"both sides have this secret"), now, self.reveal)
+        if self.standard:
+            endpoint = self.keyd._endpoint
+            endpoint.connections = {n: replace(c, notifies=()) for n, c in endpoint.connections.items()}
 
 
 class World:
     """Both sides, and the time."""
 
-    def __init__(self, undo: contextlib.ExitStack, members: int = 2, rekey_time: int = 0) -> None:
+    def __init__(
+        self,
+        undo: contextlib.ExitStack,
+        members: int = 2,
+        rekey_time: int = 0,
+        theirs: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> None:
+        """`more` is of both sides, `theirs` of the second alone."""
         self.now = 100.0
-        self.sides = [Side(number, members, undo, rekey_time) for number in (1, 2)]
+        self.sides = [
+            Side(1, members, undo, rekey_time, **more),
+            Side(2, **{"members": members, "undo": undo, "rekey_time": rekey_time, **more, **(theirs or {})}),
+        ]
         self.refused = 0
         for side in self.sides:
             side.start_keyd(self.now)
@@ -141,10 +163,11 @@ class World:
 
     def _send(self) -> None:
         for here, there in (self.sides, self.sides[::-1]):
-            for mine, theirs in zip(here.members, there.members, strict=True):
-                if mine.alive and mine.outbound is not None and theirs.alive:
+            for mine in here.members:
+                if mine.alive and mine.outbound is not None:
+                    theirs = there.members[mine.outbound.spi & 0xFF]  # as the port's filter has it
                     theirs.read()
-                    self.refused += not theirs.hear(mine.outbound)
+                    self.refused += theirs.alive and not theirs.hear(mine.outbound)
 
     def check_sends(self) -> None:
         """Every member of both sides sends, and is heard."""
@@ -298,3 +321,151 @@ def test_no_key_and_no_secret_is_shown(undo: contextlib.ExitStack, caplog: pytes
     for secret in (*keys, b"both sides have this secret"):
         assert secret.hex() not in shown
         assert repr(secret)[2:-1] not in shown
+
+
+STANDARD = {"payload": "esp", "shared_port": True}
+
+
+def errors(world: World) -> list[str]:
+    return [side.keyd.told(world.now)["error"] for side in world.sides if side.keyd is not None]
+
+
+def test_what_a_standard_peer_sends_is_received_by_the_first_member(undo: contextlib.ExitStack) -> None:
+    """It may send everything on its newest SA; all members send."""
+    world = World(undo, members=4, **STANDARD, theirs={"standard": True})
+    world.run(2.0)
+    world.check_sends()
+    ours = world.sides[0].members
+    assert len(ours[0].inbound) >= 4 * (1 + BOOT_RECORDS)
+    assert not any(member.inbound for member in ours[1:])
+    assert len({member.outbound.spi for member in ours if member.outbound}) == 4
+
+
+def test_behind_one_receiver_members_die_rekey_and_are_renewed(undo: contextlib.ExitStack) -> None:
+    world, dice = World(undo, members=4, rekey_time=3, **STANDARD, theirs={"standard": True}), random.Random(3)
+    world.run(2.0)
+    for _ in range(40):
+        dice.choice(world.sides[dice.randrange(2)].members).alive = False
+        world.run(dice.choice([0.3, 1.0]))
+    world.run(3 * OLD_SA_S)
+    world.check_sends()
+    assert world.refused == 0
+    assert len(world.sides[0].members[0].inbound) <= SLOTS
+
+
+def test_the_receiver_itself_dies_and_its_successor_accepts_what_all_others_had(undo: contextlib.ExitStack) -> None:
+    world = World(undo, members=4, **STANDARD, theirs={"standard": True})
+    world.run(2.0)
+    before = set(world.sides[0].members[0].inbound)
+    world.sides[0].members[0].alive = False
+    world.run(STEP_S)
+    assert before <= set(world.sides[0].members[0].inbound)
+
+
+def test_a_peer_with_fewer_members_has_fewer_and_the_status_says_so(undo: contextlib.ExitStack) -> None:
+    world = World(undo, members=4, theirs={"members": 2})
+    world.run(3.0)
+    assert [member.alive for member in world.sides[0].members] == [True, True, False, False]
+    assert world.sides[0].keyd is not None
+    assert world.sides[0].keyd.told(world.now)["refused"] == {"2": "TS_MAX_QUEUE", "3": "TS_MAX_QUEUE"}
+    assert world.refused == 0
+
+
+def test_a_peer_that_gives_one_child_sa_is_content_and_a_death_is_mended_by_rekeying(
+    undo: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(undo, members=2, **STANDARD, theirs={"standard": True})
+    world.sides[1].peering = world.sides[1].peering.model_copy()
+    real = exchanges.respond_child
+
+    def one_only(sa: Any, request: Any, now: float) -> Any:
+        if sa.children and notified(request, Notify.REKEY_SA) is None:
+            raise ProtocolError(Notify.NO_ADDITIONAL_SAS, "one is enough")
+        return real(sa, request, now)
+
+    monkeypatch.setattr(endpoint, "respond_child", one_only)
+    world.run(3.0)
+    ours = world.sides[0]
+    assert ours.keyd is not None
+    assert [member.alive for member in ours.members] == [True, False]
+    assert ours.keyd.told(world.now)["refused"] == {"1": "NO_ADDITIONAL_SAS"}
+    for _ in range(3):
+        before = ours.members[0].outbound
+        ours.members[0].alive = False
+        world.run(1.0)
+        assert ours.members[0].alive
+        assert ours.members[0].outbound != before
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "why"),
+    [
+        ({"payload": "superpacket"}, {"payload": "esp"}, "set both sides alike"),
+        ({"payload": "superpacket"}, {"standard": True}, 'set payload = "esp"'),
+    ],
+)
+def test_superpackets_are_not_sent_to_who_has_not_agreed(
+    undo: contextlib.ExitStack, ours: dict[str, Any], theirs: dict[str, Any], why: str
+) -> None:
+    world = World(undo, **ours, theirs=theirs)
+    world.run(5.0)
+    assert not any(member.alive for member in world.sides[0].members)
+    assert why in errors(world)[0]
+
+
+def test_what_the_far_tun_does_not_take_is_told_to_the_supervisor(undo: contextlib.ExitStack) -> None:
+    world = World(undo)
+    assert [side.shared.far_offloads for side in world.sides] == [None, None]
+    world.run(1.0)
+    assert [side.shared.far_offloads for side in world.sides] == [TUN_FLAGS, TUN_FLAGS]
+
+
+def test_each_member_is_told_where_its_pair_listens(undo: contextlib.ExitStack) -> None:
+    world = World(undo, theirs={"port": 7000})
+    world.run(1.0)
+    far = [[member.shared.far.get() for member in side.members] for side in world.sides]
+    assert far == [[("192.0.2.2", 7000), ("192.0.2.2", 7001)], [("192.0.2.1", 4500), ("192.0.2.1", 4501)]]
+
+
+def test_the_spares_of_a_dead_keyd_serve_until_its_successor_has_its_own(undo: contextlib.ExitStack) -> None:
+    """The far side does not answer: nothing can be negotiated, and members die all the same."""
+    world = World(undo)
+    world.run(2.0)
+    ours = world.sides[0]
+    ours.keyd = None
+    world.sides[1].keyd = None
+    ours.start_keyd(world.now)
+    world.run(1.0)
+    for _ in range(BOOT_RECORDS):
+        ours.members[0].alive = False
+        world.run(0.5)
+        assert ours.members[0].alive
+    assert world.refused == 0
+
+
+def test_a_terminated_connection_stays_so_until_somebody_initiates(undo: contextlib.ExitStack) -> None:
+    keys = PskKeys(source="psk", secret="unused", start_action="none")
+    world = World(undo, theirs={"keys": keys})
+    world.run(2.0)
+    keyd = world.sides[0].keyd
+    assert keyd is not None
+    keyd.terminate(world.now)
+    world.run(30.0, traffic=False)
+    assert keyd.told(world.now)["sas"] == []
+    keyd.initiate(world.now)
+    world.run(2.0)
+    world.check_sends()
+
+
+def test_a_user_has_everything_rekeyed_without_a_loss(undo: contextlib.ExitStack) -> None:
+    world = World(undo)
+    world.run(2.0)
+    keyd = world.sides[0].keyd
+    assert keyd is not None
+    before = [member.outbound for member in world.sides[0].members], keyd.told(world.now)["sas"][0]["spi_i"]
+    keyd.rekey(world.now)
+    world.run(2.0)
+    after = [member.outbound for member in world.sides[0].members], keyd.told(world.now)["sas"][0]["spi_i"]
+    assert before[1] != after[1]
+    assert all(old != new for old, new in zip(before[0], after[0], strict=True))
+    assert world.refused == 0

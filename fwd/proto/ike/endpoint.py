@@ -7,7 +7,8 @@
 
 A message finds its IKE SA by our SPI. IKE_SA_INIT of a stranger costs no memory while many connections are half open:
 then its sender must first give back a cookie (RFC 7296 §2.6). Refused and forgotten: whatever is for no SA of ours.
-Only IKE_SA_INIT may be refused in clear text. Half-open IKE SAs are bounded.
+Only IKE_SA_INIT may be refused in clear text. Half-open IKE SAs are bounded, and so are answers to strangers: anybody
+can write a known peer's address.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from fwd.proto.ike.events import Address, Closed, Connection, Datagram, Event, R
 from fwd.proto.ike.exchanges import CreateChild, DeleteChildren, DeleteIke, Liveness, respond_child, respond_delete
 from fwd.proto.ike.initial import Initiate, respond_auth, respond_init
 from fwd.proto.ike.message import Header, decode_clear, encode_clear
-from fwd.proto.ike.numbers import Exchange, Flag, Notify, Protocol, ProtocolError, syntax
+from fwd.proto.ike.numbers import Exchange, Flag, Notify, Payload, Protocol, ProtocolError, syntax
 from fwd.proto.ike.payloads import (
     AnyPayload,
     Delete,
@@ -36,6 +37,7 @@ from fwd.proto.ike.payloads import (
     notified,
     notify_for,
 )
+from fwd.proto.ike.rate import Rate
 from fwd.proto.ike.rekey import RekeyIke, respond_rekey, yield_to_rival
 from fwd.proto.ike.sa import NO_SPI, IkeSa
 from fwd.proto.ike.states import State
@@ -43,6 +45,8 @@ from fwd.proto.ike.states import State
 HALF_OPEN_COOKIES: Final = 16  # from so many half-open IKE SAs on, strangers must show a cookie
 HALF_OPEN_MAX: Final = 256
 HALF_OPEN_S: Final = 30.0
+INIT_PER_S: Final = 500  # IKE_SA_INIT without a cookie that are looked at, of one peer's address
+ANSWERS_PER_S: Final = 50  # those that are answered with a key exchange
 IKE_SAS_MAX: Final = 16  # with one peer, however often it begins or rekeys
 REKEYED_S: Final = 60.0  # how long an IKE SA waits for its Delete once it has a successor
 OVER_TIME: Final = 0.1  # share of its rekeying time for which an IKE SA may go on after it
@@ -85,6 +89,8 @@ class Endpoint:
         self._half_open: dict[tuple[bytes, Address], _HalfOpen] = {}  # by the initiator's SPI and address
         self._cookie_secrets = (random(32), random(32))
         self._cookie_secret_at = 0.0
+        self._looked_at = {name: Rate(INIT_PER_S, INIT_PER_S) for name in self.connections}
+        self._answered = {name: Rate(ANSWERS_PER_S, ANSWERS_PER_S) for name in self.connections}
 
     # -- commands -----------------------------------------------------------------------------------------------
 
@@ -285,6 +291,9 @@ class Endpoint:
         connection = self._connection_for(local, remote)
         if connection is None:
             return
+        # A cookie comes first of all (RFC 7296 §2.6): who brings one need not compete with those that do not.
+        if header.first_payload != Payload.NOTIFY and not self._looked_at[connection.name].allows(now):
+            return
         try:
             payloads = decode_clear(header, data)
         except ProtocolError as error:
@@ -298,7 +307,7 @@ class Endpoint:
             cookie = self._cookie(0, header, nonce.data if nonce else b"", remote)
             self._reply(header, NO_SPI, [Notification(Notify.COOKIE, cookie)], local, remote)
             return
-        if len(self._half_open) >= HALF_OPEN_MAX:
+        if len(self._half_open) >= HALF_OPEN_MAX or not self._answered[connection.name].allows(now):
             return
         try:
             path = local, remote

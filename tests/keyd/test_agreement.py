@@ -1,0 +1,57 @@
+"""What two gateways say of a peering, and what follows from it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fwd.keyd.agreement import Terms, disagreement
+from fwd.proto.ike.numbers import Notify
+
+TERMS = st.builds(
+    Terms, st.sampled_from(["superpacket", "esp"]), st.integers(0, 0xFFFF), st.integers(1, 0xFFFF), st.booleans()
+)
+SUPER, ESP = Terms("superpacket", 7, 4500, False), Terms("esp", 7, 4500, True)
+
+
+@given(TERMS)
+def test_what_is_said_is_understood(terms: Terms) -> None:
+    said = terms.notification()
+    assert said.kind == Notify.FWD_PEERING
+    assert Terms.decode(said.data) == terms
+
+
+@given(TERMS, st.binary(min_size=1, max_size=9))
+def test_what_a_later_version_adds_is_passed_over(terms: Terms, more: bytes) -> None:
+    assert Terms.decode(terms.notification().data + more) == terms
+
+
+@given(st.binary(max_size=12))
+def test_any_octets_are_terms_or_refused(data: bytes) -> None:
+    try:
+        terms = Terms.decode(data)
+    except ValueError:
+        return
+    assert terms.port > 0
+
+
+@pytest.mark.parametrize("cut", range(8))
+def test_terms_that_are_cut_short_are_refused(cut: int) -> None:
+    with pytest.raises(ValueError, match=f"notify of {cut} octets"):
+        Terms.decode(SUPER.notification().data[:cut])
+
+
+def test_members_listen_on_ports_one_after_another_or_on_one() -> None:
+    assert [SUPER.port_of(i) for i in range(3)] == [4500, 4501, 4502]
+    assert [ESP.port_of(i) for i in range(3)] == [4500] * 3
+
+
+def test_superpacket_needs_a_peer_that_speaks_it() -> None:
+    assert 'set payload = "esp"' in disagreement(SUPER, None)
+    assert "set both sides alike" in disagreement(SUPER, ESP)
+    assert "set both sides alike" in disagreement(ESP, SUPER)
+
+
+def test_esp_is_for_anybody() -> None:
+    assert disagreement(ESP, None) == disagreement(ESP, ESP) == disagreement(SUPER, SUPER) == ""
