@@ -285,6 +285,8 @@ class Endpoint:
             if half.request == data:
                 self._send(half.answer, local, remote)
             return
+        if any(sa.spi_i == header.spi_i and sa.established_at and not sa.initiator for sa in self._sas.values()):
+            return  # a late copy: what it began is there (RFC 7296 §2.1)
         self._answer_init(header, data, local, remote, now)
 
     def _answer_init(self, header: Header, data: bytes, local: Address, remote: Address, now: float) -> None:

@@ -191,6 +191,15 @@ def test_ike_sa_init_out_of_place_is_not_answered(place: tuple[int, int]) -> Non
     assert not net.b.endpoint.sas(NAME)
 
 
+def test_a_late_copy_of_ike_sa_init_is_ignored() -> None:
+    """§2.1: the IKE SA that it began is there already."""
+    net = Net().connect()
+    held = net.b.endpoint.sas(NAME)
+    net.b.endpoint.receive(net.sent[0].data, B, A, net.now)
+    assert net.b.endpoint.datagrams_to_send() == []
+    assert net.b.endpoint.sas(NAME) == held
+
+
 def test_an_answer_comes_from_where_the_request_went_to_and_goes_to_where_it_came_from() -> None:
     """§2.11: whatever the ports."""
     net = Net()
@@ -573,3 +582,16 @@ def test_every_kind_of_identity_goes_with_a_shared_secret(text: str) -> None:
         1, connection("a", local_id=identity(text, Payload.IDI)), connection("b", remote_id=identity(text, Payload.IDR))
     ).connect()
     net.check_agreement()
+
+
+def test_an_spi_that_anybody_knows_is_not_drawn() -> None:
+    """§1.4.1: neither a Child SA nor a member that still has it; here chance says everything twice."""
+    net, drawn, members_have = Net(), itertools.count(2), {0x400}
+    chance = net.dice.randbytes
+    stutter = lambda octets: (next(drawn) // 2).to_bytes(3, "big") if octets == 3 else chance(octets)  # noqa: E731
+    net.b = Side(Endpoint([connection("b")], stutter, lambda: WALL, lambda spi: spi not in members_have))
+    net.connect()
+    for _ in range(3):
+        net.b.endpoint.create_child(NAME, 0, for_member(0), net.now)
+    net.run(1)
+    assert sorted(net.b.children()) == [0x100, 0x200, 0x300, 0x500]
