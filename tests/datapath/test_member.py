@@ -139,6 +139,41 @@ def test_keyd_is_told_what_it_must_know() -> None:
         assert r.a.events(0) == []
 
 
+@pytest.mark.parametrize("limit", ["packets", "octets"])
+def test_keyd_is_told_a_little_before_a_soft_limit(limit: str) -> None:
+    changes = {"rekey_packets": 2**20} if limit == "packets" else {"rekey_bytes": 200_000}
+    with rig(members=1, **changes) as r:
+        r.a.events(0)
+        outbound = r.a.members[0].outbound
+        assert outbound.sa is not None
+        while not r.a.events(0):
+            before = r.a.counted(MemberCounter.OUT_ESP_BYTES), outbound.sa.number
+            if limit == "packets":
+                outbound.sa.number += 2**14
+            else:
+                r.pass_over(record(1, 1000))
+            r.a.members[0]._tick()
+        if limit == "packets":
+            assert 0.88 * 2**20 <= before[1] <= 2**20
+        else:
+            assert 0.88 * 200_000 <= before[0] <= 200_000
+        r.a.members[0].outbound.use(sa_keys(1, 0, 9))
+        r.a.members[0]._tick()
+        assert not r.a.events(0), "the next SA has its own limits"
+
+
+def test_peers_that_have_said_where_they_listen_are_sent_to_there_until_they_are_heard() -> None:
+    with rig(members=2) as r:
+        shared = r.a.shared.members[1]
+        assert r.a.members[1].outbound.peer == ("192.0.2.2", 4501)
+        shared.far.put(("198.51.100.7", 7001))
+        r.a.members[1]._install(SaSet(1, ()))
+        assert r.a.members[1].outbound.peer == ("198.51.100.7", 7001)
+        shared.peer.put(("203.0.113.9", 9))
+        r.a.members[1]._install(SaSet(1, ()))
+        assert r.a.members[1].outbound.peer == ("203.0.113.9", 9)
+
+
 def test_an_update_is_for_its_incarnation_only_and_garbage_is_refused() -> None:
     with rig(members=1) as r:
         member, keyd = r.a.members[0], r.a.controls[0]

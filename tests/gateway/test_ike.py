@@ -144,6 +144,28 @@ def test_a_wrong_secret_joins_nothing(pairs: MakePair) -> None:
     assert not pair.ping("-W", "0.5")
 
 
+def test_a_secret_that_was_replaced_is_read_anew_on_sighup(pairs: MakePair) -> None:
+    pair = make(pairs)
+    pair.stop("gw2")
+    pair.secret = os.urandom(32)
+    pair.secret_path("gw1").unlink()
+    pair.write_secret("gw1")
+    pair.running["gw1"].send_signal(signal.SIGHUP)
+    until(lambda: "configuration re-read: 0 changed" in pair.log("gw1"), what="re-read")
+    pair.launch("gw2")
+    until(lambda: pair.ping("-W", "0.5"), 15.0, "traffic under the new secret")
+
+
+def test_a_secret_that_is_not_good_leaves_the_one_of_before_in_force(pairs: MakePair) -> None:
+    pair = make(pairs)
+    pair.secret_path("gw1").chmod(0o644)
+    pair.running["gw1"].send_signal(signal.SIGHUP)
+    until(lambda: "keeps the secrets of before" in pair.log("gw1"), what="refusal")
+    pair.stop("gw2")
+    pair.launch("gw2")
+    until(lambda: pair.ping("-W", "0.5"), 15.0, "traffic under the old secret")
+
+
 def test_a_changed_peering_takes_its_secret_anew(pairs: MakePair) -> None:
     pair = make(pairs)
     pair.stop("gw2")
