@@ -21,6 +21,7 @@ from fwd.keyd.accepted import NoSlotError
 from fwd.keyd.agreement import Terms, disagreement
 from fwd.keyd.mailbox import KeydPeering
 from fwd.keyd.pairs import SPARES, MemberPairs
+from fwd.proto import logged
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Credentials
 from fwd.proto.ike.endpoint import Endpoint
@@ -223,7 +224,8 @@ class IkePeering:
                 case ChildRefused():
                     self._child_refused(event, now)
                 case Moved():
-                    log.info("%s: the peer is at %s port %d now", self.name, *event.remote)
+                    told = self._event("ike.moved", address=event.remote[0], port=event.remote[1])
+                    log.info("%s: the peer is at %s port %d now", self.name, *event.remote, extra=told)
                     self._place_peer()
                 case Rejected():
                     self._rejected(event, now)
@@ -239,12 +241,14 @@ class IkePeering:
                 try:
                     theirs = Terms.decode(notify.data)
                 except ValueError as error:
-                    log.warning("%s: what the peer says of the peering is not understood: %s", self.name, error)
+                    told = self._event("ike.terms_refused")
+                    log.warning("%s: what the peer says of it is not understood: %s", self.name, error, extra=told)
         self._disagreement = disagreement(self._terms, theirs)
         if self._disagreement:
             self._endpoint.terminate(self.name, now, self._disagreement)
             return
-        log.info("%s: IKE SA with %s established", self.name, auth.name_of(event.peer))
+        peer = auth.name_of(event.peer)
+        log.info("%s: IKE SA with %s established", self.name, peer, extra=self._event("ike.established", peer=peer))
         self._error = ""
         self._begin_at = None
         self._again_s = AGAIN_S
@@ -274,7 +278,7 @@ class IkePeering:
         try:
             self.members[child.member].up(child, event.replaces, receiver, now)
         except NoSlotError as error:
-            log.warning("%s: %s", self.name, error)
+            log.warning("%s: %s", self.name, error, extra=self._event("ike.child_refused", member=child.member))
             self._endpoint.delete_child(self.name, child.inbound.spi, now)
             return
         if event.replaces is None:  # a replacement is none more
@@ -287,23 +291,30 @@ class IkePeering:
         reason = Notify(event.notify).name if known else f"notify {event.notify}"
         self._not_before[event.member] = now + REFUSED_S
         if self._refused.get(event.member) != reason:
-            log.warning("%s: the peer gives member %d no further Child SA: %s", self.name, event.member, reason)
+            told = self._event("ike.child_refused", member=event.member, reason=reason)
+            text = "%s: the peer gives member %d no further Child SA: %s"
+            log.warning(text, self.name, event.member, reason, extra=told)
         self._refused[event.member] = reason
 
     def _rejected(self, event: Rejected, now: float) -> None:
         """Anybody can be rejected again and again: it is told once in a while."""
         if now >= self._rejected_at + REJECTED_EVERY_S:
             self._rejected_at = now
-            log.warning("%s: IKE with %s port %d refused: %s", self.name, *event.remote, event.error)
+            told = self._event("ike.refused", address=event.remote[0], port=event.remote[1])
+            log.warning("%s: IKE with %s port %d refused: %s", self.name, *event.remote, event.error, extra=told)
 
     def _closed(self, event: Closed, now: float) -> None:
         self._error = event.error or self._disagreement
         if self._error:
-            log.warning("%s: IKE SA is gone: %s", self.name, self._error)
+            told = self._event("ike.gone", reason=self._error)
+            log.warning("%s: IKE SA is gone: %s", self.name, self._error, extra=told)
         else:
-            log.info("%s: IKE SA is closed", self.name)
+            log.info("%s: IKE SA is closed", self.name, extra=self._event("ike.closed"))
         self._begin_at = now + self._again_s if self._starts else None
         self._again_s = min(2 * self._again_s, AGAIN_MAX_S)
+
+    def _event(self, name: str, **fields: object) -> dict[str, object]:
+        return logged.event(name, peering=self.name, **fields)
 
     def told(self, now: float) -> dict[str, Any]:
         """What there is to see of it, as `swanctl --list-sas` has it. No keys."""

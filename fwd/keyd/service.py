@@ -27,6 +27,7 @@ from fwd.keyd.mailbox import KeydPeering
 from fwd.keyd.reveal import KeyLog
 from fwd.keyd.secrets import SecretError, credentials
 from fwd.keyd.source import LabSource
+from fwd.proto.logged import event
 
 TICK_S: Final = 0.1
 TOLD_EVERY_S: Final = 0.5
@@ -83,7 +84,9 @@ class Service:
         try:
             known = credentials(peering.keys, parts.fds)
         except SecretError as error:
-            log.error("peering %s has no keys: %s", peering.name, error)
+            log.error(
+                "peering %s has no keys: %s", peering.name, error, extra=event("ike.no_keys", peering=peering.name)
+            )
             return
         self._negotiated.append(IkePeering(parts, known, now, self._key_log))
 
@@ -140,7 +143,8 @@ class Service:
                 wanted = json.loads(data)
                 for peering in self._negotiated:
                     if peering.name == wanted["peering"]:
-                        log.info("%s: a user asks to %s", peering.name, wanted["command"])
+                        told = event("ike.command", **wanted)
+                        log.info("%s: a user asks to %s", peering.name, wanted["command"], extra=told)
                         COMMANDS[wanted["command"]](peering, now)
 
     def _receive(self, sock: socket.socket, now: float) -> None:

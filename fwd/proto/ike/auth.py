@@ -33,6 +33,7 @@ from fwd.proto.ike.crypto import Prf
 from fwd.proto.ike.numbers import AuthMethod, CertEncoding, IdType, Notify, Payload, ProtocolError
 from fwd.proto.ike.payloads import Authentication, Certificate, CertificateRequest, Identity
 
+RSA_BITS_MIN: Final = 2048  # RFC 8247 §4.1
 _KEY_PAD: Final = b"Key Pad for IKEv2"
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 _Hash = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
@@ -182,6 +183,8 @@ def check_signature(certificate: x509.Certificate, octets: bytes, auth: Authenti
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
         raise failed(f"the key in the peer's certificate cannot be used: {error}") from None
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size < RSA_BITS_MIN:
+        raise failed(f"the peer's RSA key has {key.key_size} bits, fewer than {RSA_BITS_MIN}")
     if not isinstance(key, kind):
         raise failed(f"the peer's signature is of a kind that fwd does not take: {algorithm.hex()}")
     try:

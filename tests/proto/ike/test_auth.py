@@ -8,14 +8,14 @@ import pytest
 from certkit import DAY, KEYS, NOW, RSA, Ca, credentials, key_usage, signed
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from ikekit import NAME, Net, connection
 
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Certificates
 from fwd.proto.ike.crypto import Prf
-from fwd.proto.ike.events import Closed, Established
+from fwd.proto.ike.events import Closed, Established, Rejected
 from fwd.proto.ike.numbers import AuthMethod, CertEncoding, Notify, Payload, ProtocolError
 from fwd.proto.ike.payloads import Authentication, Certificate
 from fwd.proto.ike.proposals import PRF_SHA256
@@ -183,3 +183,13 @@ def test_a_distinguished_name() -> None:
     auth.check_name(certificate, auth.identity("CN=a.example", Payload.IDI))
     with pytest.raises(ProtocolError, match="is not for"):
         auth.check_name(certificate, auth.identity("CN=b.example", Payload.IDI))
+
+
+def test_a_short_rsa_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 8247 §4.1."""
+    short = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    monkeypatch.setitem(KEYS, "short", lambda: short)
+    ca = Ca()
+    net = meet(credentials(ca, "a.example", "short"), credentials(ca, "b.example"))
+    assert not net.b.of(Established)
+    assert "1024 bits" in net.b.of(Rejected)[0].error
