@@ -48,7 +48,7 @@ AGAIN_S: Final = 1.0  # after a connection has closed; doubles up to AGAIN_MAX_S
 AGAIN_MAX_S: Final = 10.0
 REJECTED_EVERY_S: Final = 1.0
 REFUSED_S: Final = 10.0  # after the peer has refused a Child SA
-OTHER_SIDE_S: Final = 1.0  # the side that did not begin asks for what is missing this much later
+OTHER_SIDE_S: Final = 0.3  # the side that did not begin asks for what is missing this much later
 _WAIT_S, _WAITS_MAX = 0.5, 3
 log = logging.getLogger(__name__)
 
