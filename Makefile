@@ -2,12 +2,13 @@
 VENV := .venv/bin
 export PATH := $(CURDIR)/$(VENV):$(PATH):/usr/sbin:/sbin
 PYTEST_ARGS ?=
+FUZZ_S ?= 60
 BENCH_ARGS ?=
 TESTBED_ARGS ?=
 
 .DEFAULT_GOAL := help
 PARTS := peers scale micro failover profile
-.PHONY: help setup demo lint test long interop ike-vectors testbed bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean
+.PHONY: help setup demo lint test long interop ike-vectors testbed bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean fuzz
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -28,6 +29,10 @@ test: lint ## lint, types, unit and namespace tests; the latter need root
 
 long: setup ## minutes of load: kills, soak (root)
 	@pytest -m long $(PYTEST_ARGS)
+
+fuzz: setup ## any octets to IKEv2 for FUZZ_S seconds, here 60; atheris has wheels for x86-64 alone
+	@python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-fuzz.lock
+	@python tests/fuzz/fuzz.py $(FUZZ_S)
 
 interop: setup ## fwd and strongSwan as each other's IPsec peers (root)
 	@fwd lab interop

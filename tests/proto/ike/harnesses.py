@@ -18,7 +18,6 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 from unittest import mock
 
 import recording
@@ -51,12 +50,12 @@ def counted(octets: int) -> Iterator[None]:
     """Fails if what is done within takes more function calls than so many octets are worth."""
     calls = 0
 
-    def event(frame: object, what: str, function: Any) -> None:
+    def event(frame: object, what: str, function: object) -> None:
         nonlocal calls
-        # The fuzzer's own instrumentation is not fwd's work.
-        calls += what == "call" or (what == "c_call" and not function.__name__.startswith("_trace_"))
+        calls += what in ("call", "c_call")
 
-    sys.setprofile(event)
+    # The fuzzer's own calls would be counted, too, and slowly; it has a limit of time.
+    sys.setprofile(event if "atheris" not in sys.modules else None)
     try:
         yield
     finally:

@@ -40,7 +40,6 @@ from fwd.proto.ike.events import Address
 
 PORTS = (500, 4500)
 MARKER = bytes(4)  # before IKE on every port but 500 (RFC 3948 §2.2)
-KEEPALIVE = b"\xff"
 WAIT_S = 8.0
 QUIET_S = 0.3
 PSK = "throwaway: everybody may know this secret"
@@ -153,7 +152,7 @@ class Recorder:
         return {int(one[2], 16): one[1] for one in found if one}
 
     def _send(self, data: bytes, port: int, remote: Address) -> None:
-        marker = b"" if port == PORTS[0] or data == KEEPALIVE else MARKER
+        marker = b"" if port == PORTS[0] else MARKER
         self._sockets[port].sendto(marker + data, remote)
 
     def _now(self) -> float:
