@@ -326,14 +326,15 @@ class Endpoint:
     def _goes_first(self, connection: Connection, now: float) -> bool:
         """Both sides begin at once: whoever has come as far as IKE_AUTH goes first for a while, else the lower address.
 
-        The other gives its own attempt up, of which the peer has kept nothing yet that counts.
+        The other answers, too, and gives way once the peer has proved who it is: anybody can send a first message.
         """
-        for sa in self.sas(connection.name):
-            if sa.initiator and sa.state is State.CONNECTING and now < sa.begun_at + FIRST_S:
-                if sa.keys is not None or _order(connection.local) < _order(connection.remote):
-                    return True
-                del self._sas[sa.spi]
-        return False
+        return any(
+            sa.initiator
+            and sa.state is State.CONNECTING
+            and now < sa.begun_at + FIRST_S
+            and (sa.keys is not None or _order(connection.local) < _order(connection.remote))
+            for sa in self.sas(connection.name)
+        )
 
     def begins(self, name: str, now: float) -> bool:
         """Whether the peer has begun lately, so that we need not."""
@@ -385,6 +386,7 @@ class Endpoint:
                 raise syntax("not authenticated yet")
             reply = respond_auth(sa, request, now)
             self._promote(sa)
+            self._give_way(sa)
             if notified(request, Notify.INITIAL_CONTACT):
                 self._forget_others(sa)
             return reply
@@ -406,6 +408,12 @@ class Endpoint:
         if sa.state is not State.ESTABLISHED:
             raise ProtocolError(Notify.TEMPORARY_FAILURE, "the IKE SA is being replaced, or goes")
         return respond_child(sa, request, now)
+
+    def _give_way(self, sa: IkeSa) -> None:
+        """The peer has begun, too, and come further: our attempt, of which it has kept nothing that counts, ends."""
+        for other in self.sas(sa.connection.name):
+            if other.initiator and other.state is State.CONNECTING and other.keys is None:
+                del self._sas[other.spi]
 
     def _forget_others(self, sa: IkeSa) -> None:
         """The peer has begun anew and knows of no IKE SA but this one (RFC 7296 §2.4).

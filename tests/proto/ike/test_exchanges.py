@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ikekit import NAME, A, B, Net, Side, connection, for_member
 
 from fwd.proto.ike import auth
 from fwd.proto.ike.endpoint import HALF_OPEN_COOKIES, HALF_OPEN_S, IKE_SAS_MAX
-from fwd.proto.ike.events import ChildDown, ChildRefused, ChildUp, Closed, Established
+from fwd.proto.ike.events import Address, ChildDown, ChildRefused, ChildUp, Closed, Datagram, Established
 from fwd.proto.ike.message import Header, encode_clear
-from fwd.proto.ike.numbers import Flag, Notify, Payload
+from fwd.proto.ike.numbers import Exchange, Flag, Notify, Payload
 from fwd.proto.ike.payloads import Notification
 
 
@@ -281,3 +283,43 @@ def test_the_peer_is_followed_to_a_new_address_when_it_has_authenticated() -> No
     assert net.b.live()[0].remote[0] == A[0]
     net.b.endpoint.receive(datagram.data, datagram.remote, ("203.0.113.5", 9), net.now)
     assert net.b.live()[0].remote == ("203.0.113.5", 9)
+
+
+class ChangedNet(Net):
+    """One octet of every IKE_SA_INIT message to one side is another."""
+
+    def __init__(self, to: Address, at: int, mask: int) -> None:
+        super().__init__()
+        self._to, self._at, self._mask = to, at, mask
+
+    def deliver(self, datagram: Datagram) -> None:
+        data = bytearray(datagram.data)
+        if datagram.remote == self._to and Header.decode(datagram.data).exchange == Exchange.IKE_SA_INIT:
+            data[self._at % len(data)] ^= self._mask
+        super().deliver(replace(datagram, data=bytes(data)))
+
+
+@settings(max_examples=150)
+@given(st.sampled_from([A, B]), st.integers(0, 300), st.integers(1, 255))
+def test_over_a_first_message_that_was_changed_no_ike_sa_comes_about(to: Address, at: int, mask: int) -> None:
+    """RFC 7296 §2.15: both sign what they sent, and nothing else keeps a stranger from weakening it."""
+    net = ChangedNet(to, at, mask)
+    net.a.endpoint.initiate(NAME, net.now)
+    net.run(60)
+    assert not net.side(to).of(Established)
+    assert not net.a.live()
+    assert not net.b.live()
+
+
+def test_somebody_who_only_seems_to_be_the_peer_does_not_end_our_attempt() -> None:
+    """A first message can be forged by anybody; ours goes on beside it, however often one comes."""
+    net = Net()
+    net.b.endpoint.initiate(NAME, net.now)
+    for _ in range(3):
+        stranger = Side(net.a_again())
+        stranger.endpoint.initiate(NAME, net.now)
+        (forged,) = stranger.endpoint.datagrams_to_send()
+        net.b.endpoint.receive(forged.data, B, A, net.now)
+    net.run(1)
+    assert net.b.live()
+    net.check_agreement()
