@@ -201,7 +201,9 @@ class Gateway(_Strict):
         pattern=r"^(\[[0-9a-fA-F:]+\]|[0-9.]+):\d{1,5}$",
         description="ADDR:PORT of /metrics, /healthz and /readyz",
     )
-    user: str = Field(default="nobody", description="whom the child processes run as")
+    user: str | None = Field(
+        default=None, description="whom the child processes run as; default: fwd if there is such a user, else nobody"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -302,7 +304,7 @@ EXAMPLE = """\
 [gateway]
 control = "/run/fwd/fwd.sock"      # where `fwd status` asks
 metrics = "127.0.0.1:9595"         # Prometheus text, /healthz, /readyz; leave out for none
-user = "nobody"                    # whom the child processes run as
+# user = "fwd"                     # whom the child processes run as; default: fwd if there is one, else nobody
 log_level = "info"
 
 [[peering]]

@@ -6,27 +6,30 @@ after, and the parent may have died in between, so that is checked last.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import pwd
 import resource
 import signal
 from collections.abc import Iterable
+from typing import Final
 
 from fwd.proto.errors import UserError
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 15, 24, 38
 _CAPABILITIES = 64
+USERS: Final = ("fwd", "nobody")  # whom children run as, unless the configuration says: packages make the first
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def find_user(name: str) -> tuple[int, int]:
-    """uid and gid of `name`. Raises UserError."""
-    try:
-        entry = pwd.getpwnam(name)
-    except KeyError:
-        raise UserError(f"gateway.user: no such user: {name}") from None
-    return entry.pw_uid, entry.pw_gid
+def find_user(name: str | None) -> tuple[int, int]:
+    """uid and gid of `name`, or of the first of USERS that there is. Raises UserError."""
+    for candidate in [name] if name else USERS:
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(candidate)
+            return entry.pw_uid, entry.pw_gid
+    raise UserError(f"gateway.user: no such user: {name or ' or '.join(USERS)}")
 
 
 def set_title(name: str) -> None:

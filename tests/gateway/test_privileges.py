@@ -19,7 +19,7 @@ NOBODY = pwd.getpwnam("nobody")
 
 @pytest.fixture(scope="module")
 def pair(module_pairs: MakePair) -> Pair:
-    return module_pairs()
+    return module_pairs(gateway={"user": "nobody"})
 
 
 @pytest.fixture
