@@ -18,7 +18,7 @@ from fwd.proto.errors import UserError
 
 CONTROL = Path("/run/fwd/fwd.sock")
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="A userspace, scale-out IPsec gateway.")
+app = typer.Typer(no_args_is_help=True, help="A userspace, scale-out IPsec gateway.")
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration, or see an example.")
 app.add_typer(config_app, name="config")
 keygen_app = typer.Typer(no_args_is_help=True, help="Make keys for IKEv2.")

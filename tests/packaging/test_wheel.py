@@ -1,0 +1,94 @@
+"""The wheel and the sdist, and fwd as they install it: in an environment that knows nothing of this checkout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fwd import __version__
+
+ROOT = Path(__file__).parents[2]
+MODULES = {str(file.relative_to(ROOT)) for file in (ROOT / "fwd").rglob("*.py")}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist, and the wheel made of it: so what the sdist lacks, the wheel cannot have."""
+    directory = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--outdir", str(directory), str(ROOT))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def bare(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel, and with what the lock has for run time, by hash."""
+    directory = tmp_path_factory.mktemp("bare")
+    python = str(directory / "venv/bin/python")
+    lock = directory / "runtime.lock"
+    lock.write_text(run(sys.executable, str(ROOT / "packaging/runtime_lock.py")))
+    run(sys.executable, "-m", "venv", "--without-pip", str(directory / "venv"))
+    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet"]
+    run(*pip, "--require-hashes", "--requirement", str(lock))
+    run(*pip, "--no-deps", "--no-index", *map(str, built.glob("*.whl")))
+    return directory
+
+
+def run(*argv: str, cwd: Path | None = None, stdin: str | None = None) -> str:
+    done = subprocess.run(argv, cwd=cwd, input=stdin, capture_output=True, text=True, check=False, timeout=170)
+    assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def fwd(bare: Path, *arguments: str, stdin: str | None = None) -> str:
+    """The installed command, away from the checkout."""
+    return run(str(bare / "venv/bin/fwd"), *arguments, cwd=bare, stdin=stdin)
+
+
+def test_the_sdist_has_what_a_build_needs(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert names >= MODULES
+    for name in (
+        "LICENSE", "README.md", "CHANGELOG.md", "Makefile", "requirements.lock", "docs/ARCHITECTURE.md",
+        "packaging/systemd/fwd.service", "packaging/debian/rules", "packaging/build-deb", "bench/targets.toml",
+        "tests/gateway/gwkit.py", "scripts/setup",
+    ):  # fmt: skip
+        assert name in names, name
+    assert not [name for name in names if "__pycache__" in name or name.startswith((".git", "build", "dist"))]
+
+
+def test_the_wheel_has_the_package_and_nothing_else(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    assert wheel.name == f"fwd-{__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    about = f"fwd-{__version__}.dist-info"
+    assert {name for name in names if not name.startswith(f"{about}/")} == MODULES
+    assert f"{about}/licenses/LICENSE" in names
+
+
+def test_it_runs_where_nothing_else_is(bare: Path) -> None:
+    assert fwd(bare, "--version") == f"fwd {__version__}\n"
+    example = fwd(bare, "config", "example")
+    assert "fine" in fwd(bare, "config", "check", "/dev/stdin", stdin=example)
+
+
+def test_every_module_can_be_imported(bare: Path) -> None:
+    """What only the developers' tools bring is asked for where it is used, not on import."""
+    names = [module.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for module in sorted(MODULES)]
+    wanted = [name for name in names if not name.endswith("__main__")]
+    script = "import sys, importlib\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(sys.modules['fwd'])"
+    where = run(str(bare / "venv/bin/python"), "-c", script, *wanted, cwd=bare)
+    assert str(bare) in where
+    assert str(ROOT) not in where
+
+
+def test_the_debian_package_has_the_same_version() -> None:
+    first = (ROOT / "packaging/debian/changelog").read_text().splitlines()[0]
+    assert first.startswith(f"fwd ({__version__}-")
