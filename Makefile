@@ -8,7 +8,7 @@ TESTBED_ARGS ?=
 
 .DEFAULT_GOAL := help
 PARTS := peers scale micro failover profile
-.PHONY: help setup demo lint test long interop ike-vectors testbed bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean fuzz
+.PHONY: help setup demo lint test long interop ike-vectors testbed bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean fuzz deb deb-test
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -25,7 +25,7 @@ lint: setup ## ruff and mypy
 	@mypy
 
 test: lint ## lint, types, unit and namespace tests; the latter need root
-	@pytest -m "not long" $(PYTEST_ARGS)
+	@pytest -m "not long and not deb" $(PYTEST_ARGS)
 
 long: setup ## minutes of load: kills, soak (root)
 	@pytest -m long $(PYTEST_ARGS)
@@ -33,6 +33,14 @@ long: setup ## minutes of load: kills, soak (root)
 fuzz: setup ## any octets to IKEv2 for FUZZ_S seconds, here 60; atheris has wheels for x86-64 alone
 	@python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-fuzz.lock
 	@python tests/fuzz/fuzz.py $(FUZZ_S)
+
+deb: ## a Debian package in dist/, with everything that it needs
+	@scripts/setup dh=debhelper dpkg-buildpackage=dpkg-dev
+	@packaging/build-deb
+
+deb-test: deb ## install, run, upgrade and remove it in a container of Debian's packages (root)
+	@scripts/setup mmdebstrap=mmdebstrap systemd-nspawn=systemd-container
+	@pytest -m deb $(PYTEST_ARGS)
 
 interop: setup ## fwd and strongSwan as each other's IPsec peers (root)
 	@fwd lab interop

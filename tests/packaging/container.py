@@ -1,0 +1,130 @@
+"""A small Debian that runs: its own systemd, its own network, of Debian's packages alone.
+
+mmdebstrap makes the root once, systemd-nspawn boots it with an overlay that goes with it. Neither the machine's network
+nor its files are touched; commands run inside through nsenter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+PACKAGES = "systemd,systemd-sysv,dbus,python3,nftables,iproute2,iputils-ping,procps"
+BOOT_S = 60.0
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def make_root(directory: Path) -> None:
+    """A root of Debian's packages, and of nothing else, made once."""
+    if directory.exists():
+        return
+    part = directory.with_suffix(".part")
+    subprocess.run(["rm", "-rf", str(part)], check=True)
+    options = ["--quiet", "--variant=minbase", "--format=directory", f"--include={PACKAGES}"]
+    subprocess.run(["mmdebstrap", *options, "bookworm", str(part)], check=True, timeout=600)
+    part.rename(directory)
+
+
+class Container:
+    """One that has booted. `leader` is its first process, as seen from here."""
+
+    def __init__(self, leader: int) -> None:
+        self.leader = leader
+
+    def run(self, *argv: str, check: bool = True, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+        """A command inside."""
+        done = subprocess.run(
+            ["nsenter", f"--target={self.leader}", "--mount", "--uts", "--ipc", "--net", "--pid", *argv],
+            capture_output=True, text=True, check=False, timeout=timeout_s, cwd="/",
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "DEBIAN_FRONTEND": "noninteractive"},
+        )  # fmt: skip
+        assert not check or done.returncode == 0, f"{' '.join(argv)}: {done.stdout}{done.stderr}"
+        return done
+
+    def output(self, *argv: str) -> str:
+        return self.run(*argv).stdout.strip()
+
+    def write(self, path: str, text: str) -> None:
+        (Path(f"/proc/{self.leader}/root") / path.lstrip("/")).write_text(text, encoding="utf-8")
+
+    def copy_in(self, file: Path, path: str) -> None:
+        (Path(f"/proc/{self.leader}/root") / path.lstrip("/")).write_bytes(file.read_bytes())
+
+
+@contextlib.contextmanager
+def booted(root: Path, log: Path) -> Iterator[Container]:
+    """The container, up; at the end it is gone with all that it changed."""
+    argv = ["systemd-nspawn", "--quiet", f"--directory={root}", "--volatile=overlay", "--boot", "--private-network"]
+    argv += ["--bind=/dev/net/tun", "--register=no", "--keep-unit", "--link-journal=no", "--console=read-only"]
+    group = f"fwd-deb-{os.getpid()}"
+    with log.open("wb") as output, _own_cgroups(group):
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=lambda: _enter(group)
+        )
+        try:
+            container = Container(_leader(process, log))
+            _wait_booted(container, log)
+            yield container
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _leader(process: subprocess.Popen[bytes], log: Path) -> int:
+    """systemd inside: the one below nspawn that has that name."""
+    deadline = time.monotonic() + BOOT_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text(errors="replace")
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.name() == "systemd":
+                    return int(child.pid)
+        time.sleep(0.05)
+    raise AssertionError(f"no systemd in the container: {log.read_text(errors='replace')}")
+
+
+def _wait_booted(container: Container, log: Path) -> None:
+    deadline = time.monotonic() + BOOT_S
+    while time.monotonic() < deadline:
+        state = container.run("systemctl", "is-system-running", check=False).stdout.strip()
+        if state in ("running", "degraded"):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"the container does not boot: {log.read_text(errors='replace')}")
+
+
+# -- control groups: nspawn makes some below those that it starts in, and leaves them ---------------------------------
+
+
+def _hierarchies() -> list[Path]:
+    """Where systemd keeps its groups: all there is, or with version 1 those two."""
+    return [_CGROUPS] if (_CGROUPS / "cgroup.procs").exists() else [_CGROUPS / "systemd", _CGROUPS / "unified"]
+
+
+@contextlib.contextmanager
+def _own_cgroups(name: str) -> Iterator[None]:
+    groups = [hierarchy / name for hierarchy in _hierarchies() if hierarchy.is_dir()]
+    for group in groups:
+        group.mkdir()
+    try:
+        yield
+    finally:
+        for group in groups:
+            for directory, _, _ in os.walk(group, topdown=False):
+                os.rmdir(directory)
+
+
+def _enter(name: str) -> None:
+    for hierarchy in _hierarchies():
+        if hierarchy.is_dir():
+            (hierarchy / name / "cgroup.procs").write_text(str(os.getpid()))
