@@ -40,7 +40,7 @@ deb: ## a Debian package in dist/, with everything that it needs
 
 deb-test: deb ## install, run, upgrade and remove it in a container of Debian's packages (root)
 	@scripts/setup mmdebstrap=mmdebstrap systemd-nspawn=systemd-container
-	@pytest -m deb $(PYTEST_ARGS)
+	@pytest -m deb tests/packaging $(PYTEST_ARGS)
 
 interop: setup ## fwd and strongSwan as each other's IPsec peers (root)
 	@fwd lab interop

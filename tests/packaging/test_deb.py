@@ -25,12 +25,12 @@ ip netns add far
 ip link add wan type veth peer name wan netns far
 ip addr add 192.0.2.1/24 dev wan && ip link set wan up
 ip -n far addr add 192.0.2.2/24 dev wan && ip -n far link set wan up && ip -n far link set lo up
-ip addr add 10.1.0.1/32 dev lo
-ip -n far addr add 10.2.0.1/32 dev lo
+ip addr add 10.1.0.1/32 dev lo && ip addr add fd01::1/128 dev lo
+ip -n far addr add 10.2.0.1/32 dev lo && ip -n far addr add fd02::1/128 dev lo
 """
 
 
-def configuration(here: str, there: str, mine: str, theirs: str, control: str, members: int = 4) -> str:
+def configuration(here: str, there: str, mine: list[str], theirs: list[str], control: str) -> str:
     return f"""\
 [gateway]
 control = "{control}"
@@ -38,17 +38,17 @@ control = "{control}"
 name = "far"
 local_addrs = "{here}"
 remote_addrs = "{there}"
-local_ts = ["{mine}"]
-remote_ts = ["{theirs}"]
-members = {members}
+local_ts = {json.dumps(mine)}
+remote_ts = {json.dumps(theirs)}
 [peering.keys]
 source = "psk"
 secret = "/etc/fwd/far.psk"
 """
 
 
-OURS = configuration(NEAR, FAR, "10.1.0.0/16", "10.2.0.0/16", "/run/fwd/fwd.sock")
-THEIRS = configuration(FAR, NEAR, "10.2.0.0/16", "10.1.0.0/16", "/run/far.sock")
+NET1, NET2 = ["10.1.0.0/16", "fd01::/16"], ["10.2.0.0/16", "fd02::/16"]
+OURS = configuration(NEAR, FAR, NET1, NET2, "/run/fwd/fwd.sock")
+THEIRS = configuration(FAR, NEAR, NET2, NET1, "/run/far.sock")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,9 @@ def all_send(host: Container) -> bool:
 
 
 def ping(host: Container) -> bool:
-    return host.run("ping", "-c", "1", "-W", "1", "10.2.0.1", check=False).returncode == 0
+    return all(
+        host.run("ping", "-c", "1", "-W", "1", to, check=False).returncode == 0 for to in ("10.2.0.1", "fd02::1")
+    )
 
 
 def test_it_installs_and_waits_for_a_configuration(host: Container, before: set[str]) -> None:
@@ -179,7 +181,7 @@ def test_processes_have_what_the_unit_grants_and_no_more(host: Container) -> Non
 
 def test_a_reload_takes_a_good_file_and_refuses_a_bad_one(host: Container) -> None:
     pid = show(host, "MainPID")
-    host.write("/etc/fwd/fwd.toml", OURS.replace("members", "membres"))
+    host.write("/etc/fwd/fwd.toml", OURS.replace("remote_ts", "remotes"))
     assert host.run("systemctl", "reload", "fwd", check=False).returncode != 0
     host.write("/etc/fwd/fwd.toml", OURS + 'ike_rekey_time = "2h"\n')
     host.run("systemctl", "reload", "fwd")
