@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from container import Container, booted, make_root
 
-pytestmark = pytest.mark.deb
+pytestmark = [pytest.mark.deb, pytest.mark.timeout(900)]  # the first step may have to make the root
 
 ROOT = Path(__file__).parents[2]
 NEAR, FAR = "192.0.2.1", "192.0.2.2"

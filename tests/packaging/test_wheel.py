@@ -12,6 +12,7 @@ import pytest
 
 from fwd import __version__
 
+pytestmark = pytest.mark.timeout(600)  # pip may have to fetch the libraries
 ROOT = Path(__file__).parents[2]
 MODULES = {str(file.relative_to(ROOT)) for file in (ROOT / "fwd").rglob("*.py")}
 
@@ -39,7 +40,7 @@ def bare(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*argv: str, cwd: Path | None = None, stdin: str | None = None) -> str:
-    done = subprocess.run(argv, cwd=cwd, input=stdin, capture_output=True, text=True, check=False, timeout=170)
+    done = subprocess.run(argv, cwd=cwd, input=stdin, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
     return done.stdout
 
