@@ -8,6 +8,7 @@ import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from fwd.lab import traffic
@@ -25,6 +26,7 @@ _STREAMS = 4
 _LOSS_PERCENT = 5.0
 _PAUSE_S = 10.0
 _AWAY_S = 3.0
+_BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")  # 1: bridged frames pass iptables, too
 
 
 def _starts(bed: Bed) -> Figures:
@@ -32,7 +34,8 @@ def _starts(bed: Bed) -> Figures:
     after_up_s = bed.await_ready(*GATEWAYS)
     now = time.time()
     started = [logs.moment(bed.engine.inspect(bed.container(g))["State"]["StartedAt"]) for g in GATEWAYS]
-    figures = {"after_up_s": round(after_up_s, 2), "after_start_s": round(now - min(started), 2)}
+    figures: Figures = {"after_up_s": round(after_up_s, 2), "after_start_s": round(now - min(started), 2)}
+    figures["bridge_nf_call_iptables"] = int(_BRIDGE_NF.read_text()) if _BRIDGE_NF.exists() else None
     if figures["after_start_s"] > READY_S:
         raise Failed(f"ready {figures['after_start_s']} s after the start, must be within {READY_S:g} s")
     with bed.encrypted() as wire:
