@@ -65,7 +65,19 @@ class Engine:
 
     def build(self, directory: Path, dockerfile: str, tag: str, base: str) -> None:
         """An image from a Dockerfile in `directory`, with the network of the engine's host."""
-        words = ["build", "--network", "host", "--build-arg", f"BASE={base}", "-t", tag, "-f", dockerfile, "."]
+        words = [
+            "build",
+            "--force-rm",
+            "--network",
+            "host",
+            "--build-arg",
+            f"BASE={base}",
+            "-t",
+            tag,
+            "-f",
+            dockerfile,
+            ".",
+        ]
         self._output(["docker", *words], cwd=directory, timeout=_BUILD_TIMEOUT_S)
 
     def inspect(self, name: str) -> dict[str, Any]:
