@@ -21,7 +21,6 @@ from fwd.keyd.accepted import NoSlotError
 from fwd.keyd.agreement import Terms, disagreement
 from fwd.keyd.mailbox import KeydPeering
 from fwd.keyd.pairs import SPARES, MemberPairs
-from fwd.proto import logged
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Credentials
 from fwd.proto.ike.endpoint import Endpoint
@@ -43,6 +42,7 @@ from fwd.proto.ike.payloads import Notification
 from fwd.proto.ike.proposals import parse
 from fwd.proto.ike.sa import IkeSa
 from fwd.proto.ike.states import State
+from fwd.proto.logged import event
 
 AGAIN_S: Final = 1.0  # after a connection has closed; doubles up to AGAIN_MAX_S
 AGAIN_MAX_S: Final = 10.0
@@ -210,45 +210,50 @@ class IkePeering:
     # -- what IKE tells -------------------------------------------------------------------------------------------
 
     def _follow(self, now: float) -> None:
-        while (event := self._endpoint.next_event()) is not None:
+        while (what := self._endpoint.next_event()) is not None:
             self.news = True
-            match event:
+            match what:
                 case Established():
-                    self._established(event, now)
+                    self._established(what, now)
                 case ChildUp():
-                    self._child_up(event, now)
+                    self._child_up(what, now)
                 case ChildDown():
-                    log.debug("%s: Child SA %#010x of member %d is deleted", self.name, event.spi, event.member)
-                    if event.member < len(self.members):
-                        self.members[event.member].down(event.spi, now)
+                    log.debug("%s: Child SA %#010x of member %d is deleted", self.name, what.spi, what.member)
+                    if what.member < len(self.members):
+                        self.members[what.member].down(what.spi, now)
                 case ChildRefused():
-                    self._child_refused(event, now)
+                    self._child_refused(what, now)
                 case Moved():
-                    told = self._event("ike.moved", address=event.remote[0], port=event.remote[1])
-                    log.info("%s: the peer is at %s port %d now", self.name, *event.remote, extra=told)
+                    told = event("ike.moved", peering=self.name, address=what.remote[0], port=what.remote[1])
+                    log.info("%s: the peer is at %s port %d now", self.name, *what.remote, extra=told)
                     self._place_peer()
                 case Rejected():
-                    self._rejected(event, now)
+                    self._rejected(what, now)
                 case Closed():
-                    self._closed(event, now)
+                    self._closed(what, now)
         for member in self.members:
             member.settle(now)
 
-    def _established(self, event: Established, now: float) -> None:
+    def _established(self, what: Established, now: float) -> None:
         theirs = None
-        for notify in event.notifies:
+        for notify in what.notifies:
             if notify.kind == Notify.FWD_PEERING:
                 try:
                     theirs = Terms.decode(notify.data)
                 except ValueError as error:
-                    told = self._event("ike.terms_refused")
+                    told = event("ike.terms_refused", peering=self.name)
                     log.warning("%s: what the peer says of it is not understood: %s", self.name, error, extra=told)
         self._disagreement = disagreement(self._terms, theirs)
         if self._disagreement:
             self._endpoint.terminate(self.name, now, self._disagreement)
             return
-        peer = auth.name_of(event.peer)
-        log.info("%s: IKE SA with %s established", self.name, peer, extra=self._event("ike.established", peer=peer))
+        peer = auth.name_of(what.peer)
+        log.info(
+            "%s: IKE SA with %s established",
+            self.name,
+            peer,
+            extra=event("ike.established", peering=self.name, peer=peer),
+        )
         self._error = ""
         self._begin_at = None
         self._again_s = AGAIN_S
@@ -270,51 +275,50 @@ class IkePeering:
             shared.far.put((sa.remote[0], theirs.port_of(index)) if theirs else sa.remote)
             shared.keepalive[0] = int(sa.behind_nat and not self.peering.shared_port)
 
-    def _child_up(self, event: ChildUp, now: float) -> None:
-        child = event.child
+    def _child_up(self, what: ChildUp, now: float) -> None:
+        child = what.child
         if self._disagreement or child.member >= len(self.members):
             return
         receiver = self.members[child.inbound.spi & 0xFF].accepted
         try:
-            self.members[child.member].up(child, event.replaces, receiver, now)
+            self.members[child.member].up(child, what.replaces, receiver, now)
         except NoSlotError as error:
-            log.warning("%s: %s", self.name, error, extra=self._event("ike.child_refused", member=child.member))
+            log.warning(
+                "%s: %s", self.name, error, extra=event("ike.child_refused", peering=self.name, member=child.member)
+            )
             self._endpoint.delete_child(self.name, child.inbound.spi, now)
             return
-        if event.replaces is None:  # a replacement is none more
+        if what.replaces is None:  # a replacement is none more
             self._refused.pop(child.member, None)
         if self._reveal is not None:
-            self._reveal(event)
+            self._reveal(what)
 
-    def _child_refused(self, event: ChildRefused, now: float) -> None:
-        known = event.notify in Notify._value2member_map_
-        reason = Notify(event.notify).name if known else f"notify {event.notify}"
-        self._not_before[event.member] = now + REFUSED_S
-        if self._refused.get(event.member) != reason:
-            told = self._event("ike.child_refused", member=event.member, reason=reason)
+    def _child_refused(self, what: ChildRefused, now: float) -> None:
+        known = what.notify in Notify._value2member_map_
+        reason = Notify(what.notify).name if known else f"notify {what.notify}"
+        self._not_before[what.member] = now + REFUSED_S
+        if self._refused.get(what.member) != reason:
+            told = event("ike.child_refused", peering=self.name, member=what.member, reason=reason)
             text = "%s: the peer gives member %d no further Child SA: %s"
-            log.warning(text, self.name, event.member, reason, extra=told)
-        self._refused[event.member] = reason
+            log.warning(text, self.name, what.member, reason, extra=told)
+        self._refused[what.member] = reason
 
-    def _rejected(self, event: Rejected, now: float) -> None:
+    def _rejected(self, what: Rejected, now: float) -> None:
         """Anybody can be rejected again and again: it is told once in a while."""
         if now >= self._rejected_at + REJECTED_EVERY_S:
             self._rejected_at = now
-            told = self._event("ike.refused", address=event.remote[0], port=event.remote[1])
-            log.warning("%s: IKE with %s port %d refused: %s", self.name, *event.remote, event.error, extra=told)
+            told = event("ike.refused", peering=self.name, address=what.remote[0], port=what.remote[1])
+            log.warning("%s: IKE with %s port %d refused: %s", self.name, *what.remote, what.error, extra=told)
 
-    def _closed(self, event: Closed, now: float) -> None:
-        self._error = event.error or self._disagreement
+    def _closed(self, what: Closed, now: float) -> None:
+        self._error = what.error or self._disagreement
         if self._error:
-            told = self._event("ike.gone", reason=self._error)
+            told = event("ike.gone", peering=self.name, reason=self._error)
             log.warning("%s: IKE SA is gone: %s", self.name, self._error, extra=told)
         else:
-            log.info("%s: IKE SA is closed", self.name, extra=self._event("ike.closed"))
+            log.info("%s: IKE SA is closed", self.name, extra=event("ike.closed", peering=self.name))
         self._begin_at = now + self._again_s if self._starts else None
         self._again_s = min(2 * self._again_s, AGAIN_MAX_S)
-
-    def _event(self, name: str, **fields: object) -> dict[str, object]:
-        return logged.event(name, peering=self.name, **fields)
 
     def told(self, now: float) -> dict[str, Any]:
         """What there is to see of it, as `swanctl --list-sas` has it. No keys."""
