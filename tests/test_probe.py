@@ -162,6 +162,7 @@ def test_the_verdict_names_each_fault() -> None:
     captured: dict[str, Any] = {"repeated_nonces": 0, "plaintext_packets": 0, "capture_drops": 0}
     captured["esp_by_port"] = {"4500": 7, "4501": 5}
     result = verdict.summary(
+        first_packet_ms=321.0,
         streams=8,
         tcp_mbps=900.04,
         ports=range(4500, 4502),

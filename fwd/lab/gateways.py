@@ -76,11 +76,25 @@ def start(
         for host in GATEWAYS:
             started[host] = _spawn(topology, host)
             _remember(topology, wanted, started)
-        for host, process in started.items():
-            _wait_ready(topology, host, process)
+        wait_ready(topology)
     except BaseException:
         stop(topology)
         raise
+
+
+def again(topology: Topology, host: str) -> None:
+    """End one gateway and start it anew; when this returns it has just been started."""
+    known = _known(topology)
+    processes.end([known[host]], STOP_GRACE_S)
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PID, known[host].pid, os.WEXITED | os.WNOHANG)
+    _remember(topology, parameters(topology), {**known, host: _spawn(topology, host)})
+
+
+def wait_ready(topology: Topology) -> None:
+    """Until both are; raises LabError if one fails."""
+    for host, process in _known(topology).items():
+        _wait_ready(topology, host, process)
 
 
 def stop(topology: Topology) -> None:

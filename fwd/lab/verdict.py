@@ -37,6 +37,7 @@ def ledger_conflicts(members: Iterable[Mapping[str, Any]]) -> int:
 
 def summary(
     *,
+    first_packet_ms: float,
     streams: int,
     tcp_mbps: float,
     ports: Sequence[int],
@@ -53,6 +54,7 @@ def summary(
         "schema": SCHEMA,
         "members": len(ports),
         "streams": streams,
+        "first_packet_ms": first_packet_ms,
         "tcp_mbps": round(tcp_mbps, 1),
         "member_packets": [capture["esp_by_port"].get(str(port), 0) for port in ports],
         "respawn_gap_ms": killed[victim_flow].longest_gap_ms,
