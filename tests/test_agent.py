@@ -483,3 +483,29 @@ def test_a_command_about_no_peering_is_refused_and_names_those_there_are(running
     running.keyd.setblocking(False)
     with pytest.raises(BlockingIOError):
         running.keyd.recv(4096)
+
+
+def test_metrics_tell_of_ike(view: GatewayView) -> None:
+    text = http.answer(b"GET /metrics HTTP/1.1\r\n\r\n", lambda: collect(view, NOW_NS)).decode()
+    assert 'fwd_ike_established{peering="vpc2"} 0.0' in text
+    sa = {"state": "established", "children": [{}, {}, {}]}
+    view.shared.ike.put(json.dumps({"vpc2": {"sas": [sa, {"state": "deleting", "children": [{}]}]}}).encode())
+    text = http.answer(b"GET /metrics HTTP/1.1\r\n\r\n", lambda: collect(view, NOW_NS)).decode()
+    assert 'fwd_ike_established{peering="vpc2"} 1.0' in text
+    assert 'fwd_ike_child_sas{peering="vpc2"} 4.0' in text
+
+
+def test_members_that_the_far_side_has_no_pair_for_do_not_keep_a_gateway_from_being_ready(view: GatewayView) -> None:
+    view.peerings[0].shared.members[1].link[LinkWord.SPI_OUT] = 0
+    assert not collect(view, NOW_NS)["ready"]
+    view.shared.ike.put(json.dumps({"vpc2": {"sas": [], "refused": {"1": "TS_MAX_QUEUE"}}}).encode())
+    status = collect(view, NOW_NS)
+    assert status["ready"]
+    assert status["peerings"][0]["members_refused"] == {"1": "TS_MAX_QUEUE"}
+
+
+def test_offloads_that_the_far_side_does_not_take_are_not_in_force(view: GatewayView) -> None:
+    assert peering_of(view)["offloads"]["in_force"] == ["csum", "tso", "udp-gso"]
+    view.peerings[0].shared.far_offloads = CSUM
+    assert peering_of(view)["offloads"]["in_force"] == ["csum", "udp-gso"]
+    assert "far gateway" in peering_of(view)["offloads"]["refused"]["tso"]

@@ -46,6 +46,7 @@ class StatusCollector(Collector):
         yield from _traffic(status["peerings"])
         yield from _members(status["peerings"])
         yield from _peerings(status["peerings"])
+        yield from _keys(status["peerings"])
 
 
 def exposition(status: Callable[[], Json], accept: str) -> tuple[bytes, str]:
@@ -124,6 +125,15 @@ def _peerings(peerings: list[Json]) -> Iterator[Metric]:
             for name in sorted({*p["offloads"]["in_force"], *p["offloads"]["refused"]})
         ),
     )
+
+
+def _keys(peerings: list[Json]) -> Iterator[Metric]:
+    """Of peerings with IKEv2."""
+    rows = [([p["name"]], p["ike_sas"]) for p in peerings if p["keys"] != "lab"]
+    up = ((k, any(sa["state"] == "established" for sa in sas)) for k, sas in rows)
+    yield _gauge("fwd_ike_established", "1: there is an IKE SA with the far gateway.", ("peering",), up)
+    held = ((k, sum(len(sa["children"]) for sa in sas)) for k, sas in rows)
+    yield _gauge("fwd_ike_child_sas", "Child SAs: in use, spare, and on their way out.", ("peering",), held)
 
 
 def _gauge(name: str, text: str, labels: Iterable[str], rows: Iterable[tuple[list[str], float]]) -> Metric:

@@ -66,6 +66,7 @@ def _peering(view: PeeringView, now_ns: int, tun: TunLink | None) -> Json:
     return {
         "name": config.name,
         "payload": config.payload,
+        "keys": config.keys.source,
         "tun": config.tun,
         "tun_mtu": tun.mtu_bytes,
         "local_addrs": str(config.local_addrs),
