@@ -65,7 +65,7 @@ class CreateChild:
         receiver = sa.receiver_of(self.member)
         self._offer = Offer.make(sa.connection, sa.world, self.member, receiver, self._group, first=False)
         rekey = [_rekey_notify(old)] if old else []
-        return [*rekey, *self._notifies, *self._offer.payloads()]
+        return [*rekey, *sa.understood(self._notifies), *self._offer.payloads()]
 
     def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
         self._finish(sa, reply, now)

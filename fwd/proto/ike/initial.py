@@ -18,7 +18,7 @@ from fwd.proto.ike.child import NONCE_BYTES, Child, Offer, answer
 from fwd.proto.ike.crypto import DiffieHellman, IkeKeys, Prf, Suite
 from fwd.proto.ike.events import FIRST_MEMBER, Address, ChildRefused, Connection, Established, World
 from fwd.proto.ike.message import Header
-from fwd.proto.ike.numbers import Exchange, Notify, Payload, ProtocolError, TransformType, syntax
+from fwd.proto.ike.numbers import VENDOR_ID, Exchange, Notify, Payload, ProtocolError, TransformType, syntax
 from fwd.proto.ike.payloads import (
     AnyPayload,
     Authentication,
@@ -28,6 +28,7 @@ from fwd.proto.ike.payloads import (
     Nonce,
     Notification,
     SecurityAssociation,
+    Vendor,
     error_of,
     maybe,
     notified,
@@ -65,6 +66,7 @@ def extras(sa_random: bytes, spis: tuple[bytes, bytes], remote: Address) -> list
         Notification(Notify.NAT_DETECTION_DESTINATION_IP, nat_hash(spis, remote)),
         Notification(Notify.FRAGMENTATION_SUPPORTED),
         Notification(Notify.SIGNATURE_HASH_ALGORITHMS, auth.HASH_ALGORITHMS),
+        Vendor(VENDOR_ID),
     ]
 
 
@@ -78,6 +80,7 @@ def _take_extras(sa: IkeSa, payloads: Sequence[AnyPayload], spis: tuple[bytes, b
     """`spis` as they stand in the peer's message, `local` where we have it from."""
     seen = notified(payloads, Notify.NAT_DETECTION_DESTINATION_IP)
     sa.behind_nat = seen is not None and seen.data != nat_hash(spis, local)
+    sa.is_fwd = Vendor(VENDOR_ID) in payloads
     sa.fragments = notified(payloads, Notify.FRAGMENTATION_SUPPORTED) is not None
     hashes = notified(payloads, Notify.SIGNATURE_HASH_ALGORITHMS)
     sa.peer_hashes = hashes.data if hashes else b""
@@ -195,7 +198,7 @@ class Authenticate:
             connection.remote_id,
             auth.authenticate(connection.credentials, keys.prf, octets, sa.peer_hashes),
             *([Notification(Notify.INITIAL_CONTACT)] if self._initial_contact else []),
-            *connection.notifies,
+            *sa.understood(connection.notifies),
             *self._offer.payloads(first=True),
         ]
 
@@ -320,7 +323,7 @@ def respond_auth(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPa
         mine,
         *auth.certificate_payloads(connection.credentials),
         auth.authenticate(connection.credentials, keys.prf, octets, sa.peer_hashes),
-        *connection.notifies,
+        *sa.understood(connection.notifies),
     ]
     sa.establish(now)
     sa.initial = None

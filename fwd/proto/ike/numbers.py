@@ -7,6 +7,7 @@ error notify that answers it.
 from __future__ import annotations
 
 from enum import IntEnum, IntFlag
+from hashlib import sha256
 from typing import Final
 
 VERSION: Final = 0x20  # 2.0
@@ -97,6 +98,8 @@ class Notify(IntEnum):
     FWD_MEMBER = 41201  # the member that a Child SA is for
 
 
+PRIVATE_STATUS_FIRST: Final = 40960  # RFC 7296 §3.10.1
+VENDOR_ID: Final = sha256(b"fwd: FWD_PEERING, FWD_MEMBER").digest()[:16]  # who sends it knows our notifies (§3.12)
 STATUS_FIRST: Final = 16384  # notifies from here on are no errors
 
 

@@ -26,8 +26,8 @@ from fwd.proto.ike.message import (
     open_message,
     seal_message,
 )
-from fwd.proto.ike.numbers import SPI_BYTES, Exchange, Flag, Notify, ProtocolError
-from fwd.proto.ike.payloads import AnyPayload, decode_chain, notify_for
+from fwd.proto.ike.numbers import PRIVATE_STATUS_FIRST, SPI_BYTES, Exchange, Flag, Notify, ProtocolError
+from fwd.proto.ike.payloads import AnyPayload, Notification, decode_chain, notify_for
 from fwd.proto.ike.states import IKE_MOVES, State, Use, check_move
 
 RETRANSMIT_S: Final = 0.5
@@ -101,6 +101,7 @@ class IkeSa:
         self.origin: IkeSa | None = None  # whose rival it is
         self.fragments = False  # the peer knows RFC 7383
         self.behind_nat = False  # the peer sees us at another address than we do
+        self.is_fwd = False  # the peer knows our private notifies
         self.spreads = False  # the peer knows RFC 9611: it sends by resource, not all on its newest Child SA
         self.peer_hashes = b""
         self.begun_at = 0.0
@@ -339,6 +340,10 @@ class IkeSa:
                 self.world.tell(Moved(self.connection.name, remote))
 
     # -- Child SAs --------------------------------------------------------------------------------------------
+
+    def understood(self, notifies: Sequence[Notification]) -> list[Notification]:
+        """Those that the peer has said to know; standard ones go to everybody (RFC 7296 §3.12)."""
+        return [one for one in notifies if self.is_fwd or one.kind < PRIVATE_STATUS_FIRST]
 
     def receiver_of(self, member: int) -> int:
         """Which member is to receive on the inbound half of a member's Child SA (design §4)."""

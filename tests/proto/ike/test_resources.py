@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from ikekit import NAME, Net, connection, for_member
 
-from fwd.proto.ike.events import ChildRefused
+from fwd.proto.ike import initial
+from fwd.proto.ike.events import ChildRefused, Established
 from fwd.proto.ike.exchanges import MEMBER_CHILDREN_MAX
 from fwd.proto.ike.numbers import Notify
-from fwd.proto.ike.payloads import Notification
+from fwd.proto.ike.payloads import Notification, Vendor
 
 INFO = Notification(Notify.SA_RESOURCE_INFO, b"queue 7")
 
@@ -69,3 +71,23 @@ def test_a_rekeyed_child_sa_stays_with_its_member() -> None:
             side.endpoint.rekey_child(NAME, spi, net.now)
         net.run(3)
     assert members(net) == [0, 1]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_private_notifies_go_only_to_who_has_announced_to_know_them(
+    announced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 7296 §3.12. Standard ones go to everybody."""
+    real = initial.extras
+    if not announced:
+        monkeypatch.setattr(initial, "extras", lambda *args: [p for p in real(*args) if not isinstance(p, Vendor)])
+    notifies = (Notification(Notify.FWD_PEERING, b"terms"), INFO)
+    net = Net(1, connection("a", notifies=notifies), connection("b", members=3, notifies=notifies)).connect()
+    for side in (net.a, net.b):
+        kinds = {notify.kind for notify in side.of(Established)[0].notifies}
+        assert kinds == ({Notify.FWD_PEERING, Notify.SA_RESOURCE_INFO} if announced else {Notify.SA_RESOURCE_INFO})
+    net.a.endpoint.rekey_ike(NAME, net.now)
+    net.run(1)
+    net.a.endpoint.create_child(NAME, 2, for_member(2), net.now)
+    net.run(1)
+    assert members(net) == ([0, 2] if announced else [0, 0])
