@@ -48,7 +48,7 @@ def test_nothing_is_fragmented_unless_both_know_how(side: str, monkeypatch: pyte
     def without(octets: bytes, spis: tuple[bytes, bytes], remote: tuple[str, int]) -> list[AnyPayload]:
         said = extras(octets, spis, remote)
         silent = (remote == B) == (side == "a")
-        return [one for one in said if not silent or one.kind != Notify.FRAGMENTATION_SUPPORTED]
+        return [one for one in said if not silent or one != Notification(Notify.FRAGMENTATION_SUPPORTED)]
 
     monkeypatch.setattr(initial, "extras", without)
     long = {"notifies": LONG, "fragment_bytes": LIMIT}
