@@ -19,6 +19,7 @@ from fwd.proto.drops import DropReason
 from fwd.proto.ip import VNET_BYTES
 
 HEADER = VNET_BYTES + 40
+LAST = 1 << 20  # tag of the record that ends a stream: no other record is like it
 
 
 def super_packet(tag: int, size: int, count: int, *, v6: bool = False, short: int = 0) -> bytes:
@@ -130,8 +131,8 @@ def test_nothing_is_made_up_and_nothing_delivered_twice(seed: int) -> None:
             spans.append((data, first * CHUNK + at))
             at += len(data)
     lost = {chunk.number for chunk in stream.chunks[1:] if dice.random() < 0.15}
-    spans.append((record(40, 1), len(stream.chunks) * CHUNK))
-    stream.add_burst([record(40, 1)])  # without it nobody would know that the last chunk is missing
+    spans.append((record(40, LAST), len(stream.chunks) * CHUNK))
+    stream.add_burst([record(40, LAST)])  # without it nobody would know that the last chunk is missing
     got = delivered(after_loss(stream, lost, dice.choice([1, 3, 50])))
     may, must = [], []
     for data, at in spans:
