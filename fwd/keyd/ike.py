@@ -26,6 +26,7 @@ from fwd.proto.ike.auth import Credentials
 from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.events import (
     Address,
+    ChildConfirmed,
     ChildDown,
     ChildRefused,
     ChildUp,
@@ -142,6 +143,11 @@ class IkePeering:
         times = [self._endpoint.next_timeout(), self._begin_at]
         return min((at for at in times if at is not None), default=None)
 
+    def is_due(self, now: float) -> bool:
+        """Whether `tick` should be called: something has happened, or its time has come."""
+        at = self.next_timeout()
+        return self.news or (at is not None and now >= at)
+
     def hear(self, index: int, now: float) -> None:
         """A member has something to tell."""
         self.members[index].hear()
@@ -217,6 +223,9 @@ class IkePeering:
                     self._established(what, now)
                 case ChildUp():
                     self._child_up(what, now)
+                case ChildConfirmed():
+                    if what.member < len(self.members):
+                        self.members[what.member].confirm(what.spi)
                 case ChildDown():
                     log.debug("%s: Child SA %#010x of member %d is deleted", self.name, what.spi, what.member)
                     if what.member < len(self.members):

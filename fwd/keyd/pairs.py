@@ -26,7 +26,7 @@ from fwd.proto.sa import EventKind, SaKeys
 SPARES: Final = BOOT_RECORDS
 OLD_SA_S: Final = 5.0  # how long the old pair stays after a switch, and its inbound SA after it is deleted
 BEREFT_S: Final = 0.3  # between attempts to replace what a dead incarnation has sent on
-ANSWER_S: Final = 0.05  # before a pair that the far side has asked for is sent on
+ANSWER_S: Final = 0.2  # before a pair that the far side has asked for is sent on, if nothing shows it has our answer
 _JITTER = 0.1
 log = logging.getLogger(__name__)
 
@@ -89,6 +89,13 @@ class MemberPairs:
         if old is not None and old is self._current and keys.initiated and self._sends():
             self._switch(pair)
         else:
+            self._refresh()
+
+    def confirm(self, spi: int) -> None:
+        """The far side has the answer by which it made this pair."""
+        pair = self._pairs.get(spi)
+        if pair is not None and not pair.ready:
+            pair.ready = True
             self._refresh()
 
     def down(self, spi: int, now: float) -> None:

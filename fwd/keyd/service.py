@@ -105,12 +105,14 @@ class Service:
             gateway.keyd.heartbeat[0] = time.monotonic_ns()
             for fd, _ in ready:
                 by_fd[fd](now)
-            if now >= tick_at:
+            regular = now >= tick_at
+            if regular:
                 tick_at = now + TICK_S
                 for member in self._derived:
                     member.tick(now)
             for peering in self._negotiated:
-                peering.tick(now)
+                if regular or peering.is_due(now):  # not for every datagram that a stranger sends
+                    peering.tick(now)
             self._send(now)
             if now >= told_at or any(peering.news for peering in self._negotiated):
                 told_at = now + TOLD_EVERY_S

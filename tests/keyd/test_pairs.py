@@ -20,7 +20,7 @@ from fwd.datapath.counters import MemberCounter
 from fwd.datapath.shared import LinkWord, PeeringShared, ProcessState
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, KeydPeering
-from fwd.keyd.pairs import OLD_SA_S
+from fwd.keyd.pairs import ANSWER_S, OLD_SA_S
 from fwd.proto.ike import endpoint, exchanges
 from fwd.proto.ike.auth import Psk
 from fwd.proto.ike.numbers import Notify, ProtocolError
@@ -469,3 +469,21 @@ def test_a_user_has_everything_rekeyed_without_a_loss(undo: contextlib.ExitStack
     assert before[1] != after[1]
     assert all(old != new for old, new in zip(before[0], after[0], strict=True))
     assert world.refused == 0
+
+
+def test_a_pair_that_the_far_side_asked_for_is_ready_with_its_next_request_or_after_a_while(
+    undo: contextlib.ExitStack,
+) -> None:
+    world = World(undo)
+    world.run(2 * STEP_S)  # all is negotiated in less time than ANSWER_S
+    ready = [
+        pair.ready
+        for side in world.sides
+        if side.keyd is not None
+        for member in side.keyd.members
+        for pair in member._pairs.values()
+        if not pair.keys.initiated
+    ]
+    assert ready == [True] * (2 * (1 + BOOT_RECORDS) - 1) + [False], "the last one has no request behind it yet"
+    world.run(ANSWER_S)
+    world.check_spares()

@@ -72,6 +72,15 @@ class ChildUp:
 
 
 @dataclass(frozen=True)
+class ChildConfirmed:
+    """The peer has our answer by which it made a Child SA: it accepts what we send on the pair of our inbound `spi`."""
+
+    connection: str
+    member: int
+    spi: int
+
+
+@dataclass(frozen=True)
 class ChildDown:
     """The peer will not send on our inbound `spi` any more, nor accept on its pair."""
 
@@ -114,7 +123,7 @@ class Closed:
     error: str
 
 
-Event = Established | ChildUp | ChildDown | ChildRefused | Moved | Rejected | Closed
+Event = Established | ChildUp | ChildConfirmed | ChildDown | ChildRefused | Moved | Rejected | Closed
 
 
 @dataclass(frozen=True)

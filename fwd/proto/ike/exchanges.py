@@ -218,7 +218,7 @@ def respond_child(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyP
     if notified(request, Notify.SA_RESOURCE_INFO):
         reply.append(resource(member))
     child = Child(keys)
-    sa.add_child(child, old.spi_in if old else None)
+    sa.answer_with(child, old.spi_in if old else None)
     if old is not None:
         old.rival = child.spi_in, min(only(request, Nonce).data, nonce)
         if old.use is Use.INSTALLED:

@@ -338,7 +338,7 @@ def respond_auth(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPa
         if error.notify is Notify.INVALID_SYNTAX:
             raise
         return [*reply, Notification(error.notify, error.data)]
-    sa.add_child(Child(child))
+    sa.answer_with(Child(child))
     return [*reply, *payloads]
 
 

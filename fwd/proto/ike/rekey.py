@@ -141,6 +141,7 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     while new.successor is not None:
         new = new.successor
     new.children, old.children = {**new.children, **old.children}, {}
+    new.unconfirmed, old.unconfirmed = [*new.unconfirmed, *old.unconfirmed], []
     for task in old.take_queue():
         if not isinstance(task, RekeyIke):
             new.submit(task, now)

@@ -17,7 +17,17 @@ from typing import Any, Final, Protocol
 
 from fwd.proto.ike.child import Child
 from fwd.proto.ike.crypto import IkeKeys, Sealer, Suite
-from fwd.proto.ike.events import FIRST_MEMBER, Address, ChildDown, ChildUp, Connection, Datagram, Moved, World
+from fwd.proto.ike.events import (
+    FIRST_MEMBER,
+    Address,
+    ChildConfirmed,
+    ChildDown,
+    ChildUp,
+    Connection,
+    Datagram,
+    Moved,
+    World,
+)
 from fwd.proto.ike.message import (
     Assembly,
     Fragment,
@@ -95,6 +105,7 @@ class IkeSa:
         self.keys: IkeKeys | None = None
         self.suite: Suite | None = None
         self.children: dict[int, Child] = {}  # by our inbound SPI
+        self.unconfirmed: list[Child] = []  # of our last answer, which the peer may not have yet
         self.gone_early: set[int] = set()  # peer's SPIs deleted while the answer that names them was under way
         self.successor: IkeSa | None = None  # once it is REKEYED
         self.rival: tuple[IkeSa, bytes] | None = None  # a successor by the peer's request, and its lowest nonce
@@ -308,6 +319,7 @@ class IkeSa:
         return self._request.datagrams[0]
 
     def _take_request(self, header: Header, first: int, plain: bytes, now: float) -> None:
+        self._confirm()  # with a window of 1 the peer has our last answer
         fatal = False
         try:
             reply = self.respond(self, header.exchange, decode_chain(first, plain), now)
@@ -353,6 +365,17 @@ class IkeSa:
         """It is installed: both its SAs may be used."""
         self.children[child.spi_in] = child
         self.world.tell(ChildUp(self.connection.name, child.keys, replaces))
+
+    def answer_with(self, child: Child, replaces: int | None = None) -> None:
+        """Add a Child SA that our answer, which is about to be sent, tells the peer of."""
+        self.add_child(child, replaces)
+        self.unconfirmed.append(child)
+
+    def _confirm(self) -> None:
+        for child in self.unconfirmed:
+            if child.spi_in in self.children:
+                self.world.tell(ChildConfirmed(self.connection.name, child.keys.member, child.spi_in))
+        self.unconfirmed.clear()
 
     def remove_child(self, child: Child) -> None:
         if self.children.pop(child.spi_in, None) is not None:

@@ -11,7 +11,16 @@ from ikekit import NAME, A, B, Net, Side, connection, for_member
 
 from fwd.proto.ike import auth
 from fwd.proto.ike.endpoint import HALF_OPEN_COOKIES, HALF_OPEN_S, IKE_SAS_MAX
-from fwd.proto.ike.events import Address, ChildDown, ChildRefused, ChildUp, Closed, Datagram, Established
+from fwd.proto.ike.events import (
+    Address,
+    ChildConfirmed,
+    ChildDown,
+    ChildRefused,
+    ChildUp,
+    Closed,
+    Datagram,
+    Established,
+)
 from fwd.proto.ike.message import Header, encode_clear
 from fwd.proto.ike.numbers import Exchange, Flag, Notify, Payload
 from fwd.proto.ike.payloads import Notification
@@ -323,3 +332,24 @@ def test_somebody_who_only_seems_to_be_the_peer_does_not_end_our_attempt() -> No
     net.run(1)
     assert net.b.live()
     net.check_agreement()
+
+
+def test_the_next_request_shows_that_the_peer_has_the_answer_by_which_it_made_a_child_sa() -> None:
+    net = Net().connect()
+    net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)
+    net.run(1)
+    first, second = (up.child for up in net.b.of(ChildUp))
+    assert [(event.member, event.spi) for event in net.b.of(ChildConfirmed)] == [(0, first.inbound.spi)]
+    net.a.endpoint.rekey_ike(NAME, net.now)
+    net.run(1)
+    assert [event.spi for event in net.b.of(ChildConfirmed)] == [first.inbound.spi, second.inbound.spi]
+    assert net.a.of(ChildConfirmed) == []
+
+
+def test_a_request_that_comes_again_shows_nothing() -> None:
+    net = Net().connect()
+    net.judge = lambda datagram: [0.01] if datagram.local[0] == A[0] else []  # answers are lost
+    net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)
+    net.run(3)
+    assert len(net.b.of(ChildUp)) == 2
+    assert len(net.b.of(ChildConfirmed)) == 1
