@@ -14,6 +14,7 @@ from typing import Final
 from fwd.config import Payload
 from fwd.proto.ike.numbers import Notify
 from fwd.proto.ike.payloads import Notification
+from fwd.proto.ip import CSUM, TSO4, TSO6, USO4, USO6
 
 VERSION: Final = 1
 _FORM = struct.Struct(">BBBBHH")  # version, payload, flags, zero, offloads, UDP port of member 0
@@ -43,11 +44,19 @@ class Terms:
         version, number, flags, _, offloads, port = _FORM.unpack_from(data)
         if version < VERSION or number not in _PAYLOADS or not port:
             raise ValueError(f"version {version}, payload {number}, port {port}")
-        return cls(_PAYLOADS[number], offloads, port, bool(flags & _ONE_PORT))
+        return cls(_PAYLOADS[number], _that_go_together(offloads), port, bool(flags & _ONE_PORT))
 
     def port_of(self, member: int) -> int:
         """Where a member listens."""
         return self.port if self.one_port else self.port + member
+
+
+def _that_go_together(offloads: int) -> int:
+    """Of these flags those that a TUN device can have: no segmentation without checksums, USO for both IP versions."""
+    known = offloads & (CSUM | TSO4 | TSO6 | USO4 | USO6)
+    if not known & CSUM:
+        return 0
+    return known if known & USO4 and known & USO6 else known & ~(USO4 | USO6)
 
 
 def disagreement(mine: Terms, theirs: Terms | None) -> str:

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from fwd.keyd.agreement import Terms, disagreement
 from fwd.proto.ike.numbers import Notify
+from fwd.proto.ip import CSUM, TSO4, TSO6, USO4, USO6
 
+TAKEN = [0, CSUM, CSUM | TSO4 | TSO6, CSUM | TSO4 | TSO6 | USO4 | USO6]  # by TUN devices, as kernels are
 TERMS = st.builds(
-    Terms, st.sampled_from(["superpacket", "esp"]), st.integers(0, 0xFFFF), st.integers(1, 0xFFFF), st.booleans()
+    Terms, st.sampled_from(["superpacket", "esp"]), st.sampled_from(TAKEN), st.integers(1, 0xFFFF), st.booleans()
 )
 SUPER, ESP = Terms("superpacket", 7, 4500, False), Terms("esp", 7, 4500, True)
 
@@ -40,6 +42,21 @@ def test_any_octets_are_terms_or_refused(data: bytes) -> None:
 def test_terms_that_are_cut_short_are_refused(cut: int) -> None:
     with pytest.raises(ValueError, match=f"notify of {cut} octets"):
         Terms.decode(SUPER.notification().data[:cut])
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        (TSO4 | TSO6, 0),
+        (USO4 | USO6, 0),
+        (CSUM | TSO4, CSUM | TSO4),
+        (CSUM | TSO4 | USO4, CSUM | TSO4),
+        (0xFFFF, CSUM | TSO4 | TSO6 | USO4 | USO6),
+    ],
+)
+def test_offloads_that_no_tun_device_can_have_together_are_not_taken_for_the_peers(said: int, heard: int) -> None:
+    """TUNSETOFFLOAD refuses them: the supervisor asks for what both sides take."""
+    assert Terms.decode(Terms("superpacket", said, 4500, False).notification().data).offloads == heard
 
 
 def test_members_listen_on_ports_one_after_another_or_on_one() -> None:
