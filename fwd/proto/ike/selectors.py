@@ -55,7 +55,10 @@ class Selector:
 
 
 def narrow(offered: Sequence[Selector], allowed: Iterable[Network]) -> tuple[Selector, ...]:
-    """What of the offer is allowed, without doubles, in the order of what is allowed; empty: nothing."""
+    """What of the offer is allowed, without doubles, in the order of what is allowed; empty: nothing.
+
+    The first SELECTORS_MAX of it: a few ranges over several subnets fall into very many parts.
+    """
     whole = [selector for selector in offered if selector.takes_all]
     found: dict[Selector, None] = {}
     for network in allowed:
@@ -63,7 +66,7 @@ def narrow(offered: Sequence[Selector], allowed: Iterable[Network]) -> tuple[Sel
             common = selector.within(Selector.of(network))
             if common is not None:
                 found[common] = None
-    return tuple(found)
+    return tuple(found)[:SELECTORS_MAX]
 
 
 def covers(wider: Sequence[Selector], narrower: Sequence[Selector]) -> bool:

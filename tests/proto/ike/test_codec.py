@@ -23,7 +23,7 @@ from fwd.proto.ike.message import (
 )
 from fwd.proto.ike.numbers import Exchange, Notify, Payload, Protocol, ProtocolError
 from fwd.proto.ike.proposals import WORDS, Proposal, Transform, choose, is_choice_of, parse
-from fwd.proto.ike.selectors import Selector, covers, narrow
+from fwd.proto.ike.selectors import SELECTORS_MAX, Selector, covers, decode_selectors, encode_selectors, narrow
 
 HEADER = Header(b"initspi1", b"respspi2", Exchange.IKE_AUTH, 0x08, 5)
 octets = st.binary(min_size=1, max_size=80)
@@ -239,3 +239,13 @@ def test_selectors_are_narrowed() -> None:
     assert not covers(nets("10.1.7.0/24"), nets("10.1.0.0/16"))
     (across,) = narrow([Selector(IPv4Address("10.0.255.0"), IPv4Address("10.1.0.255"))], allowed)
     assert [str(network) for network in across.networks()] == ["10.1.0.0/24"]
+
+
+def test_an_offer_that_falls_into_very_many_parts_is_answered_with_as_many_as_a_payload_holds() -> None:
+    """Each of these ranges has an end in either subnet: 256 parts, and the payload counts them in one octet."""
+    allowed = [ip_network("10.1.0.0/16"), ip_network("10.2.0.0/16")]
+    ends = IPv4Address("10.1.1.0"), IPv4Address("10.2.1.0")
+    offered = [Selector(ends[0] + i, ends[1] + i) for i in range(SELECTORS_MAX)]
+    part = narrow(offered, allowed)
+    assert len(part) == SELECTORS_MAX
+    assert decode_selectors(memoryview(encode_selectors(part))) == part
