@@ -17,6 +17,7 @@ from fwd.proto.ike.payloads import Notification
 from fwd.proto.ip import CSUM, TSO4, TSO6, USO4, USO6
 
 VERSION: Final = 1
+PORT_MAX: Final = 65535
 _FORM = struct.Struct(">BBBBHH")  # version, payload, flags, zero, offloads, UDP port of member 0
 _PAYLOADS: Final[dict[int, Payload]] = {1: "superpacket", 2: "esp"}
 _ONE_PORT = 1
@@ -47,8 +48,8 @@ class Terms:
         return cls(_PAYLOADS[number], _that_go_together(offloads), port, bool(flags & _ONE_PORT))
 
     def port_of(self, member: int) -> int:
-        """Where a member listens."""
-        return self.port if self.one_port else self.port + member
+        """Where a member listens; there is none beyond the last port."""
+        return self.port if self.one_port else min(self.port + member, PORT_MAX)
 
 
 def _that_go_together(offloads: int) -> int:

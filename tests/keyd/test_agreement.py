@@ -64,6 +64,11 @@ def test_members_listen_on_ports_one_after_another_or_on_one() -> None:
     assert [ESP.port_of(i) for i in range(3)] == [4500] * 3
 
 
+def test_a_peer_whose_ports_would_pass_the_last_one_is_not_sent_to_beyond_it() -> None:
+    """It has no such members; a port of more than 16 bits would end ours."""
+    assert [Terms("superpacket", 0, 65534, False).port_of(i) for i in range(4)] == [65534, 65535, 65535, 65535]
+
+
 def test_superpacket_needs_a_peer_that_speaks_it() -> None:
     assert 'set payload = "esp"' in disagreement(SUPER, None)
     assert "set both sides alike" in disagreement(SUPER, ESP)
