@@ -262,7 +262,6 @@ class IkeSa:
             return  # outside what is authenticated: anybody may have written it
         if fragment is None:
             return
-        self.heard_at = now
         if not header.is_response and header.message_id == self._expected_id - 1:
             if fragment.number == 1:
                 self._send(self._answer, path)
@@ -270,6 +269,7 @@ class IkeSa:
         whole = self._assemble(header, fragment)
         if whole is None:
             return
+        self.heard_at = now  # of what had come before anybody may have kept a copy (RFC 7296 §2.4)
         self._follow(*path)
         if header.is_response:
             self._take_answer(*whole, now)

@@ -185,6 +185,17 @@ def test_a_silent_peer_is_dead_after_its_liveness_is_not_answered() -> None:
         assert not side.children()
 
 
+def test_copies_of_what_a_dead_peer_has_sent_do_not_keep_it_alive() -> None:
+    """RFC 7296 §2.4: a message must be fresh, not one sent again; anybody on the way may have kept it."""
+    net = Net().connect()
+    late = next(one for one in reversed(net.sent) if one.local[0] == A[0])  # the last request of `a`, IKE_AUTH
+    net.judge = lambda datagram: []
+    for _ in range(25):
+        net.run(3)
+        net.deliver(late)
+    assert [event.error for event in net.b.of(Closed)] == ["the peer does not answer"]
+
+
 def test_liveness_is_asked_only_when_nothing_is_heard() -> None:
     net = Net().connect()
     net.run(100)
