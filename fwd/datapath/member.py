@@ -107,6 +107,7 @@ class Member:
         self.inbound.on_heard = self._on_heard
         self.inbound.on_unknown = self._on_unknown
         self.inbound.on_news = self._hear_keyd
+        self._far = self._shared.far.get()
         self.outbound.peer = self._known_peer()
         self.outbound.recover(skip=skip)
         self.inbound.recover()
@@ -197,6 +198,19 @@ class Member:
         link[LinkWord.PATH_MTU] = mtu
         link[LinkWord.CHUNK] = self._parts.geometry.chunk_for(mtu)
 
+    def _follow_far(self) -> None:
+        """IKE has found the peer elsewhere; perhaps it sends this member nothing by which to find it.
+
+        A NAT's port that IKE does not know, at the address that IKE tells, stays.
+        """
+        before, far = self._far, self._shared.far.get()
+        if far is None or far == before:
+            return
+        self._far = far
+        if self.outbound.peer[:2] == before or self.outbound.peer[0] != far[0]:
+            self._heard_from = self.outbound.peer = far
+            self._shared.peer.put(far)
+
     def _known_peer(self) -> tuple[str, int]:
         """Where the peer was found last, by whichever incarnation; else what was negotiated, or configured."""
         peering = self._parts.peering
@@ -214,6 +228,7 @@ class Member:
             self._path.too_big(path_mtu(local, peer[0], peer[1]), self._now)
             self._publish_path()
         self._link[LinkWord.GSO_REFUSED] = self._sender.gso_refused
+        self._follow_far()
         self.inbound.expire(self._now)
         if self._shared.keepalive[0]:
             self._keep_mapping()

@@ -174,6 +174,36 @@ def test_peers_that_have_said_where_they_listen_are_sent_to_there_until_they_are
         assert r.a.members[1].outbound.peer == ("203.0.113.9", 9)
 
 
+@pytest.mark.parametrize(
+    ("heard", "moves_to", "sends_to"),
+    [
+        (None, ("198.51.100.7", 61001), ("198.51.100.7", 61001)),  # it never sends to this member
+        (("192.0.2.2", 4500), ("192.0.2.2", 4600), ("192.0.2.2", 4600)),
+        (("203.0.113.9", 9), ("198.51.100.7", 4500), ("198.51.100.7", 4500)),
+        (("198.51.100.7", 9), ("198.51.100.7", 4500), ("198.51.100.7", 9)),  # by a NAT's mapping of its own
+    ],
+)
+def test_a_peer_that_ike_finds_elsewhere_is_sent_to_there(
+    heard: tuple[str, int] | None, moves_to: tuple[str, int], sends_to: tuple[str, int]
+) -> None:
+    with rig(members=1) as r:
+        shared = r.a.shared.members[0]
+        shared.far.put(("192.0.2.2", 4500))
+        if heard:
+            shared.peer.put(heard)
+        r.a.respawn(0)
+        member = r.a.members[0]
+        assert member.outbound.peer == (heard or ("192.0.2.2", 4500))
+        shared.far.put(moves_to)
+        member._tick()
+        assert member.outbound.peer == sends_to
+        r.b.members[0].outbound.send_control(bytes(8), 59)
+        r.a.wires[0].address = ("203.0.113.77", 7)
+        r.a.arrive(0, r.b.wires[0].sent())
+        member._tick()
+        assert member.outbound.peer == ("203.0.113.77", 7), "what is heard after that is later news"
+
+
 def test_an_update_is_for_its_incarnation_only_and_garbage_is_refused() -> None:
     with rig(members=1) as r:
         member, keyd = r.a.members[0], r.a.controls[0]
