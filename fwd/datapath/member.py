@@ -93,7 +93,7 @@ class Member:
         self._esp = parts.peering.payload == "esp"
         self._sender = Sender(parts.sock, gso=parts.offloads.gso)
         self._path = PathMonitor(self._link[LinkWord.PATH_MTU] or parts.geometry.path_mtu, now, parts.geometry.path_mtu)
-        local = str(parts.peering.local_addrs), parts.peering.port + parts.index
+        local = str(parts.peering.local_addrs), parts.peering.port_of(parts.index)
         self._audit = Audit(local, wanted=parts.peering.audit)
         self.inbound = Inbound(
             parts.peering, parts.geometry, parts.tun_fd, parts.offloads.tun_flags,

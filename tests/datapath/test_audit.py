@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rig import FLOW_LABEL, Group, Rig, packet, record, rig, sa_keys
 
+from fwd.config import PskKeys
 from fwd.datapath.audit import EVERY_S, Audit, Event
 from fwd.proto.aggfrag import SUBTYPE_RECORDS
 from fwd.proto.esp import NEXT_AGGFRAG, NEXT_IPV4, OVERHEAD_BYTES, OutboundSa, seal_one, write_trailer
@@ -52,6 +54,14 @@ def of_gateway_2(spi: int, number: int) -> dict[str, Any]:
 
 
 SPI = sa_keys(1, 0, 0).spi
+
+
+def test_members_that_share_a_port_are_all_told_to_be_at_it(told: Callable[[], list[dict[str, Any]]]) -> None:
+    keys = PskKeys(source="psk", secret=Path("unused"))
+    with rig(members=2, payload="esp", shared_port=True, keys=keys) as r:
+        r.b.arrive(1, [Group(bytes(range(1, 101)), 100)])
+        r.b.expire()
+        assert [event["destination_port"] for event in told()] == [4500]
 
 
 @pytest.mark.parametrize("count", [1, 5])
