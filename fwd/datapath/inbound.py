@@ -383,7 +383,8 @@ class Inbound:
                 self._parked.append(entry)
         self._flow_info, self._tos, self._address = marks, marks >> TRAFFIC_CLASS_SHIFT, address
         self._delivery.flush()
-        self._block.publish()
+        if not self._taken:  # else amid a batch, of which some is counted; `open` publishes the whole
+            self._block.publish()
 
     def _refuse_spi(self, packet: bytes | memoryview, flow_info: int, address: Address, count: int) -> None:
         """`packet` has no SA, nor have `count` - 1 more behind it."""

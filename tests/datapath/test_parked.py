@@ -78,6 +78,31 @@ def test_what_waits_dies_with_the_member_and_is_counted() -> None:
         r.b.check_books()
 
 
+def test_a_death_after_they_were_taken_up_amid_others_counts_none_twice() -> None:
+    """Packets of two SAs come in one batch; the member asks for the second one, and gets that of those that wait."""
+    with rig(members=1, payload="esp") as r:
+        keys = come_early(r, 2)
+        inbound = r.b.members[0].inbound
+
+        class Killed(Exception):
+            pass
+
+        def die_after_news() -> None:
+            install(r, keys)
+            raise Killed
+
+        inbound.on_news = die_after_news
+        for epoch in (0, FIRST + 1):
+            r.a.members[0].outbound.use(sa_keys(1, 0, epoch))
+            r.a.send(*(record(n) for n in range(3)))
+            r.a.demux_turn()
+            r.a.work()
+        with pytest.raises(Killed):
+            r.b.arrive_only(0, r.a.wires[0].sent())
+        r.b.respawn(0)
+        r.b.check_books()
+
+
 def test_another_fwd_never_sends_too_early_and_is_not_waited_for() -> None:
     with rig(members=1) as r:
         come_early(r, 3)
