@@ -48,7 +48,7 @@ from fwd.proto.logged import event
 AGAIN_S: Final = 1.0  # after a connection has closed; doubles up to AGAIN_MAX_S
 AGAIN_MAX_S: Final = 10.0
 REJECTED_EVERY_S: Final = 1.0
-REFUSED_S: Final = 10.0  # after the peer has refused a Child SA
+REFUSED_S: Final = 10.0  # after the peer has refused a Child SA, or a member had no room for it
 OTHER_SIDE_S: Final = 0.3  # the side that did not begin asks for what is missing this much later
 _WAIT_S, _WAITS_MAX = 0.5, 3
 log = logging.getLogger(__name__)
@@ -296,6 +296,7 @@ class IkePeering:
                 "%s: %s", self.name, error, extra=event("ike.child_refused", peering=self.name, member=child.member)
             )
             self._endpoint.delete_child(self.name, child.inbound.spi, now)
+            self._not_before[child.member] = now + REFUSED_S
             return
         if what.replaces is None:  # a replacement is none more
             self._refused.pop(child.member, None)

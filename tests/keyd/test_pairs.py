@@ -18,6 +18,7 @@ from test_source import peering
 from fwd.config import PskKeys
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.shared import LinkWord, PeeringShared, ProcessState
+from fwd.keyd import accepted
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, KeydPeering
 from fwd.keyd.pairs import ANSWER_S, OLD_SA_S
@@ -395,6 +396,23 @@ def test_a_peer_that_gives_one_child_sa_is_content_and_a_death_is_mended_by_reke
         world.run(1.0)
         assert ours.members[0].alive
         assert ours.members[0].outbound != before
+
+
+def test_a_member_without_room_is_not_asked_for_again_and_again(
+    undo: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accepted, "SLOTS", 2)
+    world = World(undo, members=1)
+    asked, real = [], endpoint.Endpoint.create_child
+
+    def counted(self: Any, name: str, member: int, *more: Any) -> bool:
+        asked.append(member)
+        return real(self, name, member, *more)
+
+    monkeypatch.setattr(endpoint.Endpoint, "create_child", counted)
+    world.run(9.0)
+    assert len(asked) <= 2 * BOOT_RECORDS
+    world.check_sends()
 
 
 @pytest.mark.parametrize(
