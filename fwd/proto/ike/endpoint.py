@@ -117,12 +117,14 @@ class Endpoint:
         return sum(isinstance(task, CreateChild) and task.member == member and task.is_more for task in tasks)
 
     def rekey_child(self, name: str, spi: int, now: float) -> bool:
-        """Replace the Child SA that we receive on `spi`; False: there is none."""
+        """Replace the Child SA that we receive on `spi`, once, however often it is asked for; False: there is none."""
         found = self._find_child(name, spi)
-        if found is not None:
-            sa, child = found
+        if found is None:
+            return False
+        sa, child = found
+        if not any(isinstance(task, CreateChild) and task.replaces(child) for task in sa.tasks()):
             sa.submit(CreateChild(child.keys.member, child.keys.notifies if child.keys.initiated else (), child), now)
-        return found is not None
+        return True
 
     def delete_child(self, name: str, spi: int, now: float) -> bool:
         """End the Child SA that we receive on `spi`."""

@@ -54,6 +54,10 @@ class CreateChild:
         """Whether it replaces none."""
         return self._old is None
 
+    def replaces(self, child: Child) -> bool:
+        """Whether it is to replace this one."""
+        return self._old is child
+
     def start(self, sa: IkeSa, now: float) -> list[AnyPayload] | None:
         old = self._old
         if sa.state is not State.ESTABLISHED:

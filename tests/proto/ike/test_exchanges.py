@@ -185,6 +185,18 @@ def test_a_silent_peer_is_dead_after_its_liveness_is_not_answered() -> None:
         assert not side.children()
 
 
+def test_a_child_sa_is_rekeyed_once_however_often_that_is_asked_for() -> None:
+    """A member says that its SA nears its end until there is another one, and the peer may be long in answering."""
+    net = Net().connect()
+    (spi,) = net.a.children()
+    net.judge = lambda datagram: []
+    for _ in range(50):
+        assert net.a.endpoint.rekey_child(NAME, spi, net.now)
+        net.run(0.2)
+        net.a.endpoint.heard(NAME, net.now)
+    assert len(net.a.live()[0].tasks()) == 1
+
+
 def test_copies_of_what_a_dead_peer_has_sent_do_not_keep_it_alive() -> None:
     """RFC 7296 §2.4: a message must be fresh, not one sent again; anybody on the way may have kept it."""
     net = Net().connect()
