@@ -159,7 +159,7 @@ class IkePeering:
         for member in self.members:
             member.tick(now)
         self._note_traffic(now)
-        if self._begin_at is None and self._starts and not self._endpoint.sas(self.name):
+        if self._begin_at is None and self._starts and not self._endpoint.has_begun(self.name):
             self._begin_at = now + self._again_s  # our attempt gave way to the peer's, and that has come to nothing
         if self._begin_at is not None and now >= self._begin_at:
             self._begin(now)
@@ -381,7 +381,7 @@ class IkePeering:
     def initiate(self, now: float) -> None:
         """Begin, after `terminate` or with start_action none."""
         self._starts = True
-        if not self._endpoint.sas(self.name):
+        if not self._endpoint.has_begun(self.name):
             self._begin_at = now
 
     def stopping(self, now: float) -> None:

@@ -24,8 +24,10 @@ from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, KeydPeering
 from fwd.keyd.pairs import ANSWER_S, OLD_SA_S
 from fwd.proto.ike import endpoint, exchanges
 from fwd.proto.ike.auth import Psk
+from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import Notify, ProtocolError
 from fwd.proto.ike.payloads import notified
+from fwd.proto.ike.sa import NO_SPI
 from fwd.proto.sa import SLOTS, EventKind, SaEvent, SaKeys, SaSet
 
 STEP_S = 0.05
@@ -396,6 +398,27 @@ def test_a_peer_that_gives_one_child_sa_is_content_and_a_death_is_mended_by_reke
         world.run(1.0)
         assert ours.members[0].alive
         assert ours.members[0].outbound != before
+
+
+def test_first_messages_that_anybody_can_write_do_not_keep_us_from_beginning(undo: contextlib.ExitStack) -> None:
+    world = World(undo)
+    world.run(2.0)
+    side, stranger = world.sides[0], Side(2, 2, undo, 0)  # who writes the peer's address
+    assert side.keyd is not None
+    side.keyd.terminate(world.now)
+    world.run(STEP_S)
+    world.sides[1].keyd = None
+    stranger.start_keyd(world.now)
+    assert stranger.keyd is not None
+    stranger.keyd.tick(world.now)
+    (first,) = stranger.keyd.datagrams()
+    side.keyd.receive(first.data, first.remote, first.local, world.now)
+    side.keyd.datagrams()
+    world.now += 5.0
+    side.keyd.initiate(world.now)
+    side.keyd.tick(world.now)
+    (begun,) = side.keyd.datagrams()
+    assert Header.decode(begun.data).spi_r == NO_SPI
 
 
 def test_a_member_without_room_is_not_asked_for_again_and_again(

@@ -170,6 +170,10 @@ class Endpoint:
         """All IKE SAs of a connection."""
         return [sa for sa in self._sas.values() if sa.connection.name == name]
 
+    def has_begun(self, name: str) -> bool:
+        """Whether we have begun a connection, or the peer has, and has proved who it is: a first message is nothing."""
+        return any(_counts(sa) for sa in self.sas(name))
+
     def _find_child(self, name: str, spi: int) -> tuple[IkeSa, Child] | None:
         return next(((sa, sa.children[spi]) for sa in self.sas(name) if spi in sa.children), None)
 
