@@ -148,15 +148,18 @@ class Supervisor:
 
     def _open_ike_socket(self, peering: Peering) -> None:
         """Peerings with one outer address share it."""
-        if peering.ike is None:
-            return
-        address = str(peering.local_addrs)
-        for port in [peering.ike.ike_port, *([peering.port] if peering.shared_port else [])]:
+        for address, port in _ike_endpoints(peering):
             shared = port == peering.port
             if (address, port) not in self._ike_sockets:
                 self._ike_sockets[address, port] = _bind_udp(address, port, shared=shared)
             if shared:
                 udp.split(self._ike_sockets[address, port], peering.members)
+
+    def _close_ike_sockets(self) -> None:
+        """Those that no peering in force has: what is set up anew may want their ports, or bind them in another way."""
+        wanted = {one for parts in self._peerings.values() for one in _ike_endpoints(parts.peering)}
+        for unused in self._ike_sockets.keys() - wanted:
+            self._ike_sockets.pop(unused).close()
 
     def _material(self, peering: Peering) -> KeyMaterial:
         """A peering's secrets. The lab's may be shared by peerings, and can be opened once only."""
@@ -164,6 +167,11 @@ class Supervisor:
         if name not in self._materials:
             self._materials[name] = KeyMaterial(secrets.open_all(peering.keys))
         return self._materials[name]
+
+    def _drop_material(self, name: str) -> None:
+        """An IKE peering's own; the lab's must outlive it."""
+        if name in self._materials:
+            close_material(self._materials.pop(name))
 
     def _member(self, parts: PeeringParts, index: int) -> Child:
         own = parts.member(index)
@@ -359,8 +367,8 @@ class Supervisor:
         self._end([self._children[n] for n in ("keyd", "agent") if n in self._children], signal.SIGKILL)
         for name in changed:
             self._close_peering(name)
-            if name in self._materials:  # an IKE peering's own; the lab's must outlive it
-                close_material(self._materials.pop(name))
+            self._drop_material(name)
+        self._close_ike_sockets()
         for parts in self._peerings.values():
             _reopen(parts)
         for name, peering in wanted.items():
@@ -369,6 +377,7 @@ class Supervisor:
                     self._open_peering(peering)
                 except UserError as error:
                     log.error("peering %s is not set up: %s", name, error, extra=event("peering.refused", peering=name))
+                    self._drop_material(name)
         self._config = config
         self._add_shared_children()
         told = event("config.read", changed=len(changed), in_force=len(self._peerings))
@@ -388,6 +397,12 @@ def _reopen(parts: PeeringParts) -> None:
         return
     close_material(material)
     material.fds = fds
+
+
+def _ike_endpoints(peering: Peering) -> list[tuple[str, int]]:
+    """Addresses and ports at which a peering's IKE listens."""
+    ports = [peering.ike.ike_port, *([peering.port] if peering.shared_port else [])] if peering.ike else []
+    return [(str(peering.local_addrs), port) for port in ports]
 
 
 def _open_key_log(path: Path) -> int:

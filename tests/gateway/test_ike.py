@@ -177,3 +177,45 @@ def test_a_changed_peering_takes_its_secret_anew(pairs: MakePair) -> None:
     pair.running["gw1"].send_signal(signal.SIGHUP)
     pair.launch("gw2")
     until(lambda: pair.ping("-W", "0.5"), 15.0, "traffic under the new secret")
+
+
+def test_what_was_not_set_up_takes_its_secret_anew(pairs: MakePair) -> None:
+    """The first SIGHUP opens a secret for a peering that fails; the second finds another file."""
+    pair = make(pairs)
+    pair.stop("gw2")
+    pair.peerings = [{"tun": "lan"}]  # which is no TUN device
+    pair.write_config("gw1")
+    pair.running["gw1"].send_signal(signal.SIGHUP)
+    until(lambda: "is not set up" in pair.log("gw1"), what="refusal")
+    pair.secret = os.urandom(32)
+    pair.peerings = [{}]
+    pair.write_config("gw1")
+    pair.secret_path("gw1").unlink()
+    pair.write_secret("gw1")
+    pair.running["gw1"].send_signal(signal.SIGHUP)
+    pair.launch("gw2")
+    until(lambda: "configuration re-read: 0 changed, 1 in force" in pair.log("gw1"), what="re-read")
+    pair.wait_ready()
+    until(lambda: pair.ping("-W", "0.5"), 5.0, "traffic under the new secret")
+
+
+def test_ports_change_hands_on_sighup(pairs: MakePair) -> None:
+    """From IKE and members together to members alone; from IKE alone to both."""
+    pair = make(pairs, payload="esp", port=4500, shared_port=True)
+    turns: list[tuple[dict[str, Any], int]] = [
+        ({"port": 4500}, 500),
+        ({"port": 4600}, 4500),
+        ({"port": 4500, "shared_port": True}, 500),
+    ]
+
+    def times_read() -> list[int]:
+        return [pair.log(host).count("configuration re-read: 1 changed, 1 in force") for host in GATEWAYS]
+
+    for peering, ike_port in turns:
+        pair.peerings, pair.keys = [{"payload": "esp", **peering}], {**PSK, "ike_port": ike_port}
+        wanted = [count + 1 for count in times_read()]
+        for host in GATEWAYS:
+            pair.write_config(host)
+            pair.running[host].send_signal(signal.SIGHUP)
+        until(lambda wanted=wanted: times_read() == wanted, what="re-read")  # type: ignore[misc]
+        until(lambda: pair.ping("-W", "0.5"), 15.0, "traffic")
