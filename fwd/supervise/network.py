@@ -72,8 +72,13 @@ def remove_guards(peering: Peering) -> None:
     """The clean stop's part; what is gone already is not missed."""
     with contextlib.suppress(UserError):
         _nft(f"table inet {table_name(peering)}\ndelete table inet {table_name(peering)}\n")
+    remove_guard_routes(peering.remote_ts)
+
+
+def remove_guard_routes(subnets: Iterable[Network]) -> None:
+    """Of subnets that are nobody's any more."""
     with IPRoute() as ip:
-        for subnet in peering.remote_ts:
+        for subnet in subnets:
             with contextlib.suppress(NetlinkError):
                 ip.route("del", **_guard(subnet))
 

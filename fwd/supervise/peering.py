@@ -99,6 +99,7 @@ class PeeringParts:
         self.material = material
         self.warnings: list[str] = []
         self._far_offloads = -1
+        self._guards_stay = False
         with contextlib.ExitStack() as undo:
             self._open(undo)
             self._undo = undo.pop_all()
@@ -155,14 +156,19 @@ class PeeringParts:
 
     def connect(self) -> None:
         """Guards first, then the device and its routes: at no moment does anything leave in the clear."""
-        self._undo.callback(network.remove_guards, self.peering)
+        self._undo.callback(self._remove_guards)
         network.set_guards(self.peering)
         network.prepare_link(self.peering)
         self.tun.up(self.inner_mtu)
         network.add_routes(self.peering)
 
-    def close(self) -> None:
-        """Undo everything, in reverse order."""
+    def _remove_guards(self) -> None:
+        if not self._guards_stay:
+            network.remove_guards(self.peering)
+
+    def close(self, *, guards_stay: bool = False) -> None:
+        """Undo everything, in reverse order; but not the guards, if something else is to take its place."""
+        self._guards_stay = guards_stay
         self.material.remember(self.peering, self.shared.members)
         self._undo.close()
 

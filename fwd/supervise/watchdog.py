@@ -18,7 +18,7 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fwd.agent import service as agent
@@ -31,7 +31,7 @@ from fwd.keyd import secrets
 from fwd.keyd import service as keyd
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
-from fwd.supervise import logs, policy, privileges
+from fwd.supervise import logs, network, policy, privileges
 from fwd.supervise.children import Child
 from fwd.supervise.loglines import Form
 from fwd.supervise.notify import ServiceManager, summary
@@ -85,6 +85,7 @@ class Supervisor:
         self._ike_sockets: dict[tuple[str, int], socket.socket] = {}
         self._commands = _pair()  # from the agent to keyd
         self._peerings: dict[str, PeeringParts] = {}
+        self._guarded: dict[str, Peering] = {}  # closed, to be set up anew: their guards stand
         self._children: dict[str, Child] = {}
         self._config = config
         self._started_ns = time.monotonic_ns()
@@ -128,7 +129,7 @@ class Supervisor:
         try:
             parts.connect()
         except UserError:
-            parts.close()
+            parts.close(guards_stay=peering.name in self._guarded)
             raise
         self._peerings[peering.name] = parts
         for warning in parts.warnings:
@@ -328,9 +329,12 @@ class Supervisor:
             child.close()
             del self._children[child.name]
 
-    def _close_peering(self, name: str) -> None:
+    def _close_peering(self, name: str, *, guards_stay: bool = False) -> None:
         self._end([c for c in self._children.values() if c.name.startswith(name + "/")])
-        self._peerings.pop(name).close()
+        parts = self._peerings.pop(name)
+        parts.close(guards_stay=guards_stay)
+        if guards_stay:
+            self._guarded[name] = parts.peering
         log.info("peering %s is down", name, extra=event("peering.down", peering=name))
 
     def _stop_all(self) -> None:
@@ -338,6 +342,8 @@ class Supervisor:
         self._end([self._children[n] for n in ("keyd",) if n in self._children])
         for name in list(self._peerings):
             self._close_peering(name)
+        for peering in self._guarded.values():
+            network.remove_guards(peering)
         self._end(list(self._children.values()))
         for material in self._materials.values():
             close_material(material)
@@ -366,7 +372,7 @@ class Supervisor:
         # Not SIGTERM: keyd would tell its peers that all is over.
         self._end([self._children[n] for n in ("keyd", "agent") if n in self._children], signal.SIGKILL)
         for name in changed:
-            self._close_peering(name)
+            self._close_peering(name, guards_stay=name in wanted)
             self._drop_material(name)
         self._close_ike_sockets()
         for parts in self._peerings.values():
@@ -378,10 +384,24 @@ class Supervisor:
                 except UserError as error:
                     log.error("peering %s is not set up: %s", name, error, extra=event("peering.refused", peering=name))
                     self._drop_material(name)
+        self._remove_old_guards(wanted)
         self._config = config
         self._add_shared_children()
         told = event("config.read", changed=len(changed), in_force=len(self._peerings))
         log.info("configuration re-read: %d changed, %d in force", len(changed), len(self._peerings), extra=told)
+
+    def _remove_old_guards(self, wanted: Mapping[str, Peering]) -> None:
+        """What stood while peerings were set up anew, and was not replaced by new guards of theirs or of others."""
+        guarded = {subnet for parts in self._peerings.values() for subnet in parts.peering.remote_ts}
+        for name, old in list(self._guarded.items()):
+            unused = [subnet for subnet in old.remote_ts if subnet not in guarded]
+            if name not in wanted:
+                network.remove_guards(old.model_copy(update={"remote_ts": unused}))
+            elif name in self._peerings:
+                network.remove_guard_routes(unused)
+            else:  # it could not be set up
+                continue
+            del self._guarded[name]
 
 
 def _reopen(parts: PeeringParts) -> None:

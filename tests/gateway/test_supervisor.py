@@ -118,6 +118,31 @@ def test_nothing_in_the_clear_when_the_supervisor_is_killed(pairs: MakePair) -> 
     assert network_of(pair.topology, "gw1") == before
 
 
+def test_nothing_in_the_clear_while_a_peering_is_set_up_anew(pairs: MakePair) -> None:
+    """Design rule 4, on SIGHUP; also when the change cannot be made. The guards go with the peering, no sooner."""
+    pair = pairs(start=False)
+    before = network_of(pair.topology, "gw1")
+    pair.start()
+
+    def reload(peering: dict[str, object], words: str) -> None:
+        pair.peerings = [peering]
+        pair.write_config("gw1")
+        seen = pair.log("gw1").count(words)
+        pair.running["gw1"].send_signal(signal.SIGHUP)
+        until(lambda: pair.log("gw1").count(words) > seen, what=words)
+
+    with pair.capture(marker=MARKER) as wire, pinging(pair):
+        for members in (3, 2, 3):
+            reload({"members": members}, "configuration re-read: 1 changed, 1 in force")
+        reload({"tun": "lan"}, "configuration re-read: 1 changed, 0 in force")  # which is no TUN device
+        assert not pair.ping("-p", MARKER.hex(), count=3)
+        reload({}, "configuration re-read: 0 changed, 1 in force")
+    assert wire["plaintext_packets"] == 0, wire["plaintext_examples"]
+    reload({"tun": "lan"}, "configuration re-read: 1 changed, 0 in force")
+    assert pair.stop("gw1") == 0
+    assert network_of(pair.topology, "gw1") == before
+
+
 @pytest.mark.parametrize("alive", [True, False], ids=["running", "crashed"])
 def test_a_clear_packet_from_the_wire_goes_no_further(pairs: MakePair, alive: bool) -> None:
     pair = pairs()
