@@ -180,7 +180,8 @@ def _keys(
 ) -> ChildKeys:
     cipher, numbers = chosen.one(TransformType.ENCR), chosen.one(TransformType.ESN)
     assert cipher is not None
-    octets, esn = cipher.key_bits // 8, numbers is not None and numbers.id == ESN
+    assert numbers is not None
+    octets, esn = cipher.key_bits // 8, numbers.id == ESN
     ni, nr, shared = material
     from_initiator, from_responder = keys.child(ni, nr, octets + SALT_BYTES, shared)
     out, back = (from_initiator, from_responder) if initiated else (from_responder, from_initiator)

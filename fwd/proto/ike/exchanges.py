@@ -63,7 +63,7 @@ class CreateChild:
         if sa.state is not State.ESTABLISHED:
             return None
         if old is not None:
-            if sa.children.get(old.spi_in) is not old or old.use is not Use.INSTALLED:
+            if old.use is not Use.INSTALLED:
                 return None
             old.move(Use.REKEYING)
         receiver = sa.receiver_of(self.member)
@@ -91,6 +91,7 @@ class CreateChild:
         child = Child(self._offer.accept(reply, sa.keys))
         old = self._old
         if child.spi_out in sa.gone_early:
+            self._keep_old()
             return
         sa.add_child(child, old.spi_in if old else None)
         if old is not None:
@@ -122,12 +123,17 @@ class CreateChild:
         if old is None:
             sa.world.tell(ChildRefused(sa.connection.name, self.member, error))
             return
-        if old.use is Use.REKEYING:
-            old.move(Use.REKEYED if old.rival else Use.INSTALLED)
+        self._keep_old()
         if error == Notify.CHILD_SA_NOT_FOUND:
             sa.remove_child(old)
         elif old.rival is None and error != Notify.TEMPORARY_FAILURE:
             sa.world.tell(ChildRefused(sa.connection.name, self.member, error))
+
+    def _keep_old(self) -> None:
+        """No successor comes of this exchange; perhaps the peer has made one itself."""
+        old = self._old
+        if old is not None and old.use is Use.REKEYING:
+            old.move(Use.REKEYED if old.rival else Use.INSTALLED)
 
     def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
         """What the peer answers cannot be used; what it may have installed is told to go by ending the SA."""

@@ -283,7 +283,10 @@ class IkeSa:
         if number != header.message_id:
             assembly = Assembly()
             self._assemblies[header.is_response] = header.message_id, assembly
-        return assembly.add(fragment)
+        whole = assembly.add(fragment)
+        if whole is not None:
+            del self._assemblies[header.is_response]
+        return whole
 
     def _take_answer(self, first: int, plain: bytes, now: float) -> None:
         assert self._request is not None
@@ -328,7 +331,6 @@ class IkeSa:
             fatal = error.notify in (Notify.INVALID_SYNTAX, Notify.AUTHENTICATION_FAILED)
             self.error = str(error)
         self._expected_id += 1
-        self._assemblies.pop(False, None)
         self._answer = self._encode(self._header(header.exchange, header.message_id, response=True), reply)
         self._send(self._answer)
         if fatal or self.ends:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
 from fwd.proto.ike import auth
+from fwd.proto.ike.crypto import Sealer
 from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.events import Address, ChildDown, ChildUp, Closed, Connection, Datagram, Event
-from fwd.proto.ike.numbers import Notify, Payload, Protocol
-from fwd.proto.ike.payloads import Notification
+from fwd.proto.ike.message import Header, open_message, seal_message
+from fwd.proto.ike.numbers import Flag, Notify, Payload, Protocol
+from fwd.proto.ike.payloads import AnyPayload, Notification, decode_chain
 from fwd.proto.ike.proposals import parse
 from fwd.proto.ike.states import State
 
@@ -82,6 +84,26 @@ class Side:
     def live(self) -> list[Any]:
         """IKE SAs that speak."""
         return [sa for sa in self.endpoint.sas(NAME) if sa.state is State.ESTABLISHED]
+
+
+def ask(net: Net, side: Side, exchange: int, payloads: Sequence[AnyPayload]) -> list[AnyPayload]:
+    """Whatever request in the peer's name, sealed with its keys and unknown to the peer: what a side answers.
+
+    On the oldest of its IKE SAs.
+    """
+    sa = side.endpoint.sas(NAME)[0]
+    assert sa.keys is not None
+    out, back = (sa.keys.er, sa.keys.ei) if sa.initiator else (sa.keys.ei, sa.keys.er)
+    header = Header(sa.spi_i, sa.spi_r, exchange, 0 if sa.initiator else Flag.INITIATOR, sa._expected_id)
+    (data,) = seal_message(header, payloads, Sealer(out), (1 << 40) + sa._expected_id)
+    net.flush()
+    side.endpoint.receive(data, sa.local, sa.remote, net.now)
+    sent = side.endpoint.datagrams_to_send()
+    side.collect()
+    (answer,) = [one.data for one in sent if Header.decode(one.data).message_id == header.message_id]
+    opened = open_message(Header.decode(answer), answer, Sealer(back))
+    assert opened is not None
+    return decode_chain(opened.first_payload, opened.plain)
 
 
 class Net:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Certificates
 from fwd.proto.ike.crypto import Prf
 from fwd.proto.ike.events import Closed, Established, Rejected
-from fwd.proto.ike.numbers import AuthMethod, CertEncoding, Notify, Payload, ProtocolError
-from fwd.proto.ike.payloads import Authentication, Certificate
+from fwd.proto.ike.numbers import AuthMethod, CertEncoding, IdType, Notify, Payload, ProtocolError
+from fwd.proto.ike.payloads import Authentication, Certificate, Identity
 from fwd.proto.ike.proposals import PRF_SHA256
 
 
@@ -109,6 +110,34 @@ def test_a_certificate_of_odd_content_is_refused_though_the_ca_has_signed_it(wha
     assert refused.value.notify is Notify.AUTHENTICATION_FAILED
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("192.0.2.1", x509.IPAddress(ip_address("192.0.2.1"))), ("a.example", x509.DNSName("a.example")),
+        ("2001:db8::1", x509.IPAddress(ip_address("2001:db8::1"))), ("w@a.example", x509.RFC822Name("w@a.example")),
+    ],
+)  # fmt: skip
+def test_a_name_counts_as_what_it_is(text: str, name: x509.GeneralName) -> None:
+    """RFC 4945 §3.1: an address is not a host name that reads like one."""
+    certificate = credentials(Ca(), "a.example", names=[name]).chain[0]
+    who = auth.identity(text, Payload.IDI)
+    auth.check_name(certificate, who)
+    for kind in {IdType.IPV4_ADDR, IdType.FQDN, IdType.RFC822_ADDR, IdType.KEY_ID} - {IdType(who.kind)}:
+        with pytest.raises(ProtocolError, match="is not for"):
+            auth.check_name(certificate, Identity(Payload.IDI, kind, text.encode()))
+
+
+def test_a_chain_of_more_than_eight_certificates_is_not_looked_at() -> None:
+    ca = Ca()
+    mine = credentials(ca, "a.example")
+    sent = auth.certificate_payloads(mine)
+    assert auth.check_chain(sent * 8, (ca.certificate,), NOW) == mine.chain[0]
+    with pytest.raises(ProtocolError, match="9 certificates"):
+        auth.check_chain(sent * 9, (ca.certificate,), NOW)
+    with pytest.raises(ProtocolError, match="0 certificates"):
+        auth.check_chain([], (ca.certificate,), NOW)
+
+
 def test_a_certificate_of_a_foreign_ca() -> None:
     ours, foreign = Ca(), Ca()
     net = meet(credentials(foreign, "a.example", trusts=ours), credentials(ours, "b.example"))
@@ -138,6 +167,36 @@ def test_older_methods_are_refused(method: int) -> None:
     with pytest.raises(ProtocolError) as refused:
         auth.check_signature(certificate, b"octets", Authentication(method, b"x" * 64))
     assert refused.value.notify is Notify.AUTHENTICATION_FAILED
+
+
+def test_what_rsa_signs_with_is_named_as_certificates_name_it() -> None:
+    """RFC 7427 §3: the AlgorithmIdentifier of RSASSA-PSS is the one that X.509 has."""
+    scheme = padding.PSS(padding.MGF1(hashes.SHA256()), hashes.SHA256.digest_size)
+    name = x509.Name([])
+    certificate = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(RSA.public_key()).serial_number(1)
+        .not_valid_before(NOW).not_valid_after(NOW + DAY).sign(RSA, hashes.SHA256(), rsa_padding=scheme)
+    )  # fmt: skip
+    data = auth.sign(RSA, b"octets", auth.HASH_ALGORITHMS).data
+    assert data[1 : 1 + data[0]] in certificate.tbs_certificate_bytes
+
+
+@pytest.mark.parametrize("null", ["0500", ""])
+@pytest.mark.parametrize("mask_null", ["0500", ""])
+def test_parameters_of_a_hash_may_be_null_or_left_out(null: str, mask_null: str) -> None:
+    """RFC 4055 §2.1: both are correct."""
+
+    def tlv(tag: int, *parts: str) -> str:
+        body = "".join(parts)
+        return f"{tag:02x}{len(body) // 2:02x}{body}"
+
+    sha384 = "0609608648016503040202"
+    mask = tlv(0xA1, tlv(0x30, "06092a864886f70d010108", tlv(0x30, sha384, mask_null)))
+    parameters = tlv(0x30, tlv(0xA0, tlv(0x30, sha384, null)), mask, tlv(0xA2, "020130"))
+    algorithm = bytes.fromhex(tlv(0x30, "06092a864886f70d01010a", parameters))
+    signature = RSA.sign(b"octets", padding.PSS(padding.MGF1(hashes.SHA384()), 48), hashes.SHA384())
+    certificate = credentials(Ca(), "a.example", "RSA").chain[0]
+    auth.check_signature(certificate, b"octets", Authentication(14, bytes([len(algorithm)]) + algorithm + signature))
 
 
 def test_pkcs1_signatures_are_refused() -> None:

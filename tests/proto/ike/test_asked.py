@@ -1,0 +1,248 @@
+"""What a peer may ask for and cannot have, or answers and cannot mean: refused, and nothing is left of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hostile import seal
+from ikekit import NAME, A, B, Net, Side, ask, connection, for_member
+from test_exchanges import half_open
+
+from fwd.proto.ike import auth, endpoint, exchanges
+from fwd.proto.ike.crypto import DiffieHellman, Sealer
+from fwd.proto.ike.endpoint import FIRST_S, HALF_OPEN_COOKIES
+from fwd.proto.ike.events import ChildRefused, Closed, Established
+from fwd.proto.ike.message import Header, decode_clear, encode_clear
+from fwd.proto.ike.numbers import ESP_SPI_BYTES, Exchange, Flag, Notify, Payload, Protocol
+from fwd.proto.ike.payloads import (
+    AnyPayload,
+    Delete,
+    KeyExchange,
+    Nonce,
+    Notification,
+    SecurityAssociation,
+    TrafficSelectors,
+)
+from fwd.proto.ike.proposals import X25519, parse
+from fwd.proto.ike.sa import NO_SPI
+
+CREATE, INFORM = Exchange.CREATE_CHILD_SA, Exchange.INFORMATIONAL
+
+
+def keyed(nonce: bytes = bytes(32)) -> list[AnyPayload]:
+    return [Nonce(nonce), KeyExchange(X25519, DiffieHellman(X25519, lambda octets: b"\7" * octets).public)]
+
+
+def successor_of_ike() -> list[AnyPayload]:
+    proposal = replace(parse("aes256gcm16-prfsha384-x25519", Protocol.IKE), spi=b"whatever")
+    return [SecurityAssociation((proposal,)), *keyed()]
+
+
+def another_child(net: Net, spi: int, nonce: bytes = bytes(32)) -> list[AnyPayload]:
+    """As `a` asks for one."""
+    up = next(iter(net.a.children().values()))
+    proposal = replace(parse("aes256gcm16-x25519-noesn", Protocol.ESP), spi=spi.to_bytes(ESP_SPI_BYTES, "big"))
+    local, remote = up.child.local_ts, up.child.remote_ts
+    return [
+        SecurityAssociation((proposal,)), *keyed(nonce), TrafficSelectors(Payload.TSI, local),
+        TrafficSelectors(Payload.TSR, remote),
+    ]  # fmt: skip
+
+
+def rekey_notify(spi: int) -> Notification:
+    return Notification(Notify.REKEY_SA, b"", Protocol.ESP, spi.to_bytes(ESP_SPI_BYTES, "big"))
+
+
+def errors(payloads: list[AnyPayload]) -> list[int]:
+    return [one.kind for one in payloads if isinstance(one, Notification) and one.is_error]
+
+
+# -- requests -----------------------------------------------------------------------------------------------------
+
+
+def test_a_child_sa_has_one_successor_at_a_time() -> None:
+    net = Net().connect()
+    (up,) = net.a.children().values()
+    rekey = [rekey_notify(up.child.inbound.spi)]
+    assert not errors(ask(net, net.b, CREATE, [*rekey, *another_child(net, 0x1001)]))
+    assert errors(ask(net, net.b, CREATE, [*rekey, *another_child(net, 0x1002)])) == [Notify.TEMPORARY_FAILURE]
+    assert len(net.b.children()) == 2
+    ask(net, net.b, INFORM, [Delete(Protocol.ESP, (0x1001,))])
+    assert not errors(ask(net, net.b, CREATE, [*rekey, *another_child(net, 0x1003)])), "the first one is gone"
+
+
+def test_an_ike_sa_that_both_rekey_has_one_successor_by_the_peer() -> None:
+    net = Net().connect()
+    net.b.endpoint.rekey_ike(NAME, net.now)
+    assert not errors(ask(net, net.b, CREATE, successor_of_ike()))
+    assert errors(ask(net, net.b, CREATE, successor_of_ike())) == [Notify.TEMPORARY_FAILURE]
+    assert len(net.b.endpoint.sas(NAME)) == 2
+
+
+def test_an_ike_sa_has_so_many_child_sas_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchanges, "CHILDREN_MAX", 3)
+    net = Net().connect()
+    for _ in range(2):
+        net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)
+    net.run(1)
+    assert not net.a.of(ChildRefused)
+    net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)
+    net.run(1)
+    assert [(event.member, event.notify) for event in net.a.of(ChildRefused)] == [(1, Notify.NO_ADDITIONAL_SAS)]
+    assert len(net.b.children()) == 3
+    net.check_agreement()
+
+
+def test_a_rekeying_that_is_refused_is_told_and_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchanges, "CHILDREN_MAX", 1)
+    net = Net().connect()
+    (spi,) = net.a.children()
+    net.a.endpoint.rekey_child(NAME, spi, net.now)
+    net.run(1)
+    assert [(event.member, event.notify) for event in net.a.of(ChildRefused)] == [(0, Notify.NO_ADDITIONAL_SAS)]
+    monkeypatch.undo()
+    net.a.endpoint.rekey_child(NAME, spi, net.now)
+    net.run(1)
+    assert [up.replaces for up in net.a.children().values()] == [spi]
+    net.check_agreement()
+
+
+# -- answers ------------------------------------------------------------------------------------------------------
+
+
+def test_a_responder_has_an_spi() -> None:
+    net = Net()
+    net.a.endpoint.initiate(NAME, net.now)
+    (request,) = net.a.endpoint.datagrams_to_send()
+    net.b.endpoint.receive(request.data, B, A, net.now)
+    (answer,) = net.b.endpoint.datagrams_to_send()
+    header = replace(Header.decode(answer.data), spi_r=NO_SPI)
+    net.a.endpoint.receive(encode_clear(header, decode_clear(header, answer.data)), A, B, net.now)
+    net.flush()
+    assert [event.error for event in net.a.of(Closed)] == ["the responder's SPI is zero"]
+
+
+def test_a_successor_that_the_peer_has_deleted_before_its_answer_came_leaves_the_old_one_as_it_was() -> None:
+    """RFC 7296 §2.25: then it can be rekeyed anew."""
+    net = Net().connect()
+    (old,) = net.a.children()
+    net.judge = lambda datagram: [0.2 if Header.decode(datagram.data).exchange == CREATE else 0.01]
+    net.a.endpoint.rekey_child(NAME, old, net.now)
+    net.run(0.3)
+    (made,) = [spi for spi, up in net.b.children().items() if up.replaces is not None]
+    net.b.endpoint.delete_child(NAME, made, net.now)
+    net.run(0.2)
+    assert list(net.a.children()) == [old]
+    net.check_agreement()
+    net.a.endpoint.rekey_child(NAME, old, net.now)
+    net.run(5)
+    assert [up.replaces for up in net.a.children().values()] == [old]
+
+
+def test_a_delete_that_came_early_counts_for_the_answer_under_way_and_for_no_later_one() -> None:
+    net = Net().connect()
+    net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)
+    ask(net, net.a, INFORM, [Delete(Protocol.ESP, (0x01020304,))])
+    net.run(1)
+    (sa,) = net.a.live()
+    assert len(net.a.children()) == 2
+    assert not sa.gone_early
+
+
+# -- before anybody has proved anything ---------------------------------------------------------------------------
+
+
+def test_what_seems_encrypted_and_comes_before_there_are_keys_is_passed_over() -> None:
+    net = Net()
+    net.a.endpoint.initiate(NAME, net.now)
+    (sa,) = net.a.endpoint.sas(NAME)
+    for flags in (Flag(0), Flag.RESPONSE):
+        for number in (0, 1):
+            header = Header(sa.spi_i, NO_SPI, Exchange.IKE_AUTH, flags, number)
+            net.a.endpoint.receive(seal(header, Payload.SK, b"\0", b"", b"\0", Sealer(bytes(36)), 1), A, B, net.now)
+    net.run(1)
+    assert net.a.live()
+
+
+def test_an_ike_sa_that_was_ended_half_open_is_not_established_by_what_comes_late() -> None:
+    net = Net()
+    net.judge = lambda datagram: [0.5 if Header.decode(datagram.data).exchange == Exchange.IKE_AUTH else 0.01]
+    net.a.endpoint.initiate(NAME, net.now)
+    net.run(0.2)
+    (sa,) = net.b.endpoint.sas(NAME)
+    sa.die("")
+    net.run(1)
+    assert not net.b.of(Established)
+
+
+def test_peers_that_are_refused_make_room_for_others() -> None:
+    """Else a few wrong secrets would have everybody asked for cookies."""
+    net = Net(1, connection("a", credentials=auth.Psk(b"another one")))
+    for _ in range(HALF_OPEN_COOKIES + 1):
+        net.a.endpoint.initiate(NAME, net.now)
+        net.run(0.5)
+    net.a = Side(net.a_again())
+    before = len(net.sent)
+    net.connect()
+    assert len(net.sent) == before + 4
+
+
+def test_so_many_half_open_strangers_and_no_more_whatever_they_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "HALF_OPEN_MAX", 5)
+    net = Net()
+    half_open(net, 7)
+    assert len(net.b.endpoint.sas(NAME)) == 5
+
+
+def test_who_is_begun_with_waits_a_while_before_it_begins() -> None:
+    net = Net()
+    net.a.endpoint.initiate(NAME, net.now)
+    net.judge = lambda datagram: [] if Header.decode(datagram.data).exchange == Exchange.IKE_AUTH else [0.01]
+    net.run(0.1)
+    assert net.b.endpoint.begins(NAME, net.now)
+    assert not net.a.endpoint.begins(NAME, net.now)
+    assert not net.b.endpoint.begins(NAME, net.now + FIRST_S)
+
+
+def test_what_is_no_message_is_expected_by_nobody() -> None:
+    net = Net()
+    net.a.endpoint.initiate(NAME, net.now)
+    (first,) = net.a.endpoint.datagrams_to_send()
+    assert net.b.endpoint.expects(first.data, B, A)
+    assert not net.b.endpoint.expects(first.data[:-1], B, A)
+    assert not net.b.endpoint.expects(first.data, B, ("203.0.113.5", 500))
+
+
+# -- what is kept -------------------------------------------------------------------------------------------------
+
+
+def test_what_has_served_its_purpose_is_not_kept() -> None:
+    """The first messages after IKE_AUTH, fragments after the message that they were."""
+    extra = tuple(Notification(41999, bytes(200)) for _ in range(10))
+    limit = {"notifies": extra, "fragment_bytes": 500}
+    net = Net(1, connection("a", **limit), connection("b", **limit)).connect()
+    for side in (net.a, net.b):
+        (sa,) = side.live()
+        assert sa.initial is None
+        assert not sa._assemblies
+
+
+def test_no_key_is_in_the_text_of_anything() -> None:
+    """Tracebacks and logs print what objects call themselves."""
+    net = Net()
+    net.a.endpoint.initiate(NAME, net.now)
+    net.run(0.025)
+    (half,) = net.b.endpoint.sas(NAME)
+    said = [repr(half.initial)]
+    net.run(1)
+    (sa,) = net.a.live()
+    (up,) = net.a.children().values()
+    (child,) = sa.children.values()
+    said += [repr(one) for one in (sa.keys, sa.connection, sa.connection.credentials, up, child)]
+    secrets = [sa.keys.d, sa.keys.ei, sa.keys.er, sa.keys.pi, sa.keys.pr, up.child.inbound.key, up.child.outbound.salt,
+               b"a secret that both sides have"]  # fmt: skip
+    for text in said:
+        for secret in secrets:
+            assert repr(secret)[2:-1] not in text
+            assert secret.hex() not in text
