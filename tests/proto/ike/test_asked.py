@@ -12,7 +12,7 @@ from test_exchanges import half_open
 from fwd.proto.ike import auth, endpoint, exchanges
 from fwd.proto.ike.crypto import DiffieHellman, Sealer
 from fwd.proto.ike.endpoint import FIRST_S, HALF_OPEN_COOKIES
-from fwd.proto.ike.events import ChildRefused, Closed, Established
+from fwd.proto.ike.events import ChildRefused, Closed, Datagram, Established
 from fwd.proto.ike.message import Header, decode_clear, encode_clear
 from fwd.proto.ike.numbers import ESP_SPI_BYTES, Exchange, Flag, Notify, Payload, Protocol
 from fwd.proto.ike.payloads import (
@@ -23,9 +23,10 @@ from fwd.proto.ike.payloads import (
     Notification,
     SecurityAssociation,
     TrafficSelectors,
+    only,
 )
 from fwd.proto.ike.proposals import X25519, parse
-from fwd.proto.ike.sa import NO_SPI
+from fwd.proto.ike.sa import NO_SPI, IkeSa
 
 CREATE, INFORM = Exchange.CREATE_CHILD_SA, Exchange.INFORMATIONAL
 
@@ -39,9 +40,9 @@ def successor_of_ike() -> list[AnyPayload]:
     return [SecurityAssociation((proposal,)), *keyed()]
 
 
-def another_child(net: Net, spi: int, nonce: bytes = bytes(32)) -> list[AnyPayload]:
-    """As `a` asks for one."""
-    up = next(iter(net.a.children().values()))
+def another_child(side: Side, spi: int, nonce: bytes = bytes(32)) -> list[AnyPayload]:
+    """As this side would ask for one."""
+    up = next(iter(side.children().values()))
     proposal = replace(parse("aes256gcm16-x25519-noesn", Protocol.ESP), spi=spi.to_bytes(ESP_SPI_BYTES, "big"))
     local, remote = up.child.local_ts, up.child.remote_ts
     return [
@@ -65,11 +66,11 @@ def test_a_child_sa_has_one_successor_at_a_time() -> None:
     net = Net().connect()
     (up,) = net.a.children().values()
     rekey = [rekey_notify(up.child.inbound.spi)]
-    assert not errors(ask(net, net.b, CREATE, [*rekey, *another_child(net, 0x1001)]))
-    assert errors(ask(net, net.b, CREATE, [*rekey, *another_child(net, 0x1002)])) == [Notify.TEMPORARY_FAILURE]
+    assert not errors(ask(net, net.b, CREATE, [*rekey, *another_child(net.a, 0x1001)]))
+    assert errors(ask(net, net.b, CREATE, [*rekey, *another_child(net.a, 0x1002)])) == [Notify.TEMPORARY_FAILURE]
     assert len(net.b.children()) == 2
     ask(net, net.b, INFORM, [Delete(Protocol.ESP, (0x1001,))])
-    assert not errors(ask(net, net.b, CREATE, [*rekey, *another_child(net, 0x1003)])), "the first one is gone"
+    assert not errors(ask(net, net.b, CREATE, [*rekey, *another_child(net.a, 0x1003)])), "the first one is gone"
 
 
 def test_an_ike_sa_that_both_rekey_has_one_successor_by_the_peer() -> None:
@@ -140,6 +141,51 @@ def test_a_successor_that_the_peer_has_deleted_before_its_answer_came_leaves_the
     assert [up.replaces for up in net.a.children().values()] == [old]
 
 
+def test_of_two_successors_the_one_that_is_left_stays_whichever_nonce_is_lowest() -> None:
+    """RFC 7296 §2.8.1: who has lost deletes its own, but not when the other is gone already."""
+    lost = 0
+    for seed in range(8):
+        net = Net(seed).connect()
+        (up,) = net.a.children().values()
+        net.a.endpoint.rekey_child(NAME, up.child.inbound.spi, net.now)
+        net.flush()
+        rekey = [rekey_notify(up.child.outbound.spi), *another_child(net.b, 0x1001, b"\xff" * 32)]
+        answered = only(ask(net, net.a, CREATE, rekey), Nonce).data
+        ask(net, net.a, INFORM, [Delete(Protocol.ESP, (0x1001,))])
+        (offered,) = [task._offer.nonce for task in net.a.live()[0].tasks()]
+        lost += offered < answered
+        net.run(1)
+        assert [up.replaces for up in net.a.children().values()] == [up.child.inbound.spi]
+        net.check_agreement()
+    assert lost, "in some of them"
+
+
+def test_a_request_on_a_new_ike_sa_shows_that_it_has_won_before_the_old_one_is_deleted() -> None:
+    """Else its Child SAs would not be found on it."""
+    won = 0
+    for seed in range(8):
+        net = Net(seed).connect()
+        (old,) = net.a.live()
+
+        def judge(datagram: Datagram, old: IkeSa = old) -> list[float]:
+            header = Header.decode(datagram.data)
+            if datagram.local == A or header.spi_i != old.spi_i:
+                return [0.01]
+            return [1.0] if header.is_response or header.exchange == INFORM else [0.01]
+
+        net.judge = judge
+        for side in (net.a, net.b):
+            side.endpoint.rekey_ike(NAME, net.now)
+        net.run(0.1)
+        (spi,) = net.b.children()
+        won += net.b.endpoint.established(NAME).initiator
+        net.b.endpoint.rekey_child(NAME, spi, net.now)
+        net.run(10)
+        net.check_agreement()
+        assert [up.replaces for up in net.b.children().values()] == [spi]
+    assert won, "by `b`, in some of them"
+
+
 def test_a_delete_that_came_early_counts_for_the_answer_under_way_and_for_no_later_one() -> None:
     net = Net().connect()
     net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)
@@ -174,6 +220,7 @@ def test_an_ike_sa_that_was_ended_half_open_is_not_established_by_what_comes_lat
     sa.die("")
     net.run(1)
     assert not net.b.of(Established)
+    assert [datagram.local for datagram in net.sent].count(B) == 1, "nor is it answered"
 
 
 def test_peers_that_are_refused_make_room_for_others() -> None:

@@ -91,3 +91,15 @@ def test_private_notifies_go_only_to_who_has_announced_to_know_them(
     net.a.endpoint.create_child(NAME, 2, for_member(2), net.now)
     net.run(1)
     assert members(net) == ([0, 2] if announced else [0, 0])
+
+
+@pytest.mark.parametrize("begins", ["a", "b"])
+def test_between_two_that_know_resources_each_child_sa_is_received_by_its_member(begins: str) -> None:
+    """The SPI's low octet says by whom; a peer that does not would send it all on one Child SA, the first member's."""
+    net = Net(1, connection("a", members=3), connection("b", members=3))
+    getattr(net, begins).endpoint.initiate(NAME, net.now)
+    net.run(0.5)
+    net.a.endpoint.create_child(NAME, 2, for_member(2), net.now)
+    net.run(1)
+    for side in (net.a, net.b):
+        assert sorted((up.child.member, spi & 0xFF) for spi, up in side.children().items()) == [(0, 0), (2, 2)]
