@@ -31,6 +31,7 @@ def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None =
     for peering in peerings:
         told = ike.get(peering["name"], {})
         peering["ike_sas"] = told.get("sas", [])
+        peering["ike_half_open"] = told.get("half_open", 0)
         peering["ike_error"] = told.get("error", "")
         peering["members_refused"] = told.get("refused", {})
     processes = [

@@ -265,6 +265,9 @@ class Member:
     def _install(self, sas: SaSet) -> None:
         self.inbound.install(sas.inbound)
         self.outbound.peer = self._known_peer()
+        if sas.stop:
+            self.outbound.stop()
+            log.info("sends on no SA: the far side has ended them", extra=event("member.stopped"))
         if sas.outbound is not None:
             self.outbound.use(sas.outbound)
             spi, accepts = f"{sas.outbound.spi:#010x}", len(sas.inbound)

@@ -127,6 +127,11 @@ class Outbound:
         self._ledger.begin(self._incarnation, keys.spi)
         self._link[LinkWord.SPI_OUT] = keys.spi
 
+    def stop(self) -> None:
+        """Send on nothing: the far side takes nothing any more."""
+        self.sa = None
+        self._link[LinkWord.SPI_OUT] = 0
+
     def is_due(self, packets: int, octets: int) -> bool:
         """Whether the SA nears its soft limits, or a little less, so that not all SAs do at once; `octets` 0: none."""
         sa = self.sa

@@ -45,8 +45,8 @@ class Accepted:
         return (*self._inherited, *self._own.values())
 
     def knows(self, spi: int) -> bool:
-        """Whether it accepts this SPI."""
-        return spi in self._own or any(keys.spi == spi for keys in self._inherited)
+        """Whether it accepts this SPI, or has; its replay slot would tell of another SA's numbers."""
+        return spi in self._own or any(keys.spi == spi for keys in self._inherited) or self.heard(spi)
 
     def heard(self, spi: int) -> bool:
         """Whether anything has come on this SPI."""

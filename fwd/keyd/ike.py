@@ -159,7 +159,7 @@ class IkePeering:
         for member in self.members:
             member.tick(now)
         self._note_traffic(now)
-        if self._begin_at is None and self._starts and not self._endpoint.has_begun(self.name):
+        if self._begin_at is None and self._starts and not self._endpoint.begun(self.name):
             self._begin_at = now + self._again_s  # our attempt gave way to the peer's, and that has come to nothing
         if self._begin_at is not None and now >= self._begin_at:
             self._begin(now)
@@ -194,7 +194,8 @@ class IkePeering:
         if sa is None or self._disagreement:
             return
         for index, member in enumerate(self.members):
-            for spi in member.due_to_rekey(now, self.peering.rekey_time, alone=index in self._refused):
+            alone, hold = index in self._refused, now < self._not_before[index]
+            for spi in member.due_to_rekey(now, self.peering.rekey_time, alone=alone, hold=hold):
                 endpoint.rekey_child(self.name, spi, now)
         missing = [self._missing(index, sa, now) for index in range(len(self.members))]
         for wanted in range(SPARES + 1, 0, -1):  # first one for each member, then their spares
@@ -333,7 +334,8 @@ class IkePeering:
     def told(self, now: float) -> dict[str, Any]:
         """What there is to see of it, as `swanctl --list-sas` has it. No keys."""
         return {
-            "sas": [self._told(sa, now) for sa in self._endpoint.sas(self.name)],
+            "sas": [self._told(sa, now) for sa in self._endpoint.begun(self.name)],
+            "half_open": len(self._endpoint.sas(self.name)) - len(self._endpoint.begun(self.name)),
             "error": self._error,
             "refused": {str(index): why for index, why in self._refused.items() if self.members[index].bare},
         }
@@ -345,7 +347,7 @@ class IkePeering:
             "spi_r": sa.spi_r.hex(),
             "initiator": sa.initiator,
             "behind_nat": sa.behind_nat,
-            "remote": f"{sa.remote[0]}:{sa.remote[1]}",
+            "remote": f"[{sa.remote[0]}]:{sa.remote[1]}" if ":" in sa.remote[0] else f"{sa.remote[0]}:{sa.remote[1]}",
             "remote_id": auth.name_of(self.connection.remote_id),
             "established_s": round(now - sa.established_at) if sa.established_at else None,
             "children": [
@@ -381,7 +383,7 @@ class IkePeering:
     def initiate(self, now: float) -> None:
         """Begin, after `terminate` or with start_action none."""
         self._starts = True
-        if not self._endpoint.has_begun(self.name):
+        if not self._endpoint.begun(self.name):
             self._begin_at = now
 
     def stopping(self, now: float) -> None:

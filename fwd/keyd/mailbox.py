@@ -86,9 +86,9 @@ class Mailbox:
         self.remember(inbound)
         return inbound
 
-    def update(self, inbound: Sequence[SaKeys], outbound: SaKeys | None) -> None:
+    def update(self, inbound: Sequence[SaKeys], outbound: SaKeys | None, *, stop: bool = False) -> None:
         """Tell the living member. One that dies first reads its boot record instead."""
-        message = SaSet(self._parts.shared.process.incarnation, tuple(inbound), outbound)
+        message = SaSet(self._parts.shared.process.incarnation, tuple(inbound), outbound, stop)
         with contextlib.suppress(BlockingIOError):
             self._parts.control.send(message.encode())
 

@@ -181,8 +181,9 @@ class MemberPairs:
         for pair in gone:
             del self._pairs[pair.spi]
             pair.receiver.remove(pair.spi)
-            if pair is self._current:
+            if pair is self._current:  # and settle has found nothing in its place
                 self._current = None
+                self._mailbox.update(self.accepted.all(), None, stop=True)
 
     # -- what is wanted of IKE ----------------------------------------------------------------------------------
 
@@ -203,18 +204,19 @@ class MemberPairs:
         """Whether it has no pair to send on."""
         return not any(pair.gone_at is None for pair in self._pairs.values())
 
-    def due_to_rekey(self, now: float, rekey_s: float, *, alone: bool) -> list[int]:
+    def due_to_rekey(self, now: float, rekey_s: float, *, alone: bool, hold: bool) -> list[int]:
         """The pair that we send on, when its time is over or its count (`renew`); it is put off by as long again.
 
         A spare has carried nothing, and needs no successor. `alone`: the far side gives us no spares; then what a dead
-        incarnation has sent on is replaced for its successor.
+        incarnation has sent on is replaced for its successor. `hold`: it has just refused, and is not asked again yet.
         """
         pair, renew = self._current, self.renew
-        self.renew = False
+        self.renew = renew and hold
         if pair is None or pair.gone_at is not None or pair.successor is not None:
             return []
         bereft = alone and not self._sends() and now >= pair.since + BEREFT_S
-        if not renew and not bereft and not (rekey_s and now - pair.since >= rekey_s * pair.share):
+        due = renew or bool(rekey_s and now - pair.since >= rekey_s * pair.share)
+        if not bereft and (hold or not due):
             return []
         pair.since = now
         return [pair.spi]
@@ -253,10 +255,11 @@ class MemberPairs:
         One that was in a record and is not any more has been taken: somebody sends on it, or has died with it.
         """
         records = [record.outbound for record in self._mailbox.take_back() if record.outbound is not None]
-        waiting, ours = {keys.spi for keys in records}, {pair.keys.outbound.spi for pair in self._pairs.values()}
-        self._orphans = [keys for keys in records if keys.spi not in ours]
+        ours = {pair.keys.outbound.key for pair in self._pairs.values()}  # the peer chooses SPIs, and may repeat one
+        waiting = {keys.key for keys in records}
+        self._orphans = [keys for keys in records if keys.key not in ours]
         for pair in self._pairs.values():
-            if pair.spi in self._recorded and pair.keys.outbound.spi not in waiting:
+            if pair.spi in self._recorded and pair.keys.outbound.key not in waiting:
                 pair.used = True
         self._recorded.clear()
         return {pair.spi: pair for pair in self._pairs.values() if pair.spare}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -86,8 +87,8 @@ def credentials(keys: Keys, fds: dict[str, int]) -> Credentials:
     assert isinstance(keys, CertificateKeys)
     try:
         key = load_pem_private_key(read["key"], None)
-    except (ValueError, TypeError) as error:
-        raise SecretError(f"{keys.key}: no private key in PEM: {error}") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise SecretError(f"{keys.key}: no private key in PEM that can be used: {error}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey):
         raise SecretError(f"{keys.key}: a private key of this kind cannot sign for IKEv2: use ECDSA, Ed25519 or RSA")
     chain = _certificates(read["certificate"], keys.certificate)

@@ -32,7 +32,7 @@ class DropReason(IntEnum):
     # Outward, in a member.
     DIED_WITH_MEMBER = 5  # records of the segment a member held when it died
     FAILED_SKIPPED = 6  # records that waited in the ring while the member was `failed`
-    SA_EXHAUSTED = 7  # records refused because the SA's sequence numbers are used up
+    SA_EXHAUSTED = 7  # records refused because the SA's sequence numbers are used up, or there is no SA
     SEND_FAILED = 8  # ESP packets sealed but refused by the socket
     # Inward, in a member: ESP packets.
     SOCKET_OVERFLOW = 9  # kernel buffers dropped before fwd read them (SO_RXQ_OVFL)

@@ -22,7 +22,7 @@ SLOTS = 64  # inbound SAs that a member can hold at once
 _HEAD = struct.Struct(">BQBB")  # kind, incarnation, inbound SAs, outbound SAs
 _SA = struct.Struct(f">IBBB{KEY_BYTES}s{SALT_BYTES}s")  # SPI, ESN, slot, octets of the key, key, salt
 _EVENT = struct.Struct(">BQI")  # kind, incarnation, SPI
-_SA_SET = 1
+_SA_SET, _SA_SET_STOP = 1, 2
 
 
 class MessageError(ValueError):
@@ -47,15 +47,20 @@ class SaKeys:
 
 @dataclass(frozen=True, slots=True)
 class SaSet:
-    """What a member holds from now on. `incarnation` 0: a boot record, for whichever incarnation takes it."""
+    """What a member holds from now on. `incarnation` 0: a boot record, for whichever incarnation takes it.
+
+    Without `outbound` it goes on sending on what it has, unless `stop`: then on nothing.
+    """
 
     incarnation: int
     inbound: tuple[SaKeys, ...]
     outbound: SaKeys | None = None
+    stop: bool = False
 
     def encode(self) -> bytes:
         sas = (*self.inbound, *((self.outbound,) if self.outbound else ()))
-        head = _HEAD.pack(_SA_SET, self.incarnation, len(self.inbound), len(sas) - len(self.inbound))
+        kind, n_in = _SA_SET_STOP if self.stop else _SA_SET, len(self.inbound)
+        head = _HEAD.pack(kind, self.incarnation, n_in, len(sas) - n_in)
         return head + b"".join(_SA.pack(sa.spi, sa.esn, sa.slot, len(sa.key), sa.key, sa.salt) for sa in sas)
 
     @classmethod
@@ -64,14 +69,17 @@ class SaSet:
         if len(data) < _HEAD.size:
             raise MessageError("shorter than its head")
         kind, incarnation, n_in, n_out = _HEAD.unpack_from(data)
-        if kind != _SA_SET or n_in > SLOTS or n_out > 1 or len(data) != _HEAD.size + (n_in + n_out) * _SA.size:
+        stop = kind == _SA_SET_STOP
+        if not (stop or kind == _SA_SET) or n_in > SLOTS or n_out > (0 if stop else 1):
             raise MessageError("not an SA set")
+        if len(data) != _HEAD.size + (n_in + n_out) * _SA.size:
+            raise MessageError("length and number of SAs differ")
         sas = []
         for spi, esn, slot, octets, key, salt in _SA.iter_unpack(data[_HEAD.size :]):
             if spi < 256 or slot >= SLOTS or octets not in _KEY_SIZES:
                 raise MessageError("SPI, slot or key out of range")
             sas.append(SaKeys(spi, bool(esn), key[:octets], salt, slot))
-        return cls(incarnation, tuple(sas[:n_in]), sas[n_in] if n_out else None)
+        return cls(incarnation, tuple(sas[:n_in]), sas[n_in] if n_out else None, stop)
 
 
 class EventKind(IntEnum):

@@ -11,6 +11,7 @@ from rig import Gateway, Rig, packet, record, rig, sa_keys
 from fwd.datapath import member as member_module
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.shared import LinkWord
+from fwd.proto.drops import DropReason
 from fwd.proto.ip import VNET_BYTES
 from fwd.proto.path import SILENCE_S, TRIES
 from fwd.proto.sa import EventKind, SaSet
@@ -202,6 +203,17 @@ def test_a_peer_that_ike_finds_elsewhere_is_sent_to_there(
         r.a.arrive(0, r.b.wires[0].sent())
         member._tick()
         assert member.outbound.peer == ("203.0.113.77", 7), "what is heard after that is later news"
+
+
+def test_a_member_that_is_told_to_stop_sends_nothing_until_it_has_another_sa() -> None:
+    with rig(members=1) as r:
+        r.a.members[0]._install(SaSet(1, (), stop=True))
+        assert r.pass_over(record(1)) == []
+        assert r.a.dropped(DropReason.SA_EXHAUSTED) == 1
+        assert r.a.shared.members[0].link[LinkWord.SPI_OUT] == 0
+        r.a.check_books()
+        r.a.members[0]._install(SaSet(1, (), sa_keys(1, 0, 1)))
+        assert r.pass_over(record(2)) == [record(2)]
 
 
 def test_an_update_is_for_its_incarnation_only_and_garbage_is_refused() -> None:

@@ -79,6 +79,8 @@ class PlayedMember:
         assert len(slots) == len(set(slots)), "two SAs of one replay slot"
         for keys in message.inbound:
             self.shared.slots.floor(keys.slot, keys.spi)
+        if message.stop:
+            self.outbound, self.shared.link[LinkWord.SPI_OUT] = None, 0
         if message.outbound is not None:
             self.outbound = message.outbound
             self.used.append(message.outbound.spi)
@@ -493,6 +495,7 @@ def test_a_terminated_connection_stays_so_until_somebody_initiates(undo: context
     keyd.terminate(world.now)
     world.run(30.0, traffic=False)
     assert keyd.told(world.now)["sas"] == []
+    assert not any(member.outbound for side in world.sides for member in side.members), "sent where nothing is taken"
     keyd.initiate(world.now)
     world.run(2.0)
     world.check_sends()

@@ -16,7 +16,8 @@ SAS = st.builds(
     salt=st.binary(min_size=4, max_size=4),
     slot=st.integers(0, SLOTS - 1),
 )
-SETS = st.builds(SaSet, st.integers(0, 2**64 - 1), st.lists(SAS, max_size=SLOTS).map(tuple), st.none() | SAS)
+_SOME = st.integers(0, 2**64 - 1), st.lists(SAS, max_size=SLOTS).map(tuple)
+SETS = st.builds(SaSet, *_SOME, st.none() | SAS) | st.builds(SaSet, *_SOME, st.none(), st.just(True))
 ONE = SaSet(3, (SaKeys(256, True, bytes(32), bytes(4), 1),), SaKeys(257, False, bytes(32), bytes(4), 2)).encode()
 
 
@@ -49,8 +50,18 @@ def test_a_set_cut_short_is_refused(length: int) -> None:
 
 @pytest.mark.parametrize(
     ("at", "value"),
-    [(0, 2), (9, SLOTS + 1), (9, 0), (10, 2), (10, 0), (11 + 2, 0), (11 + 5, SLOTS), (11 + 6, 31)],
-    ids=["kind", "too many SAs", "too few", "two outbound", "none outbound", "reserved SPI", "slot", "key size"],
+    [(0, 2), (0, 3), (9, SLOTS + 1), (9, 0), (10, 2), (10, 0), (11 + 2, 0), (11 + 5, SLOTS), (11 + 6, 31)],
+    ids=[
+        "stop and an SA to send on",
+        "kind",
+        "too many SAs",
+        "too few",
+        "two outbound",
+        "none outbound",
+        "reserved SPI",
+        "slot",
+        "key size",
+    ],
 )
 def test_a_set_with_one_octet_wrong_is_refused(at: int, value: int) -> None:
     data = bytearray(ONE)

@@ -170,9 +170,9 @@ class Endpoint:
         """All IKE SAs of a connection."""
         return [sa for sa in self._sas.values() if sa.connection.name == name]
 
-    def has_begun(self, name: str) -> bool:
-        """Whether we have begun a connection, or the peer has, and has proved who it is: a first message is nothing."""
-        return any(_counts(sa) for sa in self.sas(name))
+    def begun(self, name: str) -> list[IkeSa]:
+        """Those that we have begun, or a peer that has proved who it is: a stranger's first message is nothing."""
+        return [sa for sa in self.sas(name) if _counts(sa)]
 
     def _find_child(self, name: str, spi: int) -> tuple[IkeSa, Child] | None:
         return next(((sa, sa.children[spi]) for sa in self.sas(name) if spi in sa.children), None)
