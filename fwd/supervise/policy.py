@@ -18,6 +18,7 @@ from typing import Final
 
 from fwd.datapath.shared import ProcessState
 
+FIRST_TURN_S: Final = 2.0  # of a new process, which a busy machine may not run for a while; dead, it would wait anew
 HANG_S: Final = 0.8  # idle ticks come every 0.2 s
 KILL_AFTER_S: Final = 0.1
 SHORT_LIFE_S: Final = 0.5
@@ -88,8 +89,9 @@ def decide(life: Life, heartbeat_at: float, forgiven_at: float, now: float) -> A
         return Action.START if waits and now >= life.start_at else Action.NONE
     if life.aborted_at is not None:
         return Action.KILL if now - max(life.aborted_at, forgiven_at) >= KILL_AFTER_S else Action.NONE
+    patience_s = HANG_S if heartbeat_at > life.started_at else FIRST_TURN_S
     silent_since = max(heartbeat_at, life.started_at, forgiven_at)
-    return Action.ABORT if now - silent_since >= HANG_S else Action.NONE
+    return Action.ABORT if now - silent_since >= patience_s else Action.NONE
 
 
 def live_mask(lives: Sequence[Life], path_down: Sequence[bool], now: float) -> int:

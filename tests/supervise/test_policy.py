@@ -34,7 +34,9 @@ DECISIONS = [
     ("runs, an idle tick late", running(), 9.5, 0, 10, Action.NONE),
     ("hangs", running(), 10 - policy.HANG_S - TINY, 0, 10, Action.ABORT),
     ("just started, with its predecessor's heartbeat", running(9.9), 1.0, 0, 10, Action.NONE),
-    ("never gave a heartbeat", running(0), 0, 0, policy.HANG_S + TINY, Action.ABORT),
+    ("has not turned yet", running(0), 0, 0, policy.FIRST_TURN_S - TINY, Action.NONE),
+    ("never gave a heartbeat", running(0), 0, 0, policy.FIRST_TURN_S + TINY, Action.ABORT),
+    ("a predecessor's heartbeat", running(5), 4.9, 0, 5 + policy.HANG_S + TINY, Action.NONE),
     ("silent, but the supervisor overslept", running(), 1.0, 9.9, 10, Action.NONE),
     ("silent since, too", running(), 1.0, 9.0, 10, Action.ABORT),
 ]
