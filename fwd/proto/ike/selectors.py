@@ -61,9 +61,9 @@ def narrow(offered: Sequence[Selector], allowed: Iterable[Network]) -> tuple[Sel
     """
     whole = [selector for selector in offered if selector.takes_all]
     found: dict[Selector, None] = {}
-    for network in allowed:
+    for subnet in map(Selector.of, allowed):
         for selector in whole:
-            common = selector.within(Selector.of(network))
+            common = selector.within(subnet)
             if common is not None:
                 found[common] = None
     return tuple(found)[:SELECTORS_MAX]

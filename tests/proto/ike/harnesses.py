@@ -18,13 +18,28 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from ipaddress import ip_network
 from unittest import mock
 
 import recording
 from certkit import NOW, signed
 from cryptography import x509
-from hostile import Octets, Raw, altered, ca, chained, exchange, joined, leaves, made, raw_chain, request, seal
-from ikekit import NAME, A, B, Net, Side, for_member
+from hostile import (
+    SELECTORS,
+    Octets,
+    Raw,
+    altered,
+    ca,
+    chained,
+    exchange,
+    joined,
+    leaves,
+    made,
+    raw_chain,
+    request,
+    seal,
+)
+from ikekit import NAME, A, B, Net, Side, connection, for_member
 
 from fwd.proto.ike import auth, endpoint, exchanges
 from fwd.proto.ike import payloads as p
@@ -108,7 +123,10 @@ class HostileNet(Net):
     """Two endpoints, and what must hold of them after every datagram."""
 
     def __init__(self) -> None:
-        super().__init__()
+        near, far = (tuple(ip_network(f"10.{n}.0.0/16") for n in ends) for ends in ((1, 3), (2, 4)))
+        super().__init__(
+            1, connection("a", local_ts=near, remote_ts=far), connection("b", local_ts=far, remote_ts=near)
+        )
         # By whose they are and SPIs; of IKE SAs that are gone, too.
         self._keys: dict[tuple[Side, bytes, bytes], IkeKeys] = {}
         self._ivs: dict[tuple[bytes, bool, bytes], bytes] = {}
@@ -382,8 +400,12 @@ def seeds(name: str) -> list[bytes]:
             return [bytes([1, to, 0, 0]) + len(data).to_bytes(2, "big") + data for data in clear for to in (0, 1)]
         case "peer":
             wishes = [bytes([0, side, wish, how]) for side in (0, 1) for wish in range(7) for how in range(5)]
-            # Behind a message of either side: the same request again and again.
-            again = [bytes(octet for n in range(8) for octet in (0, 0, n, kind, 0, 0, 0)) for kind in range(6)]
+            # Behind a message of either side: the same request again and again, for each of the selectors.
+            again = [
+                bytes(octet for n in range(8) for octet in (0, 0, n, offered, kind, 0, 0, 0))
+                for kind in range(6)
+                for offered in range(len(SELECTORS) if kind < 2 else 1)
+            ]
             return wishes + [bytes([0, side, 0, 0, 15, 7]) + one for side in (0, 1) for one in again]
         case _:
             return [bytes(6), bytes([1, 0, 1, 0, 1, 1])]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from certkit import Ca, credentials
@@ -21,7 +21,7 @@ from fwd.proto.ike.numbers import Exchange, IdType, Notify, Payload, Protocol
 from fwd.proto.ike.payloads import AnyPayload, encode_chain, split_chain
 from fwd.proto.ike.proposals import WORDS, Proposal, Transform
 from fwd.proto.ike.sa import NO_SPI
-from fwd.proto.ike.selectors import Selector
+from fwd.proto.ike.selectors import SELECTORS_MAX, Selector
 
 Raw = tuple[int, int, bytes]  # a payload: type, flags, body
 
@@ -117,9 +117,10 @@ def request(octets: Octets, spis: Sequence[int]) -> tuple[int, list[Raw]]:
     kind, payloads = Exchange.CREATE_CHILD_SA, list[AnyPayload]()
     spi = octets.one(spis)
     theirs = bytes([7, octets.below(256), 0, 0])
+    offered = octets.one(SELECTORS)
     child = [
         p.SecurityAssociation((Proposal(Protocol.ESP, _words("aes256gcm16 x25519 esn"), 1, theirs),)), *KEYED,
-        p.TrafficSelectors(Payload.TSI, (SELECTORS[0],)), p.TrafficSelectors(Payload.TSR, (SELECTORS[0],)),
+        p.TrafficSelectors(Payload.TSI, offered), p.TrafficSelectors(Payload.TSR, offered),
     ]  # fmt: skip
     match octets.below(6):
         case 0:
@@ -165,7 +166,7 @@ def _made(octets: Octets, spis: Sequence[int]) -> AnyPayload | Raw:
         case 7:
             return p.Nonce(octets.one([bytes(16), b"\xff" * 256]))
         case 8:
-            return p.TrafficSelectors(octets.one([Payload.TSI, Payload.TSR]), (octets.one(SELECTORS),))
+            return p.TrafficSelectors(octets.one([Payload.TSI, Payload.TSR]), octets.one(SELECTORS))
         case 9:
             return p.Authentication(octets.one([2, 14, 1]), octets.one([b"\0", b"x" * 48, b"\xff" + b"x" * 64]))
         case 10:
@@ -177,8 +178,10 @@ def _made(octets: Octets, spis: Sequence[int]) -> AnyPayload | Raw:
 
 NOTIFIED = [b"", b"\0\x1f", b"\0\x13", b"\1", bytes(20), b"\xff" * 3000]
 SELECTORS = [
-    *(Selector.of(ip_network(word)) for word in ("0.0.0.0/0", "10.1.0.0/16", "10.2.7.0/24", "::/0")),
-    replace(Selector.of(ip_network("10.1.0.0/16")), protocol=6),
+    *((Selector.of(ip_network(word)),) for word in ("0.0.0.0/0", "10.1.0.0/16", "10.2.7.0/24", "::/0")),
+    (replace(Selector.of(ip_network("10.1.0.0/16")), protocol=6),),
+    # Each of as many as there may be has an end in either of two subnets.
+    tuple(Selector(ip_address(f"10.1.1.{n}"), ip_address(f"10.3.1.{n}")) for n in range(SELECTORS_MAX)),
 ]
 
 
