@@ -112,6 +112,18 @@ def test_a_rekeying_that_is_refused_is_told_and_may_be_tried_again(monkeypatch: 
 # -- answers ------------------------------------------------------------------------------------------------------
 
 
+def test_a_first_answer_comes_from_where_the_request_went() -> None:
+    net = Net()
+    net.a.endpoint.initiate(NAME, net.now)
+    (request,) = net.a.endpoint.datagrams_to_send()
+    net.b.endpoint.receive(request.data, B, A, net.now)
+    (answer,) = net.b.endpoint.datagrams_to_send()
+    net.a.endpoint.receive(answer.data, A, ("203.0.113.5", 500), net.now)
+    assert not net.a.endpoint.datagrams_to_send()
+    net.a.endpoint.receive(answer.data, A, B, net.now)
+    assert len(net.a.endpoint.datagrams_to_send()) == 1
+
+
 def test_a_responder_has_an_spi() -> None:
     net = Net()
     net.a.endpoint.initiate(NAME, net.now)

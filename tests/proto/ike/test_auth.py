@@ -152,6 +152,18 @@ def test_a_certificate_whose_key_somebody_else_has() -> None:
     assert not net.b.of(Established)
 
 
+@pytest.mark.parametrize("kind", KEYS)
+def test_a_signature_is_of_these_octets_and_no_others(kind: str) -> None:
+    ca = Ca()
+    mine = credentials(ca, "a.example", kind)
+    proof = auth.sign(mine.key, b"octets", auth.HASH_ALGORITHMS)
+    auth.check_signature(mine.chain[0], b"octets", proof)
+    for octets, data in ((b"other", proof.data), (b"octets", proof.data[:-1]), (b"octets", proof.data[:20])):
+        with pytest.raises(ProtocolError) as refused:
+            auth.check_signature(mine.chain[0], octets, Authentication(proof.method, data))
+        assert refused.value.notify is Notify.AUTHENTICATION_FAILED
+
+
 def test_a_secret_instead_of_a_certificate() -> None:
     net = Net(1, connection("a"), connection("b", credentials=credentials(Ca(), "b.example")))
     net.a.endpoint.initiate(NAME, net.now)
