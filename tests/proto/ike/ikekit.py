@@ -86,12 +86,12 @@ class Side:
         return [sa for sa in self.endpoint.sas(NAME) if sa.state is State.ESTABLISHED]
 
 
-def ask(net: Net, side: Side, exchange: int, payloads: Sequence[AnyPayload]) -> list[AnyPayload]:
+def ask(net: Net, side: Side, exchange: int, payloads: Sequence[AnyPayload], which: int = 0) -> list[AnyPayload]:
     """Whatever request in the peer's name, sealed with its keys and unknown to the peer: what a side answers.
 
-    On the oldest of its IKE SAs.
+    `which` of its IKE SAs it is on: the oldest is the first.
     """
-    sa = side.endpoint.sas(NAME)[0]
+    sa = side.endpoint.sas(NAME)[which]
     assert sa.keys is not None
     out, back = (sa.keys.er, sa.keys.ei) if sa.initiator else (sa.keys.ei, sa.keys.er)
     header = Header(sa.spi_i, sa.spi_r, exchange, 0 if sa.initiator else Flag.INITIATOR, sa._expected_id)

@@ -8,6 +8,7 @@ import pytest
 from hostile import seal
 from ikekit import NAME, A, B, Net, Side, ask, connection, for_member
 from test_exchanges import half_open
+from test_musts import answers
 
 from fwd.proto.ike import auth, endpoint, exchanges
 from fwd.proto.ike.crypto import DiffieHellman, Sealer
@@ -27,6 +28,7 @@ from fwd.proto.ike.payloads import (
 )
 from fwd.proto.ike.proposals import X25519, parse
 from fwd.proto.ike.sa import NO_SPI, IkeSa
+from fwd.proto.ike.states import State
 
 CREATE, INFORM = Exchange.CREATE_CHILD_SA, Exchange.INFORMATIONAL
 
@@ -79,6 +81,29 @@ def test_an_ike_sa_that_both_rekey_has_one_successor_by_the_peer() -> None:
     assert not errors(ask(net, net.b, CREATE, successor_of_ike()))
     assert errors(ask(net, net.b, CREATE, successor_of_ike())) == [Notify.TEMPORARY_FAILURE]
     assert len(net.b.endpoint.sas(NAME)) == 2
+
+
+def test_a_successor_by_the_peer_that_it_has_ended_leaves_room_for_another() -> None:
+    net = Net().connect()
+    answers(net.b, lambda reply: [Notification(Notify.TEMPORARY_FAILURE)])
+    net.a.endpoint.rekey_ike(NAME, net.now)
+    net.flush()
+    assert not errors(ask(net, net.a, CREATE, successor_of_ike()))
+    ask(net, net.a, INFORM, [Delete(Protocol.IKE)], which=1)
+    net.run(0.1)
+    assert [sa.state for sa in net.a.endpoint.sas(NAME)] == [State.ESTABLISHED], "ours is refused, and tried later"
+    assert not errors(ask(net, net.a, CREATE, successor_of_ike()))
+
+
+def test_what_is_being_deleted_is_not_rekeyed() -> None:
+    """RFC 7296 §2.25.1."""
+    net = Net().connect()
+    (up,) = net.b.children().values()
+    net.b.endpoint.delete_child(NAME, up.child.inbound.spi, net.now)
+    rekey = [rekey_notify(up.child.outbound.spi), *another_child(net.a, 0x1001)]
+    assert errors(ask(net, net.b, CREATE, rekey)) == [Notify.TEMPORARY_FAILURE]
+    net.run(1)
+    assert not net.b.children()
 
 
 def test_an_ike_sa_has_so_many_child_sas_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,12 @@ def test_traffic_selectors_are_one_at_least(body: str) -> None:
     assert refused(*bodied(Payload.TSI, bytes.fromhex(body)))
 
 
+def test_a_range_does_not_run_backwards() -> None:
+    one, back = replace(NET, last=NET.first), replace(NET, first=NET.last, last=NET.first)
+    assert not refused(*encode_chain([TrafficSelectors(Payload.TSI, (one,))]))
+    assert refused(*encode_chain([TrafficSelectors(Payload.TSI, (back,))]))
+
+
 @pytest.mark.parametrize(
     "body",
     ["", "030400", "03040001", "0304000100000001ff", "0304000200000001", "0308000100000000", "0100000101", "01080001"],
