@@ -12,7 +12,7 @@ from test_musts import answers
 
 from fwd.proto.ike import auth, endpoint, exchanges
 from fwd.proto.ike.crypto import DiffieHellman, Sealer
-from fwd.proto.ike.endpoint import FIRST_S, HALF_OPEN_COOKIES
+from fwd.proto.ike.endpoint import FIRST_S, HALF_OPEN_COOKIES, HALF_OPEN_S
 from fwd.proto.ike.events import ChildRefused, Closed, Datagram, Established
 from fwd.proto.ike.message import Header, decode_clear, encode_clear
 from fwd.proto.ike.numbers import ESP_SPI_BYTES, Exchange, Flag, Notify, Payload, Protocol
@@ -277,6 +277,15 @@ def test_so_many_half_open_strangers_and_no_more_whatever_they_show(monkeypatch:
     net = Net()
     half_open(net, 7)
     assert len(net.b.endpoint.sas(NAME)) == 5
+
+
+def test_of_strangers_that_come_and_go_nothing_is_told_as_closed() -> None:
+    """A connection is closed that was there."""
+    net = Net()
+    half_open(net, 3)
+    net.run(HALF_OPEN_S + 1)
+    assert not net.b.endpoint.sas(NAME)
+    assert not net.b.of(Closed)
 
 
 def test_who_is_begun_with_waits_a_while_before_it_begins() -> None:
