@@ -322,7 +322,8 @@ class Endpoint:
             sa, reply = respond_init(self._world, connection, header, data, payloads, path, self._respond, now)
         except ProtocolError as error:
             self._reply(header, NO_SPI, [notify_for(error)], local, remote)
-            self._events.append(Rejected(connection.name, remote, str(error)))
+            if error.notify is not Notify.INVALID_KE_PAYLOAD:  # that is no refusal: the peer begins anew
+                self._events.append(Rejected(connection.name, remote, str(error)))
             return
         sa.begun_at = now
         sa.initial.reply = answer = self._reply(header, sa.spi_r, reply, local, remote)

@@ -20,6 +20,7 @@ from fwd.proto.ike.events import (
     Closed,
     Datagram,
     Established,
+    Rejected,
 )
 from fwd.proto.ike.message import Header, encode_clear
 from fwd.proto.ike.numbers import Exchange, Flag, Notify, Payload
@@ -55,6 +56,7 @@ def test_another_group_is_asked_for() -> None:
     both = ("aes256gcm16-prfsha256-x25519-ecp384",)
     net = Net(1, connection("a", ike=both), connection("b", ike=("aes256gcm16-prfsha256-ecp384",))).connect()
     assert len(net.sent) == 6
+    assert not net.b.of(Rejected), "to ask is not to refuse"
     net.check_agreement()
 
 
