@@ -152,3 +152,10 @@ def test_outside_a_checkout_it_refuses(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_scenario_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="no scenario has 'tea'"):
         list(run.run(tmp_path / "x.json", run.BASE, "tea"))
+
+
+def test_a_traceback_of_an_aborted_process_is_told_apart_from_the_log() -> None:
+    dump = ["Fatal Python error: Aborted", "", "Current thread (most recent call first):", '  File "x.py", line 1 in f',
+            f'  File "y.py"{GOOD}', ", line 2 in g", "Extension modules: numpy (total: 1)"]  # fmt: skip
+    assert logs.without_dumps([GOOD, *dump, GOOD, *dump]) == ([GOOD, GOOD], 2)
+    assert logs.without_dumps([GOOD, "Traceback"]) == ([GOOD, "Traceback"], 0)

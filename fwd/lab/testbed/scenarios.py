@@ -181,7 +181,7 @@ def _disconnected(bed: Bed) -> Figures:
 def _logs_are_clean(bed: Bed) -> Figures:
     """One line an event, no key."""
     bed.keep_logs()
-    lines = "".join(bed.logs).splitlines()
+    lines, aborted = logs.without_dumps("".join(bed.logs).splitlines())
     if odd := logs.odd_lines(lines):
         raise Failed(f"{len(odd)} lines are none of the log's: {odd[0]}")
     if bare := logs.with_keys(lines, bed.secret):
@@ -189,7 +189,7 @@ def _logs_are_clean(bed: Bed) -> Figures:
     shown = bed.engine.compose("logs", "--no-color", *GATEWAYS)
     if any(gateway not in shown for gateway in GATEWAYS):
         raise Failed("`compose logs` does not show both gateways")
-    return {"lines": len(lines)}
+    return {"lines": len(lines), "aborted": aborted}
 
 
 def _observed(bed: Bed) -> Figures:
