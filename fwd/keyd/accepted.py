@@ -6,6 +6,7 @@ members (design §4). What a predecessor of keyd had installed stays until the f
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from fwd.keyd.mailbox import KeydMember, Mailbox
@@ -31,7 +32,7 @@ class Accepted:
 
     def add(self, keys: SaKeys) -> SaKeys:
         """Accept this SA; returns it with its slot. Raises NoSlotError."""
-        sa = SaKeys(keys.spi, keys.esn, keys.key, keys.salt, self._free_slot())
+        sa = replace(keys, slot=self._free_slot())
         self._own[sa.spi] = sa
         self.version += 1
         return sa

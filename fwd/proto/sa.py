@@ -3,6 +3,9 @@
 A *boot record* and a live update are the same message, `SaSet`: every inbound SA to accept, and perhaps an
 outbound SA to send on. It states the whole, so it may be repeated. Keys travel in these messages alone, over
 a socket pair of the member's own. Decoding refuses anything that is not exactly one message.
+
+**Every SA may have a deadline**, in milliseconds of CLOCK_BOOTTIME, which no setting of the wall clock moves and which
+counts through a suspend. The member keeps it, so that an SA ends on time though keyd is dead (design rule 7).
 """
 
 from __future__ import annotations
@@ -19,8 +22,10 @@ SEQUENCE_MAX_ESN = 2**64 - 1
 SEQUENCE_MAX = 2**32 - 1
 SLOTS = 64  # inbound SAs that a member can hold at once
 
-_HEAD = struct.Struct(">BQBB")  # kind, incarnation, inbound SAs, outbound SAs
-_SA = struct.Struct(f">IBBB{KEY_BYTES}s{SALT_BYTES}s")  # SPI, ESN, slot, octets of the key, key, salt
+DEADLINE_MAX_MS = 2**64 - 1
+
+_HEAD = struct.Struct(">BQBBQ")  # kind, incarnation, inbound SAs, outbound SAs, end of the SA it sends on
+_SA = struct.Struct(f">IBBBQ{KEY_BYTES}s{SALT_BYTES}s")  # SPI, ESN, slot, octets of the key, deadline, key, salt
 _EVENT = struct.Struct(">BQI")  # kind, incarnation, SPI
 _SA_SET, _SA_SET_STOP = 1, 2
 
@@ -31,13 +36,17 @@ class MessageError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SaKeys:
-    """One SA: AES-GCM with a 16-octet ICV (RFC 4106). `slot` is where an inbound SA publishes its highest number."""
+    """One SA: AES-GCM with a 16-octet ICV (RFC 4106). `slot` is where an inbound SA publishes its highest number.
+
+    `deadline_ms`: from when on nothing is sent or accepted on it, in CLOCK_BOOTTIME; 0: none.
+    """
 
     spi: int
     esn: bool
     key: bytes = field(repr=False)
     salt: bytes = field(repr=False)
     slot: int = 0
+    deadline_ms: int = 0
 
     @property
     def sequence_max(self) -> int:
@@ -49,37 +58,43 @@ class SaKeys:
 class SaSet:
     """What a member holds from now on. `incarnation` 0: a boot record, for whichever incarnation takes it.
 
-    Without `outbound` it goes on sending on what it has, unless `stop`: then on nothing.
+    Without `outbound` it goes on sending on what it has, unless `stop`: then on nothing; by `until_ms` that ends at the
+    latest, as by a deadline (0: by its own). What is installed already takes its deadline from here, too.
     """
 
     incarnation: int
     inbound: tuple[SaKeys, ...]
     outbound: SaKeys | None = None
     stop: bool = False
+    until_ms: int = 0
 
     def encode(self) -> bytes:
         sas = (*self.inbound, *((self.outbound,) if self.outbound else ()))
         kind, n_in = _SA_SET_STOP if self.stop else _SA_SET, len(self.inbound)
-        head = _HEAD.pack(kind, self.incarnation, n_in, len(sas) - n_in)
-        return head + b"".join(_SA.pack(sa.spi, sa.esn, sa.slot, len(sa.key), sa.key, sa.salt) for sa in sas)
+        head = _HEAD.pack(kind, self.incarnation, n_in, len(sas) - n_in, self.until_ms)
+        return head + b"".join(map(_pack, sas))
 
     @classmethod
     def decode(cls, data: bytes) -> SaSet:
         """Raises MessageError for anything but one whole SaSet."""
         if len(data) < _HEAD.size:
             raise MessageError("shorter than its head")
-        kind, incarnation, n_in, n_out = _HEAD.unpack_from(data)
+        kind, incarnation, n_in, n_out, until_ms = _HEAD.unpack_from(data)
         stop = kind == _SA_SET_STOP
         if not (stop or kind == _SA_SET) or n_in > SLOTS or n_out > (0 if stop else 1):
             raise MessageError("not an SA set")
         if len(data) != _HEAD.size + (n_in + n_out) * _SA.size:
             raise MessageError("length and number of SAs differ")
         sas = []
-        for spi, esn, slot, octets, key, salt in _SA.iter_unpack(data[_HEAD.size :]):
+        for spi, esn, slot, octets, deadline_ms, key, salt in _SA.iter_unpack(data[_HEAD.size :]):
             if spi < 256 or slot >= SLOTS or octets not in _KEY_SIZES:
                 raise MessageError("SPI, slot or key out of range")
-            sas.append(SaKeys(spi, bool(esn), key[:octets], salt, slot))
-        return cls(incarnation, tuple(sas[:n_in]), sas[n_in] if n_out else None, stop)
+            sas.append(SaKeys(spi, bool(esn), key[:octets], salt, slot, deadline_ms))
+        return cls(incarnation, tuple(sas[:n_in]), sas[n_in] if n_out else None, stop, until_ms)
+
+
+def _pack(sa: SaKeys) -> bytes:
+    return _SA.pack(sa.spi, sa.esn, sa.slot, len(sa.key), sa.deadline_ms, sa.key, sa.salt)
 
 
 class EventKind(IntEnum):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwd.proto.sa import SLOTS, EventKind, MessageError, SaEvent, SaKeys, SaSet
+from fwd.proto.sa import DEADLINE_MAX_MS, SLOTS, EventKind, MessageError, SaEvent, SaKeys, SaSet
 
 SAS = st.builds(
     SaKeys,
@@ -15,9 +15,11 @@ SAS = st.builds(
     key=st.sampled_from([16, 32]).flatmap(lambda octets: st.binary(min_size=octets, max_size=octets)),
     salt=st.binary(min_size=4, max_size=4),
     slot=st.integers(0, SLOTS - 1),
+    deadline_ms=st.integers(0, DEADLINE_MAX_MS),
 )
 _SOME = st.integers(0, 2**64 - 1), st.lists(SAS, max_size=SLOTS).map(tuple)
-SETS = st.builds(SaSet, *_SOME, st.none() | SAS) | st.builds(SaSet, *_SOME, st.none(), st.just(True))
+_UNTIL = st.integers(0, DEADLINE_MAX_MS)
+SETS = st.builds(SaSet, *_SOME, st.none() | SAS, until_ms=_UNTIL) | st.builds(SaSet, *_SOME, st.none(), st.just(True))
 ONE = SaSet(3, (SaKeys(256, True, bytes(32), bytes(4), 1),), SaKeys(257, False, bytes(32), bytes(4), 2)).encode()
 
 
@@ -50,7 +52,7 @@ def test_a_set_cut_short_is_refused(length: int) -> None:
 
 @pytest.mark.parametrize(
     ("at", "value"),
-    [(0, 2), (0, 3), (9, SLOTS + 1), (9, 0), (10, 2), (10, 0), (11 + 2, 0), (11 + 5, SLOTS), (11 + 6, 31)],
+    [(0, 2), (0, 3), (9, SLOTS + 1), (9, 0), (10, 2), (10, 0), (19 + 2, 0), (19 + 5, SLOTS), (19 + 6, 31)],
     ids=[
         "stop and an SA to send on",
         "kind",
