@@ -38,7 +38,12 @@ def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None =
         {"name": "keyd", **_process(view.shared.keyd, now_ns)},
         {"name": "agent", **_process(view.shared.agent, now_ns)},
     ]
-    not_ready = [*_not_ready(processes[:1], ""), *(reason for p in peerings for reason in _peering_not_ready(p))]
+    told = json.loads(view.shared.troubles.get() or b"{}")
+    not_ready = [
+        *_not_ready(processes[:1], ""),
+        *(f"{name}: not set up: {reason}" for name, reason in told.get("waiting", {}).items()),
+        *(reason for p in peerings for reason in _peering_not_ready(p)),
+    ]
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -49,7 +54,7 @@ def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None =
         },
         "ready": not not_ready,
         "not_ready": not_ready,
-        "warnings": list(view.warnings),
+        "warnings": [*view.warnings, *(f"{name}: {reason}" for name, reason in told.get("troubles", {}).items())],
         "processes": processes,
         "peerings": peerings,
     }

@@ -269,10 +269,12 @@ class Board:
 
 
 class GatewayShared:
-    """What does not belong to a peering: the rows of keyd and the agent, and what keyd tells of IKE (JSON)."""
+    """What does not belong to a peering: the rows of keyd and the agent; what keyd tells of IKE, and the supervisor of
+    troubles (JSON)."""
 
     def __init__(self) -> None:
         self.ike = Board()
+        self.troubles = Board()
         words = _Words(4096)
         self.keyd = ProcessWords(words)
         self.agent = ProcessWords(words)

@@ -88,9 +88,13 @@ class Tun:
         """Be content with these, which must be among those that the kernel has agreed to."""
         fcntl.ioctl(self.fd, _TUNSETOFFLOAD, flags)
 
+    def set_mtu(self, mtu_bytes: int) -> None:
+        """Change the MTU."""
+        self._device.mtu = mtu_bytes
+
     def up(self, mtu_bytes: int) -> None:
         """Set the MTU and bring the device up."""
-        self._device.mtu = mtu_bytes
+        self.set_mtu(mtu_bytes)
         self._device.up()
 
     def close(self) -> None:

@@ -74,6 +74,7 @@ class Service:
         self._marked = {(str(p.peering.local_addrs), p.peering.port) for p in peerings if p.peering.shared_port}
         for peering in peerings:
             self._add(peering, now)
+            parts.gateway.keyd.heartbeat[0] = time.monotonic_ns()  # private keys take their time to load
 
     def _add(self, parts: KeydPeering, now: float) -> None:
         peering = parts.peering

@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import logging
-import multiprocessing
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkProcess
+from multiprocessing.popen_fork import Popen
 
 from fwd.datapath.member import NO_KEYS
 from fwd.datapath.shared import ProcessWords
+from fwd.proto.errors import UserError
 from fwd.proto.logged import event
-from fwd.supervise import logs, policy, privileges
+from fwd.supervise import logs, policy, privileges, vitals
 from fwd.supervise.policy import Life
 
 log = logging.getLogger(__name__)
@@ -38,37 +39,71 @@ class Child:
     main: Main
     log_pair: tuple[socket.socket, socket.socket] | None = None  # of processes that may be killed at any moment
     life: Life = field(default_factory=Life)
-    process: multiprocessing.Process | None = None
+    process: ForkProcess | None = None
     pidfd: int = -1
+    state_fd: int = -1
 
-    def start(self, user: tuple[int, int], now: float) -> None:
-        """Fork. The predecessor has been reaped."""
+    def start(self, user: tuple[int, int], now: float, watch: Callable[[int], object]) -> None:
+        """Fork; the predecessor has been reaped. `watch` is given the pidfd.
+
+        Raises whatever it was refused with; nothing is left of the attempt then but a short life.
+        """
         policy.started(self.life, now)
-        self.words.heartbeat[0] = time.monotonic_ns()
+        try:
+            self.words.heartbeat[0] = 0
+            self.publish(0)
+            self.process = _Process(target=_child, args=(self, user, os.getpid()), name=self.name)
+            self.process.start()
+            pid = self.process.pid
+            assert pid is not None
+            self.state_fd = vitals.open_state(pid)
+            self.pidfd = os.pidfd_open(pid)
+            self.publish(pid)
+            watch(self.pidfd)
+        except BaseException:
+            self._abandon(now)
+            raise
+        told = event("process.started", name=self.name, pid=pid, incarnation=self.life.incarnation)
+        log.info("%s started, pid %d%s", self.name, pid, _again(self.life), extra=told)
+
+    def _abandon(self, now: float) -> None:
+        """End what was half started, and count it as a life."""
+        process, self.process = self.process, None
+        policy.exited(self.life, now)
+        if process is not None and process.pid is not None:
+            process.kill()
+            process.join()
+        self.forget()
         self.publish(0)
-        process = multiprocessing.Process(target=_child, args=(self, user, os.getpid()), name=self.name)
-        process.start()
-        assert process.pid is not None
-        self.process = process
-        self.pidfd = os.pidfd_open(process.pid)
-        self.publish(process.pid)
-        told = event("process.started", name=self.name, pid=process.pid, incarnation=self.life.incarnation)
-        log.info("%s started, pid %d%s", self.name, process.pid, _again(self.life), extra=told)
+
+    def observe(self, now: float) -> None:
+        """Take note of what a running process does."""
+        assert self.process is not None
+        assert self.process.pid is not None
+        late = now - self.life.turned_at >= policy.LATE_S
+        wants_cpu = late and vitals.wants_cpu(self.state_fd, self.pidfd)
+        cpu_s = vitals.cpu_s(self.process.pid)
+        policy.observed(self.life, self.words.heartbeat[0] / 1e9, cpu_s, now, wants_cpu=wants_cpu)
 
     def reap(self, now: float) -> None:
-        """The pidfd is readable: wait, decide what state that makes."""
-        assert self.process is not None
+        """The pidfd is readable: wait, decide what state that makes. What was reaped already is left alone."""
+        if self.process is None:
+            return
         self.process.join()
         code = self.process.exitcode
-        os.close(self.pidfd)
-        self.process.close()
-        self.process, self.pidfd = None, -1
         policy.exited(self.life, now, keyless=code == NO_KEYS)
+        self.process = None
         self.publish(0)
-        how = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit status {code}"
         state = self.life.state.name.lower()
         told = event("process.ended", name=self.name, exit_code=code, state=state)
-        log.warning("%s ended: %s; %s", self.name, how, state, extra=told)
+        log.warning("%s ended: %s; %s", self.name, _ending(code), state, extra=told)
+
+    def forget(self) -> None:
+        """Close the descriptors of a process that is gone."""
+        for fd in (self.pidfd, self.state_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = self.state_fd = -1
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to this very process."""
@@ -85,6 +120,53 @@ class Child:
         """The slot is not needed any more."""
         for sock in self.log_pair or ():
             sock.close()
+
+
+class _Fork(Popen):
+    """multiprocessing's fork without its pipes, which it leaves open when the kernel refuses to fork.
+
+    The pidfd tells of the child's end, PR_SET_PDEATHSIG of the parent's.
+    """
+
+    sentinel = -1
+
+    def _launch(self, process_obj: ForkProcess) -> None:
+        code = 1
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                code = process_obj._bootstrap()  # type: ignore[attr-defined]
+            finally:
+                os._exit(code)
+
+
+class _Process(ForkProcess):
+    @staticmethod
+    def _Popen(process_obj: ForkProcess) -> _Fork:  # type: ignore[override]  # noqa: N802
+        return _Fork(process_obj)
+
+
+def try_user(user: tuple[int, int]) -> None:
+    """Let one process become `user`, as every child will. Raises UserError if it cannot."""
+    parent = os.getpid()
+    near, far = os.pipe()
+    with os.fdopen(near, "rb") as answer, os.fdopen(far, "wb", buffering=0) as said:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                privileges.drop(*user, parent)
+            except OSError as error:
+                said.write((error.strerror or str(error)).encode())
+            finally:
+                os._exit(0)
+        said.close()
+        refusal = answer.read().decode()
+    os.waitpid(pid, 0)
+    if refusal:
+        raise UserError(
+            f"children cannot become user {user[0]}, group {user[1]}: {refusal}; give fwd CAP_SETUID and CAP_SETGID, "
+            "and in a user namespace a gateway.user that is mapped there"
+        )
 
 
 def _child(child: Child, user: tuple[int, int], parent_pid: int) -> None:
@@ -111,6 +193,15 @@ def _child(child: Child, user: tuple[int, int], parent_pid: int) -> None:
     for handler in logging.getLogger().handlers:
         handler.flush()
     os._exit(code or 0)
+
+
+def _ending(code: int | None) -> str:
+    """How a process ended; signals between SIGRTMIN and SIGRTMAX have no names."""
+    if code is None or code >= 0:
+        return "exit status unknown" if code is None else f"exit status {code}"
+    with contextlib.suppress(ValueError):
+        return f"killed by {signal.Signals(-code).name}"
+    return f"killed by signal {-code}"
 
 
 def _again(life: Life) -> str:

@@ -1,8 +1,7 @@
-"""What fwd changes in the host's network: routes to the TUN devices and the leak guards; and how it is undone.
+"""What fwd changes in the host's network: the leak guards, and routes to the TUN devices.
 
-Guards (design rule 4) hold while fwd is dead, too: an `unreachable` route of high metric for each remote subnet, and an
-nftables table that drops packets from a remote subnet that did not come out of the TUN device, and packets to one that
-would leave by anything else. Both survive a crash; a clean stop removes them. Refuses: a host where they cannot be set.
+What guards there are to be is decided in guards.py; here they are looked at, set and removed. Refuses: a host where
+they cannot be set.
 """
 
 from __future__ import annotations
@@ -12,75 +11,103 @@ import errno
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterable
-from ipaddress import ip_address, ip_interface
+from collections.abc import Collection, Iterable
+from ipaddress import ip_address, ip_interface, ip_network
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from fwd.config import Address, Network, Peering
 from fwd.proto.errors import UserError
+from fwd.supervise import guards
+from fwd.supervise.guards import Found
 
-GUARD_METRIC = 1_000_000
 _ADDR_GEN_MODE_NONE = 1
 _QUEUE_RECORDS = 1000  # of the TUN device: small packets that come while the demux waits for a core
 _PACKETS_OF_A_SUPER_PACKET = 64
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_MAIN_TABLE = 254
 
 
-def table_name(peering: Peering) -> str:
-    """The peering's nftables table."""
-    return "fwd_" + peering.name.replace("-", "_")
+class Guards:
+    """The leak guards of this fwd, which are marked with its number (owner.py).
+
+    They go by `remove`, `tidy` and `undo` alone, never because an object is closed or the process ends.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._set: dict[str, str] = {}  # peering → the rules of its table
+        self._before: Found | None = None
+
+    def refusals(self, peerings: Iterable[Peering], living: Collection[int]) -> dict[str, str]:
+        """Peering → why it cannot have its guards: another fwd that lives has them."""
+        standing = look()
+        self._before = self._before or standing
+        found = {peering.name: guards.refusal(peering, standing, living) for peering in peerings}
+        return {name: why for name, why in found.items() if why}
+
+    def set(self, peering: Peering, *, closed: bool) -> None:
+        """Set both guards, in the place of what stands there; `closed`: not even the TUN device may be used.
+
+        Raises UserError.
+        """
+        rules = guards.ruleset(peering, self._number, closed=closed)
+        if self._set.get(peering.name) == rules:
+            return
+        _nft(rules)
+        with IPRoute() as ip:
+            for subnet in peering.remote_ts:
+                try:
+                    ip.route("replace", **_guard(subnet, self._number))
+                except NetlinkError as error:
+                    raise UserError(f"route unreachable {subnet} (leak guard): {error.args[-1]}") from None
+        self._set[peering.name] = rules
+
+    def tidy(self, wanted: Collection[Peering], living: Collection[int]) -> None:
+        """Remove those that none of `wanted` needs, and a dead one's in their way; not before all of them stand."""
+        if all(peering.name in self._set for peering in wanted):
+            self._remove(*guards.leftovers(look(), wanted, self._number, living))
+            names = {peering.name for peering in wanted}
+            self._set = {name: rules for name, rules in self._set.items() if name in names}
+
+    def undo(self) -> None:
+        """After a start that failed: remove what did not stand before it."""
+        if self._before is not None:
+            tables, subnets = guards.leftovers(look(), (), self._number)
+            self._remove(set(tables) - set(self._before.tables), set(subnets) - set(self._before.routes))
+
+    def remove(self) -> None:
+        """Remove all of ours: the clean stop's part."""
+        self._remove(*guards.leftovers(look(), (), self._number))
+
+    def _remove(self, tables: Iterable[str], subnets: Iterable[Network]) -> None:
+        """What is gone already is not missed."""
+        for table in tables:
+            with contextlib.suppress(UserError):
+                _nft(f"table inet {table}\ndelete table inet {table}\n")
+        with IPRoute() as ip:
+            for subnet in subnets:
+                with contextlib.suppress(NetlinkError):
+                    ip.route("del", **_guard(subnet))
 
 
-def ruleset(peering: Peering) -> str:
-    """The table as nft reads it: made anew in one transaction, whatever was there."""
-    name, tun = table_name(peering), peering.tun
-    inward, outward = [], []
-    for version, family in ((4, "ip"), (6, "ip6")):
-        subnets = ", ".join(str(n) for n in peering.remote_ts if n.version == version)
-        if subnets:
-            inward.append(f'iifname != {{ "{tun}", "lo" }} {family} saddr {{ {subnets} }} counter drop')
-            outward.append(f'oifname != {{ "{tun}", "lo" }} {family} daddr {{ {subnets} }} counter drop')
-    clamp = []
-    if peering.payload == "esp" and peering.mss_clamp:
-        # Both ways: `rt mtu` is the smaller of the route to the destination and the one back to the source.
-        clamp = [
-            f'{way} "{tun}" tcp flags syn / syn,rst tcp option maxseg size set rt mtu' for way in ("oifname", "iifname")
-        ]
-    chains = (
-        ("from_wire", "type filter hook prerouting priority raw; policy accept;", inward),
-        ("to_wire", "type filter hook postrouting priority filter; policy accept;", outward),
-        ("clamp", "type filter hook forward priority mangle; policy accept;", clamp),
-    )
-    body = "\n".join(f"chain {c} {{ {hook}\n" + "\n".join(rules) + "\n}" for c, hook, rules in chains)
-    return f"table inet {name}\ndelete table inet {name}\ntable inet {name} {{\n{body}\n}}\n"
-
-
-def set_guards(peering: Peering) -> None:
-    """Set both guards; they replace what an earlier run left."""
-    _nft(ruleset(peering))
-    with IPRoute() as ip:
-        for subnet in peering.remote_ts:
-            try:
-                ip.route("replace", **_guard(subnet))
-            except NetlinkError as error:
-                raise UserError(f"route unreachable {subnet} (leak guard): {error.args[-1]}") from None
-
-
-def remove_guards(peering: Peering) -> None:
-    """The clean stop's part; what is gone already is not missed."""
-    with contextlib.suppress(UserError):
-        _nft(f"table inet {table_name(peering)}\ndelete table inet {table_name(peering)}\n")
-    remove_guard_routes(peering.remote_ts)
-
-
-def remove_guard_routes(subnets: Iterable[Network]) -> None:
-    """Of subnets that are nobody's any more."""
-    with IPRoute() as ip:
-        for subnet in subnets:
-            with contextlib.suppress(NetlinkError):
-                ip.route("del", **_guard(subnet))
+def look() -> Found:
+    """The guards that stand, whoever has set them."""
+    tables = {}
+    for table in guards.tables_in(_nft("list tables inet\n")):
+        with contextlib.suppress(UserError):  # gone meanwhile
+            tables[table] = guards.table_in(_nft(f"list table inet {table}\n"))
+    routes: dict[Network, int] = {}
+    with IPRoute(strict_check=True) as ip:
+        for version, family in _FAMILIES.items():
+            with contextlib.suppress(NetlinkError):  # a kernel without IPv6
+                for route in ip.route("dump", family=family, type="unreachable", table=_MAIN_TABLE):
+                    if route.get_attr("RTA_PRIORITY") == guards.METRIC:
+                        any_address = "::" if version == 6 else "0.0.0.0"
+                        address = route.get_attr("RTA_DST") or any_address
+                        routes[ip_network(f"{address}/{route['dst_len']}")] = route["proto"]
+    return Found(tables, routes)
 
 
 def prepare_link(peering: Peering) -> None:
@@ -98,8 +125,8 @@ def prepare_link(peering: Peering) -> None:
             ip.link("set", index=index, IFLA_AF_SPEC=quiet)
 
 
-def add_routes(peering: Peering) -> None:
-    """Route the remote subnets to the TUN device, from a source address that the selectors allow.
+def add_routes(peering: Peering, number: int) -> None:
+    """Route the remote subnets to the TUN device, from a source address that the selectors allow; marked as ours.
 
     Without `src` the kernel would give the gateway's own packets its outer address, which no selector allows.
     """
@@ -107,7 +134,7 @@ def add_routes(peering: Peering) -> None:
         index = ip.link_lookup(ifname=peering.tun)[0]
         sources = inner_addresses(ip, peering.local_ts)
         for subnet in peering.remote_ts:
-            route = {"dst": str(subnet), "oif": index, "family": _FAMILIES[subnet.version]}
+            route = {"dst": str(subnet), "oif": index, "family": _FAMILIES[subnet.version], "proto": number}
             if subnet.version in sources:
                 route["prefsrc"] = str(sources[subnet.version])
             try:
@@ -117,13 +144,6 @@ def add_routes(peering: Peering) -> None:
                 if subnet.version == 6 and error.code == errno.EACCES:
                     hint = "; new devices have no IPv6 here: set the sysctl net.ipv6.conf.default.disable_ipv6 to 0"
                 raise UserError(f"route {subnet} dev {peering.tun}: {error.args[-1]}{hint}") from None
-
-
-def set_mtu(tun: str, mtu_bytes: int) -> None:
-    """Change the MTU of a TUN device (payload esp, when the path turns out smaller)."""
-    with IPRoute() as ip:
-        for index in ip.link_lookup(ifname=tun):
-            ip.link("set", index=index, mtu=mtu_bytes)
 
 
 def inner_addresses(ip: IPRoute, local_ts: Iterable[Network]) -> dict[int, Address]:
@@ -149,20 +169,24 @@ def has_address(address: Address) -> bool:
         )
 
 
-def _guard(subnet: Network) -> dict[str, object]:
+def _guard(subnet: Network, number: int | None = None) -> dict[str, object]:
+    mark = {} if number is None else {"proto": number}
     return {
         "dst": str(subnet),
         "type": "unreachable",
-        "priority": GUARD_METRIC,
+        "priority": guards.METRIC,
         "family": _FAMILIES[subnet.version],
+        **mark,
     }
 
 
-def _nft(rules: str) -> None:
+def _nft(commands: str) -> str:
+    """Let nft carry out `commands`, as one transaction; what it prints."""
     binary = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if binary is None:
         raise UserError("nft is missing: the leak guards need it; install the package nftables")
-    done = subprocess.run([binary, "-f", "-"], input=rules, capture_output=True, text=True, check=False)
+    done = subprocess.run([binary, "-f", "-"], input=commands, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[0] if done.stderr.strip() else f"exit status {done.returncode}"
         raise UserError(f"nft refuses the leak guards: {reason}")
+    return done.stdout

@@ -12,7 +12,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Final
 
 from fwd.datapath.shared import LinkWord, MemberShared, PeeringShared, ProcessState
@@ -80,12 +80,13 @@ class ServiceManager:
                 self._sock.sendto("\n".join(lines).encode(), self._address)
 
 
-def summary(peerings: Mapping[str, PeeringShared]) -> str:
-    """One line for `systemctl status`: how many members of each peering can send."""
-    return ", ".join(
+def summary(peerings: Mapping[str, PeeringShared], waiting: Iterable[str] = ()) -> str:
+    """One line for `systemctl status`: how many members of each peering can send, and which are not set up."""
+    lines = [
         f"{name}: {sum(map(_sends, shared.members))} of {len(shared.members)} members send"
         for name, shared in peerings.items()
-    )
+    ]
+    return ", ".join([*lines, *(f"{name}: not set up" for name in waiting)])
 
 
 def _sends(member: MemberShared) -> bool:

@@ -1,7 +1,8 @@
 """Everything one peering needs that outlives its processes: TUN device, sockets, rings, shared words, secret.
 
 Opened by the supervisor, inherited by fork; a process that dies leaves all of it as it was, and its successor goes on.
-Refuses, as UserError: a TUN device or port that is taken, an address that this host does not have, a bad secret.
+Refuses, as UserError: a TUN device or port that is taken, an address that this host does not have, a bad secret. The
+leak guards are not part of it: they outlive it (guards.py).
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from fwd.datapath.shared import LinkWord, MemberShared, PeeringShared
 from fwd.datapath.tun import Offloads, Tun, super_packets_accepted
 from fwd.datapath.udp import open_socket, path_mtu
 from fwd.keyd.mailbox import KeydMember, KeydPeering
-from fwd.proto.errors import UserError
 from fwd.proto.flow import rendezvous_scores
 from fwd.proto.logged import event
 from fwd.supervise import network
 
 log = logging.getLogger(__name__)
 _PATH_MTU_DEFAULT = 1500
+_IPV4_MTU_MIN, _IPV6_MTU_MIN = 576, 1280
 _KeyName = tuple[Address, Address, int]
 
 
@@ -99,15 +100,12 @@ class PeeringParts:
         self.material = material
         self.warnings: list[str] = []
         self._far_offloads = -1
-        self._guards_stay = False
         with contextlib.ExitStack() as undo:
             self._open(undo)
             self._undo = undo.pop_all()
 
     def _open(self, undo: contextlib.ExitStack) -> None:
         peering = self.peering
-        if not network.has_address(peering.local_addrs):
-            raise UserError(f"peering {peering.name}: this host has no address {peering.local_addrs} (local_addrs)")
         self.offloads = Offloads()
         self.geometry = Geometry(self._path_mtu(), peering.local_addrs.version)
         self.tun = Tun(peering.tun)
@@ -152,23 +150,25 @@ class PeeringParts:
     def _inner_mtu(self) -> int:
         if self.peering.payload == "superpacket":
             return self.geometry.path_mtu
-        return self.geometry.inner_mtu
+        return self._inner_mtu_for(self.geometry.path_mtu)
 
-    def connect(self) -> None:
-        """Guards first, then the device and its routes: at no moment does anything leave in the clear."""
-        self._undo.callback(self._remove_guards)
-        network.set_guards(self.peering)
+    def _inner_mtu_for(self, path_mtu: int) -> int:
+        """The TUN device's MTU on a path of `path_mtu` (payload esp).
+
+        A device below IPv6's least MTU loses IPv6, routes included, and never gets it back.
+        """
+        subnets = (*self.peering.local_ts, *self.peering.remote_ts)
+        least = _IPV6_MTU_MIN if any(subnet.version == 6 for subnet in subnets) else _IPV4_MTU_MIN
+        return max(least, self.geometry.inner_mtu_for(path_mtu))
+
+    def connect(self, number: int) -> None:
+        """The device and its routes, marked with the fwd's number. The guards stand already."""
         network.prepare_link(self.peering)
         self.tun.up(self.inner_mtu)
-        network.add_routes(self.peering)
+        network.add_routes(self.peering, number)
 
-    def _remove_guards(self) -> None:
-        if not self._guards_stay:
-            network.remove_guards(self.peering)
-
-    def close(self, *, guards_stay: bool = False) -> None:
-        """Undo everything, in reverse order; but not the guards, if something else is to take its place."""
-        self._guards_stay = guards_stay
+    def close(self) -> None:
+        """Undo everything, in reverse order."""
         self.material.remember(self.peering, self.shared.members)
         self._undo.close()
 
@@ -176,19 +176,22 @@ class PeeringParts:
         """Payload superpacket: the TUN device gives no super-packets that the far side does not take."""
         far = self.shared.far_offloads
         if far is not None and far != self._far_offloads:
-            self._far_offloads = far
             self.tun.limit_offloads(self.offloads.tun_flags & far)
+            self._far_offloads = far
 
     def follow_path_mtu(self) -> None:
-        """Payload esp: the TUN device's MTU follows the smallest path that a member found."""
+        """Payload esp: the TUN device's MTU follows the smallest path that a member found, down and up again."""
         if self.peering.payload == "esp" and self.peering.tun_mtu is None:
+            widest = self.geometry.path_mtu
             found = [m.link[LinkWord.PATH_MTU] for m in self.shared.members]
-            wanted = max(576, self.geometry.inner_mtu_for(min([f for f in found if f] or [self.geometry.path_mtu])))
+            path = min([widest, *(one for one in found if one)])
+            wanted = self._inner_mtu_for(path)
             if wanted != self.inner_mtu:
-                name, told = self.peering.name, event("peering.mtu", peering=self.peering.name, mtu=wanted)
-                log.info("peering %s: path takes less, MTU of %s is now %d", name, self.tun.name, wanted, extra=told)
-                network.set_mtu(self.tun.name, wanted)
+                self.tun.set_mtu(wanted)
                 self.inner_mtu = wanted
+                name, tun = self.peering.name, self.tun.name
+                told = event("peering.mtu", peering=name, mtu=wanted)
+                log.info("peering %s: path takes %d, MTU of %s is now %d", name, path, tun, wanted, extra=told)
 
     def member(self, index: int) -> MemberParts:
         """What member `index` inherits."""

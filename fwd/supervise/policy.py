@@ -4,9 +4,12 @@
              --exit, life shorter-->             BACKOFF, longer each time
              --exit, STORM short lives in a row--> FAILED (members: their buckets move), tried again after FAILED_S
              --exit for want of keys-->          FAILED, tried again after KEYLESS_S
-             --no heartbeat for HANG_S-->        SIGABRT for a traceback, SIGKILL KILL_AFTER_S later
+             --hangs-->                          SIGABRT for a traceback, SIGKILL KILL_AFTER_S later
 
-A supervisor that overslept (suspend, a paused container) forgives: every deadline starts anew, and nobody is killed.
+A loop that does not turn either hangs or is starved of CPU; the process's own CPU clock and state tell which. It hangs
+if it has used SPUN_S of CPU since its last turn, or has neither run nor wanted to run for HANG_S. One that wants to run
+and is not let has STARVED_S. A supervisor that overslept (suspend, a paused container) forgives: every deadline starts
+anew.
 """
 
 from __future__ import annotations
@@ -18,8 +21,10 @@ from typing import Final
 
 from fwd.datapath.shared import ProcessState
 
-FIRST_TURN_S: Final = 2.0  # of a new process, which a busy machine may not run for a while; dead, it would wait anew
 HANG_S: Final = 0.8  # idle ticks come every 0.2 s
+SPUN_S: Final = 0.5  # of its own CPU time
+STARVED_S: Final = 5.0
+LATE_S: Final = 0.25  # an idle tick is missed: from here on its state is looked at, too
 KILL_AFTER_S: Final = 0.1
 SHORT_LIFE_S: Final = 0.5
 BACKOFF_S: Final = 0.05  # after the first short life; doubles
@@ -51,20 +56,30 @@ class Life:
     restarts: int = 0
     incarnation: int = 0
     failed: bool = False  # its last state before this life was FAILED
+    turned_at: float = 0.0  # its loop's last turn, by its own word
+    cpu_s: float = 0.0  # its CPU clock as last seen
+    cpu_at_turn_s: float = 0.0
+    active_at: float = 0.0  # when it was last seen to have run, or to want to
+
+    @property
+    def spun_s(self) -> float:
+        """CPU time that it has used since its last turn."""
+        return self.cpu_s - self.cpu_at_turn_s
 
 
 def started(life: Life, now: float) -> None:
-    """A process was forked."""
+    """A process is about to be forked."""
     life.failed = life.state is ProcessState.FAILED
     life.restarts += life.incarnation > 0
     life.incarnation += 1
     life.state = ProcessState.RUNNING
-    life.started_at = now
+    life.started_at = life.active_at = now
     life.aborted_at = None
+    life.turned_at = life.cpu_s = life.cpu_at_turn_s = 0.0
 
 
 def exited(life: Life, now: float, *, keyless: bool = False) -> None:
-    """The process was reaped. After FAILED, one more short life is enough to fail again.
+    """The process was reaped, or could not be forked. After FAILED, one more short life is enough to fail again.
 
     `keyless`: it found no boot record, and so did nothing.
     """
@@ -82,24 +97,42 @@ def exited(life: Life, now: float, *, keyless: bool = False) -> None:
         life.start_at = now + (BACKOFF_S * 2 ** (life.short_lives - 1) if short and life.short_lives > 1 else 0.0)
 
 
-def decide(life: Life, heartbeat_at: float, forgiven_at: float, now: float) -> Action:
+def observed(life: Life, turned_at: float, cpu_s: float, now: float, *, wants_cpu: bool) -> None:
+    """Take note of a running process. `cpu_s` must have been read before `turned_at`, or a turn between would count."""
+    if turned_at != life.turned_at:
+        life.turned_at, life.cpu_at_turn_s = turned_at, cpu_s
+    if cpu_s != life.cpu_s or wants_cpu:
+        life.cpu_s, life.active_at = cpu_s, now
+
+
+def silent_s(life: Life, forgiven_at: float, now: float) -> float:
+    """How long a running process's loop has not turned."""
+    return now - max(life.turned_at, life.started_at, forgiven_at)
+
+
+def decide(life: Life, forgiven_at: float, now: float) -> Action:
     """What to do with the process now. `forgiven_at`: when the supervisor last overslept."""
     if life.state is not ProcessState.RUNNING:
         waits = life.state in (ProcessState.BACKOFF, ProcessState.FAILED)
         return Action.START if waits and now >= life.start_at else Action.NONE
     if life.aborted_at is not None:
         return Action.KILL if now - max(life.aborted_at, forgiven_at) >= KILL_AFTER_S else Action.NONE
-    patience_s = HANG_S if heartbeat_at > life.started_at else FIRST_TURN_S
-    silent_since = max(heartbeat_at, life.started_at, forgiven_at)
-    return Action.ABORT if now - silent_since >= patience_s else Action.NONE
+    silence_s = silent_s(life, forgiven_at, now)
+    blocked = min(silence_s, now - life.active_at) >= HANG_S
+    return Action.ABORT if blocked or life.spun_s >= SPUN_S or silence_s >= STARVED_S else Action.NONE
 
 
-def live_mask(lives: Sequence[Life], path_down: Sequence[bool], now: float) -> int:
-    """Bit i: member i may own buckets. A path that is down counts only while another one is up."""
+def live_mask(lives: Sequence[Life], path_down: Sequence[bool], forgiven_at: float, now: float) -> int:
+    """Bit i: member i may own buckets. One whose loop does not turn, or whose path is down, counts only while there is
+    no better one."""
     there = [
         life.state is ProcessState.RUNNING or (life.state is ProcessState.BACKOFF and now - life.ended_at < ABSENT_S)
         for life in lives
     ]
     up = [here and not down for here, down in zip(there, path_down, strict=True)]
-    chosen = up if any(up) else there
+    turning = [
+        good and not (life.state is ProcessState.RUNNING and silent_s(life, forgiven_at, now) >= HANG_S)
+        for good, life in zip(up, lives, strict=True)
+    ]
+    chosen = next((some for some in (turning, up) if any(some)), there)
     return sum(1 << i for i, yes in enumerate(chosen) if yes)

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from fwd.config import LabKeys, Peering
-from fwd.supervise.network import ruleset, table_name
+from fwd.supervise import guards
+from fwd.supervise.guards import table_name
 
 V4, V6 = ["10.2.0.0/16", "10.3.0.0/24"], ["fd02::/48"]
 SUBNETS = [V4, V6, [*V4, *V6]]
+NUMBER = 201
 
 
 def peering(remote_ts: list[str], **changes: object) -> Peering:
@@ -24,6 +26,10 @@ def peering(remote_ts: list[str], **changes: object) -> Peering:
         "keys": LabKeys(source="lab", secret=Path("x")), **changes,
     }  # fmt: skip
     return Peering.model_validate(values)
+
+
+def ruleset(peering: Peering, *, closed: bool = False) -> str:
+    return guards.ruleset(peering, NUMBER, closed=closed)
 
 
 def rules(text: str, chain: str) -> list[str]:

@@ -1,0 +1,127 @@
+"""Which leak guards there are to be, whose those are that stand, and which may go: pure, of values.
+
+Guards (design rule 4) hold while fwd is dead, too: an `unreachable` route of high metric for each remote subnet, and an
+nftables table that drops packets from a remote subnet that did not come out of the TUN device, and packets to one that
+would leave by anything else. Both survive a crash; a clean stop removes them.
+
+Several fwds may share a network. Each has a number of its own (owner.py): it is in the table's comment, and is the
+protocol of the routes. What a living one has is refused to others; a dead one's is taken over by who wants it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network, summarize_address_range
+from typing import Final
+
+from fwd.config import Network, Peering
+
+METRIC: Final = 1_000_000
+OWNERLESS: Final = 4  # RTPROT_STATIC, as the guards of a fwd without numbers are marked
+_PREFIX: Final = "fwd_"
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is known of a table that stands: who has set it, and for which remote subnets."""
+
+    owner: int
+    subnets: tuple[Network, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The guards in the kernel: tables by name, and whose the route of each remote subnet is."""
+
+    tables: Mapping[str, Table]
+    routes: Mapping[Network, int]
+
+
+def table_name(peering: Peering) -> str:
+    """Name the peering's nftables table."""
+    return _PREFIX + peering.name.replace("-", "_")
+
+
+def ruleset(peering: Peering, number: int, *, closed: bool = False) -> str:
+    """The table as nft reads it: made anew in one transaction, whatever was there.
+
+    `closed`: the TUN device is not open (yet), so what has its name may be anything, and nothing passes.
+    """
+    name, tun = table_name(peering), peering.tun
+    passing = '"lo"' if closed else f'"{tun}", "lo"'
+    inward, outward = [], []
+    for version, family in ((4, "ip"), (6, "ip6")):
+        subnets = ", ".join(str(n) for n in peering.remote_ts if n.version == version)
+        if subnets:
+            inward.append(f"iifname != {{ {passing} }} {family} saddr {{ {subnets} }} counter drop")
+            outward.append(f"oifname != {{ {passing} }} {family} daddr {{ {subnets} }} counter drop")
+    clamp = []
+    if peering.payload == "esp" and peering.mss_clamp:
+        # Both ways: `rt mtu` is the smaller of the route to the destination and the one back to the source.
+        clamp = [
+            f'{way} "{tun}" tcp flags syn / syn,rst tcp option maxseg size set rt mtu' for way in ("oifname", "iifname")
+        ]
+    chains = (
+        ("from_wire", "type filter hook prerouting priority raw; policy accept;", inward),
+        ("to_wire", "type filter hook postrouting priority filter; policy accept;", outward),
+        ("clamp", "type filter hook forward priority mangle; policy accept;", clamp),
+    )
+    body = "\n".join(f"chain {c} {{ {hook}\n" + "\n".join(rules) + "\n}" for c, hook, rules in chains)
+    comment = f'comment "fwd {number}"'
+    return f"table inet {name}\ndelete table inet {name}\ntable inet {name} {{\n{comment}\n{body}\n}}\n"
+
+
+def tables_in(listing: str) -> list[str]:
+    """fwd's tables in what `nft list tables inet` prints."""
+    return re.findall(rf"^table inet ({_PREFIX}\w+)$", listing, re.MULTILINE)
+
+
+def table_in(listing: str) -> Table:
+    """What a table is, by what `nft list table` prints."""
+    comment = re.search(r'^\tcomment "fwd (\d+)"$', listing, re.MULTILINE)
+    subnets: list[Network] = []
+    for several, single in re.findall(r"saddr (?:\{([^}]*)\}|([^\s{]+))", listing):
+        for words in (several or single).split(","):
+            # Neighbours in one set come back as a range.
+            first, _, last = words.strip().partition("-")
+            subnets += summarize_address_range(ip_address(first), ip_address(last)) if last else [ip_network(first)]
+    return Table(int(comment[1]) if comment else OWNERLESS, tuple(subnets))
+
+
+def refusal(peering: Peering, found: Found, living: Collection[int]) -> str | None:
+    """Why a peering's guards cannot be set, in one line: one of the other fwds, `living`, has them. None: they can."""
+    name = table_name(peering)
+    if name in found.tables and found.tables[name].owner in living:
+        return f"another fwd on this host has a peering of this name (nftables table {name}): choose another name"
+    for subnet in peering.remote_ts:
+        for other, owner in found.routes.items():
+            if owner in living and _overlap(subnet, other):
+                return f"remote_ts {subnet}: another fwd on this host has a peering to {other}"
+    return None
+
+
+def leftovers(
+    found: Found, wanted: Iterable[Peering], number: int, living: Collection[int] = ()
+) -> tuple[list[str], list[Network]]:
+    """Tables and remote subnets whose guards are to go: ours that nobody wants, and a dead one's in our way.
+
+    What a dead one has left elsewhere stays: its successor will want it. Without a number, it is nobody's.
+    """
+    wanted = list(wanted)
+    names = {table_name(peering) for peering in wanted}
+    subnets = {subnet for peering in wanted for subnet in peering.remote_ts}
+
+    def goes(owner: int, guarded: Iterable[Network]) -> bool:
+        in_our_way = any(_overlap(one, other) for one in guarded for other in subnets)
+        return owner in (number, OWNERLESS) or (owner not in living and in_our_way)
+
+    return (
+        [name for name, table in found.tables.items() if name not in names and goes(table.owner, table.subnets)],
+        [subnet for subnet, owner in found.routes.items() if subnet not in subnets and goes(owner, [subnet])],
+    )
+
+
+def _overlap(one: Network, other: Network) -> bool:
+    return one.version == other.version and one.overlaps(other)

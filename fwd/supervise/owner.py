@@ -1,0 +1,68 @@
+"""A number for each fwd of a network namespace, by which its guards and routes are told from another one's.
+
+The number is held by an abstract Unix socket, which goes with the process: its names are those of the network
+namespace, as tables and routes are, whatever PID or mount namespace an fwd is in. One configuration gets the same
+number again and again, unless another fwd has it: so what a crash has left is found by its successor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import zlib
+from pathlib import Path
+from typing import Final
+
+from fwd.proto.errors import UserError
+
+# Protocols of routes (/etc/iproute2/rt_protos) that nobody else uses.
+NUMBERS: Final = range(194, 254)
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+class Owner:
+    """This fwd's number, for as long as it lives. Raises UserError if every number is taken."""
+
+    def __init__(self, control: Path) -> None:
+        first = zlib.crc32(str(control).encode())
+        for step in range(len(NUMBERS)):
+            self.number = NUMBERS[(first + step) % len(NUMBERS)]
+            self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                self._sock.bind(_name(self.number))
+                self._sock.listen(socket.SOMAXCONN)  # nobody accepts: that it listens is all
+            except OSError as error:
+                self._sock.close()
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return
+        raise UserError(f"{len(NUMBERS)} fwds run in this network namespace: no more can be told apart")
+
+    def others(self) -> set[int]:
+        """Numbers of the other fwds that live."""
+        return {number for number in NUMBERS if number != self.number and _lives(number)}
+
+    def close(self) -> None:
+        """Give the number back."""
+        self._sock.close()
+
+
+def _name(number: int) -> str:
+    return f"\0fwd/{number}"
+
+
+def _lives(number: int) -> bool:
+    """Whether a process of this user holds the number; a stranger's name is nobody's."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, contextlib.suppress(ConnectionRefusedError):
+        sock.setblocking(False)
+        try:
+            sock.connect(_name(number))
+        except BlockingIOError:  # asked so often that its queue is full
+            return True
+        _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        return bool(uid == os.geteuid())
+    return False

@@ -1,0 +1,124 @@
+"""The sockets of the supervisor that belong to no peering alone: the agent's, IKE's, and the file for keys.
+
+Each is opened as root and handed to the child that uses it. Refuses, as UserError of one line: an address, port or path
+that cannot be had.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from fwd.config import Peering
+from fwd.datapath import udp
+from fwd.proto.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class IkeSockets:
+    """IKE's sockets, by address and port; peerings with one outer address share them."""
+
+    def __init__(self) -> None:
+        self._by_endpoint: dict[tuple[str, int], socket.socket] = {}
+
+    def open(self, peering: Peering) -> None:
+        """Open those that a peering needs and that are not open yet. Raises UserError."""
+        for address, port in _endpoints(peering):
+            shared = port == peering.port
+            if (address, port) not in self._by_endpoint:
+                self._by_endpoint[address, port] = _bind_udp(address, port, shared=shared)
+            if shared:
+                udp.split(self._by_endpoint[address, port], peering.members)
+
+    def close_unused(self, peerings: Iterable[Peering]) -> None:
+        """Close those that none of `peerings` needs: others may want their ports, or bind them in another way."""
+        wanted = {endpoint for peering in peerings for endpoint in _endpoints(peering)}
+        for unused in self._by_endpoint.keys() - wanted:
+            self._by_endpoint.pop(unused).close()
+
+    def all(self) -> list[socket.socket]:
+        """Every socket that is open."""
+        return list(self._by_endpoint.values())
+
+
+def _endpoints(peering: Peering) -> list[tuple[str, int]]:
+    """Addresses and ports at which a peering's IKE listens."""
+    ports = [peering.ike.ike_port, *([peering.port] if peering.shared_port else [])] if peering.ike else []
+    return [(str(peering.local_addrs), port) for port in ports]
+
+
+def seqpacket_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends that keep messages whole and never wait."""
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for sock in pair:
+        sock.setblocking(False)
+    return pair
+
+
+def open_key_log(path: Path) -> int:
+    """Open the file for keys. What is there already is added to, if nobody else can read it. Raises UserError."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UserError(f"{path}: file for keys (--save-keys): {error.strerror or error}") from None
+    about = os.fstat(fd)
+    if about.st_mode & 0o077 or not stat.S_ISREG(about.st_mode):
+        os.close(fd)
+        raise UserError(f"{path}: file for keys (--save-keys): others could read it: chmod 600 it, or name another")
+    log.warning("ALL KEYS ARE WRITTEN TO %s: who reads it can read the traffic. For debugging only", path)
+    return fd
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """Listen on the control socket, in the place of one that nobody answers at. Raises UserError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+                if other.connect_ex(str(path)) == 0:
+                    raise UserError(f"{path}: another fwd answers there; stop it, or choose another gateway.control")
+            path.unlink()
+        sock.bind(str(path))
+        path.chmod(0o660)
+    except OSError as error:
+        sock.close()
+        raise UserError(f"{path}: control socket (gateway.control): {error.strerror or error}") from None
+    sock.listen(32)
+    sock.setblocking(False)
+    return sock
+
+
+def listen_tcp(address: str) -> socket.socket:
+    """Listen for HTTP at ADDR:PORT. Raises UserError."""
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host.strip("[]"), int(port)))
+    except (OSError, OverflowError) as error:
+        sock.close()
+        raise UserError(f"gateway.metrics {address}: {getattr(error, 'strerror', None) or error}") from None
+    sock.listen(32)
+    sock.setblocking(False)
+    return sock
+
+
+def _bind_udp(address: str, port: int, *, shared: bool) -> socket.socket:
+    """A socket for IKE; `shared`: members will be bound to the same port, and have its ESP."""
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((address, port))
+    except OSError as error:
+        sock.close()
+        raise UserError(f"UDP {address} port {port} (IKE): {error.strerror}; is another IKE daemon running?") from None
+    sock.setblocking(False)
+    return sock

@@ -1,0 +1,227 @@
+"""What a gateway has open that outlives every process: its peerings, guards, sockets and secrets.
+
+The supervisor's children inherit it. A peering that cannot be set up takes no other down: it waits, guarded, and is
+tried again. At the start what cannot work is refused instead (UserError), and the guards are left as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from fwd.config import Gateway, LabKeys, Peering
+from fwd.datapath.shared import GatewayShared
+from fwd.keyd import secrets
+from fwd.proto.errors import UserError
+from fwd.proto.logged import event
+from fwd.supervise import network, sockets
+from fwd.supervise.owner import Owner
+from fwd.supervise.peering import KeyMaterial, PeeringParts, close_material
+from fwd.supervise.troubles import Troubles, reason
+
+log = logging.getLogger(__name__)
+RETRY_S: Final = 3.0  # between two attempts to set up what could not be
+
+
+class NotYetError(UserError):
+    """What is missing may come by itself: an address."""
+
+
+class Standing:
+    """Opens, guards and closes. Nothing here forks."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.shared = GatewayShared()
+        self.peerings: dict[str, PeeringParts] = {}
+        self.waiting: dict[str, str] = {}  # peering → why it is not set up
+        self.retry_at = 0.0
+        self.ike_sockets = sockets.IkeSockets()
+        self.commands = sockets.seqpacket_pair()  # from the agent to keyd
+        self.control: socket.socket | None = None
+        self.metrics: socket.socket | None = None
+        self.key_log: int | None = None
+        self._gateway = gateway
+        self._materials: dict[Path | str, KeyMaterial] = {}
+        self._owner = Owner(gateway.control)
+        self._guards = network.Guards(self._owner.number)
+
+    # -- the start --------------------------------------------------------------------------------------------
+
+    def open_front(self, save_keys: Path | None) -> None:
+        """Open the agent's sockets, and the file for keys if the user wants one. Raises UserError."""
+        if save_keys is not None:
+            self.key_log = sockets.open_key_log(save_keys)
+        self.control = sockets.listen_unix(self._gateway.control)
+        if self._gateway.metrics:
+            self.metrics = sockets.listen_tcp(self._gateway.metrics)
+
+    def start(self, peerings: Sequence[Peering]) -> None:
+        """Set up what can be; a peering whose address is not there yet waits, unless all do. Raises UserError."""
+        with contextlib.ExitStack() as undo:
+            # All is opened before any guard is touched.
+            opened: dict[str, PeeringParts] = {}
+            for peering in peerings:
+                try:
+                    opened[peering.name] = self._prepare(peering)
+                    undo.callback(opened[peering.name].close)
+                except Exception as error:
+                    if _is_final(error) or len(self.waiting) == len(peerings) - 1:
+                        raise
+                    self.wait(peering.name, error)
+
+            for name, why in self._guards.refusals(peerings, self._owner.others()).items():
+                raise UserError(f"peering {name}: {why}")
+            undo.callback(self._guards.undo)
+            for peering in peerings:
+                self._guards.set(peering, closed=peering.name in self.waiting)
+            for parts in opened.values():
+                parts.connect(self._owner.number)
+            self.tidy(peerings)
+            undo.pop_all()
+        self.peerings = opened
+
+    # -- changes ----------------------------------------------------------------------------------------------
+
+    def want(self, peerings: Iterable[Peering]) -> list[str]:
+        """Let those wait that are not set up; names of the open peerings that are not wanted as they are."""
+        wanted = {peering.name: peering for peering in peerings}
+        gone = [name for name, parts in self.peerings.items() if wanted.get(name) != parts.peering]
+        absent = [name for name in wanted if name in gone or name not in self.peerings]
+        self.waiting = {name: self.waiting.get(name, "") for name in absent}
+        return gone
+
+    def guard(self, peerings: Iterable[Peering]) -> list[Peering]:
+        """Set the guards of those that wait, before anything else of theirs; gives those that may be opened."""
+        self.retry_at = time.monotonic() + RETRY_S
+        absent = [peering for peering in peerings if peering.name in self.waiting]
+        refused = self._guards.refusals(absent, self._owner.others())
+        for name, why in refused.items():
+            self.wait(name, UserError(why))
+        return [p for p in absent if p.name not in refused and self._attempt(self._close_guards, p)]
+
+    def open(self, peering: Peering) -> bool:
+        """Set up a peering while others run; if that fails it waits, and its guards are closed."""
+        return self._attempt(self._open, peering)
+
+    def close(self, name: str) -> None:
+        """Close a peering whose processes have ended; its guards stand."""
+        self.peerings.pop(name).close()
+        log.info("peering %s is down", name, extra=event("peering.down", peering=name))
+
+    def drop_unused(self, names: Iterable[str]) -> None:
+        """Close sockets that no peering needs any more, and the secrets of peerings that are closed."""
+        self.ike_sockets.close_unused(parts.peering for parts in self.peerings.values())
+        for name in names:
+            self._drop_material(name)
+
+    def reopen_secrets(self) -> None:
+        """Open the secret files anew, which may be others by now."""
+        for parts in self.peerings.values():
+            _reopen(parts)
+
+    def tidy(self, wanted: Sequence[Peering]) -> None:
+        """Remove the guards that nobody wants."""
+        self._guards.tidy(wanted, self._owner.others())
+
+    def wait(self, name: str, error: Exception) -> None:
+        """Keep why a peering is not set up; it is told once."""
+        why = reason(error)
+        if self.waiting.get(name) != why:
+            log.error("peering %s is not set up: %s", name, why, extra=event("peering.refused", peering=name))
+        self.waiting[name] = why
+        self.retry_at = time.monotonic() + RETRY_S
+
+    # -- the end ----------------------------------------------------------------------------------------------
+
+    def close_all(self, troubles: Troubles, *, guards_too: bool) -> None:
+        """Close it all, whatever goes wrong with some of it. After a crash the guards stand."""
+        for name in list(self.peerings):
+            troubles.apart(name, self.close, name)
+        if guards_too:
+            troubles.apart("guards", self._guards.remove)
+        for material in self._materials.values():
+            troubles.apart("secrets", close_material, material)
+        for sock in (*self.ike_sockets.all(), *self.commands, self.control, self.metrics):
+            if sock is not None:
+                sock.close()
+        if self.key_log is not None:
+            os.close(self.key_log)
+        if self.control is not None:
+            self._gateway.control.unlink(missing_ok=True)
+        self._owner.close()
+
+    # -- one peering ------------------------------------------------------------------------------------------
+
+    def _prepare(self, peering: Peering) -> PeeringParts:
+        """Open what a peering needs; nothing of it is seen outside yet. Raises UserError."""
+        if not network.has_address(peering.local_addrs):
+            raise NotYetError(f"peering {peering.name}: this host has no address {peering.local_addrs} (local_addrs)")
+        self.ike_sockets.open(peering)
+        return PeeringParts(peering, self._material(peering))
+
+    def _open(self, peering: Peering) -> None:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._drop_material, peering.name)
+            parts = self._prepare(peering)
+            undo.callback(parts.close)
+            undo.callback(self._close_guards, peering)
+            self._guards.set(peering, closed=False)
+            parts.connect(self._owner.number)
+            undo.pop_all()
+        self.peerings[peering.name] = parts
+        del self.waiting[peering.name]
+
+    def _close_guards(self, peering: Peering) -> None:
+        self._guards.set(peering, closed=True)
+
+    def _attempt(self, act: Callable[[Peering], None], peering: Peering) -> bool:
+        try:
+            act(peering)
+        except Exception as error:  # noqa: BLE001
+            self.wait(peering.name, error)
+            return False
+        return True
+
+    def _material(self, peering: Peering) -> KeyMaterial:
+        """A peering's secrets. The lab's may be shared by peerings, and can be opened once only."""
+        name: Path | str = peering.keys.secret if isinstance(peering.keys, LabKeys) else peering.name
+        if name not in self._materials:
+            self._materials[name] = KeyMaterial(secrets.open_all(peering.keys))
+        return self._materials[name]
+
+    def _drop_material(self, name: str) -> None:
+        """An IKE peering's own; the lab's must outlive it."""
+        if name in self._materials:
+            close_material(self._materials.pop(name))
+
+
+def is_short_of_descriptors(error: Exception) -> bool:
+    """Whether the limit on file descriptors is too low for what the configuration asks for."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether it is for the user to mend, and not for time."""
+    return (isinstance(error, UserError) and not isinstance(error, NotYetError)) or is_short_of_descriptors(error)
+
+
+def _reopen(parts: PeeringParts) -> None:
+    """An IKE peering's secret files, which may be others by now; if they are not good, those of before stay."""
+    peering, material = parts.peering, parts.material
+    if peering.ike is None:
+        return
+    try:
+        fds = secrets.open_all(peering.keys)
+    except UserError as error:
+        told = event("peering.secrets_refused", peering=peering.name)
+        log.error("peering %s keeps the secrets of before: %s", peering.name, error, extra=told)
+        return
+    close_material(material)
+    material.fds = fds
