@@ -29,6 +29,7 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
+from fwd.proto.ike.chain import UNREADABLE, affordable
 from fwd.proto.ike.crypto import Prf
 from fwd.proto.ike.numbers import AuthMethod, CertEncoding, IdType, Notify, Payload, ProtocolError
 from fwd.proto.ike.payloads import Authentication, Certificate, CertificateRequest, Identity
@@ -268,25 +269,17 @@ def check(
     check_signature(leaf, octets, auth)
 
 
-_CERTIFICATES_MAX: Final = 8
-
-
 def check_chain(
     certificates: Sequence[Certificate], authorities: Sequence[x509.Certificate], time: datetime
 ) -> x509.Certificate:
     """The peer's own certificate, the first one, once its chain ends in one of `authorities`."""
     found = [one.data for one in certificates if one.encoding == CertEncoding.X509_SIGNATURE]
-    if not 1 <= len(found) <= _CERTIFICATES_MAX:
-        raise failed(f"the peer sent {len(found)} certificates")
-    try:
-        leaf, *between = [x509.load_der_x509_certificate(data) for data in found]
-    except (ValueError, x509.InvalidVersion) as error:
-        raise failed(f"the peer's certificate cannot be read: {error}") from None
+    leaf, *between = affordable(found, authorities)
     policy = PolicyBuilder().store(Store(list(authorities))).time(time)
     policy = policy.extension_policies(ca_policy=ExtensionPolicy.webpki_defaults_ca(), ee_policy=_LEAF_POLICY)
     try:
         policy.build_client_verifier().verify(leaf, between)
-    except (VerificationError, ValueError) as error:
+    except (VerificationError, *UNREADABLE) as error:
         raise failed(f"the peer's certificate is not trusted: {error}") from None
     return leaf
 
@@ -320,7 +313,7 @@ def _subject(certificate: x509.Certificate) -> bytes | None:
 def _names(certificate: x509.Certificate, kind: int) -> set[str]:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         return set()
     found: list[str | IPv4Address | IPv6Address] = []
     if kind == IdType.FQDN:

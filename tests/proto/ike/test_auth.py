@@ -127,17 +127,6 @@ def test_a_name_counts_as_what_it_is(text: str, name: x509.GeneralName) -> None:
             auth.check_name(certificate, Identity(Payload.IDI, kind, text.encode()))
 
 
-def test_a_chain_of_more_than_eight_certificates_is_not_looked_at() -> None:
-    ca = Ca()
-    mine = credentials(ca, "a.example")
-    sent = auth.certificate_payloads(mine)
-    assert auth.check_chain(sent * 8, (ca.certificate,), NOW) == mine.chain[0]
-    with pytest.raises(ProtocolError, match="9 certificates"):
-        auth.check_chain(sent * 9, (ca.certificate,), NOW)
-    with pytest.raises(ProtocolError, match="0 certificates"):
-        auth.check_chain([], (ca.certificate,), NOW)
-
-
 def test_a_certificate_of_a_foreign_ca() -> None:
     ours, foreign = Ca(), Ca()
     net = meet(credentials(foreign, "a.example", trusts=ours), credentials(ours, "b.example"))
