@@ -93,3 +93,16 @@ def test_files_are_small(file: Path) -> None:
 @pytest.mark.parametrize("file", [f for f in FILES if f.read_text(encoding="utf-8").strip()], ids=name)
 def test_every_file_says_what_it_is(file: Path) -> None:
     assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+
+
+# What unpickles, or would let another process unpickle what it is sent. The supervisor's own log queue is a library's.
+PICKLES = {"pickle", "marshal", "shelve", "multiprocessing.connection", "multiprocessing.managers"}
+PICKLED = {"Queue", "SimpleQueue", "JoinableQueue", "Pipe", "Manager", "Pool", "recv_bytes", "send_bytes"}
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if layer_of(f) not in ("lab", "bench")], ids=name)
+def test_nothing_is_pickled_between_a_gateways_processes(file: Path) -> None:
+    """They have different rights."""
+    assert not imports(file) & PICKLES
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    assert not {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & PICKLED

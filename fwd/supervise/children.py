@@ -1,7 +1,8 @@
 """One supervised process: how it is forked, what it keeps, how its end is seen.
 
 multiprocessing's fork, from the main thread; a pidfd tells of the end without a race. In the child, before anything
-else: signals back to default, every descriptor closed that is not its own, all privileges dropped.
+else: signals back to default, a session of its own, every descriptor closed that is not its own, all privileges
+dropped. What cannot be had is one record, `process.failed`, and the process's end.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import faulthandler
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkProcess
@@ -27,6 +27,7 @@ from fwd.supervise.policy import Life
 log = logging.getLogger(__name__)
 
 Main = Callable[["Child"], int | None]
+_HOT = ("demux", "member")
 
 
 @dataclass
@@ -37,11 +38,18 @@ class Child:
     words: ProcessWords
     keep: Callable[[], set[int]]
     main: Main
-    log_pair: tuple[socket.socket, socket.socket] | None = None  # of processes that may be killed at any moment
     life: Life = field(default_factory=Life)
     process: ForkProcess | None = None
     pidfd: int = -1
     state_fd: int = -1
+
+    def __post_init__(self) -> None:
+        self.log = logs.ChildLog(self.name)
+
+    @property
+    def kind(self) -> str:
+        """What its process is: "demux", "member", "keyd" or "agent"."""
+        return self.name.rpartition("/")[2].partition("-")[0]
 
     def start(self, user: tuple[int, int], now: float, watch: Callable[[int], object]) -> None:
         """Fork; the predecessor has been reaped. `watch` is given the pidfd.
@@ -56,6 +64,7 @@ class Child:
             self.process.start()
             pid = self.process.pid
             assert pid is not None
+            self.log.pid = pid
             self.state_fd = vitals.open_state(pid)
             self.pidfd = os.pidfd_open(pid)
             self.publish(pid)
@@ -118,8 +127,7 @@ class Child:
 
     def close(self) -> None:
         """The slot is not needed any more."""
-        for sock in self.log_pair or ():
-            sock.close()
+        self.log.close()
 
 
 class _Fork(Popen):
@@ -171,28 +179,31 @@ def try_user(user: tuple[int, int]) -> None:
 
 def _child(child: Child, user: tuple[int, int], parent_pid: int) -> None:
     """The forked process, from its first instruction on."""
+    code: int | None = 1
+    logs.log_to(child.log.far)
+    try:
+        _give_up(child, user, parent_pid)
+        code = child.main(child)
+    except Exception:
+        log.exception("%s failed", child.name, extra=event("process.failed", name=child.name))
+    # Not sys.exit: finalizers of objects whose descriptors are closed must not run.
+    os._exit(code or 0)
+
+
+def _give_up(child: Child, user: tuple[int, int], parent_pid: int) -> None:
+    """Part with all that is the supervisor's."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     privileges.set_title(child.name)
-    log_fds = {child.log_pair[1].fileno()} if child.log_pair else logs.queue_fds()
-    privileges.close_others(child.keep() | log_fds)
-    privileges.drop(*user, parent_pid)
-    faulthandler.enable()
-    if child.log_pair:
-        logs.log_to(child.log_pair[1])
+    privileges.own_session(child.log.stderr)
+    privileges.close_others(child.keep() | {child.log.far.fileno()})
+    faulthandler.enable(2)  # a number: of sys.stderr nobody knows where it writes
+    if child.kind in _HOT:
         # One that wakes up does not push another off its core: bursts grow under load, nothing waits when idle.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    try:
-        code = child.main(child)
-    except Exception:
-        log.exception("%s failed", child.name, extra=event("process.failed", name=child.name))
-        code = 1
-    # Not sys.exit: finalizers of objects whose descriptors are closed must not run.
-    for handler in logging.getLogger().handlers:
-        handler.flush()
-    os._exit(code or 0)
+    privileges.drop(*user, parent_pid)
 
 
 def _ending(code: int | None) -> str:

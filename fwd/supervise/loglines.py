@@ -21,7 +21,10 @@ from typing import Final, Literal
 Form = Literal["text", "json"]
 _WITH_TIME: Final = "%(asctime)s %(levelname)s %(processName)s: %(message)s"
 
-_ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in b"\n\t"}
+_ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in b"\n\t"} | {
+    code: f"\\u{code:04x}"  # line ends of Unicode, and what turns the direction of writing
+    for code in (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xFEFF)
+}
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))  # sd-daemon(3); below: 7
 
 

@@ -1,29 +1,46 @@
-"""One log of all processes, on standard error.
+"""One log of all processes, on the supervisor's standard error. How a record looks is said in loglines.py.
 
-Supervisor, keyd and agent log through multiprocessing-logging. Its queue has a lock that a process killed at the wrong
-moment would keep, so the processes that are killed in the course of business, demux and members, write their records
-to a non-blocking socket of their own instead; the supervisor feeds them into the same logging tree. A full socket
-loses a record, never time. How a record looks is said in loglines.py.
+The supervisor's own records go through multiprocessing-logging. Its queue is unpickled, and has a lock that a killed
+process would keep, so no child has it. A child writes each record as one message to a socket of its slot, and what the
+interpreter itself writes (faulthandler) to a pipe; both never block: what does not fit is lost, and counted. The
+supervisor reads them (Inbox) and trusts none of it: process and pid are the slot's, loggers, levels, times and events
+are bounded, and a slot that writes without end is read only so far (RATE, BURST).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import linecache
 import logging
+import os
+import re
+import select
 import socket
 import struct
 import sys
+import time
+from typing import Final
 
 import multiprocessing_logging
 
+from fwd.proto.logged import event
 from fwd.supervise import loglines
 
+BURST: Final = 500  # lines of one slot's log that are taken at once …
+RATE: Final = 50.0  # … and in a second after that
+_TURN_MAX = 64  # messages of one slot in a turn of the supervisor
 _RECORD_MAX = 16384
-_HEAD = struct.Struct("=BId")  # level, process, time; then _TEXTS texts with zeros between
-_TEXTS = 5  # logger, process name, event, fields as JSON, message
-_TIME_MAX = 1e11
-_FEED_MAX = 256  # records in one turn of the supervisor, so that a process which logs without end cannot hold it
+_LINE_MAX = 1024  # of standard error
+_HEAD = struct.Struct("=BdI")  # level, time, records lost before this one; then _TEXTS texts with zeros between
+_TEXTS = 4  # logger, event, fields as JSON, message
+_EVENT = re.compile(r"[a-z0-9_.]{1,64}")
+_LATE_S = 10.0  # how old a record may be
+_LOST_EVERY_S = 5.0
+_LEVELS: Final = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
+
+log = logging.getLogger(__name__)
+_inherited: list[logging.Handler] = []  # kept: their finalizers would close descriptors that are others' by now
 
 
 def set_up(level: str, form: loglines.Form = "text") -> None:
@@ -38,19 +55,13 @@ def set_up(level: str, form: loglines.Form = "text") -> None:
 
 def tear_down() -> None:
     """Stop the logging thread, after all records are out."""
+    queued = list(logging.getLogger().handlers)
     multiprocessing_logging.uninstall_mp_handler()
-    for handler in logging.getLogger().handlers:
-        handler.flush()
+    for handler in queued:
+        handler.close()
 
 
-def queue_fds() -> set[int]:
-    """Descriptors of the logging queue: what a child that logs through it must keep."""
-    fds: set[int] = set()
-    for handler in logging.getLogger().handlers:
-        queue = getattr(handler, "queue", None)
-        if queue is not None:
-            fds |= {queue._reader.fileno(), queue._writer.fileno()}
-    return fds
+# -- in a child ------------------------------------------------------------------------------------------------------
 
 
 class SocketHandler(logging.Handler):
@@ -59,63 +70,189 @@ class SocketHandler(logging.Handler):
     def __init__(self, sock: socket.socket) -> None:
         super().__init__()
         self._sock = sock
+        self._lost = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send the record with its text made up, exceptions included."""
         text = record.getMessage()
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
-        head = _HEAD.pack(record.levelno, record.process or 0, record.created)
-        event, fields = getattr(record, "event", ""), json.dumps(getattr(record, "fields", {}), default=str)
-        texts = "\0".join((record.name, record.processName or "", event, fields, text))
-        with contextlib.suppress(OSError):
+        head = _HEAD.pack(record.levelno, record.created, self._lost)
+        name, fields = getattr(record, "event", ""), json.dumps(getattr(record, "fields", {}), default=str)
+        texts = "\0".join((record.name, name, fields, text))
+        try:
             self._sock.send((head + texts.encode(errors="backslashreplace"))[:_RECORD_MAX])
+            self._lost = 0
+        except OSError:
+            self._lost += 1
 
 
 def log_to(sock: socket.socket) -> None:
-    """In a child that may be killed at any moment."""
+    """Log to `sock` from now on, in a child. Tracebacks have no source lines: those are files, and it may open none."""
+    _inherited.extend(logging.getLogger().handlers)
     logging.getLogger().handlers = [SocketHandler(sock)]
+    linecache.clearcache()
+    linecache.updatecache = lambda *_: []
+    linecache.checkcache = lambda *_: None
 
 
-def feed(sock: socket.socket) -> None:
-    """In the supervisor: put what waits in `sock` into the logging tree."""
-    with contextlib.suppress(BlockingIOError):
-        for _ in range(_FEED_MAX):
-            record = _decode(sock.recv(_RECORD_MAX))
-            if record is not None and record.levelno >= logging.getLogger().level:
-                logging.getLogger(record.name).handle(record)
+# -- in the supervisor -----------------------------------------------------------------------------------------------
 
 
-def _decode(data: bytes) -> logging.LogRecord | None:
-    """The record that `data` is; None if it is none, since a child is not trusted with the supervisor's life."""
+class ChildLog:
+    """One process slot's way into the log. It outlives the slot's processes; `pid` is that of the present one."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.pid = 0
+        self.near, self.far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.near.setblocking(False)
+        self.far.setblocking(False)
+        self.stderr_read, self.stderr = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._unfinished = b""
+        self._lines, self._counted_at = float(BURST), 0.0
+        self._lost, self._told_at = 0, float("-inf")
+
+    def read(self, now: float) -> bool:
+        """Put what waits into the logging tree, within the slot's share; False when that is used up for now."""
+        self._lines = min(float(BURST), self._lines + (now - self._counted_at) * RATE)
+        self._counted_at = now
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(_TURN_MAX):
+                if self._lines < 1:
+                    break
+                self._take(self.near.recv(_RECORD_MAX))
+        with contextlib.suppress(BlockingIOError):
+            if self._lines >= 1:
+                self._take_stderr(os.read(self.stderr_read, _LINE_MAX))
+        self._tell_lost(now)
+        return self._lines >= 1
+
+    def finish(self, now: float) -> None:
+        """Read all that a process that has ended left; what is more than the slot's share is lost."""
+        while self.read(now) and select.select([self.near.fileno(), self.stderr_read], [], [], 0)[0]:
+            pass
+        with contextlib.suppress(BlockingIOError):
+            while True:  # an empty message is none of the end
+                self.near.recv(_RECORD_MAX)
+                self._lost += 1
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.stderr_read, _RECORD_MAX):
+                self._lost += data.count(b"\n")
+        self._take_stderr(b"\n")
+        self._told_at = float("-inf")
+        self._tell_lost(now)
+
+    def close(self) -> None:
+        """Close all four ends."""
+        self.near.close()
+        self.far.close()
+        os.close(self.stderr_read)
+        os.close(self.stderr)
+
+    def _take(self, data: bytes) -> None:
+        record, lost = _decode(data)
+        self._lost += lost
+        self._lines -= 1
+        if record is not None:
+            self._handle(record)
+
+    def _take_stderr(self, data: bytes) -> None:
+        """Log each whole line that was written to standard error, and what is too long to wait for its end."""
+        *lines, self._unfinished = (self._unfinished + data).split(b"\n")
+        if len(self._unfinished) >= _LINE_MAX:
+            lines.append(self._unfinished)
+            self._unfinished = b""
+        for line in filter(None, lines):
+            text = line.decode(errors="backslashreplace")
+            told = {**event("process.stderr", name=self.name), "name": __name__}
+            self._lines -= 1
+            self._handle(_record(told, logging.ERROR, text, time.time()))
+
+    def _handle(self, record: logging.LogRecord) -> None:
+        record.process, record.processName = self.pid, self.name
+        self._lines -= record.msg.count("\n")
+        logger = logging.getLogger(record.name)
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+
+    def _tell_lost(self, now: float) -> None:
+        if self._lost and now - self._told_at >= _LOST_EVERY_S:
+            told = event("log.lost", name=self.name, records=self._lost)
+            log.warning("%s: %d records of its log are lost: it writes too much", self.name, self._lost, extra=told)
+            self._lost, self._told_at = 0, now
+
+
+class Inbox:
+    """The logs of all slots behind one descriptor, which is readable when one has something and may be read."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._logs: dict[int, ChildLog] = {}
+        self._waiting: set[ChildLog] = set()  # that have used up their share
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for."""
+        return self._epoll.fileno()
+
+    def add(self, child_log: ChildLog) -> None:
+        """Read this slot's log from now on."""
+        for fd in (child_log.near.fileno(), child_log.stderr_read):
+            self._logs[fd] = child_log
+            self._epoll.register(fd, select.EPOLLIN)
+
+    def remove(self, child_log: ChildLog) -> None:
+        """Forget a slot."""
+        self._waiting.discard(child_log)
+        for fd in (child_log.near.fileno(), child_log.stderr_read):
+            del self._logs[fd]
+            self._epoll.unregister(fd)
+
+    def read(self, now: float) -> None:
+        """Read each log that waits, once, and those again that had to wait for their share."""
+        ready = {self._logs[fd] for fd, _ in self._epoll.poll(0)}
+        for child_log in ready | self._waiting:
+            more = child_log.read(now)
+            if more == (child_log in self._waiting):  # has changed
+                self._listen(child_log, more)
+
+    def _listen(self, child_log: ChildLog, on: bool) -> None:
+        """Not to be woken again and again by what may not be read yet."""
+        (self._waiting.discard if on else self._waiting.add)(child_log)
+        for fd in (child_log.near.fileno(), child_log.stderr_read):
+            self._epoll.modify(fd, select.EPOLLIN if on else 0)
+
+    def close(self) -> None:
+        """Close the descriptor; the logs are their slots' own."""
+        self._epoll.close()
+
+
+def _decode(data: bytes) -> tuple[logging.LogRecord | None, int]:
+    """Return the record that `data` is, None if it is none, and how many the child says were lost before it."""
     texts = data[_HEAD.size :].decode(errors="ignore").split("\0", _TEXTS - 1)
     if len(texts) != _TEXTS:
-        return None
-    level, process, created = _HEAD.unpack_from(data)
-    if not 0 <= created < _TIME_MAX:
-        return None
-    name, process_name, event, fields, text = texts
-    return logging.makeLogRecord(
-        {
-            **_extra(event, fields),
-            "name": name,
-            "levelno": level,
-            "levelname": logging.getLevelName(level),
-            "msg": text,
-            "created": created,
-            "msecs": created % 1 * 1000,
-            "process": process,
-            "processName": process_name,
-        }
-    )
+        return None, 0
+    level, created, lost = _HEAD.unpack_from(data)
+    name, event_name, fields, text = texts
+    # Names of loggers are kept for ever, so no new ones; and a time that the child chooses could hide a record.
+    known = name if name.startswith("fwd.") and name in logging.root.manager.loggerDict else "fwd"
+    now = time.time()
+    level = min(_LEVELS, key=lambda one: abs(one - level))
+    at = created if now - _LATE_S <= created <= now else now
+    return _record({**_extra(event_name, fields), "name": known}, level, text, at), lost
 
 
-def _extra(event: str, fields: str) -> dict[str, object]:
+def _record(extra: dict[str, object], level: int, text: str, created: float) -> logging.LogRecord:
+    about = {"levelno": level, "levelname": logging.getLevelName(level), "msg": text}
+    return logging.makeLogRecord({**extra, **about, "created": created, "msecs": created % 1 * 1000})
+
+
+def _extra(name: str, fields: str) -> dict[str, object]:
     """What a record carries beside its message (loglines.py); nothing if it has no event."""
-    if not event:
+    if not _EVENT.fullmatch(name):
         return {}
     try:
         found = json.loads(fields)
     except (ValueError, RecursionError):
         found = None
-    return {"event": event, "fields": found if isinstance(found, dict) else {}}
+    return {"event": name, "fields": found if isinstance(found, dict) else {}}

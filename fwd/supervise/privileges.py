@@ -37,6 +37,14 @@ def set_title(name: str) -> None:
     _libc.prctl(_PR_SET_NAME, name.encode()[-15:], 0, 0, 0)
 
 
+def own_session(stderr: int) -> None:
+    """Leave the terminal of whoever started fwd: read nothing, and write to `stderr` alone."""
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    for fd, standard in ((nothing, 0), (stderr, 1), (stderr, 2)):
+        os.dup2(fd, standard)
+
+
 def close_others(keep: Iterable[int]) -> None:
     """Close every descriptor but standard ones and those to keep. The objects that had them must not be used."""
     kept = {0, 1, 2, *keep}

@@ -39,7 +39,6 @@ from fwd.supervise.loglines import Form
 from fwd.supervise.notify import ServiceManager, summary
 from fwd.supervise.peering import PeeringParts
 from fwd.supervise.policy import Action
-from fwd.supervise.sockets import seqpacket_pair
 from fwd.supervise.standing import Standing, is_short_of_descriptors
 from fwd.supervise.troubles import Troubles
 
@@ -100,6 +99,8 @@ class Supervisor:
         self._config = config
         self._standing = Standing(config.gateway)
         self._selector = selectors.DefaultSelector()
+        self._logs = logs.Inbox()
+        self._selector.register(self._logs, selectors.EVENT_READ, self._logs)
         self._children: dict[str, Child] = {}
         self._troubles = Troubles()
         self._told_troubles = b""
@@ -138,7 +139,6 @@ class Supervisor:
                 shared.demux,
                 lambda: {parts.tun.fd, *(r.bell for r in parts.rings)},
                 lambda child: Demux(peering, parts.tun.fd, parts.rings, shared, parts.scores).run(),
-                seqpacket_pair(),
             )
         )
         for i in range(peering.members):
@@ -153,7 +153,7 @@ class Supervisor:
         def main(child: Child) -> int:
             return member.run(own, skip=child.life.failed)
 
-        return Child(f"{parts.peering.name}/member-{index}", own.shared.process, keep, main, seqpacket_pair())
+        return Child(f"{parts.peering.name}/member-{index}", own.shared.process, keep, main)
 
     def _add_shared_children(self) -> None:
         shared = self._standing.shared
@@ -192,9 +192,7 @@ class Supervisor:
     def _add(self, child: Child) -> None:
         self._children[child.name] = child
         child.life.state = ProcessState.BACKOFF
-        if child.log_pair:
-            child.log_pair[0].setblocking(False)
-            self._selector.register(child.log_pair[0], selectors.EVENT_READ, child)
+        self._logs.add(child.log)
 
     def _install_signals(self) -> None:
         """A signal makes the loop turn; what it means is decided there."""
@@ -247,7 +245,9 @@ class Supervisor:
         self._tell_troubles(now)
         self._manager.turn(now, self._told)
         for key, _ in self._selector.select(policy.TICK_S):
-            self._troubles.apart(key.data.name if key.data else "supervisor", self._wakened, key)
+            if key.data is not self._logs:
+                self._troubles.apart(key.data.name if key.data else "supervisor", self._wakened, key)
+        self._troubles.apart("log", self._logs.read, now)
 
         if self._reload:
             self._reload = False
@@ -264,16 +264,14 @@ class Supervisor:
         if child is None:
             with contextlib.suppress(BlockingIOError):
                 self._wake[0].recv(4096)
-        elif key.fd == child.pidfd:
-            self._reap(child)
         else:
-            logs.feed(child.log_pair[0])
+            self._reap(child)
 
     def _reap(self, child: Child) -> None:
         """The pidfd stays registered until all is done: what goes wrong is begun again at the next turn."""
-        if child.log_pair:
-            logs.feed(child.log_pair[0])
-        child.reap(time.monotonic())
+        now = time.monotonic()
+        child.log.finish(now)
+        child.reap(now)
         self._unwatch(child)
 
     def _unwatch(self, child: Child) -> None:
@@ -338,9 +336,8 @@ class Supervisor:
             child.process.join()
             child.process = None
         self._unwatch(child)
-        if child.log_pair:
-            logs.feed(child.log_pair[0])
-            self._selector.unregister(child.log_pair[0])
+        child.log.finish(time.monotonic())
+        self._logs.remove(child.log)
         child.close()
 
     def _end_peering(self, name: str) -> None:

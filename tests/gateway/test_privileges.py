@@ -68,20 +68,36 @@ def test_children_run_no_threads(proc: Path, request: pytest.FixtureRequest) -> 
     [
         ("demux", {"/dev/net/tun": 1, "eventfd": 2, "socket": 1}),
         ("member-0", {"/dev/net/tun": 1, "eventfd": 1, "eventpoll": 1, "socket": 4}),
+        ("keyd", {"a secret": 1, "socket": 2 * 5 + 2}),
+        ("agent", {"eventpoll": 2, "socket": 6}),
     ],
     indirect=["proc"],
 )
-def test_hot_processes_hold_their_own_descriptors_only(proc: Path, kinds: dict[str, int]) -> None:
-    """demux: TUN, a bell for each member, its log. member: TUN, its bell, its epoll; UDP, boot, control, log."""
-    assert descriptors(proc) == kinds
-
-
-@pytest.mark.parametrize("proc", ["keyd", "agent"], indirect=True)
-def test_keyd_and_agent_hold_nothing_of_the_data_path(proc: Path) -> None:
+def test_processes_hold_their_own_descriptors_only(proc: Path, kinds: dict[str, int]) -> None:
+    """demux: TUN, a bell for each member. member: TUN, its bell, its epoll; UDP, boot, control. keyd: the lab's secret;
+    five of each member's, users' commands. agent: control, keyd, what netlink takes. And each log.
+    """
     held = descriptors(proc)
-    assert "/dev/net/tun" not in held
-    assert "eventfd" not in held
-    assert not any("pidfd" in kind for kind in held)
+    assert Counter({"a secret" if "secret" in kind else kind: n for kind, n in held.items()}) == kinds
+
+
+def test_standard_streams_are_nobodys_terminal(pair: Pair) -> None:
+    """Input is /dev/null; what is written goes to the slot's own pipe, and so into the log under the slot's name."""
+    pids = pair.pids("gw1")
+    streams = {name: [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)] for name, pid in pids.items()}
+    assert all(own[0] == "/dev/null" and own[1] == own[2] and own[1].startswith("pipe:") for own in streams.values())
+    assert len({own[2] for own in streams.values()}) == len(pids)
+    assert all(os.getsid(pid) == pid for pid in pids.values())
+
+
+def test_the_supervisors_log_queue_is_its_own(pair: Pair) -> None:
+    """It unpickles what comes there: no child has either end."""
+    supervisor = Path(f"/proc/{pair.running['gw1'].pid}/fd")
+    ends = Counter(link for fd in supervisor.iterdir() if (link := os.readlink(fd)).startswith("pipe:"))
+    children = {os.readlink(f) for pid in pair.pids("gw1").values() for f in Path(f"/proc/{pid}/fd").iterdir()}
+    queues = set(ends) - {os.readlink(f"/proc/{pid}/fd/2") for pid in pair.pids("gw1").values()}
+    assert queues
+    assert not queues & children
 
 
 def test_members_share_no_socket(pair: Pair) -> None:

@@ -1,4 +1,4 @@
-"""Log records of processes that are killed: the others' still arrive, and no bytes hurt the supervisor."""
+"""Log records of children: they arrive as what they are, nobody's can pass for another's, and none hurts the rest."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 
@@ -20,18 +21,29 @@ import pytest
 from fwd.proto.logged import event
 from fwd.supervise import logs
 
-Pair = tuple[socket.socket, socket.socket]
 _fork = multiprocessing.get_context("fork")
+HEAD = struct.Struct("=BdI")
+KNOWN = "fwd.supervise.logs"
 
 
 @pytest.fixture
-def pairs() -> Iterator[list[Pair]]:
-    made = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
-    for sock in (s for pair in made for s in pair):
-        sock.setblocking(False)
+def slots() -> Iterator[list[logs.ChildLog]]:
+    """Three process slots' logs."""
+    made = [logs.ChildLog(name) for name in ("vpc2/member-0", "keyd", "agent")]
+    for number, slot in enumerate(made):
+        slot.pid = 1000 + number
     yield made
-    for sock in (s for pair in made for s in pair):
-        sock.close()
+    for slot in made:
+        slot.close()
+
+
+@pytest.fixture
+def inbox(slots: list[logs.ChildLog]) -> Iterator[logs.Inbox]:
+    inbox = logs.Inbox()
+    for slot in slots:
+        inbox.add(slot)
+    yield inbox
+    inbox.close()
 
 
 @pytest.fixture
@@ -44,13 +56,13 @@ def _log_for_ever(sock: socket.socket) -> None:
     logs.log_to(sock)
     number = 0
     while True:
-        logging.getLogger("member").info("record %d of %s", number, "x" * 300)
+        logging.getLogger("fwd.member").info("record %d of %s", number, "x" * 300)
         number += 1
 
 
 def _log_once(sock: socket.socket, text: str) -> None:
     logs.log_to(sock)
-    logging.getLogger("other").warning("%s", text)
+    logging.getLogger("fwd.other").warning("%s", text)
     os._exit(0)
 
 
@@ -60,109 +72,229 @@ def _start(target: object, *arguments: object) -> BaseProcess:
     return process
 
 
-def test_a_hundred_kills_of_a_logging_member(pairs: list[Pair], heard: pytest.LogCaptureFixture) -> None:
-    (near, far), (other_near, other_far), _ = pairs
+def say(slot: logs.ChildLog, text: str, level: int = logging.INFO, **extra: object) -> None:
+    """One record, as a child of this slot writes it."""
+    made = logging.getLogger(KNOWN).makeRecord(KNOWN, level, "f", 1, text, (), None)
+    vars(made).update(extra)
+    logs.SocketHandler(slot.far).emit(made)
+
+
+def raw(texts: bytes, level: int = logging.ERROR, at: float = 0.0, lost: int = 0) -> bytes:
+    """A message as a child that was taken over may write it: logger, event, fields and text, with zeros between."""
+    return HEAD.pack(level, at, lost) + texts
+
+
+def test_a_hundred_kills_of_a_logging_member(slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture) -> None:
+    slot, other_slot, _ = slots
     for turn in range(100):
-        process = _start(_log_for_ever, far)
-        assert select.select([near], [], [], 10)[0], "it never logged"
-        logs.feed(near)  # returns, however much comes meanwhile
+        process = _start(_log_for_ever, slot.far)
+        assert select.select([slot.near], [], [], 10)[0], "it never logged"
+        slot.read(turn * 60.0)  # returns, however much comes meanwhile
         assert process.pid
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        logs.feed(near)
-        other = _start(_log_once, other_far, f"other {turn}")
+        slot.finish(turn * 60.0)
+        other = _start(_log_once, other_slot.far, f"other {turn}")
         other.join()
-        logs.feed(other_near)
+        other_slot.read(turn * 60.0)
         assert heard.messages[-1] == f"other {turn}"
         heard.clear()
     assert multiprocessing.active_children() == []
 
 
-def test_a_record_arrives_as_it_was(pairs: list[Pair], heard: pytest.LogCaptureFixture) -> None:
-    near, far = pairs[0]
-    handler = logs.SocketHandler(far)
+def test_a_record_arrives_as_it_was(slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture) -> None:
+    handler = logs.SocketHandler(slots[0].far)
     try:
         raise ValueError("the reason")
     except ValueError:
-        record = logging.getLogger("fwd.x").makeRecord(
-            "fwd.x", logging.ERROR, "f", 1, "100%% of %d", (7,), sys.exc_info()
-        )
+        record = logging.getLogger(KNOWN).makeRecord(KNOWN, logging.ERROR, "f", 1, "100%% of %d", (7,), sys.exc_info())
     handler.emit(record)
-    logs.feed(near)
+    slots[0].read(0.0)
     (got,) = heard.records
-    assert (got.name, got.levelno, got.process, got.created) == ("fwd.x", logging.ERROR, record.process, record.created)
+    assert (got.name, got.levelno, got.created) == (KNOWN, logging.ERROR, record.created)
     assert got.getMessage().startswith("100% of 7\nTraceback")
     assert "the reason" in got.getMessage()
 
 
+def test_process_and_pid_are_the_slots(slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture) -> None:
+    for slot in slots:
+        say(slot, "text", process=1, processName="supervisor")
+        slot.read(0.0)
+    assert [(got.processName, got.process) for got in heard.records] == [
+        ("vpc2/member-0", 1000), ("keyd", 1001), ("agent", 1002),
+    ]  # fmt: skip
+
+
+def test_a_logger_that_the_supervisor_does_not_know_is_not_made(
+    slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture
+) -> None:
+    for name in ("fwd.never.heard.of", "root", "", "multiprocessing"):
+        slots[0].far.send(raw(name.encode() + b"\0\0{}\0text"))
+    before = set(logging.root.manager.loggerDict)
+    slots[0].read(0.0)
+    assert [got.name for got in heard.records] == ["fwd"] * 4
+    assert set(logging.root.manager.loggerDict) <= before | {"fwd"}
+
+
+@pytest.mark.parametrize("at", [0.0, -1.0, 1e300, float("nan"), float("inf"), 99e9])
+def test_a_time_that_cannot_be_is_not_believed(
+    at: float, slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture
+) -> None:
+    slots[0].far.send(raw(b"\0\0{}\0text", at=at))
+    before = time.time()
+    slots[0].read(0.0)
+    assert before <= heard.records[0].created <= time.time()
+
+
+@pytest.mark.parametrize(("said", "level"), [(0, 10), (21, 20), (200, 50), (255, 50)])
+def test_levels_are_the_five(
+    said: int, level: int, slots: list[logs.ChildLog], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    slots[0].far.send(raw(b"\0\0{}\0text", said))
+    slots[0].read(0.0)
+    assert caplog.records[0].levelno == level
+
+
 @pytest.mark.parametrize("text", ["x" * 100_000, "é" * 100_000, "\0\n\x1b" * 30_000, "100% %s %d {} \\"])
-def test_long_and_strange_texts_arrive(text: str, pairs: list[Pair], heard: pytest.LogCaptureFixture) -> None:
-    near, far = pairs[0]
-    _start(_log_once, far, text).join()
-    logs.feed(near)
+def test_long_and_strange_texts_arrive(text: str, slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture) -> None:
+    _start(_log_once, slots[0].far, text).join()
+    slots[0].read(0.0)
     (got,) = heard.messages
     assert len(got) > 5000 or got == text
     assert text.startswith(got)
 
 
-def test_a_full_socket_loses_records_and_never_time(pairs: list[Pair]) -> None:
-    handler = logs.SocketHandler(pairs[0][1])
+def test_a_full_socket_loses_records_and_never_time_and_says_how_many(
+    slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture
+) -> None:
+    handler = logs.SocketHandler(slots[0].far)
+    made = logging.getLogger(KNOWN).makeRecord(KNOWN, logging.INFO, "f", 1, "x" * 1000, (), None)
     for _ in range(5000):
-        handler.emit(logging.getLogger("m").makeRecord("m", logging.INFO, "f", 1, "x" * 1000, (), None))
+        handler.emit(made)
+    while slots[0].read(0.0) and select.select([slots[0].near], [], [], 0)[0]:
+        pass
+    taken = len(heard.records)
+    handler.emit(made)
+    slots[0].read(0.0)
+    assert heard.records[-1].fields == {"name": "vpc2/member-0", "records": 5000 - taken}  # type: ignore[attr-defined]
+    assert "records of its log are lost" in heard.messages[-1]
 
 
-HEAD = struct.Struct("=BId")
 HOSTILE = [
-    b"x", b"\0" * 12, b"\0" * 13, b"\0" * 15, b"\xff\xfe", b"\xff" * 16384, b"{" * 16384, os.urandom(16384),
-    *(HEAD.pack(40, 1, t) + b"m\0p\0e\0{}\0text" for t in (float("nan"), float("inf"), -1.0, 1e300, 99e9)),
-    HEAD.pack(40, 1, 1.0) + b"m\0p\0e\0{}", HEAD.pack(255, 2**32 - 1, 1.0) + b"\0\0\0\0",
-    *(HEAD.pack(40, 1, 1.0) + b"m\0p\0event\0" + fields + b"\0%s %d"
+    b"", b"x", b"\0" * 12, b"\0" * 13, b"\0" * 16, b"\xff\xfe", b"\xff" * 16384, b"{" * 16384, os.urandom(16384),
+    raw(b"m\0e\0{}"), raw(b"\0\0\0", 255, 1.0, 2**32 - 1), raw(b"\0\0\0" + b"\n" * 16000),
+    *(raw(b"m\0event\0" + fields + b"\0%s %d")
       for fields in (b"", b"{", b"[]", b"[" * 9999, b'{"a": ' + b"9" * 9999 + b"}", b'{"a": NaN, "b": "\\ud800"}')),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("data", HOSTILE, ids=range(len(HOSTILE)))
-def test_no_bytes_hurt_the_supervisor(data: bytes, pairs: list[Pair], heard: pytest.LogCaptureFixture) -> None:
-    near, far = pairs[0]
-    far.send(data)
-    logs.SocketHandler(far).emit(logging.getLogger("m").makeRecord("m", logging.INFO, "f", 1, "still here", (), None))
-    logs.feed(near)
-    assert heard.messages[-1] == "still here"
+def test_no_bytes_hurt_the_supervisor(data: bytes, slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture) -> None:
+    slots[0].far.send(data)
+    say(slots[1], "still here")
+    for slot in slots:
+        slot.read(0.0)
+    assert "still here" in heard.messages
+    slots[0].finish(0.0)
+    say(slots[0], "its successor's")
+    slots[0].read(1000.0)
+    assert heard.messages[-1] == "its successor's"
 
 
-def test_the_level_holds_for_fed_records(pairs: list[Pair], heard: pytest.LogCaptureFixture) -> None:
-    near, far = pairs[0]
+def test_who_floods_the_log_neither_holds_the_supervisor_nor_hides_others(
+    slots: list[logs.ChildLog], inbox: logs.Inbox, heard: pytest.LogCaptureFixture
+) -> None:
+    """Most of the records are 16 KiB of empty lines."""
+
+    def flood(slot: logs.ChildLog) -> None:
+        slot.far.setblocking(True)
+        while True:
+            slot.far.send(raw(b"\0\0{}\0one"))
+            slot.far.send(raw(b"\0\0{}\0" + b"\n" * 16000))
+
+    process = _start(flood, slots[0])
+    try:
+        assert select.select([slots[0].near], [], [], 10)[0], "it never logged"
+        for turn in range(100):
+            say(slots[1], f"keyd {turn}")
+            inbox.read(turn * 0.01)
+        assert [text for text in heard.messages if text.startswith("keyd")] == [f"keyd {turn}" for turn in range(100)]
+        assert sum(text.count("\n") + 1 for text in heard.messages) < 100 + logs.BURST + logs.RATE + 16001
+        assert not select.select([inbox], [], [], 0)[0], "the supervisor is wakened for what it may not read"
+    finally:
+        process.kill()
+        process.join()
+    slots[0].finish(1.0)
+    assert "records of its log are lost" in heard.messages[-1]
+
+
+def test_what_the_interpreter_writes_by_itself_is_the_slots(
+    slots: list[logs.ChildLog], inbox: logs.Inbox, heard: pytest.LogCaptureFixture
+) -> None:
+    """A traceback of faulthandler, in pieces; and a line that never ends."""
+    for piece in (b"Fatal Python err", b"or: Aborted\n\nCurrent", b" thread\n"):
+        os.write(slots[0].stderr, piece)
+        inbox.read(0.0)
+    assert heard.messages == ["Fatal Python error: Aborted", "Current thread"]
+    assert {got.processName for got in heard.records} == {"vpc2/member-0"}
+    os.write(slots[0].stderr, b"x" * 3000 + b"end")
+    slots[0].finish(0.0)
+    assert "".join(heard.messages[2:]) == "x" * 3000 + "end"
+
+
+def test_the_level_holds_for_fed_records(slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture) -> None:
     for level in (logging.DEBUG, logging.WARNING):
-        logs.SocketHandler(far).emit(logging.getLogger("m").makeRecord("m", level, "f", 1, str(level), (), None))
-    logs.feed(near)
+        say(slots[0], str(level), level)
+    slots[0].read(0.0)
     assert heard.messages == [str(logging.WARNING)]
 
 
-def test_an_event_and_its_fields_arrive(pairs: list[Pair], heard: pytest.LogCaptureFixture) -> None:
-    near, far = pairs[0]
-    extra = event("some.thing", spi="0x101", count=3)
-    logs.SocketHandler(far).emit(
-        logging.getLogger("m").makeRecord("m", logging.INFO, "f", 1, "text", (), None, extra=extra)
-    )
-    logs.feed(near)
+def test_an_event_and_its_fields_arrive(slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture) -> None:
+    say(slots[0], "text", **event("some.thing", spi="0x101", count=3))
+    slots[0].read(0.0)
     (got,) = heard.records
     assert (got.event, got.fields) == ("some.thing", {"spi": "0x101", "count": 3})  # type: ignore[attr-defined]
 
 
-def test_an_event_passes_through_the_queue_of_supervisor_keyd_and_agent() -> None:
+@pytest.mark.parametrize("name", ["two words", "new\nline", "x" * 65, "Ä"])
+def test_what_is_no_name_of_an_event_is_none(
+    name: str, slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture
+) -> None:
+    slots[0].far.send(raw(b"\0" + name.encode() + b"\0{}\0text"))
+    slots[0].read(0.0)
+    assert not hasattr(heard.records[0], "event")
+
+
+def test_a_traceback_in_a_child_opens_no_source_file(slots: list[logs.ChildLog]) -> None:
+    """Its system call filter would end it for that."""
+
+    def fail() -> None:
+        logs.log_to(slots[0].far)
+        opened: list[str] = []
+        sys.addaudithook(lambda what, args: opened.append(str(args[0])) if what == "open" else None)
+        try:
+            json.loads("{")
+        except ValueError:
+            logging.getLogger("fwd").exception("failed")
+        os._exit(len(opened))
+
+    process = _start(fail)
+    process.join()
+    assert process.exitcode == 0
+
+
+def test_the_supervisors_own_records_pass_through_its_queue() -> None:
     """In a process of its own, since the queue is the process's."""
     script = (
-        "import logging, multiprocessing, sys\n"
+        "import logging, multiprocessing\n"
         "from fwd.proto.logged import event\n"
         "from fwd.supervise import logs\n"
         "multiprocessing.set_start_method('fork')\n"
         "logs.set_up('info', 'json')\n"
-        "def child():\n"
-        "    logging.getLogger('fwd').info('said %d', 7, extra=event('some.thing', name='x'))\n"
-        "process = multiprocessing.Process(target=child, name='keyd')\n"
-        "process.start(); process.join(); logs.tear_down()\n"
+        "logging.getLogger('fwd').info('said %d', 7, extra=event('some.thing', name='x'))\n"
+        "logs.tear_down()\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     told = json.loads(done.stderr)
-    assert (told["process"], told["event"], told["message"]) == ("keyd", "some.thing", "said 7")
-    assert told["fields"] == {"name": "x"}
+    assert (told["event"], told["message"], told["fields"]) == ("some.thing", "said 7", {"name": "x"})

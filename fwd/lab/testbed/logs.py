@@ -9,7 +9,8 @@ from typing import Final
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d\S* ")
 _LINE: Final = re.compile(_TIME.pattern + r"(DEBUG|INFO|WARNING|ERROR) [^\s:]+: \S[^\x00-\x1f\x7f]*")
-_DUMP: Final = "Fatal Python error: Aborted"
+_DUMP: Final = ": Fatal Python error: Aborted"
+_STDERR: Final = " event=process.stderr"
 _HEX: Final = re.compile(r"[0-9a-f]{32,}", re.IGNORECASE)  # 128 bits or more; SPIs are 64 at most
 
 
@@ -17,14 +18,11 @@ def without_dumps(lines: Iterable[str]) -> tuple[list[str], int]:
     """The lines, and how many tracebacks were among them of processes that the watchdog has aborted: a machine that is
     busy with other things may keep one from its core for as long as it takes. Python writes those by itself.
     """
-    kept, dumps, inside = [], 0, False
+    kept, dumps = [], 0
     for line in lines:
-        if line == _DUMP:
-            dumps, inside = dumps + 1, True
-        if not inside:
+        dumps += _DUMP in line
+        if not line.endswith(_STDERR):
             kept.append(line)
-        elif line.startswith("Extension modules:"):
-            inside = False
     return kept, dumps
 
 
