@@ -31,7 +31,7 @@ from fwd.proto.ip import (
     ip_length,
     record_fault,
 )
-from fwd.proto.segments import SUPER_PACKET_MAX, UDP, Datagrams, Grid, joined, super_packet
+from fwd.proto.segments import SUPER_PACKET_MAX, TCP, UDP, Datagrams, Grid, joined, super_packet
 
 _HEADERS = VNET_BYTES + 60  # octets of a record that are looked at
 # Plain integers: reading a member of an enum costs as much as the addition.
@@ -73,7 +73,7 @@ class Delivery:
         """One whole record to the TUN device."""
         self._counters[_IN_RECORDS] += 1
         head = pieces[0]
-        if len(head) < _HEADERS and len(pieces) > 1:
+        if len(pieces) > 1 and (len(head) < _HEADERS or _has_extensions(head)):
             head = memoryview(b"".join(pieces[:2]))
         if self._gathers and head[VNET_BYTES + 9] == UDP and self._gather(head, whole=len(pieces) == 1):
             return
@@ -182,3 +182,8 @@ class Delivery:
         else:
             counters[_IN_RECORDS_OK] += count
             counters[_IN_BYTES] += octets
+
+
+def _has_extensions(record: memoryview) -> bool:
+    """Whether the record is a super-packet of IPv6 with extension headers, which may go on in the next piece."""
+    return record[1] > 0 and record[VNET_BYTES] >> 4 == 6 and record[VNET_BYTES + 6] not in (TCP, UDP)

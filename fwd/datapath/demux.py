@@ -3,7 +3,8 @@
 One record is one read, one hash and one copy, whatever its length up to 64 KiB. Records of one TOS octet share a
 segment; a segment goes to its member when it is full or the TUN device is drained, so nothing waits for a timer.
 Refused and counted: records whose length is not what their IP header says, inner addresses outside the selectors,
-records for a bucket without a live member or for a full ring. It never looks at keys.
+super-packets of a shape that no sender has or that this payload cannot carry, records for a bucket without a live
+member or for a full ring. It never looks at keys.
 """
 
 from __future__ import annotations
@@ -22,13 +23,27 @@ from fwd.datapath.ring import CHUNK, FILL, RECORDS, RECORDS_MAX, SEGMENTS, TOS, 
 from fwd.datapath.shared import LinkWord, PeeringShared
 from fwd.proto.aggfrag import BLOCK_OFFSET_MAX, FRAMING_BYTES
 from fwd.proto.drops import DropReason
-from fwd.proto.flow import BUCKET_MASK, flow_hash, owners, settle
-from fwd.proto.ip import IP_MIN, NEEDS_CSUM, RECORD_MAX, VNET_BYTES, Selectors, ip_length, tos
-from fwd.proto.segments import PACKETS_MAX, complete_checksum, packet_mark, packets_in
+from fwd.proto.flow import BUCKET_MASK, TICK_MASK, flow_hash, owners, settle
+from fwd.proto.ip import (
+    CSUM,
+    IP_MIN,
+    NEEDS_CSUM,
+    RECORD_MAX,
+    TSO4,
+    TSO6,
+    USO4,
+    USO6,
+    VNET_BYTES,
+    Selectors,
+    ip_length,
+    record_fault,
+    tos,
+)
+from fwd.proto.segments import PACKETS_MAX, START_MAX, complete_checksum, packet_mark, packets_in
 
 IDLE_TICK_S = 0.2
 IDLE_BUCKET_S = 1.0  # a bucket unused for so long may move: longer than any packet is under way
-_TICK_NS = 10_000_000  # unit of last use: 10 ms in 32 bits lasts 497 days
+_TICK_NS = 10_000_000  # unit of last use: 10 ms in 32 bits wrap after 497 days of the host's uptime
 _SETTLE_TICKS = 10
 _READS_MAX = 64  # records read before segments that are not full are handed over
 # A member that has so many segments before it gets no more of them than it must: what comes meanwhile shares one, up
@@ -101,7 +116,8 @@ class Lane:
     def _put_packets(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int) -> bool:
         """Payload esp: a packet into a row, the payload of a super-packet over rows; `fill` counts rows.
 
-        The headers of a super-packet stay with its first row, whose mark tells the member to complete them.
+        The headers of a super-packet stay with its first row, whose mark tells the member to complete them: without a
+        mark the other rows would keep what lay there before. Demux._refusal has seen to that.
         """
         count = packets_in(record[:length]) if record[1] else 1
         if self.open and (tos != self.tos or self.fill + count > self.limit):
@@ -117,6 +133,7 @@ class Lane:
             if not mark:
                 complete_checksum(record[VNET_BYTES:length], start, offset)
         if count > 1:
+            assert mark, "rows without headers of their own"
             size = record[4] | record[5] << 8
             header = start + (record[VNET_BYTES + start + 12] >> 4) * 4
             whole = count - 1
@@ -230,6 +247,8 @@ class Demux:
         self._packet = self._record[VNET_BYTES:]
         self._pair4, self._pair6 = self._packet[12:20], self._packet[8:40]
         self._longest = rings[0].stride - 2 if self._esp else RECORD_MAX
+        self._super_packets = CSUM | TSO4 | TSO6 | (0 if self._esp else USO4 | USO6)
+        self._sums = NEEDS_CSUM if self._esp else 0  # checksums that are completed here, so that they must fit
 
     def run(self) -> None:
         """Until the process is ended."""
@@ -250,7 +269,8 @@ class Demux:
         buffers, lanes, nobody = [record], self._lanes, len(self._lanes)
         owner, used = self._shared.owner_words, self._shared.used_words
         known, pair4, pair6 = self._selectors.pairs, self._pair4, self._pair6
-        readv, packet, longest = os.readv, self._packet, self._longest
+        readv, packet, longest, sums = os.readv, self._packet, self._longest, self._sums
+        tick &= TICK_MASK
         for _ in range(_READS_MAX):
             try:
                 length = readv(fd, buffers)
@@ -275,22 +295,38 @@ class Demux:
             if member >= nobody:
                 self._drop(DropReason.NO_LIVE_MEMBER)
                 continue
-            if size > longest and not self._splits(length):
-                self._drop(DropReason.RECORD_TOO_BIG)
-                continue
+            if scratch[1] or size > longest or scratch[0] & sums:
+                reason = self._refusal(size)
+                if reason is not None:
+                    self._drop(reason)
+                    continue
             if not lanes[member].put(record, octets, length, tos_octet):
                 self._drop(DropReason.RING_FULL)
         return False
 
-    def _splits(self, length: int) -> bool:
-        """Payload esp: whether the record is a super-packet whose packets fit the rows."""
-        record = self._record[:length]
-        count = packets_in(record) if record[1] else 0
-        if not 1 < count <= min(PACKETS_MAX, self._lanes[0].ring.rows):
-            return False
+    def _refusal(self, size: int) -> DropReason | None:
+        """Why the record, an IP packet of `size`, cannot go: it contradicts itself, or its packets fit no rows.
+
+        The kernel hands on whatever a client or another peering's peer wrote to it (GSO_DODGY), `gso_size` 1 included.
+        """
+        record = self._record
+        if record_fault(record, size, self._super_packets) is not None:
+            return DropReason.RECORD_MALFORMED
+        if not self._esp:
+            return None
+        if not record[1]:
+            return DropReason.RECORD_TOO_BIG if size > self._longest else None
+
+        # A super-packet that is split: each packet into a row, with headers that a mark can tell.
         start = record[6] | record[7] << 8
         header = start + (record[VNET_BYTES + start + 12] >> 4) * 4
-        return header + (record[4] | record[5] << 8) <= self._longest
+        count = packets_in(record[: VNET_BYTES + size])
+        if header < start + 20 or not count:
+            return DropReason.RECORD_MALFORMED
+        longest = size if count == 1 else header + (record[4] | record[5] << 8)
+        if longest > self._longest or start > START_MAX or count > min(PACKETS_MAX, self._lanes[0].ring.rows):
+            return DropReason.RECORD_TOO_BIG
+        return None
 
     def _drop(self, reason: DropReason) -> None:
         self._dropped = True
@@ -314,7 +350,7 @@ class Demux:
     def _follow_live(self, tick: int) -> None:
         """Let the bucket table follow the live mask: at once for the dead, when idle for the rest."""
         live = self._shared.live[0]
-        if live == self._live and (not self._unsettled or tick - self._settled_at < _SETTLE_TICKS):
+        if live == self._live and (not self._unsettled or (tick - self._settled_at) & TICK_MASK < _SETTLE_TICKS):
             return
         if live != self._live:
             self._live = live

@@ -24,8 +24,8 @@ class DropReason(IntEnum):
     """Why something was dropped; the value is its index in a process's drop counters."""
 
     # Outward, in the demux: records that came from the TUN device.
-    RECORD_MALFORMED = 0  # length differs from the IP header's, or is not IP
-    RECORD_TOO_BIG = 1  # does not fit one ESP packet (payload `esp`)
+    RECORD_MALFORMED = 0  # length differs from the IP header's, is not IP, or virtio header and segments cannot be
+    RECORD_TOO_BIG = 1  # does not fit one ESP packet, or its packets the rows of a segment (payload `esp`)
     SELECTOR_OUT = 2  # inner addresses outside local_ts → remote_ts
     NO_LIVE_MEMBER = 3
     RING_FULL = 4
@@ -50,7 +50,7 @@ class DropReason(IntEnum):
     # Inward, in a member: records.
     HOLE = 21  # a packet of the record stream given up as lost
     BAD_STREAM = 22  # record boundaries contradict each other; what they left unclear is given up
-    BAD_RECORD = 23  # virtio or IP header contradicts the record
+    BAD_RECORD = 23  # virtio or IP header contradicts the record, or its segments are absurdly small
     SELECTOR_IN = 24
     ECN_CE_LOST = 25  # outer CE on an inner Not-ECT packet, RFC 6040 §4.2
     TUN_REFUSED = 26  # write to the TUN device failed

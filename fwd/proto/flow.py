@@ -20,6 +20,7 @@ Buffer = bytes | bytearray | memoryview
 BUCKETS: Final = 65536
 BUCKET_MASK: Final = BUCKETS - 1
 NOBODY: Final = 0xFFFF  # owner of a bucket when no member is live
+TICK_MASK: Final = 0xFFFFFFFF  # the last use of a bucket is kept in 32 bits
 
 TCP, UDP, DCCP, SCTP, UDPLITE = 6, 17, 33, 132, 136
 WITH_PORTS: Final = frozenset({TCP, UDP, DCCP, SCTP, UDPLITE})
@@ -104,10 +105,11 @@ def settle(
     """Move buckets of `current` to `target`, in place; returns how many still differ.
 
     A bucket moves when its owner is not in `live`, or when it has not been used for `idle` (the unit of
-    `now` and `last_used`): design rule 3.
+    `now` and `last_used`): design rule 3. `now` and `last_used` are 32 bits of a clock that may wrap; a bucket that was
+    used one whole turn ago looks busy, and moves `idle` later.
     """
     alive = np.zeros(NOBODY + 1, dtype=np.bool_)
     alive[[m for m in range(64) if live >> m & 1]] = True
-    free = ~alive[current] | (last_used + np.uint32(idle) <= np.uint32(now))
+    free = ~alive[current] | (np.uint32(now & TICK_MASK) - last_used >= np.uint32(idle))
     current[free] = target[free]
     return int(np.count_nonzero(current != target))

@@ -22,7 +22,13 @@ CSUM, TSO4, TSO6, USO4, USO6 = 0x01, 0x02, 0x04, 0x20, 0x40  # TUN_F_*: what a T
 NEEDS_CSUM: Final = 1  # VIRTIO_NET_HDR_FNEEDS_CSUM: the checksum field holds the pseudo-header's sum only
 _DATA_VALID = 2
 _GSO_NONE, _GSO_TCP4, _GSO_TCP6, _GSO_UDP_L4, _GSO_ECN = 0, 1, 4, 5, 0x80
-_UDP_SEGMENTS_MAX = 128
+# The least segment of a super-packet. A record makes as many packets as it has segments, and each costs the kernel as
+# much as a packet does: with a least size a record costs no more than its octets sent as small packets would.
+TCP_SEGMENT_MIN: Final = 48  # Linux's own least MSS (net.ipv4.tcp_min_snd_mss): 1,365 segments at most
+UDP_SEGMENT_MIN: Final = 16
+_UDP_SEGMENTS_MAX = 128  # UDP_MAX_SEGMENTS of the kernel
+_TCP, _UDP = 6, 17
+_EXTENSIONS = frozenset({0, 43, 60})  # hop-by-hop, routing, destination: those that the kernel segments behind
 _VNET = struct.Struct("<BBHHHH")
 
 _PAIRS_MAX = 65536  # remembered selector decisions: bounded, so that no flood of addresses can grow it
@@ -45,7 +51,7 @@ def ip_length(packet: bytes | bytearray | memoryview, at: int = 0) -> int:
 def record_fault(record: bytes | bytearray | memoryview, length: int, accepted: int) -> str | None:
     """Why the kernel must not see a record (virtio header and IP packet of `length` bytes), or None.
 
-    `record` is its start: VNET_BYTES and up to 60 bytes of IP header. `accepted` are the TUN_F_* flags in force.
+    `record` is its start, with all of the IP header. `accepted` are the TUN_F_* flags in force.
     """
     flags, gso, hdr_len, gso_size, csum_start, csum_offset = _VNET.unpack_from(record)
     version = record[VNET_BYTES] >> 4
@@ -81,16 +87,32 @@ def _gso_fault(
     if kind in (_GSO_TCP4, _GSO_TCP6):
         if version != (4 if kind == _GSO_TCP4 else 6) or not accepted & (TSO4 if version == 4 else TSO6):
             return "gso_type"
-        if csum_offset != 16 or csum_start + 20 > length:
+        if gso_size < TCP_SEGMENT_MIN:
+            return "gso_size"
+        if csum_offset != 16 or csum_start + 20 >= length or not _carries(record, _TCP, csum_start):
             return "TCP header"
         return None
     if kind == _GSO_UDP_L4:
         if gso & _GSO_ECN or not accepted & (USO4 if version == 4 else USO6):
             return "gso_type"
-        if csum_offset != 6 or length - csum_start - 8 > gso_size * _UDP_SEGMENTS_MAX:
+        if gso_size < UDP_SEGMENT_MIN or length - csum_start - 8 > gso_size * _UDP_SEGMENTS_MAX:
+            return "gso_size"
+        if csum_offset != 6 or csum_start + 8 >= length or not _carries(record, _UDP, csum_start):
             return "UDP header"
         return None
     return "gso_type"
+
+
+def _carries(record: bytes | bytearray | memoryview, protocol: int, start: int) -> bool:
+    """Whether the IP packet in `record` is no fragment and has the header of `protocol` at `start`, as it says."""
+    first = record[VNET_BYTES]
+    if first >> 4 == 4:
+        fragment = record[VNET_BYTES + 6] & 0x3F | record[VNET_BYTES + 7]
+        return record[VNET_BYTES + 9] == protocol and start == (first & 0x0F) * 4 and not fragment
+    found, at, end = record[VNET_BYTES + 6], 40, len(record) - VNET_BYTES - 1
+    while found in _EXTENSIONS and at < min(start, end):
+        found, at = record[VNET_BYTES + at], at + (record[VNET_BYTES + at + 1] + 1) * 8
+    return found == protocol and at == start
 
 
 class Selectors:

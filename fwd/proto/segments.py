@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fwd.proto.esp import NEXT_IPV4, PADDING, TRAILER_BYTES
-from fwd.proto.ip import NEEDS_CSUM, VNET_BYTES
+from fwd.proto.ip import NEEDS_CSUM, TCP_SEGMENT_MIN, UDP_SEGMENT_MIN, VNET_BYTES
 
 Words = npt.NDArray[Any]
 
@@ -53,13 +53,14 @@ def complete_checksum(packet: memoryview, start: int, offset: int) -> None:
 
 SUPER_PACKET_MAX: Final = 65535
 PACKETS_MAX: Final = 127  # of one super-packet: what a mark can say
+START_MAX: Final = 0xFF  # of the transport header: likewise
 _MARK_UDP = 0x80
 _UDP_CSUM = 6
 
 
 def packet_mark(count: int, start: int, offset: int) -> int:
     """16 bits that tell what a row, the first of `count`, still lacks: checksum and headers. 0: they cannot tell."""
-    if start > 0xFF or offset not in (_TCP_CSUM, _UDP_CSUM):
+    if start > START_MAX or count > PACKETS_MAX or offset not in (_TCP_CSUM, _UDP_CSUM):
         return 0
     return start << 8 | (_MARK_UDP if offset == _UDP_CSUM else 0) | count
 
@@ -155,9 +156,10 @@ def joined(grid: Grid, first: int, rows: int, row_lengths: Words) -> list[tuple[
         & (flags & (0xFF - _PSH) == _ACK)
         & (length > header)
         & (length + TRAILER_BYTES <= row_lengths)
+        & (header >= 2 * _IP4)
         & (header <= _HEADER_MAX)
     )
-    follows = payload[1:] <= payload[:-1]
+    follows = (payload[1:] <= payload[:-1]) & (payload[:-1] >= TCP_SEGMENT_MIN)
     follows[1:] &= ~(payload[1:-1] < payload[:-2])  # a shorter one is the last
     follows &= plain[1:] & plain[:-1] & (flags[:-1] & _PSH == 0)
     sequence = grid.column(">u4", first, rows, 24)
@@ -228,7 +230,7 @@ def tcp_layout(record: bytes) -> tuple[int, int]:
     if len(record) < VNET_BYTES + _IP4 or record[1] & 0x7F not in (_GSO_TCP4, _GSO_TCP6):
         return 0, 0
     start, segment = VNET_BYTES + (record[6] | record[7] << 8), record[4] | record[5] << 8
-    if not segment or start < VNET_BYTES + _IP4 or len(record) < start + _IP4:
+    if segment < TCP_SEGMENT_MIN or start < VNET_BYTES + _IP4 or len(record) < start + _IP4:
         return 0, 0
     header = start + (record[start + 12] >> 4) * 4
     return (header, segment) if start + _IP4 <= header <= len(record) else (0, 0)
@@ -265,6 +267,7 @@ def part_header(record: bytes, first: int, payload: int, *, last: bool) -> bytes
     return bytes(head)
 
 
+TCP: Final = 6
 UDP: Final = 17
 _GSO_UDP_L4 = 5
 _UDP_HEADERS = VNET_BYTES + _IP4 + 8
@@ -283,8 +286,9 @@ def _sound_datagram(record: memoryview) -> bool:
 class Datagrams:
     """Consecutive small UDP datagrams of one flow and one length, to be written as one super-packet.
 
-    Records of whole IPv4 datagrams without options that differ in identification and checksum alone. Those whose
-    checksum is complete are taken only if it is right: splitting the super-packet computes it anew.
+    Records of whole IPv4 datagrams without options that differ in identification and checksum alone. DF must be set:
+    splitting numbers them anew, which matters to nobody if they cannot become fragments (RFC 6864 §4.1). Those whose
+    checksum is complete are taken only if it is right: splitting computes it anew.
     """
 
     MAX: Final = 64
@@ -303,10 +307,10 @@ class Datagrams:
     def fit(record: memoryview) -> bool:
         """Whether this record, of a UDP datagram, may be joined with others."""
         at = VNET_BYTES
-        if record[at] != 0x45 or not _UDP_HEADERS < len(record) <= Datagrams.LENGTH_MAX:
+        if record[at] != 0x45 or not _UDP_HEADERS + UDP_SEGMENT_MIN <= len(record) <= Datagrams.LENGTH_MAX:
             return False
         length = len(record) - at - _IP4
-        if record[1] or record[at + 6] & 0x3F or record[at + 7] or record[at + 24] << 8 | record[at + 25] != length:
+        if record[1] or record[at + 6] != _DF or record[at + 7] or record[at + 24] << 8 | record[at + 25] != length:
             return False
         if record[0] == NEEDS_CSUM:
             return record[6:10] == _UDP_CSUM_PLACE

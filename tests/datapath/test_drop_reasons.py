@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable
 
 import pytest
+import segkit
 from rig import Group, Rig, record, rig, sa_keys
 
 from fwd.datapath.ring import SEGMENTS
@@ -57,6 +58,13 @@ def _malformed(r: Rig) -> int:
     )
     r.a.demux_turn()
     return 6
+
+
+@raises(DropReason.RECORD_MALFORMED, "esp")
+def _malformed_super_packet(r: Rig) -> int:
+    r.a.send(*[segkit.super_record(bytes(900), size) for size in (1, 7, 8, 47)])
+    r.a.demux_turn()
+    return 4
 
 
 @raises(DropReason.RECORD_TOO_BIG, "esp")

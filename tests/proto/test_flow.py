@@ -246,3 +246,14 @@ def test_with_nobody_left_all_buckets_are_nobodys_and_come_back_at_once() -> Non
     used = np.full(BUCKETS, 100, dtype=np.uint32)
     assert settle(table, owners(scores(3), live(1)), used, live(1), 100, IDLE) == 0
     assert (table == 1).all()
+
+
+@pytest.mark.parametrize("now", [2**32 - 1, 2**32, 2**32 + IDLE - 1, 2**32 + IDLE, 2**32 + 10 * IDLE, 3 * 2**32 + 5])
+@pytest.mark.parametrize("age", [0, 1, IDLE - 1, IDLE, IDLE + 1, 3 * IDLE])
+def test_idle_buckets_move_and_busy_ones_stay_where_the_clock_wraps(now: int, age: int) -> None:
+    """The last use is kept in 32 bits of ticks of 10 ms, which last 497 days of a host's uptime."""
+    target = owners(scores(2), live(0, 1))
+    current = np.full_like(target, 0)
+    used = np.full(BUCKETS, (now - age) % 2**32, np.uint32)
+    left = settle(current, target, used, live(0, 1), now, IDLE)
+    assert (left == 0) == (age >= IDLE)

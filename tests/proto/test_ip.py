@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, PadN
+from scapy.layers.ipsec import AH
 from scapy.packet import Packet, Raw
 
 from fwd.proto import ip
@@ -39,13 +40,14 @@ def vnet(flags: int = 0, gso: int = 0, hdr_len: int = 0, size: int = 0, start: i
 
 def fault(header: bytes, packet: Packet, accepted: int = ALL) -> str | None:
     octets = bytes(packet)
-    return record_fault(header + octets[:60], len(octets), accepted)
+    return record_fault(header + octets[:80], len(octets), accepted)
 
 
 TCP_V4 = IP() / TCP() / Raw(bytes(3000))
 TCP_V6 = IPv6() / TCP() / Raw(bytes(3000))
 UDP_V4 = IP() / UDP() / Raw(bytes(3000))
 UDP_V6 = IPv6() / UDP() / Raw(bytes(3000))
+TCP_BEHIND = IPv6() / IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(20))]) / TCP() / Raw(bytes(3000))
 
 GOOD = {
     "plain": (vnet(), TCP_V4),
@@ -57,6 +59,13 @@ GOOD = {
     "tso6": (vnet(NEEDS_CSUM, TCP6, 60, 1428, 40, 16), TCP_V6),
     "uso4": (vnet(NEEDS_CSUM, UDP_L4, 28, 1400, 20, 6), UDP_V4),
     "uso6": (vnet(NEEDS_CSUM, UDP_L4, 48, 1400, 40, 6), UDP_V6),
+    "tso4 of the least size": (vnet(NEEDS_CSUM, TCP4, 40, 48, 20, 16), TCP_V4),
+    "tso4 with IP options": (
+        vnet(NEEDS_CSUM, TCP4, 44, 1448, 24, 16),
+        IP(options=b"\1" * 4) / TCP() / Raw(bytes(3000)),
+    ),
+    "tso6 behind an extension header": (vnet(NEEDS_CSUM, TCP6, 84, 1428, 64, 16), TCP_BEHIND),
+    "uso4 of the least size": (vnet(NEEDS_CSUM, UDP_L4, 28, 16, 20, 6), IP() / UDP() / Raw(bytes(16 * 128))),
     "hdr_len is only a hint": (vnet(NEEDS_CSUM, TCP4, 1500, 1448, 20, 16), TCP_V4),
 }
 LIES = {
@@ -79,6 +88,22 @@ LIES = {
     "tso without room for a TCP header": (vnet(NEEDS_CSUM, TCP4, 40, 8, 20, 16), IP() / Raw(bytes(19))),
     "uso with TCP's checksum": (vnet(NEEDS_CSUM, UDP_L4, 28, 1400, 20, 16), UDP_V4),
     "uso with ECN": (vnet(NEEDS_CSUM, UDP_L4 | ECN, 28, 1400, 20, 6), UDP_V4),
+    "tso4 of less than the least size": (vnet(NEEDS_CSUM, TCP4, 40, 47, 20, 16), TCP_V4),
+    "tso6 of single octets": (vnet(NEEDS_CSUM, TCP6, 60, 1, 40, 16), TCP_V6),
+    "tso of a packet of UDP": (vnet(NEEDS_CSUM, TCP4, 40, 1448, 20, 16), UDP_V4),
+    "tso of a fragment": (vnet(NEEDS_CSUM, TCP4, 40, 1448, 20, 16), IP(flags="MF") / TCP() / Raw(bytes(3000))),
+    "tso of a later fragment": (vnet(NEEDS_CSUM, TCP4, 40, 1448, 20, 16), IP(frag=9) / TCP() / Raw(bytes(3000))),
+    "tso behind the TCP header": (vnet(NEEDS_CSUM, TCP4, 40, 1448, 24, 16), TCP_V4),
+    "tso without payload": (vnet(NEEDS_CSUM, TCP4, 40, 1448, 20, 16), IP() / TCP()),
+    "tso6 before an extension header's end": (vnet(NEEDS_CSUM, TCP6, 76, 1428, 56, 16), TCP_BEHIND),
+    "tso6 of a fragment": (
+        vnet(NEEDS_CSUM, TCP6, 68, 1428, 48, 16),
+        IPv6() / IPv6ExtHdrFragment(m=1) / TCP() / Raw(bytes(3000)),
+    ),
+    "tso6 behind AH": (vnet(NEEDS_CSUM, TCP6, 72, 1428, 52, 16), IPv6() / AH(nh=6, payloadlen=1) / Raw(bytes(3000))),
+    "uso of less than the least size": (vnet(NEEDS_CSUM, UDP_L4, 28, 15, 20, 6), IP() / UDP() / Raw(bytes(100))),
+    "uso of a packet of TCP": (vnet(NEEDS_CSUM, UDP_L4, 28, 1400, 20, 6), TCP_V4),
+    "uso without payload": (vnet(NEEDS_CSUM, UDP_L4, 28, 1400, 20, 6), IP() / UDP()),
     "uso with too many segments": (vnet(NEEDS_CSUM, UDP_L4, 28, 23, 20, 6), UDP_V4),
 }
 
@@ -121,7 +146,8 @@ def test_any_record_is_judged_and_what_passes_is_within_itself(record: bytes, le
         flags, gso, hdr_len, size, start, offset = struct.unpack_from("<BBHHHH", record)
         assert hdr_len <= length
         assert not flags & NEEDS_CSUM or 20 <= start <= length - offset - 2
-        assert not gso or (flags & NEEDS_CSUM and size and accepted & CSUM)
+        assert not gso or (flags & NEEDS_CSUM and size >= 16 and accepted & CSUM)
+        assert not gso or length / size < 1400, "a record of more packets than any sender makes"
 
 
 # -- lengths and fields ----------------------------------------------------------------------------------------

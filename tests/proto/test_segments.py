@@ -267,7 +267,7 @@ def test_padding_beyond_alignment_stays_apart() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.booleans(), options, flags, sequences, st.integers(1, 600), st.integers(2, 20), st.data())
+@given(st.booleans(), options, flags, sequences, st.integers(48, 600), st.integers(2, 20), st.data())
 def test_a_part_is_split_into_the_same_packets(
     v6: bool, opts: bytes, flag: int, sequence: int, size: int, count: int, data: st.DataObject
 ) -> None:
