@@ -29,7 +29,7 @@ LAYERS = {
 # fwd.proto is pure: what it may use of the standard library, and of others.
 PURE = {
     "__future__", "bisect", "collections", "dataclasses", "datetime", "enum", "functools", "ipaddress", "itertools",
-    "math", "hashlib", "hmac", "heapq", "operator", "string", "struct", "types", "typing",
+    "math", "hashlib", "hmac", "heapq", "operator", "re", "string", "struct", "types", "typing", "unicodedata",
 }  # fmt: skip
 PURE_PACKAGES = {"cryptography", "numpy", "xxhash"}
 

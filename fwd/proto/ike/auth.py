@@ -1,9 +1,9 @@
-"""Who is who: identities, pre-shared keys, and X.509 with RFC 7427 signatures (RFC 7296 §2.15 and §3.5 to §3.8).
+"""Who is who: pre-shared keys, and X.509 with RFC 7427 signatures (RFC 7296 §2.15 and §3.5 to §3.8).
 
 What is signed is the sender's own first message, the other's nonce and a MAC of the sender's identity, so that a
 signature is of this exchange and no other. Signatures are ECDSA, Ed25519 or RSA-PSS with SHA-2 (RFC 7427 §3, RFC 8420);
-PKCS #1 v1.5 is not accepted. Certificates are checked by `cryptography`: chain up to a configured CA, dates, key usage
-and names. Refused, as ProtocolError with AUTHENTICATION_FAILED, saying to us, and not to the peer, why.
+PKCS #1 v1.5 is not accepted. names.py has identities, trust.py which certificates are believed. Refused, as
+ProtocolError with AUTHENTICATION_FAILED, saying to us, and not to the peer, why.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha1
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from cryptography import x509
@@ -21,18 +20,17 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.verification import (
-    Criticality,
-    ExtensionPolicy,
-    PolicyBuilder,
-    Store,
-    VerificationError,
-)
 
-from fwd.proto.ike.chain import UNREADABLE, affordable
 from fwd.proto.ike.crypto import Prf
-from fwd.proto.ike.numbers import AuthMethod, CertEncoding, IdType, Notify, Payload, ProtocolError
+from fwd.proto.ike.names import identity as identity
+from fwd.proto.ike.names import name_of as name_of
+from fwd.proto.ike.names import same as same
+from fwd.proto.ike.numbers import AuthMethod, CertEncoding, IdType
 from fwd.proto.ike.payloads import Authentication, Certificate, CertificateRequest, Identity
+from fwd.proto.ike.trust import Rules, Trusted, judge, refusing
+from fwd.proto.ike.trust import check_chain as check_chain
+from fwd.proto.ike.trust import check_name as check_name
+from fwd.proto.ike.trust import failed as failed
 
 RSA_BITS_MIN: Final = 2048  # RFC 8247 §4.1
 _KEY_PAD: Final = b"Key Pad for IKEv2"
@@ -41,53 +39,6 @@ _Hash = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 
 # SIGNATURE_HASH_ALGORITHMS (RFC 7427 §4): SHA2-256, SHA2-384, SHA2-512, identity (RFC 8420).
 HASH_ALGORITHMS: Final = bytes([0, 2, 0, 3, 0, 4, 0, 5])
-
-
-def failed(reason: str) -> ProtocolError:
-    return ProtocolError(Notify.AUTHENTICATION_FAILED, reason)
-
-
-# -- identities ---------------------------------------------------------------------------------------------------
-
-
-def identity(text: str, kind: Payload) -> Identity:
-    """An identity from its text, as swanctl reads it: an address, an e-mail address, a name; `@#…` hex of a key id.
-
-    Raises ValueError.
-    """
-    try:
-        address = ip_address(text)
-    except ValueError:
-        pass
-    else:
-        return Identity(kind, IdType.IPV4_ADDR if address.version == 4 else IdType.IPV6_ADDR, address.packed)
-    try:
-        if text.startswith("@#"):
-            return Identity(kind, IdType.KEY_ID, bytes.fromhex(text[2:]))
-        if "=" in text:
-            return Identity(kind, IdType.DER_ASN1_DN, x509.Name.from_rfc4514_string(text).public_bytes())
-    except ValueError as error:
-        raise ValueError(f"identity {text!r}: {error or 'no distinguished name'}") from None
-    name = text.removeprefix("@")
-    if not (name and name.isascii() and name.isprintable()):
-        raise ValueError(f"identity {text!r} is no name: printable ASCII is")
-    return Identity(kind, IdType.RFC822_ADDR if "@" in text[1:] else IdType.FQDN, name.encode())
-
-
-def name_of(who: Identity) -> str:
-    """An identity as text, for people."""
-    if who.kind in (IdType.FQDN, IdType.RFC822_ADDR):
-        return who.data.decode("ascii", "backslashreplace")
-    if (who.kind, len(who.data)) in ((IdType.IPV4_ADDR, 4), (IdType.IPV6_ADDR, 16)):
-        return str(ip_address(who.data))
-    return f"{IdType(who.kind).name if who.kind in IdType._value2member_map_ else who.kind}:{who.data.hex()}"
-
-
-def same(one: Identity, other: Identity) -> bool:
-    """Whether two identities are one and the same, whoever of the two payloads they come from."""
-    if one.kind in (IdType.FQDN, IdType.RFC822_ADDR):
-        return one.kind == other.kind and one.data.lower() == other.data.lower()
-    return (one.kind, one.data) == (other.kind, other.data)
 
 
 # -- what is signed -----------------------------------------------------------------------------------------------
@@ -173,6 +124,7 @@ def _authentication(algorithm: bytes, signature: bytes) -> Authentication:
     return Authentication(AuthMethod.SIGNATURE, bytes([len(algorithm)]) + algorithm + signature)
 
 
+@refusing
 def check_signature(certificate: x509.Certificate, octets: bytes, auth: Authentication) -> None:
     """Raises ProtocolError unless the key in `certificate` has signed."""
     if auth.method != AuthMethod.SIGNATURE:
@@ -212,11 +164,13 @@ class Psk:
 
 @dataclass(frozen=True)
 class Certificates:
-    """This side's key with its chain, the leaf first, and the CAs that the peer's chain must end in."""
+    """This side's key with its chain, the leaf first; the CAs that the peer's chain must end in, and what else of it is
+    asked for."""
 
     key: PrivateKey = field(repr=False)
     chain: tuple[x509.Certificate, ...]
     authorities: tuple[x509.Certificate, ...]
+    rules: Rules = field(default_factory=Rules)
 
 
 Credentials = Psk | Certificates
@@ -234,7 +188,7 @@ def certificate_payloads(credentials: Credentials) -> list[Certificate]:
 
 def certificate_request(credentials: Credentials) -> list[CertificateRequest]:
     """CERTREQ: which CAs we trust (RFC 7296 §3.7)."""
-    if isinstance(credentials, Psk):
+    if isinstance(credentials, Psk) or not credentials.authorities:
         return []
     keys = [
         ca.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for ca in credentials.authorities
@@ -259,70 +213,24 @@ def check(
     who: Identity,
     certificates: Sequence[Certificate],
     time: datetime,
-) -> None:
-    """Raises ProtocolError unless the peer is `who` it says it is."""
+) -> Trusted | None:
+    """Raises ProtocolError unless the peer is `who` it says it is; returns the certificate that says so, if any."""
     if isinstance(credentials, Psk):
         check_psk(prf, credentials.secret, octets, auth)
-        return
-    leaf = check_chain(certificates, credentials.authorities, time)
-    check_name(leaf, who)
-    check_signature(leaf, octets, auth)
-
-
-def check_chain(
-    certificates: Sequence[Certificate], authorities: Sequence[x509.Certificate], time: datetime
-) -> x509.Certificate:
-    """The peer's own certificate, the first one, once its chain ends in one of `authorities`."""
-    found = [one.data for one in certificates if one.encoding == CertEncoding.X509_SIGNATURE]
-    leaf, *between = affordable(found, authorities)
-    policy = PolicyBuilder().store(Store(list(authorities))).time(time)
-    policy = policy.extension_policies(ca_policy=ExtensionPolicy.webpki_defaults_ca(), ee_policy=_LEAF_POLICY)
-    try:
-        policy.build_client_verifier().verify(leaf, between)
-    except (VerificationError, *UNREADABLE) as error:
-        raise failed(f"the peer's certificate is not trusted: {error}") from None
-    return leaf
-
-
-def _may_sign(policy: object, certificate: x509.Certificate, usage: x509.KeyUsage | None) -> None:
-    if usage is not None and not usage.digital_signature:
-        raise ValueError("its key usage does not allow signatures")
-
-
-# No extended key usage is asked for (RFC 4945 §5.1.3.12), but what is there may not forbid what the key is used for.
-_LEAF_POLICY: Final = ExtensionPolicy.permit_all().may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _may_sign)
-
-
-def check_name(certificate: x509.Certificate, who: Identity) -> None:
-    """Raises ProtocolError unless the certificate is for this identity (RFC 4945 §3.1)."""
-    if who.kind == IdType.DER_ASN1_DN:
-        if _subject(certificate) == who.data:
-            return
-    elif name_of(who).lower() in _names(certificate, who.kind):
-        return
-    raise failed(f"the peer's certificate is not for {name_of(who)}")
-
-
-def _subject(certificate: x509.Certificate) -> bytes | None:
-    try:
-        return certificate.subject.public_bytes()
-    except ValueError:
         return None
+    trusted = judge(certificates, credentials.authorities, time, credentials.rules)
+    check_name(trusted.leaf, who)
+    check_signature(trusted.leaf, octets, auth)
+    return trusted
 
 
-def _names(certificate: x509.Certificate, kind: int) -> set[str]:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, *UNREADABLE):
-        return set()
-    found: list[str | IPv4Address | IPv6Address] = []
-    if kind == IdType.FQDN:
-        found += names.get_values_for_type(x509.DNSName)
-    elif kind == IdType.RFC822_ADDR:
-        found += names.get_values_for_type(x509.RFC822Name)
-    elif kind in (IdType.IPV4_ADDR, IdType.IPV6_ADDR):
-        found += [a for a in names.get_values_for_type(x509.IPAddress) if isinstance(a, IPv4Address | IPv6Address)]
-    return {str(name).lower() for name in found}
+def certified(who: Identity, credentials: Credentials) -> Identity:
+    """An identity of this side as its certificate writes it: there are peers who compare distinguished names by octets
+    (RFC 4945 §3.1.5)."""
+    if isinstance(credentials, Certificates) and who.kind == IdType.DER_ASN1_DN:
+        subject = Identity(who.type, who.kind, credentials.chain[0].subject.public_bytes())
+        return subject if same(subject, who) else who
+    return who
 
 
 def time_of(now: float) -> datetime:

@@ -16,6 +16,7 @@ from fwd.proto.ike.auth import Certificates
 
 NOW = auth.time_of(WALL)
 DAY = datetime.timedelta(days=1)
+IS_CA = x509.BasicConstraints(ca=True, path_length=None)
 RSA = rsa.generate_private_key(65537, 2048)
 KEYS = {
     "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),
@@ -30,23 +31,34 @@ def hash_of(key: Any) -> Any:
 
 
 class Ca:
-    """A certificate authority made for a test that takes place at `now`."""
+    """A certificate authority made for a test that takes place at `now`.
 
-    def __init__(self, name: str = "fwd test CA", key: Any = None, parent: Ca | None = None, now: Any = NOW) -> None:
+    `extensions`: (extension, whether it is critical), instead of basicConstraints and keyUsage, both critical.
+    """
+
+    def __init__(
+        self,
+        name: str = "fwd test CA",
+        key: Any = None,
+        parent: Ca | None = None,
+        now: Any = NOW,
+        extensions: Any = None,
+    ) -> None:
         self.key, self.now = key or KEYS["P-256"](), now
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         signer = parent or self
+        usual = ((IS_CA, True), (key_usage(key_cert_sign=True, crl_sign=True), True))
+        builder = _builder(self.name, signer.name, self.key, now - 10 * DAY, now + 10 * DAY)
+        for extension, critical in usual if extensions is None else extensions:
+            builder = builder.add_extension(extension, critical=critical)
         self.certificate = (
-            _builder(self.name, signer.name, self.key, now - 10 * DAY, now + 10 * DAY)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(key_usage(key_cert_sign=True, crl_sign=True), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False)
+            builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.public_key()), critical=False)
             .sign(signer.key, hash_of(signer.key))
         )
 
     def issue(self, name: str, key: Any, **changes: Any) -> x509.Certificate:
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        subject = changes.get("subject", x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
         names = changes.get("names", [x509.DNSName(name)])
         start, end = changes.get("start", self.now - DAY), changes.get("end", self.now + DAY)
         builder = _builder(subject, self.name, key, start, end)
@@ -59,6 +71,19 @@ class Ca:
             builder = builder.add_extension(usage, critical=True)
         if purposes := changes.get("purposes"):
             builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        for extension, critical in changes.get("extensions", ()):
+            builder = builder.add_extension(extension, critical=critical)
+        return builder.sign(self.key, hash_of(self.key))
+
+    def crl(self, *revoked: x509.Certificate, end: Any = None, extensions: Any = ()) -> x509.CertificateRevocationList:
+        """What it says of certificates that are revoked, until `end`, by default tomorrow."""
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.name).last_update(self.now - 2 * DAY)
+        builder = builder.next_update(end or self.now + DAY)
+        for certificate in revoked:
+            one = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
+            builder = builder.add_revoked_certificate(one.revocation_date(self.now - DAY).build())
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical=critical)
         return builder.sign(self.key, hash_of(self.key))
 
 
