@@ -8,7 +8,9 @@ This file reads no secret: `keys.secret` is a path, opened by the supervisor (de
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import stat
 import tomllib
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -24,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from fwd.files import why_not_believed
 from fwd.proto.errors import UserError
 from fwd.proto.ike import auth, proposals
 from fwd.proto.ike.numbers import Payload as IkePayload
@@ -118,7 +121,27 @@ class CertificateKeys(IkeKeys):
     source: Literal["cert"]
     certificate: Path = Field(description="this gateway's certificate; CAs between it and the root may follow")
     key: Path = Field(description="its private key, mode 0600, owned by the user who runs fwd")
-    authorities: Path = Field(description="CAs that the far gateway's certificate must come from")
+    authorities: Path | None = Field(default=None, description="CAs that the far gateway's certificate must come from")
+    remote_cert: Path | None = Field(
+        default=None, description="the far gateway's certificate: no other key is taken, and no CA is needed"
+    )
+    crls: list[Path] = Field(default=[], max_length=64, description="lists of what the CAs have revoked, PEM or DER")
+    crl_policy: Literal["ifpresent", "strict"] = Field(
+        default="ifpresent", description="strict: no peer without a CRL of every CA above its certificate"
+    )
+    tls_certificates: bool = Field(
+        default=False, description="take certificates whose extended key usage is for TLS servers or clients alone"
+    )
+
+    @model_validator(mode="after")
+    def _anchored(self) -> CertificateKeys:
+        if self.authorities is None and self.remote_cert is None:
+            raise ValueError("authorities is missing: name the far gateway's CAs, or its certificate (remote_cert)")
+        if self.authorities is None and self.crls:
+            raise ValueError("crls are CAs' lists: they need authorities")
+        if self.crl_policy == "strict" and not self.crls:
+            raise ValueError('crl_policy = "strict" takes no peer at all without crls')
+        return self
 
 
 Keys = Annotated[LabKeys | PskKeys | CertificateKeys, Field(discriminator="source")]
@@ -183,6 +206,8 @@ class Peering(_Strict):
             raise ValueError(f'shared_port needs IKE keys, payload = "esp" and at most {SHARED_MEMBERS_MAX} members')
         if self.ike and self.ike.ike_port in self.ports:
             raise ValueError(f"port {self.ike.ike_port} is IKE's (keys.ike_port) and a member's: choose another port")
+        if self.ike and not self.esn:
+            raise ValueError("esn = false is the lab's: with IKE say noesn, and not esn, in keys.esp_proposals")
         for mine, theirs in itertools.product(self.local_ts, self.remote_ts):
             if mine.version == theirs.version and mine.overlaps(theirs):
                 raise ValueError(f"local_ts {mine} and remote_ts {theirs} overlap")
@@ -248,11 +273,14 @@ def parse(text: str, source: str) -> Config:
 def load(path: Path) -> Config:
     """Read and check the file at `path`. Raises ConfigError, one line."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            about, text = os.fstat(file.fileno()), file.read()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text") from None
+    if stat.S_ISREG(about.st_mode) and (reason := why_not_believed(about)):
+        raise ConfigError(f"{path}: configuration {reason}")
     return parse(text, str(path))
 
 

@@ -1,5 +1,5 @@
 """The layering of the design, read from the imports: cli → bench → lab, control → supervise → keyd, agent → datapath →
-config → proto, one way. And the size of files."""
+config → files → proto, one way. And the size of files."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ LINES_MAX = 500
 
 LAYERS = {
     "proto": 0,
-    "config": 1,
-    "datapath": 2,
-    "keyd": 3,
-    "agent": 3,
-    "supervise": 4,
-    "lab": 5,
-    "control": 5,
-    "bench": 6,
-    "cli": 7,
-    "__main__": 8,
+    "files": 1,
+    "config": 2,
+    "datapath": 3,
+    "keyd": 4,
+    "agent": 4,
+    "supervise": 5,
+    "lab": 6,
+    "control": 6,
+    "bench": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 # fwd.proto is pure: what it may use of the standard library, and of others.
 PURE = {

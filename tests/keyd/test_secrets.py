@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import os
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
@@ -67,10 +68,18 @@ def test_a_pre_shared_key_stays_where_it_is_and_loses_its_line_end(tmp_path: Pat
     assert secrets.credentials(keys, closing) == Psk(b"sixteen octets or more")
 
 
-def test_a_pre_shared_key_may_be_long_or_in_hex(tmp_path: Path, closing: dict[str, int]) -> None:
-    """RFC 7296 §2.15: ASCII of 64 octets and more, to which nothing is added; and hex, as swanctl has it."""
+LONG = b"neither short nor empty, and to its octets nothing is added: 64 and more"
+RAW = bytes(range(0, 240, 7)) + b"\x03\x01\x04\x01\x05\x09"
+
+
+def test_a_pre_shared_key_may_be_long_in_hex_or_in_base64(tmp_path: Path, closing: dict[str, int]) -> None:
+    """RFC 7296 §2.15: ASCII of 64 octets and more, to which nothing is added; hex and base64, as swanctl has them."""
     for number, (written, meant) in enumerate(
-        [(b"a" * 64, b"a" * 64), (b"0x" + b"00ffAa01" * 4 + b"\n", bytes.fromhex("00ffaa01") * 4)]
+        [
+            (LONG, LONG),
+            *((start + RAW.hex().encode() + b"\n", RAW) for start in (b"0x", b"0X")),
+            (b"0s" + base64.b64encode(RAW), RAW),
+        ]
     ):
         keys = PskKeys(source="psk", secret=write(tmp_path / f"psk{number}", written))
         fds = secrets.open_all(keys)
@@ -78,12 +87,94 @@ def test_a_pre_shared_key_may_be_long_or_in_hex(tmp_path: Path, closing: dict[st
         assert secrets.credentials(keys, fds) == Psk(meant)
 
 
-@pytest.mark.parametrize(("written", "reason"), [(b"0x" + b"ab" * 15, "holds 15 bytes"), (b"0x" + b"?" * 32, "no hex")])
-def test_hex_that_cannot_be_used_is_told(written: bytes, reason: str, tmp_path: Path, closing: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        (b"0x" + b"ab" * 15, "holds 15 bytes"), (b"0x" + b"?" * 32, "no hex"), (b"0s" + b"?" * 32, "no base64"),
+        (b"0sAAAAAAAAAAAAAAAAAA==", "holds 13 bytes"),
+        (b'"correct horse battery"\n', "in quotes"), (b"'correct horse battery'", "in quotes"),
+        (b"\xef\xbb\xbfcorrect horse battery", "byte order mark"),
+        ("correct horse".encode("utf-16"), "byte order mark"),
+        (b"correct horse battery \n", "blank"), (b"\tcorrect horse battery", "blank"),
+        (b"correct horse\nbattery staple\n", "several lines"),
+        (b"\n" * 16, "holds 0 bytes"), (b"a" + b"\r\n" * 15, "holds 1 bytes"),
+        (b"a" * 16, "1 different"), (b"abcdefg" * 5, "7 different"), (b"0x" + b"00ffaa01" * 8, "4 different"),
+        (b"abcdefgh" * 2, "repeats itself"), (b"0123456789abcdef", "plain sequence"),
+        (b"zyxwvutsrqponmlk", "plain sequence"),
+    ],
+)  # fmt: skip
+def test_a_secret_that_is_no_secret_or_not_clear_is_refused(
+    written: bytes, reason: str, tmp_path: Path, closing: dict[str, int]
+) -> None:
     keys = PskKeys(source="psk", secret=write(tmp_path / "psk", written))
     closing |= secrets.open_all(keys)
     with pytest.raises(SecretError, match=reason):
         secrets.credentials(keys, closing)
+
+
+def test_what_was_opened_is_what_is_read_whatever_becomes_of_the_file(tmp_path: Path, closing: dict[str, int]) -> None:
+    keys = PskKeys(source="psk", secret=write(tmp_path / "psk", LONG))
+    closing |= secrets.open_all(keys)
+    keys.secret.write_bytes(b"")
+    assert secrets.credentials(keys, closing) == Psk(LONG)
+    with pytest.raises(PermissionError):
+        os.truncate(closing["secret"], 0)
+    with pytest.raises(PermissionError):
+        os.pwrite(closing["secret"], b"x", 0)
+    with pytest.raises(SecretError, match="holds 0 bytes"):
+        secrets.open_all(keys)
+
+
+def test_public_files_may_be_links_and_secrets_say_where_theirs_leads(
+    files: CertificateKeys, tmp_path: Path, closing: dict[str, int]
+) -> None:
+    """As certbot and Kubernetes have them; of a secret the file itself is named, ..data/key and the like."""
+    data = tmp_path / "..data"
+    data.mkdir()
+    for path in (files.key, files.certificate, files.authorities):
+        assert path
+        path.rename(data / path.name)
+        path.symlink_to(Path("..data") / path.name)
+    with pytest.raises(SecretError, match=rf"is a symbolic link: name the file itself, {data / 'key'}$"):
+        secrets.open_all(files)
+    closing |= secrets.open_all(files.model_copy(update={"key": data / "key"}))
+    assert isinstance(secrets.credentials(files, closing), Certificates)
+
+
+@pytest.mark.parametrize("name", ["certificate", "authorities", "crls", "remote_cert"])
+def test_what_peers_are_judged_by_belongs_to_root_and_is_written_by_nobody_else(
+    files: CertificateKeys, name: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "odd", b"whatever", 0o666)
+    keys = files.model_copy(update={name: [path] if name == "crls" else path})
+    with pytest.raises(SecretError, match=r"odd: .* can be written by others \(mode 0666\): chmod go-w it"):
+        secrets.open_all(keys)
+    path.chmod(0o644)
+    os.chown(path, 65534, 65534)
+    with pytest.raises(SecretError, match=r"odd: .* belongs to user 65534"):
+        secrets.open_all(keys)
+
+
+@pytest.mark.parametrize("name", ["key", "certificate", "authorities", "secret"])
+@pytest.mark.parametrize("kind", ["directory", "fifo", "device"])
+def test_what_is_no_regular_file_is_told(files: CertificateKeys, name: str, kind: str, tmp_path: Path) -> None:
+    odd = Path("/dev/null") if kind == "device" else tmp_path / "odd"
+    if kind == "directory":
+        odd.mkdir(mode=0o700)
+    elif kind == "fifo":
+        os.mkfifo(odd, 0o600)
+    keys = PskKeys(source="psk", secret=odd) if name == "secret" else files.model_copy(update={name: odd})
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(SecretError, match="is not a regular file"):
+        secrets.open_all(keys)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_that_is_too_large_is_not_read_in_part(files: CertificateKeys) -> None:
+    assert files.authorities
+    write(files.authorities, b"#" * (1 << 21), 0o644)
+    with pytest.raises(SecretError, match="holds 2097152 bytes, more than"):
+        secrets.open_all(files)
 
 
 def test_certificates_are_read(files: CertificateKeys, closing: dict[str, int]) -> None:
@@ -116,6 +207,11 @@ def test_files_that_cannot_be_used_are_told_in_one_line(files: CertificateKeys, 
         ("key", b"no key", "no private key in PEM"),
         ("key", pem(x25519.X25519PrivateKey.generate()), "of this kind cannot sign"),
         ("key", pem(ec.generate_private_key(ec.SECP256R1())), "is not for"),
+        ("key", pem(ec.generate_private_key(ec.SECP256K1())), "on the curve secp256k1"),
+        ("key", pem(rsa.generate_private_key(65537, 1024)), "RSA key of 1024 bits"),
+        ("key", b"-----BEGIN ENCRYPTED PRIVATE KEY-----", "is encrypted"),
+        ("certificate", b"\x30\x82\x01\x00", "it is DER"),
+        ("certificate", b"-----BEGIN TRUSTED CERTIFICATE-----", "of openssl's own kind"),
         ("certificate", b"no certificate", "no certificate in PEM"),
         ("authorities", b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n", "no certificate in PEM"),
     ],
