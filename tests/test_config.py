@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -246,3 +247,41 @@ def test_a_configuration_cannot_be_changed_in_place() -> None:
     config: Config = parse(peering(), "fwd.toml")
     with pytest.raises(ValueError, match="frozen"):
         config.peering[0].members = 9  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "reason"), [(0o664, 0, "can be written by others"), (0o644, 65534, "user 65534")]
+)
+def test_a_file_that_others_may_write_or_own_is_refused(tmp_path: Path, mode: int, owner: int, reason: str) -> None:
+    """As OpenSSH's StrictModes has it: who writes the configuration has the gateway."""
+    path = tmp_path / "fwd.toml"
+    path.write_text(EXAMPLE)
+    path.chmod(0o644)
+    assert load(path).peering
+    path.chmod(mode)
+    os.chown(path, owner, owner)
+    with pytest.raises(ConfigError, match=reason) as error:
+        load(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ("", "authorities is missing"), ('remote_cert = "p"\ncrls = ["c"]', "they need authorities"),
+        ('authorities = "a"\ncrl_policy = "strict"', "takes no peer at all without crls"),
+    ],
+)  # fmt: skip
+def test_certificates_have_something_to_be_held_against(more: str, reason: str) -> None:
+    keys = 'source = "cert"\ncertificate = "c"\nkey = "k"\n'
+    text = EXAMPLE.partition("[peering.keys]")[0] + "[peering.keys]\n" + keys
+    with pytest.raises(ConfigError, match=reason):
+        parse(text + more, "f")
+    for good in ('authorities = "a"', 'remote_cert = "p"', 'authorities = "a"\ncrls = ["c"]\ncrl_policy = "strict"'):
+        assert parse(text + good, "f")
+
+
+def test_without_extended_sequence_numbers_is_said_in_the_proposals() -> None:
+    """The word would mean nothing beside them."""
+    with pytest.raises(ConfigError, match="noesn"):
+        parse(EXAMPLE.replace("esn = true", "esn = false"), "f")

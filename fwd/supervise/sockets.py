@@ -63,13 +63,19 @@ def seqpacket_pair() -> tuple[socket.socket, socket.socket]:
 def open_key_log(path: Path) -> int:
     """Open the file for keys. What is there already is added to, if nobody else can read it. Raises UserError."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise UserError(f"{path}: file for keys (--save-keys): {error.strerror or error}") from None
-    about = os.fstat(fd)
-    if about.st_mode & 0o077 or not stat.S_ISREG(about.st_mode):
+    about, reason = os.fstat(fd), ""
+    if not stat.S_ISREG(about.st_mode):
+        reason = "is not a regular file: name another"
+    elif about.st_uid != os.geteuid():
+        reason = f"belongs to user {about.st_uid}, who could read it: name another"
+    elif about.st_mode & 0o077:
+        reason = "others could read it: chmod 600 it, or name another"
+    if reason:
         os.close(fd)
-        raise UserError(f"{path}: file for keys (--save-keys): others could read it: chmod 600 it, or name another")
+        raise UserError(f"{path}: file for keys (--save-keys): {reason}")
     log.warning("ALL KEYS ARE WRITTEN TO %s: who reads it can read the traffic. For debugging only", path)
     return fd
 

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.deb, pytest.mark.timeout(900)]  # the first step may h
 
 ROOT = Path(__file__).parents[2]
 NEAR, FAR = "192.0.2.1", "192.0.2.2"
-PSK = "0123456789abcdef0123456789abcdef\n"
+PSK = "a8Xq3vLw7Zp0RkTn5Ys2Jd9Gm4Bc6Hf1\n"
 SHELL = """
 ip netns add far
 ip link add wan type veth peer name wan netns far

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import ClientVerifier
 from ikekit import NAME, Net, connection
 
-from fwd.proto.ike import auth
+from fwd.proto.ike import auth, trust
 from fwd.proto.ike.chain import CERTIFICATES_MAX, RSA_EXPONENT_BITS_MAX, affordable
 from fwd.proto.ike.events import Rejected
 from fwd.proto.ike.numbers import Notify, ProtocolError
@@ -152,7 +152,7 @@ def test_a_strangers_chain_of_costly_keys_is_never_verified(monkeypatch: pytest.
     leaf = evil[0].issue("a.example", leaf_key)
     mine = auth.Certificates(leaf_key, (leaf, *(ca.certificate for ca in evil)), (real.certificate,))
     verified: list[object] = []
-    monkeypatch.setattr(auth, "PolicyBuilder", lambda: verified.append(ClientVerifier))
+    monkeypatch.setattr(trust, "PolicyBuilder", lambda: verified.append(ClientVerifier))
     net = Net(a=connection("a", credentials=mine), b=connection("b", credentials=credentials(real, "b.example")))
     net.a.endpoint.initiate(NAME, net.now)
     net.run(3)
