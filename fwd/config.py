@@ -31,12 +31,15 @@ from fwd.proto.errors import UserError
 from fwd.proto.ike import auth, proposals
 from fwd.proto.ike.numbers import Payload as IkePayload
 from fwd.proto.ike.numbers import Protocol
+from fwd.proto.sa import Life
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 Payload = Literal["superpacket", "esp"]
 
 MEMBERS_MAX = 64
+LIFE_SHARE = 1.1  # of its soft limit: when an SA ends by default
+_PACKETS_MORE, _OCTETS_MORE = 2**20, 2**30  # than the soft limit, at least
 SHARED_MEMBERS_MAX = 8  # whose inbound SAs one of them may have to hold
 _UNION = ("IPv", "lax-or-strict", "function-")  # how pydantic names the branches of a union in a location
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -102,7 +105,13 @@ class IkeKeys(_Strict):
         default=["aes256gcm16-x25519-ecp384-esn-noesn", "aes128gcm16-x25519-ecp256-esn-noesn"],
         description="for ESP; a group here makes rekeying exchange keys anew",
     )
-    ike_rekey_time: Seconds = Field(default=4 * 3600, ge=0, le=7 * 86400, description="of the IKE SA; 0: never")
+    ike_rekey_time: Seconds = Field(
+        default=4 * 3600, ge=0, le=7 * 86400, description="of the IKE SA, which ends at 1.1 times that; 0: never"
+    )
+    reauth_time: Seconds = Field(default=0, ge=0, le=365 * 86400, description="both authenticate anew; 0: never")
+    grace: Seconds = Field(
+        default=60, ge=0, le=86400, description="for which SAs go on whose secret, CA or identity SIGHUP has changed"
+    )
     dpd_delay: Seconds = Field(default=10, ge=0, le=3600, description="silence before the peer is asked; 0: never")
     start_action: Literal["start", "none"] = Field(default="start", description="none: wait for the far gateway")
     ike_port: int = Field(default=500, ge=1, le=65535, description="UDP port of IKE, on both sides")
@@ -131,6 +140,9 @@ class CertificateKeys(IkeKeys):
     )
     tls_certificates: bool = Field(
         default=False, description="take certificates whose extended key usage is for TLS servers or clients alone"
+    )
+    cert_grace: Seconds = Field(
+        default=0, ge=0, le=30 * 86400, description="for which SAs may go on after the peer's certificate has ended"
     )
 
     @model_validator(mode="after")
@@ -174,6 +186,18 @@ class Peering(_Strict):
     rekey_time: Seconds = Field(default=3600, ge=0, le=7 * 86400, description="0: only by count and octets")
     rekey_packets: int = Field(default=2**31, ge=1024, le=2**32 - 2**20, description="soft limit of an SA")
     rekey_bytes: int = Field(default=0, ge=0, le=2**60, description="soft limit of an SA in octets of ESP; 0: none")
+    life_time: Seconds | None = Field(
+        default=None,
+        ge=0,
+        le=8 * 86400,
+        description="end of an SA (not with lab keys); 0: never; default: 1.1 × rekey_time",
+    )
+    life_packets: int | None = Field(
+        default=None, ge=0, le=2**63, description="hard limit; 0: none; default: 1.1 × rekey_packets, or a million more"
+    )
+    life_bytes: int | None = Field(
+        default=None, ge=0, le=2**63, description="hard limit; 0: none; default: 1.1 × rekey_bytes, or 1 GiB more"
+    )
     reorder_packets: int = Field(default=3, ge=1, le=64, description="later packets that end the wait for a hole")
     reorder_ms: float = Field(default=2.0, gt=0, le=100, description="longest wait for a hole")
     offload: bool = Field(default=True, description="segmentation offloads of the TUN device and the sockets")
@@ -190,6 +214,21 @@ class Peering(_Strict):
         return range(self.port, self.port_of(self.members - 1) + 1)
 
     @property
+    def life_s(self) -> float:
+        """For how long an SA may be used after it was negotiated; 0: for ever."""
+        return float(self.life_time) if self.life_time is not None else self.rekey_time * LIFE_SHARE
+
+    @property
+    def life(self) -> Life:
+        """What an SA may carry. By default so much more than its soft limit that keyd has time to replace it."""
+        packets, octets = self.life_packets, self.life_bytes
+        if packets is None:
+            packets = max(int(self.rekey_packets * LIFE_SHARE), self.rekey_packets + _PACKETS_MORE)
+        if octets is None:
+            octets = self.rekey_bytes and max(int(self.rekey_bytes * LIFE_SHARE), self.rekey_bytes + _OCTETS_MORE)
+        return Life(packets, octets)
+
+    @property
     def ike(self) -> IkeKeys | None:
         """How IKEv2 authenticates; None: the keys come from elsewhere."""
         return None if isinstance(self.keys, LabKeys) else self.keys
@@ -200,6 +239,10 @@ class Peering(_Strict):
             raise ValueError("local_addrs and remote_addrs are of different IP versions")
         if self.local_addrs == self.remote_addrs:
             raise ValueError("local_addrs and remote_addrs are the same address")
+        for name in ("time", "packets", "bytes"):
+            soft, hard = getattr(self, f"rekey_{name}"), getattr(self, f"life_{name}")
+            if hard and hard <= soft:
+                raise ValueError(f"life_{name} {hard} must be more than rekey_{name} {soft}")
         if self.ports[-1] > 65535:
             raise ValueError(f"port + members passes 65535: {self.port} + {self.members}")
         if self.shared_port and (not self.ike or self.payload != "esp" or self.members > SHARED_MEMBERS_MAX):
@@ -349,10 +392,13 @@ tun = "fwd0"
 esn = true
 replay_window = 1024
 rekey_time = "1h"
+# life_time = "66m"                # when an SA ends whatever happens; default: 1.1 × rekey_time
 
 [peering.keys]
 source = "psk"                     # IKEv2 with a pre-shared key; "cert": with certificates
 secret = "/etc/fwd/vpc2.psk"       # mode 0600; 16 or more bytes, or 0x and hex; the same on both sides
+# reauth_time = "1d"               # both sides authenticate anew; default: never
+# grace = "60s"                    # for which SAs of a secret go on that SIGHUP has changed
 # local_id = "gw1.example"         # default: the outer addresses
 # remote_id = "gw2.example"
 # source = "cert": certificate, key and authorities, all PEM files, instead of secret

@@ -7,7 +7,8 @@
 4. Give the rows to the SA's Reassembler, whose records go to the Delivery, or straight to it (payload esp)
 5. Count, publish
 
-Refused and counted: what is not ESP, an unknown SPI, what RFC 4303 §3.4 refuses, another payload than the peering's.
+Refused and counted: what is not ESP, an unknown SPI, an SA whose life is over, what RFC 4303 §3.4 refuses, another
+payload than the peering's.
 Standard peers (payload esp) may send on a Child SA before keyd has their answer: a few such packets wait for it.
 The audit log (audit.py) hears of what RFC 4303 §4 wants told.
 """
@@ -22,6 +23,7 @@ from fwd.datapath.audit import Audit, Event
 from fwd.datapath.counters import CounterBlock, MemberCounter
 from fwd.datapath.delivery import Delivery
 from fwd.datapath.geometry import Geometry
+from fwd.datapath.receiving import Receiving
 from fwd.datapath.shared import LinkWord, ReplaySlots
 from fwd.datapath.udp import GSO_DATAGRAMS_MAX, RECEIVE_BYTES, TRAFFIC_CLASS_SHIFT
 from fwd.proto.aggfrag import (
@@ -41,14 +43,13 @@ from fwd.proto.esp import (
     OVERHEAD_BYTES,
     SCALAR_MAX,
     TRAILER_BYTES,
-    InboundSa,
     PacketTable,
     open_burst,
     open_one,
     payload_length,
 )
 from fwd.proto.reassembly import Reassembler
-from fwd.proto.sa import SaKeys
+from fwd.proto.sa import UNLIMITED, Life, SaKeys
 from fwd.proto.segments import Grid
 
 _ESP_MIN = OVERHEAD_BYTES + TRAILER_BYTES
@@ -63,25 +64,6 @@ _IN_ESP = MemberCounter.IN_ESP.value
 _IN_ESP_BYTES = MemberCounter.IN_ESP_BYTES.value
 _IN_ESP_OK = MemberCounter.IN_ESP_OK.value
 _RX_TAKEN = LinkWord.RX_TAKEN.value
-
-
-class Receiving(InboundSa):
-    """An inbound SA and the records that are being put together from it."""
-
-    def __init__(
-        self,
-        keys: SaKeys,
-        window: int,
-        floor: int,
-        reassembler: Reassembler,
-        on_refused: Callable[[int, DropReason, int], None],
-    ) -> None:
-        super().__init__(keys, BATCH_MAX, window, floor)
-        self.reassembler = reassembler
-        self._on_refused = on_refused
-
-    def refused(self, reason: DropReason, number: int) -> None:
-        self._on_refused(self.spi, reason, number)
 
 
 class Inbound:
@@ -101,8 +83,12 @@ class Inbound:
         slots: ReplaySlots,
         link: memoryview,
         audit: Audit,
+        life: Life = UNLIMITED,
     ) -> None:
+        """`life`: what an SA may carry at most."""
         self._peering = peering
+        self._life = life
+        self._ended: set[int] = set()  # SPIs that keyd names, and whose life is over
         self._audit = audit
         self._esp = peering.payload == "esp"
         self._block = counters
@@ -140,13 +126,18 @@ class Inbound:
         self._counters[_IN_ESP] += lost
         self._block.publish()
 
-    def install(self, inbound: Sequence[SaKeys]) -> None:
-        """Accept these SAs and no others; those that stay keep their windows."""
+    def install(self, inbound: Sequence[SaKeys], now_ms: int = 0) -> None:
+        """Accept these SAs and no others, but for those whose life is over; those that stay keep their windows."""
+        over = {keys.spi for keys in inbound if 0 < keys.deadline_ms <= now_ms}
+        self._ended = over | self._ended.intersection(keys.spi for keys in inbound)
+        inbound = [keys for keys in inbound if keys.spi not in self._ended]
         spis = {keys.spi for keys in inbound}
         for spi in [s for s in self.sas if s not in spis]:
             self.sas.pop(spi).reassembler.spill(self._rows)
         for keys in inbound:
-            if keys.spi not in self.sas:
+            if keys.spi in self.sas:
+                self.sas[keys.spi].deadline_ms = keys.deadline_ms
+            else:
                 peering = self._peering
                 floor = self._slots.floor(keys.slot, keys.spi)
                 reassembler = Reassembler(
@@ -155,6 +146,20 @@ class Inbound:
                 self.sas[keys.spi] = Receiving(keys, peering.replay_window, floor, reassembler, self._audit_refused)
         if self._parked:
             self._unpark()
+
+    @property
+    def deadline_ms(self) -> int:
+        """The first deadline of an SA; 0: there is none."""
+        return min((sa.deadline_ms for sa in self.sas.values() if sa.deadline_ms), default=0)
+
+    def end_overdue(self, now_ms: int) -> list[int]:
+        """Accept nothing more on SAs whose life is over; their SPIs."""
+        life = self._life
+        over = [spi for spi, sa in self.sas.items() if sa.is_over(life, now_ms)]
+        for spi in over:
+            self.sas.pop(spi).reassembler.spill(self._rows)
+        self._ended.update(over)
+        return over
 
     def expire(self, now: float) -> None:
         """Give up what has waited too long for its missing parts, or for its SA."""
@@ -268,6 +273,10 @@ class Inbound:
             ciphers[i] = ciphers[i][: length - HEADER_BYTES]
             targets[i] = targets[i][: length - OVERHEAD_BYTES]
         numbers = open_burst(sa, table, start, ciphers, targets, self._counters)
+        if self._life.octets:
+            sa.octets += sum(
+                len(cipher) + HEADER_BYTES for cipher, number in zip(ciphers, numbers, strict=True) if number
+            )
         if not self._authentic(sa, any(numbers)):
             return
         if self._esp:
@@ -327,6 +336,7 @@ class Inbound:
             first = 0 if self._esp else self._room(sa, 1)
             row = rows.rows[first][:octets]
         number = open_one(sa, packet, row, self._counters)
+        sa.octets += length if number else 0
         if not self._authentic(sa, number > 0):
             return
         if octets > _ROW_MIN:
@@ -359,6 +369,9 @@ class Inbound:
         """Packets of an SPI that is not installed."""
         if not spi:
             self._counters[DropReason.NOT_ESP] += len(packets)
+            return
+        if spi in self._ended:
+            self._counters[DropReason.SA_EXPIRED_IN] += len(packets)
             return
         self.on_unknown(spi)
         if not self._parked:

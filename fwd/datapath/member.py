@@ -1,6 +1,7 @@
 """A member: one process, one ESP tunnel. Its loop joins the way out, the way in, the path monitor and keyd's messages.
 
-The loop writes its own heartbeat; it needs nobody (design rule 7): without keyd it goes on with the SAs it has.
+The loop writes its own heartbeat; it needs nobody (design rule 7): without keyd it goes on with the SAs it has, until
+their lives end. It ends them itself, whatever keyd does: by deadline once a turn, by packets and octets on its tick.
 Before its first turn it takes one boot record; without one it gives up with exit status NO_KEYS.
 """
 
@@ -16,10 +17,12 @@ from typing import Final
 
 from fwd.config import Peering
 from fwd.datapath.audit import Audit
+from fwd.datapath.clock import boot_ms
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.geometry import Geometry
-from fwd.datapath.inbound import Inbound, Receiving
+from fwd.datapath.inbound import Inbound
 from fwd.datapath.outbound import Outbound
+from fwd.datapath.receiving import Receiving
 from fwd.datapath.ring import Ring
 from fwd.datapath.shared import LinkWord, MemberShared
 from fwd.datapath.tun import Offloads
@@ -28,7 +31,7 @@ from fwd.proto.aggfrag import FRAMING_BYTES, SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY
 from fwd.proto.esp import NEXT_AGGFRAG
 from fwd.proto.logged import event
 from fwd.proto.path import Echo, PathMonitor
-from fwd.proto.sa import EventKind, MessageError, SaEvent, SaSet
+from fwd.proto.sa import DEADLINE_MAX_MS, EventKind, MessageError, SaEvent, SaSet
 
 NO_KEYS: Final = 75
 IDLE_TICK_S: Final = 0.2
@@ -61,9 +64,14 @@ def run(parts: MemberParts, *, skip: bool) -> int:
 
     `skip`: it returns from `failed`, and leaves what waited meanwhile.
     """
-    boot = _take_boot_record(parts.boot)
-    if boot is None or boot.outbound is None:
-        return NO_KEYS
+    while True:
+        boot = _take_boot_record(parts.boot)
+        if boot is None or boot.outbound is None:
+            return NO_KEYS
+        if not 0 < boot.outbound.deadline_ms <= boot_ms():
+            break
+        told = event("member.sa_expired", spi=f"{boot.outbound.spi:#010x}", way="out")
+        log.warning("SPI %#010x has waited until its end, and is not sent on", boot.outbound.spi, extra=told)
     Member(parts, boot, skip=skip).run()
     return 0
 
@@ -95,14 +103,18 @@ class Member:
         self._path = PathMonitor(self._link[LinkWord.PATH_MTU] or parts.geometry.path_mtu, now, parts.geometry.path_mtu)
         local = str(parts.peering.local_addrs), parts.peering.port_of(parts.index)
         self._audit = Audit(local, wanted=parts.peering.audit)
+        life = parts.peering.life
         self.inbound = Inbound(
             parts.peering, parts.geometry, parts.tun_fd, parts.offloads.tun_flags,
-            parts.shared.counters, parts.shared.slots, self._link, self._audit,
+            parts.shared.counters, parts.shared.slots, self._link, self._audit, life,
         )  # fmt: skip
         self.outbound = Outbound(
             parts.ring, parts.geometry, self._sender, parts.shared.counters,
-            parts.shared.ledger, self._link, self._incarnation, self._audit, esp=self._esp,
+            parts.shared.ledger, self._link, self._incarnation, self._audit, esp=self._esp, life=life,
         )  # fmt: skip
+        self.clock_ms = boot_ms
+        self._deadline_ms = DEADLINE_MAX_MS  # the first of all SAs'
+
         self.inbound.on_echo = self._on_echo
         self.inbound.on_heard = self._on_heard
         self.inbound.on_unknown = self._on_unknown
@@ -136,6 +148,8 @@ class Member:
             ready = epoll.poll(0.0 if busy else max(0.0, due - self._now))
             heartbeat[0] = now_ns = time.monotonic_ns()
             self._now = now = now_ns / 1e9
+            if self.clock_ms() >= self._deadline_ms:
+                self._end_overdue()
             for fd, _ in ready:
                 if fd == data:
                     self._receive()
@@ -233,6 +247,7 @@ class Member:
         if self._shared.keepalive[0]:
             self._keep_mapping()
         self._audit.tick()
+        self._end_overdue()
         peering, sa = self._parts.peering, self.outbound.sa
         if sa and self.outbound.is_due(peering.rekey_packets, peering.rekey_bytes):  # until keyd has answered
             self._tell(EventKind.SOFT_LIMIT, sa.spi)
@@ -262,17 +277,36 @@ class Member:
                 if message.incarnation == self._incarnation:
                     self._install(message)
 
+    def _end_overdue(self) -> None:
+        """Send and accept no more on SAs whose life is over; and note when the next one's is."""
+        now_ms = self.clock_ms()
+        for spi in self.inbound.end_overdue(now_ms):
+            told = event("member.sa_expired", spi=f"{spi:#010x}", way="in")
+            log.info("SPI %#010x is at the end of its life, and accepted no more", spi, extra=told)
+        sa = self.outbound.sa
+        if sa is not None and self.outbound.is_over(now_ms):
+            self.outbound.stop(expired=True)
+            told = event("member.sa_expired", spi=f"{sa.spi:#010x}", way="out")
+            log.warning(
+                "SPI %#010x is at the end of its life: sends on no SA until keyd has another", sa.spi, extra=told
+            )
+        deadlines = (self.inbound.deadline_ms, self.outbound.deadline_ms)
+        self._deadline_ms = min((one for one in deadlines if one), default=DEADLINE_MAX_MS)
+
     def _install(self, sas: SaSet) -> None:
-        self.inbound.install(sas.inbound)
+        self.inbound.install(sas.inbound, self.clock_ms())
         self.outbound.peer = self._known_peer()
         if sas.stop:
             self.outbound.stop()
             log.info("sends on no SA: the far side has ended them", extra=event("member.stopped"))
+        if sas.until_ms:
+            self.outbound.end_by(sas.until_ms)
         if sas.outbound is not None:
             self.outbound.use(sas.outbound)
             spi, accepts = f"{sas.outbound.spi:#010x}", len(sas.inbound)
             told = event("member.sa", spi=spi, accepts=accepts)
             log.info("sends on SPI %s, accepts %d SPIs", spi, accepts, extra=told)
+        self._end_overdue()
 
     def _tell(self, kind: EventKind, spi: int) -> None:
         """Events are hints: keyd finds the same in the shared words, so a full or dead queue loses nothing."""

@@ -5,9 +5,9 @@
 3. Complete the framing of its rows, seal them all, send them
 4. Count, publish, store `done`
 
-Refused and counted: records for which the SA has no numbers left, packets that the socket refuses. Outer DSCP is the
-records'; outer ECN is Not-ECT for superpackets (RFC 9347 §2.4.2, RFC 6040 compatibility mode) and copied for
-`esp` (RFC 6040 §4.1).
+Refused and counted: records for which the SA has no numbers left or whose SA is at the end of its life, packets that
+the socket refuses. Outer DSCP is the records'; outer ECN is Not-ECT for superpackets (RFC 9347 §2.4.2, RFC 6040
+compatibility mode) and copied for `esp` (RFC 6040 §4.1).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from fwd.proto.esp import (
     trailer_bytes,
     write_trailer,
 )
-from fwd.proto.sa import SaKeys
+from fwd.proto.sa import UNLIMITED, Life, SaKeys
 from fwd.proto.segments import PACKETS_MAX, Grid, complete
 
 # Plain integers: reading a member of an enum costs as much as the addition.
@@ -97,7 +97,9 @@ class Outbound:
         audit: Audit,
         *,
         esp: bool,
+        life: Life = UNLIMITED,
     ) -> None:
+        """`life`: what an SA may carry at most."""
         self._ring = ring
         self._sender = sender
         self._block = counters
@@ -117,20 +119,41 @@ class Outbound:
         self.sa: OutboundSa | None = None
         self._octets_before = 0  # sent before this SA was
         self._share = 1.0  # of its soft limits
+        self._life = life
+        self.deadline_ms = 0  # of the SA, in CLOCK_BOOTTIME; 0: none
+        self._expired = False  # there is no SA, since the life of the last one is over
         self.peer: tuple[str, int] = ("", 0)
 
     def use(self, keys: SaKeys) -> None:
         """Send on this SA from now on. It must never have been sent on (design rule 1)."""
         self.sa = OutboundSa(keys, self._ring.rows)
+        self.deadline_ms = keys.deadline_ms
+        self._expired = False
         self._octets_before = self._counters[_OUT_ESP_BYTES]
         self._share = 1 - _JITTER * os.urandom(1)[0] / 255
         self._ledger.begin(self._incarnation, keys.spi)
         self._link[LinkWord.SPI_OUT] = keys.spi
 
-    def stop(self) -> None:
-        """Send on nothing: the far side takes nothing any more."""
+    def stop(self, *, expired: bool = False) -> None:
+        """Send on nothing: the far side takes nothing any more; `expired`: or the life of the SA is over."""
         self.sa = None
+        self.deadline_ms = 0
+        self._expired = expired
         self._link[LinkWord.SPI_OUT] = 0
+
+    def end_by(self, until_ms: int) -> None:
+        """The SA's life ends by then, if not before."""
+        if self.sa is not None:
+            self.deadline_ms = min(self.deadline_ms or until_ms, until_ms)
+
+    def is_over(self, now_ms: int) -> bool:
+        """Whether the life of the SA is over: by time, octets, or packets."""
+        sa = self.sa
+        if sa is None:
+            return False
+        sent = self._counters[_OUT_ESP_BYTES] - self._octets_before
+        used_up = 0 < self._life.packets <= sa.number or 0 < self._life.octets <= sent
+        return used_up or 0 < self.deadline_ms <= now_ms
 
     def is_due(self, packets: int, octets: int) -> bool:
         """Whether the SA nears its soft limits, or a little less, so that not all SAs do at once; `octets` 0: none."""
@@ -175,7 +198,8 @@ class Outbound:
             else:
                 self._send_records(segment, index)
         except SaExhausted:
-            self._counters[DropReason.SA_EXHAUSTED] += segment.fields[RECORDS]
+            reason = DropReason.SA_EXPIRED if self._expired else DropReason.SA_EXHAUSTED
+            self._counters[reason] += segment.fields[RECORDS]
             self._audit_exhausted()
         self._counters[_DONE] = number + 1
         self._block.publish()

@@ -56,6 +56,9 @@ class DropReason(IntEnum):
     TUN_REFUSED = 26  # write to the TUN device failed
     # The kernel's, on the way to the demux.
     TUN_QUEUE_FULL = 27
+    # In a member: the life of the SA is over (life_time, life_packets, life_bytes).
+    SA_EXPIRED = 28  # records that could not be sent
+    SA_EXPIRED_IN = 29  # ESP packets that came on it
 
     @property
     def label(self) -> str:
@@ -74,11 +77,15 @@ class DropReason(IntEnum):
         """Where it is counted."""
         if self <= DropReason.RING_FULL or self is DropReason.TUN_QUEUE_FULL:
             return "demux"
-        return "outbound" if self <= DropReason.SEND_FAILED else "inbound"
+        return "outbound" if self <= DropReason.SEND_FAILED or self is DropReason.SA_EXPIRED else "inbound"
 
 
 _ESP_UNIT = frozenset(
-    {DropReason.SEND_FAILED, *(r for r in DropReason if DropReason.SOCKET_OVERFLOW <= r <= DropReason.BAD_FRAMING)}
+    {
+        DropReason.SEND_FAILED,
+        DropReason.SA_EXPIRED_IN,
+        *(r for r in DropReason if DropReason.SOCKET_OVERFLOW <= r <= DropReason.BAD_FRAMING),
+    }
 )
 KERNEL_COUNTED = frozenset({DropReason.SOCKET_OVERFLOW, DropReason.TUN_QUEUE_FULL})
 N_REASONS = len(DropReason)

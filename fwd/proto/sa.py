@@ -35,6 +35,17 @@ class MessageError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Life:
+    """What an SA may carry at most, each way; 0: no limit but its sequence numbers."""
+
+    packets: int
+    octets: int
+
+
+UNLIMITED = Life(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class SaKeys:
     """One SA: AES-GCM with a 16-octet ICV (RFC 4106). `slot` is where an inbound SA publishes its highest number.
 

@@ -126,6 +126,24 @@ def _exhausted(r: Rig) -> int:
     return 1
 
 
+@raises(DropReason.SA_EXPIRED)
+def _expired(r: Rig) -> int:
+    r.a.members[0].outbound.end_by(1)
+    r.a.members[0]._tick()
+    assert r.pass_over(record(1), record(2)) == []
+    return 2
+
+
+@raises(DropReason.SA_EXPIRED_IN)
+@raises(DropReason.SA_EXPIRED_IN, "esp")
+def _expired_in(r: Rig) -> int:
+    for sa in r.b.members[0].inbound.sas.values():
+        sa.deadline_ms = 1
+    r.b.members[0]._tick()
+    assert r.pass_over(record(1)) == []
+    return 1
+
+
 @raises(DropReason.SEND_FAILED)
 @raises(DropReason.SEND_FAILED, "esp")
 def _send_failed(r: Rig) -> int:

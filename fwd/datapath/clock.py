@@ -1,0 +1,15 @@
+"""The clock that the deadlines of SAs are held against: nobody sets it, and it counts through a suspend."""
+
+from __future__ import annotations
+
+import time
+
+
+def boot_s() -> float:
+    """Seconds of CLOCK_BOOTTIME."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def boot_ms() -> int:
+    """Milliseconds of CLOCK_BOOTTIME."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000

@@ -1,0 +1,36 @@
+"""An inbound SA as a member has it: window, life, and the records that are being put together from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fwd.proto.drops import DropReason
+from fwd.proto.esp import BATCH_MAX, InboundSa
+from fwd.proto.reassembly import Reassembler
+from fwd.proto.sa import Life, SaKeys
+
+
+class Receiving(InboundSa):
+    """An inbound SA and the records that are being put together from it."""
+
+    def __init__(
+        self,
+        keys: SaKeys,
+        window: int,
+        floor: int,
+        reassembler: Reassembler,
+        on_refused: Callable[[int, DropReason, int], None],
+    ) -> None:
+        super().__init__(keys, BATCH_MAX, window, floor)
+        self.reassembler = reassembler
+        self.deadline_ms = keys.deadline_ms  # in CLOCK_BOOTTIME; 0: none
+        self.octets = 0  # of ESP that it has accepted, if there is a limit
+        self._on_refused = on_refused
+
+    def is_over(self, life: Life, now_ms: int) -> bool:
+        """Whether its life is over: by time, packets, or octets."""
+        used_up = 0 < life.packets <= self.window.top or 0 < life.octets <= self.octets
+        return used_up or 0 < self.deadline_ms <= now_ms
+
+    def refused(self, reason: DropReason, number: int) -> None:
+        self._on_refused(self.spi, reason, number)
