@@ -148,12 +148,27 @@ def initiate(peering: _Peering, control: _Control = CONTROL) -> None:
 
 
 @config_app.command()
-def check(file: _File) -> None:
-    """Check a configuration file; nothing is touched and no secret is read."""
+def check(
+    file: _File,
+    secrets: Annotated[
+        bool, typer.Option("--secrets", help="Open and examine keys and certificates, too: as who runs fwd.")
+    ] = False,
+) -> int:
+    """Check a configuration file; nothing is touched, and no secret is read but with --secrets."""
     from fwd.config import load
 
     peerings = load(file).peering
-    typer.echo(f"{file}: fine: {', '.join(f'{p.name} with {p.members} members' for p in peerings)}")
+    faults = 0
+    if secrets:
+        from fwd.keyd.checkup import examine
+
+        for peering in peerings:
+            for found in examine(peering):
+                faults += found.fault
+                typer.echo(f"fwd: {file}: {peering.name}: {'' if found.fault else 'warning: '}{found.text}", err=True)
+    if not faults:
+        typer.echo(f"{file}: fine: {', '.join(f'{p.name} with {p.members} members' for p in peerings)}")
+    return 2 if faults else 0
 
 
 @config_app.command()

@@ -495,6 +495,15 @@ def test_metrics_tell_of_ike(view: GatewayView) -> None:
     assert 'fwd_ike_child_sas{peering="vpc2"} 4.0' in text
 
 
+def test_metrics_and_warnings_tell_of_certificates(view: GatewayView) -> None:
+    told = {"local_days": 7.25, "remote": "CN=gw2", "remote_days": None, "findings": ["gw1.pem: ends in 7 days"]}
+    view.shared.ike.put(json.dumps({"vpc2": {"certificates": told}}).encode())
+    text = http.answer(b"GET /metrics HTTP/1.1\r\n\r\n", lambda: collect(view, NOW_NS)).decode()
+    assert 'fwd_certificate_days_left{peering="vpc2",side="local"} 7.25' in text
+    assert 'side="remote"' not in text
+    assert "vpc2: gw1.pem: ends in 7 days" in collect(view, NOW_NS)["warnings"]
+
+
 def test_members_that_the_far_side_has_no_pair_for_do_not_keep_a_gateway_from_being_ready(view: GatewayView) -> None:
     view.peerings[0].shared.members[1].link[LinkWord.SPI_OUT] = 0
     assert not collect(view, NOW_NS)["ready"]

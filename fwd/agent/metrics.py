@@ -47,6 +47,7 @@ class StatusCollector(Collector):
         yield from _members(status["peerings"])
         yield from _peerings(status["peerings"])
         yield from _keys(status["peerings"])
+        yield from _certificates(status["peerings"])
 
 
 def exposition(status: Callable[[], Json], accept: str) -> tuple[bytes, str]:
@@ -134,6 +135,15 @@ def _keys(peerings: list[Json]) -> Iterator[Metric]:
     yield _gauge("fwd_ike_established", "1: there is an IKE SA with the far gateway.", ("peering",), up)
     held = ((k, sum(len(sa["children"]) for sa in sas)) for k, sas in rows)
     yield _gauge("fwd_ike_child_sas", "Child SAs: in use, spare, and on their way out.", ("peering",), held)
+
+
+def _certificates(peerings: list[Json]) -> Iterator[Metric]:
+    """Of peerings with certificates. Of the far gateway's there is none before it has proved itself."""
+    days = [
+        ([p["name"], side], p["certificates"].get(f"{side}_days")) for p in peerings for side in ("local", "remote")
+    ]
+    known = ((labels, value) for labels, value in days if value is not None)
+    yield _gauge("fwd_certificate_days_left", "Until a gateway's certificate ends.", ("peering", "side"), known)
 
 
 def _gauge(name: str, text: str, labels: Iterable[str], rows: Iterable[tuple[list[str], float]]) -> Metric:

@@ -80,10 +80,18 @@ def _peering(peering: Json) -> list[RenderableType]:
             _fact("fewer members", f"none for member {index}: {reason}", "yellow")
             for index, reason in peering["members_refused"].items()
         ),
+        *_certificates(peering["certificates"]),
         _fact("drops", dropped or "none", "yellow" if dropped else ""),
         *(Padding(table, (0, 0, 0, 2)) for table in (_processes(peering), _traffic(peering))),
         *(line for sa in peering.get("ike_sas", []) for line in _ike_sa(sa)),
     ]
+
+
+def _certificates(told: Json) -> list[RenderableType]:
+    if not told:
+        return []
+    far = f"; {told['remote']} ends in {told['remote_days']:.0f}" if told["remote"] else ""
+    return [_fact("certificates", f"ours ends in {told['local_days']:.0f} days{far}", "")]
 
 
 def _ike_sa(sa: Json) -> list[RenderableType]:

@@ -33,6 +33,7 @@ def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None =
         peering["ike_sas"] = told.get("sas", [])
         peering["ike_half_open"] = told.get("half_open", 0)
         peering["ike_error"] = told.get("error", "")
+        peering["certificates"] = told.get("certificates", {})
         peering["members_refused"] = told.get("refused", {})
     processes = [
         {"name": "keyd", **_process(view.shared.keyd, now_ns)},
@@ -54,10 +55,18 @@ def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None =
         },
         "ready": not not_ready,
         "not_ready": not_ready,
-        "warnings": [*view.warnings, *(f"{name}: {reason}" for name, reason in told.get("troubles", {}).items())],
+        "warnings": [
+            *view.warnings,
+            *_of_certificates(peerings),
+            *(f"{name}: {reason}" for name, reason in told.get("troubles", {}).items()),
+        ],
         "processes": processes,
         "peerings": peerings,
     }
+
+
+def _of_certificates(peerings: Iterable[Json]) -> list[str]:
+    return [f"{p['name']}: {finding}" for p in peerings for finding in p["certificates"].get("findings", ())]
 
 
 def _peering(view: PeeringView, now_ns: int, tun: TunLink | None) -> Json:

@@ -19,6 +19,7 @@ from fwd.datapath.shared import LinkWord
 from fwd.datapath.udp import KEEPALIVE_S
 from fwd.keyd.accepted import NoSlotError
 from fwd.keyd.agreement import Terms, disagreement
+from fwd.keyd.checkup import Checkup
 from fwd.keyd.mailbox import KeydPeering
 from fwd.keyd.pairs import SPARES, MemberPairs
 from fwd.proto.ike import auth
@@ -68,7 +69,7 @@ def connection_of(peering: Peering, credentials: Credentials, terms: Terms) -> C
         name=peering.name,
         local=(str(peering.local_addrs), port),
         remote=(str(peering.remote_addrs), port),
-        local_id=auth.identity(keys.local_id or str(peering.local_addrs), Payload.IDI),
+        local_id=auth.certified(auth.identity(keys.local_id or str(peering.local_addrs), Payload.IDI), credentials),
         remote_id=auth.identity(keys.remote_id or str(peering.remote_addrs), Payload.IDR),
         credentials=credentials,
         ike_proposals=tuple(parse(words, Protocol.IKE) for words in keys.ike_proposals),
@@ -94,6 +95,7 @@ class IkePeering:
         self.name = peering.name
         self._terms = terms_of(peering, parts.offloads)
         self.connection = connection_of(peering, credentials, self._terms)
+        self._checkup = Checkup(peering, credentials)
         self.members = [MemberPairs(i, one, now) for i, one in enumerate(parts.members)]
         self._peering_shared = parts.shared
         self._shared = [one.shared for one in parts.members]
@@ -155,6 +157,7 @@ class IkePeering:
 
     def tick(self, now: float) -> None:
         """Everything that is due."""
+        self._checkup.tick(now)
         self._endpoint.handle_timeout(now)
         for member in self.members:
             member.tick(now)
@@ -258,6 +261,7 @@ class IkePeering:
             self._endpoint.terminate(self.name, now, self._disagreement)
             return
         peer = auth.name_of(what.peer)
+        self._checkup.peer = what.certificate
         log.info(
             "%s: IKE SA with %s established",
             self.name,
@@ -337,6 +341,7 @@ class IkePeering:
             "sas": [self._told(sa, now) for sa in self._endpoint.begun(self.name)],
             "half_open": len(self._endpoint.sas(self.name)) - len(self._endpoint.begun(self.name)),
             "error": self._error,
+            "certificates": self._checkup.told(),
             "refused": {str(index): why for index, why in self._refused.items() if self.members[index].bare},
         }
 

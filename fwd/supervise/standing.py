@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from fwd.config import Gateway, LabKeys, Peering
+from fwd.config import Gateway, Keys, LabKeys, Peering
 from fwd.datapath.shared import GatewayShared
 from fwd.keyd import secrets
 from fwd.proto.errors import UserError
@@ -35,9 +35,9 @@ class NotYetError(UserError):
 
 
 class Standing:
-    """Opens, guards and closes. Nothing here forks."""
+    """Opens, guards and closes. Nothing here forks, but `open_secrets` may (examine.py)."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, open_secrets: Callable[[Keys], dict[str, int]] = secrets.open_all) -> None:
         self.shared = GatewayShared()
         self.peerings: dict[str, PeeringParts] = {}
         self.waiting: dict[str, str] = {}  # peering → why it is not set up
@@ -48,6 +48,7 @@ class Standing:
         self.metrics: socket.socket | None = None
         self.key_log: int | None = None
         self._gateway = gateway
+        self._open_secrets = open_secrets
         self._materials: dict[Path | str, KeyMaterial] = {}
         self._owner = Owner(gateway.control)
         self._guards = network.Guards(self._owner.number)
@@ -124,7 +125,7 @@ class Standing:
     def reopen_secrets(self) -> None:
         """Open the secret files anew, which may be others by now."""
         for parts in self.peerings.values():
-            _reopen(parts)
+            self._reopen(parts)
 
     def tidy(self, wanted: Sequence[Peering]) -> None:
         """Remove the guards that nobody wants."""
@@ -193,8 +194,22 @@ class Standing:
         """A peering's secrets. The lab's may be shared by peerings, and can be opened once only."""
         name: Path | str = peering.keys.secret if isinstance(peering.keys, LabKeys) else peering.name
         if name not in self._materials:
-            self._materials[name] = KeyMaterial(secrets.open_all(peering.keys))
+            self._materials[name] = KeyMaterial(self._open_secrets(peering.keys))
         return self._materials[name]
+
+    def _reopen(self, parts: PeeringParts) -> None:
+        """An IKE peering's secret files, which may be others by now; if they are not good, those of before stay."""
+        peering, material = parts.peering, parts.material
+        if peering.ike is None:
+            return
+        try:
+            fds = self._open_secrets(peering.keys)
+        except UserError as error:
+            told = event("peering.secrets_refused", peering=peering.name)
+            log.error("peering %s keeps the secrets of before: %s", peering.name, error, extra=told)
+            return
+        close_material(material)
+        material.fds = fds
 
     def _drop_material(self, name: str) -> None:
         """An IKE peering's own; the lab's must outlive it."""
@@ -210,18 +225,3 @@ def is_short_of_descriptors(error: Exception) -> bool:
 def _is_final(error: Exception) -> bool:
     """Whether it is for the user to mend, and not for time."""
     return (isinstance(error, UserError) and not isinstance(error, NotYetError)) or is_short_of_descriptors(error)
-
-
-def _reopen(parts: PeeringParts) -> None:
-    """An IKE peering's secret files, which may be others by now; if they are not good, those of before stay."""
-    peering, material = parts.peering, parts.material
-    if peering.ike is None:
-        return
-    try:
-        fds = secrets.open_all(peering.keys)
-    except UserError as error:
-        told = event("peering.secrets_refused", peering=peering.name)
-        log.error("peering %s keeps the secrets of before: %s", peering.name, error, extra=told)
-        return
-    close_material(material)
-    material.fds = fds

@@ -21,6 +21,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,7 @@ from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import logs, policy, privileges
 from fwd.supervise.children import Child, try_user
+from fwd.supervise.examine import open_examined
 from fwd.supervise.loglines import Form
 from fwd.supervise.notify import ServiceManager, summary
 from fwd.supervise.peering import PeeringParts
@@ -97,7 +99,7 @@ class Supervisor:
         self._user = privileges.find_user(config.gateway.user)
         try_user(self._user)
         self._config = config
-        self._standing = Standing(config.gateway)
+        self._standing = Standing(config.gateway, partial(open_examined, user=self._user))
         self._selector = selectors.DefaultSelector()
         self._logs = logs.Inbox()
         self._selector.register(self._logs, selectors.EVENT_READ, self._logs)

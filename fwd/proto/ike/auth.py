@@ -27,7 +27,8 @@ from fwd.proto.ike.names import name_of as name_of
 from fwd.proto.ike.names import same as same
 from fwd.proto.ike.numbers import AuthMethod, CertEncoding, IdType
 from fwd.proto.ike.payloads import Authentication, Certificate, CertificateRequest, Identity
-from fwd.proto.ike.trust import Rules, Trusted, judge, refusing
+from fwd.proto.ike.trust import Rules, judge, refusing
+from fwd.proto.ike.trust import Trusted as Trusted
 from fwd.proto.ike.trust import check_chain as check_chain
 from fwd.proto.ike.trust import check_name as check_name
 from fwd.proto.ike.trust import failed as failed

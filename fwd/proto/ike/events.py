@@ -11,6 +11,7 @@ from fwd.proto.ike.crypto import Random
 from fwd.proto.ike.payloads import Identity, Notification
 from fwd.proto.ike.proposals import Proposal
 from fwd.proto.ike.selectors import Network, Selector
+from fwd.proto.ike.trust import Trusted
 from fwd.proto.sa import SaKeys
 
 Address = tuple[str, int]  # IP address and UDP port
@@ -55,11 +56,19 @@ class ChildKeys:
 
 @dataclass(frozen=True)
 class Established:
-    """The peer has proved who it is. `notifies`: its status notifies in IKE_AUTH."""
+    """The peer has proved who it is. `notifies`: its status notifies in IKE_AUTH; `certificate`: by what, if not by a
+    secret.
+    """
 
     connection: str
     peer: Identity
     notifies: tuple[Notification, ...]
+    certificate: Trusted | None = None
+
+    @property
+    def valid_until(self) -> float | None:
+        """Until when the proof holds, in seconds since 1970; None: for ever."""
+        return self.certificate.valid_until.timestamp() if self.certificate else None
 
 
 @dataclass(frozen=True)

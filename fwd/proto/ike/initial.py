@@ -209,12 +209,12 @@ class Authenticate:
         if maybe(reply, Authentication) is None:
             _raise_error(reply)
         peer = of_type(reply, Payload.IDR, Identity)
-        check_peer(sa, reply, peer, initial.reply + initial.ni, keys.pr, Payload.IDR)
+        certificate = check_peer(sa, reply, peer, initial.reply + initial.ni, keys.pr, Payload.IDR)
         sa.establish(now)
         sa.initial = None
         sa.spreads = notified(reply, Notify.SA_RESOURCE_INFO) is not None
         assert peer is not None
-        sa.world.tell(Established(sa.connection.name, peer, statuses(reply)))
+        sa.world.tell(Established(sa.connection.name, peer, statuses(reply), certificate))
         error = error_of(reply)
         if error is not None:  # there is an IKE SA, but no Child SA (RFC 7296 §1.3)
             sa.world.tell(ChildRefused(sa.connection.name, FIRST_MEMBER, error.kind))
@@ -312,7 +312,7 @@ def respond_auth(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPa
     if sa.initiator or initial is None or keys is None:
         raise syntax("IKE_AUTH out of place")
     peer = of_type(request, Payload.IDI, Identity)
-    check_peer(sa, request, peer, initial.request + initial.nr, keys.pi, Payload.IDI)
+    certificate = check_peer(sa, request, peer, initial.request + initial.nr, keys.pi, Payload.IDI)
     assert peer is not None
     wanted = of_type(request, Payload.IDR, Identity)
     if wanted is not None and not auth.same(wanted, connection.local_id):
@@ -328,7 +328,7 @@ def respond_auth(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPa
     sa.establish(now)
     sa.initial = None
     sa.spreads = notified(request, Notify.SA_RESOURCE_INFO) is not None
-    sa.world.tell(Established(connection.name, peer, statuses(request)))
+    sa.world.tell(Established(connection.name, peer, statuses(request), certificate))
     if maybe(request, SecurityAssociation) is None:
         return reply
     try:
@@ -344,8 +344,11 @@ def respond_auth(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPa
 
 def check_peer(
     sa: IkeSa, payloads: Sequence[AnyPayload], peer: Identity | None, message: bytes, key: bytes, kind: Payload
-) -> None:
-    """Raises ProtocolError unless the peer is the one we are configured for. `message`: its first, and our nonce."""
+) -> auth.Trusted | None:
+    """Raises ProtocolError unless the peer is the one we are configured for; returns its certificate, if it has one.
+
+    `message`: its first, and our nonce.
+    """
     if peer is None:
         raise syntax(f"payload {kind.name} is missing")
     if not auth.same(peer, sa.connection.remote_id):
@@ -358,4 +361,4 @@ def check_peer(
     if proof is None:
         raise auth.failed("the peer sends no AUTH payload, as for EAP")
     time = auth.time_of(sa.world.wall_clock())
-    auth.check(sa.connection.credentials, prf, octets, proof, peer, certificates, time)
+    return auth.check(sa.connection.credentials, prf, octets, proof, peer, certificates, time)

@@ -82,10 +82,15 @@ class Crl:
             raise ValueError("it does not say when the next one is due (nextUpdate)")
         return cls(data, data.issuer.public_bytes(), data.next_update_utc, frozenset(one.serial_number for one in data))
 
+    @property
+    def name(self) -> str:
+        """Its issuer, for people."""
+        return shown(self.issuer)
+
     @functools.lru_cache(maxsize=64)  # noqa: B019 - lists live as long as their peering
     def is_of(self, issuer: x509.Certificate) -> bool:
         """Tell whether this CA has signed the list, and may."""
-        usage = _extension(issuer, x509.KeyUsage)
+        usage = extension(issuer, x509.KeyUsage)
         return (usage is None or usage.crl_sign) and self.data.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
 
 
@@ -250,7 +255,7 @@ def is_for(certificate: x509.Certificate, who: Identity) -> bool:
     """Tell whether a certificate names an identity. Raises whatever `cryptography` does."""
     if who.kind == IdType.DER_ASN1_DN:
         return same_name(certificate.subject.public_bytes(), who.data)
-    names = _extension(certificate, x509.SubjectAlternativeName)
+    names = extension(certificate, x509.SubjectAlternativeName)
     return names is not None and name_of(who).lower() in _names(names, who.kind)
 
 
@@ -270,7 +275,8 @@ def _names(names: x509.SubjectAlternativeName, kind: int) -> set[str]:
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
-def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
+def extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
+    """Find an extension of a certificate. Raises whatever `cryptography` does for one that cannot be read."""
     try:
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
@@ -299,9 +305,10 @@ def describe(certificate: x509.Certificate) -> str:
     return f"({subject or f'serial number {certificate.serial_number:x}'})"
 
 
+NO_ISSUER: Final = "no configured CA has issued it"
 # What `cryptography` says, and what that means to who reads a log.
 _WORDS: Final = (
-    ("all candidates exhausted with no interior errors", "no configured CA has issued it"),
+    ("all candidates exhausted with no interior errors", NO_ISSUER),
     ("cert is not valid at validation time", "it, or a CA above it, is over or not yet valid"),
     ("certificate must be an X509v3 certificate", "it is of X.509 version 1: give it extensions (openssl: -extfile)"),
     ("invalid extension: 2.5.29.32: certificate contains unaccounted-for critical extensions",

@@ -1,0 +1,76 @@
+"""A look at secrets before they are taken, by a process that has given up root and lives no longer than that.
+
+keyd is the only one that may understand keys and certificates (ASN.1 of others' making), but it does so after the old
+ones are gone. So files that it would refuse are refused here first, and those of before stay in force.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from typing import Final
+
+from fwd.config import Keys, LabKeys
+from fwd.keyd import secrets
+from fwd.proto.errors import UserError
+from fwd.supervise import privileges
+
+_WAIT_S: Final = 5.0
+_SAID_BYTES_MAX: Final = 1024
+_FINE: Final = b"fine"
+
+
+def open_examined(keys: Keys, user: tuple[int, int]) -> dict[str, int]:
+    """Open the files that a peering's keys name, if keyd will be able to use them. Raises SecretError."""
+    fds = secrets.open_all(keys)
+    try:
+        if not isinstance(keys, LabKeys) and (refusal := _refusal(keys, fds, user)):
+            raise secrets.SecretError(refusal)
+    except BaseException:
+        for fd in fds.values():
+            os.close(fd)
+        raise
+    return fds
+
+
+def _refusal(keys: Keys, fds: dict[str, int], user: tuple[int, int]) -> str:
+    """Why a keyd that runs as `user` would refuse these files; empty if it would not."""
+    parent = os.getpid()
+    near, far = os.pipe()
+    with os.fdopen(near, "rb", buffering=0) as answer, os.fdopen(far, "wb", buffering=0) as said:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _look(keys, fds, user, parent, far)
+            finally:
+                os._exit(1)
+        said.close()
+
+        # It ends with one word if all is well, else with the reason. One that does neither is as good as a refusal.
+        poll = select.poll()
+        poll.register(near, select.POLLIN)
+        heard = answer.read(_SAID_BYTES_MAX) if poll.poll(_WAIT_S * 1000) else b""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    if heard == _FINE:
+        return ""
+    text = " ".join(heard.decode(errors="replace").split())
+    return text if text.isprintable() and text else "keys and certificates could not be examined"
+
+
+def _look(keys: Keys, fds: dict[str, int], user: tuple[int, int], parent: int, far: int) -> None:
+    """The child: read the files as keyd does, and say what comes of it."""
+    signal.set_wakeup_fd(-1)
+    privileges.close_others({far, *fds.values()})
+    try:
+        privileges.drop(*user, parent)
+        secrets.credentials(keys, fds)
+        said = _FINE
+    except UserError as error:
+        said = str(error).encode()
+    except Exception as error:  # noqa: BLE001
+        said = f"keys and certificates cannot be read: {error!r}".encode()
+    os.write(far, said[:_SAID_BYTES_MAX])
