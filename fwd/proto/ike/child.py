@@ -85,7 +85,7 @@ class Offer:
             _without_group(p.transforms) if first else p.transforms for p in connection.esp_proposals
         )
         proposals = tuple(Proposal(Protocol.ESP, one, number, octets) for number, one in enumerate(offered, 1))
-        groups = [one.id for p in proposals for one in p.of(TransformType.KE)]
+        groups = [group for p in proposals for group in p.groups]
         secret = None
         if groups:
             secret = DiffieHellman(group if group in groups else groups[0], world.random)
@@ -117,7 +117,7 @@ class Offer:
         if not covers(self.local_ts, local) or not covers(self.remote_ts, remote):
             raise ProtocolError(Notify.TS_UNACCEPTABLE, "the peer's traffic selectors go beyond those offered")
         shared = b""
-        if chosen[0].one(TransformType.KE):
+        if chosen[0].groups:
             assert self.secret is not None
             shared = self.secret.shared(public_value(reply, self.secret.group))
         ni, nr = nonces or (self.nonce, only(reply, Nonce).data)
@@ -149,12 +149,11 @@ def answer(
     remote = narrow(selectors_of(request, Payload.TSI), connection.remote_ts)
     if not local or not remote:
         raise ProtocolError(Notify.TS_UNACCEPTABLE, "no common traffic selectors")
-    group = chosen.one(TransformType.KE)
     shared, extra = b"", []
-    if group:
-        theirs = public_value(request, group.id)
-        secret = DiffieHellman(group.id, world.random)
-        shared, extra = secret.shared(theirs), [KeyExchange(group.id, secret.public)]
+    for group in chosen.groups:  # one or none
+        theirs = public_value(request, group)
+        secret = DiffieHellman(group, world.random)
+        shared, extra = secret.shared(theirs), [KeyExchange(group, secret.public)]
     ni, nr = nonces or (only(request, Nonce).data, world.random(NONCE_BYTES))
     spi = world.unused_spi(receiver)
     child = _keys(keys, chosen, member, spi, _spi(chosen), (ni, nr, shared), (local, remote), initiated=False,

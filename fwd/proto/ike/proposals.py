@@ -3,9 +3,11 @@
     aes256gcm16-prfsha384-x25519     IKE: cipher, PRF, group
     aes256gcm16-esn-noesn            ESP: cipher, extended sequence numbers first, without them as well
     aes128gcm16-ecp256-noesn         ESP with a Diffie-Hellman exchange of its own when it is rekeyed
+    aes128gcm16-ecp256-none-noesn    ESP with such an exchange if the peer wants it, too
 
 Several words of one kind are alternatives. Only AES-GCM with a 16-octet ICV, HMAC-SHA-2 PRFs and elliptic curves are
-known: anything older is neither offered nor accepted. `choose` takes the first of ours that the peer offers.
+known: anything older is neither offered nor accepted. `choose` takes the first of ours that the peer offers. Further
+key exchanges (RFC 9370) are passed over where the peer's offer says that they may be, by NONE.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ AES_GCM_16: Final = 20
 PRF_SHA256, PRF_SHA384 = 5, 6
 ECP256, ECP384, X25519 = 19, 20, 31
 NO_ESN, ESN = 0, 1
-_INTEG_NONE: Final = 0
+NONE: Final = 0  # no integrity algorithm, no key exchange, no further one
+_FURTHER_KE: Final = range(6, 13)  # transform types of RFC 9370
 _KEY_LENGTH: Final = 0x8000 | 14  # a fixed-length attribute
 _PROPOSAL = struct.Struct(">BBHBBBB")
 _TRANSFORM = struct.Struct(">BBHBBH")
@@ -46,6 +49,7 @@ WORDS: Final = {
     "x25519": Transform(TransformType.KE, X25519),
     "ecp256": Transform(TransformType.KE, ECP256),
     "ecp384": Transform(TransformType.KE, ECP384),
+    "none": Transform(TransformType.KE, NONE),
     "esn": Transform(TransformType.ESN, ESN),
     "noesn": Transform(TransformType.ESN, NO_ESN),
 }
@@ -79,8 +83,17 @@ class Proposal:
         found = self.of(kind)
         return found[0] if found else None
 
+    @property
+    def groups(self) -> list[int]:
+        """The groups of its key exchange, without NONE."""
+        return [transform.id for transform in self.of(TransformType.KE) if transform.id != NONE]
+
     def __str__(self) -> str:
-        return "-".join(_NAMES.get(transform, f"{transform.type}:{transform.id}") for transform in self.transforms)
+        return "-".join(
+            _NAMES.get(transform, f"{transform.type}:{transform.id}")
+            for transform in self.transforms
+            if transform.id != NONE or transform.type not in _FURTHER_KE
+        )
 
 
 def parse(text: str, protocol: Protocol) -> Proposal:
@@ -90,7 +103,7 @@ def parse(text: str, protocol: Protocol) -> Proposal:
         transform = WORDS.get(_ALIASES.get(word, word))
         if transform is None:
             raise ValueError(f"proposal {text!r}: {word!r} is not known: use {', '.join(WORDS)}")
-        if transform.type not in _ALLOWED[protocol]:
+        if transform.type not in _ALLOWED[protocol] or (protocol is Protocol.IKE and word == "none"):
             raise ValueError(f"proposal {text!r}: {word!r} is not for {protocol.name}")
         transforms.append(transform)
     if protocol is Protocol.ESP and not any(t.type == TransformType.ESN for t in transforms):
@@ -106,7 +119,7 @@ def choose(ours: Sequence[Proposal], offered: Sequence[Proposal]) -> Proposal | 
     """The first of ours that the peer offers, with one transform of each type and the peer's number and SPI.
 
     RFC 7296 §3.3.6: a proposal with a type of transform that we do not know is passed over as a whole; transforms that
-    we do not know are passed over alone. RFC 5282 §8: AEAD ciphers come without an integrity transform, or with NONE.
+    we do not know are passed over alone.
     """
     for mine in ours:
         for theirs in offered:
@@ -116,21 +129,32 @@ def choose(ours: Sequence[Proposal], offered: Sequence[Proposal]) -> Proposal | 
 
 
 def _common(mine: Proposal, theirs: Proposal) -> tuple[Transform, ...] | None:
-    kinds = {transform.type for transform in theirs.transforms}
-    integrity = [t.id for t in theirs.transforms if t.type == TransformType.INTEG]
-    if integrity and _INTEG_NONE not in integrity:
-        return None
-    kinds.discard(TransformType.INTEG)
-    if kinds != {transform.type for transform in mine.transforms}:
-        return None
+    """One transform of each type that `theirs` has, the first of ours; None: there is a type without a common one."""
+    wanted, offered = _by_type(mine), _by_type(theirs)
     chosen = []
-    for kind in sorted(kinds):
-        offered = [transform for transform in theirs.transforms if transform.type == kind]
-        match = next((transform for transform in mine.of(TransformType(kind)) if transform in offered), None)
+    for kind in sorted({*wanted, *offered}):
+        # A type that may be left out stands for NONE where it is (RFC 7296 §3.3.2, RFC 9370 §2.2.1).
+        left_out = [Transform(kind, NONE)] if _may_be_left_out(mine.protocol, kind) else []
+        possible = offered.get(kind, left_out)
+        match = next((transform for transform in wanted.get(kind, left_out) if transform in possible), None)
         if match is None:
             return None
-        chosen.append(match)
+        if kind in offered and kind != TransformType.INTEG:  # AEAD ciphers are answered without one (RFC 5282 §8)
+            chosen.append(match)
     return tuple(chosen)
+
+
+def _by_type(proposal: Proposal) -> dict[int, list[Transform]]:
+    found: dict[int, list[Transform]] = {}
+    for transform in proposal.transforms:
+        found.setdefault(transform.type, []).append(transform)
+    return found
+
+
+def _may_be_left_out(protocol: int, kind: int) -> bool:
+    return (
+        kind == TransformType.INTEG or kind in _FURTHER_KE or (kind == TransformType.KE and protocol == Protocol.ESP)
+    )
 
 
 def is_choice_of(chosen: Proposal, offers: Sequence[Proposal]) -> bool:
