@@ -22,6 +22,7 @@ from fwd.keyd.agreement import Terms, disagreement
 from fwd.keyd.checkup import Checkup
 from fwd.keyd.mailbox import KeydPeering
 from fwd.keyd.pairs import SPARES, MemberPairs
+from fwd.keyd.refusals import Refusals
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Credentials
 from fwd.proto.ike.endpoint import Endpoint
@@ -35,11 +36,12 @@ from fwd.proto.ike.events import (
     Connection,
     Datagram,
     Established,
+    ExchangeRefused,
     Moved,
     Rejected,
 )
 from fwd.proto.ike.exchanges import resource
-from fwd.proto.ike.numbers import Notify, Payload, Protocol
+from fwd.proto.ike.numbers import Notify, Payload, Protocol, notify_name
 from fwd.proto.ike.payloads import Notification
 from fwd.proto.ike.proposals import parse
 from fwd.proto.ike.sa import IkeSa
@@ -106,6 +108,7 @@ class IkePeering:
         self._not_before = [0.0] * len(self.members)  # no Child SA more is asked for before then
         self._missing_since: list[float | None] = [None] * len(self.members)
         self._refused: dict[int, str] = {}  # members that the peer gives no Child SA, and why
+        self._refusals = Refusals(self.name)
         self._error = ""  # why there is no connection
         self._disagreement = ""  # why this peer cannot be joined, though it is who it is
         self._far_terms: Terms | None = None  # if it is another fwd
@@ -197,7 +200,8 @@ class IkePeering:
         if sa is None or self._disagreement:
             return
         for index, member in enumerate(self.members):
-            alone, hold = index in self._refused, now < self._not_before[index]
+            alone = index in self._refused or not self._spares(sa)
+            hold = now < self._not_before[index]
             for spi in member.due_to_rekey(now, self.peering.rekey_time, alone=alone, hold=hold):
                 endpoint.rekey_child(self.name, spi, now)
         missing = [self._missing(index, sa, now) for index in range(len(self.members))]
@@ -206,9 +210,16 @@ class IkePeering:
                 if count >= wanted:
                     endpoint.create_child(self.name, index, (_for_member(index), resource(index)), now)
 
+    def _spares(self, sa: IkeSa) -> int:
+        """How many unused pairs a member should have.
+
+        None with a peer that spreads its traffic and is no fwd: it would send on the spares, too, or on nothing else.
+        """
+        return 0 if sa.spreads and not sa.is_fwd else SPARES
+
     def _missing(self, index: int, sa: IkeSa, now: float) -> int:
         """How many Child SAs are to be asked for now."""
-        missing = self.members[index].missing() - self._endpoint.asked(self.name, index)
+        missing = self.members[index].missing(self._spares(sa)) - self._endpoint.asked(self.name, index)
         if missing <= 0 or now < self._not_before[index]:
             self._missing_since[index] = None
             return 0
@@ -236,6 +247,8 @@ class IkePeering:
                         self.members[what.member].down(what.spi, now)
                 case ChildRefused():
                     self._child_refused(what, now)
+                case ExchangeRefused():
+                    self._refusals.note(what, now)
                 case Moved():
                     told = event("ike.moved", peering=self.name, address=what.remote[0], port=what.remote[1])
                     log.info("%s: the peer is at %s port %d now", self.name, *what.remote, extra=told)
@@ -309,14 +322,9 @@ class IkePeering:
             self._reveal(what)
 
     def _child_refused(self, what: ChildRefused, now: float) -> None:
-        known = what.notify in Notify._value2member_map_
-        reason = Notify(what.notify).name if known else f"notify {what.notify}"
+        reason = self._refused[what.member] = notify_name(what.notify)
         self._not_before[what.member] = now + REFUSED_S
-        if self._refused.get(what.member) != reason:
-            told = event("ike.child_refused", peering=self.name, member=what.member, reason=reason)
-            text = "%s: the peer gives member %d no further Child SA: %s"
-            log.warning(text, self.name, what.member, reason, extra=told)
-        self._refused[what.member] = reason
+        self._refusals.note(ExchangeRefused(self.name, by_peer=True, reason=reason, member=what.member), now)
 
     def _rejected(self, what: Rejected, now: float) -> None:
         """Anybody can be rejected again and again: it is told once in a while."""

@@ -187,10 +187,10 @@ class MemberPairs:
 
     # -- what is wanted of IKE ----------------------------------------------------------------------------------
 
-    def missing(self) -> int:
-        """How many pairs more there should be."""
+    def missing(self, spares: int) -> int:
+        """How many pairs more there should be, when one is in use and so many are spare."""
         have = sum(pair.spare or not pair.ready for pair in self._pairs.values()) + (self._current is not None)
-        return max(0, 1 + SPARES - have)
+        return max(0, 1 + spares - have)
 
     def due_to_delete(self, now: float) -> list[int]:
         """Pairs that we have left long enough ago, each told once."""

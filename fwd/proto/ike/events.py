@@ -108,6 +108,17 @@ class ChildRefused:
 
 
 @dataclass(frozen=True)
+class ExchangeRefused:
+    """A CREATE_CHILD_SA exchange came to nothing, perhaps for now. `member` None: it is not known whose it was."""
+
+    connection: str
+    by_peer: bool
+    reason: str
+    member: int | None = None
+    about_ike: bool = False  # it was to replace the IKE SA
+
+
+@dataclass(frozen=True)
 class Moved:
     """The peer's packets, authenticated, come from another address now (RFC 7296 §2.23)."""
 
@@ -132,7 +143,7 @@ class Closed:
     error: str
 
 
-Event = Established | ChildUp | ChildConfirmed | ChildDown | ChildRefused | Moved | Rejected | Closed
+Event = Established | ChildUp | ChildConfirmed | ChildDown | ChildRefused | ExchangeRefused | Moved | Rejected | Closed
 
 
 @dataclass(frozen=True)

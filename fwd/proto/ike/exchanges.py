@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from fwd.proto.ike.child import Child, Offer, answer
-from fwd.proto.ike.events import FIRST_MEMBER, ChildRefused
-from fwd.proto.ike.numbers import ESP_SPI_BYTES, Exchange, Notify, Protocol, ProtocolError
+from fwd.proto.ike.events import FIRST_MEMBER, ChildRefused, ExchangeRefused
+from fwd.proto.ike.numbers import ESP_SPI_BYTES, Exchange, Notify, Protocol, ProtocolError, notify_name
 from fwd.proto.ike.payloads import (
     AnyPayload,
     Delete,
@@ -115,6 +115,8 @@ class CreateChild:
 
     def _failed(self, sa: IkeSa, error: int, now: float) -> None:
         old = self._old
+        reason = notify_name(error)
+        sa.world.tell(ExchangeRefused(sa.connection.name, by_peer=True, reason=reason, member=self.member))
         if error == Notify.TEMPORARY_FAILURE and self._retries < _RETRIES_MAX:
             self._retries += 1
             if old is None or old.rival is None:
@@ -224,7 +226,11 @@ def respond_child(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyP
     if len(sa.children) >= CHILDREN_MAX:
         raise ProtocolError(Notify.NO_ADDITIONAL_SAS, f"more than {CHILDREN_MAX} Child SAs")
     member = old.keys.member if old else member_of(sa, request)
-    keys, reply, nonce = answer(request, sa.connection, sa.world, sa.keys, member, sa.receiver_of(member))
+    try:
+        keys, reply, nonce = answer(request, sa.connection, sa.world, sa.keys, member, sa.receiver_of(member))
+    except ProtocolError as error:
+        error.member = member
+        raise
     if notified(request, Notify.SA_RESOURCE_INFO):
         reply.append(resource(member))
     child = Child(keys)

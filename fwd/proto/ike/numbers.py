@@ -141,13 +141,24 @@ class CertEncoding(IntEnum):
 
 
 class ProtocolError(Exception):
-    """A message is refused. `notify` answers it, with `data`; `spi`: of the Child SA that it is about."""
+    """A message is refused. `notify` answers it, with `data`; `spi`: of the Child SA that it is about.
+
+    `member`: whose Child SA was asked for, once that is known; `about_ike`: a new IKE SA was.
+    """
+
+    member: int | None = None
+    about_ike = False
 
     def __init__(self, notify: Notify, reason: str, data: bytes = b"", spi: bytes = b"") -> None:
         super().__init__(reason)
         self.notify = notify
         self.data = data
         self.spi = spi
+
+
+def notify_name(kind: int) -> str:
+    """What a log calls a notify, whether fwd knows it or not."""
+    return Notify(kind).name if kind in Notify._value2member_map_ else f"notify {kind}"
 
 
 def syntax(reason: str) -> ProtocolError:

@@ -152,9 +152,7 @@ def _by_type(proposal: Proposal) -> dict[int, list[Transform]]:
 
 
 def _may_be_left_out(protocol: int, kind: int) -> bool:
-    return (
-        kind == TransformType.INTEG or kind in _FURTHER_KE or (kind == TransformType.KE and protocol == Protocol.ESP)
-    )
+    return kind == TransformType.INTEG or kind in _FURTHER_KE or (kind == TransformType.KE and protocol == Protocol.ESP)
 
 
 def is_choice_of(chosen: Proposal, offers: Sequence[Proposal]) -> bool:

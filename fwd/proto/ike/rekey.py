@@ -11,8 +11,18 @@ from typing import Final
 
 from fwd.proto.ike.child import NONCE_BYTES
 from fwd.proto.ike.crypto import DiffieHellman, IkeKeys, Suite
+from fwd.proto.ike.events import ExchangeRefused
 from fwd.proto.ike.exchanges import RETRY_S, DeleteIke
-from fwd.proto.ike.numbers import SPI_BYTES, Exchange, Notify, Protocol, ProtocolError, TransformType, syntax
+from fwd.proto.ike.numbers import (
+    SPI_BYTES,
+    Exchange,
+    Notify,
+    Protocol,
+    ProtocolError,
+    TransformType,
+    notify_name,
+    syntax,
+)
 from fwd.proto.ike.payloads import (
     AnyPayload,
     KeyExchange,
@@ -73,7 +83,10 @@ class RekeyIke:
                 sa.move(State.ESTABLISHED)
             sa.submit_first(self, now)
             return
-        if error_of(reply) is not None:
+        error = error_of(reply)
+        if error is not None:
+            reason = notify_name(error.kind)
+            sa.world.tell(ExchangeRefused(sa.connection.name, by_peer=True, reason=reason, about_ike=True))
             self._failed(sa, now)
             return
         chosen = only(reply, SecurityAssociation).proposals
@@ -154,6 +167,14 @@ def _check_spi(chosen: Proposal) -> None:
 
 def respond_rekey(sa: IkeSa, request: list[AnyPayload], adopt: Adopt, now: float) -> list[AnyPayload]:
     """Answer the peer's request for a successor. Raises ProtocolError."""
+    try:
+        return _answer_rekey(sa, request, adopt, now)
+    except ProtocolError as error:
+        error.about_ike = True
+        raise
+
+
+def _answer_rekey(sa: IkeSa, request: list[AnyPayload], adopt: Adopt, now: float) -> list[AnyPayload]:
     assert sa.keys is not None
     if sa.busy_with_children:
         raise ProtocolError(Notify.TEMPORARY_FAILURE, "an exchange about a Child SA is under way")

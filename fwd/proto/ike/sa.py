@@ -25,6 +25,7 @@ from fwd.proto.ike.events import (
     ChildUp,
     Connection,
     Datagram,
+    ExchangeRefused,
     Moved,
     World,
 )
@@ -330,6 +331,8 @@ class IkeSa:
             reply = [notify_for(error)]
             fatal = error.notify in (Notify.INVALID_SYNTAX, Notify.AUTHENTICATION_FAILED)
             self.error = str(error)
+            if header.exchange == Exchange.CREATE_CHILD_SA:
+                self.world.tell(_refusal(self.connection.name, error))
         self._expected_id += 1
         self._answer = self._encode(self._header(header.exchange, header.message_id, response=True), reply)
         self._send(self._answer)
@@ -419,3 +422,9 @@ class IkeSa:
         local, remote = path or (self.local, self.remote)
         for data in datagrams:
             self.world.send(Datagram(data, local, remote))
+
+
+def _refusal(name: str, error: ProtocolError) -> ExchangeRefused:
+    """What is told of a CREATE_CHILD_SA request that we have refused."""
+    reason = f"{error.notify.name}: {error}"
+    return ExchangeRefused(name, by_peer=False, reason=reason, member=error.member, about_ike=error.about_ike)
