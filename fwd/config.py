@@ -114,6 +114,10 @@ class IkeKeys(_Strict):
     )
     dpd_delay: Seconds = Field(default=10, ge=0, le=3600, description="silence before the peer is asked; 0: never")
     start_action: Literal["start", "none"] = Field(default="start", description="none: wait for the far gateway")
+    mobility: Literal["port", "address", "none"] = Field(
+        default="port",
+        description="what of the far gateway's address may change; behind a NAT, port lets the address, too",
+    )
     ike_port: int = Field(default=500, ge=1, le=65535, description="UDP port of IKE, on both sides")
 
 
@@ -406,5 +410,6 @@ ike_proposals = ["aes256gcm16-prfsha384-x25519-ecp384"]
 esp_proposals = ["aes256gcm16-x25519-ecp384-esn-noesn"]
 ike_rekey_time = "4h"
 dpd_delay = "10s"
+mobility = "port"                  # of the far gateway's address: "address": all of it, once it answers there; "none"
 ike_port = 500
 """

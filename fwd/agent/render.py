@@ -99,6 +99,7 @@ def _ike_sa(sa: Json) -> list[RenderableType]:
     ours, theirs = ("*", "") if sa["initiator"] else ("", "*")
     age = "" if sa["established_s"] is None else f", {timedelta(seconds=sa['established_s'])} ago"
     nat = ", a NAT is before us" if sa["behind_nat"] else ""
+    nat += ", a NAT is before the peer" if sa.get("peer_behind_nat") else ""
     table = _table("Child SA", "state", "SPI in", "SPI out", "proposal")
     for child in sorted(sa["children"], key=lambda child: int(child["member"])):
         table.add_row(f"member {child['member']}", *(child[key] for key in ("state", "spi_in", "spi_out", "proposal")))

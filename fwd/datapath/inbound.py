@@ -415,9 +415,12 @@ class Inbound:
     def _authentic(self, sa: Receiving, any_accepted: bool) -> bool:
         """After at least one packet authenticated: publish the window's top, and tell the member."""
         if any_accepted:
-            self._slots.words[2 * sa.keys.slot + 1] = sa.window.top
+            top, place = sa.window.top, 2 * sa.keys.slot + 1
+            newer = top > self._slots.words[place]
+            self._slots.words[place] = top
             self._delivery.spi = sa.spi
-            self.on_heard(sa, self._address)
+            if newer:  # a late packet says nothing of where the peer is now
+                self.on_heard(sa, self._address)
         return any_accepted
 
     # -- payload superpacket ----------------------------------------------------------------------------------

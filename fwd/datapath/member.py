@@ -39,6 +39,7 @@ _BOOT_WAIT_S = 0.5  # less than the watchdog's patience
 _BOOT_POLL_MS = 50
 _ECHO_BYTES = FRAMING_BYTES + 4
 _UNKNOWN_EVERY_S = 0.1
+_ELSEWHERE_EVERY_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class Member:
         self._now = now
         self._heard_from = ("", 0)
         self._mapping = 0, now  # ESP packets sent when a NAT last saw us, and when that was
-        self._unknown_at = 0.0
+        self._unknown_at = self._elsewhere_at = 0.0
         self._publish_path()
         self._install(boot)
         self._tell(EventKind.STARTED, self._link[LinkWord.SPI_OUT])
@@ -176,13 +177,25 @@ class Member:
             self._path.heard(self._now)
 
     def _on_heard(self, sa: Receiving, address: tuple[str, int]) -> None:
-        """Something authenticated came on `sa` from `address`, which is where the peer now is."""
+        """Something authenticated came on `sa`, newer than all before it, from `address`."""
         if address != self._heard_from:
-            self._heard_from = self.outbound.peer = address
-            self._shared.peer.put(address)
+            self._find_peer(sa, address)
         if not sa.heard:
             sa.heard = True
             self._tell(EventKind.HEARD, sa.spi)
+
+    def _find_peer(self, sa: Receiving, address: tuple[str, int]) -> None:
+        """Follow the peer to another port. Another address counts once keyd has found it there, and told so: else
+        whoever holds a packet back could point what this member sends at others (proto/ike/mobility.py).
+        """
+        ike = self._parts.peering.ike
+        if address[0] == self.outbound.peer[0] and (ike is None or ike.mobility != "none"):
+            self._heard_from = self.outbound.peer = address
+            self._shared.peer.put(address)
+        elif address[0] != self.outbound.peer[0] and self._now - self._elsewhere_at >= _ELSEWHERE_EVERY_S:
+            self._elsewhere_at = self._now
+            self._shared.elsewhere.put(address)
+            self._tell(EventKind.ELSEWHERE, sa.spi)
 
     def _on_unknown(self, spi: int) -> None:
         if self._now - self._unknown_at >= _UNKNOWN_EVERY_S:
@@ -213,10 +226,7 @@ class Member:
         link[LinkWord.CHUNK] = self._parts.geometry.chunk_for(mtu)
 
     def _follow_far(self) -> None:
-        """IKE has found the peer elsewhere; perhaps it sends this member nothing by which to find it.
-
-        A NAT's port that IKE does not know, at the address that IKE tells, stays.
-        """
+        """Go where IKE has found the peer; a NAT's port that IKE does not know, at the address that it tells, stays."""
         before, far = self._far, self._shared.far.get()
         if far is None or far == before:
             return
@@ -226,11 +236,12 @@ class Member:
             self._shared.peer.put(far)
 
     def _known_peer(self) -> tuple[str, int]:
-        """Where the peer was found last, by whichever incarnation; else what was negotiated, or configured."""
+        """Where the peer is: at the address that keyd has told, at the port where it was heard there last."""
         peering = self._parts.peering
-        return self._shared.peer.get() or self._shared.far.get() or (
-            str(peering.remote_addrs), peering.port_of(self._parts.index)
-        )  # fmt: skip
+        heard, far = self._shared.peer.get(), self._shared.far.get()
+        if heard is not None and (far is None or heard[0] == far[0]):
+            return heard
+        return far or (str(peering.remote_addrs), peering.port_of(self._parts.index))
 
     def _tick(self) -> float:
         """What need not be done on every turn; returns after how many seconds it is due again, at the latest."""

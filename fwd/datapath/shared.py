@@ -109,6 +109,9 @@ class LinkWord(IntEnum):
     PEER_PORT = 6
     PEER_HIGH = 7  # the far address as learned, 128 bits
     PEER_LOW = 8
+    ELSEWHERE_PORT = 9
+    ELSEWHERE_HIGH = 10  # where the far member was heard and must not be followed by itself
+    ELSEWHERE_LOW = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +209,7 @@ class MemberShared:
         self.counters = CounterBlock(words.take(CounterBlock.size(MEMBER_COUNTERS)), MEMBER_COUNTERS)
         self.next_epoch = words.take(1)
         self.peer = AddressWords(self.link[LinkWord.PEER_PORT : LinkWord.PEER_LOW + 1])  # as learned, by the member
+        self.elsewhere = AddressWords(self.link[LinkWord.ELSEWHERE_PORT : LinkWord.ELSEWHERE_LOW + 1])
         self.far = AddressWords(words.take(3))  # as negotiated, by keyd
         self.keepalive = words.take(1)  # 1: a NAT is before us, and this member's port has a mapping to keep (keyd)
 

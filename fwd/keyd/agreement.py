@@ -1,14 +1,16 @@
 """What two fwd gateways tell each other of a peering in IKE_AUTH, and what follows from both (design §4, §7).
 
-A private-use notify carries version, payload, the offloads whose super-packets its sender takes, and where its members
-listen. `superpacket` is not sent unless both have said it: a peer that says nothing is a standard one. Refused, as
-ValueError: what is not such a notify.
+A private-use notify carries version, payload, the offloads whose super-packets its sender takes, where its members
+listen, and, from version 2 on, its own address as it knows it: seen at another one, it is behind a NAT. `superpacket`
+is not sent unless both have said it: a peer that says nothing is a standard one. Refused, as ValueError: what is not
+such a notify.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from fwd.config import Payload
@@ -16,9 +18,12 @@ from fwd.proto.ike.numbers import Notify
 from fwd.proto.ike.payloads import Notification
 from fwd.proto.ip import CSUM, TSO4, TSO6, USO4, USO6
 
-VERSION: Final = 1
+VERSION: Final = 2
+_OLDEST: Final = 1
 PORT_MAX: Final = 65535
 _FORM = struct.Struct(">BBBBHH")  # version, payload, flags, zero, offloads, UDP port of member 0
+_ADDRESS_BYTES: Final = 16  # behind that, from version 2 on
+_IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _PAYLOADS: Final[dict[int, Payload]] = {1: "superpacket", 2: "esp"}
 _ONE_PORT = 1
 
@@ -31,11 +36,16 @@ class Terms:
     offloads: int
     port: int
     one_port: bool  # for all members; else member i has `port` + i
+    address: str | None = None  # of its sender, as that knows it; None: it does not tell
 
     def notification(self) -> Notification:
         number = next(number for number, name in _PAYLOADS.items() if name == self.payload)
         data = _FORM.pack(VERSION, number, _ONE_PORT if self.one_port else 0, 0, self.offloads, self.port)
-        return Notification(Notify.FWD_PEERING, data)
+        address = ip_address(self.address) if self.address else None
+        if address is None:
+            return Notification(Notify.FWD_PEERING, data)
+        packed = address.packed if address.version == 6 else _IPV4_MAPPED + address.packed
+        return Notification(Notify.FWD_PEERING, data + packed)
 
     @classmethod
     def decode(cls, data: bytes) -> Terms:
@@ -43,9 +53,17 @@ class Terms:
         if len(data) < _FORM.size:
             raise ValueError(f"notify of {len(data)} octets")
         version, number, flags, _, offloads, port = _FORM.unpack_from(data)
-        if version < VERSION or number not in _PAYLOADS or not port:
+        if version < _OLDEST or number not in _PAYLOADS or not port:
             raise ValueError(f"version {version}, payload {number}, port {port}")
-        return cls(_PAYLOADS[number], _that_go_together(offloads), port, bool(flags & _ONE_PORT))
+        address = None
+        if version >= VERSION and len(data) >= _FORM.size + _ADDRESS_BYTES:
+            found = IPv6Address(data[_FORM.size : _FORM.size + _ADDRESS_BYTES])
+            address = str(found.ipv4_mapped or found)
+        return cls(_PAYLOADS[number], _that_go_together(offloads), port, bool(flags & _ONE_PORT), address)
+
+    def behind_nat(self, seen: str) -> bool:
+        """Whether a NAT is before its sender, whom we see at `seen`."""
+        return self.address is not None and ip_address(self.address) != ip_address(seen)
 
     def port_of(self, member: int) -> int:
         """Where a member listens; there is none beyond the last port."""

@@ -39,6 +39,7 @@ from fwd.proto.ike.events import (
     ExchangeRefused,
     Moved,
     Rejected,
+    Strayed,
 )
 from fwd.proto.ike.exchanges import resource
 from fwd.proto.ike.numbers import Notify, Payload, Protocol, notify_name
@@ -51,6 +52,7 @@ from fwd.proto.logged import event
 AGAIN_S: Final = 1.0  # after a connection has closed; doubles up to AGAIN_MAX_S
 AGAIN_MAX_S: Final = 10.0
 REJECTED_EVERY_S: Final = 1.0
+STRAYED_EVERY_S: Final = 60.0
 REFUSED_S: Final = 10.0  # after the peer has refused a Child SA, or a member had no room for it
 OTHER_SIDE_S: Final = 0.3  # the side that did not begin asks for what is missing this much later
 _WAIT_S, _WAITS_MAX = 0.5, 3
@@ -59,7 +61,7 @@ log = logging.getLogger(__name__)
 
 def terms_of(peering: Peering, offloads: int) -> Terms:
     """What this side says of a peering; `offloads`: what its TUN device takes."""
-    return Terms(peering.payload, offloads, peering.port, peering.shared_port)
+    return Terms(peering.payload, offloads, peering.port, peering.shared_port, str(peering.local_addrs))
 
 
 def connection_of(peering: Peering, credentials: Credentials, terms: Terms) -> Connection:
@@ -82,6 +84,7 @@ def connection_of(peering: Peering, credentials: Credentials, terms: Terms) -> C
         members=peering.members,
         rekey_s=float(keys.ike_rekey_time),
         liveness_s=float(keys.dpd_delay),
+        mobility=keys.mobility,
         float_port=peering.port if peering.shared_port else 0,
     )
 
@@ -115,7 +118,7 @@ class IkePeering:
         self._starts = peering.ike.start_action == "start"
         self._begin_at: float | None = now if self._starts else None
         self._again_s = AGAIN_S
-        self._rejected_at = float("-inf")
+        self._rejected_at = self._strayed_at = float("-inf")
         self._waited = 0
         self._heard_esp = 0
         self.news = True  # `told` says something new
@@ -155,8 +158,18 @@ class IkePeering:
 
     def hear(self, index: int, now: float) -> None:
         """A member has something to tell."""
-        self.members[index].hear()
+        member = self.members[index]
+        member.hear()
+        if member.strayed:
+            member.strayed = False
+            self._look_elsewhere(index, now)
         self.tick(now)
+
+    def _look_elsewhere(self, index: int, now: float) -> None:
+        """A member hears the peer at an address where it may not follow it by itself: let IKE see about it."""
+        heard, sa = self._shared[index].elsewhere.get(), self._endpoint.established(self.name)
+        if heard is not None and sa is not None:
+            sa.heard_from((heard[0], heard[1] if self.peering.shared_port else 0), now)
 
     def tick(self, now: float) -> None:
         """Everything that is due."""
@@ -253,6 +266,8 @@ class IkePeering:
                     told = event("ike.moved", peering=self.name, address=what.remote[0], port=what.remote[1])
                     log.info("%s: the peer is at %s port %d now", self.name, *what.remote, extra=told)
                     self._place_peer()
+                case Strayed():
+                    self._strayed(what, now)
                 case Rejected():
                     self._rejected(what, now)
                 case Closed():
@@ -286,6 +301,9 @@ class IkePeering:
         self._again_s = AGAIN_S
         self._initial_contact = False
         self._far_terms = theirs
+        sa = self._endpoint.established(self.name)
+        if sa is not None and theirs is not None:
+            sa.peer_behind_nat = theirs.behind_nat(sa.remote[0])
         self._refused.clear()
         self._not_before = [0.0] * len(self.members)
         if self._terms.payload == "superpacket" and theirs is not None:
@@ -326,6 +344,14 @@ class IkePeering:
         self._not_before[what.member] = now + REFUSED_S
         self._refusals.note(ExchangeRefused(self.name, by_peer=True, reason=reason, member=what.member), now)
 
+    def _strayed(self, what: Strayed, now: float) -> None:
+        """What the peer sends may go on coming from there: it is told once in a while."""
+        if now >= self._strayed_at + STRAYED_EVERY_S:
+            self._strayed_at = now
+            told = event("ike.strayed", peering=self.name, address=what.remote[0], port=what.remote[1])
+            text = "%s: messages of the peer's come from %s port %d, where it is not followed: %s"
+            log.warning(text, self.name, *what.remote, what.reason, extra=told)
+
     def _rejected(self, what: Rejected, now: float) -> None:
         """Anybody can be rejected again and again: it is told once in a while."""
         if now >= self._rejected_at + REJECTED_EVERY_S:
@@ -360,6 +386,7 @@ class IkePeering:
             "spi_r": sa.spi_r.hex(),
             "initiator": sa.initiator,
             "behind_nat": sa.behind_nat,
+            "peer_behind_nat": sa.peer_behind_nat,
             "remote": f"[{sa.remote[0]}]:{sa.remote[1]}" if ":" in sa.remote[0] else f"{sa.remote[0]}:{sa.remote[1]}",
             "remote_id": auth.name_of(self.connection.remote_id),
             "established_s": round(now - sa.established_at) if sa.established_at else None,

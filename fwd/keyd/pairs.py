@@ -72,6 +72,7 @@ class MemberPairs:
         self._sends_on = 0  # outbound SPI, as seen last
         self.control = parts.control
         self.renew = False  # the pair in use nears its end by count
+        self.strayed = False  # it hears the peer at another address
         self._recorded: set[int] = set()  # our SPIs of the pairs whose outbound SAs wait in boot records
         self._orphans: list[SaKeys] = []  # outbound SAs of a predecessor's boot records, used by nobody yet
 
@@ -142,6 +143,8 @@ class MemberPairs:
             log.debug("member %d: %s %#010x", self._index, event.kind.name, event.spi)
             if event.kind is EventKind.SOFT_LIMIT and event.spi == self._shared.link[LinkWord.SPI_OUT]:
                 self.renew = True
+            elif event.kind is EventKind.ELSEWHERE:
+                self.strayed = True
 
     def _follow_sending(self, spi_out: int, now: float) -> None:
         """A new incarnation sends on the spare that it took: the old pair goes, by us, a while later.

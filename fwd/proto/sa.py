@@ -115,6 +115,7 @@ class EventKind(IntEnum):
     HEARD = 2  # the first authenticated packet on inbound SPI
     SOFT_LIMIT = 3  # outbound SPI nears its end: send another
     UNKNOWN = 4  # a packet for an SPI that is not installed
+    ELSEWHERE = 5  # the peer, on inbound SPI, at another address than keyd has told
 
 
 @dataclass(frozen=True, slots=True)

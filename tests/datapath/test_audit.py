@@ -16,7 +16,7 @@ from fwd.datapath.audit import EVERY_S, Audit, Event
 from fwd.proto.aggfrag import SUBTYPE_RECORDS
 from fwd.proto.esp import NEXT_AGGFRAG, NEXT_IPV4, OVERHEAD_BYTES, OutboundSa, seal_one, write_trailer
 
-SENDER = "198.51.100.7"  # rig.WireSocket's
+SENDER = "192.0.2.1"  # gateway 1's
 ME, PEER = ("192.0.2.1", 4500), ("192.0.2.2", 4500)
 
 

@@ -8,6 +8,7 @@ import os
 import pytest
 from rig import Gateway, Rig, packet, record, rig, sa_keys
 
+from fwd.config import PskKeys
 from fwd.datapath import member as member_module
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.shared import LinkWord
@@ -105,8 +106,8 @@ def test_a_refused_offload_is_shown() -> None:
         assert r.a.shared.members[0].link[LinkWord.GSO_REFUSED] == 1
 
 
-@pytest.mark.parametrize(("v6", "address"), [(False, "203.0.113.5"), (True, "2001:db8:5::1")])
-def test_the_peer_is_where_authentic_packets_come_from(v6: bool, address: str) -> None:
+@pytest.mark.parametrize(("v6", "address"), [(False, "192.0.2.2"), (True, "2001:db8::2")])
+def test_the_peer_is_at_the_port_where_authentic_packets_come_from(v6: bool, address: str) -> None:
     with rig(members=1, v6=v6) as r:
         r.a.wires[0].address = (address, 6000)
         r.a.arrive(0, [])
@@ -170,9 +171,9 @@ def test_peers_that_have_said_where_they_listen_are_sent_to_there_until_they_are
         shared.far.put(("198.51.100.7", 7001))
         r.a.members[1]._install(SaSet(1, ()))
         assert r.a.members[1].outbound.peer == ("198.51.100.7", 7001)
-        shared.peer.put(("203.0.113.9", 9))
+        shared.peer.put(("198.51.100.7", 9))
         r.a.members[1]._install(SaSet(1, ()))
-        assert r.a.members[1].outbound.peer == ("203.0.113.9", 9)
+        assert r.a.members[1].outbound.peer == ("198.51.100.7", 9)
 
 
 @pytest.mark.parametrize(
@@ -180,8 +181,8 @@ def test_peers_that_have_said_where_they_listen_are_sent_to_there_until_they_are
     [
         (None, ("198.51.100.7", 61001), ("198.51.100.7", 61001)),  # it never sends to this member
         (("192.0.2.2", 4500), ("192.0.2.2", 4600), ("192.0.2.2", 4600)),
-        (("203.0.113.9", 9), ("198.51.100.7", 4500), ("198.51.100.7", 4500)),
-        (("198.51.100.7", 9), ("198.51.100.7", 4500), ("198.51.100.7", 9)),  # by a NAT's mapping of its own
+        (("192.0.2.2", 9), ("198.51.100.7", 4500), ("198.51.100.7", 4500)),
+        (("192.0.2.2", 9), ("192.0.2.2", 4600), ("192.0.2.2", 9)),  # by a NAT's mapping of its own
     ],
 )
 def test_a_peer_that_ike_finds_elsewhere_is_sent_to_there(
@@ -198,11 +199,61 @@ def test_a_peer_that_ike_finds_elsewhere_is_sent_to_there(
         shared.far.put(moves_to)
         member._tick()
         assert member.outbound.peer == sends_to
-        r.b.members[0].outbound.send_control(bytes(8), 59)
-        r.a.wires[0].address = ("203.0.113.77", 7)
-        r.a.arrive(0, r.b.wires[0].sent())
+        heard_from(r, (sends_to[0], 7))
+        assert member.outbound.peer == (sends_to[0], 7), "the port of what is heard after that is later news"
+
+
+def heard_from(r: Rig, address: tuple[str, int]) -> None:
+    """`b` sends something, and `a` has it from this address."""
+    r.b.members[0].outbound.send_control(bytes(8), 59)
+    r.a.wires[0].address = address
+    r.a.arrive(0, r.b.wires[0].sent())
+    r.a.members[0]._tick()
+
+
+def test_another_address_is_told_to_keyd_and_not_followed_before_keyd_says_so() -> None:
+    """Whoever holds back one fresh packet could point all that a member sends at others."""
+    with rig(members=1) as r:
+        member, shared = r.a.members[0], r.a.shared.members[0]
+        shared.far.put(("192.0.2.2", 4500))
         member._tick()
-        assert member.outbound.peer == ("203.0.113.77", 7), "what is heard after that is later news"
+        r.a.events(0)
+        for turn in range(3):
+            member._now += 10.0
+            heard_from(r, ("203.0.113.77", 7))
+            assert member.outbound.peer == ("192.0.2.2", 4500)
+            told = [event.kind for event in r.a.events(0)]
+            assert told == ([EventKind.ELSEWHERE, EventKind.HEARD] if turn == 0 else [EventKind.ELSEWHERE])
+            assert shared.elsewhere.get() == ("203.0.113.77", 7)
+        heard_from(r, ("203.0.113.77", 7))
+        assert r.a.events(0) == [], "once a second"
+        r.a.respawn(0)
+        assert r.a.members[0].outbound.peer == ("192.0.2.2", 4500)
+        shared.far.put(("203.0.113.77", 4500))
+        r.a.members[0]._tick()
+        heard_from(r, ("203.0.113.77", 7))
+        assert r.a.members[0].outbound.peer == ("203.0.113.77", 7)
+
+
+def test_a_late_packet_moves_nothing() -> None:
+    """It is authentic, and new to the window; but the peer has sent from elsewhere since."""
+    with rig(members=1) as r:
+        r.b.members[0].outbound.send_control(bytes(8), 59)
+        late = r.b.wires[0].sent()
+        heard_from(r, ("192.0.2.2", 5001))
+        r.a.wires[0].address = ("192.0.2.2", 5000)
+        r.a.arrive(0, late)
+        assert r.a.members[0].outbound.peer == ("192.0.2.2", 5001)
+        assert r.a.dropped(DropReason.REPLAYED) == r.a.dropped(DropReason.TOO_OLD) == 0
+
+
+def test_where_the_peer_may_not_move_not_even_its_port_is_followed() -> None:
+    keys = PskKeys(source="psk", secret="unused", mobility="none")
+    with rig(members=1, keys=keys) as r:
+        r.a.shared.members[0].far.put(("192.0.2.2", 4500))
+        r.a.members[0]._tick()
+        heard_from(r, ("192.0.2.2", 7))
+        assert r.a.members[0].outbound.peer == ("192.0.2.2", 4500)
 
 
 def test_a_member_that_is_told_to_stop_sends_nothing_until_it_has_another_sa() -> None:

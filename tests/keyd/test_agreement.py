@@ -12,8 +12,9 @@ from fwd.proto.ip import CSUM, TSO4, TSO6, USO4, USO6
 
 TAKEN = [0, CSUM, CSUM | TSO4 | TSO6, CSUM | TSO4 | TSO6 | USO4 | USO6]  # by TUN devices, as kernels are
 TERMS = st.builds(
-    Terms, st.sampled_from(["superpacket", "esp"]), st.sampled_from(TAKEN), st.integers(1, 0xFFFF), st.booleans()
-)
+    Terms, st.sampled_from(["superpacket", "esp"]), st.sampled_from(TAKEN), st.integers(1, 0xFFFF), st.booleans(),
+    st.one_of(st.none(), st.ip_addresses(network="192.0.0.0/8").map(str), st.ip_addresses(network="2000::/3").map(str)),
+)  # fmt: skip
 SUPER, ESP = Terms("superpacket", 7, 4500, False), Terms("esp", 7, 4500, True)
 
 
@@ -36,6 +37,19 @@ def test_any_octets_are_terms_or_refused(data: bytes) -> None:
     except ValueError:
         return
     assert terms.port > 0
+
+
+@pytest.mark.parametrize("own", ["192.0.2.1", "2001:db8::1"])
+def test_a_sender_that_is_seen_at_another_address_than_its_own_is_behind_a_nat(own: str) -> None:
+    terms = Terms.decode(Terms("esp", 7, 4500, True, own).notification().data)
+    assert not terms.behind_nat(own)
+    assert terms.behind_nat("203.0.113.9")
+    assert not ESP.behind_nat("203.0.113.9"), "it has not told"
+
+
+def test_the_first_version_says_nothing_of_an_address() -> None:
+    data = b"\1" + Terms("esp", 7, 4500, True, "192.0.2.1").notification().data[1:]
+    assert Terms.decode(data) == ESP
 
 
 @pytest.mark.parametrize("cut", range(8))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from fwd.proto.ike.auth import Credentials
 from fwd.proto.ike.crypto import Random
@@ -38,6 +38,7 @@ class Connection:
     liveness_s: float = 10.0
     fragment_bytes: int = 1200
     float_port: int = 0  # where IKE goes on behind a NAT; 0: where it began
+    mobility: Literal["none", "port", "address"] = "port"  # what of the peer's address may change (mobility.py)
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,15 @@ class Moved:
 
 
 @dataclass(frozen=True)
+class Strayed:
+    """A message of the peer's, authenticated, has come from `remote`, where it is not followed, and why."""
+
+    connection: str
+    remote: Address
+    reason: str
+
+
+@dataclass(frozen=True)
 class Rejected:
     """Somebody at `remote` has begun an IKE SA and was refused, or gave up, before it was established."""
 
@@ -143,7 +153,18 @@ class Closed:
     error: str
 
 
-Event = Established | ChildUp | ChildConfirmed | ChildDown | ChildRefused | ExchangeRefused | Moved | Rejected | Closed
+Event = (
+    Established
+    | ChildUp
+    | ChildConfirmed
+    | ChildDown
+    | ChildRefused
+    | ExchangeRefused
+    | Moved
+    | Strayed
+    | Rejected
+    | Closed
+)
 
 
 @dataclass(frozen=True)

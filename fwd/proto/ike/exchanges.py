@@ -14,6 +14,7 @@ from typing import Final
 
 from fwd.proto.ike.child import Child, Offer, answer
 from fwd.proto.ike.events import FIRST_MEMBER, ChildRefused, ExchangeRefused
+from fwd.proto.ike.mobility import cookie2_of
 from fwd.proto.ike.numbers import ESP_SPI_BYTES, Exchange, Notify, Protocol, ProtocolError, notify_name
 from fwd.proto.ike.payloads import (
     AnyPayload,
@@ -284,7 +285,7 @@ def resource(member: int) -> Notification:
 
 
 def respond_delete(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPayload]:
-    """Answer INFORMATIONAL: Deletes, error notifies, or nothing at all, which asks whether we live."""
+    """Answer INFORMATIONAL: Deletes, error notifies, or nothing at all, which asks whether we live, and where."""
     deletes = [one for one in request if isinstance(one, Delete)]
     if notified(request, Notify.AUTHENTICATION_FAILED):
         sa.error = "the peer does not trust us"
@@ -307,4 +308,4 @@ def respond_delete(sa: IkeSa, request: list[AnyPayload], now: float) -> list[Any
             if child.use is not Use.DELETING:  # else it is in our own Delete (RFC 7296 §1.4.1)
                 gone.append(child.spi_in)
             sa.remove_child(child)
-    return [Delete(Protocol.ESP, tuple(gone))] if gone else []
+    return [*cookie2_of(request), *([Delete(Protocol.ESP, tuple(gone))] if gone else [])]

@@ -42,6 +42,7 @@ from fwd.proto.ike.sa import NO_SPI, IkeSa, Respond
 from fwd.proto.ike.states import State
 
 _RESTARTS_MAX: Final = 5
+_SOURCE: Final = Notify.NAT_DETECTION_SOURCE_IP
 
 
 @dataclass
@@ -76,11 +77,17 @@ def nat_hash(spis: tuple[bytes, bytes], address: Address) -> bytes:
     return sha1(octets, usedforsecurity=False).digest()
 
 
-def _take_extras(sa: IkeSa, payloads: Sequence[AnyPayload], spis: tuple[bytes, bytes], local: Address) -> None:
-    """`spis` as they stand in the peer's message, `local` where we have it from."""
+def _take_extras(
+    sa: IkeSa, payloads: Sequence[AnyPayload], spis: tuple[bytes, bytes], path: tuple[Address, Address]
+) -> None:
+    """`spis` as they stand in the peer's message; `path`: our address and the peer's, as it came."""
+    local, remote = path
     seen = notified(payloads, Notify.NAT_DETECTION_DESTINATION_IP)
     sa.behind_nat = seen is not None and seen.data != nat_hash(spis, local)
     sa.is_fwd = Vendor(VENDOR_ID) in payloads
+    sources = [one.data for one in payloads if isinstance(one, Notification) and one.kind == _SOURCE]
+    # What another fwd says here is never right; its FWD_PEERING says where it is (keyd.agreement).
+    sa.peer_behind_nat = bool(sources) and nat_hash(spis, remote) not in sources and not sa.is_fwd
     sa.fragments = notified(payloads, Notify.FRAGMENTATION_SUPPORTED) is not None
     hashes = notified(payloads, Notify.SIGNATURE_HASH_ALGORITHMS)
     sa.peer_hashes = hashes.data if hashes else b""
@@ -151,7 +158,7 @@ class Initiate:
         initial.request = sa.first_message()
         sa.spi_r = initial.header.spi_r
         sa.use_keys(IkeKeys.initial(suite, secret, initial.ni, initial.nr, sa.spi_i + sa.spi_r), suite)
-        _take_extras(sa, reply, (sa.spi_i, sa.spi_r), sa.local)
+        _take_extras(sa, reply, (sa.spi_i, sa.spi_r), (sa.local, sa.remote))
         if sa.connection.float_port and notified(reply, Notify.NAT_DETECTION_SOURCE_IP):
             sa.local = sa.local[0], sa.connection.float_port
             sa.remote = sa.remote[0], sa.connection.float_port
@@ -294,7 +301,7 @@ def respond_init(
     sa.local = path[0]
     sa.initial = Initial(ni, world.random(NONCE_BYTES), data)
     sa.use_keys(IkeKeys.initial(suite, shared, ni, sa.initial.nr, spis[0] + spis[1]), suite)
-    _take_extras(sa, payloads, (spis[0], NO_SPI), path[0])
+    _take_extras(sa, payloads, (spis[0], NO_SPI), path)
     sa.answered_init()
     sa.heard_at = now
     return sa, [

@@ -143,7 +143,9 @@ def inherit(old: IkeSa, new: IkeSa, now: float) -> None:
     """What a new IKE SA takes over of the one it comes from."""
     new.local, new.remote = old.local, old.remote
     new.fragments, new.peer_hashes = old.fragments, old.peer_hashes
-    new.spreads, new.is_fwd, new.behind_nat = old.spreads, old.is_fwd, old.behind_nat
+    new.spreads, new.is_fwd = old.spreads, old.is_fwd
+    new.behind_nat, new.peer_behind_nat = old.behind_nat, old.peer_behind_nat
+    new.probe_not_before = old.probe_not_before
     new.establish(now)
 
 

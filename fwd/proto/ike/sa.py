@@ -27,6 +27,7 @@ from fwd.proto.ike.events import (
     Datagram,
     ExchangeRefused,
     Moved,
+    Strayed,
     World,
 )
 from fwd.proto.ike.message import (
@@ -37,6 +38,7 @@ from fwd.proto.ike.message import (
     open_message,
     seal_message,
 )
+from fwd.proto.ike.mobility import PROBE_TRIES, Path, Probe, Verdict, judge
 from fwd.proto.ike.numbers import PRIVATE_STATUS_FIRST, SPI_BYTES, Exchange, Flag, Notify, ProtocolError
 from fwd.proto.ike.payloads import AnyPayload, Notification, decode_chain, notify_for
 from fwd.proto.ike.states import IKE_MOVES, State, Use, check_move
@@ -79,6 +81,7 @@ class _Request:
     exchange: int
     datagrams: list[bytes]
     due: float  # when it is sent again, or given up
+    path: Path | None  # where it goes; None: to where the peer is
     tries: int = 1
 
 
@@ -113,6 +116,9 @@ class IkeSa:
         self.origin: IkeSa | None = None  # whose rival it is
         self.fragments = False  # the peer knows RFC 7383
         self.behind_nat = False  # the peer sees us at another address than we do
+        self.peer_behind_nat = False  # we see the peer at another address than it does
+        self.answered_from = remote  # from where the answer came that is being taken
+        self.probe_not_before = 0.0
         self.is_fwd = False  # the peer knows our private notifies
         self.spreads = False  # the peer knows RFC 9611: it sends by resource, not all on its newest Child SA
         self.peer_hashes = b""
@@ -145,6 +151,11 @@ class IkeSa:
         """Every change of state. Raises IllegalMoveError, and changes nothing, if it cannot follow (states.py)."""
         check_move(IKE_MOVES, self._state, to)
         self._state = to
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it is in use: the peer has proved who it is, and no other has taken over."""
+        return self._state in (State.ESTABLISHED, State.REKEYING)
 
     @property
     def spi(self) -> bytes:
@@ -219,8 +230,9 @@ class IkeSa:
         """Send a request; the one under way before is forgotten (IKE_SA_INIT may be tried again)."""
         header = self._header(task.exchange, self._next_id, response=False)
         datagrams = self._encode(header, payloads)
-        self._request = _Request(task, self._next_id, task.exchange, datagrams, now + RETRANSMIT_S)
-        self._send(datagrams)
+        path = task.path if isinstance(task, Probe) else None
+        self._request = _Request(task, self._next_id, task.exchange, datagrams, now + RETRANSMIT_S, path)
+        self._send(datagrams, path)
 
     def tick(self, now: float) -> None:
         """What is due: tasks put off, the request under way once more; or the peer is given up."""
@@ -231,12 +243,19 @@ class IkeSa:
         request = self._request
         if request is None or now < request.due:
             return
+        if isinstance(request.task, Probe) and request.path is not None and request.tries >= PROBE_TRIES:
+            request.task.give_up(self)
+            self.send_request(request.task, [], now)
+            return
         if request.tries >= TRIES_MAX and now >= self.traffic_at + TRAFFIC_S:
             self.die("the peer does not answer")
             return
         request.due = now + min(RETRANSMIT_S * RETRANSMIT_FACTOR**request.tries, RETRANSMIT_MAX_S)
         request.tries += 1
-        self._send(request.datagrams)
+        self._send(request.datagrams, request.path)
+        for task in self._queue:  # the peer may be where we would look if this request were answered
+            if isinstance(task, Probe):
+                self._send(request.datagrams, task.path)
 
     def next_timeout(self) -> float | None:
         """When `tick` is due."""
@@ -271,11 +290,12 @@ class IkeSa:
         if whole is None:
             return
         self.heard_at = now  # of what had come before anybody may have kept a copy (RFC 7296 §2.4)
-        self._follow(*path)
+        self.consider(path, now)
         if header.is_response:
+            self.answered_from = path[1]
             self._take_answer(*whole, now)
         else:
-            self._take_request(header, *whole, now)
+            self._take_request(header, *whole, path, now)
 
     def _assemble(self, header: Header, fragment: Fragment) -> tuple[int, bytes] | None:
         if fragment.total == 1:
@@ -322,7 +342,7 @@ class IkeSa:
         assert self._request is not None
         return self._request.datagrams[0]
 
-    def _take_request(self, header: Header, first: int, plain: bytes, now: float) -> None:
+    def _take_request(self, header: Header, first: int, plain: bytes, path: Path, now: float) -> None:
         self._confirm()  # with a window of 1 the peer has our last answer
         fatal = False
         try:
@@ -335,7 +355,7 @@ class IkeSa:
                 self.world.tell(_refusal(self.connection.name, error))
         self._expected_id += 1
         self._answer = self._encode(self._header(header.exchange, header.message_id, response=True), reply)
-        self._send(self._answer)
+        self._send(self._answer, path)  # to where the request came from (RFC 7296 §2.11)
         if fatal or self.ends:
             self.die(self.error)
         self._start_next(now)
@@ -344,17 +364,34 @@ class IkeSa:
         """The responder's IKE_SA_INIT is answered: the next request is number 1."""
         self._expected_id = 1
 
-    def _follow(self, local: Address, remote: Address) -> None:
-        """The peer may be behind a NAT that has given it another address, or use another port (RFC 7296 §2.23).
+    # -- where the peer is ------------------------------------------------------------------------------------
 
-        It is not followed from behind a NAT of our own, once it is known: who can write to us could misdirect us.
-        """
-        if self.behind_nat and self.state is not State.CONNECTING:
-            return
-        if (local, remote) != (self.local, self.remote):
-            self.local, self.remote = local, remote
-            if self.state is State.ESTABLISHED:
-                self.world.tell(Moved(self.connection.name, remote))
+    def consider(self, path: Path, now: float) -> None:
+        """Something of the peer's, authentic and new, has taken this path: follow, look, or stay (mobility.py)."""
+        verdict = judge(
+            self.connection.mobility, (self.local, self.remote), path,
+            established=self.speaks, nat_before_us=self.behind_nat, nat_before_peer=self.peer_behind_nat,
+        )  # fmt: skip
+        if verdict is Verdict.MOVE:
+            self.follow(path)
+        elif verdict is Verdict.STRAY:
+            self.stray(path[1], f"mobility is {self.connection.mobility}")
+        elif verdict is Verdict.CHECK and now >= self.probe_not_before and not self.is_planned(Probe):
+            self.submit_first(Probe(path), now)
+
+    def heard_from(self, remote: Address, now: float) -> None:
+        """Traffic of the peer's, authentic and new, has come from this address; port 0: from which is not known."""
+        self.consider((self.local, (remote[0], remote[1] or self.remote[1])), now)
+
+    def follow(self, path: Path) -> None:
+        """From now on the peer is there."""
+        self.local, self.remote = path
+        if self.speaks:
+            self.world.tell(Moved(self.connection.name, self.remote))
+
+    def stray(self, remote: Address, reason: str) -> None:
+        """The peer is not followed there."""
+        self.world.tell(Strayed(self.connection.name, remote, reason))
 
     # -- Child SAs --------------------------------------------------------------------------------------------
 
