@@ -29,8 +29,9 @@ LAYERS = {
 }
 # fwd.proto is pure: what it may use of the standard library, and of others.
 PURE = {
-    "__future__", "bisect", "collections", "dataclasses", "datetime", "enum", "functools", "ipaddress", "itertools",
-    "math", "hashlib", "hmac", "heapq", "operator", "re", "string", "struct", "types", "typing", "unicodedata",
+    "__future__", "bisect", "collections", "contextlib", "dataclasses", "datetime", "enum", "functools", "ipaddress",
+    "itertools", "math", "hashlib", "hmac", "heapq", "operator", "re", "string", "struct", "types", "typing",
+    "unicodedata",
 }  # fmt: skip
 PURE_PACKAGES = {"cryptography", "numpy", "xxhash"}
 

@@ -37,6 +37,7 @@ from fwd.proto.ike.events import (
     Datagram,
     Established,
     ExchangeRefused,
+    Fault,
     Moved,
     Rejected,
     Strayed,
@@ -53,6 +54,7 @@ AGAIN_S: Final = 1.0  # after a connection has closed; doubles up to AGAIN_MAX_S
 AGAIN_MAX_S: Final = 10.0
 REJECTED_EVERY_S: Final = 1.0
 STRAYED_EVERY_S: Final = 60.0
+FAULTS_EVERY_S: Final = 1.0
 REFUSED_S: Final = 10.0  # after the peer has refused a Child SA, or a member had no room for it
 OTHER_SIDE_S: Final = 0.3  # the side that did not begin asks for what is missing this much later
 _WAIT_S, _WAITS_MAX = 0.5, 3
@@ -118,7 +120,8 @@ class IkePeering:
         self._starts = peering.ike.start_action == "start"
         self._begin_at: float | None = now if self._starts else None
         self._again_s = AGAIN_S
-        self._rejected_at = self._strayed_at = float("-inf")
+        self._rejected_at = self._strayed_at = self._faulty_at = float("-inf")
+        self.faults = 0
         self._waited = 0
         self._heard_esp = 0
         self.news = True  # `told` says something new
@@ -272,6 +275,8 @@ class IkePeering:
                     self._rejected(what, now)
                 case Closed():
                     self._closed(what, now)
+                case Fault():
+                    self._faulty(what, now)
         for member in self.members:
             member.settle(now)
 
@@ -359,6 +364,19 @@ class IkePeering:
             told = event("ike.refused", peering=self.name, address=what.remote[0], port=what.remote[1])
             log.warning("%s: IKE with %s port %d refused: %s", self.name, *what.remote, what.error, extra=told)
 
+    def _faulty(self, what: Fault, now: float) -> None:
+        """A fault of fwd's has ended an IKE SA; what its members have of Child SAs that are gone goes, too."""
+        self.faults += 1
+        if now >= self._faulty_at + FAULTS_EVERY_S:
+            self._faulty_at = now
+            told = event("ike.fault", peering=self.name, error=type(what.error).__name__)
+            log.error("%s: a fault of fwd's has ended an IKE SA", self.name, exc_info=what.error, extra=told)
+        held = {spi for sa in self._endpoint.sas(self.name) for spi in sa.children}
+        for member in self.members:
+            for spi in member.spis() - held:
+                member.down(spi, now)
+        self._initial_contact = not self._endpoint.established(self.name)
+
     def _closed(self, what: Closed, now: float) -> None:
         self._error = what.error or self._disagreement
         if self._error:
@@ -376,6 +394,7 @@ class IkePeering:
             "half_open": len(self._endpoint.sas(self.name)) - len(self._endpoint.begun(self.name)),
             "error": self._error,
             "certificates": self._checkup.told(),
+            "faults": self.faults,
             "refused": {str(index): why for index, why in self._refused.items() if self.members[index].bare},
         }
 

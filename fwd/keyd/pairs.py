@@ -99,6 +99,10 @@ class MemberPairs:
             pair.ready = True
             self._refresh()
 
+    def spis(self) -> set[int]:
+        """Our inbound SPIs of the pairs that the far side uses, as far as we know."""
+        return {pair.spi for pair in self._pairs.values() if pair.gone_at is None}
+
     def down(self, spi: int, now: float) -> None:
         """The far side sends on our inbound `spi` no more, nor does it take what we send on its pair."""
         pair = self._pairs.get(spi)

@@ -24,7 +24,7 @@ from gwkit import GATEWAYS, MakePair, Pair, ended, until
 from test_soak import descriptors, private_kib
 
 from fwd.lab import traffic, verdict
-from fwd.proto.ike.endpoint import HALF_OPEN_COOKIES
+from fwd.proto.ike.limits import HALF_OPEN_COOKIES
 
 SECONDS = int(os.environ.get("FWD_LONG_KEYS_S", "60"))
 KEYD_KILLS = int(os.environ.get("FWD_LONG_KEYD_KILLS", "20"))

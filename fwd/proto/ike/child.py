@@ -20,10 +20,10 @@ from fwd.proto.ike.payloads import (
     Notification,
     SecurityAssociation,
     TrafficSelectors,
+    kept,
     only,
     public_value,
     selectors_of,
-    statuses,
 )
 from fwd.proto.ike.proposals import ESN, Proposal, Transform, choose, is_choice_of
 from fwd.proto.ike.selectors import Selector, covers, narrow
@@ -36,9 +36,13 @@ NONCE_BYTES: Final = 32
 
 @dataclass
 class Child:
-    """One Child SA of an IKE SA. `rival`: its successor by the peer's request, and that exchange's lowest nonce."""
+    """One Child SA of an IKE SA. `rival`: its successor by the peer's request, and that exchange's lowest nonce.
+
+    `notifies`: what we say of it, and of its successors; what the peer says is in `keys`.
+    """
 
     keys: ChildKeys
+    notifies: tuple[Notification, ...] = ()
     rival: tuple[int, bytes] | None = None
     _use: Use = field(default=Use.INSTALLED, init=False)
 
@@ -122,7 +126,7 @@ class Offer:
             shared = self.secret.shared(public_value(reply, self.secret.group))
         ni, nr = nonces or (self.nonce, only(reply, Nonce).data)
         return _keys(keys, chosen[0], self.member, self.spi, _spi(chosen[0]), (ni, nr, shared), (local, remote),
-                     initiated=True, notifies=statuses(reply))  # fmt: skip
+                     initiated=True, notifies=kept(reply))  # fmt: skip
 
 
 def answer(
@@ -157,7 +161,7 @@ def answer(
     ni, nr = nonces or (only(request, Nonce).data, world.random(NONCE_BYTES))
     spi = world.unused_spi(receiver)
     child = _keys(keys, chosen, member, spi, _spi(chosen), (ni, nr, shared), (local, remote), initiated=False,
-                  notifies=statuses(request))  # fmt: skip
+                  notifies=kept(request))  # fmt: skip
     mine = Proposal(chosen.protocol, chosen.transforms, chosen.number, spi.to_bytes(ESP_SPI_BYTES, "big"))
     reply: list[AnyPayload] = [SecurityAssociation((mine,))]
     reply += [] if nonces else [Nonce(nr)]

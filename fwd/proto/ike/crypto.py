@@ -79,6 +79,12 @@ class Prf:
         """prf+ (RFC 7296 §2.13), which HKDF's expansion is."""
         return HKDFExpand(self._hash, octets, seed).derive(key)
 
+    def check_nonces(self, *nonces: bytes) -> None:
+        """Raises ProtocolError unless each has at least half as many octets as a key (RFC 7296 §2.10)."""
+        for nonce in nonces:
+            if 2 * len(nonce) < self.octets:
+                raise syntax(f"nonce of {len(nonce)} octets: the PRF needs {self.octets // 2}")
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -140,11 +146,14 @@ class IkeKeys:
     def initial(cls, suite: Suite, secret: bytes, ni: bytes, nr: bytes, spis: bytes) -> IkeKeys:
         """From IKE_SA_INIT: SKEYSEED = prf(Ni | Nr, g^ir); `spis` are the initiator's and the responder's."""
         prf = Prf(suite.prf)
+        prf.check_nonces(ni, nr)
         return cls._derive(prf, suite, prf(ni + nr, secret), ni + nr + spis)
 
     @classmethod
     def rekeyed(cls, old: IkeKeys, suite: Suite, secret: bytes, ni: bytes, nr: bytes, spis: bytes) -> IkeKeys:
         """From the SA that it replaces, whose PRF makes SKEYSEED = prf(SK_d, g^ir | Ni | Nr) (RFC 7296 §2.18)."""
+        old.prf.check_nonces(ni, nr)
+        Prf(suite.prf).check_nonces(ni, nr)
         return cls._derive(Prf(suite.prf), suite, old.prf(old.d, secret + ni + nr), ni + nr + spis)
 
     @classmethod
@@ -159,5 +168,6 @@ class IkeKeys:
 
     def child(self, ni: bytes, nr: bytes, octets: int, secret: bytes = b"") -> tuple[bytes, bytes]:
         """KEYMAT of a Child SA (RFC 7296 §2.17): from the exchange's initiator to its responder, and back."""
+        self.prf.check_nonces(ni, nr)
         stream = self.prf.plus(self.d, secret + ni + nr, 2 * octets)
         return stream[:octets], stream[octets:]

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from fwd.proto.ike.auth import Credentials
+from fwd.proto.ike.auth import Credentials, same
 from fwd.proto.ike.crypto import Random
 from fwd.proto.ike.payloads import Identity, Notification
 from fwd.proto.ike.proposals import Proposal
+from fwd.proto.ike.rate import Budget
 from fwd.proto.ike.selectors import Network, Selector
 from fwd.proto.ike.trust import Trusted
 from fwd.proto.sa import SaKeys
@@ -39,6 +40,10 @@ class Connection:
     fragment_bytes: int = 1200
     float_port: int = 0  # where IKE goes on behind a NAT; 0: where it began
     mobility: Literal["none", "port", "address"] = "port"  # what of the peer's address may change (mobility.py)
+
+    def is_between(self, wanted: Identity | None, peer: Identity) -> bool:
+        """Whether it is that of a peer who is `peer` and wants to talk to `wanted`, or does not say to whom."""
+        return same(peer, self.remote_id) and (wanted is None or same(wanted, self.local_id))
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,14 @@ class Closed:
     error: str
 
 
+@dataclass(frozen=True)
+class Fault:
+    """A fault of fwd's own, met while a message or a command was worked on; it has ended what it was met in."""
+
+    connection: str
+    error: Exception
+
+
 Event = (
     Established
     | ChildUp
@@ -164,6 +177,7 @@ Event = (
     | Strayed
     | Rejected
     | Closed
+    | Fault
 )
 
 
@@ -186,4 +200,7 @@ class World:
     wall_clock: Callable[[], float]  # seconds since 1970: for certificates
     send: Callable[[Datagram], None]
     tell: Callable[[Event], None]
+    admits: Callable[[Address, float], bool]  # whether a stranger's IKE_AUTH is looked at
+    fragments: Budget  # of peers' messages
+    strangers_fragments: Budget
     reveal: Callable[[Any], None] | None = None  # told of every IKE SA that has keys: for debugging

@@ -14,6 +14,7 @@ from typing import Final
 
 from fwd.proto.ike.child import Child, Offer, answer
 from fwd.proto.ike.events import FIRST_MEMBER, ChildRefused, ExchangeRefused
+from fwd.proto.ike.limits import CHILDREN_MAX, MEMBER_CHILDREN_MAX
 from fwd.proto.ike.mobility import cookie2_of
 from fwd.proto.ike.numbers import ESP_SPI_BYTES, Exchange, Notify, Protocol, ProtocolError, notify_name
 from fwd.proto.ike.payloads import (
@@ -28,8 +29,6 @@ from fwd.proto.ike.payloads import (
 from fwd.proto.ike.sa import IkeSa
 from fwd.proto.ike.states import State, Use
 
-CHILDREN_MAX: Final = 1024  # of one IKE SA, whatever a peer asks for
-MEMBER_CHILDREN_MAX: Final = 16  # of one member, where the peer says whose a Child SA is
 RETRY_S: Final = 1.0
 _RETRIES_MAX: Final = 30
 _REGROUPS_MAX: Final = 3
@@ -89,7 +88,7 @@ class CreateChild:
         if error is not None:
             self._failed(sa, error.kind, now)
             return
-        child = Child(self._offer.accept(reply, sa.keys))
+        child = Child(self._offer.accept(reply, sa.keys), self._notifies)
         old = self._old
         if child.spi_out in sa.gone_early:
             self._keep_old()
@@ -228,13 +227,16 @@ def respond_child(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyP
         raise ProtocolError(Notify.NO_ADDITIONAL_SAS, f"more than {CHILDREN_MAX} Child SAs")
     member = old.keys.member if old else member_of(sa, request)
     try:
+        if sum(child.keys.member == member for child in sa.children.values()) >= 2 * MEMBER_CHILDREN_MAX:
+            reason = f"{2 * MEMBER_CHILDREN_MAX} Child SAs of member {member}"
+            raise ProtocolError(Notify.NO_ADDITIONAL_SAS, reason)
         keys, reply, nonce = answer(request, sa.connection, sa.world, sa.keys, member, sa.receiver_of(member))
     except ProtocolError as error:
         error.member = member
         raise
     if notified(request, Notify.SA_RESOURCE_INFO):
         reply.append(resource(member))
-    child = Child(keys)
+    child = Child(keys, old.notifies if old else ())
     sa.answer_with(child, old.spi_in if old else None)
     if old is not None:
         old.rival = child.spi_in, min(only(request, Nonce).data, nonce)
@@ -272,8 +274,10 @@ def member_of(sa: IkeSa, request: Sequence[AnyPayload]) -> int:
         member = named.data[0] if named.data else FIRST_MEMBER
     elif notified(request, Notify.SA_RESOURCE_INFO):
         member = min(range(members), key=lambda one: counts[one])
-    else:
+    elif counts[FIRST_MEMBER] < MEMBER_CHILDREN_MAX:
         return FIRST_MEMBER
+    else:
+        raise ProtocolError(Notify.NO_ADDITIONAL_SAS, f"{MEMBER_CHILDREN_MAX} Child SAs of the first member")
     if member >= members or counts[member] >= MEMBER_CHILDREN_MAX:
         raise ProtocolError(Notify.TS_MAX_QUEUE, f"no Child SA more for member {member} of {members}")
     return member

@@ -8,7 +8,7 @@ UDP, which is all that fwd speaks; with `float_port` IKE goes on there (RFC 7296
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha1
 from ipaddress import ip_address
 from typing import Final
@@ -17,12 +17,14 @@ from fwd.proto.ike import auth
 from fwd.proto.ike.child import NONCE_BYTES, Child, Offer, answer
 from fwd.proto.ike.crypto import DiffieHellman, IkeKeys, Prf, Suite
 from fwd.proto.ike.events import FIRST_MEMBER, Address, ChildRefused, Connection, Established, World
+from fwd.proto.ike.limits import AUTHORITIES_NAMED_MAX, COOKIE_BYTES
 from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import VENDOR_ID, Exchange, Notify, Payload, ProtocolError, TransformType, syntax
 from fwd.proto.ike.payloads import (
     AnyPayload,
     Authentication,
     Certificate,
+    CertificateRequest,
     Identity,
     KeyExchange,
     Nonce,
@@ -30,12 +32,12 @@ from fwd.proto.ike.payloads import (
     SecurityAssociation,
     Vendor,
     error_of,
+    kept,
     maybe,
     notified,
     of_type,
     only,
     public_value,
-    statuses,
 )
 from fwd.proto.ike.proposals import Proposal, choose, is_choice_of
 from fwd.proto.ike.sa import NO_SPI, IkeSa, Respond
@@ -43,6 +45,7 @@ from fwd.proto.ike.states import State
 
 _RESTARTS_MAX: Final = 5
 _SOURCE: Final = Notify.NAT_DETECTION_SOURCE_IP
+_SHA1_BYTES: Final = 20
 
 
 @dataclass
@@ -170,6 +173,8 @@ class Initiate:
         self._restarts += 1
         if self._restarts > _RESTARTS_MAX:
             raise ProtocolError(Notify.INVALID_SYNTAX, "the peer asks for cookies or groups without end")
+        if cookie and len(cookie.data) not in COOKIE_BYTES:
+            raise syntax(f"COOKIE of {len(cookie.data)} octets")
         if cookie:
             self._cookie = cookie.data
         if group:
@@ -180,7 +185,7 @@ class Initiate:
         sa.send_request(self, self._payloads(), now)
 
     def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
-        sa.die(str(error))
+        sa.refuse_init(str(error), now)
 
 
 class Authenticate:
@@ -221,7 +226,7 @@ class Authenticate:
         sa.initial = None
         sa.spreads = notified(reply, Notify.SA_RESOURCE_INFO) is not None
         assert peer is not None
-        sa.world.tell(Established(sa.connection.name, peer, statuses(reply), certificate))
+        sa.world.tell(Established(sa.connection.name, peer, kept(reply), certificate))
         error = error_of(reply)
         if error is not None:  # there is an IKE SA, but no Child SA (RFC 7296 §1.3)
             sa.world.tell(ChildRefused(sa.connection.name, FIRST_MEMBER, error.kind))
@@ -231,7 +236,7 @@ class Authenticate:
         except ProtocolError as refusal:
             sa.world.tell(ChildRefused(sa.connection.name, FIRST_MEMBER, refusal.notify))
             return
-        sa.add_child(Child(child))
+        sa.add_child(Child(child, _about_children(sa)))
 
     def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
         ours = error.notify is Notify.AUTHENTICATION_FAILED and not isinstance(error, _PeerError)
@@ -308,9 +313,14 @@ def respond_init(
         SecurityAssociation((Proposal(chosen.protocol, chosen.transforms, chosen.number),)),
         KeyExchange(suite.group, secret.public),
         Nonce(sa.initial.nr),
-        *auth.certificate_request(connection.credentials),
+        *_brief(auth.certificate_request(connection.credentials)),
         *extras(world.random(NONCE_BYTES), spis, path[1]),
     ]
+
+
+def _brief(requests: Sequence[CertificateRequest]) -> list[CertificateRequest]:
+    """Some of the CAs that we trust, which is enough to be sent a certificate: a short message gets no long answer."""
+    return [replace(one, authorities=one.authorities[: AUTHORITIES_NAMED_MAX * _SHA1_BYTES]) for one in requests]
 
 
 def respond_auth(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPayload]:
@@ -335,7 +345,7 @@ def respond_auth(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPa
     sa.establish(now)
     sa.initial = None
     sa.spreads = notified(request, Notify.SA_RESOURCE_INFO) is not None
-    sa.world.tell(Established(connection.name, peer, statuses(request), certificate))
+    sa.world.tell(Established(connection.name, peer, kept(request), certificate))
     if maybe(request, SecurityAssociation) is None:
         return reply
     try:
@@ -345,8 +355,13 @@ def respond_auth(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPa
         if error.notify is Notify.INVALID_SYNTAX:
             raise
         return [*reply, Notification(error.notify, error.data)]
-    sa.answer_with(Child(child))
+    sa.answer_with(Child(child, _about_children(sa)))
     return [*reply, *payloads]
+
+
+def _about_children(sa: IkeSa) -> tuple[Notification, ...]:
+    """What we have said in IKE_AUTH of the first Child SA, and say again of its successors."""
+    return tuple(one for one in sa.connection.notifies if one.kind == Notify.SA_RESOURCE_INFO)
 
 
 def check_peer(

@@ -13,11 +13,20 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from fwd.proto.ike.crypto import ICV_BYTES, IV_BYTES, Sealer
+from fwd.proto.ike.limits import (
+    FRAGMENT_BYTES,
+    FRAGMENTS_S,
+    FRAGMENTS_STRANGER_S,
+    MESSAGE_BYTES,
+    MESSAGE_BYTES_STRANGER,
+)
 from fwd.proto.ike.numbers import SPI_BYTES, VERSION, Flag, Notify, Payload, ProtocolError, syntax
 from fwd.proto.ike.payloads import AnyPayload, decode_chain, encode_chain, split_chain
+from fwd.proto.ike.rate import Budget
 
 HEADER_BYTES: Final = 28
 FRAGMENTS_MAX: Final = 32
+_BEFORE_SK_MAX: Final = 3  # nothing has a reason to be there (RFC 7296 §3.14), and anybody can put it there
 _HEADER = struct.Struct(">8s8sBBBBII")
 _PAYLOAD = struct.Struct(">BBH")
 _FRAGMENT = struct.Struct(">HH")
@@ -149,7 +158,7 @@ def open_message(header: Header, data: bytes, sealer: Sealer) -> Fragment | None
 
 def _find_sealed(header: Header, data: bytes) -> tuple[int, int]:
     """Which of SK and SKF ends the message, and where its body starts; what stands before it is not looked at."""
-    chain = split_chain(header.first_payload, data[HEADER_BYTES:])
+    chain = split_chain(header.first_payload, data[HEADER_BYTES:], _BEFORE_SK_MAX + 1)
     if not chain or chain[-1][0] not in (Payload.SK, Payload.SKF):
         raise syntax("an encrypted payload is missing")
     kind, _, body = chain[-1]
@@ -157,24 +166,100 @@ def _find_sealed(header: Header, data: bytes) -> tuple[int, int]:
 
 
 class Assembly:
-    """The fragments of one message, until they are all there (RFC 7383 §2.6). Bounded by FRAGMENTS_MAX."""
+    """The fragments of one message, until they are all there (RFC 7383 §2.6).
 
-    def __init__(self) -> None:
+    Bounded by FRAGMENTS_MAX, by `octets_max` of all together, and by what `budget` has left. `until`: when it is given
+    up.
+    """
+
+    def __init__(
+        self, octets_max: int = MESSAGE_BYTES, budget: Budget | None = None, until: float = float("inf")
+    ) -> None:
+        self.until = until
+        self._octets_max = octets_max
+        self._budget = budget or Budget(octets_max + FRAGMENTS_MAX * FRAGMENT_BYTES)
         self._parts: dict[int, Fragment] = {}
+        self._octets = 0
+        self._held = 0  # of the budget
         self._total = 0
 
     def add(self, fragment: Fragment) -> tuple[int, bytes] | None:
         """Take one; returns the first payload's type and the whole plaintext when it was the last one.
 
-        One that says another total: a larger one starts anew, a smaller one is passed over (RFC 7383 §2.6).
+        One that says another total: a larger one starts anew, a smaller one is passed over (RFC 7383 §2.6). One for
+        which there is no room is passed over.
         """
         if fragment.total < self._total:
             return None
         if fragment.total > self._total:
-            self._parts.clear()
+            self.clear()
             self._total = fragment.total
-        self._parts.setdefault(fragment.number, fragment)
+        octets = len(fragment.plain)
+        if fragment.number in self._parts or self._octets + octets > self._octets_max:
+            return None
+        if not self._budget.take(octets + FRAGMENT_BYTES):
+            return None
+        self._held += octets + FRAGMENT_BYTES
+        self._octets += octets
+        self._parts[fragment.number] = fragment
         if len(self._parts) < self._total:
             return None
         ordered = [self._parts[number] for number in range(1, self._total + 1)]
+        self.clear()
         return ordered[0].first_payload, b"".join(part.plain for part in ordered)
+
+    def clear(self) -> None:
+        """Forget all fragments, and give back what they took."""
+        self._budget.give(self._held)
+        self._held = self._octets = 0
+        self._parts.clear()
+
+
+class Assemblies:
+    """The messages of one IKE SA that come in fragments: a request and an answer at a time.
+
+    Those of a stranger may have fewer octets, out of a budget of all strangers, and wait for a shorter time.
+    """
+
+    def __init__(self, strangers: Budget, peers: Budget) -> None:
+        self._strangers, self._peers = strangers, peers
+        self._assemblies: dict[bool, tuple[int, Assembly]] = {}  # by whether it is an answer; with the message id
+
+    def __len__(self) -> int:
+        return len(self._assemblies)
+
+    def add(self, header: Header, fragment: Fragment, now: float, *, strange: bool) -> tuple[int, bytes] | None:
+        """Take one; returns the first payload's type and the whole plaintext when it was the last one."""
+        if fragment.total == 1:
+            return fragment.first_payload, fragment.plain
+        self.expire(now)
+        number, assembly = self._assemblies.get(header.is_response, (-1, None))
+        if assembly is None or number != header.message_id:
+            if assembly is not None:
+                assembly.clear()
+            if strange:
+                assembly = Assembly(MESSAGE_BYTES_STRANGER, self._strangers, now + FRAGMENTS_STRANGER_S)
+            else:
+                assembly = Assembly(MESSAGE_BYTES, self._peers, now + FRAGMENTS_S)
+            self._assemblies[header.is_response] = header.message_id, assembly
+        whole = assembly.add(fragment)
+        if whole is not None:
+            del self._assemblies[header.is_response]
+        return whole
+
+    def expire(self, now: float) -> None:
+        """Give up those that have waited too long."""
+        for kind, (_, assembly) in list(self._assemblies.items()):
+            if now >= assembly.until:
+                assembly.clear()
+                del self._assemblies[kind]
+
+    def timeouts(self) -> list[float]:
+        """When `expire` is due."""
+        return [assembly.until for _, assembly in self._assemblies.values()]
+
+    def clear(self) -> None:
+        """Give them all up."""
+        for _, assembly in self._assemblies.values():
+            assembly.clear()
+        self._assemblies.clear()

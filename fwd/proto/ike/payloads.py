@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, TypeVar
 
+from fwd.proto.ike.limits import NOTIFY_BYTES_MAX
 from fwd.proto.ike.numbers import (
     ESP_SPI_BYTES,
     STATUS_FIRST,
@@ -270,7 +271,7 @@ def encode_chain(payloads: Sequence[AnyPayload]) -> tuple[int, bytes]:
     return kinds[0], b"".join(parts)
 
 
-def split_chain(first: int, octets: bytes) -> list[tuple[int, int, memoryview]]:
+def split_chain(first: int, octets: bytes, most: int = PAYLOADS_MAX) -> list[tuple[int, int, memoryview]]:
     """(type, flags, body) of each payload in `octets`, which they fill; `first` is the type of the first one.
 
     SK and SKF are the last of their message, and their own next-payload field belongs to what they hold.
@@ -279,8 +280,8 @@ def split_chain(first: int, octets: bytes) -> list[tuple[int, int, memoryview]]:
     data = memoryview(octets)
     kind = first
     while kind != Payload.NONE:
-        if len(found) == PAYLOADS_MAX:
-            raise syntax(f"more than {PAYLOADS_MAX} payloads")
+        if len(found) == most:
+            raise syntax(f"more than {most} payloads")
         if len(data) < _HEAD.size:
             raise syntax("payload header cut short")
         following, flags, length = _HEAD.unpack_from(data)
@@ -367,9 +368,13 @@ def error_of(payloads: Sequence[AnyPayload]) -> Notification | None:
     return next((one for one in payloads if isinstance(one, Notification) and one.is_error), None)
 
 
-def statuses(payloads: Sequence[AnyPayload]) -> tuple[Notification, ...]:
-    """All status notifies."""
-    return tuple(one for one in payloads if isinstance(one, Notification) and not one.is_error)
+def kept(payloads: Sequence[AnyPayload]) -> tuple[Notification, ...]:
+    """Of a peer's status notifies those that mean something later: each kind once, and of bounded length."""
+    found = [notified(payloads, kind) for kind in _KEPT]
+    return tuple(one for one in found if one is not None and len(one.data) + len(one.spi) <= NOTIFY_BYTES_MAX)
+
+
+_KEPT: Final = (Notify.FWD_PEERING, Notify.FWD_MEMBER, Notify.SA_RESOURCE_INFO)
 
 
 def notify_for(error: ProtocolError) -> Notification:

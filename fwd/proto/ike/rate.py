@@ -1,10 +1,10 @@
-"""A token bucket, without a clock of its own: so many a second on average, and so many at once."""
+"""Budgets without a clock of their own: of so many a second, and of octets held."""
 
 from __future__ import annotations
 
 
 class Rate:
-    """Of one thing from one source."""
+    """A token bucket: so many a second on average, and so many at once."""
 
     def __init__(self, per_s: float, burst: float) -> None:
         self._per_s = per_s
@@ -12,11 +12,52 @@ class Rate:
         self._tokens = burst
         self._at = 0.0
 
-    def allows(self, now: float) -> bool:
-        """Whether one more may be; if so, it is counted."""
+    def allows(self, now: float, cost: float = 1.0) -> bool:
+        """Whether `cost` more may be; if so, it is counted."""
         self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)
         self._at = now
-        if self._tokens < 1:
+        if self._tokens < cost:
             return False
-        self._tokens -= 1
+        self._tokens -= cost
         return True
+
+
+class FairRate:
+    """Token buckets by source port, so that one source cannot take what another would have had.
+
+    Ports fall into `classes`, each with a share of its own, within a total. The known port, which the peer is
+    configured with, has a bucket for itself and is not in the total.
+    """
+
+    def __init__(self, per_s: float, *, classes: int, class_per_s: float, known_port: int) -> None:
+        self._total = Rate(per_s, per_s)
+        self._classes = [Rate(class_per_s, 2 * class_per_s) for _ in range(classes)]
+        self._known = Rate(per_s, per_s)
+        self._known_port = known_port
+
+    def allows(self, port: int, now: float) -> bool:
+        """Whether one more from this port may be; if so, it is counted."""
+        if port == self._known_port:
+            return self._known.allows(now)
+        return self._classes[port % len(self._classes)].allows(now) and self._total.allows(now)
+
+
+class Budget:
+    """Octets that may be held at a time; those of a part count in the whole, too."""
+
+    def __init__(self, octets: int, whole: Budget | None = None) -> None:
+        self.left = octets
+        self._whole = whole
+
+    def take(self, octets: int) -> bool:
+        """Whether so many more may be held; if so, they are counted until they are given back."""
+        if octets > self.left or (self._whole is not None and not self._whole.take(octets)):
+            return False
+        self.left -= octets
+        return True
+
+    def give(self, octets: int) -> None:
+        """They are not held any more."""
+        self.left += octets
+        if self._whole is not None:
+            self._whole.give(octets)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from fwd.proto.ike import numbers
 from fwd.proto.ike.child import Child
 from fwd.proto.ike.crypto import IkeKeys, Sealer, Suite
 from fwd.proto.ike.events import (
@@ -30,9 +31,9 @@ from fwd.proto.ike.events import (
     Strayed,
     World,
 )
+from fwd.proto.ike.limits import INIT_ERROR_S, MESSAGE_BYTES_STRANGER
 from fwd.proto.ike.message import (
-    Assembly,
-    Fragment,
+    Assemblies,
     Header,
     encode_clear,
     open_message,
@@ -40,7 +41,7 @@ from fwd.proto.ike.message import (
 )
 from fwd.proto.ike.mobility import PROBE_TRIES, Path, Probe, Verdict, judge
 from fwd.proto.ike.numbers import PRIVATE_STATUS_FIRST, SPI_BYTES, Exchange, Flag, Notify, ProtocolError
-from fwd.proto.ike.payloads import AnyPayload, Notification, decode_chain, notify_for
+from fwd.proto.ike.payloads import AnyPayload, Delete, Notification, decode_chain, notify_for
 from fwd.proto.ike.states import IKE_MOVES, State, Use, check_move
 
 RETRANSMIT_S: Final = 0.5
@@ -128,6 +129,7 @@ class IkeSa:
         self.traffic_at = float("-inf")  # when ESP of the peer's was heard last
         self.rekeyed_at = 0.0
         self.ends = False  # with the answer that is being made
+        self.has_last_words = False  # its answer to the request that ended it may be asked for again
         self.error = ""
         self.initial: Any = None  # what IKE_SA_INIT left for IKE_AUTH (initial.py)
         self._later: list[tuple[float, Task]] = []
@@ -139,7 +141,8 @@ class IkeSa:
         self._iv = 0
         self._out: Sealer | None = None
         self._in: Sealer | None = None
-        self._assemblies: dict[bool, tuple[int, Assembly]] = {}
+        self._assemblies = Assemblies(world.strangers_fragments, world.fragments)
+        self._refused_at: float | None = None  # when an error in clear text has refused our IKE_SA_INIT
 
     # -- what it is -------------------------------------------------------------------------------------------
 
@@ -236,12 +239,16 @@ class IkeSa:
 
     def tick(self, now: float) -> None:
         """What is due: tasks put off, the request under way once more; or the peer is given up."""
+        self._assemblies.expire(now)
+        if self._refused_at is not None and now >= self._refused_at + INIT_ERROR_S:
+            self.die(self.error)
+            return
         due = [task for at, task in self._later if at <= now]
         self._later = [(at, task) for at, task in self._later if at > now]
         for task in due:
             self.submit(task, now)
         request = self._request
-        if request is None or now < request.due:
+        if request is None or now < request.due or self._refused_at is not None:
             return
         if isinstance(request.task, Probe) and request.path is not None and request.tries >= PROBE_TRIES:
             request.task.give_up(self)
@@ -260,7 +267,9 @@ class IkeSa:
     def next_timeout(self) -> float | None:
         """When `tick` is due."""
         times = [due for due, _ in self._later]
-        times += [self._request.due] if self._request else []
+        times += [self._request.due] if self._request and self._refused_at is None else []
+        times += self._assemblies.timeouts()
+        times += [self._refused_at + INIT_ERROR_S] if self._refused_at is not None else []
         return min(times, default=None)
 
     # -- messages that come -----------------------------------------------------------------------------------
@@ -276,6 +285,8 @@ class IkeSa:
             return
         elif self.initiator and self.state is State.CONNECTING:
             return  # the peer has yet to prove who it is, and asks again
+        if self.state is State.CONNECTING and len(data) > MESSAGE_BYTES_STRANGER:
+            return
         try:
             fragment = open_message(header, data, self._in)
         except ProtocolError:
@@ -286,9 +297,11 @@ class IkeSa:
             if fragment.number == 1:
                 self._send(self._answer, path)
             return
-        whole = self._assemble(header, fragment)
+        whole = self._assemblies.add(header, fragment, now, strange=self.state is State.CONNECTING)
         if whole is None:
             return
+        if self.state is State.CONNECTING and not header.is_response and not self.world.admits(path[1], now):
+            return  # as good as lost: it comes again
         self.heard_at = now  # of what had come before anybody may have kept a copy (RFC 7296 §2.4)
         self.consider(path, now)
         if header.is_response:
@@ -297,17 +310,17 @@ class IkeSa:
         else:
             self._take_request(header, *whole, path, now)
 
-    def _assemble(self, header: Header, fragment: Fragment) -> tuple[int, bytes] | None:
-        if fragment.total == 1:
-            return fragment.first_payload, fragment.plain
-        number, assembly = self._assemblies.get(header.is_response, (-1, Assembly()))
-        if number != header.message_id:
-            assembly = Assembly()
-            self._assemblies[header.is_response] = header.message_id, assembly
-        whole = assembly.add(fragment)
-        if whole is not None:
-            del self._assemblies[header.is_response]
-        return whole
+    def repeat(self, header: Header, data: bytes, path: tuple[Address, Address]) -> None:
+        """It is dead; whoever asks again what ended it has not had the answer."""
+        if header.is_response or header.message_id != self._expected_id - 1 or header.by_initiator == self.initiator:
+            return
+        assert self._in is not None
+        try:
+            fragment = open_message(header, data, self._in)
+        except ProtocolError:
+            return
+        if fragment is not None and fragment.number == 1:
+            self._send(self._answer, path)
 
     def _take_answer(self, first: int, plain: bytes, now: float) -> None:
         assert self._request is not None
@@ -332,9 +345,15 @@ class IkeSa:
             request.task.refused(self, error, now)
         self._start_next(now)
 
+    def refuse_init(self, error: str, now: float) -> None:
+        """Somebody refuses our IKE_SA_INIT, which anybody can: a better answer may come yet (RFC 7296 §2.21.1)."""
+        if self._refused_at is None:
+            self._refused_at, self.error = now, error
+
     def pass_init(self) -> None:
         """IKE_SA_INIT is over: the next request is number 1."""
         self._request = None
+        self._refused_at, self.error = None, ""
         self._next_id = 1
 
     def first_message(self) -> bytes:
@@ -357,6 +376,7 @@ class IkeSa:
         self._answer = self._encode(self._header(header.exchange, header.message_id, response=True), reply)
         self._send(self._answer, path)  # to where the request came from (RFC 7296 §2.11)
         if fatal or self.ends:
+            self.has_last_words = True
             self.die(self.error)
         self._start_next(now)
 
@@ -438,8 +458,18 @@ class IkeSa:
         self.move(State.DEAD)
         self._request = None
         self.take_queue()
+        self._assemblies.clear()
         for child in list(self.children.values()):
             self.remove_child(child)
+
+    def say_farewell(self) -> None:
+        """Send a Delete for the whole of it, whatever is under way, and wait for no answer."""
+        if self._out is None or self.state in (State.CONNECTING, State.DEAD):
+            return
+        # The peer takes the number after the request under way if that has come to it, else its number.
+        for number in (self._next_id, self._next_id + 1) if self._request else (self._next_id,):
+            header = self._header(Exchange.INFORMATIONAL, number, response=False)
+            self._send(self._encode(header, [Delete(numbers.Protocol.IKE)]))
 
     # -- sending ----------------------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ from ikekit import NAME, A, B, Net, Side, connection, for_member
 
 from fwd.proto.ike import auth, endpoint, exchanges
 from fwd.proto.ike import payloads as p
+from fwd.proto.ike import strangers as strangers_module
 from fwd.proto.ike.crypto import IV_BYTES, IkeKeys, Sealer
 from fwd.proto.ike.events import Address, Datagram, Established
 from fwd.proto.ike.message import FRAGMENTS_MAX, HEADER_BYTES, Assembly, Header, open_message
@@ -53,7 +54,7 @@ from fwd.proto.ike.sa import NO_SPI, IkeSa
 CALLS, CALLS_AN_OCTET = 2000, 6  # for one datagram
 ROUNDS_MAX = 30
 SMALL = {
-    (exchanges, "CHILDREN_MAX"): 6, (endpoint, "HALF_OPEN_COOKIES"): 2, (endpoint, "HALF_OPEN_MAX"): 4,
+    (exchanges, "CHILDREN_MAX"): 6, (strangers_module, "HALF_OPEN_COOKIES"): 2, (strangers_module, "HALF_OPEN_MAX"): 4,
     (endpoint, "IKE_SAS_MAX"): 4,
 }  # fmt: skip
 MADE_BYTES_MAX = 100_000  # kept of datagrams by one IKE SA
@@ -164,7 +165,7 @@ class HostileNet(Net):
             side.check_told()
             sas = side.endpoint.sas(NAME)
             assert len([sa for sa in sas if sa.established_at]) <= SMALL[endpoint, "IKE_SAS_MAX"]
-            assert len(sas) <= SMALL[endpoint, "IKE_SAS_MAX"] + SMALL[endpoint, "HALF_OPEN_MAX"] + ROUNDS_MAX
+            assert len(sas) <= SMALL[endpoint, "IKE_SAS_MAX"] + SMALL[strangers_module, "HALF_OPEN_MAX"] + ROUNDS_MAX
             for sa in sas:
                 check_limits(sa)
 
@@ -181,7 +182,7 @@ def check_limits(sa: IkeSa) -> None:
     assert len(sa.gone_early) <= most
     assert len(sa.tasks()) <= 3 * ROUNDS_MAX
     assert sum(map(len, sa._answer)) <= MADE_BYTES_MAX
-    assert sum(len(assembly._parts) for _, assembly in sa._assemblies.values()) <= 2 * FRAGMENTS_MAX
+    assert sum(len(assembly._parts) for _, assembly in sa._assemblies._assemblies.values()) <= 2 * FRAGMENTS_MAX
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 from fwd.proto.ike import auth
 from fwd.proto.ike.crypto import Sealer
 from fwd.proto.ike.endpoint import Endpoint
-from fwd.proto.ike.events import Address, ChildDown, ChildUp, Closed, Connection, Datagram, Event
+from fwd.proto.ike.events import Address, ChildDown, ChildUp, Closed, Connection, Datagram, Event, Fault
 from fwd.proto.ike.message import Header, open_message, seal_message
 from fwd.proto.ike.numbers import Flag, Notify, Payload, Protocol
 from fwd.proto.ike.payloads import AnyPayload, Notification, decode_chain
@@ -56,9 +56,12 @@ class Side:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.events: list[Event] = []
+        self.may_fail = False  # faults of fwd's are kept as events, not raised
 
     def collect(self) -> None:
         while (event := self.endpoint.next_event()) is not None:
+            if isinstance(event, Fault) and not self.may_fail:
+                raise event.error
             self.events.append(event)
 
     def of(self, kind: type) -> list[Any]:

@@ -6,7 +6,7 @@ import harnesses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ikekit import NAME, A, B, Net
+from ikekit import NAME, A, B, Net, for_member
 
 from fwd.proto.ike.crypto import Sealer
 from fwd.proto.ike.message import Header, seal_message
@@ -34,8 +34,8 @@ def test_what_the_fuzzer_starts_from(name: str) -> None:
 
 def test_a_delete_of_thousands_costs_no_more_for_each_however_many_child_sas_there_are() -> None:
     net = Net().connect()
-    for _ in range(100):
-        net.a.endpoint.create_child(NAME, 1, (), net.now)
+    for number in range(100):
+        net.a.endpoint.create_child(NAME, number % 8, for_member(number % 8), net.now)
     net.run(5)
     (ours,), (theirs,) = net.a.live(), net.b.live()
     assert len(theirs.children) == 101

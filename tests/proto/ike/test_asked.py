@@ -10,10 +10,11 @@ from ikekit import NAME, A, B, Net, Side, ask, connection, for_member
 from test_exchanges import half_open
 from test_musts import answers
 
-from fwd.proto.ike import auth, endpoint, exchanges
+from fwd.proto.ike import auth, exchanges
+from fwd.proto.ike.both import FIRST_S
 from fwd.proto.ike.crypto import DiffieHellman, Sealer
-from fwd.proto.ike.endpoint import FIRST_S, HALF_OPEN_COOKIES, HALF_OPEN_S
 from fwd.proto.ike.events import ChildRefused, Closed, Datagram, Established
+from fwd.proto.ike.limits import HALF_OPEN_COOKIES, HALF_OPEN_S, INIT_ERROR_S
 from fwd.proto.ike.message import Header, decode_clear, encode_clear
 from fwd.proto.ike.numbers import ESP_SPI_BYTES, Exchange, Flag, Notify, Payload, Protocol
 from fwd.proto.ike.payloads import (
@@ -157,7 +158,7 @@ def test_a_responder_has_an_spi() -> None:
     (answer,) = net.b.endpoint.datagrams_to_send()
     header = replace(Header.decode(answer.data), spi_r=NO_SPI)
     net.a.endpoint.receive(encode_clear(header, decode_clear(header, answer.data)), A, B, net.now)
-    net.flush()
+    net.run(INIT_ERROR_S + 0.1)
     assert [event.error for event in net.a.of(Closed)] == ["the responder's SPI is zero"]
 
 
@@ -270,13 +271,6 @@ def test_peers_that_are_refused_make_room_for_others() -> None:
     before = len(net.sent)
     net.connect()
     assert len(net.sent) == before + 4
-
-
-def test_so_many_half_open_strangers_and_no_more_whatever_they_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "HALF_OPEN_MAX", 5)
-    net = Net()
-    half_open(net, 7)
-    assert len(net.b.endpoint.sas(NAME)) == 5
 
 
 def test_of_strangers_that_come_and_go_nothing_is_told_as_closed() -> None:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from ikekit import NAME, A, B, Net, Side, connection, for_member
 
 from fwd.proto.ike import auth
-from fwd.proto.ike.endpoint import HALF_OPEN_COOKIES, HALF_OPEN_S, IKE_SAS_MAX
 from fwd.proto.ike.events import (
     Address,
     ChildConfirmed,
@@ -22,6 +21,7 @@ from fwd.proto.ike.events import (
     Established,
     Rejected,
 )
+from fwd.proto.ike.limits import HALF_OPEN_COOKIES, HALF_OPEN_S, IKE_SAS_MAX, INIT_ERROR_S
 from fwd.proto.ike.message import Header, encode_clear
 from fwd.proto.ike.numbers import Exchange, Flag, Notify, Payload
 from fwd.proto.ike.payloads import Notification
@@ -68,14 +68,14 @@ def test_a_group_that_is_asked_for_is_two_octets_however_many_come() -> None:
     answer = replace(Header.decode(first.data), flags=Flag.RESPONSE)
     asked = Notification(Notify.INVALID_KE_PAYLOAD, b"\xff" * 3000)
     net.a.endpoint.receive(encode_clear(answer, [asked]), A, B, net.now)
-    net.flush()
+    net.run(INIT_ERROR_S + 0.1)
     assert [event.error for event in net.a.of(Closed)] == ["the peer asks for group 65535"]
 
 
 def test_no_common_proposal() -> None:
     net = Net(1, connection("a", ike=("aes128gcm16-prfsha256-x25519",)))
     net.a.endpoint.initiate(NAME, net.now)
-    net.run(1)
+    net.run(INIT_ERROR_S + 0.1)
     (closed,) = net.a.of(Closed)
     assert "NO_PROPOSAL_CHOSEN" in closed.error
     assert [event.error for event in net.b.events] == ["no common IKE proposal"]

@@ -120,7 +120,7 @@ def test_a_further_key_exchange_that_is_mandatory_is_refused_cleanly() -> None:
     newer = connection("a")
     net = Net(1, connection("a", ike_proposals=(with_more(newer.ike_proposals[0], (KE1, ML_KEM_768)),)))
     net.a.endpoint.initiate(NAME, net.now)
-    net.run(0.5)
+    net.run(3.1)
     assert not net.a.endpoint.sas(NAME) + net.b.endpoint.sas(NAME)
     net = Net(2, connection("a")).connect()
     offer = [

@@ -202,7 +202,7 @@ def test_a_late_copy_of_ike_sa_init_is_ignored() -> None:
 
 def test_an_answer_comes_from_where_the_request_went_to_and_goes_to_where_it_came_from() -> None:
     """§2.11: whatever the ports."""
-    net = Net()
+    net = Net(b=connection("b", float_port=4500))
     net.a.endpoint.initiate(NAME, net.now)
     (request,) = net.a.endpoint.datagrams_to_send()
     net.b.endpoint.receive(request.data, (B[0], 4500), (A[0], 61000), net.now)
