@@ -131,16 +131,16 @@ def test_the_agents_own_state_does_not_decide_readiness(view: GatewayView) -> No
 
 
 @pytest.mark.parametrize(
-    ("high", "low", "port", "shown"),
+    ("address", "shown"),
     [
-        (0, 0xFFFF_C000_0201, 4500, "192.0.2.1:4500"),
-        (0x20010DB8_00000000, 1, 4501, "[2001:db8::1]:4501"),
-        (0, 0, 0, None),
+        (("192.0.2.1", 4500), "192.0.2.1:4500"),
+        (("2001:db8::1", 4501), "[2001:db8::1]:4501"),
+        (None, None),
     ],
 )
-def test_learned_peer(view: GatewayView, high: int, low: int, port: int, shown: str | None) -> None:
-    link = view.peerings[0].shared.members[0].link
-    link[LinkWord.PEER_HIGH], link[LinkWord.PEER_LOW], link[LinkWord.PEER_PORT] = high, low, port
+def test_learned_peer(view: GatewayView, address: tuple[str, int] | None, shown: str | None) -> None:
+    if address:
+        view.peerings[0].shared.members[0].peer.put(address)
     assert peering_of(view)["members"][0]["peer"] == shown
 
 

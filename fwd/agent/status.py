@@ -16,7 +16,7 @@ from fwd import __version__
 from fwd.agent.client import SCHEMA
 from fwd.agent.view import GatewayView, PeeringView, TunLink
 from fwd.datapath.counters import DemuxCounter, MemberCounter
-from fwd.datapath.ring import RECORDS, SEGMENTS, Ring
+from fwd.datapath.ring import SEGMENTS, RingWords
 from fwd.datapath.shared import LinkWord, MemberShared, ProcessRow, ProcessState, ProcessWords
 from fwd.datapath.tun import TUN_FLAGS
 from fwd.proto.drops import KERNEL_COUNTED, DropReason, Stage, Unit
@@ -170,9 +170,9 @@ def _books(view: PeeringView, demux: list[int], members: list[list[int]], drops:
     }
 
 
-def _waiting(ring: Ring, done: int, head: int) -> int:
+def _waiting(ring: RingWords, done: int, head: int) -> int:
     """Records in segments that the demux has counted and the member has not."""
-    return sum(ring.segment(number).fields[RECORDS] for number in range(max(done, head - SEGMENTS), head))
+    return sum(ring.records(number) for number in range(max(done, head - SEGMENTS), head))
 
 
 def _offloads(view: PeeringView) -> Json:

@@ -40,6 +40,7 @@ class MemberCounter(IntEnum):
 
 
 MEMBER_COUNTERS = MemberCounter.DONE + 1
+_TRIES = 100  # a burst takes far longer than a look
 
 
 _ESP_DROPS = [r for r in DropReason if r.stage == "inbound" and r.unit == "esp" and r not in KERNEL_COUNTED]
@@ -91,9 +92,10 @@ class CounterBlock:
         self.values[:] = array("Q", self._halves[self._commit & 1])
 
     def read(self) -> list[int]:
-        """The published values, from one moment."""
-        while True:
+        """The published values, from one moment; of a writer that never rests, whatever is there."""
+        for _ in range(_TRIES):
             commit = self._words[0]
             values = self._halves[commit & 1].tolist()
             if self._words[0] == commit:  # else the half may have been written to meanwhile
-                return values
+                break
+        return values

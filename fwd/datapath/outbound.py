@@ -22,7 +22,7 @@ from fwd.datapath.audit import Audit
 from fwd.datapath.barrier import Barrier
 from fwd.datapath.counters import CounterBlock, MemberCounter
 from fwd.datapath.geometry import Geometry, rows_for
-from fwd.datapath.ring import DONE, FILL, HEAD, RECORDS, SEGMENTS, TAKEN, TOS, Ring, Segment
+from fwd.datapath.ring import DONE, FILL, RECORDS, SEGMENTS, TAKEN, TOS, Ring, Segment
 from fwd.datapath.shared import Ledger, LinkWord
 from fwd.datapath.udp import SEND_WAIT_MS, Sender
 from fwd.proto.aggfrag import FRAMING_BYTES, Framer, row_bytes
@@ -186,13 +186,13 @@ class Outbound:
         ring.done = taken
 
     def _records(self, first: int, end: int) -> int:
-        return sum(self._ring.segment(n).fields[RECORDS] for n in range(first, end))
+        return sum(self._ring.records(n) for n in range(first, end))
 
     def work(self) -> bool:
         """Send one segment; False when none waits."""
-        words = self._ring.words
+        words = self._ring.member_words
         number = words[TAKEN]
-        if number == words[HEAD]:
+        if number == self._ring.head_word[0]:
             return False
         words[TAKEN] = number + 1
         index = number % SEGMENTS
