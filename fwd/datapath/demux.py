@@ -22,7 +22,7 @@ from fwd.datapath.counters import CounterBlock, DemuxCounter
 from fwd.datapath.geometry import rows_for
 from fwd.datapath.ring import CHUNK, FILL, RECORDS, RECORDS_MAX, SEGMENTS, TOS, Ring, Segment
 from fwd.datapath.shared import LinkWord, PeeringShared
-from fwd.proto.aggfrag import BLOCK_OFFSET_MAX, FRAMING_BYTES
+from fwd.proto.aggfrag import BLOCK_OFFSET_MAX, FRAMING_BYTES, row_bytes
 from fwd.proto.drops import DropReason
 from fwd.proto.flow import BUCKET_MASK, TICK_MASK, flow_hash, owners, settle
 from fwd.proto.ip import (
@@ -88,7 +88,7 @@ class Lane:
         A predecessor, or a burst that failed, may have ended between counting a segment, handing it over and telling.
         """
         self.open = False
-        self.chunk = 0  # limit and grids are made anew
+        self.chunk = self.told_chunk = 0  # limit and grids are made anew
         self.head = self.ring.head = self.counters[self.head_index]
         self.ring.ring_bell()
 
@@ -194,9 +194,11 @@ class Lane:
         head = self.head
         if head - self.ring.done >= SEGMENTS:
             return False
-        chunk = self.link[_CHUNK_WORD]
-        if chunk != self.chunk:
-            self.chunk = chunk
+        told = self.link[_CHUNK_WORD]
+        if told != self.told_chunk:
+            self.told_chunk = told
+            # The member's word: no row is longer, and a record of 64 KiB must fit a segment.
+            self.chunk = chunk = min(max(told, -(-RECORD_MAX // self.ring.rows)), self.ring.stride - row_bytes(0))
             rows = min(self.ring.rows, rows_for(chunk))
             self.limit = rows if self.esp else rows * chunk
             start, width = (0, self.ring.stride) if self.esp else (FRAMING_BYTES, chunk)
@@ -206,7 +208,7 @@ class Lane:
         self.grid = self._grids[head % SEGMENTS]
         self.fill = self.records = self.octets = 0
         self.at = FRAMING_BYTES
-        self.room = chunk
+        self.room = self.chunk
         self.tos = tos
         self.open = True
         return True

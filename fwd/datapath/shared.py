@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fwd.datapath.counters import MEMBER_COUNTERS, CounterBlock, DemuxCounter
+from fwd.datapath.geometry import PATH_MTU_MIN
 from fwd.datapath.memory import Maps, anonymous
 from fwd.proto.flow import BUCKETS
 from fwd.proto.sa import SLOTS
@@ -231,6 +232,17 @@ class MemberShared:
             self.next_epoch = words.take(1)
             self.far = AddressWords(words.take(AddressWords.SIZE))  # as negotiated
             self.keepalive = words.take(1)  # 1: a NAT is before us, and this member's port has a mapping to keep
+
+    @property
+    def path_down(self) -> bool:
+        """Whether echoes are not answered."""
+        return self.link[LinkWord.PATH_DOWN] != 0
+
+    @property
+    def path_mtu(self) -> int:
+        """The path MTU in force; 0: none that could be one."""
+        found: int = self.link[LinkWord.PATH_MTU]
+        return found if PATH_MTU_MIN <= found <= 65535 else 0
 
 
 class PeeringShared:

@@ -27,9 +27,10 @@ from fwd.datapath.member import MemberParts
 from fwd.datapath.memory import Maps, Memory
 from fwd.datapath.ring import Ring, RingMaps, RingWords
 from fwd.datapath.shared import LinkWord, MemberShared, PeeringShared, peering_sizes
-from fwd.datapath.tun import Offloads, Tun, super_packets_accepted
+from fwd.datapath.tun import Offloads, Tun, offloads_in_common, super_packets_accepted
 from fwd.datapath.udp import open_socket, path_mtu
 from fwd.keyd.mailbox import KeydMember, KeydPeering
+from fwd.keyd.source import EPOCHS_MAX
 from fwd.proto.flow import rendezvous_scores
 from fwd.proto.logged import event
 from fwd.supervise import network
@@ -56,7 +57,7 @@ class KeyMaterial:
         """Take over what the members' shared words say, before they go."""
         for i, shared in enumerate(members):
             name = _key_name(peering, i)
-            self._next_epochs[name] = shared.next_epoch[0]
+            self._next_epochs[name] = min(shared.next_epoch[0], EPOCHS_MAX)
             self._heard[name] = shared.slots.words.tolist()
 
     def recall(self, peering: Peering, index: int, shared: MemberShared) -> None:
@@ -195,14 +196,14 @@ class PeeringParts:
         """Payload superpacket: the TUN device gives no super-packets that the far side does not take."""
         far = self.shared.far_offloads
         if far is not None and far != self._far_offloads:
-            self.tun.limit_offloads(self.offloads.tun_flags & far)
+            self.tun.limit_offloads(offloads_in_common(self.offloads.tun_flags, far))
             self._far_offloads = far
 
     def follow_path_mtu(self) -> None:
         """Payload esp: the TUN device's MTU follows the smallest path that a member found, down and up again."""
         if self.peering.payload == "esp" and self.peering.tun_mtu is None:
             widest = self.geometry.path_mtu
-            found = [m.link[LinkWord.PATH_MTU] for m in self.shared.members]
+            found = [m.path_mtu for m in self.shared.members]
             path = min([widest, *(one for one in found if one)])
             wanted = self._inner_mtu_for(path)
             if wanted != self.inner_mtu:

@@ -29,7 +29,7 @@ from fwd.agent import service as agent
 from fwd.agent.view import GatewayView
 from fwd.config import Config, load, with_members, without_offload
 from fwd.datapath import memory
-from fwd.datapath.shared import GatewayShared, LinkWord, ProcessState
+from fwd.datapath.shared import GatewayShared, ProcessState
 from fwd.keyd import service as keyd
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
@@ -302,7 +302,7 @@ class Supervisor:
     def _publish_live(self, parts: PeeringParts, now: float) -> None:
         name = parts.peering.name
         lives = [self._children[f"{name}/member-{i}"].life for i in range(parts.peering.members)]
-        down = [bool(m.link[LinkWord.PATH_DOWN]) for m in parts.shared.members]
+        down = [m.path_down for m in parts.shared.members]
         mask = policy.live_mask(lives, down, self._forgiven_at, now)
         if mask != parts.shared.live[0]:
             parts.shared.live[0] = mask
