@@ -14,7 +14,7 @@ from fwd.datapath.memory import access
 
 PROCESSES = ["supervisor", "demux", "member-0", "member-1", "keyd", "agent"]
 _HEAD = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ [0-9a-f]+ \S+ (\d+)\s*(.*)")
-_MEMORY = re.compile(r"/memfd:fwd:(.*) \(deleted\)")
+_MEMORY = re.compile(r"/memfd:fwd/(.*) \(deleted\)")
 
 
 @dataclass
@@ -78,7 +78,7 @@ def test_what_is_read_cannot_be_made_writable(pair: Pair, process: str) -> None:
 @pytest.mark.parametrize("process", PROCESSES[1:])
 def test_no_child_keeps_a_descriptor_of_memory(pair: Pair, process: str) -> None:
     targets = [os.readlink(entry) for entry in Path(f"/proc/{pid_of(pair, process)}/fd").iterdir()]
-    assert not [target for target in targets if "memfd" in target]
+    assert not [target for target in targets if _MEMORY.fullmatch(target)]
 
 
 def test_no_child_inherits_the_supervisors_maps(pair: Pair) -> None:
