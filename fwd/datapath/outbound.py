@@ -210,7 +210,7 @@ class Outbound:
     def _finish(self, number: int) -> None:
         self._counters[_DONE] = number + 1
         self._block.publish()
-        self._ring.words[DONE] = number + 1
+        self._ring.member_words[DONE] = number + 1
 
     def _send_segment(self, segment: Segment, index: int) -> None:
         self._sender.patience_ms = SEND_WAIT_MS
