@@ -1,15 +1,14 @@
 """What the agent looks at: the shared memory of every process, and the facts that do not change while it lives.
 
-Built in the agent's process over what it may see (datapath.memory). It only reads, its own heartbeat excepted.
+The supervisor builds these before it forks the agent. The agent only reads, its own heartbeat excepted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fwd.config import Gateway, Peering
-from fwd.datapath.ring import RingWords
+from fwd.datapath.ring import Ring
 from fwd.datapath.shared import GatewayShared, PeeringShared
 from fwd.datapath.tun import Offloads
 
@@ -20,7 +19,7 @@ class PeeringView:
 
     config: Peering
     shared: PeeringShared
-    rings: Sequence[RingWords]
+    rings: list[Ring]
     offloads: Offloads
     inner_mtu_bytes: int
 

@@ -1,7 +1,8 @@
 """The inbound SAs that one member holds, each with a replay slot of its own.
 
 Usually those of its own pairs. Behind a peer that may send everything on its newest SA, member 0 holds those of all
-members (design §4). What a predecessor of keyd had installed stays until the far side sends on what is new.
+members (design §4). What a predecessor of keyd had installed stays until the far side sends on what is new, or the
+lives of those SAs are over.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ from fwd.keyd.mailbox import KeydMember, Mailbox
 from fwd.proto.sa import SLOTS, SaKeys
 
 INHERITED_S: Final = 30.0  # how long a predecessor's inbound SAs stay once the far side sends on a new one
+
+
+def earlier(one_ms: int, other_ms: int) -> int:
+    """Of two deadlines the first; 0: none."""
+    return min(one_ms, other_ms) if one_ms and other_ms else one_ms or other_ms
 
 
 class NoSlotError(Exception):
@@ -37,6 +43,17 @@ class Accepted:
         self.version += 1
         return sa
 
+    def end_by(self, until_ms: int) -> None:
+        """What a predecessor had installed ends by then."""
+        self._inherited = tuple(
+            replace(keys, deadline_ms=earlier(keys.deadline_ms, until_ms)) for keys in self._inherited
+        )
+        self.version += 1
+
+    @property
+    def has_inherited(self) -> bool:
+        return bool(self._inherited)
+
     def remove(self, spi: int) -> None:
         if self._own.pop(spi, None) is not None:
             self.version += 1
@@ -55,6 +72,10 @@ class Accepted:
 
     def tick(self, now: float) -> None:
         """Once the far side sends on what is new, what a predecessor had installed is on its way out."""
+        alive = tuple(keys for keys in self._inherited if not 0 < keys.deadline_ms <= now * 1000)
+        if len(alive) != len(self._inherited):
+            self._inherited = alive
+            self.version += 1
         if not self._inherited:
             return
         if self._inherited_until is None:

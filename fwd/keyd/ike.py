@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from fwd.config import Peering
+from fwd.config import CertificateKeys, Peering
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.shared import LinkWord
 from fwd.datapath.udp import KEEPALIVE_S
@@ -21,8 +21,11 @@ from fwd.keyd.accepted import NoSlotError
 from fwd.keyd.agreement import Terms, disagreement
 from fwd.keyd.checkup import Checkup
 from fwd.keyd.mailbox import KeydPeering
+from fwd.keyd.pair import Times
 from fwd.keyd.pairs import SPARES, MemberPairs
+from fwd.keyd.proof import Proof
 from fwd.keyd.refusals import Refusals
+from fwd.keyd.renewal import Renewal
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Credentials
 from fwd.proto.ike.endpoint import Endpoint
@@ -85,6 +88,7 @@ def connection_of(peering: Peering, credentials: Credentials, terms: Terms) -> C
         notifies=(terms.notification(), resource(0)),
         members=peering.members,
         rekey_s=float(keys.ike_rekey_time),
+        cert_grace_s=float(keys.cert_grace) if isinstance(keys, CertificateKeys) else 0.0,
         liveness_s=float(keys.dpd_delay),
         mobility=keys.mobility,
         float_port=peering.port if peering.shared_port else 0,
@@ -103,7 +107,11 @@ class IkePeering:
         self._terms = terms_of(peering, parts.offloads)
         self.connection = connection_of(peering, credentials, self._terms)
         self._checkup = Checkup(peering, credentials)
-        self.members = [MemberPairs(i, one, now) for i, one in enumerate(parts.members)]
+        self._times = Times(float(peering.rekey_time), peering.life_s)
+        proof = Proof(credentials, self.connection.local_id, self.connection.remote_id)
+        self.members = [MemberPairs(i, one, self._times, proof) for i, one in enumerate(parts.members)]
+        self._judge_inherited(now)
+        self._renewal = Renewal(self._times, float(peering.ike.reauth_time))
         self._peering_shared = parts.shared
         self._shared = [one.shared for one in parts.members]
         self._reveal = reveal
@@ -126,6 +134,16 @@ class IkePeering:
         self._heard_esp = 0
         self.news = True  # `told` says something new
         self._keepalive_at = now
+
+    def _judge_inherited(self, now: float) -> None:
+        """What SAs of before rest on may have changed since: by SIGHUP, or while keyd was away."""
+        assert self.peering.ike is not None
+        reasons = {member.judge_inherited(float(self.peering.ike.grace), now) for member in self.members}
+        self._inherited_end = ", ".join(sorted(reasons - {""}))
+        if self._inherited_end:
+            told = event("ike.inherited_end", peering=self.name, reason=self._inherited_end)
+            log.warning("%s: the SAs of before end within %d s: %s", self.name, self.peering.ike.grace,
+                        self._inherited_end, extra=told)  # fmt: skip
 
     # -- datagrams and time ---------------------------------------------------------------------------------------
 
@@ -151,7 +169,7 @@ class IkePeering:
 
     def next_timeout(self) -> float | None:
         """When `tick` is due at the latest, for IKE's own sake."""
-        times = [self._endpoint.next_timeout(), self._begin_at]
+        times = [self._endpoint.next_timeout(), self._begin_at, *(member.next_end() for member in self.members)]
         return min((at for at in times if at is not None), default=None)
 
     def is_due(self, now: float) -> bool:
@@ -215,16 +233,30 @@ class IkePeering:
                 endpoint.delete_child(self.name, spi, now)
         if sa is None or self._disagreement:
             return
+        self._renew(sa, now)
         for index, member in enumerate(self.members):
             alone = index in self._refused or not self._spares(sa)
             hold = now < self._not_before[index]
-            for spi in member.due_to_rekey(now, self.peering.rekey_time, alone=alone, hold=hold):
+            for spi in member.due_to_rekey(now, alone=alone, hold=hold):
                 endpoint.rekey_child(self.name, spi, now)
         missing = [self._missing(index, sa, now) for index in range(len(self.members))]
         for wanted in range(SPARES + 1, 0, -1):  # first one for each member, then their spares
             for index, count in enumerate(missing):
                 if count >= wanted:
                     endpoint.create_child(self.name, index, (_for_member(index), resource(index)), now)
+
+    def _renew(self, sa: IkeSa, now: float) -> None:
+        """Authenticate anew when it is time, or nothing else helps; once members have moved, the old IKE SA goes."""
+        in_need = any(index in self._refused and one.needs_more(now) for index, one in enumerate(self.members))
+        bare = bool(self._refused) and all(member.bare for member in self.members)
+        reason = self._renewal.reason(sa, in_need=in_need, bare=bare, now=now)
+        if reason:
+            told = event("ike.reauthenticates", peering=self.name, reason=reason)
+            log.info("%s: authenticates anew beside the IKE SA that there is: %s", self.name, reason, extra=told)
+            self._endpoint.reauthenticate(self.name, now)
+        moved = not any(member.superseded for member in self.members)
+        if sa.initiator and self._renewal.is_old_done_with(moved=moved, now=now):
+            self._endpoint.delete_older(self.name, sa.standing.authentication, now)
 
     def _spares(self, sa: IkeSa) -> int:
         """How many unused pairs a member should have.
@@ -309,6 +341,9 @@ class IkePeering:
         sa = self._endpoint.established(self.name)
         if sa is not None and theirs is not None:
             sa.peer_behind_nat = theirs.behind_nat(sa.remote[0])
+        if self._renewal.established(what.standing, now):
+            for member in self.members:
+                member.supersede(what.standing.authentication)
         self._refused.clear()
         self._not_before = [0.0] * len(self.members)
         if self._terms.payload == "superpacket" and theirs is not None:
@@ -331,7 +366,7 @@ class IkePeering:
             return
         receiver = self.members[child.inbound.spi & 0xFF].accepted
         try:
-            self.members[child.member].up(child, what.replaces, receiver, now)
+            self.members[child.member].up(child, what.replaces, receiver, what.standing, now)
         except NoSlotError as error:
             log.warning(
                 "%s: %s", self.name, error, extra=event("ike.child_refused", peering=self.name, member=child.member)
@@ -339,6 +374,7 @@ class IkePeering:
             self._endpoint.delete_child(self.name, child.inbound.spi, now)
             self._not_before[child.member] = now + REFUSED_S
             return
+        self._renewal.helped()
         if what.replaces is None:  # a replacement is none more
             self._refused.pop(child.member, None)
         if self._reveal is not None:
@@ -346,7 +382,7 @@ class IkePeering:
 
     def _child_refused(self, what: ChildRefused, now: float) -> None:
         reason = self._refused[what.member] = notify_name(what.notify)
-        self._not_before[what.member] = now + REFUSED_S
+        self._not_before[what.member] = now + min(REFUSED_S, self._times.again_s)
         self._refusals.note(ExchangeRefused(self.name, by_peer=True, reason=reason, member=what.member), now)
 
     def _strayed(self, what: Strayed, now: float) -> None:

@@ -2,8 +2,9 @@
 
 Two boot records wait in a socket pair that outlives both ends, each with all inbound SAs and one unused SA to send on.
 keyd holds both ends and takes records back to write them anew: what was unused stays so, and what a member has taken is
-gone (design rule 1). A second pair, both ends of which only keyd reads, holds what the member has installed, for the
-next keyd: the new state is written before the old one is taken out, so that no death leaves none.
+gone (design rule 1). A second pair, both ends of which only keyd reads, holds what the member has installed, and what
+that was authenticated by (proof.py), for the next keyd: the new state is written before the old one is taken out, so
+that no death leaves none.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -20,7 +22,8 @@ from fwd.datapath.shared import MemberShared, PeeringShared
 from fwd.proto.sa import MessageError, SaEvent, SaKeys, SaSet
 
 BOOT_RECORDS: Final = 2
-_MESSAGE_MAX = 65536
+_MESSAGE_MAX = 1 << 17
+_NOTE = struct.Struct(">H")  # octets
 log = logging.getLogger(__name__)
 
 
@@ -52,6 +55,7 @@ class Mailbox:
     def __init__(self, parts: KeydMember) -> None:
         self._parts = parts
         self._remembered = False
+        self.note = b""  # what the SAs were authenticated by, remembered along with them
 
     def take_back(self) -> list[SaSet]:
         """The boot records that wait, oldest first; now none does."""
@@ -70,27 +74,33 @@ class Mailbox:
         """What the member has installed, for the next keyd."""
         if self._parts.memory is not None:
             near, far = self._parts.memory
-            near.send(SaSet(0, tuple(inbound)).encode())
+            near.send(_NOTE.pack(len(self.note)) + self.note + SaSet(0, tuple(inbound)).encode())
             if self._remembered:
                 far.recv(_MESSAGE_MAX)
             self._remembered = True
 
     def recall(self) -> tuple[SaKeys, ...]:
         """What the last keyd has remembered. Call once, before `remember`."""
-        found: list[SaSet] = []
+        found: tuple[SaKeys, ...] = ()
         if self._parts.memory is not None:
-            with contextlib.suppress(BlockingIOError, MessageError):
+            with contextlib.suppress(BlockingIOError, MessageError, struct.error):
                 while True:
-                    found.append(SaSet.decode(self._parts.memory[1].recv(_MESSAGE_MAX)))
-        inbound = found[-1].inbound if found else ()
-        self.remember(inbound)
-        return inbound
+                    data = self._parts.memory[1].recv(_MESSAGE_MAX)
+                    end = _NOTE.size + _NOTE.unpack_from(data)[0]
+                    found, self.note = SaSet.decode(data[end:]).inbound, data[_NOTE.size : end]
+        self.remember(found)
+        return found
 
-    def update(self, inbound: Sequence[SaKeys], outbound: SaKeys | None, *, stop: bool = False) -> None:
-        """Tell the living member. One that dies first reads its boot record instead."""
-        message = SaSet(self._parts.shared.process.incarnation, tuple(inbound), outbound, stop)
-        with contextlib.suppress(BlockingIOError):
+    def update(
+        self, inbound: Sequence[SaKeys], outbound: SaKeys | None, *, stop: bool = False, until_ms: int = 0
+    ) -> bool:
+        """Tell the living member. One that dies first reads its boot record instead. False: it has no room for more."""
+        message = SaSet(self._parts.shared.process.incarnation, tuple(inbound), outbound, stop, until_ms)
+        try:
             self._parts.control.send(message.encode())
+        except BlockingIOError:
+            return False
+        return True
 
     def events(self) -> list[SaEvent]:
         """What the member has told."""

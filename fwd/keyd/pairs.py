@@ -8,60 +8,39 @@ another (a rekeying) is switched to at once by who asked for it. The two directi
 The inbound half of a pair may be another member's (accepted.py). An outbound SA is handed out once: in a boot record,
 or in an update after its boot record was taken back. What keyd must know after its own death it finds in what it has
 remembered (mailbox.py) and in the shared words.
+
+Every pair ends (pair.py), spares too, and is replaced before that. When both sides have authenticated anew, all pairs
+of before are replaced by pairs of the new IKE SA.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Final
 
 from fwd.datapath.shared import LinkWord
-from fwd.keyd.accepted import Accepted
+from fwd.keyd.accepted import Accepted, earlier
 from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, Mailbox
-from fwd.proto.ike.events import ChildKeys
+from fwd.keyd.pair import Pair, Times
+from fwd.keyd.proof import Note, Proof
+from fwd.proto.ike.events import ChildKeys, Standing
 from fwd.proto.sa import EventKind, SaKeys
 
 SPARES: Final = BOOT_RECORDS
 OLD_SA_S: Final = 5.0  # how long the old pair stays after a switch, and its inbound SA after it is deleted
 BEREFT_S: Final = 0.3  # between attempts to replace what a dead incarnation has sent on
 ANSWER_S: Final = 0.2  # before a pair that the far side has asked for is sent on, if nothing shows it has our answer
-_JITTER = 0.1
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Pair:
-    """One Child SA of this member."""
-
-    keys: ChildKeys
-    receiver: Accepted  # who has its inbound half
-    since: float
-    ready_at: float  # the far side has its half, too
-    ready: bool = False
-    share: float = field(default_factory=lambda: 1 - _JITTER * os.urandom(1)[0] / 255)  # of its time, then rekeyed
-    used: bool = False  # its outbound SA was handed out for good
-    left: bool = False  # it was used, and is not any more
-    retire_at: float | None = None  # when it is to be deleted, then
-    gone_at: float | None = None  # the far side has left it: when its inbound SA goes
-    successor: int | None = None  # the pair that replaces it
-
-    @property
-    def spi(self) -> int:
-        return self.keys.inbound.spi
-
-    @property
-    def spare(self) -> bool:
-        """Whether nobody has sent on it, and it may yet be."""
-        return self.ready and not self.used and self.gone_at is None and self.successor is None
 
 
 class MemberPairs:
     """See the module."""
 
-    def __init__(self, index: int, parts: KeydMember, now: float) -> None:
+    def __init__(self, index: int, parts: KeydMember, times: Times, proof: Proof) -> None:
         self._index = index
+        self._times = times
+        self._proof = proof
         self._shared = parts.shared
         self._mailbox = Mailbox(parts)
         self.accepted = Accepted(index, parts, self._mailbox)
@@ -75,15 +54,37 @@ class MemberPairs:
         self.strayed = False  # it hears the peer at another address
         self._recorded: set[int] = set()  # our SPIs of the pairs whose outbound SAs wait in boot records
         self._orphans: list[SaKeys] = []  # outbound SAs of a predecessor's boot records, used by nobody yet
+        self._until_ms = 0  # when what a predecessor has handed out ends at the latest
+        self._over: list[int] = []  # pairs whose life is over, to be deleted
+        self._authentication = 0  # what is older is to be replaced
+        self._before = Note.decode(self._mailbox.note)  # of the predecessor
+        self._untold = False  # the living member has yet to hear that its SAs end by then
+
+    # -- what a predecessor has left -----------------------------------------------------------------------------
+
+    def judge_inherited(self, grace_s: float, now: float) -> str:
+        """End what a predecessor of keyd had made, if what authenticated it does so no more; tells why."""
+        if self._before is None:
+            reason = ""
+        elif reason := self._proof.why_revoked(self._before):
+            grace_s = 0.0
+        elif not self._proof.is_that_of(self._before):
+            reason = "the secret, CAs or identities have changed"
+        if reason:
+            self._until_ms = max(1, int((now + grace_s) * 1000))
+            self._untold = True
+            self.accepted.end_by(self._until_ms)
+        self._tell_accepted()
+        self._remember()
+        return reason
 
     # -- what IKE tells -----------------------------------------------------------------------------------------
 
-    def up(self, keys: ChildKeys, replaces: int | None, receiver: Accepted, now: float) -> None:
+    def up(self, keys: ChildKeys, replaces: int | None, receiver: Accepted, standing: Standing, now: float) -> None:
         """A Child SA is there; `receiver` is to accept its inbound half. Raises NoSlotError."""
-        receiver.add(keys.inbound)
-        # Who has answered is ahead of who has asked, by the way of the answer.
-        ready_at = now if keys.initiated else now + ANSWER_S
-        pair = self._pairs[keys.inbound.spi] = Pair(keys, receiver, now, ready_at, ready=keys.initiated)
+        pair = Pair.made(keys, receiver, standing, self._times, now, ANSWER_S)
+        receiver.add(pair.keys.inbound)
+        self._pairs[pair.spi] = pair
         old = self._pairs.get(replaces) if replaces is not None else None
         if old is not None:
             old.successor = pair.spi
@@ -117,11 +118,14 @@ class MemberPairs:
         self._follow_sending(self._shared.link[LinkWord.SPI_OUT], now)
         self._note_ready(now)
         current = self._current
-        if current is not None and current.gone_at is None:
-            return
         if not self._sends():
             return  # it takes a boot record
         spares = [pair for pair in self._pairs.values() if pair.spare]
+        if current is not None and current.gone_at is None:
+            better = [pair for pair in spares if self._is_better(pair, current, now)]
+            if better:
+                self._switch(better[0])
+            return
         successor = self._pairs.get(current.successor) if current and current.successor is not None else None
         if successor is not None and successor.spare:
             self._switch(successor)
@@ -137,6 +141,7 @@ class MemberPairs:
         if incarnation != self._incarnation:
             self._incarnation = incarnation
             self._told = -1
+        self._end_overdue(now)
         self._forget(now)
         self.settle(now)
         self._retire_left(now)
@@ -158,11 +163,15 @@ class MemberPairs:
         if spi_out == self._sends_on:
             return
         self._sends_on = spi_out
+        if not spi_out and self._current is not None and self._sends():  # by count: the member has ended it
+            self._end(self._current)
+            self._refresh()
+            return
         pair = next((pair for pair in self._pairs.values() if pair.keys.outbound.spi == spi_out), None)
         if pair is None or pair is self._current:
             return
         pair.used = True
-        pair.since = now
+        pair.taken_at = now
         pair.left = False
         pair.retire_at = None
         self._current = pair
@@ -183,6 +192,21 @@ class MemberPairs:
                 pair.left = True
                 pair.retire_at = now + OLD_SA_S if pair.gone_at is None else None
 
+    def _end_overdue(self, now: float) -> None:
+        """Pairs whose life is over go at once; members have ended their SAs themselves."""
+        overdue = [pair for pair in self._pairs.values() if pair.ends_at <= now]
+        for pair in overdue:
+            self._end(pair)
+        if overdue:
+            self._refresh()
+
+    def _end(self, pair: Pair) -> None:
+        del self._pairs[pair.spi]
+        pair.receiver.remove(pair.spi)
+        self._over.append(pair.spi)
+        if pair is self._current:
+            self._current = None
+
     def _forget(self, now: float) -> None:
         gone = [pair for pair in self._pairs.values() if pair.gone_at is not None and pair.gone_at <= now]
         for pair in gone:
@@ -196,37 +220,90 @@ class MemberPairs:
 
     def missing(self, spares: int) -> int:
         """How many pairs more there should be, when one is in use and so many are spare."""
-        have = sum(pair.spare or not pair.ready for pair in self._pairs.values()) + (self._current is not None)
+        current = self._current
+        have = sum((pair.spare or not pair.ready) and self._is_fresh(pair) for pair in self._pairs.values())
+        have += current is not None and self._is_fresh(current)
         return max(0, 1 + spares - have)
+
+    def supersede(self, authentication: int) -> None:
+        """Replace all pairs that rest on an earlier authentication than this."""
+        self._authentication = authentication
+
+    @property
+    def superseded(self) -> bool:
+        """Whether it still sends on what rests on an earlier one."""
+        current = self._current
+        return current is not None and current.gone_at is None and not self._is_fresh(current)
+
+    def _is_better(self, pair: Pair, current: Pair, now: float) -> bool:
+        """Whether to send on this one at once: both sides have authenticated anew, or the far side does not replace the
+        one in use, and its end comes near.
+        """
+        if not self._is_fresh(current):
+            return self._is_fresh(pair)
+        unheard = current.successor is None and now >= current.asked_at + self._times.again_s
+        near = current.asked_at > float("-inf") and current.is_old(self._times, now)
+        return near and unheard and not pair.is_old(self._times, now)
+
+    def _is_fresh(self, pair: Pair) -> bool:
+        return pair.standing.authentication >= self._authentication
 
     def due_to_delete(self, now: float) -> list[int]:
         """Pairs that we have left long enough ago, each told once."""
         due = [pair for pair in self._pairs.values() if pair.retire_at is not None and pair.retire_at <= now]
         for pair in due:
             pair.retire_at = None
-        return [pair.spi for pair in due]
+        over, self._over = self._over, []
+        return [*over, *(pair.spi for pair in due)]
 
     @property
     def bare(self) -> bool:
         """Whether it has no pair to send on."""
         return not any(pair.gone_at is None for pair in self._pairs.values())
 
-    def due_to_rekey(self, now: float, rekey_s: float, *, alone: bool, hold: bool) -> list[int]:
-        """The pair that we send on, when its time is over or its count (`renew`); it is put off by as long again.
+    def due_to_rekey(self, now: float, *, alone: bool, hold: bool) -> list[int]:
+        """Pairs whose time is over, spares too, and the one that we send on when its count is (`renew`).
 
-        A spare has carried nothing, and needs no successor. `alone`: the far side gives us no spares; then what a dead
+        They are asked for again and again until they end. `alone`: the far side gives us no spares; then what a dead
         incarnation has sent on is replaced for its successor. `hold`: it has just refused, and is not asked again yet.
         """
-        pair, renew = self._current, self.renew
+        found, renew = [], self.renew
         self.renew = renew and hold
-        if pair is None or pair.gone_at is not None or pair.successor is not None:
-            return []
-        bereft = alone and not self._sends() and now >= pair.since + BEREFT_S
-        due = renew or bool(rekey_s and now - pair.since >= rekey_s * pair.share)
-        if not bereft and (hold or not due):
-            return []
-        pair.since = now
-        return [pair.spi]
+        for pair in self._pairs.values():
+            in_use = pair is self._current and pair.gone_at is None and pair.successor is None
+            if not (in_use or pair.spare):
+                continue
+            asked = max(pair.taken_at, pair.asked_at)
+            bereft = in_use and alone and not self._sends() and now >= asked + BEREFT_S
+            old = pair.is_old(self._times, now) and now >= pair.asked_at + self._times.again_s
+            if bereft or (not hold and (old or (in_use and renew))):
+                pair.asked_at = now
+                found.append(pair.spi)
+        return found
+
+    def needs_more(self, now: float) -> bool:
+        """Whether what it sends on will end, or has, and nothing is there to take its place."""
+        current = self._current
+        if any(pair.spare and not pair.is_old(self._times, now) for pair in self._pairs.values()):
+            return False
+        if current is None or current.gone_at is not None or not self._sends():
+            return True
+        return current.successor is None and (self.renew or current.is_old(self._times, now))
+
+    def ends_in(self, now: float) -> float | None:
+        """Seconds until what it sends on ends; None: there is nothing, or no end."""
+        pair = self._current
+        if pair is None or pair.gone_at is not None or pair.ends_at == float("inf"):
+            return None
+        return max(0.0, pair.ends_at - now)
+
+    def next_end(self) -> float | None:
+        """When the life of a pair is over next."""
+        return min((pair.ends_at for pair in self._pairs.values() if pair.ends_at < float("inf")), default=None)
+
+    def pair(self, spi: int) -> Pair | None:
+        """That of our inbound SPI."""
+        return self._pairs.get(spi)
 
     def _sends(self) -> bool:
         """Whether the incarnation that lives has an SA to send on; else it waits for a boot record."""
@@ -242,15 +319,35 @@ class MemberPairs:
             given.used = True
             self._current = given
         self._put(spares)
-        self._told = self.accepted.version
-        self._mailbox.update(self.accepted.all(), given.keys.outbound if given else None)
+        self._tell(given.keys.outbound if given else None)
 
     def _tell_accepted(self) -> None:
         """Boot records and the living member are to have all that is accepted now."""
         if self._told != self.accepted.version:
-            self._told = self.accepted.version
             self._refresh()
-            self._mailbox.update(self.accepted.all(), None)
+            self._tell(None)
+
+    def _tell(self, outbound: SaKeys | None) -> None:
+        """Tell the living member; if it has no room, once more at the next tick."""
+        if not self._mailbox.update(self.accepted.all(), outbound, until_ms=0 if outbound else self._until_ms):
+            self._told = -1
+            return
+        self._told = self.accepted.version
+        if outbound is not None:
+            self._until_ms = 0
+        if self._untold:
+            self._untold = False
+            self._remember()
+
+    def _remember(self) -> None:
+        """For the next keyd: what is installed, and what that rests on; a predecessor's note until all is told."""
+        if not self._untold:
+            chains = {pair.spi: pair.standing.chain for pair in self._pairs.values()}
+            note = self._proof.note(chains.values())
+            if self._before is not None and self.accepted.has_inherited:
+                note = replace(note, chains=tuple(sorted({*note.chains, *self._before.chains})))
+            self._mailbox.note = note.encode()
+        self._mailbox.remember(self.accepted.all())
 
     def _refresh(self) -> None:
         """Boot records as they should be now."""
@@ -264,7 +361,11 @@ class MemberPairs:
         records = [record.outbound for record in self._mailbox.take_back() if record.outbound is not None]
         ours = {pair.keys.outbound.key for pair in self._pairs.values()}  # the peer chooses SPIs, and may repeat one
         waiting = {keys.key for keys in records}
-        self._orphans = [keys for keys in records if keys.key not in ours]
+        self._orphans = [
+            replace(keys, deadline_ms=earlier(keys.deadline_ms, self._until_ms))
+            for keys in records
+            if keys.key not in ours
+        ]
         for pair in self._pairs.values():
             if pair.spi in self._recorded and pair.keys.outbound.key not in waiting:
                 pair.used = True
@@ -274,8 +375,8 @@ class MemberPairs:
     def _put(self, spares: dict[int, Pair]) -> None:
         """Boot records of the oldest spares, with what is installed now; a predecessor's while there are too few."""
         inbound = self.accepted.all()
-        self._mailbox.remember(inbound)
-        chosen = list(spares.values())[:BOOT_RECORDS]
+        self._remember()
+        chosen = sorted(spares.values(), key=lambda pair: not self._is_fresh(pair))[:BOOT_RECORDS]
         outbound = [*(pair.keys.outbound for pair in chosen), *self._orphans]
         self._mailbox.put(inbound, outbound[:BOOT_RECORDS])
         self._recorded = {pair.spi for pair in chosen}

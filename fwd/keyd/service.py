@@ -2,6 +2,7 @@
 
 Its loop joins the members' socket pairs with IKE's sockets. Where keys come from is each peering's own affair: derived
 in the lab (epochs.py), negotiated by IKEv2 elsewhere (ike.py). The data plane goes on without it (design rule 7).
+Its clock is CLOCK_BOOTTIME: the lives of SAs go on while the host is suspended.
 Datagrams go to the peering that has an IKE SA of their SPI, or expects their source to begin one; others are dropped.
 """
 
@@ -19,12 +20,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from fwd.datapath.shared import Board, GatewayShared
+from fwd.datapath.clock import boot_s
+from fwd.datapath.shared import GatewayShared
 from fwd.datapath.udp import KEEPALIVE
 from fwd.keyd.epochs import MemberKeys
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.mailbox import KeydPeering
-from fwd.keyd.report import report
 from fwd.keyd.reveal import KeyLog
 from fwd.keyd.secrets import SecretError, credentials
 from fwd.keyd.source import LabSource
@@ -57,7 +58,7 @@ class KeydParts:
 
 def run(parts: KeydParts) -> None:
     """keyd's loop, until the process is ended."""
-    Service(parts, time.monotonic()).run()
+    Service(parts, boot_s()).run()
 
 
 class Service:
@@ -98,12 +99,12 @@ class Service:
         poll, by_fd, gateway = select.poll(), self._waiting(), self._parts.gateway
         for fd in by_fd:
             poll.register(fd, select.POLLIN)
-        now = time.monotonic()
+        now = boot_s()
         tick_at = told_at = now
         while not self._stopping:
             times = [at for peering in self._negotiated if (at := peering.next_timeout()) is not None]
             ready = poll.poll(max(0.0, min([tick_at, *times]) - now) * 1000)
-            now = time.monotonic()
+            now = boot_s()
             gateway.keyd.heartbeat[0] = time.monotonic_ns()
             for fd, _ in ready:
                 by_fd[fd](now)
@@ -120,7 +121,7 @@ class Service:
                 told_at = now + TOLD_EVERY_S
                 for peering in self._negotiated:
                     peering.news = False
-                gateway.ike.put(report({p.name: p.told(now) for p in self._negotiated}, Board.SIZE))
+                gateway.ike.put(json.dumps({p.name: p.told(now) for p in self._negotiated}).encode())
 
         for peering in self._negotiated:
             peering.stopping(now)

@@ -291,7 +291,7 @@ def test_keyd_dies_and_its_successor_takes_over(undo: contextlib.ExitStack) -> N
 
 def test_keyd_is_away_for_a_minute(undo: contextlib.ExitStack) -> None:
     """The far side wants to rekey meanwhile, is not answered, and does not give up what carries traffic."""
-    world = World(undo, rekey_time=10)
+    world = World(undo, rekey_time=10, life_time=0)
     world.run(2.0)
     world.sides[1].keyd = None
     world.run(60.0)

@@ -1,4 +1,7 @@
-"""Both sides begin an IKE SA at once: who answers, and which of two IKE SAs goes."""
+"""Both sides begin an IKE SA at once: who answers, and which of two IKE SAs goes.
+
+Two that were not begun at once are an old one and a new one: the peer, or we, have authenticated anew.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Final
 
-from fwd.proto.ike.events import Address, Connection
+from fwd.proto.ike.events import Address, Connection, Standing
 from fwd.proto.ike.sa import IkeSa
 from fwd.proto.ike.states import State
 
@@ -37,7 +40,22 @@ def is_double(sa: IkeSa, sas: Sequence[IkeSa]) -> bool:
     """Whether this one goes, by us who have begun it: of two IKE SAs the one with the lower SPIs does."""
     if not sa.initiator or not _speaks(sa):
         return False
-    return any(other.spi_i + other.spi_r > sa.spi_i + sa.spi_r for other in sas if _speaks(other))
+    others = [other for other in sas if _speaks(other) and at_once(sa.standing, other.standing)]
+    return any(other.spi_i + other.spi_r > sa.spi_i + sa.spi_r for other in others)
+
+
+def replaced_at(sa: IkeSa, sas: Sequence[IkeSa]) -> float | None:
+    """When both sides authenticated anew, if they have and the new IKE SA lives."""
+    mine, others = sa.standing, [other.standing for other in sas if _speaks(other)]
+    later = [one for one in others if one.authentication > mine.authentication and not at_once(mine, one)]
+    return min((one.authenticated_at for one in later), default=None)
+
+
+def at_once(one: Standing, other: Standing) -> bool:
+    """Whether each side has begun one of them, not knowing of the other."""
+    if one.initiated == other.initiated:
+        return False
+    return one.begun_at <= other.authenticated_at and other.begun_at <= one.authenticated_at
 
 
 def _order(address: Address) -> bytes:

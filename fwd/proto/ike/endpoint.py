@@ -15,9 +15,9 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
-from fwd.proto.ike.both import DOUBLE_S, goes_first, is_double, peer_begins
+from fwd.proto.ike.both import goes_first, peer_begins
 from fwd.proto.ike.crypto import Random
 from fwd.proto.ike.events import Address, Closed, Connection, Datagram, Event, Fault, Rejected, World
 from fwd.proto.ike.exchanges import CreateChild, DeleteChildren, DeleteIke, Liveness, respond_child, respond_delete
@@ -46,9 +46,7 @@ from fwd.proto.ike.sa import NO_SPI, IkeSa
 from fwd.proto.ike.states import State
 from fwd.proto.ike.strangers import HalfOpen, Strangers, Verdict, read_first
 from fwd.proto.ike.table import Commons, IkeSas, fits
-
-REKEYED_S: Final = 60.0  # how long an IKE SA waits for its Delete once it has a successor
-OVER_TIME: Final = 0.1  # share of its rekeying time for which an IKE SA may go on after it
+from fwd.proto.ike.upkeep import Due, what_is_due, when_due, why_ended
 
 
 class Endpoint:
@@ -143,6 +141,19 @@ class Endpoint:
                     sa.submit_first(DeleteIke(error), now)
         self._sweep(now)
 
+    def reauthenticate(self, name: str, now: float) -> None:
+        """Begin an IKE SA beside the one that there is, unless that is under way."""
+        if not any(sa.initiator and sa.state is State.CONNECTING for sa in self.sas(name)):
+            self.initiate(name, now)
+
+    def delete_older(self, name: str, authentication: int, now: float) -> None:
+        """End the IKE SAs that rest on an earlier authentication than this one."""
+        for sa in self.sas(name):
+            older = sa.standing.authentication < authentication
+            if older and sa.state in (State.ESTABLISHED, State.REKEYING) and not sa.is_planned(DeleteIke):
+                with self._barrier(sa):
+                    sa.submit_first(DeleteIke(), now)
+
     def heard(self, name: str, now: float) -> None:
         """Traffic has come on the Child SAs of the IKE SA that speaks for a connection: the peer is there."""
         sa = self.established(name)
@@ -215,7 +226,7 @@ class Endpoint:
         begun_at = self._strangers.oldest_at()
         times = [] if begun_at is None else [begun_at + HALF_OPEN_S]
         for sa in self._sas:
-            times.append(self._own_timeout(sa))
+            times += when_due(sa, self.sas(sa.connection.name)).values()
             if (due := sa.next_timeout()) is not None:
                 times.append(due)
         return min(times, default=None)
@@ -231,41 +242,20 @@ class Endpoint:
     def _tick(self, sa: IkeSa, now: float) -> None:
         """What is due on one IKE SA."""
         sa.tick(now)
-        if now < self._own_timeout(sa):
-            return
-        if sa.state is State.REKEYED or (sa.state is State.CONNECTING and not sa.initiator):
-            sa.die("")
-        elif sa.state is State.ESTABLISHED and not sa.busy:
-            self._care(sa, now)
-
-    def _own_timeout(self, sa: IkeSa) -> float:
-        """When an IKE SA wants something by itself."""
-        connection = sa.connection
-        if sa.state is State.REKEYED:
-            return sa.rekeyed_at + REKEYED_S
-        if sa.state is State.CONNECTING and not sa.initiator:
-            return sa.begun_at + HALF_OPEN_S
-        if sa.state is not State.ESTABLISHED or sa.busy:
-            return float("inf")
-        times = [sa.established_at + DOUBLE_S] if is_double(sa, self.sas(sa.connection.name)) else []
-        times += [sa.heard_at + connection.liveness_s] if connection.liveness_s else []
-        times += [self._renewal(sa)] if connection.rekey_s else []
-        return min(times, default=float("inf"))
-
-    def _renewal(self, sa: IkeSa) -> float:
-        """When it is to be rekeyed; while the peer refuses that, when its life is over (RFC 7296 §2.8)."""
-        life_s = sa.connection.rekey_s * (1 + OVER_TIME if sa.is_planned(RekeyIke) else 1)
-        return sa.established_at + life_s
-
-    def _care(self, sa: IkeSa, now: float) -> None:
-        connection = sa.connection
-        if is_double(sa, self.sas(sa.connection.name)) and now >= sa.established_at + DOUBLE_S:
-            sa.submit(DeleteIke(), now)
-        elif connection.rekey_s and now >= self._renewal(sa):
-            late = sa.is_planned(RekeyIke)
-            sa.submit(DeleteIke("it could not be rekeyed in time") if late else RekeyIke(self._sas.adopt), now)
-        else:
-            sa.submit(Liveness(), now)
+        match what_is_due(sa, self.sas(sa.connection.name), now):
+            case Due.FORGET:
+                sa.die("")
+            case Due.END if sa.state is State.ESTABLISHED and not sa.busy:
+                sa.submit(DeleteIke(why_ended(sa, now)), now)
+            case Due.END:
+                sa.say_farewell()
+                sa.die(sa.error or why_ended(sa, now))
+            case Due.DELETE:
+                sa.submit(DeleteIke(), now)
+            case Due.REKEY:
+                sa.submit(RekeyIke(self._sas.adopt), now)
+            case Due.PROBE:
+                sa.submit(Liveness(), now)
 
     # -- messages -----------------------------------------------------------------------------------------------
 
@@ -411,7 +401,8 @@ class Endpoint:
                 self._sas.keep_last_words(sa, now)
             self._forget(sa)
             name = sa.connection.name
-            if not _counts(sa) and sa.error:
+            in_vain = not _counts(sa) or (not sa.established_at and self.established(name) is not None)
+            if in_vain and sa.error:
                 self._events.append(Rejected(name, sa.remote, sa.error))
             if _counts(sa) and not any(_counts(other) and other.state is not State.REKEYED for other in self.sas(name)):
                 self._events.append(Closed(name, sa.error))

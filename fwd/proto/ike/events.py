@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from cryptography import x509
+
 from fwd.proto.ike.auth import Credentials, same
 from fwd.proto.ike.crypto import Random
+from fwd.proto.ike.numbers import ProtocolError
 from fwd.proto.ike.payloads import Identity, Notification
 from fwd.proto.ike.proposals import Proposal
 from fwd.proto.ike.rate import Budget
@@ -36,6 +40,7 @@ class Connection:
     notifies: tuple[Notification, ...] = ()  # sent along in IKE_AUTH: what both sides may agree on
     members: int = 1
     rekey_s: float = 3 * 3600.0
+    cert_grace_s: float = 0.0  # for which the peer's certificate may have ended
     liveness_s: float = 10.0
     fragment_bytes: int = 1200
     float_port: int = 0  # where IKE goes on behind a NAT; 0: where it began
@@ -61,29 +66,46 @@ class ChildKeys:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """What the peer's proof of who it is is good for, which goes along through every rekeying.
+
+    `authentication`: its number, later ones are higher; `initiated`: we have begun that IKE SA. `ends_at`: when nothing
+    may rest on it any more, on the endpoint's clock, whatever is done to the wall clock meanwhile. `chain`: of the
+    peer's certificates, its own first.
+    """
+
+    authentication: int = 0
+    begun_at: float = 0.0
+    authenticated_at: float = 0.0
+    initiated: bool = False
+    ends_at: float = float("inf")
+    chain: tuple[x509.Certificate, ...] = ()
+
+
+@dataclass(frozen=True)
 class Established:
     """The peer has proved who it is. `notifies`: its status notifies in IKE_AUTH; `certificate`: by what, if not by a
-    secret.
+    secret; `standing`: what that is good for.
     """
 
     connection: str
     peer: Identity
     notifies: tuple[Notification, ...]
     certificate: Trusted | None = None
-
-    @property
-    def valid_until(self) -> float | None:
-        """Until when the proof holds, in seconds since 1970; None: for ever."""
-        return self.certificate.valid_until.timestamp() if self.certificate else None
+    standing: Standing = Standing()
 
 
 @dataclass(frozen=True)
 class ChildUp:
-    """A Child SA is there: both its SAs may be used. `replaces`: our inbound SPI of the one it takes over from."""
+    """A Child SA is there: both its SAs may be used. `replaces`: our inbound SPI of the one it takes over from.
+
+    `standing`: of the IKE SA that it was made on.
+    """
 
     connection: str
     child: ChildKeys
     replaces: int | None = None
+    standing: Standing = Standing()
 
 
 @dataclass(frozen=True)
@@ -122,6 +144,12 @@ class ExchangeRefused:
     reason: str
     member: int | None = None
     about_ike: bool = False  # it was to replace the IKE SA
+
+    @classmethod
+    def by_us(cls, connection: str, error: ProtocolError) -> ExchangeRefused:
+        """A request that we have refused."""
+        reason = f"{error.notify.name}: {error}"
+        return cls(connection, by_peer=False, reason=reason, member=error.member, about_ike=error.about_ike)
 
 
 @dataclass(frozen=True)
@@ -204,3 +232,8 @@ class World:
     fragments: Budget  # of peers' messages
     strangers_fragments: Budget
     reveal: Callable[[Any], None] | None = None  # told of every IKE SA that has keys: for debugging
+    authentications: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def next_authentication(self) -> int:
+        """Number a peer's proof of who it is."""
+        return next(self.authentications)

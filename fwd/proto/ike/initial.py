@@ -16,7 +16,7 @@ from typing import Final
 from fwd.proto.ike import auth
 from fwd.proto.ike.child import NONCE_BYTES, Child, Offer, answer
 from fwd.proto.ike.crypto import DiffieHellman, IkeKeys, Prf, Suite
-from fwd.proto.ike.events import FIRST_MEMBER, Address, ChildRefused, Connection, Established, World
+from fwd.proto.ike.events import FIRST_MEMBER, Address, ChildRefused, Connection, Established, Standing, World
 from fwd.proto.ike.limits import AUTHORITIES_NAMED_MAX, COOKIE_BYTES
 from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import VENDOR_ID, Exchange, Notify, Payload, ProtocolError, TransformType, syntax
@@ -221,12 +221,12 @@ class Authenticate:
         if maybe(reply, Authentication) is None:
             _raise_error(reply)
         peer = of_type(reply, Payload.IDR, Identity)
-        certificate = check_peer(sa, reply, peer, initial.reply + initial.ni, keys.pr, Payload.IDR)
+        certificate = check_peer(sa, reply, peer, initial.reply + initial.ni, keys.pr, Payload.IDR, now)
         sa.establish(now)
         sa.initial = None
         sa.spreads = notified(reply, Notify.SA_RESOURCE_INFO) is not None
         assert peer is not None
-        sa.world.tell(Established(sa.connection.name, peer, kept(reply), certificate))
+        sa.world.tell(Established(sa.connection.name, peer, kept(reply), certificate, sa.standing))
         error = error_of(reply)
         if error is not None:  # there is an IKE SA, but no Child SA (RFC 7296 §1.3)
             sa.world.tell(ChildRefused(sa.connection.name, FIRST_MEMBER, error.kind))
@@ -329,7 +329,7 @@ def respond_auth(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPa
     if sa.initiator or initial is None or keys is None:
         raise syntax("IKE_AUTH out of place")
     peer = of_type(request, Payload.IDI, Identity)
-    certificate = check_peer(sa, request, peer, initial.request + initial.nr, keys.pi, Payload.IDI)
+    certificate = check_peer(sa, request, peer, initial.request + initial.nr, keys.pi, Payload.IDI, now)
     assert peer is not None
     wanted = of_type(request, Payload.IDR, Identity)
     if wanted is not None and not auth.same(wanted, connection.local_id):
@@ -345,7 +345,7 @@ def respond_auth(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPa
     sa.establish(now)
     sa.initial = None
     sa.spreads = notified(request, Notify.SA_RESOURCE_INFO) is not None
-    sa.world.tell(Established(connection.name, peer, kept(request), certificate))
+    sa.world.tell(Established(connection.name, peer, kept(request), certificate, sa.standing))
     if maybe(request, SecurityAssociation) is None:
         return reply
     try:
@@ -365,11 +365,17 @@ def _about_children(sa: IkeSa) -> tuple[Notification, ...]:
 
 
 def check_peer(
-    sa: IkeSa, payloads: Sequence[AnyPayload], peer: Identity | None, message: bytes, key: bytes, kind: Payload
+    sa: IkeSa,
+    payloads: Sequence[AnyPayload],
+    peer: Identity | None,
+    message: bytes,
+    key: bytes,
+    kind: Payload,
+    now: float,
 ) -> auth.Trusted | None:
     """Raises ProtocolError unless the peer is the one we are configured for; returns its certificate, if it has one.
 
-    `message`: its first, and our nonce.
+    `message`: its first, and our nonce. What its proof is good for is noted with the IKE SA.
     """
     if peer is None:
         raise syntax(f"payload {kind.name} is missing")
@@ -382,5 +388,12 @@ def check_peer(
     proof = maybe(payloads, Authentication)
     if proof is None:
         raise auth.failed("the peer sends no AUTH payload, as for EAP")
-    time = auth.time_of(sa.world.wall_clock())
-    return auth.check(sa.connection.credentials, prf, octets, proof, peer, certificates, time)
+    time_s = sa.world.wall_clock()
+    trusted = auth.check(sa.connection.credentials, prf, octets, proof, peer, certificates, auth.time_of(time_s))
+
+    # From here on the wall clock counts no more.
+    sa.standing = Standing(sa.world.next_authentication(), sa.begun_at, now, sa.initiator)
+    if trusted is not None:
+        ends_at = now + trusted.valid_until.timestamp() + sa.connection.cert_grace_s - time_s
+        sa.standing = replace(sa.standing, ends_at=ends_at, chain=trusted.chain)
+    return trusted

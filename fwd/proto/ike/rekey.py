@@ -87,7 +87,7 @@ class RekeyIke:
         if error is not None:
             reason = notify_name(error.kind)
             sa.world.tell(ExchangeRefused(sa.connection.name, by_peer=True, reason=reason, about_ike=True))
-            self._failed(sa, now)
+            self._failed(sa, error.kind, now)
             return
         chosen = only(reply, SecurityAssociation).proposals
         if len(chosen) != 1 or not is_choice_of(chosen[0], self._proposals):
@@ -100,10 +100,11 @@ class RekeyIke:
         new.use_keys(IkeKeys.rekeyed(sa.keys, suite, secret, self._nonce, nr, spis[0] + spis[1]), suite)
         _settle(sa, new, min(self._nonce, nr), self._adopt, now)
 
-    def _failed(self, sa: IkeSa, now: float) -> None:
+    def _failed(self, sa: IkeSa, error: int, now: float) -> None:
         """Not now: later, unless the peer's own request has made a successor meanwhile."""
         yield_to_rival(sa, now)
         if sa.state is State.REKEYING:
+            sa.rekey_refused = error != Notify.TEMPORARY_FAILURE
             sa.rival = None  # if there was one, the peer has ended it
             sa.move(State.ESTABLISHED)
             sa.submit_later(self, now + RETRY_S * (1 + sa.world.random(1)[0] / 256))
@@ -146,6 +147,7 @@ def inherit(old: IkeSa, new: IkeSa, now: float) -> None:
     new.spreads, new.is_fwd = old.spreads, old.is_fwd
     new.behind_nat, new.peer_behind_nat = old.behind_nat, old.peer_behind_nat
     new.probe_not_before = old.probe_not_before
+    new.standing = old.standing
     new.establish(now)
 
 

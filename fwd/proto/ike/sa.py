@@ -28,6 +28,7 @@ from fwd.proto.ike.events import (
     Datagram,
     ExchangeRefused,
     Moved,
+    Standing,
     Strayed,
     World,
 )
@@ -123,6 +124,8 @@ class IkeSa:
         self.is_fwd = False  # the peer knows our private notifies
         self.spreads = False  # the peer knows RFC 9611: it sends by resource, not all on its newest Child SA
         self.peer_hashes = b""
+        self.standing = Standing()  # what the peer's proof of who it is is good for
+        self.rekey_refused = False  # by the peer
         self.begun_at = 0.0
         self.established_at = 0.0
         self.heard_at = 0.0
@@ -254,7 +257,7 @@ class IkeSa:
             request.task.give_up(self)
             self.send_request(request.task, [], now)
             return
-        if request.tries >= TRIES_MAX and now >= self.traffic_at + TRAFFIC_S:
+        if request.tries >= TRIES_MAX and (now >= self.traffic_at + TRAFFIC_S or self.state is State.DELETING):
             self.die("the peer does not answer")
             return
         request.due = now + min(RETRANSMIT_S * RETRANSMIT_FACTOR**request.tries, RETRANSMIT_MAX_S)
@@ -371,7 +374,7 @@ class IkeSa:
             fatal = error.notify in (Notify.INVALID_SYNTAX, Notify.AUTHENTICATION_FAILED)
             self.error = str(error)
             if header.exchange == Exchange.CREATE_CHILD_SA:
-                self.world.tell(_refusal(self.connection.name, error))
+                self.world.tell(ExchangeRefused.by_us(self.connection.name, error))
         self._expected_id += 1
         self._answer = self._encode(self._header(header.exchange, header.message_id, response=True), reply)
         self._send(self._answer, path)  # to where the request came from (RFC 7296 §2.11)
@@ -426,7 +429,7 @@ class IkeSa:
     def add_child(self, child: Child, replaces: int | None = None) -> None:
         """It is installed: both its SAs may be used."""
         self.children[child.spi_in] = child
-        self.world.tell(ChildUp(self.connection.name, child.keys, replaces))
+        self.world.tell(ChildUp(self.connection.name, child.keys, replaces, self.standing))
 
     def answer_with(self, child: Child, replaces: int | None = None) -> None:
         """Add a Child SA that our answer, which is about to be sent, tells the peer of."""
@@ -489,9 +492,3 @@ class IkeSa:
         local, remote = path or (self.local, self.remote)
         for data in datagrams:
             self.world.send(Datagram(data, local, remote))
-
-
-def _refusal(name: str, error: ProtocolError) -> ExchangeRefused:
-    """What is told of a CREATE_CHILD_SA request that we have refused."""
-    reason = f"{error.notify.name}: {error}"
-    return ExchangeRefused(name, by_peer=False, reason=reason, member=error.member, about_ike=error.about_ike)

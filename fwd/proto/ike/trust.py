@@ -109,17 +109,27 @@ def check_revocation(chain: Sequence[x509.Certificate], rules: Rules, time: date
 
     A CA's list that is there must be good, whatever the policy: one that is over says nothing of today.
     """
-    for certificate, issuer in itertools.pairwise(chain):
+    if reason := why_revoked(chain, rules):
+        raise failed(reason)
+    for issuer in chain[1:]:
         subject = issuer.subject.public_bytes()
         lists = [crl for crl in rules.crls if same_name(crl.issuer, subject)]
         if not lists and not rules.strict:
             continue
         signed = [crl for crl in lists if crl.is_of(issuer)]
-        if any(certificate.serial_number in crl.revoked for crl in signed):
-            raise failed(f"the certificate {describe(certificate)} is revoked by the CRL of {shown(subject)}")
         if not any(time < crl.next_update for crl in signed):
             what = "is over: install the next one" if signed else "is not signed by it" if lists else "is missing"
             raise failed(f"the CRL of {shown(subject)} {what}")
+
+
+def why_revoked(chain: Sequence[x509.Certificate], rules: Rules) -> str:
+    """Say which certificate of a chain, leaf first, a CRL names, be that list over or not; empty: none."""
+    for certificate, issuer in itertools.pairwise(chain):
+        subject = issuer.subject.public_bytes()
+        lists = (crl for crl in rules.crls if certificate.serial_number in crl.revoked)
+        if any(same_name(crl.issuer, subject) and crl.is_of(issuer) for crl in lists):
+            return f"the certificate {describe(certificate)} is revoked by the CRL of {shown(subject)}"
+    return ""
 
 
 # -- chains -------------------------------------------------------------------------------------------------------
@@ -127,10 +137,11 @@ def check_revocation(chain: Sequence[x509.Certificate], rules: Rules, time: date
 
 @dataclass(frozen=True)
 class Trusted:
-    """A certificate that is believed. `valid_until`: the first end of a certificate in its chain."""
+    """A certificate that is believed. `valid_until`: the first end of a certificate in its chain, leaf first."""
 
     leaf: x509.Certificate
     valid_until: datetime
+    chain: tuple[x509.Certificate, ...] = ()
 
 
 @refusing
@@ -147,7 +158,7 @@ def judge(
             raise failed(f"the peer's certificate {describe(leaf)} is another one than remote_cert")
         if not authorities:
             _check_dates(rules.pinned, time)
-            return Trusted(rules.pinned, rules.pinned.not_valid_after_utc)
+            return Trusted(rules.pinned, rules.pinned.not_valid_after_utc, (rules.pinned,))
         found = found or [leaf.public_bytes(Encoding.DER)]
 
     chain = affordable(found, authorities)
@@ -156,7 +167,7 @@ def judge(
     except ValueError as error:
         raise failed(f"the peer's certificate {describe(chain[0])} is not trusted: {error}") from None
     check_revocation(verified, rules, time)
-    return Trusted(chain[0], min(one.not_valid_after_utc for one in verified))
+    return Trusted(chain[0], min(one.not_valid_after_utc for one in verified), tuple(verified))
 
 
 def check_chain(

@@ -1,0 +1,90 @@
+"""One Child SA of a member, and its times: from when on it is to be replaced, and when it ends.
+
+Both count from when it was negotiated, whether it is sent on or waits as a spare. Its SAs carry their end with them (a
+deadline in CLOCK_BOOTTIME, which is keyd's clock, too), and members keep it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from fwd.keyd.accepted import Accepted
+from fwd.proto.ike.events import ChildKeys, Standing
+
+AGAIN_MIN_S: Final = 0.5  # between two attempts to replace it
+AGAIN_MAX_S: Final = 10.0
+_AGAIN_SHARE = 0.25  # of the time between the first attempt and its end
+_JITTER = 0.1
+
+
+@dataclass(frozen=True)
+class Times:
+    """Of a peering, in seconds. 0: never."""
+
+    rekey_s: float
+    life_s: float
+
+    @property
+    def again_s(self) -> float:
+        """Between two attempts to replace what is old; a refusal is no reason to wait until it ends."""
+        if not self.life_s:
+            return AGAIN_MAX_S
+        return min(max((self.life_s - self.replace_s) * _AGAIN_SHARE, AGAIN_MIN_S), AGAIN_MAX_S)
+
+    @property
+    def replace_s(self) -> float:
+        """The age at which it is to be replaced; some are a little earlier."""
+        return self.rekey_s or self.life_s * (1 - _JITTER)
+
+
+@dataclass
+class Pair:
+    """One Child SA of this member."""
+
+    keys: ChildKeys
+    receiver: Accepted  # who has its inbound half
+    standing: Standing  # of the IKE SA that it was made on
+    made_at: float
+    ready_at: float  # the far side has its half, too
+    ends_at: float = float("inf")
+    ready: bool = False
+    share: float = field(default_factory=lambda: 1 - _JITTER * os.urandom(1)[0] / 255)  # of its time, then replaced
+    taken_at: float = 0.0  # when it was sent on first
+    asked_at: float = float("-inf")  # when it was to be replaced last
+    used: bool = False  # its outbound SA was handed out for good
+    left: bool = False  # it was used, and is not any more
+    retire_at: float | None = None  # when it is to be deleted, then
+    gone_at: float | None = None  # the far side has left it: when its inbound SA goes
+    successor: int | None = None  # the pair that replaces it
+
+    @classmethod
+    def made(
+        cls, keys: ChildKeys, receiver: Accepted, standing: Standing, times: Times, now: float, wait_s: float
+    ) -> Pair:
+        """A pair as it is negotiated; who has answered is ahead of who has asked, by `wait_s` at most."""
+        ends_at = min(now + times.life_s if times.life_s else float("inf"), standing.ends_at)
+        if ends_at != float("inf"):
+            deadline_ms = max(1, int(ends_at * 1000))
+            keys = replace(
+                keys,
+                inbound=replace(keys.inbound, deadline_ms=deadline_ms),
+                outbound=replace(keys.outbound, deadline_ms=deadline_ms),
+            )
+        return cls(
+            keys, receiver, standing, now, now if keys.initiated else now + wait_s, ends_at, ready=keys.initiated
+        )
+
+    @property
+    def spi(self) -> int:
+        return self.keys.inbound.spi
+
+    @property
+    def spare(self) -> bool:
+        """Whether nobody has sent on it, and it may yet be."""
+        return self.ready and not self.used and self.gone_at is None and self.successor is None
+
+    def is_old(self, times: Times, now: float) -> bool:
+        """Whether it is time to replace it."""
+        return bool(times.replace_s) and now >= self.made_at + times.replace_s * self.share

@@ -1,0 +1,75 @@
+"""What an IKE SA wants by itself, and when: to be rekeyed, to ask whether the peer lives, to go.
+
+Its life ends whatever is under way: at its rekeying time and a tenth more, and when the peer's certificate does. Of two
+IKE SAs with one peer one goes (both.py); one that a later authentication has taken the place of goes, too, if whoever
+authenticated has not deleted it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Final
+
+from fwd.proto.ike.both import DOUBLE_S, is_double, replaced_at
+from fwd.proto.ike.limits import HALF_OPEN_S
+from fwd.proto.ike.rekey import RekeyIke
+from fwd.proto.ike.sa import IkeSa
+from fwd.proto.ike.states import State
+
+REKEYED_S: Final = 60.0  # how long an IKE SA waits for its Delete once it has a successor
+REPLACED_S: Final = 60.0  # and once the peer has authenticated anew
+FAREWELL_S: Final = 2.0  # for the answer to a Delete at the end
+OVER_TIME: Final = 0.1  # share of its rekeying time for which an IKE SA may go on after it
+
+
+class Due(Enum):
+    """What is to be done about an IKE SA. Of several at one time the first goes first."""
+
+    FORGET = "without a word"
+    END = "its life is over"
+    DELETE = "another one is there"
+    REKEY = "it needs a successor"
+    PROBE = "the peer is to show that it lives"
+
+
+def when_due(sa: IkeSa, sas: Sequence[IkeSa]) -> dict[Due, float]:
+    """When which is due; `sas`: all IKE SAs of its connection."""
+    connection, idle = sa.connection, sa.state is State.ESTABLISHED and not sa.busy
+    if sa.state is State.REKEYED:
+        return {Due.FORGET: sa.rekeyed_at + REKEYED_S}
+    if sa.state is State.CONNECTING:
+        return {} if sa.initiator else {Due.FORGET: sa.begun_at + HALF_OPEN_S}
+    if sa.state is State.DEAD:
+        return {}
+
+    found = {Due.END: ends_at(sa) + (FAREWELL_S if sa.state is State.DELETING else 0)}
+    if idle and is_double(sa, sas):
+        found[Due.DELETE] = sa.established_at + DOUBLE_S
+    elif idle and (since := replaced_at(sa, sas)) is not None:
+        found[Due.DELETE] = since + REPLACED_S
+    if idle and connection.rekey_s and not sa.is_planned(RekeyIke):
+        found[Due.REKEY] = sa.established_at + connection.rekey_s
+    if idle and connection.liveness_s:
+        found[Due.PROBE] = sa.heard_at + connection.liveness_s
+    return found
+
+
+def what_is_due(sa: IkeSa, sas: Sequence[IkeSa], now: float) -> Due | None:
+    """The first of what is due at `now`."""
+    found = when_due(sa, sas)
+    return next((due for due in Due if found.get(due, now + 1) <= now), None)
+
+
+def ends_at(sa: IkeSa) -> float:
+    """When its life is over."""
+    rekey_s = sa.connection.rekey_s
+    by_time = sa.established_at + rekey_s * (1 + OVER_TIME) if rekey_s else float("inf")
+    return min(by_time, sa.standing.ends_at)
+
+
+def why_ended(sa: IkeSa, now: float) -> str:
+    """In words for the user."""
+    if now >= sa.standing.ends_at:
+        return "the peer's certificate has ended"
+    return "it could not be rekeyed in time"
