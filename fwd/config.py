@@ -400,12 +400,18 @@ rekey_time = "1h"
 
 [peering.keys]
 source = "psk"                     # IKEv2 with a pre-shared key; "cert": with certificates
-secret = "/etc/fwd/vpc2.psk"       # mode 0600; 16 or more bytes, or 0x and hex; the same on both sides
+secret = "/etc/fwd/vpc2.psk"       # mode 0600; 16 or more bytes, or 0x and hex, or 0s and base64; as the far side's
 # reauth_time = "1d"               # both sides authenticate anew; default: never
 # grace = "60s"                    # for which SAs of a secret go on that SIGHUP has changed
 # local_id = "gw1.example"         # default: the outer addresses
 # remote_id = "gw2.example"
-# source = "cert": certificate, key and authorities, all PEM files, instead of secret
+# source = "cert": instead of secret
+# certificate = "/etc/fwd/gw1.pem" # this gateway's, and CAs between it and the root; all files PEM
+# key = "/etc/fwd/gw1.key"         # mode 0600
+# authorities = "/etc/fwd/ca.pem"  # whom the far gateway's must come from; or remote_cert, its own certificate
+# crls = ["/etc/fwd/ca.crl"]       # what they have revoked; read anew on SIGHUP
+# crl_policy = "strict"            # no peer without a CRL of every CA; default: ifpresent
+# tls_certificates = true          # take those for TLS servers and clients, as easy-rsa makes them
 ike_proposals = ["aes256gcm16-prfsha384-x25519-ecp384"]
 esp_proposals = ["aes256gcm16-x25519-ecp384-esn-noesn"]
 ike_rekey_time = "4h"

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fwd.config import MEMBERS_MAX, Payload
-from fwd.lab import charon, gateways, traffic
+from fwd.lab import certificates, charon, gateways, traffic
 from fwd.lab import interop as scenarios
 from fwd.lab.demo import demo_command
 from fwd.lab.testbed import run as testbed_run
@@ -104,6 +104,7 @@ def interop(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with clear_errors():
         charon.require()
+        certificates.require()
         traffic.require_iperf3()
         rows = []
         for row in scenarios.run(out, only):

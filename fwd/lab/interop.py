@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fwd.lab import tools, traffic
+from fwd.lab import certificates, tools, traffic
 from fwd.lab.meeting import Failed, Figures, Meeting, Setting, hide, meeting
 from fwd.lab.topology import LabError
 
@@ -214,6 +214,15 @@ def _decoded(m: Meeting) -> Figures:
     return found
 
 
+def _by_distinguished_name(m: Meeting) -> Figures:
+    """Both are named as swanctl writes it, and as the certificates have it."""
+    figures = m.both_ways()
+    far = certificates.SUBJECT.format("gw2")
+    if m.peering()["certificates"]["remote"] != far or far not in m.sas():
+        raise Failed(f"the peers are not called {far}")
+    return figures
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One row: a name, how the two are set up, what must happen."""
@@ -254,6 +263,7 @@ def scenarios() -> list[Scenario]:
                      _refused("N(AUTH_FAILED)")),
             Scenario("certificate of a foreign CA", Setting(who, "certificates", certificate="foreign"),
                      _refused("N(AUTH_FAILED)")),
+            *_of_other_makers(who),
         ]  # fmt: skip
     quick = {"rekey_time": "1"}
     found += [
@@ -272,6 +282,24 @@ def scenarios() -> list[Scenario]:
         Scenario("strongSwan dies", Setting(fwd_keys={"dpd_delay": "1"}), _strongswan_dies),
     ]
     return found
+
+
+def _of_other_makers(who: str) -> list[Scenario]:
+    """Certificates with each tool's own defaults, held against its CRL."""
+    ours, theirs = (certificates.SUBJECT.format(host) for host in ("gw1", "gw2"))
+    names = {"local_id": f'"{ours}"', "remote_id": f'"{theirs}"'}
+    their_names = {"id": f'"{theirs}"', "peer_id": f'"{ours}"'}
+    # easy-rsa's are for TLS servers, and of RSA, with which strongSwan signs as PKCS #1 v1.5 has it unless told.
+    tls, pss = {"tls_certificates": "true"}, {"rsa_pss": "yes"}
+    return [
+        Scenario("certificates of openssl, distinguished names", Setting(
+            who, "certificates", maker="openssl", fwd_keys=names, strongswan=their_names), _by_distinguished_name),
+        Scenario("certificates of easy-rsa", Setting(
+            who, "certificates", maker="easy-rsa", fwd_keys=tls, charon=pss), _carries),
+        Scenario("certificates of strongSwan's pki", Setting(who, "certificates", maker="pki"), _carries),
+        Scenario("revoked certificate", Setting(
+            who, "certificates", maker="pki", certificate="revoked"), _refused("is revoked by")),
+    ]  # fmt: skip
 
 
 def run(out: Path, only: str = "") -> Iterator[dict[str, Any]]:

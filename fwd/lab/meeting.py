@@ -51,7 +51,8 @@ class Setting:
     fwd_keys: Names = field(default_factory=dict)
     strongswan: Names = field(default_factory=dict)  # fields of its connection
     charon: Names = field(default_factory=dict)  # options of the daemon
-    certificate: str = ""  # what is wrong with fwd's: expired, foreign
+    certificate: str = ""  # what is wrong with fwd's: expired, foreign; or with strongSwan's: revoked
+    maker: str = "fwd"  # what makes the certificates (certificates.py); other tools' come with a CRL
     nat: str = ""  # whom a router in between hides behind its own address: fwd, strongSwan
     half_open: int = 0  # attempts of others that the responder has to do with when the initiator begins
     save_keys: bool = False
@@ -171,7 +172,7 @@ def meeting(setting: Setting) -> Iterator[Meeting]:
             hide(topology, setting.nat)
         secret = secrets.token_hex(32)
         if setting.auth != "psk":
-            certificates.make(directory, setting.certificate)
+            certificates.make(directory, setting.certificate, setting.maker)
         charon = Charon(stack, topology, "gw2", directory, setting.charon)
         charon.load(_strongswan(topology, setting, secret))
         if setting.half_open and setting.initiator == "fwd":
@@ -256,6 +257,8 @@ def _fwd(topology: Topology, setting: Setting, secret: str, directory: Path) -> 
     else:
         keys |= {"source": '"cert"', "certificate": f'"{directory}/gw1.pem"', "key": f'"{directory}/gw1.key"',
                  "authorities": f'"{directory}/x509ca/ca.pem"'}  # fmt: skip
+        if setting.maker != "fwd":
+            keys |= {"crls": f'["{directory}/ca.crl"]', "crl_policy": '"strict"'}
     tables = {
         "[gateway]": {"control": f'"{directory / _CONTROL}"'},
         "[[peering]]": peering,
