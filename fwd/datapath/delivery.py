@@ -44,7 +44,7 @@ _IN_RECORDS_OK = MemberCounter.IN_RECORDS_OK.value
 class Delivery:
     """Writes to the TUN device `tun_fd`, whose offloads in force are `tun_flags`; counts in `counters`.
 
-    What it is given comes from SA `spi`; whose inner addresses lie outside the selectors is told to
+    What it is given comes from the SA that `enter` has named last. Inner addresses outside its selectors are told to
     `on_stranger(spi, address pair, how many)`.
     """
 
@@ -52,13 +52,21 @@ class Delivery:
         self._fd = tun_fd
         self._accepted = tun_flags
         self._counters = counters
-        self._selectors = Selectors(peering.remote_ts, peering.local_ts)
+        self.selectors = Selectors(peering.remote_ts, peering.local_ts)  # the peering's
+        self._selectors = self.selectors  # in force
         self._known = self._selectors.pairs
         self._joins = bool(tun_flags & TSO4)
         self._gathers = bool(tun_flags & USO4)
         self._datagrams: dict[bytes, Datagrams] = {}  # by flow, of this batch
         self.spi = 0
         self.on_stranger: Callable[[int, bytes, int], None] = lambda spi, pair, count: None
+
+    def enter(self, spi: int, selectors: Selectors) -> None:
+        """What comes now is of this SA, and held to these."""
+        if selectors is not self._selectors:
+            self.flush()  # what was kept is another's
+            self._selectors, self._known = selectors, selectors.pairs
+        self.spi = spi
 
     def flush(self) -> None:
         """A batch ends: write what was kept for others to join it."""

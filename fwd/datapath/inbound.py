@@ -143,7 +143,9 @@ class Inbound:
                 reassembler = Reassembler(
                     self._delivery.record, self._counters, peering.reorder_packets, peering.reorder_ms / 1000, floor
                 )
-                self.sas[keys.spi] = Receiving(keys, peering.replay_window, floor, reassembler, self._audit_refused)
+                self.sas[keys.spi] = Receiving(
+                    keys, peering.replay_window, floor, reassembler, self._delivery.selectors, self._audit_refused
+                )
         if self._parked:
             self._unpark()
 
@@ -169,8 +171,9 @@ class Inbound:
             self._counters[_IN_ESP] += len(self._parked)
             self._parked.clear()
         for sa in self.sas.values():
-            self._delivery.spi = sa.spi
+            self._delivery.enter(sa.spi, sa.selectors)
             sa.reassembler.expire(now)
+        self._delivery.flush()
         self._block.publish()
 
     # -- packets ----------------------------------------------------------------------------------------------
@@ -418,7 +421,7 @@ class Inbound:
             top, place = sa.window.top, 2 * sa.keys.slot + 1
             newer = top > self._slots.words[place]
             self._slots.words[place] = top
-            self._delivery.spi = sa.spi
+            self._delivery.enter(sa.spi, sa.selectors)
             if newer:  # a late packet says nothing of where the peer is now
                 self.on_heard(sa, self._address)
         return any_accepted

@@ -5,9 +5,9 @@
 3. Complete the framing of its rows, seal them all, send them
 4. Count, publish, store `done`
 
-Refused and counted: records for which the SA has no numbers left or whose SA is at the end of its life, packets that
-the socket refuses. Outer DSCP is the records'; outer ECN is Not-ECT for superpackets (RFC 9347 §2.4.2, RFC 6040
-compatibility mode) and copied for `esp` (RFC 6040 §4.1).
+Refused and counted: records that the SA does not carry, being narrower than the configuration (narrow.py), or for which
+it has no numbers left or its life is over; packets that the socket refuses. Outer DSCP is the records'; outer ECN is
+Not-ECT for superpackets (RFC 9347 §2.4.2, RFC 6040 compatibility mode) and copied for `esp` (RFC 6040 §4.1).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from fwd.datapath.audit import Audit
 from fwd.datapath.counters import CounterBlock, MemberCounter
 from fwd.datapath.geometry import Geometry, rows_for
+from fwd.datapath.narrow import keep_packets, keep_records
 from fwd.datapath.ring import DONE, FILL, HEAD, RECORDS, SEGMENTS, TAKEN, TOS, Ring, Segment
 from fwd.datapath.shared import Ledger, LinkWord
 from fwd.datapath.udp import Sender
@@ -40,6 +41,7 @@ from fwd.proto.esp import (
     trailer_bytes,
     write_trailer,
 )
+from fwd.proto.ip import Selectors
 from fwd.proto.sa import UNLIMITED, Life, SaKeys
 from fwd.proto.segments import PACKETS_MAX, Grid, complete
 
@@ -121,6 +123,10 @@ class Outbound:
         self._share = 1.0  # of its soft limits
         self._life = life
         self.deadline_ms = 0  # of the SA, in CLOCK_BOOTTIME; 0: none
+        self._held: Selectors | None = (
+            None  # to which the SA is narrower; None: it carries all that the demux lets through
+        )
+        self._refused = 0  # records of this segment that it does not carry
         self._expired = False  # there is no SA, since the life of the last one is over
         self.peer: tuple[str, int] = ("", 0)
 
@@ -128,6 +134,8 @@ class Outbound:
         """Send on this SA from now on. It must never have been sent on (design rule 1)."""
         self.sa = OutboundSa(keys, self._ring.rows)
         self.deadline_ms = keys.deadline_ms
+        held = keys.narrowed
+        self._held = None if held is None else Selectors.of_ranges(held.local, held.remote)
         self._expired = False
         self._octets_before = self._counters[_OUT_ESP_BYTES]
         self._share = 1 - _JITTER * os.urandom(1)[0] / 255
@@ -199,8 +207,11 @@ class Outbound:
                 self._send_records(segment, index)
         except SaExhausted:
             reason = DropReason.SA_EXPIRED if self._expired else DropReason.SA_EXHAUSTED
-            self._counters[reason] += segment.fields[RECORDS]
+            self._counters[reason] += segment.fields[RECORDS] - self._refused
             self._audit_exhausted()
+        if self._refused:
+            self._counters[DropReason.SELECTOR_OUT] += self._refused
+            self._refused = 0
         self._counters[_DONE] = number + 1
         self._block.publish()
         words[DONE] = number + 1
@@ -224,6 +235,11 @@ class Outbound:
         if rows is None:
             rows = self._rows[index] = _Rows(self._ring, segment, chunk)
         assert table is not None
+        if self._held is not None:
+            fill, kept = keep_records(segment, self._ring.stride, chunk, fill, records, self._held)
+            self._refused, records = records - kept, kept
+            if not records:
+                return
         full, tail_octets = divmod(fill, chunk)
         count = full + (tail_octets > 0)
         sa = self._sa()
@@ -255,6 +271,11 @@ class Outbound:
         packets = self._packets[index]
         if packets is None:
             packets = self._packets[index] = _Packets(self._ring, segment)
+        if self._held is not None:
+            count, self._refused = keep_packets(segment, self._ring.stride, count, self._held)
+            records -= self._refused
+            if not count:
+                return
         sa = self._sa()
         number = sa.claim(count)
         self._ledger.claim(sa.number)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import BATCH_MAX, InboundSa
+from fwd.proto.ip import Selectors
 from fwd.proto.reassembly import Reassembler
 from fwd.proto.sa import Life, SaKeys
 
@@ -19,10 +20,14 @@ class Receiving(InboundSa):
         window: int,
         floor: int,
         reassembler: Reassembler,
+        selectors: Selectors,
         on_refused: Callable[[int, DropReason, int], None],
     ) -> None:
+        """`selectors`: the peering's, to which what comes out of it is held, unless it is narrower."""
         super().__init__(keys, BATCH_MAX, window, floor)
         self.reassembler = reassembler
+        held = keys.narrowed
+        self.selectors = selectors if held is None else Selectors.of_ranges(held.remote, held.local)
         self.deadline_ms = keys.deadline_ms  # in CLOCK_BOOTTIME; 0: none
         self.octets = 0  # of ESP that it has accepted, if there is a limit
         self._on_refused = on_refused

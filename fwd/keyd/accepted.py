@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from fwd.keyd.mailbox import KeydMember, Mailbox
-from fwd.proto.sa import SLOTS, SaKeys
+from fwd.proto.sa import NARROWED_MAX, SLOTS, SaKeys
 
 INHERITED_S: Final = 30.0  # how long a predecessor's inbound SAs stay once the far side sends on a new one
 
@@ -22,7 +22,7 @@ def earlier(one_ms: int, other_ms: int) -> int:
 
 
 class NoSlotError(Exception):
-    """A member has as many inbound SAs as it can hold."""
+    """A member has as many inbound SAs, or traffic selectors, as it can hold."""
 
 
 class Accepted:
@@ -38,6 +38,9 @@ class Accepted:
 
     def add(self, keys: SaKeys) -> SaKeys:
         """Accept this SA; returns it with its slot. Raises NoSlotError."""
+        different = {one.narrowed for one in (*self.all(), keys)} - {None}
+        if keys.narrowed is not None and len(different) > NARROWED_MAX:
+            raise NoSlotError(f"member {self._index}: more than {NARROWED_MAX} different traffic selectors")
         sa = replace(keys, slot=self._free_slot())
         self._own[sa.spi] = sa
         self.version += 1

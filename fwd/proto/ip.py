@@ -8,7 +8,7 @@ the kernel's parser. Refuses: records whose headers contradict their length (`re
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
@@ -115,6 +115,9 @@ def _carries(record: bytes | bytearray | memoryview, protocol: int, start: int) 
     return found == protocol and at == start
 
 
+Range = tuple[bytes, bytes]  # first and last address
+
+
 class Selectors:
     """Whether an inner (source, destination) pair lies in the peering's traffic selectors.
 
@@ -125,6 +128,15 @@ class Selectors:
         self._source = {4: _ranges(source, 4), 6: _ranges(source, 6)}
         self._destination = {4: _ranges(destination, 4), 6: _ranges(destination, 6)}
         self.pairs: dict[bytes, bool] = {}
+
+    @classmethod
+    def of_ranges(cls, source: Sequence[Range], destination: Sequence[Range]) -> Selectors:
+        """Those of an SA, as ranges of addresses."""
+        made = cls((), ())
+        for sides, ranges in ((made._source, source), (made._destination, destination)):
+            for first, last in ranges:
+                sides[4 if len(first) == 4 else 6].append((first, last))
+        return made
 
     def allow(self, pair: bytes) -> bool:
         """Decide for a pair of addresses, and remember."""

@@ -4,6 +4,9 @@ A *boot record* and a live update are the same message, `SaSet`: every inbound S
 outbound SA to send on. It states the whole, so it may be repeated. Keys travel in these messages alone, over
 a socket pair of the member's own. Decoding refuses anything that is not exactly one message.
 
+**An SA may be narrower** than the configuration: then the member holds records to its own ranges of addresses.
+SAs share them: a message has a table of the different ones, of which there are few, so that it stays under 64 KiB.
+
 **Every SA may have a deadline**, in milliseconds of CLOCK_BOOTTIME, which no setting of the wall clock moves and which
 counts through a suspend. The member keeps it, so that an SA ends on time though keyd is dead (design rule 7).
 """
@@ -22,10 +25,16 @@ SEQUENCE_MAX_ESN = 2**64 - 1
 SEQUENCE_MAX = 2**32 - 1
 SLOTS = 64  # inbound SAs that a member can hold at once
 
+RANGES_MAX = 64  # of addresses, on one side of an SA
+NARROWED_MAX = 8  # different traffic selectors among the inbound SAs of a member; that it sends on may have others
+
 DEADLINE_MAX_MS = 2**64 - 1
 
-_HEAD = struct.Struct(">BQBBQ")  # kind, incarnation, inbound SAs, outbound SAs, end of the SA it sends on
-_SA = struct.Struct(f">IBBBQ{KEY_BYTES}s{SALT_BYTES}s")  # SPI, ESN, slot, octets of the key, deadline, key, salt
+_HEAD = struct.Struct(">BQBBQB")  # kind, incarnation, inbound SAs, outbound SAs, end of the SA it sends on, table
+# SPI, ESN, slot, octets of the key, deadline, place in the table (0: as configured), key, salt
+_SA = struct.Struct(f">IBBBQB{KEY_BYTES}s{SALT_BYTES}s")
+_ENTRY = struct.Struct(">BB")  # local ranges, remote ranges
+_ADDRESS_BYTES = (4, 16)
 _EVENT = struct.Struct(">BQI")  # kind, incarnation, SPI
 _SA_SET, _SA_SET_STOP = 1, 2
 
@@ -45,6 +54,23 @@ class Life:
 UNLIMITED = Life(0, 0)
 
 
+Range = tuple[bytes, bytes]  # first and last address, as they stand in a header
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowed:
+    """Traffic selectors of an SA that allow less than the configuration: the addresses on this side, and on the far."""
+
+    local: tuple[Range, ...]
+    remote: tuple[Range, ...]
+
+    def encode(self) -> bytes:
+        ranges = (*self.local, *self.remote)
+        return _ENTRY.pack(len(self.local), len(self.remote)) + b"".join(
+            bytes([len(first)]) + first + last for first, last in ranges
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class SaKeys:
     """One SA: AES-GCM with a 16-octet ICV (RFC 4106). `slot` is where an inbound SA publishes its highest number.
@@ -58,6 +84,7 @@ class SaKeys:
     salt: bytes = field(repr=False)
     slot: int = 0
     deadline_ms: int = 0
+    narrowed: Narrowed | None = None  # None: for all that is configured
 
     @property
     def sequence_max(self) -> int:
@@ -82,30 +109,57 @@ class SaSet:
     def encode(self) -> bytes:
         sas = (*self.inbound, *((self.outbound,) if self.outbound else ()))
         kind, n_in = _SA_SET_STOP if self.stop else _SA_SET, len(self.inbound)
-        head = _HEAD.pack(kind, self.incarnation, n_in, len(sas) - n_in, self.until_ms)
-        return head + b"".join(map(_pack, sas))
+        table = list(dict.fromkeys(sa.narrowed for sa in sas if sa.narrowed is not None))
+        head = _HEAD.pack(kind, self.incarnation, n_in, len(sas) - n_in, self.until_ms, len(table))
+        places: dict[Narrowed | None, int] = {None: 0, **{one: place for place, one in enumerate(table, 1)}}
+        parts = [_pack(sa, places[sa.narrowed]) for sa in sas]
+        return head + b"".join(parts) + b"".join(one.encode() for one in table)
 
     @classmethod
     def decode(cls, data: bytes) -> SaSet:
         """Raises MessageError for anything but one whole SaSet."""
         if len(data) < _HEAD.size:
             raise MessageError("shorter than its head")
-        kind, incarnation, n_in, n_out, until_ms = _HEAD.unpack_from(data)
+        kind, incarnation, n_in, n_out, until_ms, n_table = _HEAD.unpack_from(data)
         stop = kind == _SA_SET_STOP
         if not (stop or kind == _SA_SET) or n_in > SLOTS or n_out > (0 if stop else 1):
             raise MessageError("not an SA set")
-        if len(data) != _HEAD.size + (n_in + n_out) * _SA.size:
+        end = _HEAD.size + (n_in + n_out) * _SA.size
+        if len(data) < end or n_table > NARROWED_MAX + 1:
             raise MessageError("length and number of SAs differ")
+        table = [None, *_decode_table(data[end:], n_table)]
         sas = []
-        for spi, esn, slot, octets, deadline_ms, key, salt in _SA.iter_unpack(data[_HEAD.size :]):
-            if spi < 256 or slot >= SLOTS or octets not in _KEY_SIZES:
-                raise MessageError("SPI, slot or key out of range")
-            sas.append(SaKeys(spi, bool(esn), key[:octets], salt, slot, deadline_ms))
+        for spi, esn, slot, octets, deadline_ms, place, key, salt in _SA.iter_unpack(data[_HEAD.size : end]):
+            if spi < 256 or slot >= SLOTS or octets not in _KEY_SIZES or place >= len(table):
+                raise MessageError("SPI, slot, key or selectors out of range")
+            sas.append(SaKeys(spi, bool(esn), key[:octets], salt, slot, deadline_ms, table[place]))
         return cls(incarnation, tuple(sas[:n_in]), sas[n_in] if n_out else None, stop, until_ms)
 
 
-def _pack(sa: SaKeys) -> bytes:
-    return _SA.pack(sa.spi, sa.esn, sa.slot, len(sa.key), sa.deadline_ms, sa.key, sa.salt)
+def _pack(sa: SaKeys, place: int) -> bytes:
+    return _SA.pack(sa.spi, sa.esn, sa.slot, len(sa.key), sa.deadline_ms, place, sa.key, sa.salt)
+
+
+def _decode_table(data: bytes, count: int) -> list[Narrowed]:
+    """The traffic selectors that fill `data`. Raises MessageError."""
+    found = []
+    for _ in range(count):
+        if len(data) < _ENTRY.size:
+            raise MessageError("selectors cut short")
+        n_local, n_remote = _ENTRY.unpack_from(data)
+        if not (0 < n_local <= RANGES_MAX and 0 < n_remote <= RANGES_MAX):
+            raise MessageError("number of ranges")
+        data, ranges = data[_ENTRY.size :], []
+        for _ in range(n_local + n_remote):
+            octets = data[0] if data else 0
+            if octets not in _ADDRESS_BYTES or len(data) < 1 + 2 * octets:
+                raise MessageError("range cut short")
+            ranges.append((data[1 : 1 + octets], data[1 + octets : 1 + 2 * octets]))
+            data = data[1 + 2 * octets :]
+        found.append(Narrowed(tuple(ranges[:n_local]), tuple(ranges[n_local:])))
+    if data:
+        raise MessageError("octets behind the selectors")
+    return found
 
 
 class EventKind(IntEnum):

@@ -65,6 +65,11 @@ def packet_mark(count: int, start: int, offset: int) -> int:
     return start << 8 | (_MARK_UDP if offset == _UDP_CSUM else 0) | count
 
 
+def rows_of_mark(mark: int) -> int:
+    """How many rows the packet or super-packet has whose first row has this mark."""
+    return max(1, mark & PACKETS_MAX)
+
+
 def complete(grid: Grid, first: int, mark: int, lengths: Words) -> int:
     """Do what the mark of row `first` tells; `lengths` are those of the rows from it on. Returns how many it covers."""
     start, count = mark >> 8, mark & PACKETS_MAX

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwd.proto.sa import DEADLINE_MAX_MS, SLOTS, EventKind, MessageError, SaEvent, SaKeys, SaSet
+from fwd.proto.sa import (
+    DEADLINE_MAX_MS,
+    NARROWED_MAX,
+    RANGES_MAX,
+    SLOTS,
+    EventKind,
+    MessageError,
+    Narrowed,
+    SaEvent,
+    SaKeys,
+    SaSet,
+)
 
+_RANGES = st.lists(
+    st.sampled_from([4, 16]).flatmap(lambda octets: st.tuples(*[st.binary(min_size=octets, max_size=octets)] * 2)),
+    min_size=1, max_size=3,
+).map(tuple)  # fmt: skip
+FEW = [None, *(Narrowed(((bytes([n] * 4),) * 2,), ((bytes([n] * 16),) * 2,)) for n in range(NARROWED_MAX))]
 SAS = st.builds(
     SaKeys,
     spi=st.integers(256, 2**32 - 1),
@@ -16,6 +34,7 @@ SAS = st.builds(
     salt=st.binary(min_size=4, max_size=4),
     slot=st.integers(0, SLOTS - 1),
     deadline_ms=st.integers(0, DEADLINE_MAX_MS),
+    narrowed=st.sampled_from(FEW),
 )
 _SOME = st.integers(0, 2**64 - 1), st.lists(SAS, max_size=SLOTS).map(tuple)
 _UNTIL = st.integers(0, DEADLINE_MAX_MS)
@@ -26,6 +45,37 @@ ONE = SaSet(3, (SaKeys(256, True, bytes(32), bytes(4), 1),), SaKeys(257, False, 
 @given(SETS)
 def test_a_set_comes_back_as_it_was(message: SaSet) -> None:
     assert SaSet.decode(message.encode()) == message
+
+
+@given(_RANGES, _RANGES)
+def test_the_selectors_of_an_sa_come_back_as_they_were(local: Any, remote: Any) -> None:
+    held = Narrowed(local, remote)
+    message = SaSet(0, (SaKeys(256, True, bytes(32), bytes(4), 1, narrowed=held),))
+    assert SaSet.decode(message.encode()) == message
+
+
+def test_the_longest_message_is_under_64_kib() -> None:
+    """A member takes it with one receive."""
+    sides = [tuple((bytes([n, m] * 8), bytes([n, m] * 8)) for m in range(RANGES_MAX)) for n in range(NARROWED_MAX + 1)]
+    different = [Narrowed(one, one) for one in sides]
+    sas = [SaKeys(256 + n, True, bytes(32), bytes(4), n, narrowed=different[n % NARROWED_MAX]) for n in range(SLOTS)]
+    message = SaSet(1, tuple(sas), SaKeys(999, True, bytes(32), bytes(4), narrowed=different[-1]))
+    assert len(message.encode()) < 65536
+    assert SaSet.decode(message.encode()) == message
+
+
+def test_selectors_that_cannot_be_are_refused() -> None:
+    held = Narrowed(((bytes(4), bytes(4)),), ((bytes(16), bytes(16)),))
+    data = SaSet(0, (SaKeys(256, True, bytes(32), bytes(4), 1, narrowed=held),)).encode()
+    assert SaSet.decode(data).inbound[0].narrowed == held
+    table = len(data) - len(held.encode())
+    for at, value in ((table, 0), (table, RANGES_MAX + 1), (table + 1, 2), (table + 2, 5), (19, 0), (19, 2)):
+        wrong = bytearray(data)
+        wrong[at] = value
+        with pytest.raises(MessageError):
+            SaSet.decode(bytes(wrong))
+    with pytest.raises(MessageError):
+        SaSet.decode(data + b"x")
 
 
 @given(st.sampled_from(EventKind), st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1))
@@ -52,7 +102,7 @@ def test_a_set_cut_short_is_refused(length: int) -> None:
 
 @pytest.mark.parametrize(
     ("at", "value"),
-    [(0, 2), (0, 3), (9, SLOTS + 1), (9, 0), (10, 2), (10, 0), (19 + 2, 0), (19 + 5, SLOTS), (19 + 6, 31)],
+    [(0, 2), (0, 3), (9, SLOTS + 1), (9, 0), (10, 2), (10, 0), (20 + 2, 0), (20 + 5, SLOTS), (20 + 6, 31)],
     ids=[
         "stop and an SA to send on",
         "kind",

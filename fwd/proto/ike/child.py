@@ -26,9 +26,9 @@ from fwd.proto.ike.payloads import (
     selectors_of,
 )
 from fwd.proto.ike.proposals import ESN, Proposal, Transform, choose, is_choice_of
-from fwd.proto.ike.selectors import Selector, covers, narrow
+from fwd.proto.ike.selectors import Selector, covers, narrow, narrowed
 from fwd.proto.ike.states import CHILD_MOVES, Use, check_move
-from fwd.proto.sa import SaKeys
+from fwd.proto.sa import Narrowed, SaKeys
 
 SPI_MIN: Final = 256  # RFC 4303 §2.1
 NONCE_BYTES: Final = 32
@@ -119,13 +119,16 @@ class Offer:
             raise ProtocolError(Notify.NO_PROPOSAL_CHOSEN, "the peer chose what was not offered")
         local, remote = selectors_of(reply, Payload.TSI), selectors_of(reply, Payload.TSR)
         if not covers(self.local_ts, local) or not covers(self.remote_ts, remote):
-            raise ProtocolError(Notify.TS_UNACCEPTABLE, "the peer's traffic selectors go beyond those offered")
+            raise ProtocolError(
+                Notify.TS_UNACCEPTABLE, "the peer's traffic selectors are not some of those offered, of all ports"
+            )
         shared = b""
         if chosen[0].groups:
             assert self.secret is not None
             shared = self.secret.shared(public_value(reply, self.secret.group))
         ni, nr = nonces or (self.nonce, only(reply, Nonce).data)
-        return _keys(keys, chosen[0], self.member, self.spi, _spi(chosen[0]), (ni, nr, shared), (local, remote),
+        held = narrowed((self.local_ts, self.remote_ts), (local, remote))
+        return _keys(keys, chosen[0], self.member, self.spi, _spi(chosen[0]), (ni, nr, shared), (local, remote), held,
                      initiated=True, notifies=kept(reply))  # fmt: skip
 
 
@@ -160,7 +163,9 @@ def answer(
         shared, extra = secret.shared(theirs), [KeyExchange(group, secret.public)]
     ni, nr = nonces or (only(request, Nonce).data, world.random(NONCE_BYTES))
     spi = world.unused_spi(receiver)
-    child = _keys(keys, chosen, member, spi, _spi(chosen), (ni, nr, shared), (local, remote), initiated=False,
+    configured = tuple(map(Selector.of, connection.local_ts)), tuple(map(Selector.of, connection.remote_ts))
+    held = narrowed(configured, (local, remote))
+    child = _keys(keys, chosen, member, spi, _spi(chosen), (ni, nr, shared), (local, remote), held, initiated=False,
                   notifies=kept(request))  # fmt: skip
     mine = Proposal(chosen.protocol, chosen.transforms, chosen.number, spi.to_bytes(ESP_SPI_BYTES, "big"))
     reply: list[AnyPayload] = [SecurityAssociation((mine,))]
@@ -177,6 +182,7 @@ def _keys(
     spi_out: int,
     material: tuple[bytes, bytes, bytes],
     selectors: tuple[tuple[Selector, ...], tuple[Selector, ...]],
+    held: Narrowed | None,
     *,
     initiated: bool,
     notifies: tuple[Notification, ...],
@@ -190,8 +196,8 @@ def _keys(
     out, back = (from_initiator, from_responder) if initiated else (from_responder, from_initiator)
     return ChildKeys(
         member=member,
-        inbound=SaKeys(spi_in, esn, back[:octets], back[octets:]),
-        outbound=SaKeys(spi_out, esn, out[:octets], out[octets:]),
+        inbound=SaKeys(spi_in, esn, back[:octets], back[octets:], narrowed=held),
+        outbound=SaKeys(spi_out, esn, out[:octets], out[octets:], narrowed=held),
         local_ts=selectors[0],
         remote_ts=selectors[1],
         proposal=str(chosen),

@@ -1,8 +1,9 @@
 """Traffic selectors: RFC 7296 §2.9 and §3.13.1; sets of addresses, here always of any protocol and all ports.
 
 `narrow` is what a responder does: the part of an offer that its own configuration allows. Selectors for one protocol or
-some ports are decoded and passed over: who asks for less does not get more. Refused, as ProtocolError: ranges that run
-backwards, unknown kinds, more than SELECTORS_MAX.
+some ports are decoded and passed over: who asks for less does not get more; an answer that has any is refused, since
+the data path could not hold records to it. `narrowed` is what the data path holds them to, where that is less than the
+configuration. Refused, as ProtocolError: ranges that run backwards, unknown kinds, more than SELECTORS_MAX.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, summarize_address_range
 from typing import Final
 
-from fwd.proto.ike.numbers import syntax
+from fwd.proto.ike.numbers import Notify, ProtocolError, syntax
+from fwd.proto.sa import RANGES_MAX, Narrowed, Range
 
 SELECTORS_MAX: Final = 128
 _IPV4_RANGE, _IPV6_RANGE = 7, 8
@@ -70,8 +72,58 @@ def narrow(offered: Sequence[Selector], allowed: Iterable[Network]) -> tuple[Sel
 
 
 def covers(wider: Sequence[Selector], narrower: Sequence[Selector]) -> bool:
-    """Whether each of `narrower` lies wholly in one of `wider`."""
-    return all(any(one.within(other) == Selector(one.first, one.last) for other in wider) for one in narrower)
+    """Whether each of `narrower` lies wholly in one of `wider`, and is for any protocol and all ports."""
+    return all(any(one.within(other) == one for other in wider) for one in narrower)
+
+
+def narrowed(
+    configured: tuple[Sequence[Selector], Sequence[Selector]], agreed: tuple[Sequence[Selector], Sequence[Selector]]
+) -> Narrowed | None:
+    """What the data path must hold an SA's records to (local, remote); None: to all that is configured.
+
+    Raises ProtocolError if that falls into more ranges than it can hold.
+    """
+    local, remote = (merged(side) for side in agreed)
+    if (local, remote) == tuple(merged(side) for side in configured):
+        return None
+    if max(len(local), len(remote)) > RANGES_MAX:
+        raise ProtocolError(Notify.TS_UNACCEPTABLE, f"traffic selectors of more than {RANGES_MAX} ranges")
+    return Narrowed(local, remote)
+
+
+def merged(selectors: Iterable[Selector]) -> tuple[Range, ...]:
+    """Their addresses as ranges of which no two touch, in order."""
+    found: list[tuple[int, int, int]] = []  # IP version, first, last
+    for version, first, last in sorted((one.first.version, int(one.first), int(one.last)) for one in selectors):
+        if found and found[-1][0] == version and first <= found[-1][2] + 1:
+            found[-1] = version, found[-1][1], max(last, found[-1][2])
+        else:
+            found.append((version, first, last))
+    return tuple((_packed(version, first), _packed(version, last)) for version, first, last in found)
+
+
+def _packed(version: int, address: int) -> bytes:
+    return address.to_bytes(4 if version == 4 else 16, "big")
+
+
+def beyond(narrow: Narrowed, local: Sequence[Network], remote: Sequence[Network]) -> list[tuple[Network, Network]]:
+    """The pairs of configured subnets of which an SA does not carry all."""
+    mine = {subnet: _lies_in(subnet, narrow.local) for subnet in local}
+    theirs = {subnet: _lies_in(subnet, narrow.remote) for subnet in remote}
+    pairs = [(one, other) for one in local for other in remote if one.version == other.version]
+    return [(one, other) for one, other in pairs if not (mine[one] and theirs[other])]
+
+
+def _lies_in(subnet: Network, ranges: Sequence[Range]) -> bool:
+    first, last = subnet[0].packed, subnet[-1].packed
+    return any(len(low) == len(first) and low <= first and last <= high for low, high in ranges)
+
+
+def words(ranges: Sequence[Range]) -> list[str]:
+    """Ranges as subnets, for people."""
+    return [
+        str(subnet) for low, high in ranges for subnet in summarize_address_range(ip_address(low), ip_address(high))
+    ]
 
 
 def encode_selectors(selectors: Sequence[Selector]) -> bytes:
