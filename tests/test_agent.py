@@ -131,16 +131,16 @@ def test_the_agents_own_state_does_not_decide_readiness(view: GatewayView) -> No
 
 
 @pytest.mark.parametrize(
-    ("high", "low", "port", "shown"),
+    ("address", "shown"),
     [
-        (0, 0xFFFF_C000_0201, 4500, "192.0.2.1:4500"),
-        (0x20010DB8_00000000, 1, 4501, "[2001:db8::1]:4501"),
-        (0, 0, 0, None),
+        (("192.0.2.1", 4500), "192.0.2.1:4500"),
+        (("2001:db8::1", 4501), "[2001:db8::1]:4501"),
+        (None, None),
     ],
 )
-def test_learned_peer(view: GatewayView, high: int, low: int, port: int, shown: str | None) -> None:
-    link = view.peerings[0].shared.members[0].link
-    link[LinkWord.PEER_HIGH], link[LinkWord.PEER_LOW], link[LinkWord.PEER_PORT] = high, low, port
+def test_learned_peer(view: GatewayView, address: tuple[str, int] | None, shown: str | None) -> None:
+    if address:
+        view.peerings[0].shared.members[0].peer.put(address)
     assert peering_of(view)["members"][0]["peer"] == shown
 
 
@@ -184,20 +184,20 @@ def test_books_balance_with_every_reason_counted_once(view: GatewayView) -> None
     demux, member = shared.demux_counters, shared.members[1]
     for reason in DropReason:
         (demux if reason.stage == "demux" else member.counters).values[reason] = 1
-    # Two segments wait, of 10 and 20 records; 4 records were sealed, 5 + 3 dropped.
+    # Two segments wait, of 10 and 20 records; 4 records were sealed, 5 + 5 dropped.
     ring.head, ring.taken, ring.done = 3, 1, 1
     ring.segment(1).fields[RECORDS], ring.segment(2).fields[RECORDS] = 10, 20
     demux.values[DemuxCounter.HEADS + 1] = 3
-    demux.values[DemuxCounter.RECORDS] = 4 + 5 + 3 + 30
+    demux.values[DemuxCounter.RECORDS] = 4 + 5 + 5 + 30
     counters = member.counters.values
     counters[MemberCounter.DONE], counters[MemberCounter.OUT_RECORDS] = 1, 4
-    counters[MemberCounter.IN_ESP], counters[MemberCounter.IN_ESP_OK] = 111, 100
-    counters[MemberCounter.IN_RECORDS], counters[MemberCounter.IN_RECORDS_OK] = 54, 50
-    member.link[LinkWord.RX_TAKEN] = 113
+    counters[MemberCounter.IN_ESP], counters[MemberCounter.IN_ESP_OK] = 113, 100
+    counters[MemberCounter.IN_RECORDS], counters[MemberCounter.IN_RECORDS_OK] = 55, 50
+    member.link[LinkWord.RX_TAKEN] = 115
     demux.publish()
     member.counters.publish()
     books = peering_of(view, {"fwd0": TunLink(1500, 1000)})["books"]
-    assert (books["out_drops"], books["out_waiting"]) == (8, 30)
+    assert (books["out_drops"], books["out_waiting"]) == (10, 30)
     assert books["out_records_in"] == books["out_records_out"] + books["out_drops"] + books["out_waiting"]
     assert books["in_esp_in"] == books["in_esp_ok"] + books["in_esp_drops"]
     assert books["in_esp_waiting"] == 2

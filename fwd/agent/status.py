@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from fwd import __version__
+from fwd.agent import ike
 from fwd.agent.client import SCHEMA
 from fwd.agent.view import GatewayView, PeeringView, TunLink
 from fwd.datapath.counters import DemuxCounter, MemberCounter
-from fwd.datapath.ring import RECORDS, SEGMENTS, Ring
+from fwd.datapath.ring import SEGMENTS, RingWords
 from fwd.datapath.shared import LinkWord, MemberShared, ProcessRow, ProcessState, ProcessWords
 from fwd.datapath.tun import TUN_FLAGS
 from fwd.proto.drops import KERNEL_COUNTED, DropReason, Stage, Unit
@@ -27,14 +28,14 @@ Json = dict[str, Any]
 def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None = None) -> Json:
     """The status at `now_ns` (monotonic); `tuns`: the kernel's view of each TUN device, by name."""
     peerings = [_peering(peering, now_ns, (tuns or {}).get(peering.config.tun)) for peering in view.peerings]
-    ike = json.loads(view.shared.ike.get() or b"{}")
+    told = ike.read(view.shared.ike.get(), [p.config.name for p in view.peerings if p.config.ike])
     for peering in peerings:
-        told = ike.get(peering["name"], {})
-        peering["ike_sas"] = told.get("sas", [])
-        peering["ike_half_open"] = told.get("half_open", 0)
-        peering["ike_error"] = told.get("error", "")
-        peering["certificates"] = told.get("certificates", {})
-        peering["members_refused"] = told.get("refused", {})
+        of = told.get(peering["name"], ike.Told())
+        peering["ike_sas"] = [sa.model_dump() for sa in of.sas]
+        peering["ike_half_open"] = of.half_open
+        peering["ike_error"] = of.error
+        peering["certificates"] = of.certificates.model_dump() if of.certificates else {}
+        peering["members_refused"] = of.refused
     processes = [
         {"name": "keyd", **_process(view.shared.keyd, now_ns)},
         {"name": "agent", **_process(view.shared.agent, now_ns)},
@@ -109,8 +110,8 @@ def _member(view: PeeringView, index: int, counters: list[int], buckets: int, no
         "incarnation": member.process.incarnation,
         "port": view.config.port_of(index),
         "peer": _endpoint(member.peer.get()),
-        "path": "down" if link[LinkWord.PATH_DOWN] else "up",
-        "path_mtu": link[LinkWord.PATH_MTU],
+        "path": "down" if member.path_down else "up",
+        "path_mtu": member.path_mtu,
         "spi_out": _spi(link[LinkWord.SPI_OUT]) if link[LinkWord.SPI_OUT] else None,
         "spis_in": {_spi(spi): highest for spi, highest in member.slots.heard().items()},
         "buckets": buckets,
@@ -170,9 +171,9 @@ def _books(view: PeeringView, demux: list[int], members: list[list[int]], drops:
     }
 
 
-def _waiting(ring: Ring, done: int, head: int) -> int:
+def _waiting(ring: RingWords, done: int, head: int) -> int:
     """Records in segments that the demux has counted and the member has not."""
-    return sum(ring.segment(number).fields[RECORDS] for number in range(max(done, head - SEGMENTS), head))
+    return sum(ring.records(number) for number in range(max(done, head - SEGMENTS), head))
 
 
 def _offloads(view: PeeringView) -> Json:

@@ -1,14 +1,15 @@
 """What the agent looks at: the shared memory of every process, and the facts that do not change while it lives.
 
-The supervisor builds these before it forks the agent. The agent only reads, its own heartbeat excepted.
+Built in the agent's process over what it may see (datapath.memory). It only reads, its own heartbeat excepted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fwd.config import Gateway, Peering
-from fwd.datapath.ring import Ring
+from fwd.datapath.ring import RingWords
 from fwd.datapath.shared import GatewayShared, PeeringShared
 from fwd.datapath.tun import Offloads
 
@@ -19,7 +20,7 @@ class PeeringView:
 
     config: Peering
     shared: PeeringShared
-    rings: list[Ring]
+    rings: Sequence[RingWords]
     offloads: Offloads
     inner_mtu_bytes: int
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from enum import IntEnum
 
-from fwd.proto.drops import N_REASONS
+from fwd.proto.drops import KERNEL_COUNTED, N_REASONS, DropReason
 
 
 class DemuxCounter(IntEnum):
@@ -40,6 +40,19 @@ class MemberCounter(IntEnum):
 
 
 MEMBER_COUNTERS = MemberCounter.DONE + 1
+_TRIES = 100  # a burst takes far longer than a look
+
+
+_ESP_DROPS = [r for r in DropReason if r.stage == "inbound" and r.unit == "esp" and r not in KERNEL_COUNTED]
+_RECORD_DROPS = [r for r in DropReason if r.stage == "inbound" and r.unit == "record"]
+
+
+def count_lost(counters: array[int]) -> None:
+    """Count a member's ESP packets, and records in them, of which nothing is counted but that they came, as lost."""
+    packets = counters[MemberCounter.IN_ESP_OK] + sum(counters[reason] for reason in _ESP_DROPS)
+    records = counters[MemberCounter.IN_RECORDS_OK] + sum(counters[reason] for reason in _RECORD_DROPS)
+    counters[DropReason.INTERNAL_ERROR_IN] += max(0, counters[MemberCounter.IN_ESP] - packets)
+    counters[DropReason.INTERNAL_ERROR_DELIVERY] += max(0, counters[MemberCounter.IN_RECORDS] - records)
 
 
 class CounterBlock:
@@ -69,10 +82,20 @@ class CounterBlock:
         self._words[0] = commit
         self._commit = commit
 
+    def since(self, index: int) -> int:
+        """How much a counter has grown since it was published last. Writer only."""
+        grown: int = self.values[index] - self._halves[self._commit & 1][index]
+        return grown
+
+    def revert(self) -> None:
+        """Forget what was counted and not published, as a successor would. Writer only."""
+        self.values[:] = array("Q", self._halves[self._commit & 1])
+
     def read(self) -> list[int]:
-        """The published values, from one moment."""
-        while True:
+        """The published values, from one moment; of a writer that never rests, whatever is there."""
+        for _ in range(_TRIES):
             commit = self._words[0]
             values = self._halves[commit & 1].tolist()
             if self._words[0] == commit:  # else the half may have been written to meanwhile
-                return values
+                break
+        return values

@@ -75,6 +75,10 @@ class Delivery:
                 self._write_datagrams(flow, group)
             self._datagrams.clear()
 
+    def forget(self) -> None:
+        """Drop what was kept for others to join it."""
+        self._datagrams.clear()
+
     # -- payload superpacket ----------------------------------------------------------------------------------
 
     def record(self, pieces: Sequence[memoryview], length: int) -> None:

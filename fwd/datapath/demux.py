@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fwd.config import Peering
+from fwd.datapath.barrier import Barrier
 from fwd.datapath.counters import CounterBlock, DemuxCounter
 from fwd.datapath.geometry import rows_for
 from fwd.datapath.ring import CHUNK, FILL, RECORDS, RECORDS_MAX, SEGMENTS, TOS, Ring, Segment
 from fwd.datapath.shared import LinkWord, PeeringShared
-from fwd.proto.aggfrag import BLOCK_OFFSET_MAX, FRAMING_BYTES
+from fwd.proto.aggfrag import BLOCK_OFFSET_MAX, FRAMING_BYTES, row_bytes
 from fwd.proto.drops import DropReason
 from fwd.proto.flow import BUCKET_MASK, TICK_MASK, flow_hash, owners, settle
 from fwd.proto.ip import (
@@ -57,6 +58,10 @@ _RECORDS = DemuxCounter.RECORDS.value
 _BYTES = DemuxCounter.BYTES.value
 
 
+class DeviceError(Exception):
+    """The TUN device gives no records any more, and trying again will not help: its cause says why."""
+
+
 class Lane:
     """The demux's end of one member's ring, and the segment that is being filled."""
 
@@ -64,22 +69,35 @@ class Lane:
         self.ring = ring
         self.link = link
         self.block = block
-        self.counters = counters = block.values
+        self.counters = block.values
         self.head_index = DemuxCounter.HEADS + index
         self.esp = esp
-        self.head = counters[self.head_index]
-        ring.head = self.head  # the predecessor may have died between counting a segment, handing it over …
-        ring.ring_bell()  # … and telling
-        self.open = False
+        self.go_on()
         self.segment: Segment = ring.segments[0]
         self.rows: memoryview = self.segment.rows
         self.ends: memoryview = self.segment.ends
         self.fill = self.records = self.octets = self.tos = 0
         self.at = self.room = 0  # where the next octet goes in `rows`, and how many fit before the row ends
-        self.chunk = 0
         self.limit = 0
         self._grids: list[npt.NDArray[np.uint8]] = []
         self.grid: npt.NDArray[np.uint8] = np.empty((0, 0), np.uint8)
+
+    def go_on(self) -> None:
+        """Begin behind what was counted; the open segment, if any, is forgotten.
+
+        A predecessor, or a burst that failed, may have ended between counting a segment, handing it over and telling.
+        """
+        self.open = False
+        self.chunk = self.told_chunk = 0  # limit and grids are made anew
+        self.head = self.ring.head = self.counters[self.head_index]
+        self.ring.ring_bell()
+
+    def give_up(self, reason: DropReason) -> None:
+        """Drop the open segment."""
+        self.open = False
+        self.counters[reason] += self.records
+        self.counters[_RECORDS] += self.records
+        self.block.publish()
 
     def put(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int) -> bool:
         """Copy a record of `length` octets into the open segment; False: the ring is full.
@@ -176,9 +194,11 @@ class Lane:
         head = self.head
         if head - self.ring.done >= SEGMENTS:
             return False
-        chunk = self.link[_CHUNK_WORD]
-        if chunk != self.chunk:
-            self.chunk = chunk
+        told = self.link[_CHUNK_WORD]
+        if told != self.told_chunk:
+            self.told_chunk = told
+            # The member's word: no row is longer, and a record of 64 KiB must fit a segment.
+            self.chunk = chunk = min(max(told, -(-RECORD_MAX // self.ring.rows)), self.ring.stride - row_bytes(0))
             rows = min(self.ring.rows, rows_for(chunk))
             self.limit = rows if self.esp else rows * chunk
             start, width = (0, self.ring.stride) if self.esp else (FRAMING_BYTES, chunk)
@@ -188,7 +208,7 @@ class Lane:
         self.grid = self._grids[head % SEGMENTS]
         self.fill = self.records = self.octets = 0
         self.at = FRAMING_BYTES
-        self.room = chunk
+        self.room = self.chunk
         self.tos = tos
         self.open = True
         return True
@@ -241,6 +261,8 @@ class Demux:
         self._unsettled = 0
         self._settled_at = 0
         self._dropped = False
+        self._barrier = Barrier()
+        self._reads = self._counters[_RECORDS]  # records read, and counted once they are dropped or handed over
         self._scratch = bytearray(RECORD_MAX)
         self._record = memoryview(self._scratch)
         self._octets = np.frombuffer(self._scratch, np.uint8)
@@ -265,44 +287,73 @@ class Demux:
 
     def _read_burst(self, tick: int) -> bool:
         """Up to _READS_MAX records into the lanes; True when the device is drained."""
+        try:
+            return self._read_records(tick & TICK_MASK)
+        except DeviceError:
+            raise
+        except Exception:  # noqa: BLE001 - the barrier tells of it
+            self._barrier.caught("demux")
+            self._lose_burst()
+            return False
+
+    def _lose_burst(self) -> None:
+        """Go on as a successor would, from what is published; what was read since is lost."""
+        self._block.revert()
+        for lane in self._lanes:
+            lane.go_on()
+        lost = self._reads - self._counters[_RECORDS]
+        self._counters[DropReason.INTERNAL_ERROR] += lost
+        self._counters[_RECORDS] += lost
+        self._block.publish()
+
+    def _read_records(self, tick: int) -> bool:
         scratch, record, octets, fd = self._scratch, self._record, self._octets, self._fd
         buffers, lanes, nobody = [record], self._lanes, len(self._lanes)
         owner, used = self._shared.owner_words, self._shared.used_words
         known, pair4, pair6 = self._selectors.pairs, self._pair4, self._pair6
         readv, packet, longest, sums = os.readv, self._packet, self._longest, self._sums
-        tick &= TICK_MASK
-        for _ in range(_READS_MAX):
-            try:
-                length = readv(fd, buffers)
-            except BlockingIOError:
-                return True
-            first = scratch[VNET_BYTES]
-            if first >> 4 == 4:
-                size = scratch[VNET_BYTES + 2] << 8 | scratch[VNET_BYTES + 3]
-                pair, tos_octet = pair4.tobytes(), scratch[VNET_BYTES + 1]
-            else:
-                size = ip_length(scratch, VNET_BYTES)
-                pair, tos_octet = pair6.tobytes(), tos(scratch, VNET_BYTES)
-            if size < IP_MIN or length != size + VNET_BYTES:
-                self._drop(DropReason.RECORD_MALFORMED)
-                continue
-            if not (known.get(pair) or self._selectors.allow(pair)):
-                self._drop(DropReason.SELECTOR_OUT)
-                continue
-            bucket = flow_hash(packet if first == 0x45 else packet[:size]) & BUCKET_MASK
-            used[bucket] = tick
-            member = owner[bucket]
-            if member >= nobody:
-                self._drop(DropReason.NO_LIVE_MEMBER)
-                continue
-            if scratch[1] or size > longest or scratch[0] & sums:
-                reason = self._refusal(size)
-                if reason is not None:
-                    self._drop(reason)
+        reads = 0
+        try:
+            for reads in range(1, _READS_MAX + 1):
+                try:
+                    length = readv(fd, buffers)
+                except BlockingIOError:
+                    reads -= 1
+                    return True
+                except OSError as error:
+                    raise DeviceError from error
+                except BaseException:
+                    reads -= 1
+                    raise
+                first = scratch[VNET_BYTES]
+                if first >> 4 == 4:
+                    size = scratch[VNET_BYTES + 2] << 8 | scratch[VNET_BYTES + 3]
+                    pair, tos_octet = pair4.tobytes(), scratch[VNET_BYTES + 1]
+                else:
+                    size = ip_length(scratch, VNET_BYTES)
+                    pair, tos_octet = pair6.tobytes(), tos(scratch, VNET_BYTES)
+                if size < IP_MIN or length != size + VNET_BYTES:
+                    self._drop(DropReason.RECORD_MALFORMED)
                     continue
-            if not lanes[member].put(record, octets, length, tos_octet):
-                self._drop(DropReason.RING_FULL)
-        return False
+                if not (known.get(pair) or self._selectors.allow(pair)):
+                    self._drop(DropReason.SELECTOR_OUT)
+                    continue
+                bucket = flow_hash(packet if first == 0x45 else packet[:size]) & BUCKET_MASK
+                used[bucket] = tick
+                member = owner[bucket]
+                if member >= nobody:
+                    self._drop(DropReason.NO_LIVE_MEMBER)
+                    continue
+                if scratch[1] or size > longest or scratch[0] & sums:
+                    reason = self._refusal(size)
+                    if reason is not None:
+                        self._drop(reason)
+                        continue
+                if not lanes[member].put(record, octets, length, tos_octet):
+                    self._drop(DropReason.RING_FULL)
+            return False
+        finally:
+            self._reads += reads
 
     def _refusal(self, size: int) -> DropReason | None:
         """Why the record, an IP packet of `size`, cannot go: it contradicts itself, or its packets fit no rows.
@@ -335,6 +386,14 @@ class Demux:
 
     def _hand_over(self) -> bool:
         """Give every member what was filled for it; True: some is held back from members that have enough to do."""
+        try:
+            return self._flush_lanes()
+        except Exception:  # noqa: BLE001 - the barrier tells of it
+            self._barrier.caught("hand over")
+            self._lose_burst()
+            return False
+
+    def _flush_lanes(self) -> bool:
         held = False
         for lane in self._lanes:
             if lane.open:
@@ -352,9 +411,18 @@ class Demux:
         live = self._shared.live[0]
         if live == self._live and (not self._unsettled or (tick - self._settled_at) & TICK_MASK < _SETTLE_TICKS):
             return
-        if live != self._live:
-            self._live = live
-            self._target = owners(self._scores, live)
-        self._settled_at = tick
-        idle = int(IDLE_BUCKET_S * 1e9) // _TICK_NS
-        self._unsettled = settle(self._shared.owners, self._target, self._shared.last_used, live, tick, idle)
+        try:
+            if live != self._live:
+                self._target = owners(self._scores, live)
+                self._leave_dead(live)
+            idle = int(IDLE_BUCKET_S * 1e9) // _TICK_NS
+            self._unsettled = settle(self._shared.owners, self._target, self._shared.last_used, live, tick, idle)
+            self._settled_at, self._live = tick, live
+        except Exception:  # noqa: BLE001 - the barrier tells of it
+            self._barrier.caught("live mask")
+
+    def _leave_dead(self, live: int) -> None:
+        """Drop what is held for members that are not live: their flows go on with others, and must not go back."""
+        for index, lane in enumerate(self._lanes):
+            if lane.open and not live >> index & 1:
+                lane.give_up(DropReason.NO_LIVE_MEMBER)

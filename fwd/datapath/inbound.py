@@ -20,26 +20,23 @@ from collections.abc import Callable, Sequence
 
 from fwd.config import Peering
 from fwd.datapath.audit import Audit, Event
-from fwd.datapath.counters import CounterBlock, MemberCounter
+from fwd.datapath.counters import CounterBlock, MemberCounter, count_lost
 from fwd.datapath.delivery import Delivery
 from fwd.datapath.geometry import Geometry
-from fwd.datapath.receiving import Receiving
+from fwd.datapath.receiving import Receiving, runt_reason
 from fwd.datapath.shared import LinkWord, ReplaySlots
 from fwd.datapath.udp import GSO_DATAGRAMS_MAX, RECEIVE_BYTES, TRAFFIC_CLASS_SHIFT
 from fwd.proto.aggfrag import (
     FRAMING_BYTES,
-    SUBTYPE_ECHO,
-    SUBTYPE_ECHO_REPLY,
     SUBTYPE_RECORDS,
     RowBuffer,
     records_octets,
+    row_fault,
 )
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import (
     BATCH_MAX,
     HEADER_BYTES,
-    NEXT_AGGFRAG,
-    NEXT_DUMMY,
     OVERHEAD_BYTES,
     SCALAR_MAX,
     TRAILER_BYTES,
@@ -126,6 +123,23 @@ class Inbound:
         self._counters[_IN_ESP] += lost
         self._block.publish()
 
+    def lose_batch(self) -> None:
+        """After an exception: count what was taken and not finished with as lost, with all that waits, and go on."""
+        counters, rows = self._counters, self._rows
+        self._first = self._used = 0
+        self._short.clear()
+        self._parked.clear()
+        for sa in self.sas.values():
+            sa.reassembler.forget()
+        rows.owner, rows.used = None, 0
+        self._delivery.forget()
+        counters[_IN_ESP] = self._link[_RX_TAKEN]
+        counters[_IN_ESP_BYTES] += self._taken_bytes
+        self._taken = self._taken_bytes = self._parked_now = 0
+        self._asked = False
+        count_lost(counters)
+        self._block.publish()
+
     def install(self, inbound: Sequence[SaKeys], now_ms: int = 0) -> None:
         """Accept these SAs and no others, but for those whose life is over; those that stay keep their windows."""
         over = {keys.spi for keys in inbound if 0 < keys.deadline_ms <= now_ms}
@@ -207,7 +221,7 @@ class Inbound:
             self._short.append((self._used, tail))
             self._used += 1
         elif tail or not length:
-            self._refuse_runt(self._view[self._used * slot :][:tail])
+            self._counters[runt_reason(self._view[self._used * slot :][:tail])] += 1
         return self._used <= self._used_max and self._taken < BATCH_MAX
 
     def open(self, now: float) -> None:
@@ -325,7 +339,7 @@ class Inbound:
         """One datagram of any size."""
         length = len(packet)
         if length < _ESP_MIN:
-            self._refuse_runt(packet)
+            self._counters[runt_reason(packet)] += 1
             return
         spi = int.from_bytes(packet[:4], "big")
         sa = self.sas.get(spi) or self._news(spi)
@@ -363,10 +377,6 @@ class Inbound:
         self._asked = True
         self.on_news()
         return self.sas.get(spi)
-
-    def _refuse_runt(self, packet: memoryview) -> None:
-        keepalive = len(packet) == 1 and packet[0] == 0xFF
-        self._counters[DropReason.KEEPALIVE if keepalive else DropReason.NOT_ESP] += 1
 
     def _without_sa(self, spi: int, packets: Sequence[memoryview]) -> None:
         """Packets of an SPI that is not installed."""
@@ -444,28 +454,18 @@ class Inbound:
     def _take_payload(self, sa: Receiving, number: int, row: memoryview) -> None:
         """The payload of one opened row that cannot be taken where it lies: out of order, or no chunk of records."""
         length = payload_length(row)
-        reason = None
         sa.reassembler.spill(self._rows)
-        if length < 0:
-            reason = DropReason.BAD_PADDING
-        elif row[-1] == NEXT_DUMMY:
-            reason = DropReason.DUMMY
-        elif row[-1] != NEXT_AGGFRAG:
-            reason = DropReason.BAD_NEXT_HEADER
-        elif length < FRAMING_BYTES or row[1]:
-            reason = DropReason.BAD_FRAMING
+        reason = row_fault(row, length)
+        if reason is not None:
+            self._counters[reason] += 1
         elif row[0] == SUBTYPE_RECORDS:
             self._counters[_IN_ESP_OK] += 1
             self.heard_records = True
             sa.reassembler.take_chunk(number, row[2] << 8 | row[3], row[FRAMING_BYTES:length], self._now)
             return
-        elif row[0] in (SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY) and length >= FRAMING_BYTES + 4:
+        else:
             self._counters[_IN_ESP_OK] += 1
             self.on_echo(row[0], int.from_bytes(row[FRAMING_BYTES : FRAMING_BYTES + 4], "big"))
-        else:
-            reason = DropReason.BAD_FRAMING
-        if reason is not None:
-            self._counters[reason] += 1
         sa.reassembler.passed(number, self._now)
 
     def _note_size(self, octets: int) -> None:

@@ -17,6 +17,7 @@ from typing import Final
 
 from fwd.config import Peering
 from fwd.datapath.audit import Audit
+from fwd.datapath.barrier import Barrier
 from fwd.datapath.clock import boot_ms
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.geometry import Geometry
@@ -105,13 +106,15 @@ class Member:
         local = str(parts.peering.local_addrs), parts.peering.port_of(parts.index)
         self._audit = Audit(local, wanted=parts.peering.audit)
         life = parts.peering.life
+        self._barrier = Barrier()
         self.inbound = Inbound(
             parts.peering, parts.geometry, parts.tun_fd, parts.offloads.tun_flags,
             parts.shared.counters, parts.shared.slots, self._link, self._audit, life,
         )  # fmt: skip
         self.outbound = Outbound(
             parts.ring, parts.geometry, self._sender, parts.shared.counters,
-            parts.shared.ledger, self._link, self._incarnation, self._audit, esp=self._esp, life=life,
+            parts.shared.ledger, self._link, self._incarnation, self._audit, self._barrier,
+            esp=self._esp, life=life,
         )  # fmt: skip
         self.clock_ms = boot_ms
         self._deadline_ms = DEADLINE_MAX_MS  # the first of all SAs'
@@ -119,7 +122,7 @@ class Member:
         self.inbound.on_echo = self._on_echo
         self.inbound.on_heard = self._on_heard
         self.inbound.on_unknown = self._on_unknown
-        self.inbound.on_news = self._hear_keyd
+        self.inbound.on_news = self._take_messages
         self._far = self._shared.far.get()
         self.outbound.peer = self._known_peer()
         self.outbound.recover(skip=skip)
@@ -162,6 +165,14 @@ class Member:
     # -- the network ------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
+        """Open what the socket holds."""
+        try:
+            self._receive_batch()
+        except Exception:  # noqa: BLE001 - the barrier tells of it
+            self._barrier.caught("receive")
+            self.inbound.lose_batch()
+
+    def _receive_batch(self) -> None:
         """What the socket holds, but no more than is fair to the other direction."""
         sock, inbound = self._parts.sock, self.inbound
         try:
@@ -245,6 +256,14 @@ class Member:
 
     def _tick(self) -> float:
         """What need not be done on every turn; returns after how many seconds it is due again, at the latest."""
+        try:
+            return self._do_tick()
+        except Exception:  # noqa: BLE001 - the barrier tells of it
+            self._barrier.caught("tick")
+            self.inbound.lose_batch()  # it may have been giving up what had waited too long
+            return IDLE_TICK_S
+
+    def _do_tick(self) -> float:
         if not self._esp:
             self._ask(self._path.poll(self._now))
         if self._sender.too_big:
@@ -277,7 +296,14 @@ class Member:
     # -- keyd -------------------------------------------------------------------------------------------------
 
     def _hear_keyd(self) -> None:
-        """All that keyd has sent."""
+        """Take all that keyd has sent."""
+        try:
+            self._take_messages()
+        except Exception:  # noqa: BLE001 - the barrier tells of it
+            self._barrier.caught("message from keyd")
+            self.inbound.lose_batch()  # packets that had waited for these SAs, among others
+
+    def _take_messages(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 try:
@@ -290,6 +316,12 @@ class Member:
 
     def _end_overdue(self) -> None:
         """Send and accept no more on SAs whose life is over; and note when the next one's is."""
+        try:
+            self._end_sas()
+        except Exception:  # noqa: BLE001 - the barrier tells of it
+            self._barrier.caught("end of an SA")
+
+    def _end_sas(self) -> None:
         now_ms = self.clock_ms()
         for spi in self.inbound.end_overdue(now_ms):
             told = event("member.sa_expired", spi=f"{spi:#010x}", way="in")

@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fwd.datapath.audit import Audit
+from fwd.datapath.barrier import Barrier
 from fwd.datapath.counters import CounterBlock, MemberCounter
 from fwd.datapath.geometry import Geometry, rows_for
 from fwd.datapath.narrow import keep_packets, keep_records
-from fwd.datapath.ring import DONE, FILL, HEAD, RECORDS, SEGMENTS, TAKEN, TOS, Ring, Segment
+from fwd.datapath.ring import DONE, FILL, RECORDS, SEGMENTS, TAKEN, TOS, Ring, Segment
 from fwd.datapath.shared import Ledger, LinkWord
-from fwd.datapath.udp import Sender
+from fwd.datapath.udp import SEND_WAIT_MS, Sender
 from fwd.proto.aggfrag import FRAMING_BYTES, Framer, row_bytes
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import (
@@ -51,6 +52,12 @@ _OUT_BYTES = MemberCounter.OUT_BYTES.value
 _OUT_ESP = MemberCounter.OUT_ESP.value
 _OUT_ESP_BYTES = MemberCounter.OUT_ESP_BYTES.value
 _OUT_RECORDS = MemberCounter.OUT_RECORDS.value
+_OUTCOMES = (
+    _OUT_RECORDS,
+    DropReason.SA_EXHAUSTED,
+    DropReason.SA_EXPIRED,
+    DropReason.SELECTOR_OUT,
+)  # of the records of a segment
 _JITTER = 0.1
 _TABLES_MAX = 32  # packet sizes whose tables are kept (payload esp)
 
@@ -97,11 +104,13 @@ class Outbound:
         link: memoryview,
         incarnation: int,
         audit: Audit,
+        barrier: Barrier | None = None,
         *,
         esp: bool,
         life: Life = UNLIMITED,
     ) -> None:
         """`life`: what an SA may carry at most."""
+        self._barrier = barrier or Barrier()
         self._ring = ring
         self._sender = sender
         self._block = counters
@@ -132,7 +141,7 @@ class Outbound:
 
     def use(self, keys: SaKeys) -> None:
         """Send on this SA from now on. It must never have been sent on (design rule 1)."""
-        self.sa = OutboundSa(keys, self._ring.rows)
+        sa = OutboundSa(keys, self._ring.rows)
         self.deadline_ms = keys.deadline_ms
         held = keys.narrowed
         self._held = None if held is None else Selectors.of_ranges(held.local, held.remote)
@@ -140,6 +149,7 @@ class Outbound:
         self._octets_before = self._counters[_OUT_ESP_BYTES]
         self._share = 1 - _JITTER * os.urandom(1)[0] / 255
         self._ledger.begin(self._incarnation, keys.spi)
+        self.sa = sa
         self._link[LinkWord.SPI_OUT] = keys.spi
 
     def stop(self, *, expired: bool = False) -> None:
@@ -189,17 +199,34 @@ class Outbound:
         ring.done = taken
 
     def _records(self, first: int, end: int) -> int:
-        return sum(self._ring.segment(n).fields[RECORDS] for n in range(first, end))
+        return sum(self._ring.records(n) for n in range(first, end))
 
     def work(self) -> bool:
         """Send one segment; False when none waits."""
-        words = self._ring.words
+        words = self._ring.member_words
         number = words[TAKEN]
-        if number == words[HEAD]:
+        if number == self._ring.head_word[0]:
             return False
         words[TAKEN] = number + 1
         index = number % SEGMENTS
         segment = self._ring.segments[index]
+        try:
+            self._send_segment(segment, index)
+            self._finish(number)
+        except Exception:  # noqa: BLE001 - the barrier tells of it
+            self._barrier.caught("segment")
+            if self._counters[_DONE] <= number:
+                self._lose_segment(segment)
+            self._finish(number)
+        return True
+
+    def _finish(self, number: int) -> None:
+        self._counters[_DONE] = number + 1
+        self._block.publish()
+        self._ring.member_words[DONE] = number + 1
+
+    def _send_segment(self, segment: Segment, index: int) -> None:
+        self._sender.patience_ms = SEND_WAIT_MS
         try:
             if self._esp:
                 self._send_packets(segment, index)
@@ -212,10 +239,20 @@ class Outbound:
         if self._refused:
             self._counters[DropReason.SELECTOR_OUT] += self._refused
             self._refused = 0
-        self._counters[_DONE] = number + 1
-        self._block.publish()
-        words[DONE] = number + 1
-        return True
+
+    def _lose_segment(self, segment: Segment) -> None:
+        """Count what was not sent of a segment. The numbers that were claimed for it are skipped, never used again."""
+        if any(self._block.since(counter) for counter in _OUTCOMES):
+            self._counters[DropReason.SELECTOR_OUT] += self._refused
+        else:
+            self._counters[DropReason.INTERNAL_ERROR] += segment.fields[RECORDS]
+        self._refused = 0
+
+        # Framing, tables and the socket's options are made anew: whichever of them was being written is not whole.
+        self._chunk = 0
+        self._packets = [None] * SEGMENTS
+        self._tables.clear()
+        self._sender.forget()
 
     def _audit_exhausted(self) -> None:
         if self.sa is not None:
@@ -257,8 +294,8 @@ class Outbound:
             tail[-2] = 0  # a full row of a later burst has no padding
         self._sender.set_tos(tos & 0xFC)
         self._transmit(self._out_view[:end], table.packet_bytes, count)
-        self._counters[_OUT_RECORDS] += records
         self._counters[_OUT_BYTES] += int(segment.ends[records - 1]) - 10 * records
+        self._counters[_OUT_RECORDS] += records
 
     def _use_chunk(self, chunk: int) -> None:
         self._chunk = chunk
@@ -293,8 +330,8 @@ class Outbound:
             tail = end < count and lengths[end] < length and versions[end * stride] >> 4 == version
             self._send_run(sa, number + at, packets, at, end - at, length, lengths[end] if tail else 0)
             at = end + tail
-        self._counters[_OUT_RECORDS] += records
         self._counters[_OUT_BYTES] += sum(lengths)
+        self._counters[_OUT_RECORDS] += records
 
     def _send_run(
         self, sa: OutboundSa, number: int, packets: _Packets, first: int, full: int, length: int, tail_length: int
@@ -332,6 +369,7 @@ class Outbound:
         row[: len(payload)] = payload
         end = write_trailer(memoryview(row), 0, len(payload), next_header)
         stop = seal_one(sa, number, memoryview(row)[:end], self._out_view, 0)
+        self._sender.patience_ms = 0  # a peer that asks for many replies must not hold the loop
         self._sender.set_tos(0)
         self._transmit(self._out_view[:stop], stop, 1)
 

@@ -39,3 +39,8 @@ class Receiving(InboundSa):
 
     def refused(self, reason: DropReason, number: int) -> None:
         self._on_refused(self.spi, reason, number)
+
+
+def runt_reason(packet: memoryview) -> DropReason:
+    """Return why a datagram that is shorter than any ESP packet is dropped (RFC 3948 §2.3)."""
+    return DropReason.KEEPALIVE if len(packet) == 1 and packet[0] == 0xFF else DropReason.NOT_ESP

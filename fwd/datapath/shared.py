@@ -1,23 +1,21 @@
-"""What the processes of one peering share beside the rings: words in anonymous memory, each with one writer.
+"""What the processes of one peering share beside the rings: words in shared memory, each with one writer.
 
-| words | writer | readers |
+| words | memory (its writer) | readers |
 |---|---|---|
-| process table (state, pid, restarts, …) | supervisor | all |
-| heartbeat of a process | that process | supervisor, agent |
-| live mask | supervisor | demux |
-| bucket table, last use | demux | agent |
-| counters | the process that counts | agent, successor |
-| link words, replay slots, ledger | member | supervisor, keyd, agent, successor |
-| next epoch; where the far member is, keepalives | keyd | keyd's successor; member |
-| offloads that the far side takes | keyd | supervisor |
+| live mask; the demux's row of the process table (state, pid, restarts, …) | supervisor | demux, agent |
+| a member's row | supervisor-I | member, keyd, agent |
+| heartbeat, counters, bucket table, last use | demux | supervisor, agent, successor |
+| heartbeat, link words, replay slots, ledger, counters, where the peer is, how far the ring is | member-I | all |
+| offloads that the far side takes | keyd | supervisor, agent |
+| next epoch; where the far member is, keepalives | keyd-I | keyd's successor; member; supervisor |
 
 All words are aligned and written through a view of their own size (the bucket table 16 and 32 bits, the rest 64), so
-that a store is never torn.
+that a store is never torn. A process has the attributes of what memory.ACCESS gives it, and no others.
 """
 
 from __future__ import annotations
 
-import mmap
+import time
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv6Address, ip_address
@@ -27,10 +25,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fwd.datapath.counters import MEMBER_COUNTERS, CounterBlock, DemuxCounter
+from fwd.datapath.geometry import PATH_MTU_MIN
+from fwd.datapath.memory import Maps, anonymous
 from fwd.proto.flow import BUCKETS
 from fwd.proto.sa import SLOTS
 
 LEDGER_ENTRIES = 256
+RING_WORDS: Final = 16  # how far a member is with its ring (ring.py)
+_BOARD_TRIES = 16
+_PAGE_BYTES = 4096
+_MEMBER_BYTES = 16384
 
 
 class ProcessState(IntEnum):
@@ -43,15 +47,16 @@ class ProcessState(IntEnum):
 
 
 class _Words:
-    """Hands out views of one anonymous mapping, each on cache lines of its own."""
+    """Hands out views of one memory, each on cache lines of its own."""
 
-    def __init__(self, size_bytes: int) -> None:
-        self._view = memoryview(mmap.mmap(-1, size_bytes))
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
         self._at = 0
 
     def take(self, count: int) -> memoryview:
         start = self._at
         self._at = start + -(-count * 8 // 64) * 64
+        assert self._at <= len(self._view)
         return self._view[start : start + count * 8].cast("Q")
 
     def take_bytes(self, count: int) -> memoryview:
@@ -64,9 +69,9 @@ class ProcessWords:
     STATE, PID, RESTARTS, STARTED_NS, INCARNATION = range(5)
     SIZE = 5
 
-    def __init__(self, words: _Words) -> None:
-        self._table = words.take(self.SIZE)
-        self.heartbeat = words.take(1)  # time.monotonic_ns of the loop's last turn
+    def __init__(self, table: memoryview, heartbeat: memoryview) -> None:
+        self._table = table
+        self.heartbeat = heartbeat  # time.monotonic_ns of the loop's last turn
 
     def get(self) -> ProcessRow:
         """The row as it stands."""
@@ -80,6 +85,14 @@ class ProcessWords:
         self._table[self.RESTARTS] = restarts
         self._table[self.STARTED_NS] = started_ns
         self._table[self.INCARNATION] = incarnation
+
+    def beat_at(self, since: float) -> float:
+        """When the loop last turned (monotonic seconds); 0: not since then.
+
+        A time to come is no heartbeat either: it would hide a hang.
+        """
+        beat_at = self.heartbeat[0] / 1e9
+        return beat_at if since <= beat_at <= time.monotonic() else 0.0
 
     @property
     def incarnation(self) -> int:
@@ -106,12 +119,6 @@ class LinkWord(IntEnum):
     PATH_MTU = 3  # in force
     CHUNK = 4  # data octets of a row, for the demux's next segment
     GSO_REFUSED = 5  # 1: the egress refused segmentation offload while running
-    PEER_PORT = 6
-    PEER_HIGH = 7  # the far address as learned, 128 bits
-    PEER_LOW = 8
-    ELSEWHERE_PORT = 9
-    ELSEWHERE_HIGH = 10  # where the far member was heard and must not be followed by itself
-    ELSEWHERE_LOW = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,56 +186,86 @@ class ReplaySlots:
 
 
 class AddressWords:
-    """An IP address and UDP port in three words; IPv4 as IPv6 has it mapped. Port 0: there is none."""
+    """An IP address and UDP port, changed at once; IPv4 as IPv6 has it mapped. Port 0: there is none."""
+
+    SIZE: Final = CounterBlock.size(3)
 
     def __init__(self, words: memoryview) -> None:
-        self._words = words
+        self._block = CounterBlock(words, 3)
 
     def get(self) -> tuple[str, int] | None:
-        port, high, low = self._words.tolist()
-        if not port:
+        """The address as it was put last; None: none was."""
+        port, high, low = self._block.read()
+        if not 0 < port <= 65535:
             return None
         address = IPv6Address(high << 64 | low)
         return str(address.ipv4_mapped or address), port
 
     def put(self, address: tuple[str, int]) -> None:
+        """Writer only."""
         found = ip_address(address[0])
         value = int(found) | (0xFFFF << 32 if found.version == 4 else 0)
-        self._words[1], self._words[2] = value >> 64, value & (2**64 - 1)
-        self._words[0] = address[1]
+        values = self._block.attach()
+        values[0], values[1], values[2] = address[1], value >> 64, value & (2**64 - 1)
+        self._block.publish()
 
 
 class MemberShared:
     """What one member shares."""
 
-    def __init__(self, words: _Words) -> None:
-        self.process = ProcessWords(words)
+    def __init__(self, maps: Maps, index: int) -> None:
+        words = _Words(maps[f"member-{index}"])
+        heartbeat = words.take(1)
         self.link = words.take(len(LinkWord))
+        self.ring = words.take(RING_WORDS)
         self.slots = ReplaySlots(words.take(2 * SLOTS))
         self.ledger = Ledger(words.take(1 + 4 * LEDGER_ENTRIES))
         self.counters = CounterBlock(words.take(CounterBlock.size(MEMBER_COUNTERS)), MEMBER_COUNTERS)
-        self.next_epoch = words.take(1)
-        self.peer = AddressWords(self.link[LinkWord.PEER_PORT : LinkWord.PEER_LOW + 1])  # as learned, by the member
-        self.elsewhere = AddressWords(self.link[LinkWord.ELSEWHERE_PORT : LinkWord.ELSEWHERE_LOW + 1])
-        self.far = AddressWords(words.take(3))  # as negotiated, by keyd
-        self.keepalive = words.take(1)  # 1: a NAT is before us, and this member's port has a mapping to keep (keyd)
+        self.peer = AddressWords(words.take(AddressWords.SIZE))  # as learned, by the member
+        # Where the far member was heard and must not be followed by itself.
+        self.elsewhere = AddressWords(words.take(AddressWords.SIZE))
+
+        if row := maps.get(f"supervisor-{index}"):
+            self.process = ProcessWords(_Words(row).take(ProcessWords.SIZE), heartbeat)
+        if told := maps.get(f"keyd-{index}"):
+            words = _Words(told)
+            self.next_epoch = words.take(1)
+            self.far = AddressWords(words.take(AddressWords.SIZE))  # as negotiated
+            self.keepalive = words.take(1)  # 1: a NAT is before us, and this member's port has a mapping to keep
+
+    @property
+    def path_down(self) -> bool:
+        """Whether echoes are not answered."""
+        return self.link[LinkWord.PATH_DOWN] != 0
+
+    @property
+    def path_mtu(self) -> int:
+        """The path MTU in force; 0: none that could be one."""
+        found: int = self.link[LinkWord.PATH_MTU]
+        return found if PATH_MTU_MIN <= found <= 65535 else 0
 
 
 class PeeringShared:
-    """What the processes of one peering with `members` members share."""
+    """What the processes of one peering with `members` members share; without `maps`, in memory of this process."""
 
-    def __init__(self, members: int) -> None:
-        demux_counters = DemuxCounter.HEADS + members
-        words = _Words(BUCKETS * 6 + members * 16384 + 65536)
-        self.live = words.take(1)  # bit i: member i may own buckets
-        self.demux = ProcessWords(words)
-        self.demux_counters = CounterBlock(words.take(CounterBlock.size(demux_counters)), demux_counters)
-        self.owner_words = words.take_bytes(BUCKETS * 2).cast("H")
-        self.used_words = words.take_bytes(BUCKETS * 4).cast("I")
-        self.owners: npt.NDArray[np.uint16] = np.frombuffer(self.owner_words, np.uint16)
-        self.last_used: npt.NDArray[np.uint32] = np.frombuffer(self.used_words, np.uint32)
-        self.members = [MemberShared(words) for _ in range(members)]
-        self._far_offloads = words.take(1)
+    def __init__(self, members: int, maps: Maps | None = None) -> None:
+        maps = anonymous(peering_sizes(members)) if maps is None else maps
+        if table := maps.get("supervisor"):
+            words = _Words(table)
+            self.live = words.take(1)  # bit i: member i may own buckets
+            row = words.take(ProcessWords.SIZE)
+        if own := maps.get("demux"):
+            words = _Words(own)
+            self.demux = ProcessWords(row, words.take(1))
+            counters = DemuxCounter.HEADS + members
+            self.demux_counters = CounterBlock(words.take(CounterBlock.size(counters)), counters)
+            self.owner_words = words.take_bytes(BUCKETS * 2).cast("H")
+            self.used_words = words.take_bytes(BUCKETS * 4).cast("I")
+            self.owners: npt.NDArray[np.uint16] = np.frombuffer(self.owner_words, np.uint16)
+            self.last_used: npt.NDArray[np.uint32] = np.frombuffer(self.used_words, np.uint32)
+        if told := maps.get("keyd"):
+            self._far_offloads = _Words(told).take(1)
+        self.members = [MemberShared(maps, i) for i in range(members)]
 
     @property
     def far_offloads(self) -> int | None:
@@ -242,6 +279,14 @@ class PeeringShared:
         self._far_offloads[0] = 0 if flags is None else flags + 1
 
 
+def peering_sizes(members: int) -> dict[str, int]:
+    """Octets of each memory of a peering, but for its rings' (ring.sizes)."""
+    sizes = {"supervisor": _PAGE_BYTES, "demux": BUCKETS * 6 + _MEMBER_BYTES, "keyd": _PAGE_BYTES}
+    for i in range(members):
+        sizes |= {f"supervisor-{i}": _PAGE_BYTES, f"member-{i}": _MEMBER_BYTES, f"keyd-{i}": _PAGE_BYTES}
+    return sizes
+
+
 class Board:
     """A text that one process writes and others read: whole, as it is or as it was before.
 
@@ -249,11 +294,12 @@ class Board:
     """
 
     SIZE: Final = 256 * 1024
+    BYTES: Final = _PAGE_BYTES + 2 * SIZE  # of its memory
 
-    def __init__(self) -> None:
-        view = memoryview(mmap.mmap(-1, 4096 + 2 * self.SIZE))
-        self._words = view[:4096].cast("Q")  # commit, length of either half
-        self._halves = (view[4096 : 4096 + self.SIZE], view[4096 + self.SIZE :])
+    def __init__(self, view: memoryview | None = None) -> None:
+        view = anonymous({"": self.BYTES})[""] if view is None else view
+        self._words = view[:_PAGE_BYTES].cast("Q")  # commit, length of either half
+        self._halves = (view[_PAGE_BYTES : _PAGE_BYTES + self.SIZE], view[_PAGE_BYTES + self.SIZE : self.BYTES])
 
     def put(self, text: bytes) -> None:
         """Writer only."""
@@ -264,21 +310,34 @@ class Board:
             self._words[0] = commit
 
     def get(self) -> bytes:
-        """The text as it was put last; empty: none was."""
-        while True:
+        """The text as it was put last; empty: none was. Of a writer that never rests, whatever is there."""
+        for _ in range(_BOARD_TRIES):
             commit = self._words[0]
             text = bytes(self._halves[commit & 1][: self._words[1 + (commit & 1)]])
             if self._words[0] == commit:  # else the half may have been written to meanwhile
-                return text
+                break
+        return text
 
 
 class GatewayShared:
     """What does not belong to a peering: the rows of keyd and the agent; what keyd tells of IKE, and the supervisor of
     troubles (JSON)."""
 
-    def __init__(self) -> None:
-        self.ike = Board()
-        self.troubles = Board()
-        words = _Words(4096)
-        self.keyd = ProcessWords(words)
-        self.agent = ProcessWords(words)
+    SIZES: Final = {
+        "supervisor": _PAGE_BYTES + Board.BYTES,
+        "keyd": _PAGE_BYTES + Board.BYTES,
+        "agent": _PAGE_BYTES,
+    }
+
+    def __init__(self, maps: Maps | None = None) -> None:
+        maps = anonymous(self.SIZES) if maps is None else maps
+        keyd = agent = memoryview(b"")
+        if table := maps.get("supervisor"):
+            rows = _Words(table)
+            keyd, agent = rows.take(ProcessWords.SIZE), rows.take(ProcessWords.SIZE)
+            self.troubles = Board(table[_PAGE_BYTES:])
+        if own := maps.get("keyd"):
+            self.keyd = ProcessWords(keyd, _Words(own).take(1))
+            self.ike = Board(own[_PAGE_BYTES:])
+        if own := maps.get("agent"):
+            self.agent = ProcessWords(agent, _Words(own).take(1))

@@ -102,6 +102,14 @@ class Tun:
         self._device.close()
 
 
+def offloads_in_common(ours: int, theirs: int) -> int:
+    """Those of our flags that the far side takes, whatever it says, as a set that the kernel accepts."""
+    both = ours & theirs
+    if not both & CSUM:
+        return 0
+    return both if both & USO4 and both & USO6 else both & ~(USO4 | USO6)
+
+
 def super_packets_accepted(flags: int) -> str | None:
     """Write a TCP super-packet to a device of its own; why the kernel refuses it, or None.
 

@@ -12,6 +12,7 @@ import errno
 import select
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -26,7 +27,7 @@ _IP_MTU, _IPV6_MTU = 14, 24
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_RXQ_OVFL = 32, 33, 40
 _SO_ATTACH_REUSEPORT_CBPF = 51
 _BUFFER_BYTES = 8 << 20
-_SEND_WAIT_MS = 20
+SEND_WAIT_MS: Final = 40  # for a full send buffer, in one segment of the ring
 
 RECEIVE_BYTES: Final = 65536
 ANCILLARY_BYTES: Final = 128
@@ -130,7 +131,11 @@ def path_mtu(local: IPv4Address | IPv6Address, remote: str, port: int) -> int:
 
 
 class Sender:
-    """Sends runs of equal ESP packets to the member's peer."""
+    """Sends runs of equal ESP packets to the member's peer.
+
+    `patience_ms` is how long its sends may still wait for a full send buffer, all together. Who sends a segment sets
+    it before; once it is spent, what does not go at once is given up: the loop's heartbeat must go on.
+    """
 
     def __init__(self, sock: socket.socket, *, gso: bool) -> None:
         self._sock = sock
@@ -139,10 +144,16 @@ class Sender:
         self._tos = -1
         self._packet_bytes = self._group = 0
         self._ancillary: list[tuple[int, int, bytes]] = []
-        self._stuck = False  # the send buffer stayed full: give up the rest of this burst
+        self.patience_ms: float = SEND_WAIT_MS
+        self._full = False  # the send buffer was full, and no patience is left
         self.gso = gso
         self.gso_refused = False
         self.too_big = False  # set by EMSGSIZE, cleared by whoever has asked for the path's MTU
+
+    def forget(self) -> None:
+        """Set options and tables anew with the next send."""
+        self._tos = -1
+        self._packet_bytes = 0
 
     def set_tos(self, tos: int) -> None:
         """DSCP and ECN of what is sent from now on."""
@@ -155,19 +166,17 @@ class Sender:
 
     def send(self, view: memoryview, packet_bytes: int, peer: tuple[str, int]) -> int:
         """Send the packets of `packet_bytes` in `view`, the last of which may be shorter; returns how many went."""
+        self._full = False
         if len(view) <= packet_bytes:
-            error = self._send_one((view,), (), peer)
-            self._stuck = False
-            return 0 if error else 1
+            return 0 if self._send_one((view,), (), peer) else 1
         if packet_bytes != self._packet_bytes:
-            self._packet_bytes = packet_bytes
             self._group = min(GSO_DATAGRAMS_MAX, self._bytes_max // packet_bytes) * packet_bytes
             self._ancillary = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", packet_bytes))]
+            self._packet_bytes = packet_bytes
         sent, at, end, group = 0, 0, len(view), self._group
-        while at < end and not self._stuck:
+        while at < end and not self._full:
             sent += self._send_group(view[at : at + group], packet_bytes, peer)
             at += group
-        self._stuck = False
         return sent
 
     def _send_group(self, view: memoryview, packet_bytes: int, peer: tuple[str, int]) -> int:
@@ -182,32 +191,37 @@ class Sender:
         sent = 0
         for at in range(0, len(view), packet_bytes):
             sent += self._send_one((view[at : at + packet_bytes],), (), peer) == 0
-            if self._stuck:
+            if self._full:
                 break
         return sent
 
     def _send_one(
         self, buffers: Sequence[memoryview], ancillary: Sequence[tuple[int, int, bytes]], peer: tuple[str, int]
     ) -> int:
-        """0, or the error's number. A full send buffer is waited for, which slows the ring, and so the senders.
-
-        If it stays full, the rest of the burst is given up: the loop's heartbeat must go on.
-        """
-        for _ in range(2):
+        """0, or the error's number. A full send buffer is waited for, which slows the ring, and so the senders."""
+        for attempt in range(2):
             try:
                 self._sock.sendmsg(buffers, ancillary, 0, peer)
             except BlockingIOError:
-                poll = select.poll()
-                poll.register(self._sock, select.POLLOUT)
-                poll.poll(_SEND_WAIT_MS)
+                if attempt or self.patience_ms <= 0:
+                    break
+                self._wait()
             except OSError as error:
                 if error.errno == errno.EMSGSIZE:
                     self.too_big = True
                 return error.errno or errno.EIO
             else:
                 return 0
-        self._stuck = True
+        self._full = True
         return errno.EAGAIN
+
+    def _wait(self) -> None:
+        """Wait for room in the send buffer, and take the time from the patience."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT)
+        before = time.monotonic()
+        poll.poll(self.patience_ms)
+        self.patience_ms -= (time.monotonic() - before) * 1000
 
 
 def read_ancillary(ancillary: list[tuple[int, int, bytes]], received: int) -> tuple[int, int, int]:

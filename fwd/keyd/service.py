@@ -21,11 +21,12 @@ from functools import partial
 from typing import Final
 
 from fwd.datapath.clock import boot_s
-from fwd.datapath.shared import GatewayShared
+from fwd.datapath.shared import Board, GatewayShared
 from fwd.datapath.udp import KEEPALIVE
 from fwd.keyd.epochs import MemberKeys
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.mailbox import KeydPeering
+from fwd.keyd.report import report
 from fwd.keyd.reveal import KeyLog
 from fwd.keyd.secrets import SecretError, credentials
 from fwd.keyd.source import LabSource
@@ -121,7 +122,7 @@ class Service:
                 told_at = now + TOLD_EVERY_S
                 for peering in self._negotiated:
                     peering.news = False
-                gateway.ike.put(json.dumps({p.name: p.told(now) for p in self._negotiated}).encode())
+                gateway.ike.put(report({p.name: p.told(now) for p in self._negotiated}, Board.SIZE))
 
         for peering in self._negotiated:
             peering.stopping(now)

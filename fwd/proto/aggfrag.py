@@ -18,7 +18,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fwd.proto.esp import BATCH_MAX, NEXT_AGGFRAG, TRAILER_BYTES, payload_length
+from fwd.proto.drops import DropReason
+from fwd.proto.esp import BATCH_MAX, NEXT_AGGFRAG, NEXT_DUMMY, TRAILER_BYTES, payload_length
 from fwd.proto.ip import RECORD_MAX
 
 FRAMING_BYTES: Final = 4
@@ -48,6 +49,21 @@ def records_octets(row: memoryview) -> int:
     if length > 0 and row[0] == SUBTYPE_RECORDS and not row[1] and row[-1] == NEXT_AGGFRAG:
         return length
     return 0
+
+
+def row_fault(row: memoryview, length: int) -> DropReason | None:
+    """Return why an opened row, with `length` octets before its padding, carries neither records nor an echo."""
+    if length < 0:
+        return DropReason.BAD_PADDING
+    if row[-1] == NEXT_DUMMY:
+        return DropReason.DUMMY
+    if row[-1] != NEXT_AGGFRAG:
+        return DropReason.BAD_NEXT_HEADER
+    if length < FRAMING_BYTES or row[1]:
+        return DropReason.BAD_FRAMING
+    if row[0] == SUBTYPE_RECORDS or (row[0] in (SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY) and length >= FRAMING_BYTES + 4):
+        return None
+    return DropReason.BAD_FRAMING
 
 
 class Framer:

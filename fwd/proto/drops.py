@@ -59,6 +59,10 @@ class DropReason(IntEnum):
     # In a member: the life of the SA is over (life_time, life_packets, life_bytes).
     SA_EXPIRED = 28  # records that could not be sent
     SA_EXPIRED_IN = 29  # ESP packets that came on it
+    # What was lost to an exception that nobody has foreseen (datapath/barrier.py); the log has its traceback.
+    INTERNAL_ERROR = 30  # records on the way out
+    INTERNAL_ERROR_IN = 31  # ESP packets taken from the socket
+    INTERNAL_ERROR_DELIVERY = 32  # records found whole
 
     @property
     def label(self) -> str:
@@ -77,13 +81,15 @@ class DropReason(IntEnum):
         """Where it is counted."""
         if self <= DropReason.RING_FULL or self is DropReason.TUN_QUEUE_FULL:
             return "demux"
-        return "outbound" if self <= DropReason.SEND_FAILED or self is DropReason.SA_EXPIRED else "inbound"
+        outward = (DropReason.SA_EXPIRED, DropReason.INTERNAL_ERROR)
+        return "outbound" if self <= DropReason.SEND_FAILED or self in outward else "inbound"
 
 
 _ESP_UNIT = frozenset(
     {
         DropReason.SEND_FAILED,
         DropReason.SA_EXPIRED_IN,
+        DropReason.INTERNAL_ERROR_IN,
         *(r for r in DropReason if DropReason.SOCKET_OVERFLOW <= r <= DropReason.BAD_FRAMING),
     }
 )

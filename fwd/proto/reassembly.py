@@ -167,6 +167,12 @@ class Reassembler:
             buffer.owner = None
             buffer.used = 0
 
+    def forget(self) -> None:
+        """Drop every unfinished record; numbers go on behind the last one taken."""
+        self._rows = 0
+        for kept in (self._tails, self._middles, self._heads, self._holes):
+            kept.clear()
+
     def take_chunk(self, number: int, offset: int, data: memoryview, now: float) -> None:
         """One chunk, wherever it belongs: give its whole records, keep the rest, join what can be joined.
 

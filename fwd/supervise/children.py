@@ -1,14 +1,15 @@
 """One supervised process: how it is forked, what it keeps, how its end is seen.
 
 multiprocessing's fork, from the main thread; a pidfd tells of the end without a race. In the child, before anything
-else: signals back to default, a session of its own, every descriptor closed that is not its own, all privileges
-dropped. What cannot be had is one record, `process.failed`, and the process's end.
+else: signals back to default, its shared memory mapped, a session of its own, every descriptor closed that is not its
+own, all privileges dropped. What cannot be had is one record, `process.failed`, and the process's end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -26,18 +27,21 @@ from fwd.supervise.policy import Life
 
 log = logging.getLogger(__name__)
 
-Main = Callable[["Child"], int | None]
+Main = Callable[[], int | None]
 _HOT = ("demux", "member")
 
 
 @dataclass
 class Child:
-    """A process slot. `keep` gives the descriptors that its process may have; `main` is what it does."""
+    """A process slot. `keep` gives the descriptors that its process may have.
+
+    `prepare` maps the shared memory that it may have, in the process itself, and returns what the process then does.
+    """
 
     name: str
     words: ProcessWords
     keep: Callable[[], set[int]]
-    main: Main
+    prepare: Callable[[Child], Main]
     life: Life = field(default_factory=Life)
     process: ForkProcess | None = None
     pidfd: int = -1
@@ -58,7 +62,6 @@ class Child:
         """
         policy.started(self.life, now)
         try:
-            self.words.heartbeat[0] = 0
             self.publish(0)
             self.process = _Process(target=_child, args=(self, user, os.getpid()), name=self.name)
             self.process.start()
@@ -92,7 +95,7 @@ class Child:
         late = now - self.life.turned_at >= policy.LATE_S
         wants_cpu = late and vitals.wants_cpu(self.state_fd, self.pidfd)
         cpu_s = vitals.cpu_s(self.process.pid)
-        policy.observed(self.life, self.words.heartbeat[0] / 1e9, cpu_s, now, wants_cpu=wants_cpu)
+        policy.observed(self.life, self.words.beat_at(self.life.started_at), cpu_s, now, wants_cpu=wants_cpu)
 
     def reap(self, now: float) -> None:
         """The pidfd is readable: wait, decide what state that makes. What was reaped already is left alone."""
@@ -182,21 +185,24 @@ def _child(child: Child, user: tuple[int, int], parent_pid: int) -> None:
     code: int | None = 1
     logs.log_to(child.log.far)
     try:
-        _give_up(child, user, parent_pid)
-        code = child.main(child)
+        main = _give_up(child, user, parent_pid)
+        code = main()
     except Exception:
         log.exception("%s failed", child.name, extra=event("process.failed", name=child.name))
     # Not sys.exit: finalizers of objects whose descriptors are closed must not run.
     os._exit(code or 0)
 
 
-def _give_up(child: Child, user: tuple[int, int], parent_pid: int) -> None:
-    """Part with all that is the supervisor's."""
+def _give_up(child: Child, user: tuple[int, int], parent_pid: int) -> Main:
+    """Part with all that is the supervisor's, once the shared memory is mapped; returns what the process then does."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     privileges.set_title(child.name)
+    # Garbage of the supervisor's may have maps that are not inherited: to unmap them here would unmap others.
+    gc.freeze()
+    main = child.prepare(child)
     privileges.own_session(child.log.stderr)
     privileges.close_others(child.keep() | {child.log.far.fileno()})
     faulthandler.enable(2)  # a number: of sys.stderr nobody knows where it writes
@@ -204,6 +210,7 @@ def _give_up(child: Child, user: tuple[int, int], parent_pid: int) -> None:
         # One that wakes up does not push another off its core: bursts grow under load, nothing waits when idle.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     privileges.drop(*user, parent_pid)
+    return main
 
 
 def _ending(code: int | None) -> str:

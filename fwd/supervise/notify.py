@@ -92,4 +92,4 @@ def summary(peerings: Mapping[str, PeeringShared], waiting: Iterable[str] = ()) 
 def _sends(member: MemberShared) -> bool:
     """It runs, has an SA, and its path is not known to be down."""
     running = member.process.get().state is ProcessState.RUNNING
-    return running and bool(member.link[LinkWord.SPI_OUT]) and not member.link[LinkWord.PATH_DOWN]
+    return running and bool(member.link[LinkWord.SPI_OUT]) and not member.path_down

@@ -1,6 +1,7 @@
-"""Everything one peering needs that outlives its processes: TUN device, sockets, rings, shared words, secret.
+"""Everything one peering needs that outlives its processes: TUN device, sockets, shared memory, secret.
 
-Opened by the supervisor, inherited by fork; a process that dies leaves all of it as it was, and its successor goes on.
+Opened by the supervisor, its descriptors inherited by fork; what a process shares it maps for itself, in `demux`,
+`member`, `keyd` or `view`. A process that dies leaves all of it as it was, and its successor goes on.
 Refuses, as UserError: a TUN device or port that is taken, an address that this host does not have, a bad secret. The
 leak guards are not part of it: they outlive it (guards.py).
 """
@@ -11,19 +12,25 @@ import contextlib
 import logging
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from fwd.agent.view import PeeringView
 from fwd.config import Address, Peering
+from fwd.datapath import member, ring
+from fwd.datapath.demux import Demux
 from fwd.datapath.geometry import Geometry
 from fwd.datapath.member import MemberParts
-from fwd.datapath.ring import Ring
-from fwd.datapath.shared import LinkWord, MemberShared, PeeringShared
-from fwd.datapath.tun import Offloads, Tun, super_packets_accepted
+from fwd.datapath.memory import Maps, Memory
+from fwd.datapath.ring import Ring, RingMaps, RingWords
+from fwd.datapath.shared import LinkWord, MemberShared, PeeringShared, peering_sizes
+from fwd.datapath.tun import Offloads, Tun, offloads_in_common, super_packets_accepted
 from fwd.datapath.udp import open_socket, path_mtu
 from fwd.keyd.mailbox import KeydMember, KeydPeering
+from fwd.keyd.source import EPOCHS_MAX
 from fwd.proto.flow import rendezvous_scores
 from fwd.proto.logged import event
 from fwd.supervise import network
@@ -48,18 +55,18 @@ class KeyMaterial:
 
     def remember(self, peering: Peering, members: list[MemberShared]) -> None:
         """Take over what the members' shared words say, before they go."""
-        for i, member in enumerate(members):
+        for i, shared in enumerate(members):
             name = _key_name(peering, i)
-            self._next_epochs[name] = member.next_epoch[0]
-            self._heard[name] = member.slots.words.tolist()
+            self._next_epochs[name] = min(shared.next_epoch[0], EPOCHS_MAX)
+            self._heard[name] = shared.slots.words.tolist()
 
-    def recall(self, peering: Peering, index: int, member: MemberShared) -> None:
+    def recall(self, peering: Peering, index: int, shared: MemberShared) -> None:
         """Give a new member's shared words what was remembered."""
         name = _key_name(peering, index)
         if name in self._heard:
-            member.next_epoch[0] = self._next_epochs[name]
+            shared.next_epoch[0] = self._next_epochs[name]
             for at, value in enumerate(self._heard[name]):
-                member.slots.words[at] = value
+                shared.slots.words[at] = value
 
 
 def _key_name(peering: Peering, index: int) -> _KeyName:
@@ -124,21 +131,34 @@ class PeeringParts:
             )  # fmt: skip
             undo.callback(sock.close)
             self.sockets.append(sock)
-        self.shared = PeeringShared(peering.members)
-        self.rings: list[Ring] = []
+        self._open_memory(undo)
+        self.bells: list[int] = []
         self.pairs: list[_Pairs] = []
-        for i in range(peering.members):
-            self.rings.append(Ring(self.geometry.stride, self.geometry.rows))
-            undo.callback(self.rings[-1].close)
+        for _ in range(peering.members):
+            self.bells.append(ring.open_bell())
+            undo.callback(os.close, self.bells[-1])
             self.pairs.append(_Pairs.make())
             undo.callback(self.pairs[-1].close)
-            self.shared.members[i].link[LinkWord.CHUNK] = self.geometry.chunk
-            self.material.recall(peering, i, self.shared.members[i])
         self.scores: npt.NDArray[np.uint64] = rendezvous_scores(peering.members)
         self.inner_mtu = peering.tun_mtu or self._inner_mtu()
         for name, reason in self.offloads.refused.items():
             told = event("peering.offload_refused", peering=peering.name, offload=name)
             log.warning("peering %s: offload %s refused by the kernel: %s", peering.name, name, reason, extra=told)
+
+    def _open_memory(self, undo: contextlib.ExitStack) -> None:
+        """The memory of all its processes, and in it what the first of them must find."""
+        members = self.peering.members
+        told, rows = ring.sizes(self.geometry.stride, self.geometry.rows)
+        sizes = peering_sizes(members)
+        for i in range(members):
+            sizes |= {f"demux-{i}": told, f"rows-{i}": rows}
+        self.memory = Memory(sizes, self.peering.name)
+        undo.callback(self.memory.close)
+
+        for i, shared in enumerate(PeeringShared(members, self.memory.map_all()).members):
+            shared.link[LinkWord.CHUNK] = self.geometry.chunk
+            self.material.recall(self.peering, i, shared)
+        self.shared = PeeringShared(members, self.memory.map("supervisor"))
 
     def _path_mtu(self) -> int:
         peering = self.peering
@@ -176,14 +196,14 @@ class PeeringParts:
         """Payload superpacket: the TUN device gives no super-packets that the far side does not take."""
         far = self.shared.far_offloads
         if far is not None and far != self._far_offloads:
-            self.tun.limit_offloads(self.offloads.tun_flags & far)
+            self.tun.limit_offloads(offloads_in_common(self.offloads.tun_flags, far))
             self._far_offloads = far
 
     def follow_path_mtu(self) -> None:
         """Payload esp: the TUN device's MTU follows the smallest path that a member found, down and up again."""
         if self.peering.payload == "esp" and self.peering.tun_mtu is None:
             widest = self.geometry.path_mtu
-            found = [m.link[LinkWord.PATH_MTU] for m in self.shared.members]
+            found = [m.path_mtu for m in self.shared.members]
             path = min([widest, *(one for one in found if one)])
             wanted = self._inner_mtu_for(path)
             if wanted != self.inner_mtu:
@@ -193,9 +213,20 @@ class PeeringParts:
                 told = event("peering.mtu", peering=name, mtu=wanted)
                 log.info("peering %s: path takes %d, MTU of %s is now %d", name, path, tun, wanted, extra=told)
 
-    def member(self, index: int) -> MemberParts:
-        """What member `index` inherits."""
-        return MemberParts(
+    # -- what each process has, mapped in that process ----------------------------------------------------------
+
+    def demux(self) -> Callable[[], None]:
+        """The demux, ready to run."""
+        maps = self.memory.map("demux")
+        shared = PeeringShared(self.peering.members, maps)
+        rings = [self._ring(maps, i, one) for i, one in enumerate(shared.members)]
+        return lambda: Demux(self.peering, self.tun.fd, rings, shared, self.scores).run()
+
+    def member(self, index: int, *, skip: bool) -> Callable[[], int]:
+        """Member `index`, ready to run; `skip` as in datapath.member."""
+        maps = self.memory.map(f"member-{index}")
+        shared = MemberShared(maps, index)
+        parts = MemberParts(
             index=index,
             peering=self.peering,
             geometry=self.geometry,
@@ -204,17 +235,36 @@ class PeeringParts:
             sock=self.sockets[index],
             boot=self.pairs[index].boot_member,
             control=self.pairs[index].control_member,
-            ring=self.rings[index],
-            shared=self.shared.members[index],
+            ring=self._ring(maps, index, shared),
+            shared=shared,
         )
+        return lambda: member.run(parts, skip=skip)
+
+    def member_fds(self, index: int) -> set[int]:
+        """The descriptors that member `index` keeps."""
+        pairs = self.pairs[index]
+        socks = (self.sockets[index], pairs.boot_member, pairs.control_member)
+        return {self.tun.fd, self.bells[index], *(sock.fileno() for sock in socks)}
 
     def keyd(self) -> KeydPeering:
-        """What keyd inherits."""
+        """What keyd inherits, and what it shares."""
+        shared = PeeringShared(self.peering.members, self.memory.map("keyd"))
         members = [
-            KeydMember(shared, pair.boot_keyd, pair.boot_member, pair.control_keyd, pair.memory)
-            for shared, pair in zip(self.shared.members, self.pairs, strict=True)
+            KeydMember(one, pair.boot_keyd, pair.boot_member, pair.control_keyd, pair.memory)
+            for one, pair in zip(shared.members, self.pairs, strict=True)
         ]
-        return KeydPeering(self.peering, self.material.fds, members, self.shared, self.offloads.tun_flags)
+        return KeydPeering(self.peering, self.material.fds, members, shared, self.offloads.tun_flags)
+
+    def view(self) -> PeeringView:
+        """What the agent sees."""
+        maps = self.memory.map("agent")
+        shared = PeeringShared(self.peering.members, maps)
+        rings = [RingWords(maps[f"demux-{i}"], one.ring) for i, one in enumerate(shared.members)]
+        return PeeringView(self.peering, shared, rings, self.offloads, self.inner_mtu)
+
+    def _ring(self, maps: Maps, index: int, shared: MemberShared) -> Ring:
+        of = RingMaps(maps[f"demux-{index}"], shared.ring, maps[f"rows-{index}"], self.bells[index])
+        return Ring(self.geometry.stride, self.geometry.rows, of)
 
 
 def close_material(material: KeyMaterial) -> None:

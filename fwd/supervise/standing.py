@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from fwd.config import Gateway, Keys, LabKeys, Peering
+from fwd.datapath.memory import Memory
 from fwd.datapath.shared import GatewayShared
 from fwd.keyd import secrets
 from fwd.proto.errors import UserError
@@ -38,7 +39,8 @@ class Standing:
     """Opens, guards and closes. Nothing here forks, but `open_secrets` may (examine.py)."""
 
     def __init__(self, gateway: Gateway, open_secrets: Callable[[Keys], dict[str, int]] = secrets.open_all) -> None:
-        self.shared = GatewayShared()
+        self.memory = Memory(GatewayShared.SIZES)
+        self.shared = GatewayShared(self.memory.map("supervisor"))
         self.peerings: dict[str, PeeringParts] = {}
         self.waiting: dict[str, str] = {}  # peering → why it is not set up
         self.retry_at = 0.0
@@ -156,6 +158,7 @@ class Standing:
             os.close(self.key_log)
         if self.control is not None:
             self._gateway.control.unlink(missing_ok=True)
+        self.memory.close()
         self._owner.close()
 
     # -- one peering ------------------------------------------------------------------------------------------

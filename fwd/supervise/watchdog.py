@@ -26,16 +26,15 @@ from pathlib import Path
 from typing import Final
 
 from fwd.agent import service as agent
-from fwd.agent.view import GatewayView, PeeringView
+from fwd.agent.view import GatewayView
 from fwd.config import Config, load, with_members, without_offload
-from fwd.datapath import member
-from fwd.datapath.demux import Demux
-from fwd.datapath.shared import LinkWord, ProcessState
+from fwd.datapath import memory
+from fwd.datapath.shared import GatewayShared, ProcessState
 from fwd.keyd import service as keyd
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import logs, policy, privileges
-from fwd.supervise.children import Child, try_user
+from fwd.supervise.children import Child, Main, try_user
 from fwd.supervise.examine import open_examined
 from fwd.supervise.loglines import Form
 from fwd.supervise.notify import ServiceManager, summary
@@ -65,6 +64,7 @@ def run(
         return without_offload(config) if no_offload else config
 
     config = read()
+    memory.check_machine()
     if os.geteuid() != 0:
         raise UserError("fwd demux needs root: it opens TUN devices, sets routes and nftables rules")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -132,30 +132,27 @@ class Supervisor:
     # -- children ---------------------------------------------------------------------------------------------
 
     def _add_peering(self, parts: PeeringParts) -> None:
-        peering, shared = parts.peering, parts.shared
+        peering = parts.peering
         for warning in parts.warnings:
             log.warning("%s", warning, extra=event("peering.warning", peering=peering.name))
         self._add(
             Child(
                 f"{peering.name}/demux",
-                shared.demux,
-                lambda: {parts.tun.fd, *(r.bell for r in parts.rings)},
-                lambda child: Demux(peering, parts.tun.fd, parts.rings, shared, parts.scores).run(),
+                parts.shared.demux,
+                lambda: {parts.tun.fd, *parts.bells},
+                lambda child: parts.demux(),
             )
         )
         for i in range(peering.members):
             self._add(self._member(parts, i))
 
     def _member(self, parts: PeeringParts, index: int) -> Child:
-        own = parts.member(index)
-
-        def keep() -> set[int]:
-            return {own.tun_fd, own.sock.fileno(), own.boot.fileno(), own.control.fileno(), own.ring.bell}
-
-        def main(child: Child) -> int:
-            return member.run(own, skip=child.life.failed)
-
-        return Child(f"{parts.peering.name}/member-{index}", own.shared.process, keep, main)
+        return Child(
+            f"{parts.peering.name}/member-{index}",
+            parts.shared.members[index].process,
+            lambda: parts.member_fds(index),
+            lambda child: parts.member(index, skip=child.life.failed),
+        )
 
     def _add_shared_children(self) -> None:
         shared = self._standing.shared
@@ -172,24 +169,28 @@ class Supervisor:
                 fds |= pair.keyd_fds()
         return fds
 
-    def _keyd_main(self, child: Child) -> None:
+    def _keyd_main(self, child: Child) -> Main:
         standing = self._standing
+        shared = GatewayShared(standing.memory.map("keyd"))
         peerings = [parts.keyd() for parts in standing.peerings.values()]
         ike_sockets, commands = standing.ike_sockets.all(), standing.commands[1]
-        keyd.run(keyd.KeydParts(standing.shared, peerings, ike_sockets, commands, standing.key_log))
+        parts = keyd.KeydParts(shared, peerings, ike_sockets, commands, standing.key_log)
+        return lambda: keyd.run(parts)
 
     def _agent_fds(self) -> set[int]:
         standing = self._standing
         return {s.fileno() for s in (standing.control, standing.metrics, standing.commands[0]) if s}
 
-    def _agent_main(self, child: Child) -> None:
+    def _agent_main(self, child: Child) -> Main:
         standing = self._standing
-        assert standing.control is not None
+        control, metrics, commands = standing.control, standing.metrics, standing.commands[0]
+        assert control is not None
+        shared = GatewayShared(standing.memory.map("agent"))
         parts = standing.peerings.values()
-        peerings = [PeeringView(p.peering, p.shared, p.rings, p.offloads, p.inner_mtu) for p in parts]
+        peerings = [p.view() for p in parts]
         warnings = [warning for p in parts for warning in p.warnings]
-        view = GatewayView(self._config.gateway, standing.shared, peerings, os.getppid(), self._started_ns, warnings)
-        agent.run(view, standing.control, standing.metrics, standing.commands[0])
+        view = GatewayView(self._config.gateway, shared, peerings, os.getppid(), self._started_ns, warnings)
+        return lambda: agent.run(view, control, metrics, commands)
 
     def _add(self, child: Child) -> None:
         self._children[child.name] = child
@@ -301,7 +302,7 @@ class Supervisor:
     def _publish_live(self, parts: PeeringParts, now: float) -> None:
         name = parts.peering.name
         lives = [self._children[f"{name}/member-{i}"].life for i in range(parts.peering.members)]
-        down = [bool(m.link[LinkWord.PATH_DOWN]) for m in parts.shared.members]
+        down = [m.path_down for m in parts.shared.members]
         mask = policy.live_mask(lives, down, self._forgiven_at, now)
         if mask != parts.shared.live[0]:
             parts.shared.live[0] = mask

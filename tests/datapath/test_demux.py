@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import struct
 
+import numpy as np
 import pytest
 from rig import Gateway, flows, identity_of, packet, record, rig
 
 from fwd.datapath.ring import CHUNK, RECORDS, SEGMENTS, TOS
 from fwd.datapath.shared import LinkWord
 from fwd.proto.drops import DropReason
+from fwd.proto.flow import BUCKET_MASK, BUCKETS, flow_hash
 from fwd.proto.ip import NO_VNET
 
 
@@ -81,6 +83,27 @@ def test_a_dead_members_flows_move_and_the_others_stay() -> None:
         assert (r.a.shared.owners == before).all()
 
 
+def test_what_is_held_for_a_member_that_leaves_is_dropped_at_once_and_never_sent_behind_newer_packets() -> None:
+    with rig(members=2) as r:
+        r.a.demux_turn()
+        port = flows(r.a.shared, 0)[0]
+        assert one_by_one(r.a, 6, port=port)[-1], "two are held back"
+        r.a.shared.live[0] = 0b10  # it does not send any more: `failed`
+        r.a.tick += 1
+        r.a.demux._follow_live(r.a.tick)
+        assert not r.a.demux._hand_over(), "nothing to look after every millisecond"
+        assert r.a.dropped(DropReason.NO_LIVE_MEMBER) == 2
+        assert one_by_one(r.a, 1, 6, port=port) == [False]
+        r.a.members[1].outbound.work()
+        r.a.shared.live[0] = 0b11
+        r.a.respawn(0, skip=True)
+        r.a.demux_turn()
+        r.a.work()
+        r.carry()
+        assert [identity_of(d) for d in r.b.delivered()] == [6]
+        r.a.check_books()
+
+
 def test_nobody_lives_and_then_somebody() -> None:
     with rig(members=2) as r:
         r.a.shared.live[0] = 0
@@ -105,6 +128,28 @@ def test_a_full_ring_loses_what_comes_and_keeps_what_waits() -> None:
         r.a.check_books()
 
 
+@pytest.mark.parametrize("tick", [2**32 - 3, 2**32, 2**33 + 5])
+def test_a_host_that_is_up_for_more_than_497_days(tick: int) -> None:
+    """CLOCK_MONOTONIC counts from its boot; the last use of a bucket has 32 bits of it."""
+    with rig(members=2) as r:
+        r.a.tick = tick - 200
+        r.a.demux_turn()
+        r.a.tick = tick
+        assert r.pass_over(record(1)) == [record(1)]
+        port = flows(r.a.shared, 1)[0]
+        r.a.shared.live[0] = 0b01
+        assert r.pass_over(record(2, port=port)) == [record(2, port=port)]
+        r.a.shared.live[0] = 0b11
+        for _ in range(20):  # on both sides of where it wraps: what is not used goes back
+            r.a.tick += 10
+            r.a.send(record(3, port=port))
+            r.a.demux_turn()
+        bucket = flow_hash(memoryview(packet(0, port=port))) & BUCKET_MASK
+        assert r.a.shared.owners[bucket] == 0, "busy"
+        assert np.count_nonzero(r.a.shared.owners == 1) > BUCKETS // 3
+        r.a.check_books()
+
+
 def test_headers_with_options_and_extensions_pass() -> None:
     plain = packet(7, 120)
     options = bytes([0x46]) + plain[1:2] + struct.pack(">H", 124) + plain[4:20] + bytes([1, 1, 1, 0]) + plain[20:]
@@ -119,11 +164,11 @@ def test_headers_with_options_and_extensions_pass() -> None:
         assert sorted(r.pass_over(*records)) == sorted(records)
 
 
-def one_by_one(gateway: Gateway, count: int, first: int = 0) -> list[bool]:
+def one_by_one(gateway: Gateway, count: int, first: int = 0, port: int = 5000) -> list[bool]:
     """Records that come one at a time, the demux looking after each; whether it then holds something back."""
     held = []
     for n in range(first, first + count):
-        gateway.send(record(n))
+        gateway.send(record(n, port=port))
         assert gateway.demux._read_burst(gateway.tick)
         held.append(gateway.demux._hand_over())
     return held

@@ -9,6 +9,7 @@ import pytest
 import segkit
 from rig import Group, Rig, record, rig, sa_keys
 
+from fwd.datapath import barrier
 from fwd.datapath.ring import SEGMENTS
 from fwd.proto.aggfrag import SUBTYPE_RECORDS
 from fwd.proto.drops import DropReason
@@ -330,6 +331,38 @@ def _tun_refused(r: Rig) -> int:
     r.a.work()
     r.b.client.close()  # the write fails: EPIPE here, EINVAL or EIO from a device
     r.b.arrive_only(0, r.a.wires[0].sent())
+    return 1
+
+
+def fails(*parts: object) -> None:
+    raise ValueError("the test's own")
+
+
+@raises(DropReason.INTERNAL_ERROR)
+@raises(DropReason.INTERNAL_ERROR, "esp")
+def _internal_error(r: Rig) -> int:
+    outbound = r.a.members[0].outbound
+    barrier.reraise, outbound._transmit = False, fails  # type: ignore[assignment]
+    assert r.pass_over(record(1), record(2)) == []
+    barrier.reraise = True
+    return 2
+
+
+@raises(DropReason.INTERNAL_ERROR_IN)
+@raises(DropReason.INTERNAL_ERROR_IN, "esp")
+def _internal_error_in(r: Rig) -> int:
+    barrier.reraise, r.b.members[0].inbound._authentic = False, fails  # type: ignore[assignment]
+    r.pass_over(record(1))
+    barrier.reraise = True
+    return 1
+
+
+@raises(DropReason.INTERNAL_ERROR_DELIVERY)
+@raises(DropReason.INTERNAL_ERROR_DELIVERY, "esp")
+def _internal_error_in_delivery(r: Rig) -> int:
+    barrier.reraise, r.b.members[0].inbound._delivery._write = False, fails  # type: ignore[assignment]
+    r.pass_over(record(1))
+    barrier.reraise = True
     return 1
 
 

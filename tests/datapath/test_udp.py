@@ -10,12 +10,24 @@ import socket
 import struct
 from collections.abc import Iterator
 from ipaddress import ip_address
+from typing import Self
 
 import pytest
 from rig import WireSocket, record, rig
 
+from fwd.datapath import udp as udp_module
 from fwd.datapath.tun import Offloads
-from fwd.datapath.udp import ANCILLARY_BYTES, PortError, Sender, open_socket, path_mtu, read_ancillary, split
+from fwd.datapath.udp import (
+    ANCILLARY_BYTES,
+    SEND_WAIT_MS,
+    PortError,
+    Sender,
+    open_socket,
+    path_mtu,
+    read_ancillary,
+    split,
+)
+from fwd.proto.aggfrag import SUBTYPE_ECHO
 from fwd.proto.drops import DropReason
 
 PEER = ("192.0.2.9", 4500)
@@ -84,6 +96,58 @@ def test_a_full_send_buffer_is_tried_twice() -> None:
         assert s.send(memoryview(bytes(1472 * 50)), 1472, PEER) == 0
         assert sizes(wire) == []
         assert s.send(memoryview(bytes(100)), 100, PEER) == 1
+
+
+class FullSocket:
+    """A socket whose send buffer stays full; the time that is waited for room in it passes at once."""
+
+    family = socket.AF_INET
+    POLLOUT = select.POLLOUT
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(udp_module, "select", self)
+        monkeypatch.setattr(udp_module, "time", self)
+
+    def setsockopt(self, *option: int) -> None:
+        pass
+
+    def sendmsg(self, *parts: object) -> None:
+        raise BlockingIOError
+
+    def poll(self, timeout_ms: float | None = None) -> Self:
+        self.now += (timeout_ms or 0) / 1000
+        return self
+
+    def register(self, *what: object) -> None:
+        pass
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("payload", ["superpacket", "esp"])
+def test_a_full_send_buffer_costs_a_segment_one_wait(payload: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In esp each size of packets is a send of its own: 60 of them here."""
+    with rig(members=1, payload=payload) as r:
+        sender = r.a.members[0]._sender
+        sender._sock = full = FullSocket(monkeypatch)  # type: ignore[assignment]
+        for turn in range(3):
+            r.a.send(*[record(n, 100 + 4 * n) for n in range(60)])
+            r.a.demux_turn()
+            r.a.work()
+            assert full.now <= (turn + 1) * SEND_WAIT_MS / 1000 + 1e-6
+        assert r.a.dropped(DropReason.SEND_FAILED) > 0
+        r.a.check_books()
+
+
+def test_replies_to_echoes_do_not_wait_for_a_full_send_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with rig(members=1) as r:
+        sender = r.a.members[0]._sender
+        sender._sock = full = FullSocket(monkeypatch)  # type: ignore[assignment]
+        for _ in range(50):
+            r.a.members[0]._on_echo(SUBTYPE_ECHO, 1)
+        assert full.now == 0.0
 
 
 def test_every_failure_is_in_the_books() -> None:

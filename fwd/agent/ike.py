@@ -1,0 +1,69 @@
+"""What keyd tells of IKE (`GatewayShared.ike`, JSON), read as a stranger's words: keyd speaks with the whole network.
+
+Whatever the text is, each peering with IKE gets a `Told`; if keyd tells nothing of it, its error says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+UNREADABLE: Final = "what keyd tells cannot be read"
+NOTHING: Final = "keyd tells nothing of this peering"
+_S_MAX: Final = 10**10
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class ChildSa(_Shape):
+    member: int = 0
+    state: str = ""
+    spi_in: str = ""
+    spi_out: str = ""
+    proposal: str = ""
+
+
+class IkeSa(_Shape):
+    state: str = ""
+    spi_i: str = ""
+    spi_r: str = ""
+    initiator: bool = False
+    behind_nat: bool = False
+    remote: str = ""
+    remote_id: str = ""
+    established_s: int | None = Field(default=None, ge=0, le=_S_MAX)
+    children: list[ChildSa] = Field(default_factory=list)
+
+
+class Certificates(_Shape):
+    local_days: float
+    remote: str | None = None
+    remote_days: float | None = None
+    findings: list[str] = Field(default_factory=list)
+
+
+class Told(_Shape):
+    """Of one peering."""
+
+    sas: list[IkeSa] = Field(default_factory=list)
+    half_open: int = 0
+    error: str = ""
+    certificates: Annotated[Certificates | None, BeforeValidator(lambda told: told or None)] = None
+    refused: dict[str, str] = Field(default_factory=dict)
+
+
+_TOLD: Final = TypeAdapter(dict[str, Told])
+
+
+def read(text: bytes, peerings: Iterable[str]) -> dict[str, Told]:
+    """What `text` tells of `peerings`."""
+    try:
+        told = _TOLD.validate_json(text) if text else {}
+        missing = Told(error=NOTHING)
+    except ValidationError:
+        told, missing = {}, Told(error=UNREADABLE)
+    return {name: told.get(name, missing) for name in peerings}

@@ -1,0 +1,117 @@
+"""Shared memory by need: each writer's words are a memfd of their own, and a process maps what ACCESS gives it.
+
+The supervisor makes every `Region`. Its own maps are not inherited (MADV_DONTFORK): a child maps its own after the
+fork, before it closes the descriptors and gives up root. What it only reads it maps through a descriptor that was
+opened for reading, so no mprotect brings writing back. A region cannot be resized (a shorter one would kill who reads).
+
+Whatever a child wrote is looked at as a stranger's word: whoever reads it bounds it.
+
+Words are stored plainly, without barriers: rows, then what describes them, then the word that hands them over. That is
+right where stores, and loads, stay in their order, as on x86-64; `check_machine` refuses others.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import platform
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from fwd.proto.errors import UserError
+
+Access = Literal["read", "write"]
+Maps = Mapping[str, memoryview]  # by the memory's name within its gateway or peering
+
+# Memory → who has it. It is called by its writer; `-I` is what member I writes, or what another writes for it alone.
+# docs/ARCHITECTURE.md shows the same table, and tests hold both against the maps of living processes.
+ACCESS: Final[Mapping[str, Mapping[str, Access]]] = {
+    "supervisor": {"supervisor": "write", "agent": "read"},
+    "keyd": {"supervisor": "read", "keyd": "write", "agent": "read"},
+    "agent": {"supervisor": "read", "agent": "write"},
+    "NAME/supervisor": {"supervisor": "write", "demux": "read", "agent": "read"},
+    "NAME/supervisor-I": {"supervisor": "write", "member-I": "read", "keyd": "read", "agent": "read"},
+    "NAME/demux": {"supervisor": "read", "demux": "write", "agent": "read"},
+    "NAME/demux-I": {"demux": "write", "member-I": "read", "agent": "read"},
+    "NAME/rows-I": {"demux": "write", "member-I": "write"},
+    "NAME/member-I": {"supervisor": "read", "demux": "read", "member-I": "write", "keyd": "read", "agent": "read"},
+    "NAME/keyd": {"supervisor": "read", "keyd": "write", "agent": "read"},
+    "NAME/keyd-I": {"supervisor": "read", "member-I": "read", "keyd": "write"},
+}
+
+
+def access(memory: str, process: str) -> Access | None:
+    """How `process` ("agent", "demux", "member-3") has a memory ("keyd", "NAME/demux-3"), if at all."""
+    peering, _, name = memory.rpartition("/")
+    kind, _, index = name.partition("-")
+    role, _, own = process.partition("-")
+    if own and own != index:
+        return None
+    row = ACCESS[("NAME/" if peering else "") + kind + ("-I" if index else "")]
+    return row.get(role + ("-I" if own else ""))
+
+
+def check_machine(machine: str | None = None) -> None:
+    """Refuse, as UserError, a machine on which a process may see another's stores in another order."""
+    if (machine or platform.machine()) not in ("x86_64", "AMD64"):
+        raise UserError(
+            f"this machine is {machine or platform.machine()}: a gateway needs x86-64 (its order of stores)"
+        )
+
+
+class Region:
+    """The memory of one name, at least `size` octets, all zero."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self.size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.fd = os.memfd_create(f"fwd/{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.fchmod(self.fd, 0o600)
+        os.ftruncate(self.fd, self.size)
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+
+    def map(self, access: Access) -> memoryview:
+        """Map it into this process, not into those that it forks. It stays mapped for as long as a view is used."""
+        if access == "write":
+            found = mmap.mmap(self.fd, self.size)
+        else:
+            fd = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                found = mmap.mmap(fd, self.size, prot=mmap.PROT_READ)
+            finally:
+                os.close(fd)
+        found.madvise(mmap.MADV_DONTFORK)
+        return memoryview(found)
+
+    def close(self) -> None:
+        """Close the descriptor; the memory goes with its last map."""
+        os.close(self.fd)
+
+
+class Memory:
+    """The regions of a peering, or of the gateway itself (`peering` is empty), with their sizes by name."""
+
+    def __init__(self, sizes: Mapping[str, int], peering: str = "") -> None:
+        self._prefix = f"{peering}/" if peering else ""
+        self.regions: dict[str, Region] = {}
+        for name, size in sizes.items():
+            self.regions[name] = Region(self._prefix + name, size)
+
+    def map(self, process: str) -> dict[str, memoryview]:
+        """Map what `process` is given."""
+        found = {name: access(self._prefix + name, process) for name in self.regions}
+        return {name: self.regions[name].map(how) for name, how in found.items() if how}
+
+    def map_all(self) -> dict[str, memoryview]:
+        """Map everything to write to, for what must be there before the first process is."""
+        return {name: region.map("write") for name, region in self.regions.items()}
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for region in self.regions.values():
+            region.close()
+
+
+def anonymous(sizes: Mapping[str, int]) -> dict[str, memoryview]:
+    """Memory of this process and its heirs alone, where nobody is to be kept from anything."""
+    return {name: memoryview(mmap.mmap(-1, size)) for name, size in sizes.items()}

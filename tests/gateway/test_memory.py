@@ -1,0 +1,91 @@
+"""What of the shared memory each process of a gateway has: what the table says, and no way to more."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from gwkit import MakePair, Pair
+
+from fwd.datapath.memory import access
+
+PROCESSES = ["supervisor", "demux", "member-0", "member-1", "keyd", "agent"]
+_HEAD = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ [0-9a-f]+ \S+ (\d+)\s*(.*)")
+_MEMORY = re.compile(r"/memfd:fwd/(.*) \(deleted\)")
+
+
+@dataclass
+class Mapped:
+    """One memory as a process has it."""
+
+    inode: int
+    kib: int = 0
+    flags: frozenset[str] = frozenset()
+
+
+@pytest.fixture(scope="module", params=["superpacket", "esp"])
+def pair(request: pytest.FixtureRequest, module_pairs: MakePair) -> Pair:
+    return module_pairs([{"payload": request.param}])
+
+
+def pid_of(pair: Pair, process: str) -> int:
+    return pair.running["gw1"].pid if process == "supervisor" else pair.pids("gw1")[process]
+
+
+def mapped(pid: int) -> dict[str, Mapped]:
+    """All shared memory that a process has, by name."""
+    found: dict[str, Mapped] = {}
+    now: Mapped | None = None
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if head := _HEAD.fullmatch(line):
+            memory = _MEMORY.fullmatch(head[2])
+            now = found.setdefault(memory[1], Mapped(int(head[1]))) if memory else None
+            assert memory or not head[2].startswith(("/dev/zero", "/memfd")), f"shared without a name of ours: {line}"
+        elif now and line.startswith("Size:"):
+            now.kib += int(line.split()[1])
+        elif now and line.startswith("VmFlags:"):
+            now.flags |= set(line.split()[1:])
+    return found
+
+
+def regions(pair: Pair) -> dict[str, os.stat_result]:
+    """All that there is: what the supervisor has descriptors of."""
+    entries = Path(f"/proc/{pid_of(pair, 'supervisor')}/fd").iterdir()
+    targets = {entry: _MEMORY.fullmatch(os.readlink(entry)) for entry in entries}
+    return {target[1]: entry.stat() for entry, target in targets.items() if target}
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_process_maps_what_the_table_gives_it(pair: Pair, process: str) -> None:
+    there = regions(pair)
+    wanted = {name: how for name in there if (how := access(name, process))}
+    found = mapped(pid_of(pair, process))
+    assert {name: "write" if "wr" in one.flags else "read" for name, one in found.items()} == wanted
+    for name, one in found.items():
+        about = there[name]
+        assert (one.inode, one.kib * 1024) == (about.st_ino, about.st_size), name
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_what_is_read_cannot_be_made_writable(pair: Pair, process: str) -> None:
+    for name, one in mapped(pid_of(pair, process)).items():
+        assert ("mw" in one.flags) == (access(name, process) == "write"), name
+
+
+@pytest.mark.parametrize("process", PROCESSES[1:])
+def test_no_child_keeps_a_descriptor_of_memory(pair: Pair, process: str) -> None:
+    targets = [os.readlink(entry) for entry in Path(f"/proc/{pid_of(pair, process)}/fd").iterdir()]
+    assert not [target for target in targets if _MEMORY.fullmatch(target)]
+
+
+def test_no_child_inherits_the_supervisors_maps(pair: Pair) -> None:
+    """dc: do not copy on fork. So those of a child are its own."""
+    assert all("dc" in one.flags for one in mapped(pid_of(pair, "supervisor")).values())
+
+
+def test_a_member_has_nothing_of_another(pair: Pair) -> None:
+    of_others = [name for name in mapped(pid_of(pair, "member-0")) if not name.endswith("-0")]
+    assert of_others == []
