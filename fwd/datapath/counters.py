@@ -77,7 +77,7 @@ class CounterBlock:
 
     def publish(self) -> None:
         """Make all that was counted visible at once."""
-        commit = self._commit + 1
+        commit = self._commit + 1 & 2**64 - 1  # whatever a predecessor has left there
         self._halves[commit & 1][:] = self.values
         self._words[0] = commit
         self._commit = commit

@@ -88,7 +88,7 @@ class Lane:
         A predecessor, or a burst that failed, may have ended between counting a segment, handing it over and telling.
         """
         self.open = False
-        self.chunk = self.told_chunk = 0  # limit and grids are made anew
+        self.chunk, self.told_chunk = 0, -1  # limit and grids are made anew
         self.head = self.ring.head = self.counters[self.head_index]
         self.ring.ring_bell()
 

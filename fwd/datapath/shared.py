@@ -304,7 +304,7 @@ class Board:
     def put(self, text: bytes) -> None:
         """Writer only."""
         if len(text) <= self.SIZE:
-            commit = self._words[0] + 1
+            commit = self._words[0] + 1 & 2**64 - 1  # whatever a predecessor has left there
             self._halves[commit & 1][: len(text)] = text
             self._words[1 + (commit & 1)] = len(text)
             self._words[0] = commit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import itertools
 import mmap
 import os
 import signal
@@ -104,6 +105,17 @@ def test_every_memory_has_one_writer_but_for_rows() -> None:
 def test_every_memory_of_a_gateway_is_in_the_table() -> None:
     names = {name.replace("-0", "-I") for name in [*peering_sizes(1), "demux-0", "rows-0"]}
     assert {f"NAME/{name}" for name in names} | GatewayShared.SIZES.keys() == ACCESS.keys()
+
+
+def test_the_architectures_table_is_the_one_in_force() -> None:
+    lines = (Path(__file__).parents[2] / "docs/ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()
+    head = lines.index("| memory | what is in it | supervisor | demux | member I | keyd | agent |")
+    told = {}
+    for line in itertools.takewhile(lambda line: line.startswith("|"), lines[head + 2 :]):
+        memory, _, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        processes = ("supervisor", "demux", "member-I", "keyd", "agent")
+        told[memory.strip("`")] = {p: how for p, how in zip(processes, cells, strict=True) if how != "none"}
+    assert told == ACCESS
 
 
 @pytest.mark.parametrize("machine", ["aarch64", "riscv64", "i686"])

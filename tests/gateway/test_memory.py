@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from gwkit import MakePair, Pair
+from gwkit import MakePair, Pair, until
 
 from fwd.datapath.memory import access
 
@@ -89,3 +90,33 @@ def test_no_child_inherits_the_supervisors_maps(pair: Pair) -> None:
 def test_a_member_has_nothing_of_another(pair: Pair) -> None:
     of_others = [name for name in mapped(pid_of(pair, "member-0")) if not name.endswith("-0")]
     assert of_others == []
+
+
+# -- what a child that was taken over may write -------------------------------------------------------------------
+
+JUNK = {"ones": b"\xff" * 8, "half": (1 << 40).to_bytes(8, "little"), "random": random.Random(3).randbytes(8184)}
+
+
+def write_over(pair: Pair, junk: bytes) -> None:
+    """Fill all that children write, and the supervisor or the agent reads."""
+    supervisor = Path(f"/proc/{pid_of(pair, 'supervisor')}/fd")
+    for entry in supervisor.iterdir():
+        name = _MEMORY.fullmatch(os.readlink(entry))
+        if name and not name[1].rpartition("/")[2].startswith(("supervisor", "rows")) and name[1] != "agent":
+            size = entry.stat().st_size
+            with entry.open("r+b", buffering=0) as file:
+                file.write((junk * (size // len(junk) + 1))[:size])
+
+
+@pytest.mark.parametrize("payload", ["superpacket", "esp"])
+def test_whatever_children_write_the_supervisor_and_the_agent_go_on(pairs: MakePair, payload: str) -> None:
+    pair = pairs([{"payload": payload}])
+    supervisor, agent = pid_of(pair, "supervisor"), pid_of(pair, "agent")
+    for junk in JUNK.values():
+        write_over(pair, junk)
+        started_s = pair.status("gw1")["gateway"]["uptime_s"]
+        until(lambda then=started_s: pair.status("gw1")["gateway"]["uptime_s"] > then + 0.2)  # type: ignore[misc]
+    assert pid_of(pair, "supervisor") == supervisor
+    assert pair.pids("gw1")["agent"] == agent
+    assert "supervisor.trouble" not in pair.log("gw1")
+    assert "it is tried again" not in pair.log("gw1")

@@ -155,6 +155,14 @@ def test_a_length_beyond_the_board_gives_no_more_than_the_board() -> None:
     assert Board(view).get() == b"x" * Board.SIZE
 
 
+def test_what_a_predecessor_left_on_the_board_stops_no_writer() -> None:
+    view = anonymous({"": Board.BYTES})[""]
+    view[:] = b"\xff" * len(view)
+    for text in (b"one", b"two"):
+        Board(view).put(text)
+        assert Board(view).get() == text
+
+
 class Restless:
     """Words whose commit changes at every look."""
 
