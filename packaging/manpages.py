@@ -77,7 +77,10 @@ def _fwd_toml() -> Iterator[str]:
     yield from _head("fwd.toml", 5, "configuration of a fwd gateway")
     yield ".SH DESCRIPTION"
     yield _escaped("The file is TOML: one [gateway], and a [[peering]] with its [peering.keys] for each far gateway.")
-    yield r"\fBfwd config check\fR \fIFILE\fR says what is wrong with one. Unknown keys are refused."
+    yield (
+        r"\fBfwd config check\fR \fIFILE\fR says what is wrong with one; with \fB\-\-secrets\fR, as root, also"
+        " with keys and certificates. Unknown keys are refused."
+    )
     for title, model in (
         ("[gateway]", Gateway),
         ("[[peering]]", Peering),

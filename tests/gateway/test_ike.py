@@ -157,10 +157,15 @@ def test_a_secret_that_was_replaced_is_read_anew_on_sighup(pairs: MakePair) -> N
 
 
 def test_a_secret_that_is_not_good_leaves_the_one_of_before_in_force(pairs: MakePair) -> None:
+    """Also one that was emptied in place, and one of which only keyd could tell that it is none."""
     pair = make(pairs)
-    pair.secret_path("gw1").chmod(0o644)
-    pair.running["gw1"].send_signal(signal.SIGHUP)
-    until(lambda: "keeps the secrets of before" in pair.log("gw1"), what="refusal")
+    path = pair.secret_path("gw1")
+    bad = [(0o644, b"whatever"), (0o600, b""), (0o600, b"\n" * 64), (0o600, b"a" * 64)]
+    for number, (mode, octets) in enumerate(bad, 1):
+        path.write_bytes(octets)
+        path.chmod(mode)
+        pair.running["gw1"].send_signal(signal.SIGHUP)
+        until(lambda n=number: pair.log("gw1").count("keeps the secrets of before") == n, what=f"refusal {number}")
     pair.stop("gw2")
     pair.launch("gw2")
     until(lambda: pair.ping("-W", "0.5"), 15.0, "traffic under the old secret")

@@ -40,7 +40,7 @@ _ENCODINGS: Final = {
     0x0C: "utf-8", 0x12: "ascii", 0x13: "ascii", 0x14: "latin-1", 0x16: "ascii", 0x1A: "ascii", 0x1C: "utf-32-be",
     0x1E: "utf-16-be",
 }  # fmt: skip
-_NAME_BYTES_MAX: Final = 4096
+_NAME_BYTES_MAX: Final = 1024
 _Attribute = tuple[str, str | bytes]  # its type's OID; its text, or where that is none, its DER
 
 

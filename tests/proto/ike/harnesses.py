@@ -47,7 +47,7 @@ from fwd.proto.ike import strangers as strangers_module
 from fwd.proto.ike.crypto import IV_BYTES, IkeKeys, Sealer
 from fwd.proto.ike.events import Address, Datagram, Established
 from fwd.proto.ike.message import FRAGMENTS_MAX, HEADER_BYTES, Assembly, Header, open_message
-from fwd.proto.ike.numbers import Exchange, Flag, Payload, ProtocolError
+from fwd.proto.ike.numbers import Exchange, Flag, IdType, Payload, ProtocolError
 from fwd.proto.ike.payloads import decode_chain, encode_chain
 from fwd.proto.ike.sa import NO_SPI, IkeSa
 
@@ -382,9 +382,28 @@ def insider(data: bytes) -> None:
         auth.check_signature(leaf, b"octets", proof)
 
 
+def named(data: bytes) -> None:
+    """A distinguished name: whatever it is, it is the same as itself and can be printed."""
+    octets = Octets(data)
+    whole = leaf_name()
+    for _ in range(1 + octets.below(6)):
+        spot, size = octets.below(len(whole) + 1), octets.below(4)
+        whole = whole[:spot] + octets.take(octets.below(4)) + whole[spot + size :]
+    who = p.Identity(Payload.IDI, IdType.DER_ASN1_DN, whole)
+    with counted(len(data)):
+        assert auth.same(who, who)
+        auth.same(who, auth.identity("C=DE, O=Example, CN=gw1", Payload.IDR))
+        assert auth.name_of(who).isprintable()
+
+
+def leaf_name() -> bytes:
+    """With attributes of two kinds, and two in one place."""
+    return x509.Name.from_rfc4514_string("CN=gw1+UID=7,O=Example,DC=example,C=DE").public_bytes()
+
+
 # -- where to start from ------------------------------------------------------------------------------------------
 
-HARNESSES: dict[str, Harness] = {one.__name__: one for one in (codec, strangers, peer, insider)}
+HARNESSES: dict[str, Harness] = {one.__name__: one for one in (codec, strangers, peer, insider, named)}
 
 
 def seeds(name: str) -> list[bytes]:

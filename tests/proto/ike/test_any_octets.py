@@ -13,7 +13,7 @@ from fwd.proto.ike.message import Header, seal_message
 from fwd.proto.ike.numbers import Exchange, Flag, Protocol
 from fwd.proto.ike.payloads import Delete
 
-EXAMPLES = {"codec": 1000, "strangers": 150, "peer": 150, "insider": 300}
+EXAMPLES = {"codec": 1000, "strangers": 150, "peer": 150, "insider": 300, "named": 1000}
 
 
 @pytest.mark.parametrize("name", harnesses.HARNESSES)

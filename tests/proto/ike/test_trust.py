@@ -145,6 +145,24 @@ def test_whatever_cryptography_raises_is_a_refusal_and_leaves_no_endpoint(names:
     assert "the peer's certificate" in net.b.of(Rejected)[0].error
 
 
+def test_a_name_that_cannot_be_read_is_no_name() -> None:
+    odd = x509.UnrecognizedExtension(SAN, _der(0x30, _der(0x82, b"a.example"), _der(0xA3, b"")))
+    leaf = credentials(Ca(), "a.example", names=[], extensions=[(odd, False)]).chain[0]
+    with pytest.raises(ProtocolError, match="cannot be read: x400Address"):
+        auth.check_name(leaf, auth.identity("a.example", Payload.IDI))
+
+
+@pytest.mark.parametrize("error", [x509.DuplicateExtension("odd", SAN), KeyError("odd"), OverflowError()])
+def test_an_exception_that_nobody_has_thought_of_is_a_refusal(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verify(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(trust, "verify", verify)
+    refused("cannot be read", credentials(Ca(), "a.example"))
+
+
 # -- revocation ---------------------------------------------------------------------------------------------------
 
 
