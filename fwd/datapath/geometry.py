@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 from fwd.proto.aggfrag import chunk_bytes, row_bytes
@@ -14,6 +16,17 @@ UDP_BYTES: Final = 8
 # them share a burst, the less each pays for what a burst costs, and the fewer sends end short.
 SEGMENT_DATA: Final = 2 * RECORD_MAX
 PATH_MTU_MIN: Final = 552  # Linux believes in no smaller one (net.ipv4.route.min_pmtu)
+
+_INNER_MTU_MIN, _INNER_MTU_MIN_V6 = 576, 1280
+
+
+def inner_mtu_min(subnets: Iterable[IPv4Network | IPv6Network]) -> int:
+    """Return the least MTU of a TUN device for these subnets.
+
+    Below IPv6's least MTU (RFC 8200 §5) a device loses IPv6, routes included, and never gets it back. Over a path that
+    takes less (payload esp) outer packets become fragments.
+    """
+    return _INNER_MTU_MIN_V6 if any(subnet.version == 6 for subnet in subnets) else _INNER_MTU_MIN
 
 
 def outer_header_bytes(version: int) -> int:

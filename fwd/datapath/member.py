@@ -20,7 +20,7 @@ from fwd.datapath.audit import Audit
 from fwd.datapath.barrier import Barrier
 from fwd.datapath.clock import boot_ms
 from fwd.datapath.counters import MemberCounter
-from fwd.datapath.geometry import Geometry
+from fwd.datapath.geometry import Geometry, inner_mtu_min
 from fwd.datapath.inbound import Inbound
 from fwd.datapath.outbound import Outbound
 from fwd.datapath.receiving import Receiving
@@ -40,6 +40,8 @@ _BOOT_WAIT_S = 0.5  # less than the watchdog's patience
 _BOOT_POLL_MS = 50
 _ECHO_BYTES = FRAMING_BYTES + 4
 _UNKNOWN_EVERY_S = 0.1
+_ASK_KERNEL_S = 1.0  # what the path takes
+_ASK_KERNEL_SOON_S = 0.1  # after EMSGSIZE, which may come with every send
 _ELSEWHERE_EVERY_S = 1.0
 
 log = logging.getLogger(__name__)
@@ -128,6 +130,7 @@ class Member:
         self.outbound.recover(skip=skip)
         self.inbound.recover()
         self._now = now
+        self._kernel_asked = 0.0
         self._heard_from = ("", 0)
         self._mapping = 0, now  # ESP packets sent when a NAT last saw us, and when that was
         self._unknown_at = self._elsewhere_at = 0.0
@@ -264,13 +267,12 @@ class Member:
             return IDLE_TICK_S
 
     def _do_tick(self) -> float:
+        due_s = _ASK_KERNEL_SOON_S if self._sender.too_big else _ASK_KERNEL_S
+        self._sender.too_big = False
+        if self._now - self._kernel_asked >= due_s:
+            self._ask_kernel()
         if not self._esp:
             self._ask(self._path.poll(self._now))
-        if self._sender.too_big:
-            self._sender.too_big = False
-            local, peer = self._parts.peering.local_addrs, self.outbound.peer
-            self._path.too_big(path_mtu(local, peer[0], peer[1]), self._now)
-            self._publish_path()
         self._link[LinkWord.GSO_REFUSED] = self._sender.gso_refused
         self._follow_far()
         self.inbound.expire(self._now)
@@ -282,6 +284,23 @@ class Member:
         if sa and self.outbound.is_due(peering.rekey_packets, peering.rekey_bytes):  # until keyd has answered
             self._tell(EventKind.SOFT_LIMIT, sa.spi)
         return IDLE_TICK_S if self._esp else min(IDLE_TICK_S, self._path.next_timeout(self._now))
+
+    def _ask_kernel(self) -> None:
+        """Ask what the kernel takes the path's MTU to be: what ICMP has told it counts for 10 minutes (RFC 1191 §6.3).
+
+        In superpacket that is a hint for the path monitor. In esp it is the only word, followed down and up again; the
+        TUN device follows it as far as IPv6 inside allows, and what the path does not take then becomes fragments.
+        """
+        self._kernel_asked = self._now
+        peering, peer = self._parts.peering, self.outbound.peer
+        found = path_mtu(peering.local_addrs, peer[0], peer[1])
+        if self._esp:
+            self._path.follow(found)
+            self._publish_path()
+            least = inner_mtu_min((*peering.local_ts, *peering.remote_ts))
+            self._sender.allow_fragments(self._parts.geometry.inner_mtu_for(self._path.mtu_bytes) < least)
+        else:
+            self._path.too_big(found, self._now)
 
     def _keep_mapping(self) -> None:
         """Behind a NAT: whatever was sent keeps this port's mapping alive; without, one octet does (RFC 3948 §2.3)."""

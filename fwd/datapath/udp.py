@@ -22,7 +22,8 @@ from fwd.proto.errors import UserError
 
 _UDP_SEGMENT, _UDP_GRO = 103, 104
 _IPV6_FLOWINFO = 11
-_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER = 10, 23
+_PMTUDISC_DONT, _PMTUDISC_DO, _PMTUDISC_PROBE = 0, 2, 3
 _IP_MTU, _IPV6_MTU = 14, 24
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_RXQ_OVFL = 32, 33, 40
 _SO_ATTACH_REUSEPORT_CBPF = 51
@@ -49,10 +50,14 @@ def open_socket(
     wanted: bool,
     marks: bool,
     shared: bool = False,
+    probes: bool = False,
 ) -> socket.socket:
     """A bound, non-blocking socket with every offload that the kernel gives; `marks`: it tells the outer TOS octets.
 
     An IPv6 socket always tells them, and the flow label, which the audit log wants (RFC 4303 §4).
+
+    `probes`: echoes tell what the path takes. The kernel then refuses nothing for what ICMP, which anybody can forge,
+    has told it; DF is set all the same. Else what the kernel believes of the path is all that there is.
 
     `shared`: with keyd's socket, which is bound already (see `split`). Then nothing is merged: the kernel would merge
     datagrams before it chooses the socket.
@@ -71,10 +76,10 @@ def open_socket(
             sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
     sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
     if v6:
-        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE if probes else _PMTUDISC_DO)
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FLOWINFO, 1)
     else:
-        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
+        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE if probes else _PMTUDISC_DO)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, int(marks))
     if wanted:
         offloads.gso = _try_option(sock, offloads, "udp-gso", _UDP_SEGMENT, 0)
@@ -148,6 +153,7 @@ class Sender:
         self._full = False  # the send buffer was full, and no patience is left
         self.gso = gso
         self.gso_refused = False
+        self._fragments = False
         self.too_big = False  # set by EMSGSIZE, cleared by whoever has asked for the path's MTU
 
     def forget(self) -> None:
@@ -163,6 +169,15 @@ class Sender:
             )
             self._sock.setsockopt(level, option, tos)
             self._tos = tos
+
+    def allow_fragments(self, allowed: bool) -> None:
+        """Let the kernel fragment outer packets that the path does not take, or set DF again."""
+        if allowed != self._fragments:
+            level, option = (
+                (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER) if self._v6 else (socket.IPPROTO_IP, _IP_MTU_DISCOVER)
+            )
+            self._sock.setsockopt(level, option, _PMTUDISC_DONT if allowed else _PMTUDISC_DO)
+            self._fragments = allowed
 
     def send(self, view: memoryview, packet_bytes: int, peer: tuple[str, int]) -> int:
         """Send the packets of `packet_bytes` in `view`, the last of which may be shorter; returns how many went."""

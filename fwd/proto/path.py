@@ -3,7 +3,9 @@
 A *round* asks with two echoes, a small one and one of the full size, up to TRIES times. The full one answered: all is
 well. Only the small one: the path takes less than was thought, the next smaller size is tried. None: the path is down,
 and asking goes on. Silence alone proves nothing, so a round starts only after sending without hearing. Requests of
-the far side do not count as heard: they say nothing of what it hears. Refuses: answers to what was not asked.
+the far side do not count as heard: they say nothing of what it hears. What the kernel says of the path is a hint,
+since one forged ICMP message makes it say so (RFC 8899 §4.6): it is asked about, and believed if the full echo fails.
+Refuses: answers to what was not asked.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ DOWN_TRY_S: Final = 0.5
 CHECK_S: Final = 10.0  # while sending, the full size is confirmed this often
 RAISE_S: Final = 600.0  # after shrinking, the first size is tried again this often
 PLATEAUS: Final = (8900, 4464, 2002, 1492, 1460, 1420, 1400, 1380, 1340, 1280, 1200, 1100, 1006, 900, 800, 700, 576)
+
+_NUMBERS = 2**32 - 2  # of echoes, which have 32 bits each: even, so that no number is above it
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ class PathMonitor:
         self._try_at = 0.0
         self._small_ok = False
         self._asked: dict[int, int] = {}  # echo number → size, of the running round
+        self._hint = 0  # what the kernel says that the path takes; 0: nothing less than what is in force
+        self._hints_from = now  # before that the kernel is not believed: an echo has just contradicted it
 
     def sent(self, now: float) -> None:
         """Records were sent."""
@@ -70,20 +76,27 @@ class PathMonitor:
         if size == 0:
             self._small_ok = True
         else:
+            if self._hint:
+                self._hints_from = now + CHECK_S
             self.mtu_bytes = size
             self._finish(now)
 
     def too_big(self, mtu_bytes: int, now: float) -> None:
-        """The kernel knows of a smaller path (EMSGSIZE)."""
-        if 0 < mtu_bytes < self.mtu_bytes:
-            self.mtu_bytes = mtu_bytes
-            self._raised = now
-            self._finish(now)
+        """Take the kernel's hint that the path is smaller: the next `poll` asks whether it is."""
+        if 0 < mtu_bytes < self.mtu_bytes and now >= self._hints_from:
+            self._hint = mtu_bytes
+
+    def follow(self, mtu_bytes: int) -> None:
+        """Believe the kernel, up and down: of a peer that answers no echo nobody knows better. 0: it does not know."""
+        if mtu_bytes > 0:
+            self.mtu_bytes = min(mtu_bytes, self._ceiling)
 
     def poll(self, now: float) -> list[Echo]:
         """Echoes that are due; call on every turn of the loop, and at `next_timeout` at the latest."""
         if self._tries:
             return self._next_try(now) if now >= self._try_at else []
+        if self._hint:
+            return self._start(self.mtu_bytes, now)
         silent = self._sent and now - self._quiet_since >= SILENCE_S
         if silent or (self._unchecked and now - self._checked >= CHECK_S):
             return self._start(self.mtu_bytes, now)
@@ -96,6 +109,8 @@ class PathMonitor:
         """Seconds until `poll` may have something."""
         if self._tries:
             return max(0.0, self._try_at - now)
+        if self._hint:
+            return 0.0
         times = [self._quiet_since + SILENCE_S] if self._sent else []
         times += [self._checked + CHECK_S] if self._unchecked else []
         return max(0.0, min(times) - now) if times else CHECK_S
@@ -106,7 +121,7 @@ class PathMonitor:
         return self._next_try(now)
 
     def _finish(self, now: float) -> None:
-        self._tries = 0
+        self._tries = self._hint = 0
         self._checked = now
         self._unchecked = False
         self._asked.clear()
@@ -120,7 +135,7 @@ class PathMonitor:
         self._tries = min(self._tries + 1, TRIES)
         self._try_at = now + (TRY_S if self.up else DOWN_TRY_S)
         echoes = [Echo(self._number + 1, 0), Echo(self._number + 2, self._probe)]
-        self._number += 2
+        self._number = (self._number + 2) % _NUMBERS
         for echo in echoes:
             self._asked[echo.number] = echo.mtu_bytes
         while len(self._asked) > 2 * TRIES:
@@ -132,7 +147,8 @@ class PathMonitor:
         if self._probe > self.mtu_bytes:  # a raise that the path does not take
             self._finish(now)
             return []
-        smaller = next((p for p in PLATEAUS if p < self._probe), None)
+        hint, self._hint = self._hint, 0
+        smaller = hint if 0 < hint < self._probe else next((p for p in PLATEAUS if p < self._probe), None)
         if smaller is None:
             self._finish(now)
             return []

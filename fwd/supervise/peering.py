@@ -22,7 +22,7 @@ from fwd.agent.view import PeeringView
 from fwd.config import Address, Peering
 from fwd.datapath import member, ring
 from fwd.datapath.demux import Demux
-from fwd.datapath.geometry import Geometry
+from fwd.datapath.geometry import Geometry, inner_mtu_min
 from fwd.datapath.member import MemberParts
 from fwd.datapath.memory import Maps, Memory
 from fwd.datapath.ring import Ring, RingMaps, RingWords
@@ -37,7 +37,6 @@ from fwd.supervise import network
 
 log = logging.getLogger(__name__)
 _PATH_MTU_DEFAULT = 1500
-_IPV4_MTU_MIN, _IPV6_MTU_MIN = 576, 1280
 _KeyName = tuple[Address, Address, int]
 
 
@@ -128,6 +127,7 @@ class PeeringParts:
             sock = open_socket(
                 peering.local_addrs, peering.port_of(i), self.offloads,
                 wanted=peering.offload, marks=peering.payload == "esp", shared=peering.shared_port,
+                probes=peering.payload == "superpacket",
             )  # fmt: skip
             undo.callback(sock.close)
             self.sockets.append(sock)
@@ -173,12 +173,8 @@ class PeeringParts:
         return self._inner_mtu_for(self.geometry.path_mtu)
 
     def _inner_mtu_for(self, path_mtu: int) -> int:
-        """The TUN device's MTU on a path of `path_mtu` (payload esp).
-
-        A device below IPv6's least MTU loses IPv6, routes included, and never gets it back.
-        """
-        subnets = (*self.peering.local_ts, *self.peering.remote_ts)
-        least = _IPV6_MTU_MIN if any(subnet.version == 6 for subnet in subnets) else _IPV4_MTU_MIN
+        """The TUN device's MTU on a path of `path_mtu` (payload esp)."""
+        least = inner_mtu_min((*self.peering.local_ts, *self.peering.remote_ts))
         return max(least, self.geometry.inner_mtu_for(path_mtu))
 
     def connect(self, number: int) -> None:

@@ -36,6 +36,7 @@ from fwd.proto.sa import SLOTS, SaEvent, SaKeys, SaSet
 
 ALL_OFFLOADS = CSUM | TSO4 | TSO6 | USO4 | USO6
 UDP_SEGMENT, UDP_GRO, SO_RXQ_OVFL, IPV6_FLOWINFO = 103, 104, 40, 11
+IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_DONT = 10, 23, 0
 FLOW_LABEL = 0xABCDE  # that every IPv6 datagram comes with
 EPOCHS = 4  # inbound SAs that every member accepts
 _GROUP = struct.Struct("=IHB")  # octets, size of each datagram, TOS
@@ -108,10 +109,14 @@ class WireSocket:
         self._fd = os.memfd_create("wire")
         self._read_at = 0
         self._tos = 0
+        self.fragments = False
 
     def setsockopt(self, level: int, option: int, value: int) -> None:
-        assert option in (socket.IP_TOS, socket.IPV6_TCLASS)
-        self._tos = value
+        if option in (IP_MTU_DISCOVER, IPV6_MTU_DISCOVER):
+            self.fragments = value == PMTUDISC_DONT
+        else:
+            assert option in (socket.IP_TOS, socket.IPV6_TCLASS)
+            self._tos = value
 
     def sendmsg(
         self, buffers: list[memoryview], ancillary: list[tuple[int, int, bytes]], flags: int, peer: tuple[str, int]

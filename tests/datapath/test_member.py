@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 
 import pytest
-from rig import Gateway, Rig, packet, record, rig, sa_keys
+from rig import Gateway, Rig, packet, peering_of, record, rig, sa_keys
 
 from fwd.config import PskKeys
 from fwd.datapath import member as member_module
@@ -85,17 +86,88 @@ def test_a_path_that_takes_less_gets_smaller_chunks() -> None:
         assert r.pass_over(record(2, 65535)) == [record(1), record(2, 65535)]
 
 
-def test_emsgsize_asks_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def hinted(r: Rig, mtu: int, monkeypatch: pytest.MonkeyPatch) -> float:
+    """A send fails with EMSGSIZE, and the kernel says that the path takes `mtu`: what one ICMP message brings about."""
+    monkeypatch.setattr(member_module, "path_mtu", lambda local, remote, port: mtu)
+    r.a.wires[0].errors = [errno.EMSGSIZE]
+    now = r.a.members[0]._now + 1
+    sends(r, now, record(1))
+    r.a.members[0]._now = now
+    r.a.members[0]._tick()
+    return now
+
+
+def test_the_kernels_word_that_the_path_is_smaller_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 8899 §4.6: anybody can forge an ICMP message. An echo of the size in force is answered: nothing changes."""
     with rig(members=1) as r:
-        monkeypatch.setattr(member_module, "path_mtu", lambda local, remote, port: 1300)
-        r.a.wires[0].errors = [errno.EMSGSIZE]
-        sends(r, 0.0, record(1))
-        r.a.members[0]._tick()
+        now = hinted(r, 552, monkeypatch)
         link = r.a.shared.members[0].link
+        assert link[LinkWord.PATH_MTU] == 1500
+        r.carry()
+        for _ in range(5):
+            now += 1
+            r.a.members[0]._now = now
+            r.a.members[0]._tick()
+            r.carry()
+        assert link[LinkWord.PATH_MTU] == 1500
+        assert r.a.members[0]._counters[MemberCounter.ECHOES_SENT] <= 4, "the same hint again is no reason to ask again"
+
+
+def test_the_kernels_word_is_believed_once_echoes_of_the_size_in_force_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    with rig(members=1) as r:
+        geometry, now = r.a.geometry, hinted(r, 1300, monkeypatch)
+        link = r.a.shared.members[0].link
+        while link[LinkWord.PATH_MTU] == 1500:
+            r.b.arrive(0, [g for g in r.a.wires[0].sent() if g.size <= geometry.packet_bytes_for(1300)])
+            r.a.arrive(0, r.b.wires[0].sent())
+            now += 0.05
+            r.a.members[0]._now = now
+            r.a.members[0]._tick()
         assert link[LinkWord.PATH_MTU] == 1300
-        assert link[LinkWord.CHUNK] == r.a.geometry.chunk_for(1300)
+        assert link[LinkWord.CHUNK] == geometry.chunk_for(1300)
+        assert now < r.a.members[0]._path._raised + 1
         r.a.respawn(0)  # its successor starts from there
         assert link[LinkWord.PATH_MTU] == 1300
+
+
+@pytest.mark.parametrize("v6", [False, True])
+def test_esp_follows_the_kernel_down_and_up_again(v6: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a standard peer nobody else knows; what ICMP has said the kernel forgets after 10 minutes."""
+    with rig(members=1, payload="esp", v6=v6) as r:
+        member, link = r.a.members[0], r.a.shared.members[0].link
+        now = hinted(r, 1320, monkeypatch)
+        assert link[LinkWord.PATH_MTU] == 1320
+        assert r.a.wires[0].fragments, "IPv6 inside needs 1,280 octets: outer packets become fragments"
+        for kernel, wanted in ((1400, 1400), (0, 1400), (1500, 1500), (9000, 1500)):
+            monkeypatch.setattr(member_module, "path_mtu", lambda *peer, kernel=kernel: kernel)
+            now += 1.01
+            member._now = now
+            member._tick()
+            assert link[LinkWord.PATH_MTU] == wanted
+            assert not r.a.wires[0].fragments
+
+
+def test_esp_without_ipv6_inside_makes_no_fragments_above_576(monkeypatch: pytest.MonkeyPatch) -> None:
+    subnets = {"local_ts": ["10.1.0.0/16"], "remote_ts": ["10.2.0.0/16"]}
+    with rig(members=1, payload="esp") as r:
+        r.a.peering = r.a.peering.model_copy(update=peering_of(1, payload="esp", **subnets).__dict__)
+        r.a.parts[0] = replace(r.a.parts[0], peering=r.a.peering)
+        r.a.respawn(0)
+        hinted(r, 700, monkeypatch)
+        assert not r.a.wires[0].fragments
+        r.a.members[0]._kernel_asked = 0.0
+        hinted(r, 552, monkeypatch)
+        assert r.a.wires[0].fragments
+
+
+def test_a_flood_of_emsgsize_does_not_ask_the_kernel_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    with rig(members=1) as r:
+        asked: list[object] = []
+        monkeypatch.setattr(member_module, "path_mtu", lambda *peer: asked.append(peer) or 1500)
+        for _ in range(100):
+            r.a.members[0]._sender.too_big = True
+            r.a.members[0]._tick()
+        assert len(asked) == 1
 
 
 def test_a_refused_offload_is_shown() -> None:

@@ -182,10 +182,37 @@ def test_a_raise_that_the_path_does_not_take_changes_nothing() -> None:
     assert path.monitor.up
 
 
-def test_the_kernels_smaller_size_is_in_force_at_once() -> None:
-    monitor = PathMonitor(1500, START)
-    monitor.too_big(1420, START + 1)
-    assert monitor.mtu_bytes == 1420
+def test_the_kernels_smaller_size_is_asked_about_at_once_and_believed_when_echoes_fail() -> None:
+    path = Path()
+    path.run(12)
+    path.takes = 1420
+    path.monitor.too_big(1410, path.now)
+    assert path.monitor.mtu_bytes == 1500
+    path.run(TRIES * TRY_S + 3 * TICK_S)
+    assert path.monitor.mtu_bytes == 1410
+    path.run(5)
+    assert path.monitor.mtu_bytes == 1410
+
+
+def test_the_kernels_smaller_size_is_dropped_when_an_echo_contradicts_it() -> None:
+    path = Path()
+    path.run(12)
+    before = len(path.echoes)
+    for _ in range(int(CHECK_S / TICK_S)):  # it goes on saying so
+        path.monitor.too_big(552, path.now)
+        path.monitor.heard(path.now)  # records of the far side: silence asks nothing
+        path.run(TICK_S)
+    assert path.monitor.mtu_bytes == 1500
+    assert len(path.echoes) - before <= 6
+
+
+def test_a_forged_size_that_the_path_does_not_take_either_is_left_for_the_next_smaller_one() -> None:
+    path = Path()
+    path.run(12)
+    path.takes = 1280
+    path.monitor.too_big(1400, path.now)
+    path.run(20)
+    assert path.monitor.mtu_bytes == 1280
 
 
 @pytest.mark.parametrize("mtu", [0, -1, 1500, 9000])
@@ -193,15 +220,27 @@ def test_the_kernels_size_that_is_none_or_no_smaller_is_ignored(mtu: int) -> Non
     monitor = PathMonitor(1500, START)
     monitor.too_big(mtu, START + 1)
     assert monitor.mtu_bytes == 1500
+    assert monitor.poll(START + 1) == []
 
 
-def test_the_kernels_size_ends_a_round_about_a_greater_one() -> None:
-    monitor = PathMonitor(1500, START)
-    monitor.sent(START)
-    full = monitor.poll(START + SILENCE_S)[1]
-    monitor.too_big(1400, START + SILENCE_S + 0.01)
-    monitor.answered(full.number, START + SILENCE_S + 0.02)
-    assert monitor.mtu_bytes == 1400
+def test_numbers_of_echoes_stay_within_their_32_bits() -> None:
+    monitor, now, numbers = PathMonitor(1500, START), START, []
+    monitor._number = 2**32 - 6
+    for _ in range(5):
+        now += CHECK_S
+        monitor.sent(now)
+        echoes = monitor.poll(now)
+        numbers += [echo.number for echo in echoes]
+        monitor.answered(echoes[1].number, now)
+    assert all(0 < number < 2**32 for number in numbers)
+    assert len(set(numbers)) == len(numbers) == 10
+
+
+def test_where_nobody_answers_echoes_the_kernel_is_followed_both_ways() -> None:
+    monitor = PathMonitor(1400, START, 1500)
+    for told, wanted in ((552, 552), (0, 552), (1500, 1500), (9000, 1500)):
+        monitor.follow(told)
+        assert monitor.mtu_bytes == wanted
 
 
 # -- answers that nobody asked for -----------------------------------------------------------------------------
