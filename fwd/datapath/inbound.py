@@ -25,6 +25,7 @@ from fwd.datapath.delivery import Delivery
 from fwd.datapath.geometry import Geometry
 from fwd.datapath.receiving import Receiving, runt_reason
 from fwd.datapath.shared import LinkWord, ReplaySlots
+from fwd.datapath.strangers import Strangers
 from fwd.datapath.udp import GSO_DATAGRAMS_MAX, RECEIVE_BYTES, TRAFFIC_CLASS_SHIFT
 from fwd.proto.aggfrag import (
     FRAMING_BYTES,
@@ -53,8 +54,6 @@ _ESP_MIN = OVERHEAD_BYTES + TRAILER_BYTES
 _RECEIVES = 4  # that may wait to be opened together
 _ROW_MIN = 256  # no path is so narrow that full rows would be shorter
 _RESIZE_AFTER = 16  # authentic packets of another size in a row, before the rows are laid out for it
-_PARKED_MAX = 64  # packets of unknown SPIs that wait
-_PARKED_S = 0.1
 Address = tuple[str, int]
 # Plain integers: reading a member of an enum costs as much as the addition.
 _IN_ESP = MemberCounter.IN_ESP.value
@@ -99,13 +98,11 @@ class Inbound:
         self._short: list[tuple[int, int]] = []
         self._taken = self._taken_bytes = 0  # of the counters' units, and not counted yet
         self._other_size = self._other_count = 0
-        self._parked: list[tuple[bytes, int, Address]] = []  # packet, outer marks, sender
-        self._parked_now = 0  # of those that were taken and are not counted yet
-        self._parked_until = 0.0
+        self._strangers = Strangers(counters.values, audit, parks=self._esp)
         self._lay_out(geometry.stride)
         self.sas: dict[int, Receiving] = {}
         self.heard_records = False  # set by records, cleared by the member: a path that carries them works
-        self._now = 0.0
+        self.now = 0.0  # when what is received next is; the member's to set
         self._flow_info = self._tos = 0
         self._address: Address = ("", 0)
         self.on_echo: Callable[[int, int], None] = lambda subtype, number: None
@@ -128,14 +125,14 @@ class Inbound:
         counters, rows = self._counters, self._rows
         self._first = self._used = 0
         self._short.clear()
-        self._parked.clear()
+        self._strangers.waiting.clear()
         for sa in self.sas.values():
             sa.reassembler.forget()
         rows.owner, rows.used = None, 0
         self._delivery.forget()
         counters[_IN_ESP] = self._link[_RX_TAKEN]
         counters[_IN_ESP_BYTES] += self._taken_bytes
-        self._taken = self._taken_bytes = self._parked_now = 0
+        self._taken = self._taken_bytes = self._strangers.uncounted = 0
         self._asked = False
         count_lost(counters)
         self._block.publish()
@@ -160,7 +157,7 @@ class Inbound:
                 self.sas[keys.spi] = Receiving(
                     keys, peering.replay_window, floor, reassembler, self._delivery.selectors, self._audit_refused
                 )
-        if self._parked:
+        if self._strangers.waiting:
             self._unpark()
 
     @property
@@ -179,11 +176,7 @@ class Inbound:
 
     def expire(self, now: float) -> None:
         """Give up what has waited too long for its missing parts, or for its SA."""
-        if self._parked and now >= self._parked_until:
-            for packet, flow_info, address in self._parked:
-                self._refuse_spi(packet, flow_info, address, 1)
-            self._counters[_IN_ESP] += len(self._parked)
-            self._parked.clear()
+        self._counters[_IN_ESP] += self._strangers.expire(now)
         for sa in self.sas.values():
             self._delivery.enter(sa.spi, sa.selectors)
             sa.reassembler.expire(now)
@@ -205,10 +198,13 @@ class Inbound:
         count = -(-length // size) if size else 1
         self._taken += count
         self._taken_bytes += length
-        self._link[_RX_TAKEN] = self._counters[_IN_ESP] + self._taken + len(self._parked) - self._parked_now
+        strangers = self._strangers
+        self._link[_RX_TAKEN] = self._counters[_IN_ESP] + self._taken + len(strangers.waiting) - strangers.uncounted
         if lost:
-            self._counters[DropReason.SOCKET_OVERFLOW] = lost
+            self._count_overflow(lost)
         if address != self._address or flow_info != self._flow_info:
+            if self._refuse_strangers(length, size, flow_info, address):
+                return self._taken < BATCH_MAX
             self._open_slots()  # what came before is another sender's, or has other marks
             self._address, self._flow_info, self._tos = address, flow_info, flow_info >> TRAFFIC_CLASS_SHIFT
         slot = self._packet_bytes
@@ -224,18 +220,41 @@ class Inbound:
             self._counters[runt_reason(self._view[self._used * slot :][:tail])] += 1
         return self._used <= self._used_max and self._taken < BATCH_MAX
 
+    def _count_overflow(self, lost: int) -> None:
+        """Follow the kernel's count, which has 32 bits; one that is a little behind was noted before the last."""
+        ahead = (lost - self._counters[DropReason.SOCKET_OVERFLOW]) & 0xFFFFFFFF
+        if ahead < 2**31:
+            self._counters[DropReason.SOCKET_OVERFLOW] += ahead
+
+    def _refuse_strangers(self, length: int, size: int, flow_info: int, address: Address) -> bool:
+        """Deal with what was received last if it is of no SA: it must not end the batch of those that have one."""
+        start, step = self._used * self._packet_bytes, size or 1
+        packets = [self._view[at : min(at + step, start + length)] for at in range(start, start + length, step)]
+        spis = [int.from_bytes(packet[:4], "big") for packet in packets]
+        if not packets or any(spi in self.sas or self._news(spi) for spi in spis):
+            return False
+
+        before, (self._flow_info, self._address) = (self._flow_info, self._address), (flow_info, address)
+        for spi, packet in zip(spis, packets, strict=True):
+            if len(packet) < _ESP_MIN:
+                self._counters[runt_reason(packet)] += 1
+            else:
+                self._without_sa(spi, [packet])
+        self._flow_info, self._address = before
+        return True
+
     def open(self, now: float) -> None:
         """Open and deliver what was taken."""
         if not self._taken:
             return
-        self._now = now
+        self.now = now
         self._open_slots()
         self._first = self._used = 0
         self._delivery.flush()
         counters = self._counters
-        counters[_IN_ESP] += self._taken - self._parked_now
+        counters[_IN_ESP] += self._taken - self._strangers.uncounted
         counters[_IN_ESP_BYTES] += self._taken_bytes
-        self._taken = self._taken_bytes = self._parked_now = 0
+        self._taken = self._taken_bytes = self._strangers.uncounted = 0
         self._asked = False
         self._block.publish()
         if self._other_count >= _RESIZE_AFTER and self._rows.owner is None:
@@ -284,7 +303,7 @@ class Inbound:
     def _open_run(self, sa: Receiving, start: int, count: int, short: list[tuple[int, int]]) -> None:
         """`count` slots of one SA; those in `short` (index in the run, octets) are not full."""
         rows, table = self._rows, self._table
-        first = 0 if self._esp else self._room(sa, count)
+        first = 0 if self._esp else self._room(count)
         ciphers, targets = table.ciphers[start : start + count], rows.rows[first : first + count]
         for i, length in short:
             ciphers[i] = ciphers[i][: length - HEADER_BYTES]
@@ -323,7 +342,7 @@ class Inbound:
                 count = full + (tail > 0)
                 self._counters[_IN_ESP_OK] += count
                 self.heard_records = True
-                sa.reassembler.take_rows(buffer, number + at, first + at, full, tail, self._now)
+                sa.reassembler.take_rows(buffer, number + at, first + at, full, tail, self.now)
             if stop < len(rows) and not tail:
                 self._take_payload(sa, number + stop, rows[stop])
             at = stop + 1
@@ -350,7 +369,7 @@ class Inbound:
         if octets > rows.stride:
             row, first = memoryview(bytearray(octets)), -1
         else:
-            first = 0 if self._esp else self._room(sa, 1)
+            first = 0 if self._esp else self._room(1)
             row = rows.rows[first][:octets]
         number = open_one(sa, packet, row, self._counters)
         sa.octets += length if number else 0
@@ -366,7 +385,7 @@ class Inbound:
             self._counters[_IN_ESP_OK] += 1
             self.heard_records = True
             full = tail == rows.chunk
-            sa.reassembler.take_rows(rows, number, first, int(full), 0 if full else tail, self._now)
+            sa.reassembler.take_rows(rows, number, first, int(full), 0 if full else tail, self.now)
         else:
             self._take_payload(sa, number, row)
 
@@ -387,36 +406,24 @@ class Inbound:
             self._counters[DropReason.SA_EXPIRED_IN] += len(packets)
             return
         self.on_unknown(spi)
-        if not self._parked:
-            self._parked_until = self._now + _PARKED_S
-        room = _PARKED_MAX - len(self._parked) if self._esp else 0
-        self._parked += [(bytes(packet), self._flow_info, self._address) for packet in packets[:room]]
-        self._parked_now += len(packets[:room])
-        if packets[room:]:
-            self._refuse_spi(packets[room], self._flow_info, self._address, len(packets[room:]))
+        self._strangers.take(packets, self._flow_info, self._address, self.now)
 
     def _unpark(self) -> None:
         """SAs have come: open what waited for them."""
-        parked, self._parked = self._parked, []
+        waiting, self._strangers.waiting = self._strangers.waiting, []
         marks, address = self._flow_info, self._address
-        for entry in parked:
+        for entry in waiting:
             packet, flow_info, self._address = entry
             if int.from_bytes(packet[:4], "big") in self.sas:
                 self._flow_info, self._tos = flow_info, flow_info >> TRAFFIC_CLASS_SHIFT
                 self._take_one(memoryview(packet))
                 self._counters[_IN_ESP] += 1
             else:
-                self._parked.append(entry)
+                self._strangers.waiting.append(entry)
         self._flow_info, self._tos, self._address = marks, marks >> TRAFFIC_CLASS_SHIFT, address
         self._delivery.flush()
         if not self._taken:  # else amid a batch, of which some is counted; `open` publishes the whole
             self._block.publish()
-
-    def _refuse_spi(self, packet: bytes | memoryview, flow_info: int, address: Address, count: int) -> None:
-        """`packet` has no SA, nor have `count` - 1 more behind it."""
-        self._counters[DropReason.UNKNOWN_SPI] += count
-        spi, number = int.from_bytes(packet[:4], "big"), int.from_bytes(packet[4:8], "big")
-        self._audit.received(Event.NO_SA, spi, number, address, flow_info, count)
 
     def _audit_refused(self, spi: int, reason: DropReason, number: int) -> None:
         event = Event.BAD_ICV if reason is DropReason.BAD_ICV else Event.REPLAYED
@@ -431,6 +438,9 @@ class Inbound:
             top, place = sa.window.top, 2 * sa.keys.slot + 1
             newer = top > self._slots.words[place]
             self._slots.words[place] = top
+            if self._rows.owner is not None and self._rows.owner is not sa.reassembler:
+                for other in self.sas.values():  # what they have not finished gives way to what has authenticated
+                    other.reassembler.spill(self._rows)
             self._delivery.enter(sa.spi, sa.selectors)
             if newer:  # a late packet says nothing of where the peer is now
                 self.on_heard(sa, self._address)
@@ -438,17 +448,15 @@ class Inbound:
 
     # -- payload superpacket ----------------------------------------------------------------------------------
 
-    def _room(self, sa: Receiving, count: int) -> int:
-        """First of `count` rows behind the SA's unfinished record, making room for them."""
+    def _room(self, count: int) -> int:
+        """First of `count` rows behind the unfinished record that lies in them, making room for them."""
         rows = self._rows
         if rows.owner is None:
             return 0
-        if rows.owner is not sa.reassembler:
-            for other in self.sas.values():
-                other.reassembler.spill(rows)
-            return 0
         if rows.used + count > rows.capacity:
-            sa.reassembler.to_front(rows)
+            for sa in self.sas.values():
+                if rows.owner is sa.reassembler:
+                    sa.reassembler.to_front(rows)
         return rows.used
 
     def _take_payload(self, sa: Receiving, number: int, row: memoryview) -> None:
@@ -461,12 +469,12 @@ class Inbound:
         elif row[0] == SUBTYPE_RECORDS:
             self._counters[_IN_ESP_OK] += 1
             self.heard_records = True
-            sa.reassembler.take_chunk(number, row[2] << 8 | row[3], row[FRAMING_BYTES:length], self._now)
+            sa.reassembler.take_chunk(number, row[2] << 8 | row[3], row[FRAMING_BYTES:length], self.now)
             return
         else:
             self._counters[_IN_ESP_OK] += 1
             self.on_echo(row[0], int.from_bytes(row[FRAMING_BYTES : FRAMING_BYTES + 4], "big"))
-        sa.reassembler.passed(number, self._now)
+        sa.reassembler.passed(number, self.now)
 
     def _note_size(self, octets: int) -> None:
         """After enough packets of another full size, lay the rows out for it: the sender's path has changed."""

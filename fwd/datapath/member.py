@@ -178,6 +178,7 @@ class Member:
     def _receive_batch(self) -> None:
         """What the socket holds, but no more than is fair to the other direction."""
         sock, inbound = self._parts.sock, self.inbound
+        inbound.now = self._now
         try:
             room = True
             while room:

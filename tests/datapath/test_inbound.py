@@ -171,3 +171,87 @@ def test_room_for_a_receive_is_always_left() -> None:
             assert len(inbound.space()) >= RECEIVE_BYTES
             if not inbound.take(RECEIVE_BYTES // size * size, size, 0, 0, ("192.0.2.1", 4500)):
                 inbound.open(0.0)
+
+
+# -- what one sender may cost another ---------------------------------------------------------------------------
+
+
+ELSEWHERE = ("203.0.113.66", 9)
+
+
+def receives(r: Rig, data: bytes, size: int, address: tuple[str, int]) -> None:
+    """One receive of gateway 2's member, which waits to be opened."""
+    inbound = r.b.members[0].inbound
+    inbound.space()[: len(data)] = data
+    inbound.take(len(data), size, 0, 0, address)
+
+
+@pytest.mark.parametrize("payload", ["superpacket", "esp"])
+@pytest.mark.parametrize("junk", [b"\0\0\1\1" + bytes(60), b"\xff", b"\0\0\1\1" + bytes(3000), bytes(64)])
+def test_datagrams_of_no_sa_do_not_end_a_batch(payload: str, junk: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody can send them, from anywhere."""
+    with rig(members=1, payload=payload) as r:
+        sent = [record(n, r.a.geometry.inner_mtu) for n in range(30)]
+        r.a.send(*sent)
+        r.a.demux_turn()
+        r.a.work()
+        opened = opens(r, monkeypatch)
+        (group,) = r.a.wires[0].sent()
+        half = len(group.datagrams()) // 2 * group.size
+        receives(r, group.data[:half], group.size, ("192.0.2.1", 4500))
+        receives(r, junk * 2, len(junk), ELSEWHERE)
+        receives(r, group.data[half:], group.size, ("192.0.2.1", 4500))
+        r.b.members[0].inbound.open(0.0)
+        assert r.b.delivered() == sent
+        assert len(opened) == 1
+        r.b.expire()
+        r.b.check_books()
+
+
+def test_who_knows_two_spis_does_not_move_an_unfinished_record() -> None:
+    """Packets that do not authenticate leave the rows as they were; those that do may have them."""
+    with rig(members=1) as r:
+        inbound = r.b.members[0].inbound
+        sent = record(1, 9000)
+        r.a.send(sent)
+        r.a.demux_turn()
+        r.a.work()
+        (group,) = r.a.wires[0].sent()
+        packets = group.datagrams()
+        r.b.arrive(0, [Group(b"".join(packets[:4]), group.size)])
+        owner = inbound._rows.owner
+        assert owner is not None
+        forged = sa_keys(1, 0, 1).spi.to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes(group.size - 8)
+        for count in (1, 5, 60):
+            r.b.arrive(0, [Group(forged * count, group.size)])
+            assert inbound._rows.owner is owner
+        r.b.arrive(0, [Group(b"".join(packets[4:]), group.size)])
+        assert r.b.delivered() == [sent]
+        r.b.check_books()
+
+
+def test_an_unfinished_record_gives_way_to_another_sa_and_is_finished_all_the_same() -> None:
+    with rig(members=1) as r:
+        first, second = record(1, 9000), record(2, 60_000)
+        groups = []
+        for epoch, data in enumerate((first, second)):
+            r.a.members[0].outbound.use(sa_keys(1, 0, epoch))
+            r.a.send(data)
+            r.a.demux_turn()
+            r.a.work()
+            groups.append(b"".join(group.data for group in r.a.wires[0].sent()))
+        size = r.b.geometry.packet_bytes
+        one, two = ([data[at : at + size] for at in range(0, len(data), size)] for data in groups)
+        for part in (one[:3], two[:20], one[3:5], two[20:21], two[21:], one[5:]):
+            r.b.arrive(0, [Group(b"".join(part), size)])
+        assert sorted(r.b.delivered()) == sorted([first, second])
+        r.b.check_books()
+
+
+def test_the_kernels_count_of_lost_datagrams_has_32_bits_and_ours_goes_on() -> None:
+    with rig(members=1) as r:
+        told = [5, 2**31, 2**32 - 2, 2**32 - 3, 3, 2**31 + 3, 1, 7]
+        wanted = [5, 2**31, 2**32 - 2, 2**32 - 2, 2**32 + 3, 2**32 + 2**31 + 3, 2**33 + 1, 2**33 + 7]
+        for lost, count in zip(told, wanted, strict=True):
+            r.b.arrive(0, [Group(b"\xff", 1)], lost=lost)
+            assert r.b.dropped(DropReason.SOCKET_OVERFLOW) == count

@@ -6,7 +6,7 @@ import pytest
 from rig import EPOCHS, Rig, identity_of, record, rig, sa_keys
 
 from fwd.datapath.counters import MemberCounter
-from fwd.datapath.inbound import _PARKED_MAX
+from fwd.datapath.strangers import WAITING_MAX
 from fwd.proto.drops import DropReason
 from fwd.proto.sa import SaKeys
 
@@ -63,10 +63,10 @@ def test_without_an_sa_they_are_dropped_after_a_moment() -> None:
 
 def test_no_more_than_a_few_wait() -> None:
     with rig(members=1, payload="esp") as r:
-        keys = come_early(r, _PARKED_MAX + 9)
+        keys = come_early(r, WAITING_MAX + 9)
         assert r.b.dropped(DropReason.UNKNOWN_SPI) == 9
         install(r, keys)
-        assert len(r.b.delivered()) == _PARKED_MAX
+        assert len(r.b.delivered()) == WAITING_MAX
         r.b.check_books()
 
 

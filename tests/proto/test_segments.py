@@ -341,6 +341,13 @@ def _changed(at: int, value: bytes) -> bytes:
     return packet[:at] + value + packet[at + len(value) :]
 
 
+@pytest.mark.parametrize(("df", "joined"), [(True, True), (False, False)])
+def test_only_datagrams_that_cannot_become_fragments_are_numbered_anew(df: bool, joined: bool) -> None:
+    udp = struct.pack(">HHHH", 5000, 7, 72, 0) + bytes(64)
+    packet = segkit.with_checksum(segkit.ip_header(92, v6=False, protocol=17, df=df) + udp, 20, 6)
+    assert Datagrams.fit(memoryview(NO_VNET + packet)) is joined
+
+
 @pytest.mark.parametrize(
     "packet",
     [_changed(26, b"\0\0"), _changed(30, b"\xff"), _changed(6, b"\x20"), _changed(24, b"\0\x30"), _changed(0, b"\x46"),
