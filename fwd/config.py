@@ -292,6 +292,8 @@ class Config(_Strict):
                 raise ValueError(f"peerings {a.name} and {b.name} share the TUN device {a.tun}")
             if a.local_addrs == b.local_addrs and (clash := _clash(a, b)):
                 raise ValueError(f"peerings {a.name} and {b.name} share UDP port {clash} on {a.local_addrs}")
+            if reason := _indistinct(a, b):
+                raise ValueError(f"peerings {a.name} and {b.name} {reason}")
             for x, y in itertools.product(a.remote_ts, b.remote_ts):
                 if x.version == y.version and x.overlaps(y):
                     raise ValueError(f"remote_ts {x} of {a.name} and {y} of {b.name} overlap")
@@ -303,6 +305,28 @@ def _clash(a: Peering, b: Peering) -> int | None:
     taken = set(a.ports) & {*b.ports, *([b.ike.ike_port] if b.ike else [])}
     taken |= set(b.ports) & ({a.ike.ike_port} if a.ike else set())
     return min(taken, default=None)
+
+
+def _indistinct(a: Peering, b: Peering) -> str:
+    """Why a peer that begins IKE could be either peering's; empty: it can be told."""
+    if not a.ike or not b.ike or (a.local_addrs, a.remote_addrs) != (b.local_addrs, b.remote_addrs):
+        return ""
+    if a.ike.ike_port != b.ike.ike_port:
+        return ""
+    same = f"have the same addresses and keys.ike_port {a.ike.ike_port}"
+    if _identities(a) == _identities(b):
+        return f"{same}, and no identities to tell them apart: give one another ike_port, or local_id and remote_id"
+    if a.ike.ike_proposals != b.ike.ike_proposals:  # chosen before the peer says who it is
+        return f"{same}: then their ike_proposals must be the same, too, or give one another ike_port"
+    return ""
+
+
+def _identities(peering: Peering) -> tuple[str, str]:
+    """What IKE calls both sides: their addresses, unless the configuration says otherwise."""
+    keys = peering.ike
+    assert keys is not None
+    local, remote = keys.local_id or str(peering.local_addrs), keys.remote_id or str(peering.remote_addrs)
+    return local.casefold(), remote.casefold()
 
 
 def parse(text: str, source: str) -> Config:

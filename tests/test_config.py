@@ -285,3 +285,26 @@ def test_without_extended_sequence_numbers_is_said_in_the_proposals() -> None:
     """The word would mean nothing beside them."""
     with pytest.raises(ConfigError, match="noesn"):
         parse(EXAMPLE.replace("esn = true", "esn = false"), "f")
+
+
+def two_of_one_pair(first: str, second: str) -> str:
+    """Two peerings between the same addresses; what their keys say more."""
+    return peering(keys=PSK + first) + other(keys=PSK + second, remote_addrs='"192.0.2.2"')
+
+
+def test_two_ike_peerings_of_one_pair_of_addresses_differ_in_port_or_identity() -> None:
+    reason = refusal(two_of_one_pair("", ""))
+    assert "vpc2 and vpc3" in reason
+    assert "ike_port" in reason
+    assert "local_id" in reason
+    assert "ike_port" in refusal(two_of_one_pair("", 'local_id = "192.0.2.1"\nremote_id = "192.0.2.2"\n'))
+    parse(two_of_one_pair("", "ike_port = 510\n"), "file")
+    parse(two_of_one_pair("", 'local_id = "other.example"\n'), "file")
+    parse(two_of_one_pair('remote_id = "a.example"\n', 'remote_id = "b.example"\n'), "file")
+
+
+def test_peerings_told_apart_by_identity_offer_the_same_for_ike() -> None:
+    """What protects IKE is chosen before the peer says who it is."""
+    proposals = 'ike_proposals = ["aes128gcm16-prfsha256-x25519"]\n'
+    assert "ike_proposals" in refusal(two_of_one_pair("", 'local_id = "other.example"\n' + proposals))
+    parse(two_of_one_pair("", "ike_port = 510\n" + proposals), "file")

@@ -26,6 +26,7 @@ from fwd.keyd.pairs import SPARES, MemberPairs
 from fwd.keyd.proof import Proof
 from fwd.keyd.refusals import Refusals
 from fwd.keyd.renewal import Renewal
+from fwd.keyd.shown import shown
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Credentials
 from fwd.proto.ike.endpoint import Endpoint
@@ -46,11 +47,13 @@ from fwd.proto.ike.events import (
     Strayed,
 )
 from fwd.proto.ike.exchanges import resource
+from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import Notify, Payload, Protocol, notify_name
 from fwd.proto.ike.payloads import Notification
 from fwd.proto.ike.proposals import parse
 from fwd.proto.ike.sa import IkeSa
 from fwd.proto.ike.states import State
+from fwd.proto.ike.table import Commons
 from fwd.proto.logged import event
 
 AGAIN_S: Final = 1.0  # after a connection has closed; doubles up to AGAIN_MAX_S
@@ -99,8 +102,14 @@ class IkePeering:
     """See the module. `reveal` is told the keys of IKE SAs, and is nobody unless the user has asked for it."""
 
     def __init__(
-        self, parts: KeydPeering, credentials: Credentials, now: float, reveal: Callable[[Any], None] | None = None
+        self,
+        parts: KeydPeering,
+        credentials: Credentials,
+        now: float,
+        reveal: Callable[[Any], None] | None = None,
+        commons: Commons | None = None,
     ) -> None:
+        """`commons`: what all endpoints of the process share."""
         peering = self.peering = parts.peering
         assert peering.ike is not None
         self.name = peering.name
@@ -115,7 +124,7 @@ class IkePeering:
         self._peering_shared = parts.shared
         self._shared = [one.shared for one in parts.members]
         self._reveal = reveal
-        self._endpoint = Endpoint([self.connection], os.urandom, time.time, self._spi_free, reveal)
+        self._endpoint = Endpoint([self.connection], os.urandom, time.time, self._spi_free, reveal, commons)
         # Members that hold SAs come from a keyd before this one: what they use stays until it is replaced.
         self._initial_contact = not any(one.shared.link[LinkWord.SPI_OUT] for one in parts.members)
         self._not_before = [0.0] * len(self.members)  # no Child SA more is asked for before then
@@ -147,14 +156,24 @@ class IkePeering:
 
     # -- datagrams and time ---------------------------------------------------------------------------------------
 
-    def expects(self, data: bytes, local: Address, remote: Address) -> bool:
-        """Whether a message may be for one of its IKE SAs, or begins one of the peer's."""
-        return self._endpoint.expects(data, local, remote)
+    def receive(self, data: bytes, local: Address, remote: Address, now: float, header: Header | None = None) -> None:
+        """A message that may be its own. `header`: that of the message, if it is known."""
+        self._endpoint.receive(data, local, remote, now, header)
+        self.follow(now)
 
-    def receive(self, data: bytes, local: Address, remote: Address, now: float) -> None:
-        """A message that `expects` has found to be its own."""
-        self._endpoint.receive(data, local, remote, now)
-        self._follow(now)
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where its IKE SAs are."""
+        return self._endpoint
+
+    def paths(self) -> set[tuple[str, int, str]]:
+        """Our address and port, and the peer's address, between which it may be begun."""
+        local, remote = self.connection.local, self.connection.remote
+        return {(local[0], port, remote[0]) for port in (local[1], self.connection.float_port) if port}
+
+    def close(self) -> None:
+        """It ends here, without a word to the peer: another one takes its place."""
+        self._endpoint.close()
 
     def datagrams(self) -> list[Datagram]:
         return self._endpoint.datagrams_to_send()
@@ -204,7 +223,7 @@ class IkePeering:
         if self._begin_at is not None and now >= self._begin_at:
             self._begin(now)
         self._care(now)
-        self._follow(now)
+        self.follow(now)
 
     def _begin(self, now: float) -> None:
         """Initiate, unless the peer is about to; anybody can seem to be, so that is believed a few times only."""
@@ -278,7 +297,8 @@ class IkePeering:
 
     # -- what IKE tells -------------------------------------------------------------------------------------------
 
-    def _follow(self, now: float) -> None:
+    def follow(self, now: float) -> None:
+        """Do what follows from what IKE tells."""
         while (what := self._endpoint.next_event()) is not None:
             self.news = True
             match what:
@@ -426,35 +446,12 @@ class IkePeering:
     def told(self, now: float) -> dict[str, Any]:
         """What there is to see of it, as `swanctl --list-sas` has it. No keys."""
         return {
-            "sas": [self._told(sa, now) for sa in self._endpoint.begun(self.name)],
+            "sas": [shown(sa, now) for sa in self._endpoint.begun(self.name)],
             "half_open": len(self._endpoint.sas(self.name)) - len(self._endpoint.begun(self.name)),
             "error": self._error,
             "certificates": self._checkup.told(),
             "faults": self.faults,
             "refused": {str(index): why for index, why in self._refused.items() if self.members[index].bare},
-        }
-
-    def _told(self, sa: IkeSa, now: float) -> dict[str, Any]:
-        return {
-            "state": sa.state.name.lower(),
-            "spi_i": sa.spi_i.hex(),
-            "spi_r": sa.spi_r.hex(),
-            "initiator": sa.initiator,
-            "behind_nat": sa.behind_nat,
-            "peer_behind_nat": sa.peer_behind_nat,
-            "remote": f"[{sa.remote[0]}]:{sa.remote[1]}" if ":" in sa.remote[0] else f"{sa.remote[0]}:{sa.remote[1]}",
-            "remote_id": auth.name_of(self.connection.remote_id),
-            "established_s": round(now - sa.established_at) if sa.established_at else None,
-            "children": [
-                {
-                    "member": child.keys.member,
-                    "state": child.use.name.lower(),
-                    "spi_in": f"{child.spi_in:#010x}",
-                    "spi_out": f"{child.spi_out:#010x}",
-                    "proposal": child.keys.proposal,
-                }
-                for child in sa.children.values()
-            ],
         }
 
     def _spi_free(self, spi: int) -> bool:

@@ -4,6 +4,7 @@ Its loop joins the members' socket pairs with IKE's sockets. Where keys come fro
 in the lab (epochs.py), negotiated by IKEv2 elsewhere (ike.py). The data plane goes on without it (design rule 7).
 Its clock is CLOCK_BOOTTIME: the lives of SAs go on while the host is suspended.
 Datagrams go to the peering that has an IKE SA of their SPI, or expects their source to begin one; others are dropped.
+What a turn of the loop does is bounded in time, and what goes wrong in one peering stays there (barrier.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import select
 import signal
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,21 +24,23 @@ from typing import Final
 
 from fwd.datapath.clock import boot_s
 from fwd.datapath.shared import Board, GatewayShared
-from fwd.datapath.udp import KEEPALIVE
+from fwd.keyd.barrier import Barrier, Guarded
 from fwd.keyd.epochs import MemberKeys
 from fwd.keyd.ike import IkePeering
+from fwd.keyd.inbox import Inbox, Message
 from fwd.keyd.mailbox import KeydPeering
 from fwd.keyd.report import report
 from fwd.keyd.reveal import KeyLog
 from fwd.keyd.secrets import SecretError, credentials
 from fwd.keyd.source import LabSource
+from fwd.proto.ike.events import Datagram
+from fwd.proto.ike.numbers import Exchange
+from fwd.proto.ike.table import Commons, our_spi
 from fwd.proto.logged import event
 
 TICK_S: Final = 0.1
 TOLD_EVERY_S: Final = 0.5
-_DATAGRAMS_MAX = 64  # read before anything else gets its turn
-_DATAGRAM_BYTES = 65536
-_MARKER = bytes(4)
+NEWS_EVERY_S: Final = 0.1  # strangers can make as much news as they like
 _COMMAND_BYTES = 4096
 COMMANDS: Final = {
     "rekey": IkePeering.rekey,
@@ -66,120 +70,190 @@ class Service:
     """All peerings, and the sockets that they share."""
 
     def __init__(self, parts: KeydParts, now: float) -> None:
-        peerings, sockets = parts.peerings, parts.sockets
         self._parts = parts
         self._key_log = KeyLog(parts.key_log) if parts.key_log is not None else None
+        self._commons = Commons()
+        self._lab, self._own = Barrier("lab keys"), Barrier("keyd")
         self._derived: list[MemberKeys] = []
-        self._negotiated: list[IkePeering] = []
+        self._guards: list[Guarded] = []
+        self._of_endpoint: dict[object, Guarded] = {}
+        self._of_path: dict[tuple[str, int, str], list[Guarded]] = defaultdict(list)
         self._stopping = False
-        self._sockets = {sock.getsockname()[:2]: sock for sock in sockets}
-        # Where ESP comes, too, IKE is told by four zeros (RFC 3948 §2.2).
-        self._marked = {(str(p.peering.local_addrs), p.peering.port) for p in peerings if p.peering.shared_port}
-        for peering in peerings:
-            self._add(peering, now)
-            parts.gateway.keyd.heartbeat[0] = time.monotonic_ns()  # private keys take their time to load
+        self._tick_at = self._told_at = self._news_at = now
+        marked = {(str(p.peering.local_addrs), p.peering.port) for p in parts.peerings if p.peering.shared_port}
+        self._inbox = Inbox(parts.sockets, marked)
+        for peering in parts.peerings:
+            if peering.peering.ike is None:
+                self._lab.call(partial(self._derive, peering, now), now)
+            else:
+                self._guards.append(Guarded(peering.peering.name, partial(self._negotiate, peering), now))
+            self._beat()  # private keys take their time to load
+        self._know_places()
+        self._poll, self._handlers = select.poll(), self._hearers()
+        for fd in [*self._handlers, *self._inbox.fds()]:
+            self._poll.register(fd, select.POLLIN)
 
-    def _add(self, parts: KeydPeering, now: float) -> None:
+    def _derive(self, parts: KeydPeering, now: float) -> None:
+        source = LabSource(parts.fds["secret"], parts.peering)
+        for index, member in enumerate(parts.members):
+            self._derived.append(MemberKeys(parts.peering, index, source, member, now))
+
+    def _negotiate(self, parts: KeydPeering, now: float) -> IkePeering | None:
+        """A peering's IKE, or None if its files say nothing that could be used."""
         peering = parts.peering
-        if peering.ike is None:
-            source = LabSource(parts.fds["secret"], peering)
-            self._derived += [MemberKeys(peering, i, source, member, now) for i, member in enumerate(parts.members)]
-            return
         try:
             known = credentials(peering.keys, parts.fds)
         except SecretError as error:
-            log.error(
-                "peering %s has no keys: %s", peering.name, error, extra=event("ike.no_keys", peering=peering.name)
-            )
-            return
-        self._negotiated.append(IkePeering(parts, known, now, self._key_log))
+            told = event("ike.no_keys", peering=peering.name)
+            log.error("peering %s has no keys: %s", peering.name, error, extra=told)
+            return None
+        return IkePeering(parts, known, now, self._key_log, self._commons)
+
+    def _know_places(self) -> None:
+        """Look up anew which endpoint is whose, and which have connections between the same addresses."""
+        self._of_endpoint.clear()
+        self._of_path.clear()
+        for guard in self._guards:
+            if guard.peering is not None:
+                self._of_endpoint[guard.peering.endpoint] = guard
+                for path in guard.peering.paths():
+                    self._of_path[path].append(guard)
+        for guards in self._of_path.values():
+            endpoints = [guard.peering.endpoint for guard in guards if guard.peering is not None]
+            for endpoint in endpoints:
+                endpoint.neighbours = list(dict.fromkeys([*endpoint.neighbours, *endpoints]))
 
     def run(self) -> None:
         """Until the process is told to end, and then tells the peers."""
         signal.signal(signal.SIGTERM, self._on_stop)
-        poll, by_fd, gateway = select.poll(), self._waiting(), self._parts.gateway
-        for fd in by_fd:
-            poll.register(fd, select.POLLIN)
-        now = boot_s()
-        tick_at = told_at = now
         while not self._stopping:
-            times = [at for peering in self._negotiated if (at := peering.next_timeout()) is not None]
-            ready = poll.poll(max(0.0, min([tick_at, *times]) - now) * 1000)
-            now = boot_s()
-            gateway.keyd.heartbeat[0] = time.monotonic_ns()
-            for fd, _ in ready:
-                by_fd[fd](now)
-            regular = now >= tick_at
-            if regular:
-                tick_at = now + TICK_S
-                for member in self._derived:
-                    member.tick(now)
-            for peering in self._negotiated:
-                if regular or peering.is_due(now):  # not for every datagram that a stranger sends
-                    peering.tick(now)
-            self._send(now)
-            if now >= told_at or any(peering.news for peering in self._negotiated):
-                told_at = now + TOLD_EVERY_S
-                for peering in self._negotiated:
-                    peering.news = False
-                gateway.ike.put(report({p.name: p.told(now) for p in self._negotiated}, Board.SIZE))
+            due = min([self._tick_at, *(guard.due for guard in self._guards)])
+            self.turn(max(0.0, due - boot_s()))
+        self._say_goodbye()
 
-        for peering in self._negotiated:
-            peering.stopping(now)
-        self._send(now)
+    def turn(self, wait_s: float) -> None:
+        """Once around: what has come, after `wait_s` at the latest, and what is due."""
+        ready = [fd for fd, _ in self._poll.poll(wait_s * 1000)]
+        now = self._beat()
+        for fd in ready:
+            if fd in self._handlers:
+                self._handlers[fd](now)
+        # Each of these has barriers for each peering; what is left is for no peering.
+        self._own.call(lambda: self._receive(ready, now), now)
+        now = self._beat()
+        self._own.call(lambda: self._tick(now), now)
+        self._own.call(lambda: self._tell(now), now)
+
+    def _say_goodbye(self) -> None:
+        now = self._beat()
+        for guard in self._guards:
+            guard.use(lambda peering: peering.stopping(now), now, None)
+            self._send(guard, now, regular=False)
 
     def _on_stop(self, *_: object) -> None:
         self._stopping = True
 
-    def _waiting(self) -> dict[int, Callable[[float], None]]:
-        """What to call when a descriptor is readable."""
-        found: dict[int, Callable[[float], None]] = {m.control.fileno(): m.hear for m in self._derived}
-        for peering in self._negotiated:
-            for index, pairs in enumerate(peering.members):
-                found[pairs.control.fileno()] = partial(peering.hear, index)
-        for sock in self._sockets.values():
-            found[sock.fileno()] = partial(self._receive, sock)
-        found[self._parts.commands.fileno()] = self._obey
-        return found
+    def _beat(self) -> float:
+        """Show that the loop turns; returns the time."""
+        self._parts.gateway.keyd.heartbeat[0] = time.monotonic_ns()
+        return boot_s()
+
+    # -- what comes -----------------------------------------------------------------------------------------------
+
+    def _hearers(self) -> dict[int, Callable[[float], None]]:
+        """What to call when a descriptor is readable, apart from IKE's sockets."""
+
+        def hear_lab(member: MemberKeys, now: float) -> None:
+            self._lab.call(lambda: member.hear(now), now)
+
+        def hear(guard: Guarded, index: int, now: float) -> None:
+            guard.use(lambda peering: peering.hear(index, now), now, None)
+
+        handlers: dict[int, Callable[[float], None]] = {
+            member.control.fileno(): partial(hear_lab, member) for member in self._derived
+        }
+        for parts in self._parts.peerings:
+            for guard in self._guards:
+                if guard.name == parts.peering.name:
+                    for index, member in enumerate(parts.members):
+                        handlers[member.control.fileno()] = partial(hear, guard, index)
+        commands = Barrier("commands")
+        handlers[self._parts.commands.fileno()] = lambda now: commands.call(lambda: self._obey(now), now)
+        return handlers
 
     def _obey(self, now: float) -> None:
         """What a user wants of a peering (agent.service has checked the words)."""
         with contextlib.suppress(BlockingIOError):
             while data := self._parts.commands.recv(_COMMAND_BYTES):
                 wanted = json.loads(data)
-                for peering in self._negotiated:
-                    if peering.name == wanted["peering"]:
+                command = COMMANDS[wanted["command"]]
+                for guard in self._guards:
+                    if guard.name == wanted["peering"]:
                         told = event("ike.command", **wanted)
-                        log.info("%s: a user asks to %s", peering.name, wanted["command"], extra=told)
-                        COMMANDS[wanted["command"]](peering, now)
+                        log.info("%s: a user asks to %s", guard.name, wanted["command"], extra=told)
+                        guard.use(partial(command, now=now), now, None)
 
-    def _receive(self, sock: socket.socket, now: float) -> None:
-        local = sock.getsockname()[:2]
-        for _ in range(_DATAGRAMS_MAX):
-            try:
-                data, remote = sock.recvfrom(_DATAGRAM_BYTES)
-            except BlockingIOError:
-                return
-            except ConnectionError:
-                continue  # ICMP about something that we have sent
-            if local in self._marked:
-                if data[: len(_MARKER)] != _MARKER:
-                    continue
-                data = data[len(_MARKER) :]
-            for peering in self._negotiated:
-                if peering.expects(data, local, remote[:2]):
-                    peering.receive(data, local, remote[:2], now)
-                    break
+    def _receive(self, ready: Sequence[int], now: float) -> None:
+        for message in self._inbox.messages(ready):
+            guard = self._addressee(message)
+            if guard is not None:
+                guard.use(partial(_deliver, message, now), now, None)
+                for other in self._of_path.get((*message.local, message.remote[0]), ()):
+                    if other is not guard:  # an IKE SA may have turned out to be that one's
+                        other.use(partial(IkePeering.follow, now=now), now, None)
+                now = self._beat()
 
-    def _send(self, now: float) -> None:
-        for peering in self._negotiated:
-            path = peering.keepalive(now)
-            if path is not None and path[0] in self._marked:
-                with contextlib.suppress(OSError):  # as good as lost
-                    self._sockets[path[0]].sendto(KEEPALIVE, path[1])
-            for datagram in peering.datagrams():
-                sock = self._sockets.get(datagram.local)
-                marker = _MARKER if datagram.local in self._marked else b""
-                if sock is not None:
-                    with contextlib.suppress(OSError):  # as good as lost: it is sent again
-                        sock.sendto(marker + datagram.data, datagram.remote)
+    def _addressee(self, message: Message) -> Guarded | None:
+        """The peering whose IKE SA a message is for, or that one like it may begin."""
+        header = message.header
+        if header.exchange != Exchange.IKE_SA_INIT or header.is_response:
+            return self._of_endpoint.get(self._commons.homes.get(our_spi(header)))
+        fitting = self._of_path.get((*message.local, message.remote[0]), ())
+        alive = [guard for guard in fitting if guard.peering is not None]
+        exact = [guard for guard in alive if guard.peering and guard.peering.connection.remote == message.remote]
+        return next(iter([*exact, *alive]), None)
+
+    # -- what is due ----------------------------------------------------------------------------------------------
+
+    def _tick(self, now: float) -> None:
+        regular = now >= self._tick_at
+        if regular:
+            self._tick_at = now + TICK_S
+            for member in self._derived:
+                self._lab.call(partial(member.tick, now), now)
+        for guard in self._guards:
+            if guard.due <= now and guard.begin(now):
+                self._know_places()
+            if regular or guard.due <= now or guard.touched:  # not for every datagram that a stranger sends
+                guard.use(partial(_tick_if_due, now, regular=regular), now, None)
+                self._send(guard, now, regular=regular)
+                guard.settle(now)
+                self._beat()
+
+    def _send(self, guard: Guarded, now: float, *, regular: bool) -> None:
+        path = guard.use(lambda peering: peering.keepalive(now), now, None) if regular else None
+        if path is not None:
+            self._inbox.keep_alive(*path)
+        for datagram in guard.use(IkePeering.datagrams, now, list[Datagram]()):
+            self._inbox.send(datagram)
+
+    def _tell(self, now: float) -> None:
+        """Show the state of all peerings, soon after it has changed."""
+        news = any(guard.peering is not None and guard.peering.news for guard in self._guards)
+        if now < self._told_at + TOLD_EVERY_S and not (news and now >= self._news_at + NEWS_EVERY_S):
+            return
+        for guard in self._guards:
+            if guard.peering is not None:
+                guard.peering.news = False
+        told = {guard.name: guard.tell(now) for guard in self._guards}
+        self._parts.gateway.ike.put(report({name: one for name, one in told.items() if one}, Board.SIZE))
+        self._told_at = self._news_at = now
+
+
+def _deliver(message: Message, now: float, peering: IkePeering) -> None:
+    peering.receive(message.data, message.local, message.remote, now, message.header)
+
+
+def _tick_if_due(now: float, peering: IkePeering, *, regular: bool) -> None:
+    if regular or peering.is_due(now):
+        peering.tick(now)

@@ -186,16 +186,13 @@ class Endpoint:
 
     def receive(self, data: bytes, local: Address, remote: Address, now: float, header: Header | None = None) -> None:
         """Any bytes: never an exception, and nothing kept of what is not for us. `header`: theirs, if it is known."""
-        try:
+        with self._barrier(None), contextlib.suppress(ProtocolError):
             header = header or Header.decode(data)
-        except ProtocolError:
-            return
-        is_first = header.exchange == Exchange.IKE_SA_INIT and not header.is_response
-        sa = None if is_first else self._sas.find(header)
-        with self._barrier(sa), contextlib.suppress(ProtocolError):
-            if is_first:
+            if header.exchange == Exchange.IKE_SA_INIT and not header.is_response:
                 self._receive_first(header, data, (local, remote), now)
-            else:
+                return
+            sa = self._sas.find(header)
+            with self._barrier(sa), contextlib.suppress(ProtocolError):
                 self._receive_for(sa, header, data, (local, remote), now)
 
     def _receive_for(
@@ -236,8 +233,9 @@ class Endpoint:
         for sa in self._sas:
             with self._barrier(sa):
                 self._tick(sa, now)
-        self._sas.expire(now)
-        self._sweep(now)
+        with self._barrier(None):
+            self._sas.expire(now)
+            self._sweep(now)
 
     def _tick(self, sa: IkeSa, now: float) -> None:
         """What is due on one IKE SA."""
@@ -411,6 +409,12 @@ class Endpoint:
         """Messages for it find nothing any more."""
         self._strangers.remove(sa)
         self._sas.forget(sa)
+
+    def close(self) -> None:
+        """End it without a word: messages find none of its IKE SAs any more."""
+        for sa in self._sas:
+            self._forget(sa)
+        self._sas.expire(float("inf"))
 
     # -- faults -------------------------------------------------------------------------------------------------
 

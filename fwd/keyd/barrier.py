@@ -1,0 +1,117 @@
+"""One peering's IKE behind a barrier: what goes wrong in it ends there, and no other peering notices.
+
+A fault that belongs to one IKE SA ends that IKE SA (fwd.proto.ike.endpoint). Any other exception ends the peering's
+IKE as the death of keyd would: it is begun anew after a pause, with what its members hold. The data plane goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from fwd.keyd.ike import IkePeering
+from fwd.proto.logged import event
+
+AGAIN_S: Final = 1.0  # before it is begun anew; doubles up to AGAIN_MAX_S
+AGAIN_MAX_S: Final = 60.0
+CALM_S: Final = 60.0  # after so long without a fault the pause is a short one again
+LOGGED_EVERY_S: Final = 1.0
+_T = TypeVar("_T")
+log = logging.getLogger(__name__)
+
+
+class Barrier:
+    """Keeps exceptions: a traceback in the log once a second, and a count."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.faults = 0
+        self._logged_at = float("-inf")
+
+    def fault(self, error: Exception, now: float) -> None:
+        """An exception has come out of what should have none."""
+        self.faults += 1
+        if now >= self._logged_at + LOGGED_EVERY_S:
+            self._logged_at = now
+            told = event("ike.fault", peering=self.name, error=type(error).__name__)
+            log.error("%s: a fault of fwd's: %s", self.name, error, exc_info=error, extra=told)
+
+    def call(self, act: Callable[[], object], now: float) -> None:
+        """Do this, whatever comes of it."""
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001  other peerings are not to pay for it
+            self.fault(error, now)
+
+
+class Guarded(Barrier):
+    """See the module. `make` gives the peering's IKE at a time, or None if it can have none.
+
+    `due`: when `tick` is wanted. `touched`: something has been done with it since the last `settle`.
+    """
+
+    def __init__(self, name: str, make: Callable[[float], IkePeering | None], now: float) -> None:
+        super().__init__(name)
+        self.peering: IkePeering | None = None
+        self.due = now
+        self.touched = True
+        self.told: dict[str, Any] = {}
+        self._make = make
+        self._again_at: float | None = now
+        self._pause_s = AGAIN_S
+        self._fault_at = float("-inf")
+        self.begin(now)
+
+    def begin(self, now: float) -> bool:
+        """Make the peering's IKE, if there is none and its time has come; returns whether it has done so."""
+        if self._again_at is None or now < self._again_at:
+            return False
+        self._again_at = None
+        try:
+            self.peering = self._make(now)
+        except Exception as error:  # noqa: BLE001  other peerings are not to pay for it
+            self._end(error, now)
+        self.touched = True
+        return self.peering is not None
+
+    def use(self, act: Callable[[IkePeering], _T], now: float, otherwise: _T) -> _T:
+        """What `act` returns; `otherwise` if there is no IKE, or none any more."""
+        if self.peering is None:
+            return otherwise
+        self.touched = True
+        try:
+            return act(self.peering)
+        except Exception as error:  # noqa: BLE001  other peerings are not to pay for it
+            self._end(error, now)
+            return otherwise
+
+    def settle(self, now: float) -> None:
+        """Look up anew when it wants `tick`."""
+        self.touched = False
+        self.due = self.use(_next_timeout, now, float("inf"))
+        self.touched = False
+        if self._again_at is not None:
+            self.due = self._again_at
+
+    def tell(self, now: float) -> dict[str, Any]:
+        """What there is to see of it."""
+        touched = self.touched
+        nothing: dict[str, Any] = {}
+        self.told = self.use(lambda peering: peering.told(now), now, nothing) or self.told
+        self.touched = touched or self.peering is None
+        return {**self.told, "faults": self.told.get("faults", 0) + self.faults} if self.told else {}
+
+    def _end(self, error: Exception, now: float) -> None:
+        self.fault(error, now)
+        ended, self.peering = self.peering, None
+        if ended is not None:
+            Barrier(self.name).call(ended.close, now)
+        self._pause_s = AGAIN_S if now >= self._fault_at + CALM_S else min(2 * self._pause_s, AGAIN_MAX_S)
+        self._fault_at = now
+        self._again_at = self.due = now + self._pause_s
+
+
+def _next_timeout(peering: IkePeering) -> float:
+    at = peering.next_timeout()
+    return float("inf") if at is None else at

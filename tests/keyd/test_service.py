@@ -1,0 +1,310 @@
+"""keyd's loop on real UDP sockets: which peering a datagram is for, what a turn may take, faults that stay apart."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from unittest import mock
+
+import pytest
+from test_pairs import Side
+
+import fwd
+from fwd.config import PskKeys
+from fwd.datapath.shared import GatewayShared
+from fwd.keyd import barrier, ike, inbox, service
+from fwd.keyd.barrier import Guarded
+from fwd.keyd.ike import IkePeering
+from fwd.keyd.inbox import Inbox
+from fwd.keyd.mailbox import KeydPeering
+from fwd.keyd.secrets import SecretError
+from fwd.keyd.service import KeydParts, Service
+from fwd.proto.ike.auth import Psk
+from fwd.proto.ike.message import Header
+from fwd.proto.ike.numbers import Exchange, Flag, Payload
+
+ADDRESSES = ("127.0.0.2", "127.0.0.3")
+TURNS_MAX = 3000
+
+
+def free_port() -> int:
+    """One that neither address has in use."""
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        first.bind((ADDRESSES[0], 0))
+        port: int = first.getsockname()[1]
+        second = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        second.bind((ADDRESSES[1], port))
+        return port
+
+
+class Gateway:
+    """keyd of one gateway; its peerings by name, each with the changes of its keys, and its secret."""
+
+    def __init__(self, number: int, peerings: dict[str, tuple[bytes, dict[str, Any]]], undo: contextlib.ExitStack):
+        self.parts, self.secrets = [], {}
+        for index, (name, (secret, keys)) in enumerate(peerings.items()):
+            ids = {key: value for key, value in keys.items() if not key.startswith("remote_addrs")}
+            if number == 1 and "local_id" in ids:
+                ids["local_id"], ids["remote_id"] = ids["remote_id"], ids["local_id"]
+            side = Side(1, 1, undo, 0)
+            remote = keys.get("remote_addrs", ADDRESSES[1 - number])
+            changes = {
+                "name": name, "local_addrs": ip_address(ADDRESSES[number]), "remote_addrs": ip_address(remote),
+                "local_ts": [ip_network(f"10.{1 + number}.{index}.0/24")],
+                "remote_ts": [ip_network(f"10.{2 - number}.{index}.0/24")],
+                "keys": PskKeys(source="psk", secret=name, **ids),
+            }  # fmt: skip
+            peering = side.peering.model_copy(update=changes)
+            self.parts.append(KeydPeering(peering, {}, [m.parts for m in side.members], side.shared, 0))
+            self.secrets[name] = secret
+        ports = {parts.peering.ike.ike_port for parts in self.parts if parts.peering.ike}
+        sockets = [undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in ports]
+        for sock, port in zip(sockets, ports, strict=True):
+            sock.bind((ADDRESSES[number], port))
+            sock.setblocking(False)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        undo.callback(ours.close)
+        undo.callback(theirs.close)
+        theirs.setblocking(False)
+        self.shared = GatewayShared()
+        self.service = Service(KeydParts(self.shared, self.parts, sockets, theirs), 0.0)
+
+    def sa(self, name: str) -> Any:
+        """The IKE SA that speaks for a peering."""
+        (guard,) = [guard for guard in self.service._guards if guard.name == name]
+        return guard.peering.endpoint.established(name) if guard.peering else None
+
+
+@pytest.fixture
+def undo(monkeypatch: pytest.MonkeyPatch) -> Iterator[contextlib.ExitStack]:
+    for module in (barrier, ike):
+        monkeypatch.setattr(module, "AGAIN_S", 0.01)
+        monkeypatch.setattr(module, "AGAIN_MAX_S", 0.01)
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def meet(undo: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Gateway]]:
+    """Makes two gateways with the same peerings."""
+
+    def make(**peerings: tuple[bytes, dict[str, Any]]) -> list[Gateway]:
+        secrets = {name: secret for name, (secret, _) in peerings.items()}
+        monkeypatch.setattr(service, "credentials", lambda keys, fds: Psk(secrets[str(keys.secret)]))
+        return [Gateway(number, peerings, undo) for number in (0, 1)]
+
+    return make
+
+
+def until(gateways: list[Gateway], condition: Callable[[], object]) -> None:
+    """Turn both loops until it holds."""
+    for _ in range(TURNS_MAX):
+        if condition():
+            return
+        for gateway in gateways:
+            gateway.service.turn(0.001)
+    raise AssertionError("it never came about")
+
+
+ONE, OTHER = b"one secret that both sides have", b"another secret that they have too"
+
+
+@pytest.mark.parametrize("secret", [ONE, OTHER], ids=["the same secret", "another secret"])
+def test_two_peerings_of_one_pair_of_addresses_are_told_apart_by_port(meet: Any, secret: bytes) -> None:
+    pair = meet(p=(ONE, {"ike_port": free_port()}), q=(secret, {"ike_port": free_port()}))
+    until(pair, lambda: all(gateway.sa(name) for gateway in pair for name in "pq"))
+    for name in "pq":
+        assert pair[0].sa(name).spi_i == pair[1].sa(name).spi_i
+
+
+@pytest.mark.parametrize("secret", [ONE, OTHER], ids=["the same secret", "another secret"])
+def test_two_peerings_of_one_pair_of_addresses_and_ports_are_told_apart_by_identity(meet: Any, secret: bytes) -> None:
+    port = free_port()
+    first = {"ike_port": port, "local_id": "p1.example", "remote_id": "p2.example"}
+    second = {"ike_port": port, "local_id": "q1.example", "remote_id": "q2.example"}
+    pair = meet(p=(ONE, first), q=(secret, second))
+    until(pair, lambda: all(gateway.sa(name) for gateway in pair for name in "pq"))
+    for name in "pq":
+        (sas,) = {frozenset(gateway.sa(name).spi_i for gateway in pair)}
+        assert len(sas) == 1
+        assert all(gateway.sa(name).connection.name == name for gateway in pair)
+        assert all(len(gateway.sa(name).children) >= 1 for gateway in pair)
+
+
+# -- what a datagram costs ------------------------------------------------------------------------------------------
+
+JUNK = Header(b"junkjunk", bytes(8), Exchange.IKE_SA_INIT, Flag.INITIATOR, 0, 0, 28).encode()
+
+
+def calls_for(gateway: Gateway, data: bytes) -> int:
+    """Function calls for a datagram of a stranger's."""
+    calls = 0
+
+    def count(frame: FrameType, what: str, arg: object) -> None:
+        nonlocal calls
+        calls += what in ("call", "c_call")
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.bind(("127.0.0.9", 0))
+        (fd,) = gateway.service._inbox.fds()
+        stranger.sendto(data, gateway.service._inbox._addresses[fd])
+    sys.setprofile(count)
+    try:
+        gateway.service._receive([fd], 0.0)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_a_datagram_costs_the_same_with_64_peerings_as_with_one(
+    undo: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "credentials", lambda keys, fds: Psk(ONE))
+    decoded = []
+    decode = Header.decode
+    monkeypatch.setattr(inbox.Header, "decode", lambda data: decoded.append(1) or decode(data))
+    calls = []
+    for count in (1, 64):
+        port = free_port()
+        peerings = {f"p{n}": (ONE, {"ike_port": port, "remote_addrs": f"192.0.2.{n + 1}"}) for n in range(count)}
+        gateway = Gateway(0, peerings, undo)
+        decoded.clear()
+        calls.append(calls_for(gateway, JUNK))
+        assert len(decoded) == 1
+        for fd in gateway.service._inbox.fds():
+            gateway.service._inbox._sockets[gateway.service._inbox._addresses[fd]].close()
+    assert calls[0] == calls[1] < 60
+
+
+def test_a_flood_on_one_socket_leaves_turns_for_others_and_ends_in_time(
+    undo: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sockets = [undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2)]
+    for sock in sockets:
+        sock.bind(("127.0.0.2", 0))
+        sock.setblocking(False)
+    flooded, calm = (sock.getsockname() for sock in sockets)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        for _ in range(100):
+            stranger.sendto(JUNK, flooded)
+        stranger.sendto(JUNK, calm)
+    box = Inbox(sockets, ())
+    clock = iter(n / 1000 for n in range(1000))  # each datagram takes a millisecond
+    monkeypatch.setattr(inbox.time, "monotonic", lambda: next(clock))
+    came = [message.local for message in box.messages(box.fds())]
+    assert 40 < len(came) <= 50
+    assert calm in came[:20]
+
+
+def test_the_heartbeat_goes_on_between_messages(meet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = meet(p=(ONE, {"ike_port": free_port()}))
+    until(pair, lambda: all(gateway.sa("p") for gateway in pair))
+    beats: list[int] = []
+    monkeypatch.setattr(IkePeering, "receive", lambda *args: beats.append(pair[0].shared.keyd.heartbeat[0]))
+    source = next(iter(pair[1].service._inbox._sockets.values()))
+    sa = pair[0].sa("p")
+    flags = Flag.RESPONSE if sa.initiator else Flag.INITIATOR
+    data = Header(sa.spi_i, sa.spi_r, Exchange.INFORMATIONAL, flags, 9, Payload.SK, 28).encode()
+    for _ in range(5):
+        source.sendto(data, next(iter(pair[0].service._inbox._sockets)))
+    pair[0].service.turn(0.1)
+    assert len(set(beats)) == len(beats) >= 5
+
+
+# -- faults ---------------------------------------------------------------------------------------------------------
+
+
+class InjectedError(Exception):
+    """Raised where nothing should be."""
+
+
+@contextlib.contextmanager
+def raising_at(number: int, guard: Guarded) -> Iterator[list[str]]:
+    """Raise at the so-many-th call, on behalf of one peering, of a function of IKE or of keyd's part of it."""
+    left, where = number, list[str]()
+    root = Path(fwd.__file__).parent
+    files = (str(root / "proto/ike"), *(str(root / "keyd" / name) for name in ("ike.py", "pairs.py", "accepted.py")))
+
+    def trace(frame: FrameType, what: str, arg: object) -> None:
+        nonlocal left
+        code = frame.f_code
+        if what == "call" and not where and code.co_filename.startswith(files) and code.co_name != "<genexpr>":
+            left -= 1
+            if left == 0:
+                where.append(code.co_qualname)
+                raise InjectedError(where[0])
+
+    def traced_use(act: Any, now: float, otherwise: Any) -> Any:
+        def traced(peering: IkePeering) -> Any:
+            sys.settrace(trace)  # type: ignore[arg-type]
+            try:
+                return act(peering)
+            finally:
+                sys.settrace(None)
+
+        return use(traced, now, otherwise)
+
+    use = guard.use
+    with mock.patch.object(guard, "use", traced_use):
+        yield where
+
+
+def test_whatever_raises_in_one_peering_another_keeps_its_ike_sa_and_the_peering_comes_back(meet: Any) -> None:
+    pair = meet(p=(ONE, {"ike_port": free_port()}), q=(OTHER, {"ike_port": free_port()}))
+    until(pair, lambda: all(gateway.sa(name) for gateway in pair for name in "pq"))
+    kept = pair[0].sa("q")
+    guard, far = (next(guard for guard in gateway.service._guards if guard.name == "p") for gateway in pair)
+    hits = 0
+    for number in range(1, 1000, 13):
+        until(pair, lambda: all(gateway.sa("p") for gateway in pair))
+        assert far.peering is not None
+        far.peering.rekey(0.0)
+        pair[1].service.turn(0.0)
+        with raising_at(number, guard) as where:
+            for _ in range(3):
+                pair[0].service.turn(0.001)
+        hits += len(where)
+        assert pair[0].sa("q") is kept, where
+    assert hits > 20
+
+
+def test_what_has_no_ike_sa_to_blame_begins_the_peering_anew(
+    meet: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = meet(p=(ONE, {"ike_port": free_port()}), q=(OTHER, {"ike_port": free_port()}))
+    until(pair, lambda: all(gateway.sa(name) for gateway in pair for name in "pq"))
+    before, kept = pair[0].sa("p"), pair[0].sa("q")
+    (guard,) = [guard for guard in pair[0].service._guards if guard.name == "p"]
+    assert guard.peering is not None
+    monkeypatch.setattr(guard.peering, "tick", lambda now: 1 / 0)
+    until(pair[:1], lambda: guard.peering is None)
+    assert "ZeroDivisionError" in caplog.text
+    assert "Traceback" in caplog.text
+    until(pair, lambda: pair[0].sa("p") not in (None, before) and pair[1].sa("p"))
+    assert pair[0].sa("q") is kept
+    assert guard.faults == 1
+    until(pair, lambda: json.loads(pair[0].shared.ike.get())["p"].get("faults") == 1)
+
+
+def test_one_peerings_files_stop_no_other_peering(undo: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever reading them raises."""
+    for error in (SecretError("no secret"), IsADirectoryError("a directory"), ValueError("no idea")):
+
+        def read(keys: PskKeys, fds: dict[str, int], error: Exception = error) -> Psk:
+            if str(keys.secret) == "bad":
+                raise error
+            return Psk(ONE)
+
+        monkeypatch.setattr(service, "credentials", read)
+        peerings = {"bad": (ONE, {"ike_port": free_port()}), "good": (ONE, {"ike_port": free_port()})}
+        pair = [Gateway(number, peerings, undo) for number in (0, 1)]
+        until(pair, lambda pair=pair: all(gateway.sa("good") for gateway in pair))
+        assert not pair[0].sa("bad")
