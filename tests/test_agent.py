@@ -513,6 +513,18 @@ def test_members_that_the_far_side_has_no_pair_for_do_not_keep_a_gateway_from_be
     assert status["peerings"][0]["members_refused"] == {"1": "TS_MAX_QUEUE"}
 
 
+def test_a_gateway_that_does_not_carry_all_that_is_configured_is_not_ready_and_says_what(view: GatewayView) -> None:
+    held = {"local": ["10.1.0.0/16"], "remote": ["10.2.1.0/24"], "not_wholly": ["10.1.0.0/16 - 10.2.0.0/16"]}
+    view.shared.ike.put(json.dumps({"vpc2": {"narrower": {"0": held, "1": held}}}).encode())
+    status = collect(view, NOW_NS)
+    assert not status["ready"]
+    assert status["not_ready"] == [
+        "vpc2: member 0, 1: of 10.1.0.0/16 - 10.2.0.0/16 the far side carries 10.1.0.0/16 - 10.2.1.0/24 alone: "
+        "make local_ts and remote_ts alike"
+    ]
+    assert status["peerings"][0]["narrower"]["1"] == held
+
+
 def test_offloads_that_the_far_side_does_not_take_are_not_in_force(view: GatewayView) -> None:
     assert peering_of(view)["offloads"]["in_force"] == ["csum", "tso", "udp-gso"]
     view.peerings[0].shared.far_offloads = CSUM

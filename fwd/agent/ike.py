@@ -33,6 +33,7 @@ class IkeSa(_Shape):
     spi_r: str = ""
     initiator: bool = False
     behind_nat: bool = False
+    peer_behind_nat: bool = False
     remote: str = ""
     remote_id: str = ""
     established_s: int | None = Field(default=None, ge=0, le=_S_MAX)
@@ -46,6 +47,14 @@ class Certificates(_Shape):
     findings: list[str] = Field(default_factory=list)
 
 
+class Narrower(_Shape):
+    """What a member carries, where that is less than is configured."""
+
+    local: list[str] = Field(default_factory=list)
+    remote: list[str] = Field(default_factory=list)
+    not_wholly: list[str] = Field(default_factory=list)
+
+
 class Told(_Shape):
     """Of one peering."""
 
@@ -54,6 +63,7 @@ class Told(_Shape):
     error: str = ""
     certificates: Annotated[Certificates | None, BeforeValidator(lambda told: told or None)] = None
     refused: dict[str, str] = Field(default_factory=dict)
+    narrower: dict[str, Narrower] = Field(default_factory=dict)
 
 
 _TOLD: Final = TypeAdapter(dict[str, Told])

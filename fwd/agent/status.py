@@ -36,6 +36,7 @@ def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None =
         peering["ike_error"] = of.error
         peering["certificates"] = of.certificates.model_dump() if of.certificates else {}
         peering["members_refused"] = of.refused
+        peering["narrower"] = {index: held.model_dump() for index, held in of.narrower.items()}
     processes = [
         {"name": "keyd", **_process(view.shared.keyd, now_ns)},
         {"name": "agent", **_process(view.shared.agent, now_ns)},
@@ -226,8 +227,22 @@ def _peering_not_ready(peering: Json) -> list[str]:
     refused = peering["members_refused"]  # the far side has fewer: no fault of theirs
     members = [{"name": f"member {m['index']}", **m} for m in peering["members"] if str(m["index"]) not in refused]
     reasons = _not_ready([{"name": "demux", **peering["demux"]}, *members], prefix)
-    return reasons + [
-        f"{prefix}{m['name']} has no SA to send on"
-        for m in members
-        if m["spi_out"] is None and m["state"] == ProcessState.RUNNING.name.lower()
-    ]
+    return (
+        reasons
+        + [
+            f"{prefix}{m['name']} has no SA to send on"
+            for m in members
+            if m["spi_out"] is None and m["state"] == ProcessState.RUNNING.name.lower()
+        ]
+        + [f"{prefix}{line}" for line in _narrower(peering["narrower"])]
+    )
+
+
+def _narrower(members: Json) -> list[str]:
+    """Which subnets do not wholly pass, a line for all members that carry the same."""
+    alike: dict[str, list[str]] = {}
+    for index, held in members.items():
+        not_wholly, local, remote = (", ".join(held[key]) for key in ("not_wholly", "local", "remote"))
+        what = f"of {not_wholly} the far side carries {local} - {remote} alone: make local_ts and remote_ts alike"
+        alike.setdefault(what, []).append(index)
+    return [f"member {', '.join(indices)}: {what}" for what, indices in alike.items()]

@@ -21,6 +21,7 @@ from fwd.keyd.accepted import NoSlotError
 from fwd.keyd.agreement import Terms, disagreement
 from fwd.keyd.checkup import Checkup
 from fwd.keyd.mailbox import KeydPeering
+from fwd.keyd.narrower import Narrower
 from fwd.keyd.pair import Times
 from fwd.keyd.pairs import SPARES, MemberPairs
 from fwd.keyd.proof import Proof
@@ -131,6 +132,7 @@ class IkePeering:
         self._missing_since: list[float | None] = [None] * len(self.members)
         self._refused: dict[int, str] = {}  # members that the peer gives no Child SA, and why
         self._refusals = Refusals(self.name)
+        self._narrower = Narrower(peering)
         self._error = ""  # why there is no connection
         self._disagreement = ""  # why this peer cannot be joined, though it is who it is
         self._far_terms: Terms | None = None  # if it is another fwd
@@ -397,6 +399,7 @@ class IkePeering:
         self._renewal.helped()
         if what.replaces is None:  # a replacement is none more
             self._refused.pop(child.member, None)
+        self._narrower.note(child.member, child.outbound.narrowed)
         if self._reveal is not None:
             self._reveal(what)
 
@@ -434,6 +437,7 @@ class IkePeering:
         self._initial_contact = not self._endpoint.established(self.name)
 
     def _closed(self, what: Closed, now: float) -> None:
+        self._narrower.clear()
         self._error = what.error or self._disagreement
         if self._error:
             told = event("ike.gone", peering=self.name, reason=self._error)
@@ -451,6 +455,7 @@ class IkePeering:
             "error": self._error,
             "certificates": self._checkup.told(),
             "faults": self.faults,
+            "narrower": self._narrower.told(),
             "refused": {str(index): why for index, why in self._refused.items() if self.members[index].bare},
         }
 
