@@ -200,7 +200,7 @@ def meeting(setting: Setting) -> Iterator[Meeting]:
 
 def crowd(topology: Topology, host: str, to: str, count: int) -> None:
     """Attempts from a host's address to begin IKE, that nobody goes on with."""
-    argv = [sys.executable, "-P", "-m", "fwd.lab.half_open", "--to", topology.outer(to), "--count", str(count)]
+    argv = [sys.executable, "-P", "-m", "fwd.lab.flood", "begin", "--to", topology.outer(to), "--count", str(count)]
     topology.run(host, [*argv, "--sources", topology.outer(host)])
 
 

@@ -197,7 +197,17 @@ def test_keyd_killed_and_then_away_for_a_minute_is_not_noticed(pairs: MakePair) 
 
 def flood(pair: Pair, port: int, sources: list[str]) -> subprocess.Popen[str]:
     """Attempts to begin IKE with gw1 for FLOOD_S."""
-    argv = [sys.executable, "-P", "-m", "fwd.lab.half_open", "--to", pair.topology.outer("gw1"), "--port", str(port)]
+    argv = [
+        sys.executable,
+        "-P",
+        "-m",
+        "fwd.lab.flood",
+        "begin",
+        "--to",
+        pair.topology.outer("gw1"),
+        "--port",
+        str(port),
+    ]
     argv += ["--rate", str(FLOOD_PER_S), "--count", str(FLOOD_PER_S * FLOOD_S)]
     argv += ["--sources", *sources] if sources else []
     found: subprocess.Popen[str] = pair.topology.popen("gw2", argv, stdout=subprocess.PIPE, text=True)
