@@ -250,8 +250,8 @@ def test_an_unfinished_record_gives_way_to_another_sa_and_is_finished_all_the_sa
 
 def test_the_kernels_count_of_lost_datagrams_has_32_bits_and_ours_goes_on() -> None:
     with rig(members=1) as r:
-        told = [5, 2**31, 2**32 - 2, 2**32 - 3, 3, 2**31 + 3, 1, 7]
-        wanted = [5, 2**31, 2**32 - 2, 2**32 - 2, 2**32 + 3, 2**32 + 2**31 + 3, 2**33 + 1, 2**33 + 7]
+        told = [5, 2**31, 2**32 - 2, 2**32 - 3, 3, 2**31 + 2, 1, 7]
+        wanted = [5, 2**31, 2**32 - 2, 2**32 - 2, 2**32 + 3, 2**32 + 2**31 + 2, 2**33 + 1, 2**33 + 7]
         for lost, count in zip(told, wanted, strict=True):
             r.b.arrive(0, [Group(b"\xff", 1)], lost=lost)
             assert r.b.dropped(DropReason.SOCKET_OVERFLOW) == count
