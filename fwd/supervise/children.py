@@ -112,10 +112,10 @@ class Child:
 
     def forget(self) -> None:
         """Close the descriptors of a process that is gone."""
-        for fd in (self.pidfd, self.state_fd):
+        fds, self.pidfd, self.state_fd = (self.pidfd, self.state_fd), -1, -1
+        for fd in fds:
             if fd >= 0:
                 os.close(fd)
-        self.pidfd = self.state_fd = -1
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to this very process."""

@@ -202,11 +202,12 @@ class Inbox:
             self._epoll.register(fd, select.EPOLLIN)
 
     def remove(self, child_log: ChildLog) -> None:
-        """Forget a slot."""
+        """Forget a slot; what is forgotten already is not missed."""
         self._waiting.discard(child_log)
         for fd in (child_log.near.fileno(), child_log.stderr_read):
-            del self._logs[fd]
-            self._epoll.unregister(fd)
+            self._logs.pop(fd, None)
+            with contextlib.suppress(FileNotFoundError):
+                self._epoll.unregister(fd)
 
     def read(self, now: float) -> None:
         """Read each log that waits, once, and those again that had to wait for their share."""

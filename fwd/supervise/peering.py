@@ -185,8 +185,10 @@ class PeeringParts:
 
     def close(self) -> None:
         """Undo everything, in reverse order."""
-        self.material.remember(self.peering, self.shared.members)
-        self._undo.close()
+        try:
+            self.material.remember(self.peering, self.shared.members)
+        finally:
+            self._undo.close()
 
     def follow_far_offloads(self) -> None:
         """Payload superpacket: the TUN device gives no super-packets that the far side does not take."""

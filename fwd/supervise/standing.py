@@ -89,6 +89,9 @@ class Standing:
             self.tidy(peerings)
             undo.pop_all()
         self.peerings = opened
+        self.retry_at = time.monotonic() + RETRY_S
+        for parts in opened.values():
+            _warn(parts)
 
     # -- changes ----------------------------------------------------------------------------------------------
 
@@ -102,20 +105,20 @@ class Standing:
 
     def guard(self, peerings: Iterable[Peering]) -> list[Peering]:
         """Set the guards of those that wait, before anything else of theirs; gives those that may be opened."""
-        self.retry_at = time.monotonic() + RETRY_S
         absent = [peering for peering in peerings if peering.name in self.waiting]
         refused = self._guards.refusals(absent, self._owner.others())
         for name, why in refused.items():
             self.wait(name, UserError(why))
         return [p for p in absent if p.name not in refused and self._attempt(self._close_guards, p)]
 
-    def open(self, peering: Peering) -> bool:
+    def open(self, peering: Peering) -> None:
         """Set up a peering while others run; if that fails it waits, and its guards are closed."""
-        return self._attempt(self._open, peering)
+        self._attempt(self._open, peering)
 
     def close(self, name: str) -> None:
         """Close a peering whose processes have ended; its guards stand."""
-        self.peerings.pop(name).close()
+        self.peerings[name].close()
+        del self.peerings[name]
         log.info("peering %s is down", name, extra=event("peering.down", peering=name))
 
     def drop_unused(self, names: Iterable[str]) -> None:
@@ -139,7 +142,6 @@ class Standing:
         if self.waiting.get(name) != why:
             log.error("peering %s is not set up: %s", name, why, extra=event("peering.refused", peering=name))
         self.waiting[name] = why
-        self.retry_at = time.monotonic() + RETRY_S
 
     # -- the end ----------------------------------------------------------------------------------------------
 
@@ -181,6 +183,7 @@ class Standing:
             undo.pop_all()
         self.peerings[peering.name] = parts
         del self.waiting[peering.name]
+        _warn(parts)
 
     def _close_guards(self, peering: Peering) -> None:
         self._guards.set(peering, closed=True)
@@ -218,6 +221,11 @@ class Standing:
         """An IKE peering's own; the lab's must outlive it."""
         if name in self._materials:
             close_material(self._materials.pop(name))
+
+
+def _warn(parts: PeeringParts) -> None:
+    for warning in parts.warnings:
+        log.warning("%s", warning, extra=event("peering.warning", peering=parts.peering.name))
 
 
 def is_short_of_descriptors(error: Exception) -> bool:

@@ -40,8 +40,8 @@ from fwd.supervise.loglines import Form
 from fwd.supervise.notify import ServiceManager, summary
 from fwd.supervise.peering import PeeringParts
 from fwd.supervise.policy import Action
-from fwd.supervise.standing import Standing, is_short_of_descriptors
-from fwd.supervise.troubles import Troubles
+from fwd.supervise.standing import RETRY_S, Standing, is_short_of_descriptors
+from fwd.supervise.troubles import Troubles, reason
 
 log = logging.getLogger(__name__)
 GIVE_UP_S: Final = 10.0  # of turns that all fail as a whole
@@ -104,11 +104,14 @@ class Supervisor:
         self._logs = logs.Inbox()
         self._selector.register(self._logs, selectors.EVENT_READ, self._logs)
         self._children: dict[str, Child] = {}
+        self._served: list[PeeringParts] = []  # of which keyd and the agent know
         self._troubles = Troubles()
         self._told_troubles = b""
         self._started_ns = time.monotonic_ns()
         self._stopping = False
         self._reload = False
+        self._unsettled = False  # what is open may not be what the configuration wants
+        self._secrets_due = False
         self._forgiven_at = 0.0
         self._manager = ServiceManager()
 
@@ -118,9 +121,7 @@ class Supervisor:
             self._install_signals()
             self._standing.open_front(self._save_keys)
             self._standing.start(self._config.peering)
-            for parts in self._standing.peerings.values():
-                self._add_peering(parts)
-            self._add_shared_children()
+            self._add_children()
             gc.freeze()  # what the children inherit stays shared: the collector writes no headers
             self._loop()
         finally:
@@ -131,20 +132,34 @@ class Supervisor:
 
     # -- children ---------------------------------------------------------------------------------------------
 
-    def _add_peering(self, parts: PeeringParts) -> None:
-        peering = parts.peering
-        for warning in parts.warnings:
-            log.warning("%s", warning, extra=event("peering.warning", peering=peering.name))
-        self._add(
-            Child(
-                f"{peering.name}/demux",
-                parts.shared.demux,
-                lambda: {parts.tun.fd, *parts.bells},
-                lambda child: parts.demux(),
-            )
+    def _add_children(self) -> None:
+        """Slots for every process there is to be; those that are there already are left alone."""
+        shared = self._standing.shared
+        for parts in self._standing.peerings.values():
+            name = parts.peering.name
+            self._add(f"{name}/demux", partial(self._demux, parts))
+            for i in range(parts.peering.members):
+                self._add(f"{name}/member-{i}", partial(self._member, parts, i))
+        if "keyd" not in self._children:
+            self._served = list(self._standing.peerings.values())
+        self._add("keyd", lambda: Child("keyd", shared.keyd, self._keyd_fds, self._keyd_main))
+        self._add("agent", lambda: Child("agent", shared.agent, self._agent_fds, self._agent_main))
+
+    def _add(self, name: str, make: Callable[[], Child]) -> None:
+        if name in self._children:
+            return
+        child = make()
+        child.life.state = ProcessState.BACKOFF
+        self._logs.add(child.log)
+        self._children[name] = child
+
+    def _demux(self, parts: PeeringParts) -> Child:
+        return Child(
+            f"{parts.peering.name}/demux",
+            parts.shared.demux,
+            lambda: {parts.tun.fd, *parts.bells},
+            lambda child: parts.demux(),
         )
-        for i in range(peering.members):
-            self._add(self._member(parts, i))
 
     def _member(self, parts: PeeringParts, index: int) -> Child:
         return Child(
@@ -153,11 +168,6 @@ class Supervisor:
             lambda: parts.member_fds(index),
             lambda child: parts.member(index, skip=child.life.failed),
         )
-
-    def _add_shared_children(self) -> None:
-        shared = self._standing.shared
-        self._add(Child("keyd", shared.keyd, self._keyd_fds, self._keyd_main))
-        self._add(Child("agent", shared.agent, self._agent_fds, self._agent_main))
 
     def _keyd_fds(self) -> set[int]:
         standing = self._standing
@@ -192,11 +202,6 @@ class Supervisor:
         view = GatewayView(self._config.gateway, shared, peerings, os.getppid(), self._started_ns, warnings)
         return lambda: agent.run(view, control, metrics, commands)
 
-    def _add(self, child: Child) -> None:
-        self._children[child.name] = child
-        child.life.state = ProcessState.BACKOFF
-        self._logs.add(child.log)
-
     def _install_signals(self) -> None:
         """A signal makes the loop turn; what it means is decided there."""
         near, far = socket.socketpair()
@@ -228,11 +233,11 @@ class Supervisor:
                 if time.monotonic() - well_at > GIVE_UP_S:
                     raise
                 self._troubles.note("supervisor", error)
-            if self._troubles.fresh:
-                self._troubles.fresh = False
-                time.sleep(policy.TICK_S)  # what is ready and cannot be dealt with must not spin
 
     def _turn(self) -> None:
+        if self._troubles.fresh:
+            self._troubles.fresh = False
+            time.sleep(policy.TICK_S)  # what is ready and cannot be dealt with must not spin
         now = time.monotonic()
         if now - self._turned_at > policy.OVERSLEPT_S:
             self._forgiven_at = now
@@ -253,10 +258,9 @@ class Supervisor:
         self._troubles.apart("log", self._logs.read, now)
 
         if self._reload:
-            self._reload = False
             self._manager.reloading()
             self._re_read()
-        elif self._standing.waiting and now >= self._standing.retry_at:
+        if (self._unsettled or self._standing.waiting) and now >= self._standing.retry_at:
             self._settle()
 
     def _told(self) -> str:
@@ -267,8 +271,10 @@ class Supervisor:
         if child is None:
             with contextlib.suppress(BlockingIOError):
                 self._wake[0].recv(4096)
-        else:
+        elif key.fd == child.pidfd:
             self._reap(child)
+        else:  # a predecessor's that could not be unregistered
+            self._selector.unregister(key.fd)
 
     def _reap(self, child: Child) -> None:
         """The pidfd stays registered until all is done: what goes wrong is begun again at the next turn."""
@@ -287,6 +293,7 @@ class Supervisor:
             child.observe(now)
         action, life = policy.decide(child.life, self._forgiven_at, now), child.life
         if action is Action.START:
+            self._unwatch(child)
             child.start(self._user, now, lambda fd: self._selector.register(fd, selectors.EVENT_READ, child))
         elif action is Action.ABORT:
             life.aborted_at = now
@@ -320,28 +327,29 @@ class Supervisor:
     # -- the end, and changes ---------------------------------------------------------------------------------
 
     def _end(self, children: list[Child], number: signal.Signals = signal.SIGTERM) -> None:
-        """SIGTERM, wait, SIGKILL, reap; their slots go."""
+        """SIGTERM, wait, SIGKILL, reap; their slots go. What went wrong half-way can be done again."""
         running = [c for c in children if c.process is not None]
         for child in running:
-            self._troubles.apart(child.name, child.signal, number)
+            child.signal(number)
         deadline = time.monotonic() + _STOP_WAIT_S
         for child in running:
             poll = select.poll()
             poll.register(child.pidfd, select.POLLIN)
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                self._troubles.apart(child.name, child.signal, signal.SIGKILL)
+                child.signal(signal.SIGKILL)
         for child in children:
-            self._troubles.apart(child.name, self._drop, child)
+            self._drop(child)
 
     def _drop(self, child: Child) -> None:
-        del self._children[child.name]
         if child.process is not None:
             child.process.join()
             child.process = None
         self._unwatch(child)
-        child.log.finish(time.monotonic())
-        self._logs.remove(child.log)
+        if child.log.near.fileno() >= 0:
+            child.log.finish(time.monotonic())
+            self._logs.remove(child.log)
         child.close()
+        del self._children[child.name]
 
     def _end_peering(self, name: str) -> None:
         self._end([c for c in self._children.values() if c.name.startswith(name + "/")])
@@ -363,45 +371,51 @@ class Supervisor:
         self._standing.close_all(self._troubles, guards_too=self._stopping)
 
     def _re_read(self) -> None:
-        """SIGHUP: peerings that changed are set up anew; of the others keyd has the secrets that are there now."""
+        """SIGHUP: a file that cannot be used changes nothing."""
+        self._reload = False
         try:
             config = self._read()
             if config.gateway != self._config.gateway:
                 raise UserError("[gateway] cannot change while running; restart fwd")
-        except UserError as error:
+        except Exception as error:  # noqa: BLE001
             told = event("config.refused")
-            log.error("configuration not re-read, the running one stays in force: %s", error, extra=told)
+            log.error("configuration not re-read, the running one stays in force: %s", reason(error), extra=told)
             return
         self._config = config
-        changed, in_force = self._settle(secrets_too=True), len(self._standing.peerings)
-        told = event("config.read", changed=changed, in_force=in_force)
-        log.info("configuration re-read: %d changed, %d in force", changed, in_force, extra=told)
+        self._unsettled = self._secrets_due = True
+        self._standing.retry_at = 0.0
 
-    def _settle(self, *, secrets_too: bool = False) -> int:
-        """Bring what is open to what the configuration wants; how many peerings had to go.
+    def _settle(self) -> None:
+        """Bring what is open to what the configuration wants.
 
-        New guards stand before anything goes, and old ones go when all that is wanted is guarded.
+        New guards stand before anything goes, and old ones go when all that is wanted is guarded. Every step can be
+        taken again: an exception leaves the rest to the next attempt.
         """
         standing, wanted = self._standing, self._config.peering
+        standing.retry_at = time.monotonic() + RETRY_S
+        self._unsettled, secrets_due = True, self._secrets_due
         gone = standing.want(wanted)
         guarded = standing.guard(wanted)
 
         # keyd and the agent hold what is closed now.
-        if gone or secrets_too:
+        if gone or secrets_due:
             self._end_shared()
         for name in gone:
             self._end_peering(name)
-            self._troubles.apart(name, standing.close, name)
+            standing.close(name)
         standing.drop_unused(gone)
-        if secrets_too:
+        if secrets_due:
             standing.reopen_secrets()
+            self._secrets_due = False
 
-        opened = [peering.name for peering in guarded if standing.open(peering)]
-        if opened:
+        for peering in guarded:
+            standing.open(peering)
+        if self._served != list(standing.peerings.values()):
             self._end_shared()
-        for name in opened:
-            self._add_peering(standing.peerings[name])
-        if "keyd" not in self._children:
-            self._add_shared_children()
-        self._troubles.apart("guards", standing.tidy, wanted)
-        return len(gone)
+        self._add_children()
+        standing.tidy(wanted)
+        self._unsettled = False
+        if secrets_due:
+            changed, in_force = len(gone), len(standing.peerings)
+            told = event("config.read", changed=changed, in_force=in_force)
+            log.info("configuration re-read: %d changed, %d in force", changed, in_force, extra=told)

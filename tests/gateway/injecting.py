@@ -1,0 +1,118 @@
+"""`fwd demux` in which every call that the supervisor's loop makes fails once: `injecting.py FILE CONFIG SPARED WHERE`.
+
+A profile hook sees each call whose caller is a function of fwd.supervise under the loop, of Python or of C, so a call
+that is new in the code is tried without a word here. Each pair of caller and callee fails once, with the next kind of
+exception. What is done for the peering SPARED, or for its children, never fails.
+WHERE is `changes`, for what SIGHUP and the attempts after it do, or `turns`, for all else. The places that have failed
+are written to FILE, one a line; nothing fails before FILE is there.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from fwd.supervise import policy, watchdog
+
+HERE = str(Path(watchdog.__file__).parent)
+CLEAN_TURNS = {"turns": 2, "changes": 0}  # between two failures
+RETRY_S = 0.1  # what failed is to be tried again soon
+CHANGES = {"_re_read", "_settle"}
+NEVER = {"note", "reason", "_tell_troubles"}  # what deals with trouble, and comes after it alone
+
+
+def kinds() -> Iterator[Exception]:
+    for make in itertools.cycle(
+        (
+            lambda: OSError(errno.EMFILE, "Too many open files"),
+            lambda: NetlinkError(errno.ENOBUFS, "injected"),
+            lambda: ValueError("injected"),
+            lambda: RuntimeError("injected"),
+            lambda: OSError(errno.ENOMEM, "Cannot allocate memory"),
+            lambda: MemoryError(),
+        )
+    ):
+        yield make()
+
+
+class Injector:
+    def __init__(self, record: Path, spared: str, where: str) -> None:
+        self._record = record
+        self._spared = spared
+        self._changes = where == "changes"
+        self._pid = os.getpid()
+        self._kinds = kinds()
+        self._seen: set[tuple[str, str, str]] = set()
+        self._clean_turns = CLEAN_TURNS[where]
+        self._turns = 0
+        self._armed = False
+
+    def turn(self) -> None:
+        """The loop begins another turn."""
+        self._turns += 1
+        self._armed = self._turns > self._clean_turns and self._record.exists()
+        sys.setprofile(self.hook)  # it is gone after each exception
+
+    def hook(self, frame: FrameType, what: str, argument: Any) -> None:
+        if os.getpid() != self._pid:
+            sys.setprofile(None)
+            return
+        if not self._armed or what not in ("call", "c_call"):
+            return
+        caller = frame if what == "c_call" else frame.f_back
+        callee = argument.__name__ if what == "c_call" else frame.f_code.co_name
+        if caller is None or not caller.f_code.co_filename.startswith(HERE) or not self._may_fail(caller, callee):
+            return
+        place = (Path(caller.f_code.co_filename).name, caller.f_code.co_name, callee)
+        if place not in self._seen:
+            self._seen.add(place)
+            self._turns, self._armed = 0, False
+            with self._record.open("a") as file:
+                file.write(f"{place[0]}:{caller.f_lineno} {caller.f_code.co_name} → {callee}\n")
+            raise next(self._kinds)
+
+    def _may_fail(self, caller: FrameType, callee: str) -> bool:
+        frame: FrameType | None = caller
+        above = {callee}
+        while frame is not None and frame.f_code.co_name != "_loop":
+            if frame.f_code.co_name in NEVER or callee in NEVER or self._is_spared(frame):
+                return False
+            above.add(frame.f_code.co_name)
+            frame = frame.f_back
+        return frame is not None and "_turn" in above and bool(above & CHANGES) == self._changes
+
+    def _is_spared(self, frame: FrameType) -> bool:
+        for name in ("child", "parts", "peering", "name", "self"):
+            thing = frame.f_locals.get(name)
+            thing = getattr(thing, "peering", thing)
+            thing = getattr(thing, "name", thing)
+            if isinstance(thing, str) and thing.split("/")[0] == self._spared:
+                return True
+        return False
+
+
+def main() -> int:
+    record, config, spared, where = sys.argv[1:]
+    injector = Injector(Path(record), spared, where)
+    turn = watchdog.Supervisor._turn
+
+    def profiled(self: watchdog.Supervisor) -> None:
+        injector.turn()
+        turn(self)
+
+    policy.STORM = 10**9  # type: ignore[misc]  # no child is left alone for 10 s
+    watchdog.RETRY_S = RETRY_S  # type: ignore[misc]
+    watchdog.Supervisor._turn = profiled  # type: ignore[method-assign]
+    return watchdog.run(Path(config))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

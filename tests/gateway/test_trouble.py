@@ -1,0 +1,98 @@
+"""Trouble stays with its child or its peering: whatever call of the supervisor's loop fails, the gateway lives."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from gwkit import Json, MakePair, Pair, until
+
+ONE = {"subnets": {"gw1": ["10.1.0.0/24"], "gw2": ["10.2.0.0/24"]}, "payload": "esp"}
+TWO = {"subnets": {"gw1": ["10.11.0.0/24"], "gw2": ["10.12.0.0/24"]}, "tun": "fwd1", "port": 4600}
+INJECTING = Path(__file__).with_name("injecting.py")
+LONG = [pytest.mark.long, pytest.mark.timeout(600)]
+# Where calls fail, for how long, and how many at least. The long form reaches every place.
+FORMS = [
+    ("turns", 30.0, 50),
+    ("changes", 30.0, 50),
+    pytest.param("turns", 200.0, 100, marks=LONG),
+    pytest.param("changes", 300.0, 150, marks=LONG),
+]
+
+
+def two_peerings(pairs: MakePair) -> Pair:
+    pair = pairs(start=False)
+    topology = pair.topology
+    for client, gateway, net in (("client1", "gw1", "10.11.0"), ("client2", "gw2", "10.12.0")):
+        topology.run(client, ["ip", "addr", "add", f"{net}.10/24", "dev", "eth0"])
+        topology.run(gateway, ["ip", "addr", "add", f"{net}.1/24", "dev", "lan"])
+    pair.peerings = [ONE, TWO]
+    return pair
+
+
+def guards(pair: Pair) -> tuple[list[str], list[str]]:
+    """gw1's tables and guard routes."""
+    tables = pair.topology.run("gw1", ["nft", "list", "tables"]).stdout.splitlines()
+    routes = pair.topology.run("gw1", ["ip", "route", "show", "type", "unreachable"]).stdout.splitlines()
+    return sorted(line for line in tables if "fwd_" in line), sorted(line.split()[1] for line in routes)
+
+
+def of(status: Json, tun: str) -> Json:
+    found: Json = next(p for p in status["peerings"] if p["tun"] == tun)
+    return found
+
+
+def lives(peering: Json) -> list[int]:
+    return [peering["demux"]["pid"], *(m["pid"] for m in peering["members"])]
+
+
+@pytest.mark.parametrize(("where", "seconds", "places_min"), FORMS)
+def test_whatever_call_of_the_loop_fails(pairs: MakePair, where: str, seconds: float, places_min: int) -> None:
+    """One peering is killed, hung and changed all the while, as every call fails in turn; the other one carries on."""
+    pair = two_peerings(pairs)
+    pair.secret = os.urandom(32)
+    pair.launch("gw2")
+    pair.write_config("gw1")
+    pair.write_secret("gw1")
+    record = pair.topology.run_dir / "injected"
+    with (pair.topology.run_dir / "gw1.log").open("wb") as log:
+        argv = [sys.executable, str(INJECTING), str(record), str(pair.config("gw1")), "to-gw2-1", where]
+        pair.running["gw1"] = pair.topology.popen("gw1", argv, stdout=log, stderr=log)
+    pair.wait_ready(seconds=30.0)
+    untouched, standing = lives(of(pair.status("gw1"), "fwd1")), guards(pair)
+    assert len(standing[0]) == len(standing[1]) == 2
+
+    record.touch()
+    ends = time.monotonic() + seconds
+    turn = 0
+    while time.monotonic() < ends:
+        assert pair.running["gw1"].poll() is None, pair.log("gw1")[-3000:]
+        number = (signal.SIGKILL, 35, signal.SIGSTOP, signal.SIGABRT)[turn % 4]
+        with contextlib.suppress(StopIteration, ProcessLookupError, IndexError):
+            pids = [pid for pid in lives(of(pair.status("gw1"), "fwd0")) if pid]
+            if pids:
+                os.kill(pids[turn % len(pids)], number)
+        if turn % 2 or where == "changes":
+            pair.peerings[0] = {**ONE, "members": 1 + turn % 3}
+            pair.write_config("gw1")
+            pair.running["gw1"].send_signal(signal.SIGHUP)
+        assert guards(pair) == standing
+        assert pair.ping("-I", "10.11.0.10", to="10.12.0.10"), "the other peering has lost something"
+        turn += 1
+        time.sleep(0.2)
+
+    pair.peerings[0] = ONE
+    pair.write_config("gw1")
+    pair.running["gw1"].send_signal(signal.SIGHUP)
+    until(lambda: lives(of(pair.status("gw1"), "fwd1")) == untouched and pair.ready("gw1"), 40.0, "all is well again")
+    until(lambda: pair.ping("-I", "10.1.0.10", to="10.2.0.10"), what="the peering carries again")
+    places = record.read_text().splitlines()
+
+    assert len(places) >= places_min, places
+    assert pair.stop("gw1") == 0
+    assert guards(pair) == ([], [])

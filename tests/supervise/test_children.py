@@ -1,0 +1,154 @@
+"""How a child begins and ends: every signal has a name or a number, and nothing is left half started."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import psutil
+import pytest
+
+from fwd.datapath.shared import GatewayShared, ProcessState
+from fwd.proto.errors import UserError
+from fwd.supervise import children, policy, privileges, vitals
+from fwd.supervise.children import Child
+
+NOBODY = (65534, 65534)
+Make = Callable[[Callable[[Child], int | None]], Child]
+
+
+def sleep_on(child: Child) -> None:
+    while True:
+        signal.pause()
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes children of this process; none may be left."""
+    before = {process.pid for process in psutil.Process().children()}
+    made = []
+
+    def child(main: Callable[[Child], int | None]) -> Child:
+        made.append(Child("x/member-0", GatewayShared().keyd, set, lambda child: partial(main, child)))
+        made[-1].life.state = ProcessState.BACKOFF
+        return made[-1]
+
+    yield child
+    for one in made:
+        if one.process is not None:
+            one.signal(signal.SIGKILL)
+            one.reap(time.monotonic())
+            one.forget()
+        one.close()
+    assert {process.pid for process in psutil.Process().children()} <= before
+
+
+def start(child: Child) -> None:
+    child.start(NOBODY, time.monotonic(), lambda pidfd: None)
+
+
+def end(child: Child) -> None:
+    child.reap(time.monotonic())
+    child.forget()
+
+
+def test_every_signal_can_end_a_child(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """Those from 35 to 63 have no names; an unprivileged process may send any."""
+    fatal = [n for n in range(1, 65) if n not in (32, 33)]  # the C library's own
+    for number in fatal:
+        child = make(sleep_on)
+        start(child)
+        assert child.process is not None
+        assert child.process.pid is not None
+        os.kill(child.process.pid, number)
+        os.kill(child.process.pid, signal.SIGKILL)
+        end(child)
+        assert child.life.state is not ProcessState.RUNNING
+
+
+@pytest.mark.parametrize("number", range(1, 65))
+def test_an_end_by_a_signal_is_told(number: int) -> None:
+    told = children._ending(-number)
+    assert told in (f"killed by signal {number}", f"killed by {signal.Signals(number).name}" if number < 32 else told)
+    assert told.startswith("killed by ")
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(0, "exit status 0"), (75, "exit status 75"), (None, "exit status unknown")]
+)
+def test_an_end_by_itself_is_told(code: int | None, told: str) -> None:
+    assert children._ending(code) == told
+
+
+REFUSED = [
+    (os, "fork", OSError(errno.EAGAIN, "pids limit")),
+    (os, "fork", OSError(errno.ENOMEM, "no memory")),
+    (os, "pidfd_open", OSError(errno.EMFILE, "no descriptor")),
+    (vitals, "open_state", MemoryError()),
+    (children, "_Process", RuntimeError("whatever")),
+]
+
+
+@pytest.mark.parametrize(("module", "name", "error"), REFUSED, ids=lambda v: str(v)[:30])
+def test_a_start_that_is_refused_is_a_short_life(
+    make: Make, monkeypatch: pytest.MonkeyPatch, module: object, name: str, error: Exception
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    child = make(sleep_on)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, refuse)
+        for tries in range(1, policy.STORM + 1):
+            with pytest.raises(type(error)):
+                start(child)
+            assert (child.process, child.pidfd, child.state_fd) == (None, -1, -1)
+            assert child.life.state is (ProcessState.FAILED if tries == policy.STORM else ProcessState.BACKOFF)
+            assert child.words.get().state is child.life.state
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    start(child)
+    assert child.life.state is ProcessState.RUNNING
+
+
+def test_a_child_that_cannot_be_watched_is_ended(make: Make) -> None:
+    def refuse(pidfd: int) -> None:
+        raise OSError(errno.ENOSPC, "no more watches")
+
+    child = make(sleep_on)
+    with pytest.raises(OSError, match="no more watches"):
+        child.start(NOBODY, time.monotonic(), refuse)
+    assert (child.process, child.life.state) == (None, ProcessState.BACKOFF)
+
+
+def test_a_child_is_reaped_once(make: Make) -> None:
+    child = make(lambda child: 3)
+    start(child)
+    end(child)
+    before = child.life.short_lives, child.life.state
+    end(child)
+    assert (child.life.short_lives, child.life.state) == before == (1, ProcessState.BACKOFF)
+
+
+def test_a_successor_does_not_live_on_its_predecessors_word(make: Make) -> None:
+    child = make(sleep_on)
+    child.words.heartbeat[0] = 2**63
+    start(child)
+    child.observe(time.monotonic())
+    assert child.life.turned_at == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_children_that_cannot_become_another_user_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    children.try_user(NOBODY)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(privileges, "drop", refuse)
+    with pytest.raises(UserError, match=r"user 65534, group 65534: Operation not permitted; give fwd CAP_SETUID"):
+        children.try_user(NOBODY)

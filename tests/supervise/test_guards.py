@@ -1,0 +1,157 @@
+"""Whose leak guards those are that stand, and which may go: tables of what stands and what is wanted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from fwd.config import LabKeys, Network, Peering
+from fwd.proto.errors import UserError
+from fwd.supervise import guards, owner
+from fwd.supervise.guards import OWNERLESS, Found, Table
+from fwd.supervise.owner import NUMBERS, Owner
+
+ME, LIVING, DEAD = 200, 201, 202
+A, B, WIDE, PART = (ip_network(s) for s in ("10.2.0.0/24", "10.3.0.0/24", "10.0.0.0/8", "10.2.0.128/25"))
+V6 = ip_network("fd00:2::/64")
+
+
+def peering(name: str, *remote_ts: Network) -> Peering:
+    return Peering.model_validate(
+        {
+            "name": name, "local_addrs": "192.0.2.1", "remote_addrs": "192.0.2.2", "local_ts": ["172.16.0.0/16"],
+            "remote_ts": [str(subnet) for subnet in remote_ts], "keys": LabKeys(source="lab", secret=Path("x")),
+        }
+    )  # fmt: skip
+
+
+def found(*peerings: tuple[str, int, Network]) -> Found:
+    tables = {f"fwd_{name}": Table(number, (subnet,)) for name, number, subnet in peerings}
+    return Found(tables, {subnet: number for _, number, subnet in peerings})
+
+
+REFUSALS = [
+    ("nothing stands", found(), False),
+    ("our own of before", found(("far", ME, A)), False),
+    ("a dead one's", found(("far", DEAD, A)), False),
+    ("of a fwd without numbers", found(("far", OWNERLESS, A)), False),
+    ("a living one's name", found(("far", LIVING, B)), True),
+    ("a living one's subnet", found(("other", LIVING, A)), True),
+    ("part of a living one's subnet", found(("other", LIVING, WIDE)), True),
+    ("more than a living one's subnet", found(("other", LIVING, PART)), True),
+    ("a living one elsewhere", found(("other", LIVING, B)), False),
+    ("a living one with the other IP version", found(("other", LIVING, V6)), False),
+]
+
+
+@pytest.mark.parametrize(("what", "standing", "refused"), REFUSALS, ids=[row[0] for row in REFUSALS])
+def test_what_a_living_fwd_has_is_refused(what: str, standing: Found, refused: bool) -> None:
+    assert bool(guards.refusal(peering("far", A), standing, {LIVING})) == refused
+
+
+WANTED = [peering("far", A)]
+LEFTOVERS = [
+    ("wanted", found(("far", ME, A)), [], []),
+    ("renamed: the table goes, the route stays", found(("near", ME, A)), ["fwd_near"], []),
+    ("ours that nobody wants", found(("near", ME, B)), ["fwd_near"], [B]),
+    ("a name with other subnets", found(("far", ME, B)), [], [B]),
+    ("of a fwd without numbers", found(("near", OWNERLESS, B)), ["fwd_near"], [B]),
+    ("a living one's", found(("near", LIVING, B)), [], []),
+    ("a dead one's elsewhere: its successor will want it", found(("near", DEAD, B)), [], []),
+    ("a dead one's in our way", found(("near", DEAD, A)), ["fwd_near"], []),
+    ("a dead one's around ours", found(("near", DEAD, WIDE)), ["fwd_near"], [WIDE]),
+    ("a dead one's within ours", found(("near", DEAD, PART)), ["fwd_near"], [PART]),
+]
+
+
+@pytest.mark.parametrize(("what", "standing", "tables", "subnets"), LEFTOVERS, ids=[row[0] for row in LEFTOVERS])
+def test_what_is_left_over(what: str, standing: Found, tables: list[str], subnets: list[Network]) -> None:
+    assert guards.leftovers(standing, WANTED, ME, {LIVING}) == (tables, subnets)
+
+
+def test_a_clean_stop_removes_ones_own_alone() -> None:
+    standing = found(("far", ME, A), ("near", LIVING, B), ("old", DEAD, V6))
+    assert guards.leftovers(standing, (), ME) == (["fwd_far"], [A])
+
+
+LISTING = """table inet fwd_far {
+\tcomment "fwd 200"
+\tchain from_wire {
+\t\ttype filter hook prerouting priority raw; policy accept;
+\t\tiifname != { "lo", "fwd0" } ip saddr { 10.2.0.0/24, 10.4.0.0-10.6.255.255,
+\t\t\t\t\t 10.9.0.1 } counter packets 0 bytes 0 drop
+\t\tiifname != { "lo", "fwd0" } ip6 saddr fd00:2::/64 counter packets 0 bytes 0 drop
+\t}
+}
+"""
+
+
+def test_a_table_is_read_as_nft_lists_it() -> None:
+    subnets = ("10.2.0.0/24", "10.4.0.0/15", "10.6.0.0/16", "10.9.0.1/32", "fd00:2::/64")
+    assert guards.table_in(LISTING) == Table(ME, tuple(ip_network(s) for s in subnets))
+    assert guards.table_in(LISTING.replace('\tcomment "fwd 200"\n', "")).owner == OWNERLESS
+    assert guards.tables_in("table inet fwd_a\ntable inet filter\ntable inet fwd_b_2\n") == ["fwd_a", "fwd_b_2"]
+
+
+def test_closed_guards_let_nothing_pass_but_on_the_host() -> None:
+    closed = guards.ruleset(peering("far", A), ME, closed=True)
+    assert "fwd0" not in closed
+    assert closed.count('!= { "lo" }') == 2
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Iterator[Owner]:
+    made = Owner(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_configuration_gets_its_number_again(tmp_path: Path, mine: Owner) -> None:
+    number = mine.number
+    mine.close()
+    again = Owner(tmp_path)
+    assert again.number == number
+    again.close()
+
+
+def test_two_have_two_numbers_and_see_each_other(tmp_path: Path, mine: Owner) -> None:
+    other = Owner(tmp_path)
+    assert other.number != mine.number
+    assert other.number in mine.others()
+    assert mine.number in other.others()
+    assert mine.number not in mine.others()
+    other.close()
+    assert other.number not in mine.others()
+
+
+def test_one_that_is_asked_again_and_again_still_lives(mine: Owner) -> None:
+    assert all(owner._lives(mine.number) for _ in range(5000))
+
+
+def test_the_number_goes_with_the_process(tmp_path: Path) -> None:
+    script = (
+        "import sys,time; from pathlib import Path; from fwd.supervise.owner import Owner\n"
+        "o = Owner(Path(sys.argv[1])); print(o.number, flush=True); time.sleep(60)"
+    )
+    argv = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        number = int(process.stdout.readline())
+        assert owner._lives(number)
+        process.kill()
+        process.wait()
+        assert not owner._lives(number)
+
+
+def test_when_all_numbers_are_taken_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "NUMBERS", NUMBERS[:2])
+    held = [Owner(tmp_path), Owner(tmp_path)]
+    with pytest.raises(UserError, match="network namespace"):
+        Owner(tmp_path)
+    for one in held:
+        one.close()
