@@ -60,6 +60,7 @@ class Told(_Shape):
 
     sas: list[IkeSa] = Field(default_factory=list)
     half_open: int = 0
+    faults: int = Field(default=0, ge=0)
     error: str = ""
     certificates: Annotated[Certificates | None, BeforeValidator(lambda told: told or None)] = None
     refused: dict[str, str] = Field(default_factory=dict)

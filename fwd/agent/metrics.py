@@ -135,6 +135,8 @@ def _keys(peerings: list[Json]) -> Iterator[Metric]:
     yield _gauge("fwd_ike_established", "1: there is an IKE SA with the far gateway.", ("peering",), up)
     held = ((k, sum(len(sa["children"]) for sa in sas)) for k, sas in rows)
     yield _gauge("fwd_ike_child_sas", "Child SAs: in use, spare, and on their way out.", ("peering",), held)
+    faults = (([p["name"]], p["ike_faults"]) for p in peerings if p["keys"] != "lab")
+    yield _gauge("fwd_ike_faults", "Faults of fwd's own in IKE since keyd began; see the log.", ("peering",), faults)
 
 
 def _certificates(peerings: list[Json]) -> Iterator[Metric]:

@@ -34,6 +34,7 @@ def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None =
         peering["ike_sas"] = [sa.model_dump() for sa in of.sas]
         peering["ike_half_open"] = of.half_open
         peering["ike_error"] = of.error
+        peering["ike_faults"] = of.faults
         peering["certificates"] = of.certificates.model_dump() if of.certificates else {}
         peering["members_refused"] = of.refused
         peering["narrower"] = {index: held.model_dump() for index, held in of.narrower.items()}

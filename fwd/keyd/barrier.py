@@ -100,6 +100,9 @@ class Guarded(Barrier):
         nothing: dict[str, Any] = {}
         self.told = self.use(lambda peering: peering.told(now), now, nothing) or self.told
         self.touched = touched or self.peering is None
+        if self.peering is None and self.faults:
+            error = "a fault of fwd's has ended IKE here (see the log); it is begun anew"
+            return {"sas": [], "half_open": 0, "error": error, "refused": {}, "faults": self.faults}
         return {**self.told, "faults": self.told.get("faults", 0) + self.faults} if self.told else {}
 
     def _end(self, error: Exception, now: float) -> None:

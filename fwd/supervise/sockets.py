@@ -6,17 +6,22 @@ that cannot be had.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 from fwd.config import Peering
 from fwd.datapath import udp
 from fwd.proto.errors import UserError
 
+# A burst of 64 peers' messages; and what waits behind a flood waits for a tenth of a second at most.
+IKE_BUFFER_BYTES: Final = 1 << 20
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 log = logging.getLogger(__name__)
 
 
@@ -126,5 +131,8 @@ def _bind_udp(address: str, port: int, *, shared: bool) -> socket.socket:
     except OSError as error:
         sock.close()
         raise UserError(f"UDP {address} port {port} (IKE): {error.strerror}; is another IKE daemon running?") from None
+    for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
+        with contextlib.suppress(PermissionError):
+            sock.setsockopt(socket.SOL_SOCKET, option, IKE_BUFFER_BYTES)
     sock.setblocking(False)
     return sock

@@ -89,11 +89,21 @@ class Pair:
                         "local_ts": list(subnets[host]),
                         "remote_ts": list(subnets[far]),
                         "members": 2,
-                        **{key: value for key, value in peering.items() if key != "subnets"},
+                        **{key: value for key, value in peering.items() if key not in ("subnets", "keys")},
                     },
                 )
             )
-            tables.append(("[peering.keys]", {"source": "lab", "secret": str(self.secret_path(host)), **self.keys}))
+            tables.append(
+                (
+                    "[peering.keys]",
+                    {
+                        "source": "lab",
+                        "secret": str(self.secret_path(host)),
+                        **self.keys,
+                        **peering.get("keys", {}).get(host, {}),
+                    },
+                )
+            )
         lines = [
             "\n".join([header, *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""])
             for header, table in tables
