@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import itertools
 import os
 import warnings
 from pathlib import Path
@@ -29,7 +28,6 @@ from fwd.proto.ike.trust import Crl, Rules
 SECRET_BYTES_MIN: Final = 32  # of the lab's
 PSK_BYTES_MIN: Final = 16
 PSK_DISTINCT_MIN: Final = 8  # different octets: a password of one letter is none
-_STEPS_MIN: Final = 4  # different steps from one octet to the next: neither is 1234567890abcdef
 _SECRET_BYTES_MAX: Final = 1 << 16
 _CERTIFICATE_BYTES_MAX: Final = 1 << 20
 _CRL_BYTES_MAX: Final = 1 << 25
@@ -203,8 +201,6 @@ def _weak(secret: bytes) -> str:
         return f"holds {len(secret)} bytes, needs {PSK_BYTES_MIN} or more"
     if (distinct := len(set(secret))) < PSK_DISTINCT_MIN:
         return f"has {distinct} different bytes, needs {PSK_DISTINCT_MIN} or more"
-    if secret in (secret + secret)[1:-1]:
-        return "repeats itself"
-    if len({(after - before) % 256 for before, after in itertools.pairwise(secret)}) < _STEPS_MIN:
-        return "is a plain sequence"
+    if (period := (secret + secret).find(secret, 1)) < PSK_BYTES_MIN:
+        return f"repeats itself every {period} bytes"
     return ""
