@@ -30,7 +30,7 @@ PSK_BYTES_MIN: Final = 16
 PSK_DISTINCT_MIN: Final = 8  # different octets: a password of one letter is none
 _SECRET_BYTES_MAX: Final = 1 << 16
 _CERTIFICATE_BYTES_MAX: Final = 1 << 20
-_CRL_BYTES_MAX: Final = 1 << 25
+_CRL_BYTES_MAX: Final = 1 << 22  # some hundred thousand revoked: to read them takes keyd half a second
 _CURVES: Final = ("secp256r1", "secp384r1", "secp521r1")
 _MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
