@@ -130,15 +130,15 @@ def _own(keys: CertificateKeys, mine: Certificates, local: Identity, time: datet
     if len(mine.chain) > CERTIFICATES_MAX:
         yield Finding(f"{where} comes with {len(mine.chain) - 1} others: {CERTIFICATES_MAX} in all are sent at most")
 
-    # The far gateway's CAs may be others than those that this side believes.
-    if dates and dates.fault:
+    # The far gateway's CAs may be others than those that this side believes, or it may have pinned this one.
+    if not mine.authorities or (dates and dates.fault):
         return
     try:
         trust.verify(mine.chain, mine.authorities, time, tls_purposes=mine.rules.tls_purposes)
     except ValueError as error:
         if trust.NO_ISSUER not in str(error):
             yield Finding(f"{where} will not be trusted: {error}")
-        elif keys.authorities:
+        else:
             text = "comes from none of the CAs there: fine only if the far gateway has others"
             yield Finding(f"{where} and {keys.authorities}: it {text}", fault=False)
 

@@ -210,7 +210,7 @@ class Standing:
             return
         try:
             fds = self._open_secrets(peering.keys)
-        except UserError as error:
+        except (UserError, OSError) as error:
             told = event("peering.secrets_refused", peering=peering.name)
             log.error("peering %s keeps the secrets of before: %s", peering.name, error, extra=told)
             return

@@ -61,6 +61,8 @@ def test_nothing_is_said_of_what_is_well() -> None:
     assert findings(peering(), mine(), NOW) == []
     assert findings(peering(), mine(crls=(crl(CA, NOW + DAY),), strict=True), NOW) == []
     assert findings(peering(), mine(pinned=FAR.certificate), NOW) == []
+    itself = Certificates(CA.key, (CA.certificate,), (), Rules(pinned=FAR.certificate))
+    assert findings(peering(authorities=None, remote_cert="far.pem", local_id="CN=CA"), itself, NOW) == []
     psk = peering().model_copy(update={"keys": PskKeys(source="psk", secret=Path("psk"))})
     assert findings(psk, Psk(b"whatever"), NOW) == []
 

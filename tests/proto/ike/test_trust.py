@@ -236,6 +236,24 @@ def test_a_pinned_certificate_needs_no_ca_and_may_be_left_unsent() -> None:
         assert found.valid_until == mine.chain[0].not_valid_after_utc
 
 
+def test_two_that_have_pinned_each_other_are_joined_though_openssl_made_them_cas() -> None:
+    """`openssl req -x509` says of each certificate that it is a CA's."""
+    a, b = (Ca(side, extensions=[(IS_CA, True)]) for side in "ab")
+    sides = {
+        side: connection(
+            side, local_id=auth.identity(f"CN={side}", Payload.IDI),
+            remote_id=auth.identity(f"CN={far}", Payload.IDR),
+            credentials=Certificates(mine.key, (mine.certificate,), (), Rules(pinned=other.certificate)),
+        )
+        for side, far, mine, other in (("a", "b", a, b), ("b", "a", b, a))
+    }  # fmt: skip
+    net = Net(1, sides["a"], sides["b"])
+    net.a.endpoint.initiate(NAME, net.now)
+    net.run(60)
+    assert net.a.of(Established)
+    assert net.b.of(Established)
+
+
 def test_a_pinned_certificate_may_be_certified_anew() -> None:
     ca, key = Ca(), KEYS["P-256"]()
     old, new = (Certificates(key, (ca.issue("a.example", key),), ()) for _ in range(2))
