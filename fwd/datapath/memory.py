@@ -66,9 +66,13 @@ class Region:
     def __init__(self, name: str, size: int) -> None:
         self.size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         self.fd = os.memfd_create(f"fwd/{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.fchmod(self.fd, 0o600)
-        os.ftruncate(self.fd, self.size)
-        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        try:
+            os.fchmod(self.fd, 0o600)
+            os.ftruncate(self.fd, self.size)
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        except OSError:
+            self.close()
+            raise
 
     def map(self, access: Access) -> memoryview:
         """Map it into this process, not into those that it forks. It stays mapped for as long as a view is used."""
@@ -94,8 +98,12 @@ class Memory:
     def __init__(self, sizes: Mapping[str, int], peering: str = "") -> None:
         self._prefix = f"{peering}/" if peering else ""
         self.regions: dict[str, Region] = {}
-        for name, size in sizes.items():
-            self.regions[name] = Region(self._prefix + name, size)
+        try:
+            for name, size in sizes.items():
+                self.regions[name] = Region(self._prefix + name, size)
+        except OSError:  # no descriptor left: it is tried again, and must not cost more of them each time
+            self.close()
+            raise
 
     def map(self, process: str) -> dict[str, memoryview]:
         """Map what `process` is given."""

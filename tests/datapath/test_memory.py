@@ -8,6 +8,7 @@ import faulthandler
 import itertools
 import mmap
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,6 +92,17 @@ def test_memory_cannot_be_resized(size: int) -> None:
     with pytest.raises(PermissionError):
         os.ftruncate(region.fd, size)
     region.close()
+
+
+def test_memory_that_cannot_be_had_whole_keeps_no_descriptor() -> None:
+    def act() -> None:
+        before = os.listdir("/proc/self/fd")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + 4, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        with pytest.raises(OSError, match="Too many open files"):
+            Memory(peering_sizes(8), "vpc2")
+        assert os.listdir("/proc/self/fd") == before
+
+    assert in_child(act) == 0
 
 
 def test_every_memory_has_one_writer_but_for_rows() -> None:
