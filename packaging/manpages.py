@@ -104,7 +104,9 @@ def _described(schema: dict[str, Any]) -> str:
         parts.append("one of " + ", ".join(map(str, shape["enum"])))
     if "minimum" in shape and "maximum" in shape:
         parts.append(f"{shape['minimum']} to {shape['maximum']}")
-    if schema.get("default") is not None:
+    if schema.get("default") == []:
+        parts.append("default: none")
+    elif schema.get("default") is not None:
         default = schema["default"]
         text = str(default).lower() if isinstance(default, bool) else str(default)
         parts.append(f"default: {', '.join(default) if isinstance(default, list) else text}")

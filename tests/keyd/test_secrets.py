@@ -223,3 +223,56 @@ def test_what_is_in_them_must_fit(
     closing |= secrets.open_all(files)
     with pytest.raises(SecretError, match=reason):
         secrets.credentials(files, closing)
+
+
+def crl(key: ec.EllipticCurvePrivateKey, *extensions: x509.ExtensionType) -> x509.CertificateRevocationList:
+    start = datetime.datetime(2026, 1, 1)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(x509.Name([])).last_update(start)
+    builder = builder.next_update(start + datetime.timedelta(days=1))
+    revoked = x509.RevokedCertificateBuilder().serial_number(7).revocation_date(start).build()
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=True)
+    return builder.add_revoked_certificate(revoked).sign(key, hashes.SHA256())
+
+
+def test_lists_of_what_is_revoked_are_pem_or_der_and_a_pinned_certificate_is_read(
+    files: CertificateKeys, tmp_path: Path, closing: dict[str, int]
+) -> None:
+    made = crl(ec.generate_private_key(ec.SECP256R1()))
+    keys = files.model_copy(
+        update={
+            "crls": [
+                write(tmp_path / "two.pem", b"text before\n" + made.public_bytes(Encoding.PEM) * 2, 0o644),
+                write(tmp_path / "one.der", made.public_bytes(Encoding.DER), 0o644),
+            ],
+            "crl_policy": "strict",
+            "remote_cert": files.certificate,
+            "tls_certificates": True,
+        }
+    )
+    closing |= secrets.open_all(keys)
+    found = secrets.credentials(keys, closing)
+    assert isinstance(found, Certificates)
+    assert [one.revoked for one in found.rules.crls] == [{7}] * 3
+    assert found.rules.pinned == found.chain[0]
+    assert found.rules.strict
+    assert found.rules.tls_purposes
+
+
+@pytest.mark.parametrize("what", ["a certificate", "nothing", "half of one", "a delta"])
+def test_what_is_no_whole_list_is_told(
+    files: CertificateKeys, what: str, tmp_path: Path, closing: dict[str, int]
+) -> None:
+    """RFC 5280 §5.2.4: a delta alone says nothing of the others."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    data = {
+        "a certificate": files.certificate.read_bytes(),
+        "nothing": b"#",
+        "half of one": crl(key).public_bytes(Encoding.PEM)[:99],
+        "a delta": crl(key, x509.DeltaCRLIndicator(1)).public_bytes(Encoding.PEM),
+    }
+    keys = files.model_copy(update={"crls": [write(tmp_path / "crl", data[what], 0o644)]})
+    closing |= secrets.open_all(keys)
+    with pytest.raises(SecretError, match=r"crl: no CRL in PEM or DER that can be used: \S") as refused:
+        secrets.credentials(keys, closing)
+    assert "\n" not in str(refused.value)
