@@ -273,8 +273,10 @@ class Gateway(_Strict):
         pattern=r"^(\[[0-9a-fA-F:]+\]|[0-9.]+):\d{1,5}$",
         description="ADDR:PORT of /metrics, /healthz and /readyz",
     )
-    user: str | None = Field(
-        default=None, description="whom the child processes run as; default: fwd if there is such a user, else nobody"
+    user: str | int | None = Field(
+        default=None,
+        description="whom the child processes run as: NAME for NAME, NAME-keyd and NAME-agent, or a number for it and "
+        "the next two; default: fwd, fwd-keyd and fwd-agent, or numbers that are free",
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -403,7 +405,7 @@ EXAMPLE = """\
 [gateway]
 control = "/run/fwd/fwd.sock"      # where `fwd status` asks
 metrics = "127.0.0.1:9595"         # Prometheus text, /healthz, /readyz; leave out for none
-# user = "fwd"                     # whom the child processes run as; default: fwd if there is one, else nobody
+# user = "fwd"                     # child processes run as fwd, fwd-keyd, fwd-agent; a number: as it and the next two
 log_level = "info"
 
 [[peering]]

@@ -19,11 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
-from pyroute2 import IPRoute, NetlinkError
-
 from fwd.agent import http
 from fwd.agent.status import collect
-from fwd.agent.view import GatewayView, TunLink
+from fwd.agent.view import GatewayView
 
 REQUEST_BYTES_MAX: Final = 4096
 REQUEST_S: Final = 1.0
@@ -73,8 +71,6 @@ class Agent:
         self._commands = commands
         self._heartbeat = view.shared.agent.heartbeat
         self._beat()
-        self._netlink = IPRoute()
-        self._tuns: dict[str, TunLink] = {}
         self._selector = selectors.DefaultSelector()
         self._guests: set[_Guest] = set()
         self._open(_Door(control, (b"\n",), self._answer_control))
@@ -189,15 +185,7 @@ class Agent:
         return http.answer(request, self._status)
 
     def _status(self) -> Json:
-        for peering in self._view.peerings:
-            self._look_at(peering.config.tun)
-        return collect(self._view, time.monotonic_ns(), self._tuns)
-
-    def _look_at(self, tun: str) -> None:
-        """Ask the kernel about a TUN device; of one that is gone, the last answer stands."""
-        with contextlib.suppress(NetlinkError, OSError):
-            for link in self._netlink.link("get", ifname=tun):
-                self._tuns[tun] = TunLink(link.get_attr("IFLA_MTU"), link.get_attr("IFLA_STATS64")["tx_dropped"])
+        return collect(self._view, time.monotonic_ns())
 
 
 def _line(answer: Json) -> bytes:

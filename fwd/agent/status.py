@@ -26,8 +26,11 @@ Json = dict[str, Any]
 
 
 def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None = None) -> Json:
-    """The status at `now_ns` (monotonic); `tuns`: the kernel's view of each TUN device, by name."""
-    peerings = [_peering(peering, now_ns, (tuns or {}).get(peering.config.tun)) for peering in view.peerings]
+    """The status at `now_ns` (monotonic); `tuns`: the TUN devices, if not as the supervisor tells them."""
+    news = json.loads(view.shared.troubles.get() or b"{}")
+    if tuns is None:
+        tuns = {name: TunLink(*seen) for name, seen in news.get("tuns", {}).items()}
+    peerings = [_peering(peering, now_ns, tuns.get(peering.config.tun)) for peering in view.peerings]
     told = ike.read(view.shared.ike.get(), [p.config.name for p in view.peerings if p.config.ike])
     for peering in peerings:
         of = told.get(peering["name"], ike.Told())
@@ -42,10 +45,9 @@ def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None =
         {"name": "keyd", **_process(view.shared.keyd, now_ns)},
         {"name": "agent", **_process(view.shared.agent, now_ns)},
     ]
-    told = json.loads(view.shared.troubles.get() or b"{}")
     not_ready = [
         *_not_ready(processes[:1], ""),
-        *(f"{name}: not set up: {reason}" for name, reason in told.get("waiting", {}).items()),
+        *(f"{name}: not set up: {reason}" for name, reason in news.get("waiting", {}).items()),
         *(reason for p in peerings for reason in _peering_not_ready(p)),
     ]
     return {
@@ -55,13 +57,14 @@ def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None =
             "pid": view.pid,
             "uptime_s": round((now_ns - view.started_ns) / 1e9, 3),
             "control": str(view.gateway.control),
+            "users": dict(view.users),
         },
         "ready": not not_ready,
         "not_ready": not_ready,
         "warnings": [
             *view.warnings,
             *_of_certificates(peerings),
-            *(f"{name}: {reason}" for name, reason in told.get("troubles", {}).items()),
+            *(f"{name}: {reason}" for name, reason in news.get("troubles", {}).items()),
         ],
         "processes": processes,
         "peerings": peerings,

@@ -5,8 +5,8 @@ Built in the agent's process over what it may see (datapath.memory). It only rea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fwd.config import Gateway, Peering
 from fwd.datapath.ring import RingWords
@@ -43,3 +43,4 @@ class GatewayView:
     pid: int
     started_ns: int
     warnings: list[str]
+    users: Mapping[str, int] = field(default_factory=dict)  # uids, by kind of process

@@ -321,7 +321,7 @@ class Board:
 
 class GatewayShared:
     """What does not belong to a peering: the rows of keyd and the agent; what keyd tells of IKE, and the supervisor of
-    troubles (JSON)."""
+    troubles and TUN devices (JSON)."""
 
     SIZES: Final = {
         "supervisor": _PAGE_BYTES + Board.BYTES,

@@ -42,6 +42,7 @@ TICK_S: Final = 0.1
 TOLD_EVERY_S: Final = 0.5
 NEWS_EVERY_S: Final = 0.1  # strangers can make as much news as they like
 _COMMAND_BYTES = 4096
+_COMMANDS_MAX = 16
 COMMANDS: Final = {
     "rekey": IkePeering.rekey,
     "terminate": IkePeering.terminate,
@@ -182,16 +183,15 @@ class Service:
         return handlers
 
     def _obey(self, now: float) -> None:
-        """What a user wants of a peering (agent.service has checked the words)."""
+        """What a user wants of a peering. The agent, by which it comes, is not trusted with keyd's life."""
         with contextlib.suppress(BlockingIOError):
-            while data := self._parts.commands.recv(_COMMAND_BYTES):
-                wanted = json.loads(data)
-                command = COMMANDS[wanted["command"]]
+            for _ in range(_COMMANDS_MAX):
+                command, name = _command(self._parts.commands.recv(_COMMAND_BYTES))
                 for guard in self._guards:
-                    if guard.name == wanted["peering"]:
-                        told = event("ike.command", **wanted)
-                        log.info("%s: a user asks to %s", guard.name, wanted["command"], extra=told)
-                        guard.use(partial(command, now=now), now, None)
+                    if command and guard.name == name:
+                        told = event("ike.command", command=command, peering=name)
+                        log.info("%s: a user asks to %s", name, command, extra=told)
+                        guard.use(partial(COMMANDS[command], now=now), now, None)
 
     def _receive(self, ready: Sequence[int], now: float) -> None:
         for message in self._inbox.messages(ready):
@@ -257,3 +257,14 @@ def _deliver(message: Message, now: float, peering: IkePeering) -> None:
 def _tick_if_due(now: float, peering: IkePeering, *, regular: bool) -> None:
     if regular or peering.is_due(now):
         peering.tick(now)
+
+
+def _command(data: bytes) -> tuple[str, str]:
+    """A command and its peering; two empty texts if `data` is none."""
+    try:
+        wanted = json.loads(data)
+        command, name = wanted["command"], wanted["peering"]
+    except (ValueError, RecursionError, TypeError, KeyError):
+        return "", ""
+    known = isinstance(command, str) and command in COMMANDS and isinstance(name, str)
+    return (command, name) if known else ("", "")

@@ -20,15 +20,16 @@ from multiprocessing.popen_fork import Popen
 
 from fwd.datapath.member import NO_KEYS
 from fwd.datapath.shared import ProcessWords
-from fwd.proto.errors import UserError
 from fwd.proto.logged import event
-from fwd.supervise import logs, policy, privileges, vitals
+from fwd.supervise import logs, policy, privileges, sandbox, vitals
 from fwd.supervise.policy import Life
+from fwd.supervise.users import Users
 
 log = logging.getLogger(__name__)
 
 Main = Callable[[], int | None]
 _HOT = ("demux", "member")
+_KEYD_BYTES_MAX = 512 << 20
 
 
 @dataclass
@@ -94,7 +95,10 @@ class Child:
         assert self.process.pid is not None
         late = now - self.life.turned_at >= policy.LATE_S
         wants_cpu = late and vitals.wants_cpu(self.state_fd, self.pidfd)
-        cpu_s = vitals.cpu_s(self.process.pid)
+        try:
+            cpu_s = vitals.cpu_s(self.process.pid)
+        except OSError:
+            return  # it has just ended, as the pidfd will tell
         policy.observed(self.life, self.words.beat_at(self.life.started_at), cpu_s, now, wants_cpu=wants_cpu)
 
     def reap(self, now: float) -> None:
@@ -107,7 +111,8 @@ class Child:
         self.process = None
         self.publish(0)
         state = self.life.state.name.lower()
-        told = event("process.ended", name=self.name, exit_code=code, state=state)
+        name = "process.filtered" if code == -signal.SIGSYS else "process.ended"
+        told = event(name, name=self.name, exit_code=code, state=state)
         log.warning("%s ended: %s; %s", self.name, _ending(code), state, extra=told)
 
     def forget(self) -> None:
@@ -157,27 +162,16 @@ class _Process(ForkProcess):
         return _Fork(process_obj)
 
 
-def try_user(user: tuple[int, int]) -> None:
-    """Let one process become `user`, as every child will. Raises UserError if it cannot."""
+def try_users(users: Users) -> None:
+    """Let one process of each kind give up what it must, and do no more. Raises UserError if it cannot."""
     parent = os.getpid()
-    near, far = os.pipe()
-    with os.fdopen(near, "rb") as answer, os.fdopen(far, "wb", buffering=0) as said:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                privileges.drop(*user, parent)
-            except OSError as error:
-                said.write((error.strerror or str(error)).encode())
-            finally:
-                os._exit(0)
-        said.close()
-        refusal = answer.read().decode()
-    os.waitpid(pid, 0)
-    if refusal:
-        raise UserError(
-            f"children cannot become user {user[0]}, group {user[1]}: {refusal}; give fwd CAP_SETUID and CAP_SETGID, "
-            "and in a user namespace a gateway.user that is mapped there"
-        )
+    for kind, user in users.items():
+
+        def give_up(kind: str = kind, user: tuple[int, int] = user) -> None:
+            privileges.drop(*user, parent)
+            sandbox.enter(kind)
+
+        privileges.rehearse(*user, give_up)
 
 
 def _child(child: Child, user: tuple[int, int], parent_pid: int) -> None:
@@ -210,6 +204,9 @@ def _give_up(child: Child, user: tuple[int, int], parent_pid: int) -> Main:
         # One that wakes up does not push another off its core: bursts grow under load, nothing waits when idle.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     privileges.drop(*user, parent_pid)
+    if child.kind == "keyd":
+        privileges.limit_memory(_KEYD_BYTES_MAX)
+    sandbox.enter(child.kind)
     return main
 
 
@@ -217,6 +214,8 @@ def _ending(code: int | None) -> str:
     """How a process ended; signals between SIGRTMIN and SIGRTMAX have no names."""
     if code is None or code >= 0:
         return "exit status unknown" if code is None else f"exit status {code}"
+    if code == -signal.SIGSYS:
+        return "killed by SIGSYS: its system call filter forbids what it tried"
     with contextlib.suppress(ValueError):
         return f"killed by {signal.Signals(-code).name}"
     return f"killed by signal {-code}"

@@ -15,7 +15,7 @@ from typing import Final
 from fwd.config import Keys, LabKeys
 from fwd.keyd import secrets
 from fwd.proto.errors import UserError
-from fwd.supervise import privileges
+from fwd.supervise import privileges, sandbox
 
 _WAIT_S: Final = 5.0
 _SAID_BYTES_MAX: Final = 1024
@@ -67,6 +67,7 @@ def _look(keys: Keys, fds: dict[str, int], user: tuple[int, int], parent: int, f
     privileges.close_others({far, *fds.values()})
     try:
         privileges.drop(*user, parent)
+        sandbox.enter("keyd")
         secrets.credentials(keys, fds)
         said = _FINE
     except UserError as error:

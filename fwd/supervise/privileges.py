@@ -1,35 +1,29 @@
-"""What a child gives up before its first act: descriptors, root, capabilities, core dumps.
+"""What a child gives up before its first act: descriptors, root, capabilities, core dumps, further processes.
 
-Refuses: a user that does not exist (`UserError`). Order matters: PR_SET_PDEATHSIG is cleared by setresuid, so it comes
-after, and the parent may have died in between, so that is checked last.
+Refuses to go on, as OSError, if the kernel says of the process anything but what was wanted (`faults`); `rehearse`
+finds that out once, at the start. Order matters: PR_SET_PDEATHSIG is cleared by setresuid, so it comes after, and the
+parent may have died in between, so that is checked last.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
-import pwd
 import resource
 import signal
-from collections.abc import Iterable
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Final
 
 from fwd.proto.errors import UserError
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 15, 24, 38
 _CAPABILITIES = 64
-USERS: Final = ("fwd", "nobody")  # whom children run as, unless the configuration says: packages make the first
+_CAP_SETPCAP = 8
+_CAPABILITY_VERSION_3 = 0x20080522
+_SETS: Final = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def find_user(name: str | None) -> tuple[int, int]:
-    """uid and gid of `name`, or of the first of USERS that there is. Raises UserError."""
-    for candidate in [name] if name else USERS:
-        with contextlib.suppress(KeyError):
-            entry = pwd.getpwnam(candidate)
-            return entry.pw_uid, entry.pw_gid
-    raise UserError(f"gateway.user: no such user: {name or ' or '.join(USERS)}")
 
 
 def set_title(name: str) -> None:
@@ -57,17 +51,74 @@ def close_others(keep: Iterable[int]) -> None:
                 continue  # the listing's own
 
 
+def can_shrink_bounding_set() -> bool:
+    """Whether CAP_SETPCAP is here; without it the bounding set stays, which no_new_privs makes harmless."""
+    return bool(int(_status()["CapEff"], 16) >> _CAP_SETPCAP & 1)
+
+
 def drop(uid: int, gid: int, parent_pid: int) -> None:
-    """Become `uid` for good: no capability can come back, and the child dies with its parent."""
+    """Become `uid` for good: no capability can come back, and the child dies with its parent. Raises OSError."""
+    bounded = can_shrink_bounding_set()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for capability in range(_CAPABILITIES):
-        _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+    if bounded:
+        for capability in range(_CAPABILITIES):
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+
+    # What root had as inheritable, setresuid leaves. The ambient set follows it.
+    _libc.capset(struct.pack("=II", _CAPABILITY_VERSION_3, 0), bytes(24))
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if wrong := faults(_status(), uid, gid, bounded=bounded):
+        raise PermissionError(f"privileges are not given up: {', '.join(wrong)}")
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def faults(status: dict[str, str], uid: int, gid: int, *, bounded: bool) -> list[str]:
+    """Return what /proc/self/status says that is not as it must be once `drop` is done."""
+    wanted = {"Uid": [str(uid)] * 4, "Gid": [str(gid)] * 4, "Groups": [], "NoNewPrivs": ["1"]}
+    found = [key for key, words in wanted.items() if status.get(key, "missing").split() != words]
+    sets = [key for key in _SETS if bounded or key != "CapBnd"]
+    found += [key for key in sets if int(status.get(key, "f"), 16) != 0]
+    return [f"{key} is {status.get(key, 'not told')}" for key in found]
+
+
+def _status() -> dict[str, str]:
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def limit_memory(octets: int) -> None:
+    """Bound what a process may have of its own; what it shares with others does not count."""
+    resource.setrlimit(resource.RLIMIT_DATA, (octets, octets))
+
+
+def rehearse(uid: int, gid: int, give_up: Callable[[], None]) -> None:
+    """Let one process do `give_up`, as every child of that user will. Raises UserError if it cannot.
+
+    Found out here it is one line at the start, and not one for each attempt of each child.
+    """
+    near, far = os.pipe()
+    with os.fdopen(near, "rb") as answer, os.fdopen(far, "wb", buffering=0) as said:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                give_up()
+                said.write(b".")
+            except BaseException as error:  # noqa: BLE001
+                said.write((getattr(error, "strerror", None) or str(error)).encode())
+            finally:
+                os._exit(0)
+        said.close()
+        told = answer.read().decode()
+    _, ending = os.waitpid(pid, 0)
+    if told != ".":
+        raise UserError(
+            f"children cannot become user {uid}, group {gid}: {told or f'ended with status {ending}'}; give fwd "
+            "CAP_SETUID and CAP_SETGID, and in a user namespace a gateway.user that is mapped there"
+        )

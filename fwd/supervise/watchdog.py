@@ -33,8 +33,9 @@ from fwd.datapath.shared import GatewayShared, ProcessState
 from fwd.keyd import service as keyd
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
-from fwd.supervise import logs, policy, privileges
-from fwd.supervise.children import Child, Main, try_user
+from fwd.supervise import logs, policy, privileges, sandbox
+from fwd.supervise.children import Child, Main, try_users
+from fwd.supervise.devices import Devices
 from fwd.supervise.examine import open_examined
 from fwd.supervise.loglines import Form
 from fwd.supervise.notify import ServiceManager, summary
@@ -42,6 +43,7 @@ from fwd.supervise.peering import PeeringParts
 from fwd.supervise.policy import Action
 from fwd.supervise.standing import RETRY_S, Standing, is_short_of_descriptors
 from fwd.supervise.troubles import Troubles, reason
+from fwd.supervise.users import Users, find_users
 
 log = logging.getLogger(__name__)
 GIVE_UP_S: Final = 10.0  # of turns that all fail as a whole
@@ -90,16 +92,29 @@ def run(
         logs.tear_down()
 
 
+def _tell_rights(users: Users) -> None:
+    """Log whom the children run as, and what this machine does not take away from them; once, at the start."""
+    numbers = {kind: uid for kind, (uid, _) in users.items()}
+    told = event("gateway.users", **numbers)
+    log.info("processes run as users %s", ", ".join(f"{n} ({kind})" for kind, n in numbers.items()), extra=told)
+    lacks = sandbox.missing()
+    if not privileges.can_shrink_bounding_set():
+        lacks.append("the bounding set of capabilities stays, without effect: fwd has no CAP_SETPCAP")
+    for lack in lacks:
+        log.warning("children are held less tightly: %s", lack, extra=event("gateway.unwalled", reason=lack))
+
+
 class Supervisor:
     """A gateway's process tree."""
 
     def __init__(self, config: Config, read: Callable[[], Config], save_keys: Path | None = None) -> None:
         self._read = read
         self._save_keys = save_keys
-        self._user = privileges.find_user(config.gateway.user)
-        try_user(self._user)
+        self._users = find_users(config.gateway.user)
+        try_users(self._users)
+        self._devices = Devices()
         self._config = config
-        self._standing = Standing(config.gateway, partial(open_examined, user=self._user))
+        self._standing = Standing(config.gateway, partial(open_examined, user=self._users["keyd"]))
         self._selector = selectors.DefaultSelector()
         self._logs = logs.Inbox()
         self._selector.register(self._logs, selectors.EVENT_READ, self._logs)
@@ -122,6 +137,7 @@ class Supervisor:
             self._standing.open_front(self._save_keys)
             self._standing.start(self._config.peering)
             self._add_children()
+            _tell_rights(self._users)
             gc.freeze()  # what the children inherit stays shared: the collector writes no headers
             self._loop()
         finally:
@@ -199,7 +215,8 @@ class Supervisor:
         parts = standing.peerings.values()
         peerings = [p.view() for p in parts]
         warnings = [warning for p in parts for warning in p.warnings]
-        view = GatewayView(self._config.gateway, shared, peerings, os.getppid(), self._started_ns, warnings)
+        users = {kind: uid for kind, (uid, _) in self._users.items()}
+        view = GatewayView(self._config.gateway, shared, peerings, os.getppid(), self._started_ns, warnings, users)
         return lambda: agent.run(view, control, metrics, commands)
 
     def _install_signals(self) -> None:
@@ -250,6 +267,8 @@ class Supervisor:
             self._troubles.apart(name, self._publish_live, parts, now)
             self._troubles.apart(name, parts.follow_path_mtu)
             self._troubles.apart(name, parts.follow_far_offloads)
+        tuns = [parts.tun.name for parts in self._standing.peerings.values()]
+        self._troubles.apart("devices", self._devices.look, tuns, now)
         self._tell_troubles(now)
         self._manager.turn(now, self._told)
         for key, _ in self._selector.select(policy.TICK_S):
@@ -294,7 +313,8 @@ class Supervisor:
         action, life = policy.decide(child.life, self._forgiven_at, now), child.life
         if action is Action.START:
             self._unwatch(child)
-            child.start(self._user, now, lambda fd: self._selector.register(fd, selectors.EVENT_READ, child))
+            user = self._users[child.kind]
+            child.start(user, now, lambda fd: self._selector.register(fd, selectors.EVENT_READ, child))
         elif action is Action.ABORT:
             life.aborted_at = now
             child.signal(signal.SIGABRT)
@@ -319,7 +339,12 @@ class Supervisor:
 
     def _tell_troubles(self, now: float) -> None:
         """For the agent's status."""
-        told = json.dumps({"waiting": self._standing.waiting, "troubles": self._troubles.current(now)}).encode()
+        news = {
+            "waiting": self._standing.waiting,
+            "troubles": self._troubles.current(now),
+            "tuns": self._devices.seen,
+        }
+        told = json.dumps(news).encode()
         if told != self._told_troubles:
             self._standing.shared.troubles.put(told)
             self._told_troubles = told

@@ -57,6 +57,7 @@ class Pair:
         self.peerings = [dict(p) for p in peerings]
         self.gateway = dict(gateway or {})
         self.arguments = list(arguments)
+        self.program = ["-m", "fwd"]
         self.secret = b""
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -132,7 +133,7 @@ class Pair:
         self.write_config(host)
         self.write_secret(host)
         with (self.topology.run_dir / f"{host}.log").open("wb") as log:
-            argv = [sys.executable, "-m", "fwd", "demux", "--config", str(self.config(host)), *self.arguments]
+            argv = [sys.executable, *self.program, "demux", "--config", str(self.config(host)), *self.arguments]
             self.running[host] = self.topology.popen(host, argv, stdout=log, stderr=log)
 
     def ready(self, host: str) -> bool:

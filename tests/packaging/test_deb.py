@@ -171,12 +171,20 @@ def test_processes_have_what_the_unit_grants_and_no_more(host: Container) -> Non
     granted = sum(1 << n for n in (5, 6, 7, 8, 10, 12))  # KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_ADMIN
     assert int(supervisor["CapBnd"], 16) == granted
     assert (supervisor["Seccomp"], supervisor["NoNewPrivs"]) == ("2", "1")
-    fwd_uid = host.output("id", "-u", "fwd")
-    (peering,) = json.loads(host.output("fwd", "status", "--json"))["peerings"]
-    for member in peering["members"]:
-        status = status_of(host, member["pid"])
-        assert set(status["Uid"].split()) == {fwd_uid}
+    told = json.loads(host.output("fwd", "status", "--json"))
+    pids = {process["name"]: process["pid"] for process in told["processes"]}
+    pids |= {"demux": told["peerings"][0]["demux"]["pid"], "member": told["peerings"][0]["members"][0]["pid"]}
+    users = {"demux": "fwd", "member": "fwd", "keyd": "fwd-keyd", "agent": "fwd-agent"}
+    for kind, user in users.items():
+        status = status_of(host, pids[kind])
+        assert set(status["Uid"].split()) == {host.output("id", "-u", user)}, kind
+        assert int(status["Seccomp_filters"]) > int(supervisor["Seccomp_filters"]), kind
         assert all(int(status[key], 16) == 0 for key in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"))
+
+
+def test_nothing_is_lacking_under_the_unit(host: Container) -> None:
+    """Filters of the children's own and Landlock pass the unit's filter."""
+    assert "gateway.unwalled" not in journal(host)
 
 
 def test_a_reload_takes_a_good_file_and_refuses_a_bad_one(host: Container) -> None:

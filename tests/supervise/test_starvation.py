@@ -55,11 +55,6 @@ def carry_on(child: Child) -> None:
     turn_for(child, 1e9)
 
 
-def starve(child: Child) -> None:
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    carry_on(child)
-
-
 def spin(child: Child) -> None:
     turn_for(child, WARM_UP_S)
     while True:
@@ -69,11 +64,6 @@ def spin(child: Child) -> None:
 def spin_at_once(child: Child) -> None:
     while True:
         pass
-
-
-def stop(child: Child) -> None:
-    turn_for(child, WARM_UP_S)
-    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def block(child: Child) -> None:
@@ -108,8 +98,13 @@ def stolen_cores() -> Iterator[None]:
         process.join()
 
 
-def watch(supervisor: Supervisor, name: str, main: Callable[[Child], None]) -> Watched:
-    child = Watched(name, GatewayShared().keyd, set, lambda child: partial(main, child))
+def watch(supervisor: Supervisor, name: str, main: Callable[[Child], None], *, starved: bool = False) -> Watched:
+    def prepare(child: Child) -> Callable[[], None]:
+        if starved:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        return partial(main, child)
+
+    child = Watched(name, GatewayShared().keyd, set, prepare)
     supervisor._add(name, lambda: child)
     child.life.state = ProcessState.BACKOFF
     return child
@@ -128,7 +123,7 @@ def turn_until(supervisor: Supervisor, done: Callable[[], bool], seconds: float)
 
 @pytest.mark.parametrize("seconds", [15.0, pytest.param(300.0, marks=LONG)])
 def test_what_gets_no_cpu_is_left_alone(supervisor: Supervisor, stolen_cores: None, seconds: float) -> None:
-    children = [watch(supervisor, "busy", carry_on), watch(supervisor, "starved", starve)]
+    children = [watch(supervisor, "keyd", carry_on), watch(supervisor, "agent", carry_on, starved=True)]
     turn_until(supervisor, lambda: False, seconds)
     assert [child.life.incarnation for child in children] == [1, 1]
     assert not [child.ends for child in children if child.ends]
@@ -138,7 +133,7 @@ def test_what_gets_no_cpu_is_left_alone(supervisor: Supervisor, stolen_cores: No
 def test_what_spins_is_gone_before_it_has_used_a_second(
     supervisor: Supervisor, stolen_cores: None, main: Callable[[Child], None]
 ) -> None:
-    child = watch(supervisor, "spins", main)
+    child = watch(supervisor, "keyd", main)
     turn_until(supervisor, lambda: len(child.ends) >= 2, 30.0)
     assert len(child.ends) >= 2, "it still spins"
     assert all(cpu_s < SPIN_CPU_S_MAX for cpu_s, _ in child.ends), child.ends
@@ -151,8 +146,9 @@ def test_what_is_stopped_is_gone_within_a_second_and_a_half(
     """SIGABRT does not reach it. Where /proc is hidden, waitid tells of the stop."""
     if state_hidden:
         monkeypatch.setattr(vitals, "open_state", lambda pid: -1)
-    child = watch(supervisor, "stops", stop)
+    child = watch(supervisor, "keyd", carry_on)
     turn_until(supervisor, lambda: bool(child.words.heartbeat[0]), 30.0)
+    child.signal(signal.SIGSTOP)
     started_at = child.life.started_at
     turn_until(supervisor, lambda: bool(child.ends), 30.0)
     ((_, ended_at),) = child.ends
@@ -161,7 +157,7 @@ def test_what_is_stopped_is_gone_within_a_second_and_a_half(
 
 
 def test_what_sleeps_in_the_middle_of_a_turn_is_gone(supervisor: Supervisor, stolen_cores: None) -> None:
-    child = watch(supervisor, "blocks", block)
+    child = watch(supervisor, "keyd", block)
     turn_until(supervisor, lambda: bool(child.ends), 30.0)
     ((_, ended_at),) = child.ends
     assert policy.HANG_S <= ended_at - child.life.turned_at < STOPPED_S_MAX

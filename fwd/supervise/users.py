@@ -1,0 +1,98 @@
+"""Whom the processes of a gateway run as: three users, so that one that is taken over can signal no other kind.
+
+The data path (demux, members) is one, keyd and the agent are one each. `gateway.user` is a name, NAME, and then they
+are NAME, NAME-keyd and NAME-agent; or a number N, and then they are N, N + 1 and N + 2, which need no names. Without it
+they are fwd, fwd-keyd and fwd-agent, which the package makes; where those do not exist, three numbers that nobody has.
+Refuses: a user that does not exist, root, and nobody, whom strangers' daemons run as.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Final
+
+from fwd.proto.errors import UserError
+
+User = tuple[int, int]  # uid and gid
+Users = Mapping[str, User]  # by kind of process
+
+PACKAGED: Final = "fwd"
+FREE: Final = range(60578, 61184)  # of no distribution, and not of systemd's (its UIDS-GIDS)
+_NOBODY = 65534
+_SUFFIXES = ("", "-keyd", "-agent")
+
+
+def find_users(wanted: str | int | None) -> Users:
+    """Users for `gateway.user`. Raises UserError."""
+    if wanted is None:
+        names = [PACKAGED + suffix for suffix in _SUFFIXES]
+        found = [_named(name) for name in names]
+        if None in found:
+            numbers = free_numbers(FREE, os.getpid(), _in_use())
+            return _by_kind([(number, number) for number in numbers])
+    elif str(wanted).isdigit():
+        names = [str(int(wanted) + i) for i in range(len(_SUFFIXES))]
+        found = [(int(name), int(name)) for name in names]
+    else:
+        names = [f"{wanted}{suffix}" for suffix in _SUFFIXES]
+        found = [_named(name) for name in names]
+    users: list[User] = []
+    for name, user in zip(names, found, strict=True):
+        if user is None:
+            what = f"no such user: {name}; fwd runs as three: {', '.join(names)}. Make them, or give a number"
+            raise UserError(f"gateway.user: {what}")
+        if reason := _refusal(name, user):
+            raise UserError(f"gateway.user: {name} {reason}")
+        users.append(user)
+    if len({uid for uid, _ in users}) < len(users):
+        raise UserError(f"gateway.user: {', '.join(names)} are not three users: their numbers must differ")
+    return _by_kind(users)
+
+
+def free_numbers(numbers: range, start: int, taken: Collection[int]) -> list[int]:
+    """Three in a row that are not taken; gateways that start at once begin to look in different places."""
+    triples = len(numbers) // 3
+    for i in range(triples):
+        at = (start + i) % triples * 3
+        found = list(numbers[at : at + 3])
+        if not set(found) & set(taken):
+            return found
+    raise UserError(f"no three free user numbers from {numbers[0]} to {numbers[-1]}: give one with gateway.user")
+
+
+def _by_kind(users: list[User]) -> Users:
+    data, keyd, agent = users
+    return {"demux": data, "member": data, "keyd": keyd, "agent": agent}
+
+
+def _named(name: str) -> User | None:
+    with contextlib.suppress(KeyError):
+        entry = pwd.getpwnam(name)
+        return entry.pw_uid, entry.pw_gid
+    return None
+
+
+def _refusal(name: str, user: User) -> str:
+    """Why nothing may run as this user; empty if it may."""
+    uid, gid = user
+    nobody = _named("nobody")
+    if uid == _NOBODY or (nobody is not None and uid == nobody[0]):
+        return "is nobody, and so are strangers' daemons: choose another, or leave gateway.user out"
+    if uid == 0 or gid == 0:
+        return "is root, or of root's group: choose another, or leave gateway.user out"
+    return "" if uid < 2**32 - 1 else "is no number of a user"
+
+
+def _in_use() -> set[int]:
+    """Numbers of users that have a name, or a process."""
+    found = {entry.pw_uid for entry in pwd.getpwall()}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+                if line.startswith(("Uid:", "Gid:")):
+                    found |= {int(word) for word in line.split()[1:]}
+    return found
