@@ -40,12 +40,13 @@ from fwd.proto.ip import (
     record_fault,
     tos,
 )
-from fwd.proto.segments import PACKETS_MAX, START_MAX, complete_checksum, packet_mark, packets_in
+from fwd.proto.segments import PACKETS_MAX, START_MAX, TCP, complete_checksum, packet_mark, packets_in
 
 IDLE_TICK_S = 0.2
 IDLE_BUCKET_S = 1.0  # a bucket unused for so long may move: longer than any packet is under way
 _TICK_NS = 10_000_000  # unit of last use: 10 ms in 32 bits wrap after 497 days of the host's uptime
 _SETTLE_TICKS = 10
+_SANE_MAX = 1024
 _READS_MAX = 64  # records read before segments that are not full are handed over
 # A member that has so many segments before it gets no more of them than it must: what comes meanwhile shares one, up
 # to the next look, which is at the next record or after _HELD_MS.
@@ -270,6 +271,7 @@ class Demux:
         self._pair4, self._pair6 = self._packet[12:20], self._packet[8:40]
         self._longest = rings[0].stride - 2 if self._esp else RECORD_MAX
         self._super_packets = CSUM | TSO4 | TSO6 | (0 if self._esp else USO4 | USO6)
+        self._sane: dict[bytes, int] = {}  # shapes of super-packets that were well, and from which length on
         self._sums = NEEDS_CSUM if self._esp else 0  # checksums that are completed here, so that they must fit
 
     def run(self) -> None:
@@ -361,9 +363,18 @@ class Demux:
         The kernel hands on whatever a client or another peering's peer wrote to it (GSO_DODGY), `gso_size` 1 included.
         """
         record = self._record
+        if not self._esp:
+            # All that is looked at of a TCP super-packet but its length, which may be longer at will.
+            shape = record[: VNET_BYTES + 1].tobytes() + record[VNET_BYTES + 6 : VNET_BYTES + 10].tobytes()
+            if size >= self._sane.get(shape, RECORD_MAX):
+                return None
         if record_fault(record, size, self._super_packets) is not None:
             return DropReason.RECORD_MALFORMED
         if not self._esp:
+            if record[1] & 0x7F in (1, 4) and (record[VNET_BYTES] >> 4 == 4 or record[VNET_BYTES + 6] == TCP):
+                if len(self._sane) >= _SANE_MAX:
+                    self._sane.clear()
+                self._sane[shape] = size
             return None
         if not record[1]:
             return DropReason.RECORD_TOO_BIG if size > self._longest else None
