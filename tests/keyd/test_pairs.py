@@ -79,6 +79,9 @@ class PlayedMember:
         assert len(slots) == len(set(slots)), "two SAs of one replay slot"
         for keys in message.inbound:
             self.shared.slots.floor(keys.slot, keys.spi)
+        if message.until_ms and self.outbound is not None:
+            ends_ms = min(self.outbound.deadline_ms or message.until_ms, message.until_ms)
+            self.outbound = replace(self.outbound, deadline_ms=ends_ms)
         if message.stop:
             self.outbound, self.shared.link[LinkWord.SPI_OUT] = None, 0
         if message.outbound is not None:
@@ -87,6 +90,12 @@ class PlayedMember:
             assert len(self.used) == len(set(self.used)), "an SA was sent on twice"
             self.shared.ledger.begin(self.incarnation, message.outbound.spi)
             self.shared.link[LinkWord.SPI_OUT] = message.outbound.spi
+
+    def end_overdue(self, now: float) -> None:
+        """SAs whose life is over, which a member ends by itself."""
+        self.inbound = {spi: keys for spi, keys in self.inbound.items() if not 0 < keys.deadline_ms <= now * 1000}
+        if self.outbound is not None and 0 < self.outbound.deadline_ms <= now * 1000:
+            self.outbound, self.shared.link[LinkWord.SPI_OUT] = None, 0
 
     def hear(self, keys: SaKeys) -> bool:
         """A packet of the far side's; whether it is accepted."""
@@ -113,10 +122,10 @@ class Side:
         self.members = [PlayedMember(self.shared, i, undo) for i in range(members)]
         self.keyd: IkePeering | None = None
 
-    def start_keyd(self, now: float) -> None:
+    def start_keyd(self, now: float, secret: bytes = b"both sides have this secret") -> None:
         members = [member.parts for member in self.members]
         parts = KeydPeering(self.peering, {}, members, self.shared, TUN_FLAGS)
-        self.keyd = IkePeering(parts, Psk(b"both sides have this secret"), now, self.reveal)
+        self.keyd = IkePeering(parts, Psk(secret), now, self.reveal)
         if self.standard:
             endpoint = self.keyd._endpoint
             endpoint.connections = {n: replace(c, notifies=()) for n, c in endpoint.connections.items()}
@@ -156,6 +165,7 @@ class World:
                     member.read()
                     if not member.alive:
                         member.start()
+                    member.end_overdue(self.now)
             if traffic:
                 self._send()
 

@@ -1,0 +1,254 @@
+"""Keys end, whatever becomes of either keyd; and traffic goes on wherever the peer lets it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from test_pairs import World
+
+from fwd.config import PskKeys
+from fwd.keyd.pair import Times
+from fwd.proto.ike import endpoint, exchanges
+from fwd.proto.ike.numbers import Notify, ProtocolError
+from fwd.proto.ike.states import State
+
+NEW = b"another secret, of one side"
+
+
+def psk(**changes: Any) -> PskKeys:
+    return PskKeys(source="psk", secret="unused", **changes)
+
+
+def lossless(world: World, seconds: float) -> None:
+    """Every member of both sides sends all the time, and is heard."""
+    for _ in range(round(seconds)):
+        world.check_sends()
+
+
+def nobody_sends(world: World) -> bool:
+    return all(member.outbound is None for side in world.sides for member in side.members)
+
+
+def spis(world: World) -> set[int]:
+    return {member.outbound.spi for side in world.sides for member in side.members if member.outbound}
+
+
+@pytest.fixture
+def undo() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """From then on the second gateway refuses each CREATE_CHILD_SA of this kind: by a notify."""
+
+    def refuse(notify: int) -> None:
+        def respond(sa: Any, *rest: Any) -> Any:
+            if str(sa.connection.local[0]).endswith("2"):
+                raise ProtocolError(Notify(notify), "not with us")
+            return exchanges.respond_child(sa, *rest)
+
+        monkeypatch.setattr(endpoint, "respond_child", respond)
+
+    return refuse
+
+
+def test_both_keyds_are_gone_and_the_members_stop_at_life_time(undo: contextlib.ExitStack) -> None:
+    world = World(undo, rekey_time=20, life_time=30)
+    world.run(2.0)
+    for side in world.sides:
+        side.keyd = None
+    world.run(27.0)
+    assert world.refused == 0
+    assert not nobody_sends(world)
+    world.run(2.0)
+    assert nobody_sends(world)
+
+
+def test_a_member_that_dies_near_the_end_gets_no_longer_life(undo: contextlib.ExitStack) -> None:
+    world = World(undo, rekey_time=20, life_time=30)
+    world.run(2.0)
+    for side in world.sides:
+        side.keyd = None
+    world.run(25.0)
+    for side in world.sides:
+        for member in side.members:
+            member.alive = False
+    world.run(2.0)
+    assert not nobody_sends(world)
+    world.run(3.0)
+    assert nobody_sends(world)
+
+
+def test_the_far_keyd_never_answers_again(undo: contextlib.ExitStack) -> None:
+    """Its members go on sending, and are no reason to keep anything."""
+    world = World(undo, rekey_time=10, keys=psk(ike_rekey_time=20))
+    world.run(2.0)
+    before = spis(world)
+    world.sides[1].keyd = None
+    world.run(21.0)
+    assert nobody_sends(world)
+    keyd = world.sides[0].keyd
+    assert keyd is not None
+    assert not any(sa.established_at for sa in keyd._endpoint.sas("p"))
+    world.sides[1].start_keyd(world.now)
+    world.run(12.0)
+    lossless(world, 2)
+    assert not spis(world) & before
+
+
+def test_an_ike_sa_ends_though_a_request_is_unanswered_and_esp_is_heard(undo: contextlib.ExitStack) -> None:
+    world = World(undo, keys=psk(ike_rekey_time=20))
+    world.run(2.0)
+    keyd = world.sides[0].keyd
+    assert keyd is not None
+    sa = keyd._endpoint.established("p")
+    assert sa is not None
+    world.sides[1].keyd = None
+    world.run(18.0)
+    assert sa.state is not State.DEAD
+    world.run(2.5)
+    assert sa.state is State.DEAD
+
+
+@pytest.mark.parametrize("notify", [Notify.NO_ADDITIONAL_SAS, Notify.NO_PROPOSAL_CHOSEN, Notify.INVALID_KE_PAYLOAD])
+def test_a_peer_that_refuses_every_rekeying_is_joined_anew_without_a_gap(
+    undo: contextlib.ExitStack,
+    refusing: Callable[[int], None],
+    notify: int,
+) -> None:
+    """One member: what IKE_AUTH gives is all that it gets."""
+    world = World(undo, members=1, rekey_time=20, life_time=30)
+    world.run(2.0)
+    refusing(notify)
+    before = spis(world)
+    for _ in range(10):
+        lossless(world, 10)
+        for side in world.sides:
+            assert side.keyd is not None
+            assert len(side.keyd._endpoint.sas("p")) <= 3
+    assert world.refused == 0
+    assert not spis(world) & before
+
+
+def test_without_further_child_sas_a_member_that_dies_is_back_soon(
+    undo: contextlib.ExitStack,
+    refusing: Callable[[int], None],
+) -> None:
+    refusing(Notify.NO_PROPOSAL_CHOSEN)
+    world = World(undo, members=1)
+    world.run(2.0)
+    lossless(world, 1)
+    for _ in range(3):
+        world.sides[0].members[0].alive = False
+        world.run(12.0)
+        lossless(world, 1)
+
+
+def test_a_peer_without_pfs_is_kept(undo: contextlib.ExitStack) -> None:
+    theirs = {"keys": psk(esp_proposals=["aes256gcm16-noesn"])}
+    world = World(undo, members=1, rekey_time=20, life_time=30, theirs=theirs)
+    world.run(2.0)
+    lossless(world, 100)
+    assert world.refused == 0
+
+
+def test_reauthentication_loses_nothing(undo: contextlib.ExitStack) -> None:
+    world = World(undo, keys=psk(reauth_time=10))
+    world.run(2.0)
+    numbers = set()
+    for _ in range(60):
+        lossless(world, 1)
+        keyd = world.sides[0].keyd
+        assert keyd is not None
+        sa = keyd._endpoint.established("p")
+        assert sa is not None
+        numbers.add(sa.standing.authentication)
+        assert len(keyd._endpoint.sas("p")) <= 3
+    assert world.refused == 0
+    assert len(numbers) >= 6
+    world.check_spares()
+
+
+def test_a_changed_secret_ends_what_the_old_one_authenticated(undo: contextlib.ExitStack) -> None:
+    """After `grace`, on both sides, though the far side has the old one and its own SAs live on."""
+    world = World(undo, keys=psk(grace=20))
+    world.run(2.0)
+    world.sides[0].start_keyd(world.now, NEW)
+    world.run(18.0)
+    assert world.refused == 0
+    assert all(member.outbound for member in world.sides[0].members)
+    world.run(3.0)
+    for member in world.sides[0].members:
+        assert member.outbound is None
+        assert not member.inbound
+    world.sides[1].start_keyd(world.now, NEW)
+    world.run(12.0)
+    lossless(world, 2)
+
+
+def test_a_secret_that_both_sides_change_within_grace_loses_nothing(undo: contextlib.ExitStack) -> None:
+    world = World(undo, keys=psk(grace=60))
+    world.run(2.0)
+    before = spis(world)
+    world.sides[0].start_keyd(world.now, NEW)
+    world.run(5.0)
+    world.sides[1].start_keyd(world.now, NEW)
+    world.run(70.0)
+    assert world.refused == 0
+    lossless(world, 1)
+    assert not spis(world) & before
+
+
+def test_the_end_by_a_changed_secret_outlives_keyd_and_member(undo: contextlib.ExitStack) -> None:
+    world = World(undo, members=1, keys=psk(grace=20))
+    world.run(2.0)
+    side = world.sides[0]
+    side.start_keyd(world.now, NEW)
+    side.keyd = None
+    world.run(5.0)
+    side.members[0].alive = False
+    world.run(1.0)
+    assert side.members[0].outbound is not None
+    side.start_keyd(world.now, NEW)
+    world.run(10.0)
+    side.members[0].alive = False
+    world.run(6.0)
+    assert side.members[0].outbound is None
+    assert not side.members[0].inbound
+
+
+def test_a_keyd_that_finds_the_secret_of_before_ends_nothing(undo: contextlib.ExitStack) -> None:
+    world = World(undo, keys=psk(grace=0))
+    world.run(2.0)
+    for side in world.sides:
+        side.start_keyd(world.now)
+        lossless(world, 5)
+    assert world.refused == 0
+
+
+def test_what_keyd_remembers_tells_no_secret(undo: contextlib.ExitStack) -> None:
+    """Nor a digest of one that could be compared with another's."""
+    world = World(undo, members=2)
+    world.run(1.0)
+    notes = set()
+    for side in world.sides:
+        for member in side.members:
+            memory = member.parts.memory
+            assert memory is not None
+            data = memory[1].recv(1 << 17)
+            assert b"both sides have" not in data
+            notes.add(data[2:66])
+    assert len(notes) == 2, "one for each keyd"
+
+
+@pytest.mark.parametrize(
+    ("times", "again_s", "replace_s"),
+    [(Times(3600, 3960), 10, 3600), (Times(10, 11), 0.5, 10), (Times(0, 0), 10, 0), (Times(0, 100), 2.5, 90)],
+)
+def test_when_a_pair_is_replaced_and_how_often_that_is_tried(times: Times, again_s: float, replace_s: float) -> None:
+    assert (times.again_s, times.replace_s) == (pytest.approx(again_s), pytest.approx(replace_s))
