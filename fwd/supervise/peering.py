@@ -49,6 +49,7 @@ class KeyMaterial:
     """
 
     fds: dict[str, int]  # by the configuration's word (keyd.secrets)
+    seen: tuple[object, ...] = ()  # what tells whether the files are others by now (standing.py)
     _next_epochs: dict[_KeyName, int] = field(default_factory=dict)
     _heard: dict[_KeyName, list[int]] = field(default_factory=dict)
 

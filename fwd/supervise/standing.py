@@ -44,6 +44,7 @@ class Standing:
         self.peerings: dict[str, PeeringParts] = {}
         self.waiting: dict[str, str] = {}  # peering → why it is not set up
         self.retry_at = 0.0
+        self.has_news = False  # keyd has yet to learn of other secrets
         self.ike_sockets = sockets.IkeSockets()
         self.commands = sockets.seqpacket_pair()  # from the agent to keyd
         self.control: socket.socket | None = None
@@ -96,9 +97,16 @@ class Standing:
     # -- changes ----------------------------------------------------------------------------------------------
 
     def want(self, peerings: Iterable[Peering]) -> list[str]:
-        """Let those wait that are not set up; names of the open peerings that are not wanted as they are."""
+        """Let those wait that are not set up; names of the open peerings that are not wanted as they are.
+
+        What only authenticates otherwise stays (`reopen_secrets`), but for the lab's secrets that are others now.
+        """
         wanted = {peering.name: peering for peering in peerings}
-        gone = [name for name, parts in self.peerings.items() if wanted.get(name) != parts.peering]
+        gone = [
+            name
+            for name, parts in self.peerings.items()
+            if not _same_but_keys(parts.peering, wanted.get(name)) or self._has_old_lab_secret(parts)
+        ]
         absent = [name for name in wanted if name in gone or name not in self.peerings]
         self.waiting = {name: self.waiting.get(name, "") for name in absent}
         return gone
@@ -127,10 +135,30 @@ class Standing:
         for name in names:
             self._drop_material(name)
 
-    def reopen_secrets(self) -> None:
-        """Open the secret files anew, which may be others by now."""
-        for parts in self.peerings.values():
-            self._reopen(parts)
+    def reopen_secrets(self, peerings: Iterable[Peering]) -> None:
+        """Open the secret files of IKE peerings, if they, or what names them, are others by now: `has_news`, then.
+
+        What is not good changes nothing.
+        """
+        for peering in peerings:
+            if peering.name in self.peerings and _same_but_keys(self.peerings[peering.name].peering, peering):
+                self._reopen(self.peerings[peering.name], peering)
+
+    def renew_lab_secrets(self, peerings: Iterable[Peering]) -> None:
+        """Open the lab's secrets that lie at their paths again; what is not good changes nothing."""
+        for keys in {one.keys.secret: one.keys for one in peerings if isinstance(one.keys, LabKeys)}.values():
+            if keys.secret in self._materials and keys.secret.exists():
+                try:
+                    material = KeyMaterial(self._open_secrets(keys))
+                except (UserError, OSError) as error:
+                    log.error("the lab's secret of before stays: %s", error, extra=event("peering.secrets_refused"))
+                    continue
+                close_material(self._materials[keys.secret])
+                self._materials[keys.secret] = material
+
+    def _has_old_lab_secret(self, parts: PeeringParts) -> bool:
+        keys = parts.peering.keys
+        return isinstance(keys, LabKeys) and self._materials.get(keys.secret) is not parts.material
 
     def tidy(self, wanted: Sequence[Peering]) -> None:
         """Remove the guards that nobody wants."""
@@ -200,22 +228,25 @@ class Standing:
         """A peering's secrets. The lab's may be shared by peerings, and can be opened once only."""
         name: Path | str = peering.keys.secret if isinstance(peering.keys, LabKeys) else peering.name
         if name not in self._materials:
-            self._materials[name] = KeyMaterial(self._open_secrets(peering.keys))
+            seen = _seen(peering.keys)
+            self._materials[name] = KeyMaterial(self._open_secrets(peering.keys), seen)
         return self._materials[name]
 
-    def _reopen(self, parts: PeeringParts) -> None:
-        """An IKE peering's secret files, which may be others by now; if they are not good, those of before stay."""
-        peering, material = parts.peering, parts.material
-        if peering.ike is None:
+    def _reopen(self, parts: PeeringParts, wanted: Peering) -> None:
+        """What an IKE peering authenticates by may be another by now; if it is not good, that of before stays."""
+        material, seen = parts.material, _seen(wanted.keys)
+        if wanted.ike is None or (wanted.keys == parts.peering.keys and seen == material.seen):
             return
         try:
-            fds = self._open_secrets(peering.keys)
+            fds = self._open_secrets(wanted.keys)
         except (UserError, OSError) as error:
-            told = event("peering.secrets_refused", peering=peering.name)
-            log.error("peering %s keeps the secrets of before: %s", peering.name, error, extra=told)
+            told = event("peering.secrets_refused", peering=wanted.name)
+            log.error("peering %s keeps the secrets of before: %s", wanted.name, error, extra=told)
             return
         close_material(material)
-        material.fds = fds
+        material.fds, material.seen = fds, seen
+        parts.peering = wanted
+        self.has_news = True
 
     def _drop_material(self, name: str) -> None:
         """An IKE peering's own; the lab's must outlive it."""
@@ -226,6 +257,29 @@ class Standing:
 def _warn(parts: PeeringParts) -> None:
     for warning in parts.warnings:
         log.warning("%s", warning, extra=event("peering.warning", peering=parts.peering.name))
+
+
+def _same_but_keys(one: Peering, other: Peering | None) -> bool:
+    """Whether two are the same to the data path: whatever they authenticate by, they need no other processes."""
+    if one == other:
+        return True
+    if other is None or one.ike is None or other.ike is None or one.ike.ike_port != other.ike.ike_port:
+        return False
+    return one.model_copy(update={"keys": other.keys}) == other
+
+
+def _seen(keys: Keys) -> tuple[object, ...]:
+    """What tells whether a file was written or replaced since, without reading it."""
+    named = [value for _, value in keys if isinstance(value, Path)]
+    named += [path for _, value in keys if isinstance(value, list) for path in value if isinstance(path, Path)]
+    found: list[object] = []
+    for path in named:
+        try:
+            about = path.stat()
+            found.append((path, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+        except OSError:
+            found.append((path, None))
+    return tuple(found)
 
 
 def is_short_of_descriptors(error: Exception) -> bool:

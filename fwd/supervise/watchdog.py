@@ -396,7 +396,7 @@ class Supervisor:
         self._standing.close_all(self._troubles, guards_too=self._stopping)
 
     def _re_read(self) -> None:
-        """SIGHUP: a file that cannot be used changes nothing."""
+        """SIGHUP: a file that cannot be used changes nothing, and where nothing has changed nothing happens."""
         self._reload = False
         try:
             config = self._read()
@@ -419,19 +419,20 @@ class Supervisor:
         standing, wanted = self._standing, self._config.peering
         standing.retry_at = time.monotonic() + RETRY_S
         self._unsettled, secrets_due = True, self._secrets_due
+        if secrets_due:
+            standing.renew_lab_secrets(wanted)
+            standing.reopen_secrets(wanted)
         gone = standing.want(wanted)
         guarded = standing.guard(wanted)
 
-        # keyd and the agent hold what is closed now.
-        if gone or secrets_due:
+        # keyd and the agent hold what is closed now, or secrets of before.
+        if gone or standing.has_news:
             self._end_shared()
         for name in gone:
             self._end_peering(name)
             standing.close(name)
         standing.drop_unused(gone)
-        if secrets_due:
-            standing.reopen_secrets()
-            self._secrets_due = False
+        self._secrets_due = standing.has_news = False
 
         for peering in guarded:
             standing.open(peering)
