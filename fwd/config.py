@@ -39,7 +39,7 @@ Payload = Literal["superpacket", "esp"]
 
 MEMBERS_MAX = 64
 LIFE_SHARE = 1.1  # of its soft limit: when an SA ends by default
-_PACKETS_MORE, _OCTETS_MORE = 2**20, 2**30  # than the soft limit, at least
+_SECONDS_MORE, _PACKETS_MORE, _OCTETS_MORE = 1.0, 2**20, 2**30  # than the soft limit, at least
 SHARED_MEMBERS_MAX = 8  # whose inbound SAs one of them may have to hold
 _UNION = ("IPv", "lax-or-strict", "function-")  # how pydantic names the branches of a union in a location
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -220,7 +220,9 @@ class Peering(_Strict):
     @property
     def life_s(self) -> float:
         """For how long an SA may be used after it was negotiated; 0: for ever."""
-        return float(self.life_time) if self.life_time is not None else self.rekey_time * LIFE_SHARE
+        if self.life_time is not None:
+            return float(self.life_time)
+        return max(self.rekey_time * LIFE_SHARE, self.rekey_time + _SECONDS_MORE) if self.rekey_time else 0.0
 
     @property
     def life(self) -> Life:

@@ -525,6 +525,25 @@ def test_a_gateway_that_does_not_carry_all_that_is_configured_is_not_ready_and_s
     assert status["peerings"][0]["narrower"]["1"] == held
 
 
+def test_a_peering_that_is_refused_every_child_sa_is_not_ready_and_says_why(view: GatewayView) -> None:
+    for member in view.peerings[0].shared.members:
+        member.link[LinkWord.SPI_OUT] = 0
+    refused = {str(index): "NO_PROPOSAL_CHOSEN" for index in range(len(view.peerings[0].shared.members))}
+    concern = "the peer refuses every rekeying (NO_PROPOSAL_CHOSEN): there is nothing to send on"
+    view.shared.ike.put(json.dumps({"vpc2": {"sas": [], "refused": refused, "concern": concern}}).encode())
+    status = collect(view, NOW_NS)
+    assert f"vpc2: member 0 has no SA to send on: {concern}" in status["not_ready"]
+    assert not status["ready"]
+
+
+def test_an_end_that_comes_near_is_a_warning_while_traffic_passes(view: GatewayView) -> None:
+    concern = "the peer refuses every rekeying (NO_ADDITIONAL_SAS): SAs end in 312 s"
+    view.shared.ike.put(json.dumps({"vpc2": {"concern": concern}}).encode())
+    status = collect(view, NOW_NS)
+    assert status["ready"]
+    assert f"vpc2: {concern}" in status["warnings"]
+
+
 def test_offloads_that_the_far_side_does_not_take_are_not_in_force(view: GatewayView) -> None:
     assert peering_of(view)["offloads"]["in_force"] == ["csum", "tso", "udp-gso"]
     view.peerings[0].shared.far_offloads = CSUM

@@ -25,6 +25,8 @@ class ChildSa(_Shape):
     spi_in: str = ""
     spi_out: str = ""
     proposal: str = ""
+    age_s: int | None = Field(default=None, ge=0, le=_S_MAX)
+    ends_s: int | None = Field(default=None, ge=0, le=_S_MAX)
 
 
 class IkeSa(_Shape):
@@ -37,6 +39,8 @@ class IkeSa(_Shape):
     remote: str = ""
     remote_id: str = ""
     established_s: int | None = Field(default=None, ge=0, le=_S_MAX)
+    authenticated_s: int | None = Field(default=None, ge=0, le=_S_MAX)
+    ends_s: int | None = Field(default=None, ge=0, le=_S_MAX)
     children: list[ChildSa] = Field(default_factory=list)
 
 
@@ -62,6 +66,7 @@ class Told(_Shape):
     half_open: int = 0
     faults: int = Field(default=0, ge=0)
     error: str = ""
+    concern: str = ""
     certificates: Annotated[Certificates | None, BeforeValidator(lambda told: told or None)] = None
     refused: dict[str, str] = Field(default_factory=dict)
     narrower: dict[str, Narrower] = Field(default_factory=dict)

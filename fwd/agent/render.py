@@ -100,9 +100,11 @@ def _ike_sa(sa: Json) -> list[RenderableType]:
     age = "" if sa["established_s"] is None else f", {timedelta(seconds=sa['established_s'])} ago"
     nat = ", a NAT is before us" if sa["behind_nat"] else ""
     nat += ", a NAT is before the peer" if sa.get("peer_behind_nat") else ""
-    table = _table("Child SA", "state", "SPI in", "SPI out", "proposal")
+    table = _table("Child SA", "state", "SPI in", "SPI out", ">ends in", "proposal")
     for child in sorted(sa["children"], key=lambda child: int(child["member"])):
-        table.add_row(f"member {child['member']}", *(child[key] for key in ("state", "spi_in", "spi_out", "proposal")))
+        ends = "never" if child.get("ends_s") is None else str(timedelta(seconds=child["ends_s"]))
+        cells = (child["state"], child["spi_in"], child["spi_out"], ends, child["proposal"])
+        table.add_row(f"member {child['member']}", *cells)
     return [
         _fact("IKE SA", f"{sa['state']}{age}, {sa['remote_id']} at {sa['remote']}{nat}, "
                         f"{sa['spi_i']}_i{ours} {sa['spi_r']}_r{theirs}"),

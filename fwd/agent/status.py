@@ -39,6 +39,7 @@ def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None =
         peering["ike_error"] = of.error
         peering["ike_faults"] = of.faults
         peering["certificates"] = of.certificates.model_dump() if of.certificates else {}
+        peering["ike_concern"] = of.concern
         peering["members_refused"] = of.refused
         peering["narrower"] = {index: held.model_dump() for index, held in of.narrower.items()}
     processes = [
@@ -64,6 +65,7 @@ def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None =
         "warnings": [
             *view.warnings,
             *_of_certificates(peerings),
+            *(f"{p['name']}: {p['ike_concern']}" for p in peerings if p["ike_concern"]),
             *(f"{name}: {reason}" for name, reason in news.get("troubles", {}).items()),
         ],
         "processes": processes,
@@ -228,13 +230,17 @@ def _not_ready(processes: Iterable[Json], prefix: str) -> list[str]:
 
 def _peering_not_ready(peering: Json) -> list[str]:
     prefix = f"{peering['name']}: "
-    refused = peering["members_refused"]  # the far side has fewer: no fault of theirs
+    refused = peering["members_refused"]  # the far side has fewer: no fault of theirs, unless it is so with all
+    if all(m["spi_out"] is None for m in peering["members"]):
+        refused = {}
+    error = peering["ike_error"] if peering["ike_error"] not in (ike.NOTHING, ike.UNREADABLE) else ""
+    why = peering["ike_concern"] or error
     members = [{"name": f"member {m['index']}", **m} for m in peering["members"] if str(m["index"]) not in refused]
     reasons = _not_ready([{"name": "demux", **peering["demux"]}, *members], prefix)
     return (
         reasons
         + [
-            f"{prefix}{m['name']} has no SA to send on"
+            f"{prefix}{m['name']} has no SA to send on" + (f": {why}" if why else "")
             for m in members
             if m["spi_out"] is None and m["state"] == ProcessState.RUNNING.name.lower()
         ]

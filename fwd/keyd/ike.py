@@ -27,7 +27,7 @@ from fwd.keyd.pairs import SPARES, MemberPairs
 from fwd.keyd.proof import Proof
 from fwd.keyd.refusals import Refusals
 from fwd.keyd.renewal import Renewal
-from fwd.keyd.shown import shown
+from fwd.keyd.shown import concern, shown
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Credentials
 from fwd.proto.ike.endpoint import Endpoint
@@ -448,14 +448,16 @@ class IkePeering:
         self._again_s = min(2 * self._again_s, AGAIN_MAX_S)
 
     def told(self, now: float) -> dict[str, Any]:
-        """What there is to see of it, as `swanctl --list-sas` has it. No keys."""
+        """What there is to see of it (shown.py)."""
+        sa = self._endpoint.established(self.name)
         return {
-            "sas": [shown(sa, now) for sa in self._endpoint.begun(self.name)],
+            "sas": [shown(sa, self.members, now) for sa in self._endpoint.begun(self.name)],
             "half_open": len(self._endpoint.sas(self.name)) - len(self._endpoint.begun(self.name)),
             "error": self._error,
             "certificates": self._checkup.told(),
             "faults": self.faults,
             "narrower": self._narrower.told(),
+            "concern": concern(self.members, self._refused, self._inherited_end, connected=sa is not None, now=now),
             "refused": {str(index): why for index, why in self._refused.items() if self.members[index].bare},
         }
 

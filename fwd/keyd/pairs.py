@@ -297,6 +297,10 @@ class MemberPairs:
             return None
         return max(0.0, pair.ends_at - now)
 
+    def inherited_ends_in(self, now: float) -> float | None:
+        """Seconds until what a predecessor of keyd had made ends early; None: it does not, or is gone."""
+        return max(0.0, self._until_ms / 1000 - now) if self._until_ms else None
+
     def next_end(self) -> float | None:
         """When the life of a pair is over next."""
         return min((pair.ends_at for pair in self._pairs.values() if pair.ends_at < float("inf")), default=None)

@@ -1,15 +1,22 @@
-"""What keyd shows of its IKE SAs: no keys."""
+"""What keyd shows of its IKE SAs, and of what is to be feared: no keys."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fwd.keyd.pairs import MemberPairs
 from fwd.proto.ike import auth
+from fwd.proto.ike.child import Child
 from fwd.proto.ike.sa import IkeSa
+from fwd.proto.ike.upkeep import ends_at
+
+_NEVER = float("inf")
 
 
-def shown(sa: IkeSa, now: float) -> dict[str, Any]:
-    """What there is to see of an IKE SA, as `swanctl --list-sas` has it."""
+def shown(sa: IkeSa, members: Sequence[MemberPairs], now: float) -> dict[str, Any]:
+    """What there is to see of an IKE SA, as `swanctl --list-sas` has it; ages and what is left in seconds."""
+    host, port = sa.remote
     return {
         "state": sa.state.name.lower(),
         "spi_i": sa.spi_i.hex(),
@@ -17,17 +24,46 @@ def shown(sa: IkeSa, now: float) -> dict[str, Any]:
         "initiator": sa.initiator,
         "behind_nat": sa.behind_nat,
         "peer_behind_nat": sa.peer_behind_nat,
-        "remote": f"[{sa.remote[0]}]:{sa.remote[1]}" if ":" in sa.remote[0] else f"{sa.remote[0]}:{sa.remote[1]}",
+        "remote": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         "remote_id": auth.name_of(sa.connection.remote_id),
         "established_s": round(now - sa.established_at) if sa.established_at else None,
-        "children": [
-            {
-                "member": child.keys.member,
-                "state": child.use.name.lower(),
-                "spi_in": f"{child.spi_in:#010x}",
-                "spi_out": f"{child.spi_out:#010x}",
-                "proposal": child.keys.proposal,
-            }
-            for child in sa.children.values()
-        ],
+        "authenticated_s": round(now - sa.standing.authenticated_at) if sa.established_at else None,
+        "ends_s": _left(ends_at(sa), now) if sa.established_at else None,
+        "children": [_child(child, members, now) for child in sa.children.values()],
     }
+
+
+def _child(child: Child, members: Sequence[MemberPairs], now: float) -> dict[str, Any]:
+    member = child.keys.member
+    pair = members[member].pair(child.spi_in) if member < len(members) else None
+    return {
+        "member": member,
+        "state": child.use.name.lower(),
+        "spi_in": f"{child.spi_in:#010x}",
+        "spi_out": f"{child.spi_out:#010x}",
+        "proposal": child.keys.proposal,
+        "age_s": round(now - pair.made_at) if pair else None,
+        "ends_s": _left(pair.ends_at, now) if pair else None,
+    }
+
+
+def _left(at: float, now: float) -> int | None:
+    return None if at == _NEVER else round(max(0.0, at - now))
+
+
+def concern(
+    members: Sequence[MemberPairs], refused: Mapping[int, str], inherited_end: str, *, connected: bool, now: float
+) -> str:
+    """Why members will soon have nothing to send on, and when, unless something changes; empty: they will not.
+
+    `refused`: why the peer gives a member nothing more. `inherited_end`: why the SAs of a keyd before end.
+    """
+    left = [seconds for member in members if (seconds := member.ends_in(now)) is not None]
+    when = f"SAs end in {min(left):.0f} s" if left else "there is nothing to send on"
+    in_need = {refused[i] for i, member in enumerate(members) if i in refused and member.needs_more(now)}
+    if in_need and (left or all(member.bare for member in members)):
+        return f"the peer refuses every rekeying ({', '.join(sorted(in_need))}): {when}"
+    inherited = [seconds for member in members if (seconds := member.inherited_ends_in(now)) is not None]
+    if inherited_end and inherited:
+        return f"{inherited_end}: what was authenticated before ends in {max(inherited):.0f} s"
+    return f"there is no IKE SA: {when}" if left and not connected else ""

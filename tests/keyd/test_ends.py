@@ -11,7 +11,8 @@ from test_pairs import World
 
 from fwd.config import PskKeys
 from fwd.keyd.pair import Times
-from fwd.proto.ike import endpoint, exchanges
+from fwd.proto.ike import endpoint
+from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.numbers import Notify, ProtocolError
 from fwd.proto.ike.states import State
 
@@ -44,13 +45,11 @@ def undo() -> Iterator[contextlib.ExitStack]:
 
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """From then on the second gateway refuses each CREATE_CHILD_SA of this kind: by a notify."""
+    """From then on each side refuses each CREATE_CHILD_SA about Child SAs, by a notify."""
 
     def refuse(notify: int) -> None:
-        def respond(sa: Any, *rest: Any) -> Any:
-            if str(sa.connection.local[0]).endswith("2"):
-                raise ProtocolError(Notify(notify), "not with us")
-            return exchanges.respond_child(sa, *rest)
+        def respond(*_: Any) -> Any:
+            raise ProtocolError(Notify(notify), "not with us")
 
         monkeypatch.setattr(endpoint, "respond_child", respond)
 
@@ -133,6 +132,22 @@ def test_a_peer_that_refuses_every_rekeying_is_joined_anew_without_a_gap(
             assert len(side.keyd._endpoint.sas("p")) <= 3
     assert world.refused == 0
     assert not spis(world) & before
+
+
+def test_the_status_tells_when_sas_end_that_the_peer_does_not_replace(
+    undo: contextlib.ExitStack, refusing: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by rekeying, nor by a new IKE SA."""
+    world = World(undo, members=1, rekey_time=20, life_time=40)
+    world.run(2.0)
+    refusing(Notify.NO_ADDITIONAL_SAS)
+    keyd = world.sides[0].keyd
+    assert keyd is not None
+    monkeypatch.setattr(Endpoint, "reauthenticate", lambda *_: None)
+    world.run(23.0)
+    assert keyd.told(world.now)["concern"] == "the peer refuses every rekeying (NO_ADDITIONAL_SAS): SAs end in 15 s"
+    (child, *_) = keyd.told(world.now)["sas"][0]["children"]
+    assert (child["age_s"], child["ends_s"]) == (25, 15)
 
 
 def test_without_further_child_sas_a_member_that_dies_is_back_soon(
