@@ -29,7 +29,11 @@ supervisor replaces any of them that dies. Packets of one flow always take one t
 """
 _SIGNALS = [
     ("SIGTERM, SIGINT", "A clean stop: peers are told, devices, routes and leak guards are removed."),
-    ("SIGHUP", "Read the configuration again. A bad file leaves the running one in force; [gateway] cannot change."),
+    (
+        "SIGHUP",
+        "Read the configuration and the files that it names again. A bad file leaves the running one in force; "
+        "[gateway] cannot change. What a changed secret, CA or identity authenticated ends after keys.grace.",
+    ),
 ]
 _FILES = [
     ("/etc/fwd/fwd.toml", "What fwd.service runs with, see fwd.toml(5)."),
