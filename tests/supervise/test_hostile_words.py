@@ -203,10 +203,8 @@ def test_a_report_of_another_shape_is_told_as_unreadable(text: bytes) -> None:
 
 
 def test_a_report_is_read_as_it_was_told() -> None:
-    text = json.dumps({"p": {"sas": [SA], "half_open": 2, "error": "", "refused": {"1": "why"}}}).encode()
-    found = ike.read(text, ["p"])["p"]
-    shown = {"sas": [SA], "half_open": 2, "error": "", "certificates": None, "refused": {"1": "why"}}
-    assert found.model_dump() == shown
+    told = {"sas": [SA], "half_open": 2, "error": "", "refused": {"1": "why"}}
+    assert ike.read(json.dumps({"p": told}).encode(), ["p"])["p"].model_dump(exclude_unset=True) == told
 
 
 def test_a_peering_that_keyd_does_not_know_says_so() -> None:
