@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +27,7 @@ def pair(request: pytest.FixtureRequest, pairs: MakePair) -> Iterator[Pair]:
         topology.run(client, ["ip", "addr", "add", f"{net}.10/24", "dev", "eth0"])
         topology.run(gateway, ["ip", "addr", "add", f"{net}.1/24", "dev", "lan"])
     other = topology.run_dir / "other.secret"
-    other.write_text("3c" * 32)
+    other.write_text(secrets.token_hex(32))
     other.chmod(0o600)
     second = {host: {**more, "secret": str(other)} for host, more in keys.items()}
     pair.peerings = [ONE, {**TWO, "payload": "superpacket", "keys": second}]

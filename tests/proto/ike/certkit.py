@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import functools
+import math
 from typing import Any
 
 from cryptography import x509
@@ -28,6 +30,20 @@ KEYS = {
 
 def hash_of(key: Any) -> Any:
     return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+
+
+@functools.cache
+def costly_key(exponent_bits: int = 3000, bits: int = 3072) -> rsa.RSAPrivateKey:
+    """An RSA key whose owner signs cheaply, and whose signatures others check dearly."""
+    numbers = rsa.generate_private_key(65537, bits).private_numbers()
+    p, q = numbers.p, numbers.q
+    order = (p - 1) * (q - 1)
+    exponent = (1 << (exponent_bits - 1)) | 1
+    while math.gcd(exponent, order) != 1:
+        exponent += 2
+    d = pow(exponent, -1, order)
+    public = rsa.RSAPublicNumbers(exponent, p * q)
+    return rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public).private_key()
 
 
 class Ca:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
@@ -31,6 +32,7 @@ from hostile import (
     altered,
     ca,
     chained,
+    dear_chain,
     exchange,
     joined,
     leaves,
@@ -41,7 +43,7 @@ from hostile import (
 )
 from ikekit import NAME, A, B, Net, Side, connection, for_member
 
-from fwd.proto.ike import auth, endpoint, exchanges
+from fwd.proto.ike import auth, endpoint, exchanges, limits
 from fwd.proto.ike import payloads as p
 from fwd.proto.ike import strangers as strangers_module
 from fwd.proto.ike.crypto import IV_BYTES, IkeKeys, Sealer
@@ -50,8 +52,10 @@ from fwd.proto.ike.message import FRAGMENTS_MAX, HEADER_BYTES, Assembly, Header,
 from fwd.proto.ike.numbers import Exchange, Flag, IdType, Payload, ProtocolError
 from fwd.proto.ike.payloads import decode_chain, encode_chain
 from fwd.proto.ike.sa import NO_SPI, IkeSa
+from fwd.proto.ike.states import State
 
 CALLS, CALLS_AN_OCTET = 2000, 6  # for one datagram
+CPU_S = 0.5  # the same; a hundred times what any needs, on a busy machine or when instrumented
 ROUNDS_MAX = 30
 SMALL = {
     (exchanges, "CHILDREN_MAX"): 6, (strangers_module, "HALF_OPEN_COOKIES"): 2, (strangers_module, "HALF_OPEN_MAX"): 4,
@@ -63,8 +67,8 @@ Harness = Callable[[bytes], None]
 
 @contextlib.contextmanager
 def counted(octets: int) -> Iterator[None]:
-    """Fails if what is done within takes more function calls than so many octets are worth."""
-    calls = 0
+    """Fails if what is done within takes more function calls, or more CPU, than so many octets are worth."""
+    calls, began_s = 0, time.process_time()
 
     def event(frame: object, what: str, function: object) -> None:
         nonlocal calls
@@ -76,6 +80,9 @@ def counted(octets: int) -> Iterator[None]:
         yield
     finally:
         sys.setprofile(None)
+    # What one call of a library costs is not to be seen by counting: a signature can be made to cost a second.
+    cpu_s = time.process_time() - began_s
+    assert cpu_s <= CPU_S, f"{cpu_s:.2f} s of CPU for {octets} octets"
     allowed = CALLS + CALLS_AN_OCTET * octets
     assert calls <= allowed, f"{calls} function calls for {octets} octets, not {allowed}"
 
@@ -168,6 +175,7 @@ class HostileNet(Net):
             assert len(sas) <= SMALL[endpoint, "IKE_SAS_MAX"] + SMALL[strangers_module, "HALF_OPEN_MAX"] + ROUNDS_MAX
             for sa in sas:
                 check_limits(sa)
+            check_budgets(side, sas)
 
     def known_spis(self) -> list[int]:
         """Of Child SAs, of both sides, and one of none."""
@@ -183,6 +191,24 @@ def check_limits(sa: IkeSa) -> None:
     assert len(sa.tasks()) <= 3 * ROUNDS_MAX
     assert sum(map(len, sa._answer)) <= MADE_BYTES_MAX
     assert sum(len(assembly._parts) for _, assembly in sa._assemblies._assemblies.values()) <= 2 * FRAGMENTS_MAX
+
+
+def check_budgets(side: Side, sas: Sequence[IkeSa]) -> None:
+    """What counts as held is what is held: nothing is given back twice, and nothing never."""
+    world = side.endpoint._world
+    held = {
+        strange: sum(
+            assembly._held
+            for sa in sas
+            for _, assembly in sa._assemblies._assemblies.values()
+            if (assembly._budget is world.strangers_fragments) is strange
+        )
+        for strange in (True, False)
+    }
+    assert limits.FRAGMENTS_BYTES_STRANGERS - world.strangers_fragments.left == held[True]
+    assert limits.FRAGMENTS_BYTES_ALL - world.fragments.left == held[True] + held[False]
+    half_open = sum(sa.state is State.CONNECTING and not sa.initiator for sa in sas)
+    assert len(side.endpoint._strangers) == half_open
 
 
 @contextlib.contextmanager
@@ -373,6 +399,9 @@ def insider(data: bytes) -> None:
             spot, size = octets.below(len(whole)), octets.below(4)
             whole = whole[:spot] + octets.take(octets.below(4)) + whole[spot + size :]
         chain.append(p.Certificate(4, signed(ca(), whole) if head else whole))
+    chain += octets.one([(), dear_chain()])[: octets.below(9)]
+    if octets.below(2):
+        chain.reverse()
     proof = p.Authentication(octets.one([14, 2]), octets.take(octets.below(120)) or b"\0")
     with counted(len(data)), contextlib.suppress(ProtocolError):
         leaf = auth.check_chain(chain, (ca().certificate,), NOW)
@@ -428,4 +457,5 @@ def seeds(name: str) -> list[bytes]:
             ]
             return wishes + [bytes([0, side, 0, 0, 15, 7]) + one for side in (0, 1) for one in again]
         case _:
-            return [bytes(6), bytes([1, 0, 1, 0, 1, 1])]
+            dear = [bytes([0, 0, 0, 0, 1, count, 1]) for count in (3, 7)]
+            return [bytes(6), bytes([1, 0, 1, 0, 1, 1]), *dear]

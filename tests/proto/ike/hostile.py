@@ -11,7 +11,7 @@ from functools import cache
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from certkit import Ca, credentials
+from certkit import KEYS, Ca, costly_key, credentials
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fwd.proto.ike import payloads as p
@@ -212,3 +212,12 @@ def leaves() -> tuple[bytes, ...]:
     return tuple(
         credentials(ca(), "a.example", kind).chain[0].public_bytes(Encoding.DER) for kind in ("P-256", "Ed25519")
     )
+
+
+@cache
+def dear_chain() -> tuple[p.Certificate, ...]:
+    """A stranger's: an RSA exponent of 3,000 bits, and seven CAs of one name that may each have issued each."""
+    key = costly_key()
+    cas = [Ca("evil", key) for _ in range(7)]
+    chain = [cas[0].issue("a.example", KEYS["P-256"]()), *(one.certificate for one in cas)]
+    return tuple(p.Certificate(4, one.public_bytes(Encoding.DER)) for one in chain)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from typing import Any
 
 import pytest
-from certkit import DAY, KEYS, NOW, Ca, credentials, hash_of
+from certkit import DAY, KEYS, NOW, Ca, costly_key, credentials, hash_of
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
@@ -23,20 +21,6 @@ from fwd.proto.ike.numbers import Notify, ProtocolError
 
 def der(*certificates: x509.Certificate) -> list[bytes]:
     return [one.public_bytes(Encoding.DER) for one in certificates]
-
-
-@functools.cache
-def costly_key(exponent_bits: int = 3000, bits: int = 3072) -> rsa.RSAPrivateKey:
-    """An RSA key whose owner signs cheaply, and whose signatures others check dearly."""
-    numbers = rsa.generate_private_key(65537, bits).private_numbers()
-    p, q = numbers.p, numbers.q
-    order = (p - 1) * (q - 1)
-    exponent = (1 << (exponent_bits - 1)) | 1
-    while math.gcd(exponent, order) != 1:
-        exponent += 2
-    d = pow(exponent, -1, order)
-    public = rsa.RSAPublicNumbers(exponent, p * q)
-    return rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public).private_key()
 
 
 def test_a_path_is_kept_and_nothing_beside_it() -> None:
