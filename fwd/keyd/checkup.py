@@ -77,6 +77,17 @@ class Checkup:
         }
 
 
+def audit(proof: Trusted | None) -> dict[str, str]:
+    """Name the certificate that a peer has proved itself by, for the log; nothing with a pre-shared key."""
+    if proof is None:
+        return {}
+    return {
+        "certificate": trust.describe(proof.leaf).strip("()"),
+        "serial": f"{proof.leaf.serial_number:x}",
+        "not_after": f"{proof.leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
+    }
+
+
 def examine(peering: Peering) -> list[Finding]:
     """Open and read what a peering's keys name, and look at it, now. The lab's secret is left alone."""
     if peering.ike is None:

@@ -19,7 +19,7 @@ from fwd.datapath.shared import LinkWord
 from fwd.datapath.udp import KEEPALIVE_S
 from fwd.keyd.accepted import NoSlotError
 from fwd.keyd.agreement import Terms, disagreement
-from fwd.keyd.checkup import Checkup
+from fwd.keyd.checkup import Checkup, audit
 from fwd.keyd.mailbox import KeydPeering
 from fwd.keyd.narrower import Narrower
 from fwd.keyd.pair import Times
@@ -349,12 +349,8 @@ class IkePeering:
             return
         peer = auth.name_of(what.peer)
         self._checkup.peer = what.certificate
-        log.info(
-            "%s: IKE SA with %s established",
-            self.name,
-            peer,
-            extra=event("ike.established", peering=self.name, peer=peer),
-        )
+        told = event("ike.established", peering=self.name, peer=peer, **audit(what.certificate))
+        log.info("%s: IKE SA with %s established", self.name, peer, extra=told)
         self._error = ""
         self._begin_at = None
         self._again_s = AGAIN_S
