@@ -2,7 +2,7 @@
 
 A profile hook sees each call whose caller is a function of fwd.supervise under the loop, of Python or of C, so a call
 that is new in the code is tried without a word here. Each pair of caller and callee fails once, with the next kind of
-exception. What is done for the peering SPARED, or for its children, never fails.
+exception, and one in a turn. What is done for the peering SPARED, or for its children, never fails.
 WHERE is `changes`, for what SIGHUP and the attempts after it do, or `turns`, for all else. The places that have failed
 are written to FILE, one a line; nothing fails before FILE is there.
 """
@@ -23,7 +23,6 @@ from pyroute2.netlink.exceptions import NetlinkError
 from fwd.supervise import policy, watchdog
 
 HERE = str(Path(watchdog.__file__).parent)
-CLEAN_TURNS = {"turns": 2, "changes": 0}  # between two failures
 RETRY_S = 0.1  # what failed is to be tried again soon
 CHANGES = {"_re_read", "_settle"}
 NEVER = {"note", "reason", "_tell_troubles"}  # what deals with trouble, and comes after it alone
@@ -51,14 +50,11 @@ class Injector:
         self._pid = os.getpid()
         self._kinds = kinds()
         self._seen: set[tuple[str, str, str]] = set()
-        self._clean_turns = CLEAN_TURNS[where]
-        self._turns = 0
         self._armed = False
 
     def turn(self) -> None:
         """The loop begins another turn."""
-        self._turns += 1
-        self._armed = self._turns > self._clean_turns and self._record.exists()
+        self._armed = self._record.exists()
         sys.setprofile(self.hook)  # it is gone after each exception
 
     def hook(self, frame: FrameType, what: str, argument: Any) -> None:
@@ -74,7 +70,7 @@ class Injector:
         place = (Path(caller.f_code.co_filename).name, caller.f_code.co_name, callee)
         if place not in self._seen:
             self._seen.add(place)
-            self._turns, self._armed = 0, False
+            self._armed = False
             with self._record.open("a") as file:
                 file.write(f"{place[0]}:{caller.f_lineno} {caller.f_code.co_name} → {callee}\n")
             raise next(self._kinds)
@@ -108,7 +104,7 @@ def main() -> int:
         injector.turn()
         turn(self)
 
-    policy.STORM = 10**9  # type: ignore[misc]  # no child is left alone for 10 s
+    policy.STORM, policy.BACKOFF_S = 10**9, 0.0  # type: ignore[misc]  # children are begun again at once
     watchdog.RETRY_S = RETRY_S  # type: ignore[misc]
     watchdog.Supervisor._turn = profiled  # type: ignore[method-assign]
     return watchdog.run(Path(config))

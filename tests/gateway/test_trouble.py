@@ -15,6 +15,7 @@ from gwkit import Json, MakePair, Pair, until
 ONE = {"subnets": {"gw1": ["10.1.0.0/24"], "gw2": ["10.2.0.0/24"]}, "payload": "esp"}
 TWO = {"subnets": {"gw1": ["10.11.0.0/24"], "gw2": ["10.12.0.0/24"]}, "tun": "fwd1", "port": 4600}
 INJECTING = Path(__file__).with_name("injecting.py")
+NUMBERS = (signal.SIGKILL, 35, signal.SIGSTOP, signal.SIGABRT)  # a signal without a name among them
 LONG = [pytest.mark.long, pytest.mark.timeout(600)]
 # Where calls fail, for how long, and how many at least. The long form reaches every place.
 FORMS = [
@@ -72,12 +73,11 @@ def test_whatever_call_of_the_loop_fails(pairs: MakePair, where: str, seconds: f
     turn = 0
     while time.monotonic() < ends:
         assert pair.running["gw1"].poll() is None, pair.log("gw1")[-3000:]
-        number = (signal.SIGKILL, 35, signal.SIGSTOP, signal.SIGABRT)[turn % 4]
-        with contextlib.suppress(StopIteration, ProcessLookupError, IndexError):
-            pids = [pid for pid in lives(of(pair.status("gw1"), "fwd0")) if pid]
-            if pids:
-                os.kill(pids[turn % len(pids)], number)
-        if turn % 2 or where == "changes":
+        with contextlib.suppress(StopIteration, ProcessLookupError):
+            for n, pid in enumerate(lives(of(pair.status("gw1"), "fwd0"))):
+                if pid:
+                    os.kill(pid, NUMBERS[(turn + n) % len(NUMBERS)])
+        if turn % 4 == 3 or where == "changes":
             pair.peerings[0] = {**ONE, "members": 1 + turn % 3}
             pair.write_config("gw1")
             pair.running["gw1"].send_signal(signal.SIGHUP)
