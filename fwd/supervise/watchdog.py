@@ -382,7 +382,7 @@ class Supervisor:
     def _end_shared(self) -> None:
         """End keyd and the agent, which are forked anew when what they share with the peerings changes.
 
-        Not SIGTERM: keyd would tell its peers that all is over.
+        Not SIGTERM: keyd would tell its peers that all is over. SIGKILL harms nobody: they hold no lock of others.
         """
         self._end([self._children[n] for n in ("keyd", "agent") if n in self._children], signal.SIGKILL)
 
