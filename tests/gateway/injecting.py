@@ -25,7 +25,8 @@ from fwd.supervise import policy, watchdog
 HERE = str(Path(watchdog.__file__).parent)
 RETRY_S = 0.1  # what failed is to be tried again soon
 CHANGES = {"_re_read", "_settle"}
-NEVER = {"note", "reason", "_tell_troubles"}  # what deals with trouble, and comes after it alone
+# What deals with trouble, and comes after it alone; and signal handlers, which only set a flag.
+NEVER = {"note", "reason", "_tell_troubles", "_on_stop", "_on_reload"}
 
 
 def kinds() -> Iterator[Exception]:
