@@ -33,6 +33,7 @@ from fwd.keyd.report import report
 from fwd.keyd.reveal import KeyLog
 from fwd.keyd.secrets import SecretError, credentials
 from fwd.keyd.source import LabSource
+from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.events import Datagram
 from fwd.proto.ike.numbers import Exchange
 from fwd.proto.ike.table import Commons, our_spi
@@ -77,7 +78,7 @@ class Service:
         self._lab, self._own = Barrier("lab keys"), Barrier("keyd")
         self._derived: list[MemberKeys] = []
         self._guards: list[Guarded] = []
-        self._of_endpoint: dict[object, Guarded] = {}
+        self._of_endpoint: dict[Endpoint, Guarded] = {}
         self._of_path: dict[tuple[str, int, str], list[Guarded]] = defaultdict(list)
         self._stopping = False
         self._tick_at = self._told_at = self._news_at = now
@@ -119,10 +120,10 @@ class Service:
                 self._of_endpoint[guard.peering.endpoint] = guard
                 for path in guard.peering.paths():
                     self._of_path[path].append(guard)
-        for guards in self._of_path.values():
-            endpoints = [guard.peering.endpoint for guard in guards if guard.peering is not None]
-            for endpoint in endpoints:
-                endpoint.neighbours = list(dict.fromkeys([*endpoint.neighbours, *endpoints]))
+        for endpoint, guard in self._of_endpoint.items():
+            assert guard.peering is not None
+            near = [other for path in guard.peering.paths() for other in self._of_path[path]]
+            endpoint.neighbours = list(dict.fromkeys(other.peering.endpoint for other in near if other.peering))
 
     def run(self) -> None:
         """Until the process is told to end, and then tells the peers."""
@@ -207,7 +208,8 @@ class Service:
         """The peering whose IKE SA a message is for, or that one like it may begin."""
         header = message.header
         if header.exchange != Exchange.IKE_SA_INIT or header.is_response:
-            return self._of_endpoint.get(self._commons.homes.get(our_spi(header)))
+            home = self._commons.homes.get(our_spi(header))
+            return self._of_endpoint.get(home) if home else None
         fitting = self._of_path.get((*message.local, message.remote[0]), ())
         alive = [guard for guard in fitting if guard.peering is not None]
         exact = [guard for guard in alive if guard.peering and guard.peering.connection.remote == message.remote]

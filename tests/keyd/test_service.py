@@ -308,3 +308,31 @@ def test_one_peerings_files_stop_no_other_peering(undo: contextlib.ExitStack, mo
         pair = [Gateway(number, peerings, undo) for number in (0, 1)]
         until(pair, lambda pair=pair: all(gateway.sa("good") for gateway in pair))
         assert not pair[0].sa("bad")
+
+
+def test_a_peering_that_was_begun_anew_is_still_told_from_its_neighbour(
+    meet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """IKE_SA_INIT for it comes to the first peering of those addresses; what there was of it before is not found."""
+    port = free_port()
+    first = {"ike_port": port, "local_id": "p1.example", "remote_id": "p2.example"}
+    second = {"ike_port": port, "local_id": "q1.example", "remote_id": "q2.example", "start_action": "none"}
+    pair = meet(p=(ONE, first), q=(OTHER, second))
+    far = next(guard for guard in pair[1].service._guards if guard.name == "q")
+    guard = next(guard for guard in pair[0].service._guards if guard.name == "q")
+    for _ in range(2):
+        assert far.peering is not None
+        far.peering.initiate(0.0)
+        until(pair, lambda: all(gateway.sa(name) for gateway in pair for name in "pq"))
+        assert guard.peering is not None
+        assert guard.peering.endpoint.sas("q")
+        monkeypatch.setattr(guard.peering, "tick", lambda now: 1 / 0)
+        until(pair[:1], lambda: guard.peering is None)
+        until(pair[:1], lambda: guard.peering is not None)
+        far.peering.terminate(0.0)
+        monkeypatch.setattr("fwd.proto.ike.sa.TRIES_MAX", 0)
+        until(pair, lambda: not pair[1].sa("q"))
+        monkeypatch.undo()
+        monkeypatch.setattr(service, "credentials", lambda keys, fds: Psk({"p": ONE, "q": OTHER}[str(keys.secret)]))
+        for module in (barrier, ike):
+            monkeypatch.setattr(module, "AGAIN_S", 0.01)

@@ -411,7 +411,8 @@ class Endpoint:
         self._sas.forget(sa)
 
     def close(self) -> None:
-        """End it without a word: messages find none of its IKE SAs any more."""
+        """End it without a word: messages find none of its IKE SAs any more, nor does any neighbour its connections."""
+        self.connections = {}
         for sa in self._sas:
             self._forget(sa)
         self._sas.expire(float("inf"))
