@@ -210,7 +210,9 @@ class IkePeering:
     def _look_elsewhere(self, index: int, now: float) -> None:
         """A member hears the peer at an address where it may not follow it by itself: let IKE see about it."""
         heard, sa = self._shared[index].elsewhere.get(), self._endpoint.established(self.name)
-        if heard is not None and sa is not None:
+        if heard is None or sa is None:
+            return
+        if self.peering.shared_port or not sa.peer_behind_nat:  # else IKE's own port there is anybody's guess
             sa.heard_from((heard[0], heard[1] if self.peering.shared_port else 0), now)
 
     def tick(self, now: float) -> None:

@@ -14,7 +14,7 @@ from fwd.proto.ike.selectors import beyond, words
 from fwd.proto.logged import event
 from fwd.proto.sa import Narrowed
 
-_SHOWN: Final = 8  # subnets, or pairs of subnets
+_SHOWN: Final = 4  # subnets, or pairs of subnets
 log = logging.getLogger(__name__)
 
 

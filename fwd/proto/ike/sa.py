@@ -399,8 +399,12 @@ class IkeSa:
             self.follow(path)
         elif verdict is Verdict.STRAY:
             self.stray(path[1], f"mobility is {self.connection.mobility}")
-        elif verdict is Verdict.CHECK and now >= self.probe_not_before and not self.is_planned(Probe):
+        elif verdict is Verdict.CHECK and now >= self.probe_not_before and not self._looks():
             self.submit_first(Probe(path), now)
+
+    def _looks(self) -> bool:
+        """Whether it is about to look for the peer somewhere, or does."""
+        return any(isinstance(task, Probe) and task.path is not None for task in self.tasks())
 
     def heard_from(self, remote: Address, now: float) -> None:
         """Traffic of the peer's, authentic and new, has come from this address; port 0: from which is not known."""

@@ -198,6 +198,19 @@ def test_a_request_that_waits_for_a_peer_that_has_moved_finds_it() -> None:
     assert sorted(child.keys.member for child in roaming.sa.children.values()) == [0, 1, 2]
 
 
+def test_a_look_at_the_wrong_port_does_not_keep_the_peer_from_being_found() -> None:
+    """Behind a NAT a member's port says nothing of IKE's; the peer's own message does."""
+    roaming = Roaming(nat=True)
+    roaming.at = X
+    roaming.sa.heard_from((X[0], 0), roaming.net.now)
+    roaming.run(5.0)
+    assert roaming.moved == []
+    roaming.says()
+    roaming.run(12.0)
+    assert roaming.moved == [X]
+    assert roaming.sa in roaming.net.a.live()
+
+
 def test_looks_are_bounded_however_many_messages_come_from_elsewhere() -> None:
     roaming = Roaming(mobility="address")
     start = roaming.net.now
