@@ -168,6 +168,7 @@ class World:
                     member.end_overdue(self.now)
             if traffic:
                 self._send()
+            assert not any(side.keyd.faults for side in self.sides if side.keyd), "a fault of fwd's: see the log"
 
     def _exchange(self) -> None:
         for _ in range(20):
