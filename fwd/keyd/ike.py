@@ -278,7 +278,7 @@ class IkePeering:
             log.info("%s: authenticates anew beside the IKE SA that there is: %s", self.name, reason, extra=told)
             self._endpoint.reauthenticate(self.name, now)
         moved = not any(member.superseded for member in self.members)
-        if sa.initiator and self._renewal.is_old_done_with(moved=moved, now=now):
+        if self._renewal.is_old_done_with(moved=moved, now=now) and sa.standing.initiated:
             self._endpoint.delete_older(self.name, sa.standing.authentication, now)
 
     def _spares(self, sa: IkeSa) -> int:

@@ -267,3 +267,21 @@ def test_what_keyd_remembers_tells_no_secret(undo: contextlib.ExitStack) -> None
 )
 def test_when_a_pair_is_replaced_and_how_often_that_is_tried(times: Times, again_s: float, replace_s: float) -> None:
     assert (times.again_s, times.replace_s) == (pytest.approx(again_s), pytest.approx(replace_s))
+
+
+def test_a_side_that_has_answered_authenticates_anew_when_its_own_time_has_come(undo: contextlib.ExitStack) -> None:
+    """First the one side alone is to do so, then the other alone."""
+    world = World(undo, keys=psk(reauth_time=8), theirs={"keys": psk(reauth_time=40)})
+    world.run(20.0)
+    ours, theirs = (side.keyd for side in world.sides)
+    assert ours is not None
+    assert theirs is not None
+    sa = theirs._endpoint.established("p")
+    assert sa is not None
+    assert not sa.standing.initiated
+    ours._renewal._reauth_s = 0.0
+    world.run(45.0)
+    sa = theirs._endpoint.established("p")
+    assert sa is not None
+    assert sa.standing.initiated
+    assert world.refused == 0
