@@ -6,6 +6,7 @@ are starved outright: the load is before them whenever they want to run.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -55,6 +56,13 @@ def carry_on(child: Child) -> None:
     turn_for(child, 1e9)
 
 
+def work_on(child: Child) -> None:
+    """Turn after some 10 ms of work, which is a second where a hundredth of a core is to be had."""
+    while True:
+        child.words.heartbeat[0] = time.monotonic_ns()
+        sum(range(500_000))
+
+
 def spin(child: Child) -> None:
     turn_for(child, WARM_UP_S)
     while True:
@@ -98,13 +106,17 @@ def stolen_cores() -> Iterator[None]:
         process.join()
 
 
-def watch(supervisor: Supervisor, name: str, main: Callable[[Child], None], *, starved: bool = False) -> Watched:
-    def prepare(child: Child) -> Callable[[], None]:
-        if starved:
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        return partial(main, child)
+def starve(child: Child) -> None:
+    """Put a child behind all load. It has a session of its own, and so a share of its own (autogroup)."""
+    assert child.process is not None
+    assert child.process.pid is not None
+    os.setpriority(os.PRIO_PROCESS, child.process.pid, 19)
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{child.process.pid}/autogroup").write_text("19")
 
-    child = Watched(name, GatewayShared().keyd, set, prepare)
+
+def watch(supervisor: Supervisor, name: str, main: Callable[[Child], None]) -> Watched:
+    child = Watched(name, GatewayShared().keyd, set, lambda child: partial(main, child))
     supervisor._add(name, lambda: child)
     child.life.state = ProcessState.BACKOFF
     return child
@@ -123,8 +135,10 @@ def turn_until(supervisor: Supervisor, done: Callable[[], bool], seconds: float)
 
 @pytest.mark.parametrize("seconds", [15.0, pytest.param(300.0, marks=LONG)])
 def test_what_gets_no_cpu_is_left_alone(supervisor: Supervisor, stolen_cores: None, seconds: float) -> None:
-    children = [watch(supervisor, "keyd", carry_on), watch(supervisor, "agent", carry_on, starved=True)]
-    turn_until(supervisor, lambda: False, seconds)
+    children = [watch(supervisor, "keyd", carry_on), watch(supervisor, "agent", work_on)]
+    turn_until(supervisor, lambda: all(child.words.heartbeat[0] for child in children), 30.0)
+    starve(children[1])
+    assert turn_until(supervisor, lambda: False, seconds) > policy.HANG_S, "none was starved"
     assert [child.life.incarnation for child in children] == [1, 1]
     assert not [child.ends for child in children if child.ends]
 
