@@ -80,6 +80,21 @@ def _ike_rekeyed(m: Meeting, *tell: str) -> Figures:
     return figures
 
 
+def _outlives_its_sas(m: Meeting) -> Figures:
+    """No Child SA but that of IKE_AUTH is to be had: one IKE SA after another brings it."""
+    m.carries()
+    seen = set()
+
+    def three_more() -> bool:
+        seen.add(m.member()["spi_out"])
+        return len(seen - {None}) > 3
+
+    with m.pinging() as figures:
+        m.until(three_more, "three more SAs", 40.0)
+    m.carries()
+    return figures
+
+
 def _strongswan_deletes(m: Meeting) -> Figures:
     """fwd begins anew."""
     m.carries()
@@ -273,6 +288,12 @@ def scenarios() -> list[Scenario]:
         Scenario(
             "IKE SA rekeyed by strongSwan", Setting("strongSwan"), lambda m: _ike_rekeyed(m, "--rekey", "--ike", "peer")
         ),
+        Scenario(
+            "no PFS at strongSwan",
+            Setting(fwd_peering={"rekey_time": "3", "life_time": "8"}, strongswan={"esp": "aes256gcm16"}),
+            _outlives_its_sas,
+        ),
+        Scenario("fwd authenticates anew", Setting(fwd_keys={"reauth_time": "3"}), _ike_rekeyed),
         Scenario("fwd rekeys, terminates, initiates on command", Setting(), _on_command),
         Scenario("tshark with saved keys", Setting(save_keys=True), _decoded),
         Scenario("narrowed selectors", Setting(strongswan={"local_ts": "10.2.0.0/28"}), _narrowed),
