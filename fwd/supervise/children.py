@@ -111,8 +111,9 @@ class Child:
         self.process = None
         self.publish(0)
         state = self.life.state.name.lower()
-        name = "process.filtered" if code == -signal.SIGSYS else "process.ended"
-        told = event(name, name=self.name, exit_code=code, state=state)
+        fields = {"name": self.name, "exit_code": code, "state": state}
+        filtered = code == -signal.SIGSYS
+        told = event("process.filtered", **fields) if filtered else event("process.ended", **fields)
         log.warning("%s ended: %s; %s", self.name, _ending(code), state, extra=told)
 
     def forget(self) -> None:

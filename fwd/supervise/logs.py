@@ -19,6 +19,7 @@ import select
 import socket
 import struct
 import sys
+import threading
 import time
 from typing import Final
 
@@ -29,6 +30,8 @@ from fwd.supervise import loglines
 
 BURST: Final = 500  # lines of one slot's log that are taken at once …
 RATE: Final = 50.0  # … and in a second after that
+_THREAD: Final = "mp-handler-"  # how multiprocessing-logging calls its own
+WAITING_MAX: Final = 10_000  # records that nobody has read yet
 _TURN_MAX = 64  # messages of one slot in a turn of the supervisor
 _RECORD_MAX = 16384
 _LINE_MAX = 1024  # of standard error
@@ -51,14 +54,42 @@ def set_up(level: str, form: loglines.Form = "text") -> None:
     for library in ("pyroute2", "asyncio"):  # `debug` is to show what fwd does
         logging.getLogger(library).setLevel(logging.WARNING)
     multiprocessing_logging.install_mp_handler()
+    for queued in logging.getLogger().handlers:
+        queued.addFilter(_Room(queued))
 
 
-def tear_down() -> None:
-    """Stop the logging thread, after all records are out."""
+def tear_down() -> bool:
+    """Stop the logging thread. False: nobody reads what it writes, and an orderly exit would wait for it for ever."""
     queued = list(logging.getLogger().handlers)
     multiprocessing_logging.uninstall_mp_handler()
     for handler in queued:
-        handler.close()
+        handler.close()  # waits for some seconds at most
+    return not any(thread.name.startswith(_THREAD) for thread in threading.enumerate())
+
+
+class _Room(logging.Filter):
+    """Lets a record into a handler's queue while there is room: who reads standard error may have stopped."""
+
+    def __init__(self, queued: logging.Handler) -> None:
+        super().__init__()
+        self._queued = queued
+        self._lost = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if _waiting(self._queued) >= WAITING_MAX:
+            self._lost += 1
+            return False
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            told = event("log.lost", name="supervisor", records=lost)
+            log.warning("%d records of the log are lost: nobody read it", lost, extra=told)
+        return True
+
+
+def _waiting(handler: logging.Handler) -> int:
+    """Records in the queue of multiprocessing-logging's handler."""
+    queue = getattr(handler, "queue", None)
+    return int(queue.qsize()) if queue is not None else 0
 
 
 # -- in a child ------------------------------------------------------------------------------------------------------
@@ -130,7 +161,10 @@ class ChildLog:
 
     def finish(self, now: float) -> None:
         """Read all that a process that has ended left; what is more than the slot's share is lost."""
-        while self.read(now) and select.select([self.near.fileno(), self.stderr_read], [], [], 0)[0]:
+        poll = select.poll()
+        for fd in (self.near.fileno(), self.stderr_read):
+            poll.register(fd, select.POLLIN)
+        while self.read(now) and poll.poll(0):
             pass
         with contextlib.suppress(BlockingIOError):
             while True:  # an empty message is none of the end

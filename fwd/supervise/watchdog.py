@@ -77,19 +77,22 @@ def run(
     faulthandler.enable()
     logs.set_up(config.gateway.log_level, log_format)
     try:
-        return Supervisor(config, read, save_keys).run()
+        status = Supervisor(config, read, save_keys).run()
     except UserError:
+        logs.tear_down()
         raise
     except Exception as error:
         if not is_short_of_descriptors(error):
             log.exception("the supervisor ends; the leak guards stand", extra=event("supervisor.failed"))
             logs.tear_down()
             os._exit(os.EX_SOFTWARE)  # whatever else is amiss: children die with their parent
+        logs.tear_down()
         raise UserError(
             f"out of file descriptors, of which the limit allows {most}: raise it (ulimit -n, systemd's LimitNOFILE=)"
         ) from None
-    finally:
-        logs.tear_down()
+    if not logs.tear_down():
+        os._exit(status)  # the log's reader has stopped, and would be waited for
+    return status
 
 
 def _tell_rights(users: Users) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import resource
 import select
 import signal
 import socket
@@ -298,3 +299,43 @@ def test_the_supervisors_own_records_pass_through_its_queue() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     told = json.loads(done.stderr)
     assert (told["event"], told["message"], told["fields"]) == ("some.thing", "said 7", {"name": "x"})
+
+
+def test_what_an_ended_process_left_is_read_whatever_number_its_descriptors_have() -> None:
+    """A gateway of many peerings has thousands; select(2) knows 1024."""
+    near, far = os.pipe()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    held = [os.dup(near) for _ in range(1100)]
+    try:
+        slot = logs.ChildLog("vpc2/member-0")
+        slot.far.send(raw(b"\0\0{}\0the last word"))
+        slot.finish(time.monotonic())
+        with pytest.raises(BlockingIOError):
+            slot.near.recv(1)
+        slot.close()
+    finally:
+        for fd in (*held, near, far):
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_reader_that_has_stopped_costs_no_memory_and_holds_nobody_up() -> None:
+    """The supervisor's own records: only so many wait, and its end does not wait for ever."""
+    script = (
+        "import logging, multiprocessing, os\n"
+        "from fwd.supervise import logs\n"
+        "multiprocessing.set_start_method('fork')\n"
+        "logs.set_up('info')\n"
+        "logs.WAITING_MAX = 2000\n"
+        "for number in range(5000):\n"
+        "    logging.getLogger('fwd').info('%d %s', number, 'x' * 100)\n"
+        "(queued,) = logging.getLogger().handlers\n"
+        "print(queued.queue.qsize(), logs.tear_down(), flush=True)\n"
+        "os._exit(0)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        waiting, told = process.stdout.readline().split()
+        assert process.wait(60) == 0
+    assert (1000 < int(waiting) <= 2000, told) == (True, b"False")
