@@ -240,6 +240,13 @@ def _grid(ring: Ring, segment: Segment, start: int, width: int) -> npt.NDArray[n
     return octets[:, start : start + width]
 
 
+def _keep(known: dict[bytes, int], shape: bytes, size: int) -> None:
+    """Remember that a record of this shape was well, as is a longer one of the same shape."""
+    if len(known) >= _SANE_MAX:
+        known.clear()
+    known[shape] = size
+
+
 class Demux:
     """The demux's loop. `scores` are flow.rendezvous_scores for the peering's members."""
 
@@ -272,7 +279,9 @@ class Demux:
         self._longest = rings[0].stride - 2 if self._esp else RECORD_MAX
         self._super_packets = CSUM | TSO4 | TSO6 | (0 if self._esp else USO4 | USO6)
         self._sane: dict[bytes, int] = {}  # shapes of super-packets that were well, and from which length on
-        self._sums = NEEDS_CSUM if self._esp else 0  # checksums that are completed here, so that they must fit
+        # Payload esp completes checksums, which must fit: virtio headers that were well, and from which length on.
+        self._sums: dict[bytes, int] = {}
+        self._start, self._middle = self._record[: VNET_BYTES + 1], self._record[VNET_BYTES + 6 : VNET_BYTES + 10]
 
     def run(self) -> None:
         """Until the process is ended."""
@@ -313,7 +322,8 @@ class Demux:
         buffers, lanes, nobody = [record], self._lanes, len(self._lanes)
         owner, used = self._shared.owner_words, self._shared.used_words
         known, pair4, pair6 = self._selectors.pairs, self._pair4, self._pair6
-        readv, packet, longest, sums = os.readv, self._packet, self._longest, self._sums
+        readv, packet, longest, esp = os.readv, self._packet, self._longest, self._esp
+        sums, start, never = self._sums, self._start, RECORD_MAX
         reads = 0
         try:
             for reads in range(1, _READS_MAX + 1):
@@ -346,7 +356,8 @@ class Demux:
                 if member >= nobody:
                     self._drop(DropReason.NO_LIVE_MEMBER)
                     continue
-                if scratch[1] or size > longest or scratch[0] & sums:
+                # A virtio header that says nothing is well, and one that was, of a record no longer than this.
+                if scratch[1] or size > longest or (esp and scratch[0] and size < sums.get(start.tobytes(), never)):
                     reason = self._refusal(size)
                     if reason is not None:
                         self._drop(reason)
@@ -365,19 +376,20 @@ class Demux:
         record = self._record
         if not self._esp:
             # All that is looked at of a TCP super-packet but its length, which may be longer at will.
-            shape = record[: VNET_BYTES + 1].tobytes() + record[VNET_BYTES + 6 : VNET_BYTES + 10].tobytes()
+            shape = self._start.tobytes() + self._middle.tobytes()
             if size >= self._sane.get(shape, RECORD_MAX):
                 return None
         if record_fault(record, size, self._super_packets) is not None:
             return DropReason.RECORD_MALFORMED
         if not self._esp:
             if record[1] & 0x7F in (1, 4) and (record[VNET_BYTES] >> 4 == 4 or record[VNET_BYTES + 6] == TCP):
-                if len(self._sane) >= _SANE_MAX:
-                    self._sane.clear()
-                self._sane[shape] = size
+                _keep(self._sane, shape, size)
             return None
         if not record[1]:
-            return DropReason.RECORD_TOO_BIG if size > self._longest else None
+            if size > self._longest:
+                return DropReason.RECORD_TOO_BIG
+            _keep(self._sums, self._start.tobytes(), size)
+            return None
 
         # A super-packet that is split: each packet into a row, with headers that a mark can tell.
         start = record[6] | record[7] << 8
@@ -433,7 +445,9 @@ class Demux:
             self._barrier.caught("live mask")
 
     def _leave_dead(self, live: int) -> None:
-        """Drop what is held for members that are not live: their flows go on with others, and must not go back."""
+        """What is filled for members that are not live is not to be sent late: their flows go on with others now."""
         for index, lane in enumerate(self._lanes):
-            if lane.open and not live >> index & 1:
-                lane.give_up(DropReason.NO_LIVE_MEMBER)
+            if not live >> index & 1:
+                if lane.open:
+                    lane.give_up(DropReason.NO_LIVE_MEMBER)
+                lane.ring.left = lane.head

@@ -104,7 +104,6 @@ class Member:
         self._counters = parts.shared.counters.attach()
         self._esp = parts.peering.payload == "esp"
         self._sender = Sender(parts.sock, gso=parts.offloads.gso)
-        self._path = PathMonitor(self._link[LinkWord.PATH_MTU] or parts.geometry.path_mtu, now, parts.geometry.path_mtu)
         local = str(parts.peering.local_addrs), parts.peering.port_of(parts.index)
         self._audit = Audit(local, wanted=parts.peering.audit)
         life = parts.peering.life
@@ -127,6 +126,9 @@ class Member:
         self.inbound.on_news = self._take_messages
         self._far = self._shared.far.get()
         self.outbound.peer = self._known_peer()
+        widest = parts.geometry.path_mtu
+        known = self._link[LinkWord.PATH_MTU] or self._kernel_mtu() or widest
+        self._path = PathMonitor(min(known, widest), now, widest)
         self.outbound.recover(skip=skip)
         self.inbound.recover()
         self._now = now
@@ -293,8 +295,7 @@ class Member:
         TUN device follows it as far as IPv6 inside allows, and what the path does not take then becomes fragments.
         """
         self._kernel_asked = self._now
-        peering, peer = self._parts.peering, self.outbound.peer
-        found = path_mtu(peering.local_addrs, peer[0], peer[1])
+        peering, found = self._parts.peering, self._kernel_mtu()
         if self._esp:
             self._path.follow(found)
             self._publish_path()
@@ -302,6 +303,10 @@ class Member:
             self._sender.allow_fragments(self._parts.geometry.inner_mtu_for(self._path.mtu_bytes) < least)
         else:
             self._path.too_big(found, self._now)
+
+    def _kernel_mtu(self) -> int:
+        peer = self.outbound.peer
+        return path_mtu(self._parts.peering.local_addrs, peer[0], peer[1])
 
     def _keep_mapping(self) -> None:
         """Behind a NAT: whatever was sent keeps this port's mapping alive; without, one octet does (RFC 3948 §2.3)."""

@@ -6,8 +6,10 @@
 4. Count, publish, store `done`
 
 Refused and counted: records that the SA does not carry, being narrower than the configuration (narrow.py), or for which
-it has no numbers left or its life is over; packets that the socket refuses. Outer DSCP is the records'; outer ECN is
-Not-ECT for superpackets (RFC 9347 §2.4.2, RFC 6040 compatibility mode) and copied for `esp` (RFC 6040 §4.1).
+it has no numbers left or its life is over; segments whose buckets went to others while this process hung or was away:
+they would come behind newer packets of their flows (design rule 3); packets that the socket refuses. Outer DSCP is the
+records'; outer ECN is Not-ECT for superpackets (RFC 9347 §2.4.2, RFC 6040 compatibility mode) and copied for `esp` (RFC
+6040 §4.1).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from fwd.datapath.barrier import Barrier
 from fwd.datapath.counters import CounterBlock, MemberCounter
 from fwd.datapath.geometry import Geometry, rows_for
 from fwd.datapath.narrow import keep_packets, keep_records
-from fwd.datapath.ring import DONE, FILL, RECORDS, SEGMENTS, TAKEN, TOS, Ring, Segment
+from fwd.datapath.ring import DONE, FILL, HEAD, LEFT, RECORDS, SEGMENTS, TAKEN, TOS, Ring, Segment
 from fwd.datapath.shared import Ledger, LinkWord
 from fwd.datapath.udp import SEND_WAIT_MS, Sender
 from fwd.proto.aggfrag import FRAMING_BYTES, Framer, row_bytes
@@ -57,9 +59,14 @@ _OUTCOMES = (
     DropReason.SA_EXHAUSTED,
     DropReason.SA_EXPIRED,
     DropReason.SELECTOR_OUT,
+    DropReason.BUCKETS_MOVED,
 )  # of the records of a segment
 _JITTER = 0.1
 _TABLES_MAX = 32  # packet sizes whose tables are kept (payload esp)
+
+
+class _BucketsMoved(Exception):
+    """The segment's flows go on with other members: it must not be sent any more."""
 
 
 class _Rows:
@@ -112,6 +119,8 @@ class Outbound:
         """`life`: what an SA may carry at most."""
         self._barrier = barrier or Barrier()
         self._ring = ring
+        self._demux_words = ring.demux_words
+        self._number = 0  # of the segment in hand
         self._sender = sender
         self._block = counters
         self._counters: array[int] = counters.values
@@ -205,9 +214,10 @@ class Outbound:
         """Send one segment; False when none waits."""
         words = self._ring.member_words
         number = words[TAKEN]
-        if number == self._ring.head_word[0]:
+        if number == self._demux_words[HEAD]:
             return False
         words[TAKEN] = number + 1
+        self._number = number
         index = number % SEGMENTS
         segment = self._ring.segments[index]
         try:
@@ -228,10 +238,14 @@ class Outbound:
     def _send_segment(self, segment: Segment, index: int) -> None:
         self._sender.patience_ms = SEND_WAIT_MS
         try:
+            if self._number < self._demux_words[LEFT]:
+                raise _BucketsMoved
             if self._esp:
                 self._send_packets(segment, index)
             else:
                 self._send_records(segment, index)
+        except _BucketsMoved:
+            self._counters[DropReason.BUCKETS_MOVED] += segment.fields[RECORDS] - self._refused
         except SaExhausted:
             reason = DropReason.SA_EXPIRED if self._expired else DropReason.SA_EXHAUSTED
             self._counters[reason] += segment.fields[RECORDS] - self._refused
@@ -293,6 +307,8 @@ class Outbound:
         if tail is not None and len(tail) == rows.row_bytes:
             tail[-2] = 0  # a full row of a later burst has no padding
         self._sender.set_tos(tos & 0xFC)
+        if self._number < self._demux_words[LEFT]:  # it may have slept since
+            raise _BucketsMoved
         self._transmit(self._out_view[:end], table.packet_bytes, count)
         self._counters[_OUT_BYTES] += int(segment.ends[records - 1]) - 10 * records
         self._counters[_OUT_RECORDS] += records
@@ -355,6 +371,8 @@ class Outbound:
             table = self._tables[size] = PacketTable(self._out, size + OVERHEAD_BYTES, self._ring.rows)
         views = [view[:size] for view in packets.views[first : first + full]]
         end = seal_burst(sa, number, views, full, tail, table)
+        if self._number < self._demux_words[LEFT]:  # it may have slept since
+            raise _BucketsMoved
         self._transmit(self._out_view[:end], table.packet_bytes, full + (tail is not None))
 
     def send_control(self, payload: bytes, next_header: int) -> None:

@@ -1,16 +1,17 @@
 """The ring between the demux and one member: segments of rows in shared memory.
 
-Three words, each with one writer: `head` (demux: segments filled), `taken` and `done` (member: segments begun and
-finished with). The demux fills while head - done < segments. The member stores `taken` before it seals and `done`
-after it has sent, so a segment that kills its reader kills one reader: a successor starts at `taken`, and what lies
-between is lost and counted. The eventfd is the bell and nothing more.
+Four words, each with one writer: `head` (demux: segments filled), `left` (demux: those before it are not to be sent any
+more, as the member's buckets have gone to others), `taken` and `done` (member: segments begun and finished with). The
+demux fills while head - done < segments. The member stores `taken` before it seals and `done` after it has sent, so a
+segment that kills its reader kills one reader: a successor starts at `taken`, and what lies between is lost and
+counted. The eventfd is the bell and nothing more.
 
 A segment is one burst: `fill` octets in `records` records of one TOS octet, cut into rows for `chunk` data octets,
 with the end of each record. Payload `esp` puts one packet into each row; `fill` counts rows, and `ends` holds for each
 the packet's length and, in its upper half, a mark (segments.packet_mark).
 
-A ring lies in three memories (memory.ACCESS): `head` and the descriptors are the demux's, `taken` and `done` the
-member's. Rows and ends of records are of both, since the member completes them in place; nobody else has them.
+A ring lies in three memories (memory.ACCESS): `head`, `left` and the descriptors are the demux's, `taken` and `done`
+the member's. Rows and ends of records are of both, since the member completes them in place; nobody else has them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from fwd.datapath.shared import RING_WORDS
 
 SEGMENTS: Final = 12
 RECORDS_MAX: Final = 1024  # in one segment
+HEAD, LEFT = 0, 1  # indices of the demux's words
 TAKEN, DONE = 0, 8  # indices of the member's words: 64-byte lines apart
 _HEAD_BYTES = 64
 _DESCRIPTOR_BYTES = 16
@@ -36,7 +38,7 @@ FILL, RECORDS, TOS, CHUNK = 0, 1, 2, 3  # 32-bit fields of a descriptor
 class RingMaps(NamedTuple):
     """A ring's memory in one process, and its bell."""
 
-    told: memoryview  # head and descriptors
+    told: memoryview  # head, left and descriptors
     member: memoryview  # the member's words
     rows: memoryview
     bell: int
@@ -56,7 +58,7 @@ class RingWords:
     """What there is to know of a ring without its rows."""
 
     def __init__(self, told: memoryview, member: memoryview) -> None:
-        self.head_word = told[:_HEAD_BYTES].cast("Q")
+        self.demux_words = told[:_HEAD_BYTES].cast("Q")
         self.member_words = member
         descriptors = told[_HEAD_BYTES:]
         self._fields = [descriptors[i * _DESCRIPTOR_BYTES :][:_DESCRIPTOR_BYTES].cast("I") for i in range(SEGMENTS)]
@@ -64,11 +66,20 @@ class RingWords:
     @property
     def head(self) -> int:
         """Segments that the demux has filled."""
-        return self.head_word[0]
+        return self.demux_words[HEAD]
 
     @head.setter
     def head(self, value: int) -> None:
-        self.head_word[0] = value
+        self.demux_words[HEAD] = value
+
+    @property
+    def left(self) -> int:
+        """Segments that the demux had filled when the member's buckets went to others last."""
+        return self.demux_words[LEFT]
+
+    @left.setter
+    def left(self, value: int) -> None:
+        self.demux_words[LEFT] = value
 
     @property
     def taken(self) -> int:

@@ -63,6 +63,8 @@ class DropReason(IntEnum):
     INTERNAL_ERROR = 30  # records on the way out
     INTERNAL_ERROR_IN = 31  # ESP packets taken from the socket
     INTERNAL_ERROR_DELIVERY = 32  # records found whole
+    # Outward, in a member.
+    BUCKETS_MOVED = 33  # records that waited in its ring, or were being sealed, when its buckets went to others
 
     @property
     def label(self) -> str:
@@ -81,7 +83,7 @@ class DropReason(IntEnum):
         """Where it is counted."""
         if self <= DropReason.RING_FULL or self is DropReason.TUN_QUEUE_FULL:
             return "demux"
-        outward = (DropReason.SA_EXPIRED, DropReason.INTERNAL_ERROR)
+        outward = (DropReason.SA_EXPIRED, DropReason.INTERNAL_ERROR, DropReason.BUCKETS_MOVED)
         return "outbound" if self <= DropReason.SEND_FAILED or self in outward else "inbound"
 
 

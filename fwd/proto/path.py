@@ -36,7 +36,10 @@ class PathMonitor:
     """One member's path. `mtu_bytes` is in force; `up` says whether the far side answers."""
 
     def __init__(self, mtu_bytes: int, now: float, ceiling_bytes: int = 0) -> None:
-        """`ceiling_bytes`: what the path should take, where a predecessor found less."""
+        """`ceiling_bytes`: what the path should take, where a predecessor or the kernel has found less.
+
+        Then the first `poll` asks whether it does by now.
+        """
         self.mtu_bytes = mtu_bytes
         self.up = True
         self._ceiling = ceiling_bytes or mtu_bytes
@@ -45,7 +48,7 @@ class PathMonitor:
         self._unchecked = False  # something was sent since the full size was confirmed last
         self._quiet_since = now
         self._checked = now - CHECK_S
-        self._raised = now
+        self._raised = now - RAISE_S
         self._probe = mtu_bytes  # the size that the running round asks for
         self._tries = 0  # 0: no round is running
         self._try_at = 0.0

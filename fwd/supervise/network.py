@@ -27,6 +27,8 @@ _QUEUE_RECORDS = 1000  # of the TUN device: small packets that come while the de
 _PACKETS_OF_A_SUPER_PACKET = 64
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _MAIN_TABLE = 254
+_FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route as it was set, without what was learned since
+_MTU_MAX = 65535
 
 
 class Guards:
@@ -167,6 +169,24 @@ def has_address(address: Address) -> bool:
             for message in ip.get_addr()
             if (text := message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
         )
+
+
+def route_mtu(local: Address, remote: Address) -> int:
+    """What the route to `remote` takes by itself: its own metric, or else what its device takes; 0: no route.
+
+    What ICMP has told of the path is not in it: the kernel forgets that after minutes (RFC 1191 §6.3).
+    """
+    wanted = {"dst": str(remote), "src": str(local), "family": _FAMILIES[local.version]}
+    with IPRoute() as ip:
+        try:
+            (used,) = ip.route("get", **wanted)
+            (kept,) = ip.route("get", **wanted, flags=_FIB_MATCH)
+            (device,) = ip.get_links(used.get_attr("RTA_OIF"))
+        except (NetlinkError, ValueError):
+            return 0
+    metrics = kept.get_attr("RTA_METRICS")
+    own: int | None = metrics.get_attr("RTAX_MTU") if metrics else None
+    return own or min(device.get_attr("IFLA_MTU"), _MTU_MAX)
 
 
 def _guard(subnet: Network, number: int | None = None) -> dict[str, object]:

@@ -28,7 +28,7 @@ from fwd.datapath.memory import Maps, Memory
 from fwd.datapath.ring import Ring, RingMaps, RingWords
 from fwd.datapath.shared import LinkWord, MemberShared, PeeringShared, peering_sizes
 from fwd.datapath.tun import Offloads, Tun, offloads_in_common, super_packets_accepted
-from fwd.datapath.udp import open_socket, path_mtu
+from fwd.datapath.udp import open_socket
 from fwd.keyd.mailbox import KeydMember, KeydPeering
 from fwd.keyd.source import EPOCHS_MAX
 from fwd.proto.flow import rendezvous_scores
@@ -162,8 +162,9 @@ class PeeringParts:
         self.shared = PeeringShared(members, self.memory.map("supervisor"))
 
     def _path_mtu(self) -> int:
+        """What members' paths take at most: a smaller one found, by whatever, is theirs to follow, down and up."""
         peering = self.peering
-        found = peering.path_mtu or path_mtu(peering.local_addrs, str(peering.remote_addrs), peering.port)
+        found = peering.path_mtu or network.route_mtu(peering.local_addrs, peering.remote_addrs)
         if not found:
             self.warnings.append(f"peering {peering.name}: no route to {peering.remote_addrs}")
         return min(found or _PATH_MTU_DEFAULT, 65535)

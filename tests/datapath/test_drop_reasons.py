@@ -117,6 +117,17 @@ def _skipped(r: Rig) -> int:
     return 3
 
 
+@raises(DropReason.BUCKETS_MOVED)
+@raises(DropReason.BUCKETS_MOVED, "esp")
+def _moved(r: Rig) -> int:
+    r.a.send(record(1), record(2), record(3, tos=4))
+    r.a.demux_turn()
+    r.a.shared.live[0] = 0
+    r.a.demux_turn()
+    r.a.work()
+    return 3
+
+
 @raises(DropReason.SA_EXHAUSTED)
 def _exhausted(r: Rig) -> int:
     sa = r.a.members[0].outbound.sa

@@ -147,6 +147,23 @@ def test_esp_follows_the_kernel_down_and_up_again(v6: bool, monkeypatch: pytest.
             assert not r.a.wires[0].fragments
 
 
+@pytest.mark.parametrize("payload", ["superpacket", "esp"])
+def test_what_the_kernel_says_at_the_start_is_where_it_begins_and_no_limit(
+    payload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rig(members=1, payload=payload) as r:
+        link = r.a.shared.members[0].link
+        link[LinkWord.PATH_MTU] = 0  # no predecessor
+        monkeypatch.setattr(member_module, "path_mtu", lambda *peer: 1400)
+        r.a.respawn(0)
+        assert link[LinkWord.PATH_MTU] == 1400
+        monkeypatch.setattr(member_module, "path_mtu", lambda *peer: 1500)
+        r.a.members[0]._kernel_asked = 0.0
+        r.a.members[0]._tick()
+        r.carry()
+        assert link[LinkWord.PATH_MTU] == 1500
+
+
 def test_esp_without_ipv6_inside_makes_no_fragments_above_576(monkeypatch: pytest.MonkeyPatch) -> None:
     subnets = {"local_ts": ["10.1.0.0/16"], "remote_ts": ["10.2.0.0/16"]}
     with rig(members=1, payload="esp") as r:

@@ -65,3 +65,26 @@ def test_a_narrow_path_that_is_silent_is_found_by_echoes(pairs: MakePair) -> Non
         until(lambda: pair.tcp(seconds=1, reverse=True) > 20, 20.0, "TCP reverse")
         until(lambda: narrow(pair, "gw2"), 20.0, "path MTU found by those that sent last")
         assert [m["path"] for m in pair.peering("gw1")["members"]] == ["up", "up"]
+
+
+@pytest.mark.parametrize("payload", ["superpacket", "esp"])
+def test_what_icmp_told_before_the_start_is_no_limit(pairs: MakePair, payload: str) -> None:
+    """The kernel forgets it after 10 minutes: the path may be wider then, and is not only after a restart."""
+    pair = pairs([{"payload": payload}], lab=NARROW)
+    until(lambda: pair.ping("-W", "0.3", "-s", "1400") and narrow(pair, "gw1"), what="path MTU learned")
+    far = pair.topology.outer("gw2")
+    told = pair.topology.run("gw1", ["ip", "route", "get", far], check=False).stdout
+    if "mtu 1400" not in told:
+        pair.topology.run("gw1", ["ping", "-c", "1", "-W", "1", "-M", "do", "-s", "1472", far], check=False)
+    pair.stop("gw1")
+    assert "mtu 1400" in pair.topology.run("gw1", ["ip", "route", "get", far]).stdout
+
+    pair.launch("gw1")
+    pair.wait_ready("gw1", "gw2")
+    until(lambda: pair.ping("-W", "0.3", "-s", "1300"), what="a ping")
+    if payload == "superpacket":
+        assert pair.peering("gw1")["tun_mtu"] == 1500
+        return
+    until(lambda: pair.peering("gw1")["tun_mtu"] < 1400, what="the path that ICMP tells of")
+    pair.topology.run("gw1", ["ip", "route", "flush", "cache"])
+    until(lambda: pair.peering("gw1")["tun_mtu"] > 1400, what="the device's size")

@@ -314,3 +314,12 @@ def test_polling_at_the_timeout_loses_nothing() -> None:
         monitor.poll(now)
     assert not monitor.up
     assert now - START < 12 * DOWN_TRY_S
+
+
+@pytest.mark.parametrize(("takes", "wanted"), [(1500, 1500), (1400, 1400), (-1, 1400)])
+def test_who_begins_below_the_ceiling_asks_for_it_at_once(takes: int, wanted: int) -> None:
+    """What the kernel says at the start may be of a path that is gone, or forged."""
+    path = Path(takes=takes)
+    path.monitor = PathMonitor(1400, path.now, 1500)
+    path.run(2)
+    assert path.monitor.mtu_bytes == wanted

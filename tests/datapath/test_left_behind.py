@@ -1,0 +1,186 @@
+"""What waits for a member whose buckets go to others is not sent when it comes back: no flow is turned around."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from types import FrameType
+from typing import Any
+
+import pytest
+from killing import dies_at, every_point
+from rig import Group, Rig, identity_of, packet, record, rig
+
+from fwd.proto.drops import DropReason
+from fwd.proto.flow import BUCKET_MASK, flow_hash, owners, rendezvous_scores
+
+OUTBOUND = ("fwd/datapath/outbound.py", "fwd/datapath/udp.py")
+DEMUX = ("fwd/datapath/demux.py", "fwd/datapath/ring.py")
+OLD, NEW = range(3), range(10, 12)
+
+
+@pytest.fixture(params=["superpacket", "esp"])
+def payload(request: pytest.FixtureRequest) -> Iterator[str]:
+    return request.param
+
+
+def fill(r: Rig, identities: range) -> None:
+    """A segment for each: records of one flow, which was member 0's."""
+    port = port_of_member_0()
+    for identity in identities:
+        r.a.send(record(identity, 900, port=port))
+        r.a.demux_turn()
+
+
+@cache
+def port_of_member_0() -> int:
+    """A UDP port whose flow is member 0's when two are live."""
+    target = owners(rendezvous_scores(2), 0b11)
+    return next(p for p in range(1024, 65536) if target[flow_hash(memoryview(packet(0, port=p))) & BUCKET_MASK] == 0)
+
+
+def move(r: Rig) -> None:
+    """Member 0 leaves the live mask, its flow goes on with member 1, and member 0 is live again."""
+    r.a.shared.live[0] = 0b10
+    r.a.tick += 1
+    fill(r, NEW)
+    r.a.members[1].outbound.work()
+    r.a.members[1].outbound.work()
+    r.a.shared.live[0] = 0b11
+    r.a.demux_turn()
+
+
+def arrived(r: Rig) -> list[int]:
+    """What the far side delivered, in the order in which it was sent."""
+    late = r.a.wires[0].sent()
+    r.b.arrive(1, r.a.wires[1].sent())
+    r.b.arrive(0, late)
+    return [identity_of(d) for d in r.b.delivered()]
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["hung", "replaced"])
+def test_a_member_that_comes_back_skips_what_waited_when_its_buckets_went_away(payload: str, dies: bool) -> None:
+    with rig(payload=payload) as r:
+        fill(r, OLD)
+        move(r)
+        if dies:
+            r.a.respawn(0)
+        r.a.work()
+        assert arrived(r) == list(NEW)
+        assert r.a.dropped(DropReason.BUCKETS_MOVED) == len(OLD)
+        r.a.check_books()
+
+
+def test_what_comes_after_its_return_is_sent(payload: str) -> None:
+    with rig(payload=payload) as r:
+        fill(r, OLD)
+        move(r)
+        r.a.tick += 1000  # its buckets are idle, and go back to it
+        fill(r, range(20, 22))
+        r.a.work()
+        assert arrived(r) == [*NEW, 20, 21]
+        assert r.a.dropped(DropReason.BUCKETS_MOVED) == len(OLD)
+        r.a.check_books()
+
+
+def test_a_member_whose_buckets_stay_sends_what_waited() -> None:
+    """It died and was replaced within the time that the live mask grants, or another left."""
+    with rig() as r:
+        fill(r, OLD)
+        r.a.shared.live[0] = 0b01
+        r.a.demux_turn()
+        r.a.respawn(0)
+        r.a.work()
+        assert arrived(r) == list(OLD)
+        assert r.a.dropped(DropReason.BUCKETS_MOVED) == 0
+
+
+def asleep_at(nth: int, work: Callable[[], object], meanwhile: Callable[[], None]) -> tuple[str, int] | None:
+    """Let `meanwhile` happen before the `nth` line of the way out; that line and its function, None: there is none."""
+    left, where = nth, None
+
+    def on_call(frame: FrameType, event: str, arg: Any) -> Any:
+        return on_line if frame.f_code.co_filename.endswith(OUTBOUND) else None
+
+    def on_line(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal left, where
+        if event == "line":
+            left -= 1
+            if left == 0:
+                sys.settrace(None)
+                where = frame.f_code.co_name, frame.f_lineno
+                meanwhile()
+        return on_line
+
+    sys.settrace(on_call)
+    try:
+        work()
+    finally:
+        sys.settrace(None)
+    return where
+
+
+def test_a_member_that_sleeps_with_a_segment_in_hand_does_not_send_it_late(payload: str) -> None:
+    """Wherever it sleeps while its buckets go away, but for the steps of the send itself."""
+    nth, late = 1, set()
+    where: tuple[str, int] | None = ("work", 0)
+    while where:
+        with rig(payload=payload) as r:
+            fill(r, range(1))
+            before = []
+
+            def meanwhile(r: Rig = r, before: list[Group] = before) -> None:
+                before += r.a.wires[0].sent()
+                move(r)
+
+            where = asleep_at(nth, r.a.members[0].outbound.work, meanwhile)
+            if where and not before and arrived(r) != list(NEW):
+                late.add(where)
+            r.a.check_books()
+        nth += 1
+    assert nth > 30
+    sends = {(name, line) for name, line in late if name in ("_transmit", "send", "_send_one")}
+    assert len(late - sends) == 1, "the line that calls for the send"
+
+
+def test_demux_killed_while_buckets_go_away() -> None:
+    def check(nth: int) -> bool:
+        with rig() as r:
+            fill(r, OLD)
+            r.a.shared.live[0] = 0b10
+            r.a.send(*[record(n, 900, port=port_of_member_0()) for n in NEW])
+
+            died = dies_at(nth, r.a.demux_turn, *DEMUX)
+            r.a.spawn_demux()
+            r.a.demux_turn()
+            r.a.members[1].outbound.work()
+            r.a.shared.live[0] = 0b11
+            r.a.demux_turn()
+            r.a.work()
+            assert not set(arrived(r)) & set(OLD)
+            assert r.a.dropped(DropReason.BUCKETS_MOVED) == len(OLD)
+            r.a.check_books()
+            return died
+
+    assert every_point(check) > 50
+
+
+def test_member_killed_while_it_skips() -> None:
+    """Each record that it skips is counted once, as moved or as dead with it."""
+
+    def check(nth: int) -> bool:
+        with rig() as r:
+            fill(r, OLD)
+            move(r)
+            died = dies_at(nth, r.a.members[0].outbound.work, *OUTBOUND)
+            r.a.respawn(0)
+            r.a.work()
+            assert arrived(r) == list(NEW)
+            lost = r.a.dropped(DropReason.DIED_WITH_MEMBER)
+            assert lost <= 1
+            assert lost + r.a.dropped(DropReason.BUCKETS_MOVED) == len(OLD)
+            r.a.check_books()
+            return died
+
+    assert every_point(check) > 5
