@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from fwd.proto.ike.causes import Failure
 from fwd.proto.ike.crypto import Prf
 from fwd.proto.ike.names import identity as identity
 from fwd.proto.ike.names import name_of as name_of
@@ -57,9 +58,9 @@ def psk_authentication(prf: Prf, secret: bytes, octets: bytes) -> Authentication
 def check_psk(prf: Prf, secret: bytes, octets: bytes, auth: Authentication) -> None:
     """Raises ProtocolError unless the peer has the same secret."""
     if auth.method != AuthMethod.SHARED_KEY:
-        raise failed(f"the peer authenticates by method {auth.method}, not by pre-shared key")
+        raise failed(f"the peer authenticates by method {auth.method}, not by pre-shared key", Failure.AUTH_METHOD)
     if not hmac.compare_digest(auth.data, psk_authentication(prf, secret, octets).data):
-        raise failed("the peer's pre-shared key is another one")
+        raise failed("the peer's pre-shared key is another one", Failure.WRONG_SECRET)
 
 
 # -- signatures (RFC 7427 §3) -------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ def sign(key: PrivateKey, octets: bytes, peer_hashes: bytes) -> Authentication:
         wanted = {521: [4, 3, 2], 384: [3, 4, 2]}.get(key.key_size, [2, 3, 4])
     number = next((number for number in wanted if number in known), None)
     if number is None:
-        raise failed("the peer knows no signature hash that fwd has (RFC 7427)")
+        raise failed("the peer knows no signature hash that fwd has (RFC 7427)", Failure.AUTH_METHOD)
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return _authentication(_ED25519, key.sign(octets))
     digest = _HASHES[number]
@@ -129,7 +130,8 @@ def _authentication(algorithm: bytes, signature: bytes) -> Authentication:
 def check_signature(certificate: x509.Certificate, octets: bytes, auth: Authentication) -> None:
     """Raises ProtocolError unless the key in `certificate` has signed."""
     if auth.method != AuthMethod.SIGNATURE:
-        raise failed(f"the peer authenticates by method {auth.method}, not by a signature of RFC 7427")
+        reason = f"the peer authenticates by method {auth.method}, not by a signature of RFC 7427"
+        raise failed(reason, Failure.AUTH_METHOD)
     length = auth.data[0]
     algorithm, signature = auth.data[1 : 1 + length], auth.data[1 + length :]
     kind, number = _SIGNATURES.get(algorithm, (type(None), 0))
@@ -140,7 +142,8 @@ def check_signature(certificate: x509.Certificate, octets: bytes, auth: Authenti
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < RSA_BITS_MIN:
         raise failed(f"the peer's RSA key has {key.key_size} bits, fewer than {RSA_BITS_MIN}")
     if not isinstance(key, kind):
-        raise failed(f"the peer's signature is of a kind that fwd does not take: {algorithm.hex()}")
+        reason = f"the peer's signature is of a kind that fwd does not take: {algorithm.hex()}"
+        raise failed(reason, Failure.AUTH_METHOD)
     try:
         if isinstance(key, ed25519.Ed25519PublicKey):
             key.verify(signature, octets)
@@ -150,7 +153,7 @@ def check_signature(certificate: x509.Certificate, octets: bytes, auth: Authenti
             digest = _HASHES[number]
             key.verify(signature, octets, padding.PSS(padding.MGF1(digest), digest.digest_size), digest)
     except InvalidSignature:
-        raise failed("the peer's signature is wrong") from None
+        raise failed("the peer's signature is wrong", Failure.WRONG_SIGNATURE) from None
 
 
 # -- credentials --------------------------------------------------------------------------------------------------

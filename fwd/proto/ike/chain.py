@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from fwd.proto.ike.causes import Failure
 from fwd.proto.ike.numbers import Notify, ProtocolError
 
 CERTIFICATES_MAX: Final = 4  # RFC 7296 §3.6: what everybody can send and accept
@@ -44,7 +45,9 @@ def affordable(certificates: Sequence[bytes], authorities: Sequence[x509.Certifi
         leaf, *others = [x509.load_der_x509_certificate(data) for data in certificates]
         path = _path(leaf, others, authorities)
         if path is None:
-            raise _failed("the peer's certificate is not trusted: its issuer is no configured CA")
+            raise _failed(
+                "the peer's certificate is not trusted: its issuer is no configured CA", Failure.CERT_UNTRUSTED
+            )
         for certificate in path:
             _check_price(certificate)
     except UNREADABLE as error:
@@ -116,5 +119,7 @@ def _check_price(certificate: x509.Certificate) -> None:
             raise _failed("a key in the peer's certificates is of a kind that fwd does not take")
 
 
-def _failed(reason: str) -> ProtocolError:
-    return ProtocolError(Notify.AUTHENTICATION_FAILED, reason)
+def _failed(reason: str, failure: Failure = Failure.CERT_REFUSED) -> ProtocolError:
+    error = ProtocolError(Notify.AUTHENTICATION_FAILED, reason)
+    error.failure = failure
+    return error

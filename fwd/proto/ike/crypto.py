@@ -93,6 +93,7 @@ class Suite:
     prf: int
     group: int
     key_bits: int
+    words: str = ""  # as swanctl has them
 
     @classmethod
     def of(cls, chosen: Proposal) -> Suite:
@@ -101,7 +102,10 @@ class Suite:
         assert encr is not None
         assert prf is not None
         assert group is not None
-        return cls(prf.id, group.id, encr.key_bits)
+        return cls(prf.id, group.id, encr.key_bits, str(chosen))
+
+    def __str__(self) -> str:
+        return self.words
 
     @property
     def key_octets(self) -> int:

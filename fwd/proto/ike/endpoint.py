@@ -13,11 +13,12 @@ refused in clear text. A fault of fwd's own ends the IKE SA that it was met with
 from __future__ import annotations
 
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from fwd.proto.ike.both import goes_first, peer_begins
+from fwd.proto.ike.causes import By, Failure, failure_of
 from fwd.proto.ike.crypto import Random
 from fwd.proto.ike.events import Address, Closed, Connection, Datagram, Event, Fault, Rejected, World
 from fwd.proto.ike.exchanges import CreateChild, DeleteChildren, DeleteIke, Liveness, respond_child, respond_delete
@@ -78,22 +79,25 @@ class Endpoint:
 
     # -- commands -----------------------------------------------------------------------------------------------
 
-    def initiate(self, name: str, now: float, *, initial_contact: bool = False) -> None:
+    def initiate(self, name: str, now: float, *, initial_contact: bool = False, by: By = By.START) -> None:
         """Begin a connection that has no IKE SA."""
         connection = self.connections[name]
         spis = self._world.unused_ike_spi(), NO_SPI
         sa = IkeSa(self._world, connection, spis, connection.remote, self._respond, initiator=True)
+        sa.by = by
         sa.begun_at = sa.heard_at = now
         self._sas.adopt(sa)
         with self._barrier(sa):
             sa.submit(Initiate(initial_contact=lambda: initial_contact and self.established(name) is None), now)
 
-    def create_child(self, name: str, member: int, notifies: tuple[Notification, ...], now: float) -> bool:
+    def create_child(
+        self, name: str, member: int, notifies: tuple[Notification, ...], now: float, by: By = By.START
+    ) -> bool:
         """One Child SA more for a member; False: there is no IKE SA to ask on."""
         sa = self.established(name)
         if sa is not None:
             with self._barrier(sa):
-                sa.submit(CreateChild(member, notifies), now)
+                sa.submit(CreateChild(member, notifies, by=by), now)
         return sa is not None
 
     def asked(self, name: str, member: int) -> int:
@@ -102,7 +106,7 @@ class Endpoint:
         tasks = sa.tasks() if sa is not None else []
         return sum(isinstance(task, CreateChild) and task.member == member and task.is_more for task in tasks)
 
-    def rekey_child(self, name: str, spi: int, now: float) -> bool:
+    def rekey_child(self, name: str, spi: int, now: float, by: By = By.USER) -> bool:
         """Replace the Child SA that we receive on `spi`, once, however often it is asked for; False: there is none."""
         found = self._sas.find_child(name, spi)
         if found is None:
@@ -110,26 +114,26 @@ class Endpoint:
         sa, child = found
         if not any(isinstance(task, CreateChild) and task.replaces(child) for task in sa.tasks()):
             with self._barrier(sa):
-                sa.submit(CreateChild(child.keys.member, child.notifies, child), now)
+                sa.submit(CreateChild(child.keys.member, child.notifies, child, by), now)
         return True
 
-    def delete_child(self, name: str, spi: int, now: float) -> bool:
+    def delete_child(self, name: str, spi: int, now: float, by: By = By.USER) -> bool:
         """End the Child SA that we receive on `spi`."""
         found = self._sas.find_child(name, spi)
         if found is not None:
             with self._barrier(found[0]):
-                found[0].submit(DeleteChildren([found[1]]), now)
+                found[0].submit(DeleteChildren([found[1]], by), now)
         return found is not None
 
-    def rekey_ike(self, name: str, now: float) -> bool:
+    def rekey_ike(self, name: str, now: float, by: By = By.USER) -> bool:
         """Replace a connection's IKE SA."""
         sa = self.established(name)
         if sa is not None:
             with self._barrier(sa):
-                sa.submit(RekeyIke(self._sas.adopt), now)
+                sa.submit(RekeyIke(self._sas.adopt, by), now)
         return sa is not None
 
-    def terminate(self, name: str, now: float, error: str = "") -> None:
+    def terminate(self, name: str, now: float, error: str = "", by: By = By.USER) -> None:
         """End all IKE SAs of a connection. `error`: why, unless it is wanted."""
         for sa in self._sas:
             if sa.connection.name != name:
@@ -138,13 +142,13 @@ class Endpoint:
                 if sa.state is State.CONNECTING:
                     sa.die(error)
                 else:
-                    sa.submit_first(DeleteIke(error), now)
+                    sa.submit_first(DeleteIke(error, by), now)
         self._sweep(now)
 
-    def reauthenticate(self, name: str, now: float) -> None:
+    def reauthenticate(self, name: str, now: float, by: By = By.TIMER) -> None:
         """Begin an IKE SA beside the one that there is, unless that is under way."""
         if not any(sa.initiator and sa.state is State.CONNECTING for sa in self.sas(name)):
-            self.initiate(name, now)
+            self.initiate(name, now, by=by)
 
     def delete_older(self, name: str, authentication: int, now: float) -> None:
         """End the IKE SAs that rest on an earlier authentication than this one."""
@@ -167,6 +171,11 @@ class Endpoint:
     def sas(self, name: str) -> list[IkeSa]:
         """All IKE SAs of a connection."""
         return self._sas.of(name)
+
+    @property
+    def failures(self) -> Counter[Failure]:
+        """How often what has failed."""
+        return self._world.failures
 
     def begun(self, name: str) -> list[IkeSa]:
         """Those that we have begun, or a peer that has proved who it is: a stranger's first message is nothing."""
@@ -242,12 +251,13 @@ class Endpoint:
         sa.tick(now)
         match what_is_due(sa, self.sas(sa.connection.name), now):
             case Due.FORGET:
-                sa.die("")
+                self._world.fail(Failure.HALF_OPEN_TIMED_OUT if sa.state is State.CONNECTING else None)
+                sa.die("", By.REPLACED)
             case Due.END if sa.state is State.ESTABLISHED and not sa.busy:
-                sa.submit(DeleteIke(why_ended(sa, now)), now)
+                sa.submit(DeleteIke(why_ended(sa, now), By.TIMER), now)
             case Due.END:
                 sa.say_farewell()
-                sa.die(sa.error or why_ended(sa, now))
+                sa.die(sa.error or why_ended(sa, now), By.TIMER)
             case Due.DELETE:
                 sa.submit(DeleteIke(), now)
             case Due.REKEY:
@@ -270,7 +280,10 @@ class Endpoint:
         match self._strangers.judge(first, header.spi_i, path[1], now):
             case Verdict.ANSWER:
                 self._answer_first(header, data, path, now)
+            case Verdict.DROP:
+                self._world.fail(Failure.RATE_LIMITED)
             case Verdict.ASK:
+                self._world.fail(Failure.COOKIE_ASKED)
                 cookie = self._strangers.cookie(first, header.spi_i, path[1])
                 self._reply(header, NO_SPI, [Notification(Notify.COOKIE, cookie)], *path)
 
@@ -285,12 +298,14 @@ class Endpoint:
         try:
             payloads = decode_clear(header, data)
         except ProtocolError as error:
+            self._world.fail(failure_of(error))
             if error.notify is Notify.UNSUPPORTED_CRITICAL_PAYLOAD:
                 self._reply(header, NO_SPI, [notify_for(error)], local, remote)
             return
         try:
             sa, reply = respond_init(self._world, connection, header, data, payloads, path, self._respond, now)
         except ProtocolError as error:
+            self._world.fail(failure_of(error))
             self._reply(header, NO_SPI, [notify_for(error)], local, remote)
             if error.notify is not Notify.INVALID_KE_PAYLOAD:  # that is no refusal: the peer begins anew
                 self._events.append(Rejected(connection.name, remote, str(error)))
@@ -298,8 +313,13 @@ class Endpoint:
         sa.begun_at = now
         sa.initial.reply = answer = self._reply(header, sa.spi_r, reply, local, remote)
         self._sas.adopt(sa)
-        self._strangers.add(HalfOpen(sa, data, answer), remote, lambda oldest: oldest.die(""))
+        self._strangers.add(HalfOpen(sa, data, answer), remote, self._drop_half_open)
         self._sweep(now)
+
+    def _drop_half_open(self, sa: IkeSa) -> None:
+        """It goes for a newer one."""
+        self._world.fail(Failure.HALF_OPEN_DROPPED)
+        sa.die("")
 
     def begins(self, name: str, now: float) -> bool:
         """Whether the peer has begun lately, so that we need not."""
@@ -435,7 +455,7 @@ class Endpoint:
         with contextlib.suppress(Exception):
             sa.say_farewell()
         try:
-            sa.die("an internal error")
+            sa.die("an internal error", By.FAULT)
         except Exception as error:  # noqa: BLE001  its state cannot be trusted
             self._events.append(Fault(sa.connection.name, error))
             for home in self.neighbours:

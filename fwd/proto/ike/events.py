@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -10,6 +11,7 @@ from typing import Any, Final, Literal
 from cryptography import x509
 
 from fwd.proto.ike.auth import Credentials, same
+from fwd.proto.ike.causes import By, Failure
 from fwd.proto.ike.crypto import Random
 from fwd.proto.ike.numbers import ProtocolError
 from fwd.proto.ike.payloads import Identity, Notification
@@ -96,6 +98,30 @@ class Established:
 
 
 @dataclass(frozen=True)
+class IkeUp:
+    """An IKE SA is there, of SPIs `spis`. `replaces`: those of the one that it takes over from."""
+
+    connection: str
+    spis: tuple[bytes, bytes]
+    remote: Address
+    proposal: str
+    initiated: bool  # by this side
+    by: By
+    standing: Standing
+    replaces: tuple[bytes, bytes] | None = None
+
+
+@dataclass(frozen=True)
+class IkeDown:
+    """An IKE SA that was there is none any more. `reason`: in words, unless it was wanted."""
+
+    connection: str
+    spis: tuple[bytes, bytes]
+    by: By
+    reason: str
+
+
+@dataclass(frozen=True)
 class ChildUp:
     """A Child SA is there: both its SAs may be used. `replaces`: our inbound SPI of the one it takes over from.
 
@@ -106,6 +132,7 @@ class ChildUp:
     child: ChildKeys
     replaces: int | None = None
     standing: Standing = Standing()
+    by: By = By.PEER
 
 
 @dataclass(frozen=True)
@@ -124,6 +151,7 @@ class ChildDown:
     connection: str
     member: int
     spi: int
+    by: By = By.PEER
 
 
 @dataclass(frozen=True)
@@ -196,6 +224,8 @@ class Fault:
 
 Event = (
     Established
+    | IkeUp
+    | IkeDown
     | ChildUp
     | ChildConfirmed
     | ChildDown
@@ -233,6 +263,13 @@ class World:
     strangers_fragments: Budget
     reveal: Callable[[Any], None] | None = None  # told of every IKE SA that has keys: for debugging
     authentications: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    failures: Counter[Failure] = field(default_factory=Counter)
+
+    def fail(self, failure: Failure | None) -> None:
+        """Count what something has failed by, if it is a failure."""
+        if failure is not None:
+            self.failures[failure] += 1
 
     def next_authentication(self) -> int:
         """Number a peer's proof of who it is."""

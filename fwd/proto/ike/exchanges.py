@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from fwd.proto.ike.causes import By, Failure, by_notify
 from fwd.proto.ike.child import Child, Offer, answer
 from fwd.proto.ike.events import FIRST_MEMBER, ChildRefused, ExchangeRefused
 from fwd.proto.ike.limits import CHILDREN_MAX, MEMBER_CHILDREN_MAX
@@ -40,8 +41,11 @@ class CreateChild:
     exchange = Exchange.CREATE_CHILD_SA
     about_children = True
 
-    def __init__(self, member: int, notifies: tuple[Notification, ...] = (), old: Child | None = None) -> None:
+    def __init__(
+        self, member: int, notifies: tuple[Notification, ...] = (), old: Child | None = None, by: By = By.START
+    ) -> None:
         self.member = member
+        self._by = by
         self._notifies = notifies
         self._old = old
         self._offer: Offer | None = None
@@ -93,7 +97,7 @@ class CreateChild:
         if child.spi_out in sa.gone_early:
             self._keep_old()
             return
-        sa.add_child(child, old.spi_in if old else None)
+        sa.add_child(child, old.spi_in if old else None, self._by)
         if old is not None:
             self._replace(sa, old, child, min(self._offer.nonce, only(reply, Nonce).data), now)
 
@@ -116,6 +120,7 @@ class CreateChild:
     def _failed(self, sa: IkeSa, error: int, now: float) -> None:
         old = self._old
         reason = notify_name(error)
+        sa.world.fail(by_notify(error))
         sa.world.tell(ExchangeRefused(sa.connection.name, by_peer=True, reason=reason, member=self.member))
         if error == Notify.TEMPORARY_FAILURE and self._retries < _RETRIES_MAX:
             self._retries += 1
@@ -139,7 +144,7 @@ class CreateChild:
 
     def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
         """What the peer answers cannot be used; what it may have installed is told to go by ending the SA."""
-        sa.submit_first(DeleteIke(str(error)), now)
+        sa.submit_first(DeleteIke(str(error), By.REFUSED), now)
 
 
 class DeleteChildren:
@@ -148,8 +153,9 @@ class DeleteChildren:
     exchange = Exchange.INFORMATIONAL
     about_children = True
 
-    def __init__(self, children: Iterable[Child]) -> None:
+    def __init__(self, children: Iterable[Child], by: By = By.REPLACED) -> None:
         self._children = list(children)
+        self._by = by
 
     def start(self, sa: IkeSa, now: float) -> list[AnyPayload] | None:
         self._children = [
@@ -165,7 +171,7 @@ class DeleteChildren:
 
     def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
         for child in self._children:
-            sa.remove_child(child)
+            sa.remove_child(child, self._by)
 
     def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
         self.finish(sa, [], now)
@@ -193,22 +199,23 @@ class DeleteIke:
     exchange = Exchange.INFORMATIONAL
     about_children = False
 
-    def __init__(self, error: str = "") -> None:
+    def __init__(self, error: str = "", by: By = By.REPLACED) -> None:
         self._error = error
+        self._by = by
 
     def start(self, sa: IkeSa, now: float) -> list[AnyPayload] | None:
         if sa.state is State.CONNECTING:  # there is nothing yet that the peer could be told to delete
-            sa.die(self._error)
+            sa.die(self._error, self._by)
         if sa.state in (State.DELETING, State.DEAD):
             return None
         sa.move(State.DELETING)
         return [Delete(Protocol.IKE)]
 
     def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
-        sa.die(self._error)
+        sa.die(self._error, self._by)
 
     def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
-        sa.die(self._error)
+        sa.die(self._error, self._by)
 
 
 def _rekey_notify(old: Child) -> Notification:
@@ -293,6 +300,7 @@ def respond_delete(sa: IkeSa, request: list[AnyPayload], now: float) -> list[Any
     deletes = [one for one in request if isinstance(one, Delete)]
     if notified(request, Notify.AUTHENTICATION_FAILED):
         sa.error = "the peer does not trust us"
+        sa.world.fail(Failure.REFUSED_BY_PEER)
         sa.ends = True
         return []
     if any(one.protocol == Protocol.IKE for one in deletes):

@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from fwd.proto.ike import auth
+from fwd.proto.ike.causes import Failure, by_notify, failure_of
 from fwd.proto.ike.child import NONCE_BYTES, Child, Offer, answer
 from fwd.proto.ike.crypto import DiffieHellman, IkeKeys, Prf, Suite
 from fwd.proto.ike.events import FIRST_MEMBER, Address, ChildRefused, Connection, Established, Standing, World
@@ -40,8 +41,9 @@ from fwd.proto.ike.payloads import (
     public_value,
 )
 from fwd.proto.ike.proposals import Proposal, choose, is_choice_of
-from fwd.proto.ike.sa import NO_SPI, IkeSa, Respond
+from fwd.proto.ike.sa import NO_SPI, IkeSa
 from fwd.proto.ike.states import State
+from fwd.proto.ike.task import Respond
 
 _RESTARTS_MAX: Final = 5
 _SOURCE: Final = Notify.NAT_DETECTION_SOURCE_IP
@@ -229,14 +231,16 @@ class Authenticate:
         sa.world.tell(Established(sa.connection.name, peer, kept(reply), certificate, sa.standing))
         error = error_of(reply)
         if error is not None:  # there is an IKE SA, but no Child SA (RFC 7296 §1.3)
+            sa.world.fail(by_notify(error.kind))
             sa.world.tell(ChildRefused(sa.connection.name, FIRST_MEMBER, error.kind))
             return
         try:
             child = self._offer.accept(reply, keys, (initial.ni, initial.nr))
         except ProtocolError as refusal:
+            sa.world.fail(failure_of(refusal))
             sa.world.tell(ChildRefused(sa.connection.name, FIRST_MEMBER, refusal.notify))
             return
-        sa.add_child(Child(child, _about_children(sa)))
+        sa.add_child(Child(child, _about_children(sa)), by=sa.by)
 
     def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
         ours = error.notify is Notify.AUTHENTICATION_FAILED and not isinstance(error, _PeerError)
@@ -274,7 +278,10 @@ def _raise_error(reply: Sequence[AnyPayload]) -> None:
     if error is not None:
         known = error.kind in Notify._value2member_map_
         name = Notify(error.kind).name if known else str(error.kind)
-        raise _PeerError(Notify(error.kind) if known else Notify.INVALID_SYNTAX, f"the peer answers {name}")
+        refusal = _PeerError(Notify(error.kind) if known else Notify.INVALID_SYNTAX, f"the peer answers {name}")
+        trusts = error.kind != Notify.AUTHENTICATION_FAILED
+        refusal.failure = by_notify(error.kind) if trusts else Failure.REFUSED_BY_PEER
+        raise refusal
 
 
 # -- responder ----------------------------------------------------------------------------------------------------
@@ -333,7 +340,7 @@ def respond_auth(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPa
     assert peer is not None
     wanted = of_type(request, Payload.IDR, Identity)
     if wanted is not None and not auth.same(wanted, connection.local_id):
-        raise auth.failed(f"the peer wants to talk to {auth.name_of(wanted)}")
+        raise auth.failed(f"the peer wants to talk to {auth.name_of(wanted)}", Failure.UNKNOWN_IDENTITY)
     mine = Identity(Payload.IDR, connection.local_id.kind, connection.local_id.data)
     octets = auth.signed_octets(initial.reply, initial.ni, keys.prf, keys.pr, mine)
     reply: list[AnyPayload] = [
@@ -354,6 +361,7 @@ def respond_auth(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPa
     except ProtocolError as error:
         if error.notify is Notify.INVALID_SYNTAX:
             raise
+        sa.world.fail(failure_of(error))
         return [*reply, Notification(error.notify, error.data)]
     sa.answer_with(Child(child, _about_children(sa)))
     return [*reply, *payloads]
@@ -380,14 +388,15 @@ def check_peer(
     if peer is None:
         raise syntax(f"payload {kind.name} is missing")
     if not auth.same(peer, sa.connection.remote_id):
-        raise auth.failed(f"the peer is {auth.name_of(peer)}, not {auth.name_of(sa.connection.remote_id)}")
+        reason = f"the peer is {auth.name_of(peer)}, not {auth.name_of(sa.connection.remote_id)}"
+        raise auth.failed(reason, Failure.UNKNOWN_IDENTITY)
     assert sa.keys is not None
     prf: Prf = sa.keys.prf
     octets = auth.signed_octets(message, b"", prf, key, peer)
     certificates = [one for one in payloads if isinstance(one, Certificate)]
     proof = maybe(payloads, Authentication)
     if proof is None:
-        raise auth.failed("the peer sends no AUTH payload, as for EAP")
+        raise auth.failed("the peer sends no AUTH payload, as for EAP", Failure.AUTH_METHOD)
     time_s = sa.world.wall_clock()
     trusted = auth.check(sa.connection.credentials, prf, octets, proof, peer, certificates, auth.time_of(time_s))
 

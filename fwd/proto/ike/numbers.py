@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 from hashlib import sha256
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from fwd.proto.ike.causes import Failure
 
 VERSION: Final = 0x20  # 2.0
 SPI_BYTES: Final = 8  # of an IKE SA
@@ -144,11 +147,13 @@ class CertEncoding(IntEnum):
 class ProtocolError(Exception):
     """A message is refused. `notify` answers it, with `data`; `spi`: of the Child SA that it is about.
 
-    `member`: whose Child SA was asked for, once that is known; `about_ike`: a new IKE SA was.
+    `member`: whose Child SA was asked for, once that is known; `about_ike`: a new IKE SA was. `failure`: what
+    it counts as, if `notify` does not say enough.
     """
 
     member: int | None = None
     about_ike = False
+    failure: Failure | None = None
 
     def __init__(self, notify: Notify, reason: str, data: bytes = b"", spi: bytes = b"") -> None:
         super().__init__(reason)

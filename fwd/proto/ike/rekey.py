@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from fwd.proto.ike.causes import By, by_notify
 from fwd.proto.ike.child import NONCE_BYTES
 from fwd.proto.ike.crypto import DiffieHellman, IkeKeys, Suite
 from fwd.proto.ike.events import ExchangeRefused
@@ -47,8 +48,9 @@ class RekeyIke:
     exchange = Exchange.CREATE_CHILD_SA
     about_children = False
 
-    def __init__(self, adopt: Adopt) -> None:
+    def __init__(self, adopt: Adopt, by: By = By.TIMER) -> None:
         self._adopt = adopt
+        self._by = by
         self._proposals: tuple[Proposal, ...] = ()
         self._spi = self._nonce = b""
         self._secret: DiffieHellman | None = None
@@ -86,6 +88,7 @@ class RekeyIke:
         error = error_of(reply)
         if error is not None:
             reason = notify_name(error.kind)
+            sa.world.fail(by_notify(error.kind))
             sa.world.tell(ExchangeRefused(sa.connection.name, by_peer=True, reason=reason, about_ike=True))
             self._failed(sa, error.kind, now)
             return
@@ -97,6 +100,7 @@ class RekeyIke:
         spis = self._spi, chosen[0].spi
         secret = self._secret.shared(public_value(reply, suite.group))
         new = IkeSa(sa.world, sa.connection, spis, sa.remote, sa.respond, initiator=True)
+        new.by = self._by
         new.use_keys(IkeKeys.rekeyed(sa.keys, suite, secret, self._nonce, nr, spis[0] + spis[1]), suite)
         _settle(sa, new, min(self._nonce, nr), self._adopt, now)
 
@@ -110,7 +114,7 @@ class RekeyIke:
             sa.submit_later(self, now + RETRY_S * (1 + sa.world.random(1)[0] / 256))
 
     def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
-        sa.submit_first(DeleteIke(str(error)), now)
+        sa.submit_first(DeleteIke(str(error), By.REFUSED), now)
 
 
 def _settle(sa: IkeSa, new: IkeSa, lowest: bytes, adopt: Adopt, now: float) -> None:
@@ -148,7 +152,7 @@ def inherit(old: IkeSa, new: IkeSa, now: float) -> None:
     new.behind_nat, new.peer_behind_nat = old.behind_nat, old.peer_behind_nat
     new.probe_not_before = old.probe_not_before
     new.standing = old.standing
-    new.establish(now)
+    new.establish(now, old)
 
 
 def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:

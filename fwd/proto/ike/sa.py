@@ -11,11 +11,12 @@ state does not allow. A message of the peer's own that breaks the format ends th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from fwd.proto.ike import numbers
+from fwd.proto.ike.causes import By, Failure, failure_of
 from fwd.proto.ike.child import Child
 from fwd.proto.ike.crypto import IkeKeys, Sealer, Suite
 from fwd.proto.ike.events import (
@@ -27,6 +28,8 @@ from fwd.proto.ike.events import (
     Connection,
     Datagram,
     ExchangeRefused,
+    IkeDown,
+    IkeUp,
     Moved,
     Standing,
     Strayed,
@@ -44,6 +47,7 @@ from fwd.proto.ike.mobility import PROBE_TRIES, Path, Probe, Verdict, judge
 from fwd.proto.ike.numbers import PRIVATE_STATUS_FIRST, SPI_BYTES, Exchange, Flag, Notify, ProtocolError
 from fwd.proto.ike.payloads import AnyPayload, Delete, Notification, decode_chain, notify_for
 from fwd.proto.ike.states import IKE_MOVES, State, Use, check_move
+from fwd.proto.ike.task import Respond, Task
 
 RETRANSMIT_S: Final = 0.5
 RETRANSMIT_FACTOR: Final = 1.8
@@ -52,26 +56,6 @@ TRIES_MAX: Final = 7  # then the peer is dead: about 30 s after the first
 TRAFFIC_S: Final = 10.0  # a peer whose traffic came so lately is not given up
 NO_SPI: Final = bytes(SPI_BYTES)
 MESSAGE_ID_MAX: Final = 2**32 - 1
-
-
-class Task(Protocol):
-    """One exchange that this side begins."""
-
-    exchange: Exchange
-    about_children: bool  # while it is under way the peer may not replace the IKE SA (RFC 7296 §2.25.2)
-
-    def start(self, sa: IkeSa, now: float) -> list[AnyPayload] | None:
-        """The payloads of the request; None: there is nothing to be done any more."""
-
-    def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
-        """Take the answer. Raises ProtocolError."""
-
-    def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
-        """The answer could not be read, or `finish` has refused it."""
-
-
-# Answers a request: exchange, payloads, now → payloads. Raises ProtocolError.
-Respond = Callable[["IkeSa", int, list[AnyPayload], float], list[AnyPayload]]
 
 
 @dataclass
@@ -110,6 +94,7 @@ class IkeSa:
         self._state = State.CONNECTING
         self.keys: IkeKeys | None = None
         self.suite: Suite | None = None
+        self.by = By.START if initiator else By.PEER  # by whom it was made
         self.children: dict[int, Child] = {}  # by our inbound SPI
         self.unconfirmed: list[Child] = []  # of our last answer, which the peer may not have yet
         self.gone_early: set[int] = set()  # peer's SPIs deleted while the answer that names them was under way
@@ -186,10 +171,14 @@ class IkeSa:
         if self.world.reveal is not None:
             self.world.reveal(self)
 
-    def establish(self, now: float) -> None:
+    def establish(self, now: float, replaces: IkeSa | None = None) -> None:
         """The peer has proved who it is, or this SA comes of one that has."""
         self.move(State.ESTABLISHED)
         self.established_at = self.heard_at = now
+        before = (replaces.spi_i, replaces.spi_r) if replaces is not None else None
+        spis, proposal = (self.spi_i, self.spi_r), str(self.suite)
+        name, made = self.connection.name, self.initiator
+        self.world.tell(IkeUp(name, spis, self.remote, proposal, made, self.by, self.standing, before))
 
     # -- requests ---------------------------------------------------------------------------------------------
 
@@ -225,7 +214,7 @@ class IkeSa:
     def _start_next(self, now: float) -> None:
         while self._request is None and self._queue and self.state is not State.DEAD:
             if self._next_id > MESSAGE_ID_MAX:
-                self.die("its message ids are used up")
+                self.die("its message ids are used up", By.COUNT)
                 return
             task = self._queue.popleft()
             payloads = task.start(self, now)
@@ -258,7 +247,8 @@ class IkeSa:
             self.send_request(request.task, [], now)
             return
         if request.tries >= TRIES_MAX and (now >= self.traffic_at + TRAFFIC_S or self.state is State.DELETING):
-            self.die("the peer does not answer")
+            self.world.fail(Failure.NO_ANSWER)
+            self.die("the peer does not answer", By.SILENCE)
             return
         request.due = now + min(RETRANSMIT_S * RETRANSMIT_FACTOR**request.tries, RETRANSMIT_MAX_S)
         request.tries += 1
@@ -304,6 +294,7 @@ class IkeSa:
         if whole is None:
             return
         if self.state is State.CONNECTING and not header.is_response and not self.world.admits(path[1], now):
+            self.world.fail(Failure.RATE_LIMITED)
             return  # as good as lost: it comes again
         self.heard_at = now  # of what had come before anybody may have kept a copy (RFC 7296 §2.4)
         self.consider(path, now)
@@ -333,6 +324,7 @@ class IkeSa:
         try:
             task.finish(self, decode_chain(first, plain), now)
         except ProtocolError as error:
+            self.world.fail(failure_of(error))
             task.refused(self, error, now)
         self._start_next(now)
 
@@ -345,6 +337,7 @@ class IkeSa:
         try:
             request.task.finish(self, payloads, now)
         except ProtocolError as error:
+            self.world.fail(failure_of(error))
             request.task.refused(self, error, now)
         self._start_next(now)
 
@@ -370,6 +363,7 @@ class IkeSa:
         try:
             reply = self.respond(self, header.exchange, decode_chain(first, plain), now)
         except ProtocolError as error:
+            self.world.fail(failure_of(error))
             reply = [notify_for(error)]
             fatal = error.notify in (Notify.INVALID_SYNTAX, Notify.AUTHENTICATION_FAILED)
             self.error = str(error)
@@ -430,10 +424,10 @@ class IkeSa:
         """Which member is to receive on the inbound half of a member's Child SA (design §4)."""
         return member if self.spreads else FIRST_MEMBER
 
-    def add_child(self, child: Child, replaces: int | None = None) -> None:
+    def add_child(self, child: Child, replaces: int | None = None, by: By = By.PEER) -> None:
         """It is installed: both its SAs may be used."""
         self.children[child.spi_in] = child
-        self.world.tell(ChildUp(self.connection.name, child.keys, replaces, self.standing))
+        self.world.tell(ChildUp(self.connection.name, child.keys, replaces, self.standing, by))
 
     def answer_with(self, child: Child, replaces: int | None = None) -> None:
         """Add a Child SA that our answer, which is about to be sent, tells the peer of."""
@@ -446,10 +440,11 @@ class IkeSa:
                 self.world.tell(ChildConfirmed(self.connection.name, child.keys.member, child.spi_in))
         self.unconfirmed.clear()
 
-    def remove_child(self, child: Child) -> None:
+    def remove_child(self, child: Child, by: By = By.PEER) -> None:
+        """It is gone, on the peer's side too."""
         if self.children.pop(child.spi_in, None) is not None:
             child.move(Use.GONE)
-            self.world.tell(ChildDown(self.connection.name, child.keys.member, child.spi_in))
+            self.world.tell(ChildDown(self.connection.name, child.keys.member, child.spi_in, by))
 
     def child_by_peer(self, spi: int) -> Child | None:
         """The Child SA that the peer knows by this SPI of its own."""
@@ -457,7 +452,7 @@ class IkeSa:
 
     # -- the end ----------------------------------------------------------------------------------------------
 
-    def die(self, error: str) -> None:
+    def die(self, error: str, by: By = By.PEER) -> None:
         """At once and without a word."""
         if self.state is State.DEAD:
             return
@@ -467,7 +462,9 @@ class IkeSa:
         self.take_queue()
         self._assemblies.clear()
         for child in list(self.children.values()):
-            self.remove_child(child)
+            self.remove_child(child, by)
+        if self.established_at:
+            self.world.tell(IkeDown(self.connection.name, (self.spi_i, self.spi_r), by, error))
 
     def say_farewell(self) -> None:
         """Send a Delete for the whole of it, whatever is under way, and wait for no answer."""

@@ -30,6 +30,7 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
+from fwd.proto.ike.causes import Failure
 from fwd.proto.ike.chain import affordable
 from fwd.proto.ike.names import name_of, same_name, shown
 from fwd.proto.ike.numbers import CertEncoding, IdType, Notify, ProtocolError
@@ -39,9 +40,11 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def failed(reason: str) -> ProtocolError:
-    """Make the refusal of a peer, whose reason only this side is told."""
-    return ProtocolError(Notify.AUTHENTICATION_FAILED, reason)
+def failed(reason: str, failure: Failure = Failure.CERT_REFUSED) -> ProtocolError:
+    """Make the refusal of a peer, whose reason only this side is told, and what it counts as."""
+    error = ProtocolError(Notify.AUTHENTICATION_FAILED, reason)
+    error.failure = failure
+    return error
 
 
 def refusing(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -110,7 +113,7 @@ def check_revocation(chain: Sequence[x509.Certificate], rules: Rules, time: date
     A CA's list that is there must be good, whatever the policy: one that is over says nothing of today.
     """
     if reason := why_revoked(chain, rules):
-        raise failed(reason)
+        raise failed(reason, Failure.CERT_REVOKED)
     for issuer in chain[1:]:
         subject = issuer.subject.public_bytes()
         lists = [crl for crl in rules.crls if same_name(crl.issuer, subject)]
@@ -119,7 +122,7 @@ def check_revocation(chain: Sequence[x509.Certificate], rules: Rules, time: date
         signed = [crl for crl in lists if crl.is_of(issuer)]
         if not any(time < crl.next_update for crl in signed):
             what = "is over: install the next one" if signed else "is not signed by it" if lists else "is missing"
-            raise failed(f"the CRL of {shown(subject)} {what}")
+            raise failed(f"the CRL of {shown(subject)} {what}", Failure.CERT_CRL)
 
 
 def why_revoked(chain: Sequence[x509.Certificate], rules: Rules) -> str:
@@ -155,7 +158,9 @@ def judge(
     if rules.pinned is not None:
         leaf = x509.load_der_x509_certificate(found[0]) if found else rules.pinned
         if _public(leaf) != _public(rules.pinned):
-            raise failed(f"the peer's certificate {describe(leaf)} is another one than remote_cert")
+            raise failed(
+                f"the peer's certificate {describe(leaf)} is another one than remote_cert", Failure.CERT_UNTRUSTED
+            )
         if not authorities:
             _check_dates(rules.pinned, time)
             return Trusted(rules.pinned, rules.pinned.not_valid_after_utc, (rules.pinned,))
@@ -165,7 +170,8 @@ def judge(
     try:
         verified = verify(chain, authorities, time, tls_purposes=rules.tls_purposes)
     except ValueError as error:
-        raise failed(f"the peer's certificate {describe(chain[0])} is not trusted: {error}") from None
+        reason = f"the peer's certificate {describe(chain[0])} is not trusted: {error}"
+        raise failed(reason, _failure(str(error))) from None
     check_revocation(verified, rules, time)
     return Trusted(chain[0], min(one.not_valid_after_utc for one in verified), tuple(verified))
 
@@ -259,7 +265,7 @@ _PURPOSE_NAMES: Final = {
 def check_name(certificate: x509.Certificate, who: Identity) -> None:
     """Raises ProtocolError unless the certificate is for this identity (RFC 4945 §3.1)."""
     if not is_for(certificate, who):
-        raise failed(f"the peer's certificate {describe(certificate)} is not for {name_of(who)}")
+        raise failed(f"the peer's certificate {describe(certificate)} is not for {name_of(who)}", Failure.CERT_NAME)
 
 
 def is_for(certificate: x509.Certificate, who: Identity) -> bool:
@@ -300,7 +306,7 @@ def _public(certificate: x509.Certificate) -> bytes:
 
 def _check_dates(certificate: x509.Certificate, time: datetime) -> None:
     if not certificate.not_valid_before_utc <= time <= certificate.not_valid_after_utc:
-        raise failed(f"remote_cert {describe(certificate)} is valid {_dates(certificate)}")
+        raise failed(f"remote_cert {describe(certificate)} is valid {_dates(certificate)}", Failure.CERT_EXPIRED)
 
 
 def _dates(certificate: x509.Certificate) -> str:
@@ -317,10 +323,12 @@ def describe(certificate: x509.Certificate) -> str:
 
 
 NO_ISSUER: Final = "no configured CA has issued it"
+_NOT_NOW: Final = "it, or a CA above it, is over or not yet valid"
+_WRONG_USE: Final = ("its key usage", "its extended key usage", "it is a CA's")
 # What `cryptography` says, and what that means to who reads a log.
 _WORDS: Final = (
     ("all candidates exhausted with no interior errors", NO_ISSUER),
-    ("cert is not valid at validation time", "it, or a CA above it, is over or not yet valid"),
+    ("cert is not valid at validation time", _NOT_NOW),
     ("certificate must be an X509v3 certificate", "it is of X.509 version 1: give it extensions (openssl: -extfile)"),
     ("invalid extension: 2.5.29.32: certificate contains unaccounted-for critical extensions",
      "its certificate policies are critical, which fwd does not take"),
@@ -332,6 +340,13 @@ _NOISE: Final = re.compile(
     r"validation failed: |candidates exhausted: |fatal error: |Python extension validator failed: |ValueError: "
     r"| \(encountered processing .*|, see https?://\S+"
 )
+
+
+def _failure(text: str) -> Failure:
+    """What it counts as that no path could be verified."""
+    if _NOT_NOW in text:
+        return Failure.CERT_EXPIRED
+    return Failure.CERT_PURPOSE if any(words in text for words in _WRONG_USE) else Failure.CERT_UNTRUSTED
 
 
 def _one_line(error: Exception) -> str:

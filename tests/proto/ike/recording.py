@@ -127,10 +127,15 @@ def keys_of(endpoint: Endpoint) -> list[dict[str, str]]:
     ]
 
 
+_NOT_TOLD_THEN = {"IkeUp", "IkeDown"}
+
+
 def with_the_fields_of(value: Any, then: Any) -> Any:
     """What is told today, without what nobody told when `then` was recorded."""
     if isinstance(value, dict) and isinstance(then, dict):
         return {key: with_the_fields_of(one, then[key]) for key, one in value.items() if key in then}
+    if isinstance(value, list) and isinstance(then, list):
+        value = [one for one in value if not (isinstance(one, dict) and one.get("event") in _NOT_TOLD_THEN)]
     if isinstance(value, list) and isinstance(then, list) and len(value) == len(then):
         return [with_the_fields_of(one, old) for one, old in zip(value, then, strict=True)]
     return value
