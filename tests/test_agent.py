@@ -35,6 +35,7 @@ from fwd.datapath.shared import GatewayShared, LinkWord, PeeringShared, ProcessS
 from fwd.datapath.tun import Offloads
 from fwd.lab.testbed import observe
 from fwd.proto.drops import DropReason
+from fwd.proto.ike.causes import By, Failure
 from fwd.proto.ip import CSUM, TSO4
 
 NOW_NS = 100_000_000_000
@@ -256,7 +257,9 @@ def test_dashboards_and_alert_rules_name_metrics_labels_and_reasons_that_exist(
         used |= set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", expression))
         assert used <= allowed, expression
         reasons = {one for group in re.findall(r'reason=~?"([^"]*)"', expression) for one in group.split("|")}
-        assert reasons <= {reason.label for reason in DropReason}, expression
+        of_ike = "fwd_ike_failures_total" in metrics
+        known = {one.value for one in Failure} if of_ike else {reason.label for reason in DropReason}
+        assert reasons <= known, expression
 
 
 def test_metrics_of_a_process_that_never_ran(view: GatewayView) -> None:
@@ -493,6 +496,23 @@ def test_metrics_tell_of_ike(view: GatewayView) -> None:
     text = http.answer(b"GET /metrics HTTP/1.1\r\n\r\n", lambda: collect(view, NOW_NS)).decode()
     assert 'fwd_ike_established{peering="vpc2"} 1.0' in text
     assert 'fwd_ike_child_sas{peering="vpc2"} 4.0' in text
+
+
+def test_failures_of_ike_are_counted_by_a_closed_set_of_reasons_whatever_keyd_tells(view: GatewayView) -> None:
+    view.shared.ike.put(json.dumps({"vpc2": {"failures": {"wrong_secret": 3, "made up": 7}}}).encode())
+    text = http.answer(b"GET /metrics HTTP/1.1\r\n\r\n", lambda: collect(view, NOW_NS)).decode()
+    assert 'fwd_ike_failures_total{peering="vpc2",reason="wrong_secret"} 3.0' in text
+    assert text.count("fwd_ike_failures_total{") == len(Failure)
+    assert collect(view, NOW_NS)["peerings"][0]["ike_failures"]["no_answer"] == 0
+
+
+def test_every_failure_of_ike_and_every_cause_is_documented() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "status.md").read_text(encoding="utf-8")
+    table = text.partition("`ike_failures` counts")[2].partition("A *record* is")[0]
+    first = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    assert sorted(re.findall(r"`([a-z_]+)`", first)) == sorted(one.value for one in Failure)
+    causes = re.findall(r"^- ((?:`[a-z_]+`(?:, )?)+):", text.partition("`by` is one of")[2], re.MULTILINE)
+    assert sorted(re.findall(r"`([a-z_]+)`", " ".join(causes))) == sorted(one.value for one in By)
 
 
 def test_metrics_and_warnings_tell_of_certificates(view: GatewayView) -> None:

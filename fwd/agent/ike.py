@@ -10,6 +10,8 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from fwd.proto.ike.causes import Failure
+
 UNREADABLE: Final = "what keyd tells cannot be read"
 NOTHING: Final = "keyd tells nothing of this peering"
 _S_MAX: Final = 10**10
@@ -65,11 +67,17 @@ class Told(_Shape):
     sas: list[IkeSa] = Field(default_factory=list)
     half_open: int = 0
     faults: int = Field(default=0, ge=0)
+    failures: dict[str, Annotated[int, Field(ge=0, le=2**63)]] = Field(default_factory=dict)
     error: str = ""
     concern: str = ""
     certificates: Annotated[Certificates | None, BeforeValidator(lambda told: told or None)] = None
     refused: dict[str, str] = Field(default_factory=dict)
     narrower: dict[str, Narrower] = Field(default_factory=dict)
+
+    @property
+    def failures_by_reason(self) -> dict[str, int]:
+        """Every reason there is, and no other, whatever keyd tells."""
+        return {reason.value: self.failures.get(reason.value, 0) for reason in Failure}
 
 
 _TOLD: Final = TypeAdapter(dict[str, Told])

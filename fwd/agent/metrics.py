@@ -136,6 +136,9 @@ def _keys(peerings: list[Json]) -> Iterator[Metric]:
     held = ((k, sum(len(sa["children"]) for sa in sas)) for k, sas in rows)
     yield _gauge("fwd_ike_child_sas", "Child SAs: in use, spare, and on their way out.", ("peering",), held)
     faults = (([p["name"]], p["ike_faults"]) for p in peerings if p["keys"] != "lab")
+    failures = (([p["name"], reason], count) for p in peerings for reason, count in p["ike_failures"].items())
+    text = "What attempts to authenticate, or to make an SA, have failed by since keyd began."
+    yield _counter("fwd_ike_failures", text, ("peering", "reason"), failures)
     yield _gauge("fwd_ike_faults", "Faults of fwd's own in IKE since keyd began; see the log.", ("peering",), faults)
 
 

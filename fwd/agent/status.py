@@ -38,6 +38,7 @@ def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None =
         peering["ike_half_open"] = of.half_open
         peering["ike_error"] = of.error
         peering["ike_faults"] = of.faults
+        peering["ike_failures"] = of.failures_by_reason if peering["keys"] != "lab" else {}
         peering["certificates"] = of.certificates.model_dump() if of.certificates else {}
         peering["ike_concern"] = of.concern
         peering["members_refused"] = of.refused

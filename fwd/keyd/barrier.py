@@ -7,6 +7,7 @@ IKE as the death of keyd would: it is begun anew after a pause, with what its me
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -57,6 +58,7 @@ class Guarded(Barrier):
         self.due = now
         self.touched = True
         self.told: dict[str, Any] = {}
+        self._failures: Counter[str] = Counter()  # of those that have ended
         self._make = make
         self._again_at: float | None = now
         self._pause_s = AGAIN_S
@@ -102,13 +104,18 @@ class Guarded(Barrier):
         self.touched = touched or self.peering is None
         if self.peering is None and self.faults:
             error = "a fault of fwd's has ended IKE here (see the log); it is begun anew"
-            return {"sas": [], "half_open": 0, "error": error, "refused": {}, "faults": self.faults}
-        return {**self.told, "faults": self.told.get("faults", 0) + self.faults} if self.told else {}
+            told = {"sas": [], "half_open": 0, "error": error, "refused": {}, "faults": self.faults}
+            return {**told, "failures": dict(self._failures)}
+        if not self.told:
+            return {}
+        failures = self._failures + Counter(self.told.get("failures", {}))
+        return {**self.told, "faults": self.told.get("faults", 0) + self.faults, "failures": dict(failures)}
 
     def _end(self, error: Exception, now: float) -> None:
         self.fault(error, now)
         ended, self.peering = self.peering, None
         if ended is not None:
+            self._failures += ended.failures()
             Barrier(self.name).call(ended.close, now)
         self._pause_s = AGAIN_S if now >= self._fault_at + CALM_S else min(2 * self._pause_s, AGAIN_MAX_S)
         self._fault_at = now

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -77,14 +77,14 @@ class Checkup:
         }
 
 
-def audit(proof: Trusted | None) -> dict[str, str]:
+def audit(chain: Sequence[x509.Certificate]) -> dict[str, str]:
     """Name the certificate that a peer has proved itself by, for the log; nothing with a pre-shared key."""
-    if proof is None:
+    if not chain:
         return {}
     return {
-        "certificate": trust.describe(proof.leaf).strip("()"),
-        "serial": f"{proof.leaf.serial_number:x}",
-        "not_after": f"{proof.leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
+        "certificate": trust.describe(chain[0]).strip("()"),
+        "serial": f"{chain[0].serial_number:x}",
+        "not_after": f"{chain[0].not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
     }
 
 

@@ -10,26 +10,29 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from fwd.config import CertificateKeys, Peering
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.shared import LinkWord
 from fwd.datapath.udp import KEEPALIVE_S
 from fwd.keyd.accepted import NoSlotError
 from fwd.keyd.agreement import Terms, disagreement
-from fwd.keyd.checkup import Checkup, audit
+from fwd.keyd.checkup import Checkup
+from fwd.keyd.connection import connection_of, for_member, terms_of
 from fwd.keyd.mailbox import KeydPeering
 from fwd.keyd.narrower import Narrower
 from fwd.keyd.pair import Times
 from fwd.keyd.pairs import SPARES, MemberPairs
 from fwd.keyd.proof import Proof
+from fwd.keyd.record import Record
 from fwd.keyd.refusals import Refusals
 from fwd.keyd.renewal import Renewal
 from fwd.keyd.shown import concern, shown
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Credentials
+from fwd.proto.ike.causes import By
 from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.events import (
     Address,
@@ -38,20 +41,19 @@ from fwd.proto.ike.events import (
     ChildRefused,
     ChildUp,
     Closed,
-    Connection,
     Datagram,
     Established,
     ExchangeRefused,
     Fault,
+    IkeDown,
+    IkeUp,
     Moved,
     Rejected,
     Strayed,
 )
 from fwd.proto.ike.exchanges import resource
 from fwd.proto.ike.message import Header
-from fwd.proto.ike.numbers import Notify, Payload, Protocol, notify_name
-from fwd.proto.ike.payloads import Notification
-from fwd.proto.ike.proposals import parse
+from fwd.proto.ike.numbers import Notify, notify_name
 from fwd.proto.ike.sa import IkeSa
 from fwd.proto.ike.states import State
 from fwd.proto.ike.table import Commons
@@ -59,44 +61,10 @@ from fwd.proto.logged import event
 
 AGAIN_S: Final = 1.0  # after a connection has closed; doubles up to AGAIN_MAX_S
 AGAIN_MAX_S: Final = 10.0
-REJECTED_EVERY_S: Final = 1.0
-STRAYED_EVERY_S: Final = 60.0
-FAULTS_EVERY_S: Final = 1.0
 REFUSED_S: Final = 10.0  # after the peer has refused a Child SA, or a member had no room for it
 OTHER_SIDE_S: Final = 0.3  # the side that did not begin asks for what is missing this much later
 _WAIT_S, _WAITS_MAX = 0.5, 3
 log = logging.getLogger(__name__)
-
-
-def terms_of(peering: Peering, offloads: int) -> Terms:
-    """What this side says of a peering; `offloads`: what its TUN device takes."""
-    return Terms(peering.payload, offloads, peering.port, peering.shared_port, str(peering.local_addrs))
-
-
-def connection_of(peering: Peering, credentials: Credentials, terms: Terms) -> Connection:
-    """The connection that a peering's configuration describes."""
-    keys = peering.ike
-    assert keys is not None
-    port = keys.ike_port
-    return Connection(
-        name=peering.name,
-        local=(str(peering.local_addrs), port),
-        remote=(str(peering.remote_addrs), port),
-        local_id=auth.certified(auth.identity(keys.local_id or str(peering.local_addrs), Payload.IDI), credentials),
-        remote_id=auth.identity(keys.remote_id or str(peering.remote_addrs), Payload.IDR),
-        credentials=credentials,
-        ike_proposals=tuple(parse(words, Protocol.IKE) for words in keys.ike_proposals),
-        esp_proposals=tuple(parse(words, Protocol.ESP) for words in keys.esp_proposals),
-        local_ts=tuple(peering.local_ts),
-        remote_ts=tuple(peering.remote_ts),
-        notifies=(terms.notification(), resource(0)),
-        members=peering.members,
-        rekey_s=float(keys.ike_rekey_time),
-        cert_grace_s=float(keys.cert_grace) if isinstance(keys, CertificateKeys) else 0.0,
-        liveness_s=float(keys.dpd_delay),
-        mobility=keys.mobility,
-        float_port=peering.port if peering.shared_port else 0,
-    )
 
 
 class IkePeering:
@@ -132,14 +100,15 @@ class IkePeering:
         self._missing_since: list[float | None] = [None] * len(self.members)
         self._refused: dict[int, str] = {}  # members that the peer gives no Child SA, and why
         self._refusals = Refusals(self.name)
+        self._record = Record(peering, auth.name_of(self.connection.remote_id))
         self._narrower = Narrower(peering)
         self._error = ""  # why there is no connection
         self._disagreement = ""  # why this peer cannot be joined, though it is who it is
         self._far_terms: Terms | None = None  # if it is another fwd
         self._starts = peering.ike.start_action == "start"
         self._begin_at: float | None = now if self._starts else None
+        self._begin_by = By.START if self._initial_contact else By.RELOAD
         self._again_s = AGAIN_S
-        self._rejected_at = self._strayed_at = self._faulty_at = float("-inf")
         self.faults = 0
         self._waited = 0
         self._heard_esp = 0
@@ -218,6 +187,7 @@ class IkePeering:
     def tick(self, now: float) -> None:
         """Everything that is due."""
         self._checkup.tick(now)
+        self._record.tick(now)
         self._endpoint.handle_timeout(now)
         for member in self.members:
             member.tick(now)
@@ -237,7 +207,7 @@ class IkePeering:
             return
         self._waited = 0
         self._begin_at = None
-        self._endpoint.initiate(self.name, now, initial_contact=self._initial_contact)
+        self._endpoint.initiate(self.name, now, initial_contact=self._initial_contact, by=self._begin_by)
 
     def _note_traffic(self, now: float) -> None:
         """What members have authenticated shows that the peer is there."""
@@ -252,31 +222,34 @@ class IkePeering:
         endpoint = self._endpoint
         sa = endpoint.established(self.name)
         for member in self.members:
-            for spi in member.due_to_delete(now):
-                endpoint.delete_child(self.name, spi, now)
+            for spi, by in member.due_to_delete(now):
+                if by in (By.TIMER, By.COUNT):
+                    self._record.child_expired(spi, by, now)
+                endpoint.delete_child(self.name, spi, now, by)
         if sa is None or self._disagreement:
             return
         self._renew(sa, now)
         for index, member in enumerate(self.members):
             alone = index in self._refused or not self._spares(sa)
             hold = now < self._not_before[index]
-            for spi in member.due_to_rekey(now, alone=alone, hold=hold):
-                endpoint.rekey_child(self.name, spi, now)
+            for spi, by in member.due_to_rekey(now, alone=alone, hold=hold):
+                endpoint.rekey_child(self.name, spi, now, by)
         missing = [self._missing(index, sa, now) for index in range(len(self.members))]
         for wanted in range(SPARES + 1, 0, -1):  # first one for each member, then their spares
             for index, count in enumerate(missing):
                 if count >= wanted:
-                    endpoint.create_child(self.name, index, (_for_member(index), resource(index)), now)
+                    told = for_member(index), resource(index)
+                    endpoint.create_child(self.name, index, told, now, self.members[index].lack)
 
     def _renew(self, sa: IkeSa, now: float) -> None:
         """Authenticate anew when it is time, or nothing else helps; once members have moved, the old IKE SA goes."""
         in_need = any(index in self._refused and one.needs_more(now) for index, one in enumerate(self.members))
         bare = bool(self._refused) and all(member.bare for member in self.members)
-        reason = self._renewal.reason(sa, in_need=in_need, bare=bare, now=now)
+        reason, by = self._renewal.reason(sa, in_need=in_need, bare=bare, now=now)
         if reason:
             told = event("ike.reauthenticates", peering=self.name, reason=reason)
             log.info("%s: authenticates anew beside the IKE SA that there is: %s", self.name, reason, extra=told)
-            self._endpoint.reauthenticate(self.name, now)
+            self._endpoint.reauthenticate(self.name, now, by)
         moved = not any(member.superseded for member in self.members)
         if self._renewal.is_old_done_with(moved=moved, now=now) and sa.standing.initiated:
             self._endpoint.delete_older(self.name, sa.standing.authentication, now)
@@ -308,27 +281,31 @@ class IkePeering:
             match what:
                 case Established():
                     self._established(what, now)
+                case IkeUp():
+                    self._record.ike_up(what, now)
+                case IkeDown():
+                    self._record.ike_down(what, now)
                 case ChildUp():
+                    self._record.child_up(what, now)
                     self._child_up(what, now)
                 case ChildConfirmed():
                     if what.member < len(self.members):
                         self.members[what.member].confirm(what.spi)
                 case ChildDown():
-                    log.debug("%s: Child SA %#010x of member %d is deleted", self.name, what.spi, what.member)
+                    self._record.child_down(what, now)
                     if what.member < len(self.members):
-                        self.members[what.member].down(what.spi, now)
+                        self.members[what.member].down(what.spi, now, what.by)
                 case ChildRefused():
                     self._child_refused(what, now)
                 case ExchangeRefused():
                     self._refusals.note(what, now)
                 case Moved():
-                    told = event("ike.moved", peering=self.name, address=what.remote[0], port=what.remote[1])
-                    log.info("%s: the peer is at %s port %d now", self.name, *what.remote, extra=told)
+                    self._record.moved(what, now)
                     self._place_peer()
                 case Strayed():
-                    self._strayed(what, now)
+                    self._record.strayed(what, now)
                 case Rejected():
-                    self._rejected(what, now)
+                    self._record.rejected(what, now)
                 case Closed():
                     self._closed(what, now)
                 case Fault():
@@ -343,18 +320,16 @@ class IkePeering:
                 try:
                     theirs = Terms.decode(notify.data)
                 except ValueError as error:
-                    told = event("ike.terms_refused", peering=self.name)
-                    log.warning("%s: what the peer says of it is not understood: %s", self.name, error, extra=told)
+                    self._record.terms_refused(str(error), now)
         self._disagreement = disagreement(self._terms, theirs)
         if self._disagreement:
-            self._endpoint.terminate(self.name, now, self._disagreement)
+            self._endpoint.terminate(self.name, now, self._disagreement, By.REFUSED)
             return
-        peer = auth.name_of(what.peer)
         self._checkup.peer = what.certificate
-        told = event("ike.established", peering=self.name, peer=peer, **audit(what.certificate))
-        log.info("%s: IKE SA with %s established", self.name, peer, extra=told)
+        self._record.established(what.standing, now)
         self._error = ""
         self._begin_at = None
+        self._begin_by = By.START
         self._again_s = AGAIN_S
         self._initial_contact = False
         self._far_terms = theirs
@@ -391,7 +366,7 @@ class IkePeering:
             log.warning(
                 "%s: %s", self.name, error, extra=event("ike.child_refused", peering=self.name, member=child.member)
             )
-            self._endpoint.delete_child(self.name, child.inbound.spi, now)
+            self._endpoint.delete_child(self.name, child.inbound.spi, now, By.REFUSED)
             self._not_before[child.member] = now + REFUSED_S
             return
         self._renewal.helped()
@@ -406,28 +381,10 @@ class IkePeering:
         self._not_before[what.member] = now + min(REFUSED_S, self._times.again_s)
         self._refusals.note(ExchangeRefused(self.name, by_peer=True, reason=reason, member=what.member), now)
 
-    def _strayed(self, what: Strayed, now: float) -> None:
-        """What the peer sends may go on coming from there: it is told once in a while."""
-        if now >= self._strayed_at + STRAYED_EVERY_S:
-            self._strayed_at = now
-            told = event("ike.strayed", peering=self.name, address=what.remote[0], port=what.remote[1])
-            text = "%s: messages of the peer's come from %s port %d, where it is not followed: %s"
-            log.warning(text, self.name, *what.remote, what.reason, extra=told)
-
-    def _rejected(self, what: Rejected, now: float) -> None:
-        """Anybody can be rejected again and again: it is told once in a while."""
-        if now >= self._rejected_at + REJECTED_EVERY_S:
-            self._rejected_at = now
-            told = event("ike.refused", peering=self.name, address=what.remote[0], port=what.remote[1])
-            log.warning("%s: IKE with %s port %d refused: %s", self.name, *what.remote, what.error, extra=told)
-
     def _faulty(self, what: Fault, now: float) -> None:
         """A fault of fwd's has ended an IKE SA; what its members have of Child SAs that are gone goes, too."""
         self.faults += 1
-        if now >= self._faulty_at + FAULTS_EVERY_S:
-            self._faulty_at = now
-            told = event("ike.fault", peering=self.name, error=type(what.error).__name__)
-            log.error("%s: a fault of fwd's has ended an IKE SA", self.name, exc_info=what.error, extra=told)
+        self._record.fault(what, now)
         held = {spi for sa in self._endpoint.sas(self.name) for spi in sa.children}
         for member in self.members:
             for spi in member.spis() - held:
@@ -437,13 +394,13 @@ class IkePeering:
     def _closed(self, what: Closed, now: float) -> None:
         self._narrower.clear()
         self._error = what.error or self._disagreement
-        if self._error:
-            told = event("ike.gone", peering=self.name, reason=self._error)
-            log.warning("%s: IKE SA is gone: %s", self.name, self._error, extra=told)
-        else:
-            log.info("%s: IKE SA is closed", self.name, extra=event("ike.closed", peering=self.name))
+        self._record.closed(self._error, now)
         self._begin_at = now + self._again_s if self._starts else None
         self._again_s = min(2 * self._again_s, AGAIN_MAX_S)
+
+    def failures(self) -> Counter[str]:
+        """Count what has failed, by reason."""
+        return Counter({one.value: count for one, count in self._endpoint.failures.items()})
 
     def told(self, now: float) -> dict[str, Any]:
         """What there is to see of it (shown.py)."""
@@ -454,6 +411,7 @@ class IkePeering:
             "error": self._error,
             "certificates": self._checkup.told(),
             "faults": self.faults,
+            "failures": dict(self.failures()),
             "narrower": self._narrower.told(),
             "concern": concern(self.members, self._refused, self._inherited_end, connected=sa is not None, now=now),
             "refused": {str(index): why for index, why in self._refused.items() if self.members[index].bare},
@@ -467,9 +425,9 @@ class IkePeering:
     def rekey(self, now: float) -> None:
         """Every Child SA in use, and the IKE SA, have a successor soon."""
         for member in self.members:
-            member.renew = True
+            member.renew = By.USER
         self._care(now)
-        self._endpoint.rekey_ike(self.name, now)
+        self._endpoint.rekey_ike(self.name, now, By.USER)
 
     def terminate(self, now: float) -> None:
         """End the connection; it stays so until somebody begins."""
@@ -480,14 +438,12 @@ class IkePeering:
     def initiate(self, now: float) -> None:
         """Begin, after `terminate` or with start_action none."""
         self._starts = True
+        self._begin_by = By.USER
         if not self._endpoint.begun(self.name):
             self._begin_at = now
 
     def stopping(self, now: float) -> None:
         """fwd goes: tell the peer."""
         if any(sa.state is State.ESTABLISHED for sa in self._endpoint.sas(self.name)):
-            self._endpoint.terminate(self.name, now)
-
-
-def _for_member(index: int) -> Notification:
-    return Notification(Notify.FWD_MEMBER, bytes([index]))
+            self._record.stopped(self._endpoint.sas(self.name), now)
+            self._endpoint.terminate(self.name, now, by=By.STOP)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from fwd.keyd.accepted import Accepted
+from fwd.proto.ike.causes import By
 from fwd.proto.ike.events import ChildKeys, Standing
 
 AGAIN_MIN_S: Final = 0.5  # between two attempts to replace it
@@ -55,6 +56,7 @@ class Pair:
     asked_at: float = float("-inf")  # when it was to be replaced last
     used: bool = False  # its outbound SA was handed out for good
     left: bool = False  # it was used, and is not any more
+    left_by: By = By.REPLACED  # and why
     retire_at: float | None = None  # when it is to be deleted, then
     gone_at: float | None = None  # the far side has left it: when its inbound SA goes
     successor: int | None = None  # the pair that replaces it

@@ -24,6 +24,7 @@ from fwd.keyd.accepted import Accepted, earlier
 from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, Mailbox
 from fwd.keyd.pair import Pair, Times
 from fwd.keyd.proof import Note, Proof
+from fwd.proto.ike.causes import By
 from fwd.proto.ike.events import ChildKeys, Standing
 from fwd.proto.sa import EventKind, SaKeys
 
@@ -50,14 +51,18 @@ class MemberPairs:
         self._incarnation = -1
         self._sends_on = 0  # outbound SPI, as seen last
         self.control = parts.control
-        self.renew = False  # the pair in use nears its end by count
+        self.renew: By | None = None  # by what the pair in use is to be replaced before its time
+        self.lack = By.START  # why it may have too few pairs
         self.strayed = False  # it hears the peer at another address
         self._recorded: set[int] = set()  # our SPIs of the pairs whose outbound SAs wait in boot records
         self._orphans: list[SaKeys] = []  # outbound SAs of a predecessor's boot records, used by nobody yet
         self._until_ms = 0  # when what a predecessor has handed out ends at the latest
-        self._over: list[int] = []  # pairs whose life is over, to be deleted
+        self._over: list[tuple[int, By]] = []  # pairs whose life is over, to be deleted
+        self._left_by = By.DEATH  # why it sends on another pair than before
         self._authentication = 0  # what is older is to be replaced
         self._before = Note.decode(self._mailbox.note)  # of the predecessor
+        if self._before is not None:
+            self.lack = By.RELOAD
         self._untold = False  # the living member has yet to hear that its SAs end by then
 
     # -- what a predecessor has left -----------------------------------------------------------------------------
@@ -104,12 +109,14 @@ class MemberPairs:
         """Our inbound SPIs of the pairs that the far side uses, as far as we know."""
         return {pair.spi for pair in self._pairs.values() if pair.gone_at is None}
 
-    def down(self, spi: int, now: float) -> None:
+    def down(self, spi: int, now: float, by: By = By.PEER) -> None:
         """The far side sends on our inbound `spi` no more, nor does it take what we send on its pair."""
         pair = self._pairs.get(spi)
         if pair is None:
             return
         pair.gone_at = now + OLD_SA_S
+        if by is By.PEER and pair.successor is None:
+            self.lack = by
         self._refresh()
 
     def settle(self, now: float) -> None:
@@ -139,6 +146,8 @@ class MemberPairs:
         incarnation = self._shared.process.incarnation
         self.accepted.tick(now)
         if incarnation != self._incarnation:
+            if self._incarnation > 0:
+                self.lack = self._left_by = By.DEATH
             self._incarnation = incarnation
             self._told = -1
         self._end_overdue(now)
@@ -151,7 +160,7 @@ class MemberPairs:
         for event in self._mailbox.events():
             log.debug("member %d: %s %#010x", self._index, event.kind.name, event.spi)
             if event.kind is EventKind.SOFT_LIMIT and event.spi == self._shared.link[LinkWord.SPI_OUT]:
-                self.renew = True
+                self.renew = By.COUNT
             elif event.kind is EventKind.ELSEWHERE:
                 self.strayed = True
 
@@ -164,7 +173,7 @@ class MemberPairs:
             return
         self._sends_on = spi_out
         if not spi_out and self._current is not None and self._sends():  # by count: the member has ended it
-            self._end(self._current)
+            self._end(self._current, By.COUNT)
             self._refresh()
             return
         pair = next((pair for pair in self._pairs.values() if pair.keys.outbound.spi == spi_out), None)
@@ -189,21 +198,22 @@ class MemberPairs:
         """What was sent on, or was taken by an incarnation that died before it could show it."""
         for pair in self._pairs.values():
             if pair.used and pair is not self._current and not pair.left and pair.successor is None:
-                pair.left = True
+                pair.left, pair.left_by = True, self._left_by
                 pair.retire_at = now + OLD_SA_S if pair.gone_at is None else None
 
     def _end_overdue(self, now: float) -> None:
         """Pairs whose life is over go at once; members have ended their SAs themselves."""
         overdue = [pair for pair in self._pairs.values() if pair.ends_at <= now]
         for pair in overdue:
-            self._end(pair)
+            self._end(pair, By.TIMER)
         if overdue:
             self._refresh()
 
-    def _end(self, pair: Pair) -> None:
+    def _end(self, pair: Pair, by: By) -> None:
+        self.lack = by
         del self._pairs[pair.spi]
         pair.receiver.remove(pair.spi)
-        self._over.append(pair.spi)
+        self._over.append((pair.spi, by))
         if pair is self._current:
             self._current = None
 
@@ -228,6 +238,7 @@ class MemberPairs:
     def supersede(self, authentication: int) -> None:
         """Replace all pairs that rest on an earlier authentication than this."""
         self._authentication = authentication
+        self.lack = By.TIMER
 
     @property
     def superseded(self) -> bool:
@@ -248,27 +259,27 @@ class MemberPairs:
     def _is_fresh(self, pair: Pair) -> bool:
         return pair.standing.authentication >= self._authentication
 
-    def due_to_delete(self, now: float) -> list[int]:
-        """Pairs that we have left long enough ago, each told once."""
+    def due_to_delete(self, now: float) -> list[tuple[int, By]]:
+        """Pairs that we have left long enough ago, and why, each told once."""
         due = [pair for pair in self._pairs.values() if pair.retire_at is not None and pair.retire_at <= now]
         for pair in due:
             pair.retire_at = None
         over, self._over = self._over, []
-        return [*over, *(pair.spi for pair in due)]
+        return [*over, *((pair.spi, pair.left_by) for pair in due)]
 
     @property
     def bare(self) -> bool:
         """Whether it has no pair to send on."""
         return not any(pair.gone_at is None for pair in self._pairs.values())
 
-    def due_to_rekey(self, now: float, *, alone: bool, hold: bool) -> list[int]:
-        """Pairs whose time is over, spares too, and the one that we send on when its count is (`renew`).
+    def due_to_rekey(self, now: float, *, alone: bool, hold: bool) -> list[tuple[int, By]]:
+        """Pairs whose time is over, spares too, and the one that we send on when its count is (`renew`); and why.
 
         They are asked for again and again until they end. `alone`: the far side gives us no spares; then what a dead
         incarnation has sent on is replaced for its successor. `hold`: it has just refused, and is not asked again yet.
         """
         found, renew = [], self.renew
-        self.renew = renew and hold
+        self.renew = renew if hold else None
         for pair in self._pairs.values():
             in_use = pair is self._current and pair.gone_at is None and pair.successor is None
             if not (in_use or pair.spare):
@@ -278,7 +289,7 @@ class MemberPairs:
             old = pair.is_old(self._times, now) and now >= pair.asked_at + self._times.again_s
             if bereft or (not hold and (old or (in_use and renew))):
                 pair.asked_at = now
-                found.append(pair.spi)
+                found.append((pair.spi, By.DEATH if bereft else (renew if in_use else None) or By.TIMER))
         return found
 
     def needs_more(self, now: float) -> bool:
@@ -288,7 +299,7 @@ class MemberPairs:
             return False
         if current is None or current.gone_at is not None or not self._sends():
             return True
-        return current.successor is None and (self.renew or current.is_old(self._times, now))
+        return current.successor is None and (self.renew is not None or current.is_old(self._times, now))
 
     def ends_in(self, now: float) -> float | None:
         """Seconds until what it sends on ends; None: there is nothing, or no end."""
@@ -321,7 +332,7 @@ class MemberPairs:
         given = spares.pop(pair.spi, None)
         if given is not None:
             given.used = True
-            self._current = given
+            self._current, self._left_by = given, By.REPLACED
         self._put(spares)
         self._tell(given.keys.outbound if given else None)
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from fwd.keyd.pair import Times
 from fwd.proto.ike.both import at_once
+from fwd.proto.ike.causes import By
 from fwd.proto.ike.events import Standing
 from fwd.proto.ike.sa import IkeSa
 
@@ -34,30 +35,30 @@ class Renewal:
         self._standing: Standing | None = None  # of the last authentication
         self._moving_until: float | None = None
 
-    def reason(self, sa: IkeSa, *, in_need: bool, bare: bool, now: float) -> str:
-        """Why to begin now; empty: there is no reason. `sa` is the IKE SA that speaks for the peering.
+    def reason(self, sa: IkeSa, *, in_need: bool, bare: bool, now: float) -> tuple[str, By]:
+        """Why to begin now, and by what; empty: there is no reason. `sa` is the IKE SA that speaks for the peering.
 
         `in_need`: a member soon has nothing to send on, and the peer refuses it more. `bare`: no member has anything.
         """
         if now < self._not_before or self._moving_until is not None:
-            return ""
-        found = self._reason(sa, in_need=in_need, bare=bare, now=now)
+            return "", By.TIMER
+        found, by = self._reason(sa, in_need=in_need, bare=bare, now=now)
         if found:
             self._not_before = now + self._wait_s
             if bare:
                 self._wait_s = min(2 * self._wait_s, BARE_MAX_S)
-        return found
+        return found, by
 
-    def _reason(self, sa: IkeSa, *, in_need: bool, bare: bool, now: float) -> str:
+    def _reason(self, sa: IkeSa, *, in_need: bool, bare: bool, now: float) -> tuple[str, By]:
         standing = sa.standing
         if self._reauth_s and now >= standing.authenticated_at + self._reauth_s * self._share:
-            return "reauth_time"
+            return "reauth_time", By.TIMER
         left_s = standing.ends_at - standing.authenticated_at
         if now >= standing.ends_at - min(BEFORE_END_S, left_s / 10):
-            return "the peer's certificate ends"
+            return "the peer's certificate ends", By.TIMER
         if sa.rekey_refused:
-            return "the peer refuses to rekey the IKE SA"
-        return "the peer refuses further Child SAs" if in_need or bare else ""
+            return "the peer refuses to rekey the IKE SA", By.REFUSED
+        return ("the peer refuses further Child SAs" if in_need or bare else ""), By.REFUSED
 
     def established(self, standing: Standing, now: float) -> bool:
         """The peer has proved who it is; True: anew, so that all of before is to be replaced."""

@@ -118,11 +118,11 @@ def test_the_days_that_are_left_are_told() -> None:
 
 def test_the_log_names_the_certificate_that_a_peer_has_proved_itself_by() -> None:
     leaf = FAR.certificate
-    told = checkup.audit(Trusted(leaf, NOW))
+    told = checkup.audit([leaf])
     assert told["certificate"] == "CN=gw2.example"
     assert int(told["serial"], 16) == leaf.serial_number
     assert told["not_after"] == leaf.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
-    assert checkup.audit(None) == {}
+    assert checkup.audit(()) == {}
 
 
 def test_what_cannot_be_read_is_a_finding() -> None:

@@ -126,12 +126,17 @@ def _authentication(algorithm: bytes, signature: bytes) -> Authentication:
     return Authentication(AuthMethod.SIGNATURE, bytes([len(algorithm)]) + algorithm + signature)
 
 
-@refusing
-def check_signature(certificate: x509.Certificate, octets: bytes, auth: Authentication) -> None:
-    """Raises ProtocolError unless the key in `certificate` has signed."""
+def check_method(auth: Authentication) -> None:
+    """Raises ProtocolError unless the peer authenticates by a signature of RFC 7427."""
     if auth.method != AuthMethod.SIGNATURE:
         reason = f"the peer authenticates by method {auth.method}, not by a signature of RFC 7427"
         raise failed(reason, Failure.AUTH_METHOD)
+
+
+@refusing
+def check_signature(certificate: x509.Certificate, octets: bytes, auth: Authentication) -> None:
+    """Raises ProtocolError unless the key in `certificate` has signed."""
+    check_method(auth)
     length = auth.data[0]
     algorithm, signature = auth.data[1 : 1 + length], auth.data[1 + length :]
     kind, number = _SIGNATURES.get(algorithm, (type(None), 0))
@@ -222,6 +227,7 @@ def check(
     if isinstance(credentials, Psk):
         check_psk(prf, credentials.secret, octets, auth)
         return None
+    check_method(auth)  # before anything of a certificate costs anything
     trusted = judge(certificates, credentials.authorities, time, credentials.rules)
     check_name(trusted.leaf, who)
     check_signature(trusted.leaf, octets, auth)

@@ -1,0 +1,175 @@
+"""The record of SAs: each that is made, rekeyed, over or deleted, and by whom; never a key, and never too much."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from test_ends import NEW, psk, undo
+from test_pairs import World
+
+from fwd.config import Peering
+from fwd.keyd.record import RECORDS_PER_S, Record
+from fwd.proto.ike.causes import By
+from fwd.proto.ike.events import ChildDown, ChildUp
+from fwd.proto.sa import EventKind, SaEvent
+
+__all__ = ["undo"]
+CERTIFICATE = {"certificate", "serial", "not_after"}
+Told = Callable[[str], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Told:
+    """The fields of all records of an event."""
+    caplog.set_level(logging.INFO, "fwd")
+
+    def of(event: str) -> list[dict[str, Any]]:
+        return [vars(one)["fields"] for one in caplog.records if vars(one).get("event") == event]
+
+    return of
+
+
+def by(records: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(one["by"] for one in records)
+
+
+def test_a_connection_is_recorded_by_both_sides(undo: contextlib.ExitStack, told: Told) -> None:
+    World(undo, members=1).run(2.0)
+    mine, theirs = told("audit.ike_made")
+    assert {one["by"] for one in (mine, theirs)} == {"start", "peer"}
+    assert mine["spi_i"] == theirs["spi_i"]
+    assert mine["spi_r"] == theirs["spi_r"]
+    assert mine["proposal"].startswith("aes")
+    assert {"peering", "peer", "address", "port", "initiator"} <= set(mine)
+    assert not CERTIFICATE & set(mine)
+    made = told("audit.child_made")
+    ways = {(one["spi_in"], one["spi_out"]) for one in made}
+    assert ways == {way[::-1] for way in ways}, "both halves, from both sides"
+    assert all(one["member"] == 0 and one["proposal"] and one["peer"] for one in made)
+
+
+@pytest.mark.parametrize(
+    ("event", "who"),
+    [("audit.ike_rekeyed", "user"), ("audit.child_rekeyed", "user"), ("audit.ike_deleted", "replaced")],
+)
+def test_a_user_has_all_rekeyed(undo: contextlib.ExitStack, told: Told, event: str, who: str) -> None:
+    world = World(undo, members=1)
+    world.run(2.0)
+    assert world.sides[0].keyd is not None
+    world.sides[0].keyd.rekey(world.now)
+    world.run(2.0)
+    assert {who, "peer"} == set(by(told(event)))
+    assert all(one.get("replaces_spi_in") or one.get("replaces_spi_i") or "deleted" in event for one in told(event))
+
+
+def test_a_user_ends_it(undo: contextlib.ExitStack, told: Told) -> None:
+    world = World(undo, members=1)
+    world.run(2.0)
+    assert world.sides[0].keyd is not None
+    world.sides[0].keyd.terminate(world.now)
+    world.run(0.5)
+    assert by(told("audit.ike_deleted")) == {"user": 1, "peer": 1}
+    assert set(by(told("audit.child_deleted"))) == {"user", "peer"}
+
+
+def test_what_is_rekeyed_by_time_and_what_is_over(undo: contextlib.ExitStack, told: Told) -> None:
+    world = World(undo, members=1, rekey_time=20, life_time=30)
+    world.run(25.0)
+    assert set(by(told("audit.child_rekeyed"))) == {"timer", "peer"}
+    assert not told("audit.child_expired")
+    world.sides[1].keyd = None
+    world.run(40.0)
+    assert set(by(told("audit.child_expired"))) == {"timer"}
+    assert all(one["spi_out"] != "0x00000000" for one in told("audit.child_expired"))
+
+
+def test_an_ike_sa_that_is_over(undo: contextlib.ExitStack, told: Told) -> None:
+    world = World(undo, members=1, keys=psk(ike_rekey_time=20))
+    world.run(2.0)
+    world.sides[1].keyd = None
+    world.run(25.0)
+    (over,) = told("audit.ike_expired")
+    assert (over["by"], over["reason"]) == ("timer", "it could not be rekeyed in time")
+
+
+def test_a_count_and_a_members_death(undo: contextlib.ExitStack, told: Told) -> None:
+    world = World(undo, members=1)
+    world.run(2.0)
+    side = world.sides[0]
+    member, keyd = side.members[0], side.keyd
+    assert keyd is not None
+    assert member.outbound is not None
+    member.control.send(SaEvent(EventKind.SOFT_LIMIT, member.incarnation, member.outbound.spi).encode())
+    keyd.hear(0, world.now)
+    world.run(2.0)
+    assert set(by(told("audit.child_rekeyed"))) == {"count", "peer"}
+    member.alive = False
+    world.run(8.0)
+    assert "member_death" in by(told("audit.child_made"))
+    assert "member_death" in by(told("audit.child_deleted"))
+
+
+def test_what_a_keyd_makes_that_has_begun_anew_is_by_reload(undo: contextlib.ExitStack, told: Told) -> None:
+    world = World(undo, members=1)
+    world.run(2.0)
+    world.sides[0].keyd = world.sides[1].keyd = None
+    for side in world.sides:
+        side.start_keyd(world.now, NEW)
+    before = len(told("audit.ike_made"))
+    world.run(3.0)
+    assert set(by(told("audit.ike_made")[before:])) <= {"reload", "peer"}
+    assert "reload" in by(told("audit.ike_made")[before:])
+
+
+def test_the_end_of_fwd_is_recorded_though_no_answer_is_waited_for(undo: contextlib.ExitStack, told: Told) -> None:
+    world = World(undo, members=1)
+    world.run(2.0)
+    keyd = world.sides[0].keyd
+    assert keyd is not None
+    keyd.stopping(world.now)
+    assert by(told("audit.ike_deleted")) == {"stop": 1}
+    assert set(by(told("audit.child_deleted"))) == {"stop"}
+
+
+def test_no_key_is_in_any_record(undo: contextlib.ExitStack, told: Told, caplog: pytest.LogCaptureFixture) -> None:
+    secrets: list[bytes] = [b"both sides have this secret"]
+
+    def learn(what: Any) -> None:
+        if isinstance(what, ChildUp):
+            for one in (what.child.inbound, what.child.outbound):
+                secrets.extend([one.key, one.salt])
+        else:
+            secrets.extend(bytes(key) for key in vars(what.keys).values() if isinstance(key, bytes) and len(key) > 3)
+
+    caplog.set_level(logging.DEBUG)
+    World(undo, members=2, rekey_time=2, reveal=learn, keys=psk(ike_rekey_time=20)).run(25.0)
+    assert told("audit.child_rekeyed")
+    assert len(secrets) > 20
+    text = "\n".join(f"{one.getMessage()} {vars(one).get('fields')}" for one in caplog.records)
+    for secret in secrets:
+        assert secret.hex() not in text
+        assert repr(secret)[2:-1] not in text
+
+
+def test_with_audit_off_nothing_of_it_is_recorded(undo: contextlib.ExitStack, told: Told) -> None:
+    World(undo, members=1, audit=False).run(2.0)
+    assert told("ike.established")
+    assert not told("audit.ike_made") + told("audit.child_made")
+
+
+def test_who_fills_the_log_is_bounded_and_what_is_left_out_is_counted(undo: contextlib.ExitStack, told: Told) -> None:
+    peering: Peering = World(undo, members=1).sides[0].peering
+    record, now, total = Record(peering, "gw2"), 100.0, 10_000
+    for _ in range(total):
+        record.child_down(ChildDown(peering.name, 0, 0x100, By.PEER), now)
+        now += 0.001
+    logged = len(told("audit.child_deleted"))
+    assert logged < 100 + 10 * RECORDS_PER_S
+    record.tick(now + 5.0)
+    left_out = sum(one.get("suppressed", 0) for one in told("audit.child_deleted") + told("audit.suppressed"))
+    assert logged + left_out == total
