@@ -9,18 +9,22 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from test_ends import NEW, psk, undo
-from test_pairs import World
+from test_pairs import World, undo
 
-from fwd.config import Peering
+from fwd.config import Peering, PskKeys
 from fwd.keyd.record import RECORDS_PER_S, Record
 from fwd.proto.ike.causes import By
 from fwd.proto.ike.events import ChildDown, ChildUp
 from fwd.proto.sa import EventKind, SaEvent
 
 __all__ = ["undo"]
+NEW = b"another secret, of both sides"
 CERTIFICATE = {"certificate", "serial", "not_after"}
 Told = Callable[[str], list[dict[str, Any]]]
+
+
+def psk(**changes: Any) -> PskKeys:
+    return PskKeys(source="psk", secret="unused", **changes)
 
 
 @pytest.fixture
