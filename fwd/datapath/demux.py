@@ -36,17 +36,20 @@ from fwd.proto.ip import (
     USO6,
     VNET_BYTES,
     Selectors,
+    address_pair,
     ip_length,
     record_fault,
     tos,
 )
-from fwd.proto.segments import PACKETS_MAX, START_MAX, TCP, complete_checksum, packet_mark, packets_in
+from fwd.proto.segments import PACKETS_MAX, START_MAX, TCP, UDP, complete_checksum, packet_mark, packets_in
 
 IDLE_TICK_S = 0.2
 IDLE_BUCKET_S = 1.0  # a bucket unused for so long may move: longer than any packet is under way
 _TICK_NS = 10_000_000  # unit of last use: 10 ms in 32 bits wrap after 497 days of the host's uptime
 _SETTLE_TICKS = 10
 _SANE_MAX = 1024
+_FLOWS_MAX = 16384  # remembered, of each protocol: bounded, so that no flood of flows can grow it
+_KEY6_END = 44  # of an IPv6 packet's addresses and ports
 _READS_MAX = 64  # records read before segments that are not full are handed over
 # A member that has so many segments before it gets no more of them than it must: what comes meanwhile shares one, up
 # to the next look, which is at the next record or after _HELD_MS.
@@ -240,11 +243,11 @@ def _grid(ring: Ring, segment: Segment, start: int, width: int) -> npt.NDArray[n
     return octets[:, start : start + width]
 
 
-def _keep(known: dict[bytes, int], shape: bytes, size: int) -> None:
-    """Remember that a record of this shape was well, as is a longer one of the same shape."""
-    if len(known) >= _SANE_MAX:
+def _keep(known: dict[bytes, int], name: bytes, value: int, most: int = _SANE_MAX) -> None:
+    """Remember something, and not more than `most`."""
+    if len(known) >= most:
         known.clear()
-    known[shape] = size
+    known[name] = value
 
 
 class Demux:
@@ -275,7 +278,10 @@ class Demux:
         self._record = memoryview(self._scratch)
         self._octets = np.frombuffer(self._scratch, np.uint8)
         self._packet = self._record[VNET_BYTES:]
-        self._pair4, self._pair6 = self._packet[12:20], self._packet[8:40]
+        # Flows of TCP and UDP that the selectors allow → bucket, by version, protocol, and addresses with ports.
+        self._key4, self._key6 = self._packet[12:24], self._packet[8:_KEY6_END]
+        self._unknown: dict[bytes, int] = {}  # of other packets nothing is remembered
+        self._flows = [[{} if p in (TCP, UDP) else self._unknown for p in range(256)] for _ in range(2)]
         self._longest = rings[0].stride - 2 if self._esp else RECORD_MAX
         self._super_packets = CSUM | TSO4 | TSO6 | (0 if self._esp else USO4 | USO6)
         self._sane: dict[bytes, int] = {}  # shapes of super-packets that were well, and from which length on
@@ -321,8 +327,8 @@ class Demux:
         scratch, record, octets, fd = self._scratch, self._record, self._octets, self._fd
         buffers, lanes, nobody = [record], self._lanes, len(self._lanes)
         owner, used = self._shared.owner_words, self._shared.used_words
-        known, pair4, pair6 = self._selectors.pairs, self._pair4, self._pair6
-        readv, packet, longest, esp = os.readv, self._packet, self._longest, self._esp
+        (flows4, flows6), unknown, key4, key6 = self._flows, self._unknown, self._key4, self._key6
+        readv, longest, esp = os.readv, self._longest, self._esp
         sums, start, never = self._sums, self._start, RECORD_MAX
         reads = 0
         try:
@@ -338,19 +344,23 @@ class Demux:
                     reads -= 1
                     raise
                 first = scratch[VNET_BYTES]
-                if first >> 4 == 4:
-                    size = scratch[VNET_BYTES + 2] << 8 | scratch[VNET_BYTES + 3]
-                    pair, tos_octet = pair4.tobytes(), scratch[VNET_BYTES + 1]
+                if first == 0x45:
+                    size, tos_octet = scratch[VNET_BYTES + 2] << 8 | scratch[VNET_BYTES + 3], scratch[VNET_BYTES + 1]
+                    fragment = scratch[VNET_BYTES + 6] & 0x3F or scratch[VNET_BYTES + 7]
+                    known, flow = unknown if fragment else flows4[scratch[VNET_BYTES + 9]], key4.tobytes()
                 else:
-                    size = ip_length(scratch, VNET_BYTES)
-                    pair, tos_octet = pair6.tobytes(), tos(scratch, VNET_BYTES)
+                    size, tos_octet = ip_length(scratch, VNET_BYTES), tos(scratch, VNET_BYTES)
+                    ports = first >> 4 == 6 and size >= _KEY6_END
+                    known, flow = flows6[scratch[VNET_BYTES + 6]] if ports else unknown, key6.tobytes()
                 if size < IP_MIN or length != size + VNET_BYTES:
                     self._drop(DropReason.RECORD_MALFORMED)
                     continue
-                if not (known.get(pair) or self._selectors.allow(pair)):
-                    self._drop(DropReason.SELECTOR_OUT)
-                    continue
-                bucket = flow_hash(packet if first == 0x45 else packet[:size]) & BUCKET_MASK
+                bucket = known.get(flow)
+                if bucket is None:
+                    bucket = self._find_bucket(known, flow, size)
+                    if bucket is None:
+                        self._drop(DropReason.SELECTOR_OUT)
+                        continue
                 used[bucket] = tick
                 member = owner[bucket]
                 if member >= nobody:
@@ -367,6 +377,16 @@ class Demux:
             return False
         finally:
             self._reads += reads
+
+    def _find_bucket(self, known: dict[bytes, int], flow: bytes, size: int) -> int | None:
+        """The bucket of the packet, to be kept in `known` for its flow; None: it is outside the selectors."""
+        packet = self._packet if self._packet[0] == 0x45 else self._packet[:size]
+        if not self._selectors.allow(address_pair(packet)):
+            return None
+        bucket = flow_hash(packet) & BUCKET_MASK
+        if known is not self._unknown:
+            _keep(known, flow, bucket, _FLOWS_MAX)
+        return bucket
 
     def _refusal(self, size: int) -> DropReason | None:
         """Why the record, an IP packet of `size`, cannot go: it contradicts itself, or its packets fit no rows.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import struct
 
 import numpy as np
 import pytest
 from rig import Gateway, flows, identity_of, packet, record, rig
 
+from fwd.datapath import demux as demux_module
 from fwd.datapath.ring import CHUNK, RECORDS, SEGMENTS, TOS
 from fwd.datapath.shared import LinkWord
 from fwd.proto.drops import DropReason
 from fwd.proto.flow import BUCKET_MASK, BUCKETS, flow_hash
-from fwd.proto.ip import NO_VNET
+from fwd.proto.ip import NO_VNET, ip_length
 
 
 @pytest.mark.parametrize("payload", ["superpacket", "esp"])
@@ -212,3 +214,52 @@ def test_one_busy_member_holds_nobody_else_back() -> None:
         assert r.a.demux._hand_over()
         assert r.a.rings[0].head == 4
         assert r.a.rings[1].head == 1
+
+
+def any_packets(seed: int) -> list[bytes]:
+    """Packets of few flows and many kinds: protocols, fragments, options, extension headers, headers cut short."""
+    chance, found = random.Random(seed), []
+    for n in range(200):
+        v6 = chance.random() < 0.4
+        data = bytearray(packet(n, chance.choice([48, 60, 100]) if not v6 else 100, v6=v6, port=chance.randrange(3)))
+        data[6 if v6 else 9] = chance.choice([17, 17, 6, 6, 1, 58, 132, 0, 44])
+        if not v6 and chance.random() < 0.2:
+            data[0] = 0x46
+        if not v6 and chance.random() < 0.2:
+            data[6:8] = chance.choice([b"\x20\0", b"\0\x05", b"\x40\0"])
+        if chance.random() < 0.1:
+            data = data[: 40 if v6 else 20]
+            data[4:6] = b"\0\0" if v6 else data[4:6]
+            data[2:4] = data[2:4] if v6 else b"\0\x14"
+        found.append(bytes(data))
+    return found
+
+
+@pytest.mark.parametrize("remembered", [2, 16384])
+def test_a_flow_that_is_remembered_has_the_bucket_of_its_hash(remembered: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demux_module, "_FLOWS_MAX", remembered)
+    with rig() as r:
+        r.a.demux_turn()
+        for data in any_packets(1):
+            whole = ip_length(data) == len(data)
+            before = r.a.dropped(DropReason.RECORD_MALFORMED)
+            r.a.tick += 1
+            r.a.send(NO_VNET + data)
+            r.a.demux_turn()
+            r.a.work()
+            if not whole:
+                assert r.a.dropped(DropReason.RECORD_MALFORMED) == before + 1
+            elif data[0] != 0x45 or len(data) >= 24:
+                (bucket,) = (r.a.shared.last_used == r.a.tick).nonzero()[0]
+                assert bucket == flow_hash(memoryview(data)) & BUCKET_MASK
+        flows = r.a.demux._flows[0] + r.a.demux._flows[1]
+        assert 0 < max(map(len, flows)) <= remembered
+        assert not r.a.demux._unknown
+        r.a.check_books()
+
+
+def test_a_flow_outside_the_selectors_is_refused_each_time() -> None:
+    with rig() as r:
+        for _ in range(3):
+            assert r.pass_over(record(1), record(2, back=True)) == [record(1)]
+        assert r.a.dropped(DropReason.SELECTOR_OUT) == 3
