@@ -27,6 +27,7 @@ from fwd.keyd.mailbox import KeydPeering
 from fwd.keyd.secrets import SecretError
 from fwd.keyd.service import KeydParts, Service
 from fwd.proto.ike.auth import Psk
+from fwd.proto.ike.causes import Failure
 from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import Exchange, Flag, Payload
 
@@ -284,6 +285,7 @@ def test_what_has_no_ike_sa_to_blame_begins_the_peering_anew(
     before, kept = pair[0].sa("p"), pair[0].sa("q")
     (guard,) = [guard for guard in pair[0].service._guards if guard.name == "p"]
     assert guard.peering is not None
+    guard.peering.endpoint.failures[Failure.WRONG_SECRET] += 3
     monkeypatch.setattr(guard.peering, "tick", lambda now: 1 / 0)
     until(pair[:1], lambda: guard.peering is None)
     assert "ZeroDivisionError" in caplog.text
@@ -292,6 +294,7 @@ def test_what_has_no_ike_sa_to_blame_begins_the_peering_anew(
     assert pair[0].sa("q") is kept
     assert guard.faults == 1
     until(pair, lambda: json.loads(pair[0].shared.ike.get())["p"].get("faults") == 1)
+    assert json.loads(pair[0].shared.ike.get())["p"]["failures"]["wrong_secret"] == 3, "they count on"
 
 
 def test_one_peerings_files_stop_no_other_peering(undo: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
