@@ -8,15 +8,15 @@
 5. Count, publish
 
 Refused and counted: what is not ESP, an unknown SPI, an SA whose life is over, what RFC 4303 §3.4 refuses, another
-payload than the peering's.
-Standard peers (payload esp) may send on a Child SA before keyd has their answer: a few such packets wait for it.
-The audit log (audit.py) hears of what RFC 4303 §4 wants told.
+payload than the peering's. Standard peers (payload esp) may send on a Child SA before keyd has their answer: a few such
+packets wait for it. The audit log (audit.py) hears of what RFC 4303 §4 wants told.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 from fwd.config import Peering
 from fwd.datapath.audit import Audit, Event
@@ -25,7 +25,7 @@ from fwd.datapath.delivery import Delivery
 from fwd.datapath.geometry import Geometry
 from fwd.datapath.receiving import Receiving, runt_reason
 from fwd.datapath.shared import LinkWord, ReplaySlots
-from fwd.datapath.strangers import Strangers
+from fwd.datapath.strangers import Strangers, spi_of
 from fwd.datapath.udp import GSO_DATAGRAMS_MAX, RECEIVE_BYTES, TRAFFIC_CLASS_SHIFT
 from fwd.proto.aggfrag import (
     FRAMING_BYTES,
@@ -229,17 +229,18 @@ class Inbound:
     def _refuse_strangers(self, length: int, size: int, flow_info: int, address: Address) -> bool:
         """Deal with what was received last if it is of no SA: it must not end the batch of those that have one."""
         start, step = self._used * self._packet_bytes, size or 1
+        if spi_of(self._view[start : start + length]) in self.sas:
+            return False
         packets = [self._view[at : min(at + step, start + length)] for at in range(start, start + length, step)]
-        spis = [int.from_bytes(packet[:4], "big") for packet in packets]
-        if not packets or any(spi in self.sas or self._news(spi) for spi in spis):
+        if not packets or any(spi in self.sas or self._news(spi) for spi in map(spi_of, packets)):
             return False
 
         before, (self._flow_info, self._address) = (self._flow_info, self._address), (flow_info, address)
-        for spi, packet in zip(spis, packets, strict=True):
+        for packet in packets:
             if len(packet) < _ESP_MIN:
                 self._counters[runt_reason(packet)] += 1
-            else:
-                self._without_sa(spi, [packet])
+        for spi, run in groupby((packet for packet in packets if len(packet) >= _ESP_MIN), spi_of):
+            self._without_sa(spi, list(run))
         self._flow_info, self._address = before
         return True
 

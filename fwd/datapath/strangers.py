@@ -18,6 +18,11 @@ _WAIT_S = 0.1
 Address = tuple[str, int]
 
 
+def spi_of(packet: bytes | memoryview) -> int:
+    """The SPI of an ESP packet; of what is shorter, a number that says nothing."""
+    return int.from_bytes(packet[:4], "big")
+
+
 class Strangers:
     """`waiting` are packets with outer marks and sender; `uncounted` of them were taken and are in no counter yet."""
 
@@ -52,5 +57,5 @@ class Strangers:
     def _refuse(self, packet: bytes | memoryview, flow_info: int, address: Address, count: int) -> None:
         """Count `packet`, and `count` - 1 more behind it."""
         self._counters[DropReason.UNKNOWN_SPI] += count
-        spi, number = int.from_bytes(packet[:4], "big"), int.from_bytes(packet[4:8], "big")
+        spi, number = spi_of(packet), int.from_bytes(packet[4:8], "big")
         self._audit.received(Event.NO_SA, spi, number, address, flow_info, count)
