@@ -16,6 +16,7 @@ from fwd.keyd.source import SaSource
 from fwd.proto.sa import SLOTS, EventKind, SaKeys
 
 SPARES_IN: Final = 3  # epochs accepted beyond the newest heard: what waits in boot records, and one more
+AGAIN_S: Final = 1.0  # between two SAs that are given to a member whose own has ended
 OLD_SA_S: Final = 5.0  # how long the old inbound SA is kept after the new one was heard
 _TENTATIVE_AHEAD: Final = 4096
 
@@ -38,6 +39,7 @@ class MemberKeys:
         self._inbound: tuple[SaKeys, ...] = ()
         self._life = (-1, -1)  # incarnation and outbound SPI, as last seen
         self._sending_since = now
+        self._given_at = float("-inf")  # when it was told to send on another SA
         self._renew = False
         self.control = parts.control
         self._learn(now)
@@ -54,10 +56,17 @@ class MemberKeys:
             self.refresh()
             self._update(None)
         rekey_s = self._peering.rekey_time
-        if spi_out and (self._renew or (rekey_s and now - self._sending_since >= rekey_s)):
+        due = self._renew or (rekey_s and now - self._sending_since >= rekey_s)
+        if (spi_out and due) or (self._has_ended() and now >= self._given_at + AGAIN_S):
+            self._given_at = now
             self._renew = False
             self._sending_since = now
             self._update(self._take_spare())
+
+    def _has_ended(self) -> bool:
+        """Whether the living member has had an SA to send on, and ended it: by count (design rule 7)."""
+        shared = self._parts.shared
+        return not shared.link[LinkWord.SPI_OUT] and shared.ledger.sender == shared.process.incarnation > 0
 
     def hear(self, now: float) -> None:
         """Take the member's events; they only make the next tick come sooner, but for these two."""

@@ -57,6 +57,7 @@ class MemberPairs:
         self._recorded: set[int] = set()  # our SPIs of the pairs whose outbound SAs wait in boot records
         self._orphans: list[SaKeys] = []  # outbound SAs of a predecessor's boot records, used by nobody yet
         self._until_ms = 0  # when what a predecessor has handed out ends at the latest
+        self._until_of: int | None = None  # the incarnation that may send on it; later ones take records that say so
         self._over: list[tuple[int, By]] = []  # pairs whose life is over, to be deleted
         self._left_by = By.DEATH  # why it sends on another pair than before
         self._authentication = 0  # what is older is to be replaced
@@ -177,8 +178,11 @@ class MemberPairs:
             self._refresh()
             return
         pair = next((pair for pair in self._pairs.values() if pair.keys.outbound.spi == spi_out), None)
+        if pair is None and spi_out:
+            self._current = None  # it has taken what a predecessor of keyd had left
         if pair is None or pair is self._current:
             return
+        self._until_ms = 0
         pair.used = True
         pair.taken_at = now
         pair.left = False
@@ -220,11 +224,12 @@ class MemberPairs:
     def _forget(self, now: float) -> None:
         gone = [pair for pair in self._pairs.values() if pair.gone_at is not None and pair.gone_at <= now]
         for pair in gone:
-            del self._pairs[pair.spi]
             pair.receiver.remove(pair.spi)
             if pair is self._current:  # and settle has found nothing in its place
+                if not self._mailbox.update(self.accepted.all(), None, stop=True):
+                    continue  # it has no room to be told: once more at the next tick
                 self._current = None
-                self._mailbox.update(self.accepted.all(), None, stop=True)
+            del self._pairs[pair.spi]
 
     # -- what is wanted of IKE ----------------------------------------------------------------------------------
 
@@ -327,14 +332,18 @@ class MemberPairs:
     # -- handing out --------------------------------------------------------------------------------------------
 
     def _switch(self, pair: Pair) -> None:
-        """Let the living member send on this pair, if its outbound SA is still ours to give."""
+        """Let the living member send on this pair, if its outbound SA is ours to give, and it has room to hear."""
         spares = self._take_back()
         given = spares.pop(pair.spi, None)
         if given is not None:
             given.used = True
-            self._current, self._left_by = given, By.REPLACED
         self._put(spares)
-        self._tell(given.keys.outbound if given else None)
+        told = self._tell(given.keys.outbound if given else None)
+        if given is not None and told:
+            self._current, self._left_by = given, By.REPLACED
+        elif given is not None:
+            given.used = False  # nobody has it
+            self._refresh()
 
     def _tell_accepted(self) -> None:
         """Boot records and the living member are to have all that is accepted now."""
@@ -342,17 +351,22 @@ class MemberPairs:
             self._refresh()
             self._tell(None)
 
-    def _tell(self, outbound: SaKeys | None) -> None:
-        """Tell the living member; if it has no room, once more at the next tick."""
-        if not self._mailbox.update(self.accepted.all(), outbound, until_ms=0 if outbound else self._until_ms):
+    def _tell(self, outbound: SaKeys | None) -> bool:
+        """Tell the living member; False: it has no room, and is told what it accepts once more at the next tick."""
+        incarnation = self._shared.process.incarnation
+        if self._until_of is None:
+            self._until_of = incarnation
+        until_ms = self._until_ms if outbound is None and incarnation == self._until_of else 0
+        if not self._mailbox.update(self.accepted.all(), outbound, until_ms=until_ms):
             self._told = -1
-            return
+            return False
         self._told = self.accepted.version
         if outbound is not None:
             self._until_ms = 0
         if self._untold:
             self._untold = False
             self._remember()
+        return True
 
     def _remember(self) -> None:
         """For the next keyd: what is installed, and what that rests on; a predecessor's note until all is told."""

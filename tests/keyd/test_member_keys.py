@@ -70,6 +70,7 @@ class Side:
         if message.outbound is not None:
             self.used.append(message.outbound)
             self.outbound = message.outbound
+            self.shared.ledger.begin(self.incarnation, message.outbound.spi)
             self.shared.link[LinkWord.SPI_OUT] = message.outbound.spi
 
     def read_updates(self) -> int:
@@ -350,3 +351,21 @@ def test_bytes_that_are_no_event_are_refused() -> None:
             a.control.send(data)
         a.keys.hear(1.0)
         assert len(a.boot_records()) == 2
+
+
+def test_a_member_that_has_ended_its_sa_by_count_gets_another_once() -> None:
+    """keyd was away when the soft limit was told."""
+    with sides() as (a, b):
+        for side in (a, b):
+            assert side.spawn()
+        now = settle(a, b, 0.0)
+        a.outbound, a.shared.link[LinkWord.SPI_OUT] = None, 0
+        a.spawn_keyd(now)
+        for _ in range(5):
+            now += 0.1
+            a.keys.tick(now)
+        a.read_updates()
+        assert a.outbound is not None
+        assert len(a.used) == 2
+        settle(a, b, now)
+        assert b.receives(a, now)

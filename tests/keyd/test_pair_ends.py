@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from test_pairs import World
+from test_pairs import STEP_S, PlayedMember, World
 
 from fwd.config import PskKeys
 from fwd.keyd.pair import Times
@@ -285,3 +285,93 @@ def test_a_side_that_has_answered_authenticates_anew_when_its_own_time_has_come(
     assert sa is not None
     assert sa.standing.initiated
     assert world.refused == 0
+
+
+# -- what a member has been told, and what it has taken ------------------------------------------------------------
+
+
+def fill(member: PlayedMember) -> None:
+    """Nothing more gets through to the member until it reads."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            member.parts.control.send(b"x" * 2000)
+
+
+def empty(member: PlayedMember) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            member.control.recv(65536)
+
+
+def test_a_member_that_has_no_room_for_another_sa_is_told_of_it_later(
+    undo: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets no CPU and does not read, while what it sends on is replaced."""
+    world = World(undo, members=1, rekey_time=10, life_time=1000)
+    world.run(2.0)
+    member, keyd = world.sides[0].members[0], world.sides[0].keyd
+    assert keyd is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(member, "read", lambda: None)
+        fill(member)
+        world.run(12.0)
+        empty(member)
+    world.run(1.0)
+    lossless(world, 9)
+
+
+def test_a_member_that_has_no_room_to_be_told_to_stop_is_told_later(
+    undo: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(undo, members=1)
+    world.run(2.0)
+    member = world.sides[0].members[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(member, "read", lambda: None)
+        fill(member)
+        for side in world.sides:
+            assert side.keyd is not None
+            side.keyd.terminate(world.now)
+        world.run(10.0)
+        empty(member)
+    world.run(1.0)
+    assert member.outbound is None
+
+
+def test_an_sa_of_the_new_secret_does_not_end_with_those_of_the_old_one(undo: contextlib.ExitStack) -> None:
+    """The member has died, and its successor is slow to come: it takes a boot record of the new secret's."""
+    world = World(undo, members=1, keys=psk(grace=20))
+    world.run(2.0)
+    side = world.sides[0]
+    side.start_keyd(world.now, NEW)
+    world.run(1.0)
+    member = side.members[0]
+    member.alive = False
+    member.forked()
+    world.sides[1].start_keyd(world.now, NEW)
+    for _ in range(60):
+        world.now += STEP_S
+        for one in world.sides:
+            assert one.keyd is not None
+            one.keyd.tick(world.now)
+        world._exchange()
+    assert member.take_record()
+    lossless(world, 25)
+    assert side.keyd is not None
+    assert not side.keyd.told(world.now)["concern"]
+
+
+def test_a_member_that_takes_what_a_dead_keyd_had_left_does_not_stay_with_it(
+    undo: contextlib.ExitStack, refusing: Callable[[int], None]
+) -> None:
+    """The far side has forgotten those SAs, and gives no spares any more that would have taken their place."""
+    world = World(undo, members=1)
+    world.run(2.0)
+    refusing(Notify.NO_ADDITIONAL_SAS)
+    side = world.sides[0]
+    side.start_keyd(world.now)
+    world.run(120.0)
+    assert world.refused == 0
+    side.members[0].alive = False
+    world.run(12.0)
+    lossless(world, 20)

@@ -54,8 +54,16 @@ class PlayedMember:
 
     def start(self) -> bool:
         """The next incarnation; False: there was no boot record."""
+        self.forked()
+        return self.take_record()
+
+    def forked(self) -> None:
+        """The supervisor has begun the next incarnation, which has done nothing yet."""
         self.incarnation += 1
         self.shared.process.put(ProcessState.RUNNING, 1, self.incarnation - 1, 0, self.incarnation)
+
+    def take_record(self) -> bool:
+        """It looks for a boot record; False: there was none."""
         self.inbound, self.outbound, self.alive = {}, None, False
         try:
             record = SaSet.decode(self.boot.recv(65536))
