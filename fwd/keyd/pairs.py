@@ -373,7 +373,8 @@ class MemberPairs:
         if not self._untold:
             chains = {pair.spi: pair.standing.chain for pair in self._pairs.values()}
             note = self._proof.note(chains.values())
-            if self._before is not None and self.accepted.has_inherited:
+            inherits = self.accepted.has_inherited or self._orphans or self._current is None
+            if self._before is not None and inherits:
                 note = replace(note, chains=tuple(sorted({*note.chains, *self._before.chains})))
             self._mailbox.note = note.encode()
         self._mailbox.remember(self.accepted.all())

@@ -1,6 +1,7 @@
-"""The fault hook stands beside the data path's tests."""
+"""The fault hook stands beside the data path's tests, certificates beside those of IKE."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "datapath"))
+for _place in ("datapath", "proto/ike"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / _place))

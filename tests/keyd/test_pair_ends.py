@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from certkit import Ca, credentials
+from ikekit import WALL
 from test_pairs import STEP_S, PlayedMember, World
 
-from fwd.config import PskKeys
+from fwd.config import CertificateKeys, PskKeys
+from fwd.keyd import ike
 from fwd.keyd.pair import Times
 from fwd.proto.ike import endpoint
 from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.numbers import Notify, ProtocolError
 from fwd.proto.ike.states import State
+from fwd.proto.ike.trust import Crl, Rules
 
 NEW = b"another secret, of one side"
 
@@ -375,3 +381,33 @@ def test_a_member_that_takes_what_a_dead_keyd_had_left_does_not_stay_with_it(
     side.members[0].alive = False
     world.run(12.0)
     lossless(world, 20)
+
+
+# -- certificates --------------------------------------------------------------------------------------------------
+
+
+def certified(number: int) -> CertificateKeys:
+    names = {"local_id": f"gw{number}.example", "remote_id": f"gw{3 - number}.example"}
+    return CertificateKeys(source="cert", certificate="unused", key="unused", authorities="unused", **names)
+
+
+def test_a_crl_ends_what_two_keyds_before_it_have_left(
+    undo: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A standard peer sends all to the first member; the second keyd had nothing of its own when the CRL came."""
+    monkeypatch.setattr(ike, "time", SimpleNamespace(time=lambda: WALL))
+    ca = Ca()
+    mine, theirs = credentials(ca, "gw1.example"), credentials(ca, "gw2.example")
+    far = {"keys": certified(2), "certificates": theirs, "standard": True}
+    world = World(undo, payload="esp", keys=certified(1), certificates=mine, theirs=far)
+    world.run(5.0)
+    side = world.sides[0]
+    assert all(member.outbound for member in side.members)
+    world.sides[1].keyd = None
+    side.start_keyd(world.now)
+    world.run(1.0)
+    assert all(member.outbound for member in side.members)
+    side.certificates = replace(mine, rules=Rules((Crl.of(ca.crl(theirs.chain[0])),)))
+    side.start_keyd(world.now)
+    world.run(1.0)
+    assert not any(member.outbound or member.inbound for member in side.members)

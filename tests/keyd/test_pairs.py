@@ -23,7 +23,7 @@ from fwd.keyd.ike import IkePeering
 from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, KeydPeering
 from fwd.keyd.pairs import ANSWER_S, OLD_SA_S
 from fwd.proto.ike import endpoint, exchanges
-from fwd.proto.ike.auth import Psk
+from fwd.proto.ike.auth import Credentials, Psk
 from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import Notify, ProtocolError
 from fwd.proto.ike.payloads import notified
@@ -124,6 +124,7 @@ class Side:
         keys = PskKeys(source="psk", secret="unused", dpd_delay=10)
         self.standard = more.pop("standard", False)  # it does not say that it is an fwd
         self.reveal = more.pop("reveal", None)
+        self.certificates: Credentials | None = more.pop("certificates", None)
         changes = {"keys": keys, "members": members, "rekey_time": rekey_time, **more}
         self.peering = peering(number).model_copy(update=changes)
         self.shared = PeeringShared(members)
@@ -133,7 +134,7 @@ class Side:
     def start_keyd(self, now: float, secret: bytes = b"both sides have this secret") -> None:
         members = [member.parts for member in self.members]
         parts = KeydPeering(self.peering, {}, members, self.shared, TUN_FLAGS)
-        self.keyd = IkePeering(parts, Psk(secret), now, self.reveal)
+        self.keyd = IkePeering(parts, self.certificates or Psk(secret), now, self.reveal)
         if self.standard:
             endpoint = self.keyd._endpoint
             endpoint.connections = {n: replace(c, notifies=()) for n, c in endpoint.connections.items()}
