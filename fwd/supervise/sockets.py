@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -42,9 +42,16 @@ class IkeSockets:
 
     def close_unused(self, peerings: Iterable[Peering]) -> None:
         """Close those that none of `peerings` needs: others may want their ports, or bind them in another way."""
-        wanted = {endpoint for peering in peerings for endpoint in _endpoints(peering)}
-        for unused in self._by_endpoint.keys() - wanted:
-            self._by_endpoint.pop(unused).close()
+        self.close_but({endpoint for peering in peerings for endpoint in _endpoints(peering)})
+
+    def endpoints(self) -> frozenset[tuple[str, int]]:
+        """Addresses and ports of those that are open."""
+        return frozenset(self._by_endpoint)
+
+    def close_but(self, kept: Collection[tuple[str, int]]) -> None:
+        """Close all others."""
+        for opened in self._by_endpoint.keys() - kept:
+            self._by_endpoint.pop(opened).close()
 
     def all(self) -> list[socket.socket]:
         """Every socket that is open."""

@@ -197,12 +197,24 @@ class Standing:
         """Open what a peering needs; nothing of it is seen outside yet. Raises UserError."""
         if not network.has_address(peering.local_addrs):
             raise NotYetError(f"peering {peering.name}: this host has no address {peering.local_addrs} (local_addrs)")
-        self.ike_sockets.open(peering)
-        return PeeringParts(peering, self._material(peering))
+        with contextlib.ExitStack() as undo:
+            self._undo_later(undo, peering)
+            self.ike_sockets.open(peering)
+            parts = PeeringParts(peering, self._material(peering))
+            undo.pop_all()
+        return parts
+
+    def _undo_later(self, undo: contextlib.ExitStack, peering: Peering) -> None:
+        """If an attempt fails, nothing of it is open when the next child is forked.
+
+        What keyd inherits keeps its port taken, and the next attempt would find it so.
+        """
+        undo.callback(self.ike_sockets.close_but, self.ike_sockets.endpoints())
+        undo.callback(self._drop_material, peering.name)
 
     def _open(self, peering: Peering) -> None:
         with contextlib.ExitStack() as undo:
-            undo.callback(self._drop_material, peering.name)
+            self._undo_later(undo, peering)
             parts = self._prepare(peering)
             undo.callback(parts.close)
             undo.callback(self._close_guards, peering)
