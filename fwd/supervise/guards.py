@@ -20,6 +20,7 @@ from fwd.config import Network, Peering
 
 METRIC: Final = 1_000_000
 OWNERLESS: Final = 4  # RTPROT_STATIC, as the guards of a fwd without numbers are marked
+STRANGERS: Final = 0  # the owner of a table that is not fwd's, whatever it is called
 _PREFIX: Final = "fwd_"
 
 
@@ -29,6 +30,7 @@ class Table:
 
     owner: int
     subnets: tuple[Network, ...]
+    mark: str = ""  # of its configuration (owner.py)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def table_name(peering: Peering) -> str:
     return _PREFIX + peering.name.replace("-", "_")
 
 
-def ruleset(peering: Peering, number: int, *, closed: bool = False) -> str:
+def ruleset(peering: Peering, number: int, mark: str = "", *, closed: bool = False) -> str:
     """The table as nft reads it: made anew in one transaction, whatever was there.
 
     `closed`: the TUN device is not open (yet), so what has its name may be anything, and nothing passes.
@@ -69,7 +71,7 @@ def ruleset(peering: Peering, number: int, *, closed: bool = False) -> str:
         ("clamp", "type filter hook forward priority mangle; policy accept;", clamp),
     )
     body = "\n".join(f"chain {c} {{ {hook}\n" + "\n".join(rules) + "\n}" for c, hook, rules in chains)
-    comment = f'comment "fwd {number}"'
+    comment = f'comment "{f"fwd {number} {mark}".rstrip()}"'
     return f"table inet {name}\ndelete table inet {name}\ntable inet {name} {{\n{comment}\n{body}\n}}\n"
 
 
@@ -80,20 +82,25 @@ def tables_in(listing: str) -> list[str]:
 
 def table_in(listing: str) -> Table:
     """What a table is, by what `nft list table` prints."""
-    comment = re.search(r'^\tcomment "fwd (\d+)"$', listing, re.MULTILINE)
+    comment = re.search(r'^\tcomment "fwd (\d+)(?: ([0-9a-f]+))?"$', listing, re.MULTILINE)
+    if not comment and not all(f"\tchain {name} {{" in listing for name in ("from_wire", "to_wire")):
+        return Table(STRANGERS, ())
     subnets: list[Network] = []
     for several, single in re.findall(r"saddr (?:\{([^}]*)\}|([^\s{]+))", listing):
         for words in (several or single).split(","):
             # Neighbours in one set come back as a range.
             first, _, last = words.strip().partition("-")
             subnets += summarize_address_range(ip_address(first), ip_address(last)) if last else [ip_network(first)]
-    return Table(int(comment[1]) if comment else OWNERLESS, tuple(subnets))
+    return Table(int(comment[1]) if comment else OWNERLESS, tuple(subnets), (comment and comment[2]) or "")
 
 
 def refusal(peering: Peering, found: Found, living: Collection[int]) -> str | None:
     """Why a peering's guards cannot be set, in one line: one of the other fwds, `living`, has them. None: they can."""
     name = table_name(peering)
-    if name in found.tables and found.tables[name].owner in living:
+    owner = found.tables[name].owner if name in found.tables else None
+    if owner == STRANGERS:
+        return f"there is a table inet {name} in nftables that is not fwd's: choose another name for one of them"
+    if owner in living:
         return f"another fwd on this host has a peering of this name (nftables table {name}): choose another name"
     for subnet in peering.remote_ts:
         for other, owner in found.routes.items():

@@ -13,6 +13,7 @@ import socket
 import subprocess
 from collections.abc import Collection, Iterable
 from ipaddress import ip_address, ip_interface, ip_network
+from typing import Final
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -29,6 +30,7 @@ _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _MAIN_TABLE = 254
 _FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route as it was set, without what was learned since
 _MTU_MAX = 65535
+_NFT_S: Final = 10.0  # what waits for ever would hold up the supervisor
 
 
 class Guards:
@@ -37,8 +39,9 @@ class Guards:
     They go by `remove`, `tidy` and `undo` alone, never because an object is closed or the process ends.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, mark: str) -> None:
         self._number = number
+        self._mark = mark
         self._set: dict[str, str] = {}  # peering → the rules of its table
         self._before: Found | None = None
 
@@ -54,7 +57,7 @@ class Guards:
 
         Raises UserError.
         """
-        rules = guards.ruleset(peering, self._number, closed=closed)
+        rules = guards.ruleset(peering, self._number, self._mark, closed=closed)
         if self._set.get(peering.name) == rules:
             return
         _nft(rules)
@@ -205,7 +208,14 @@ def _nft(commands: str) -> str:
     binary = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if binary is None:
         raise UserError("nft is missing: the leak guards need it; install the package nftables")
-    done = subprocess.run([binary, "-f", "-"], input=commands, capture_output=True, text=True, check=False)
+    # In a session of its own: ^C at the terminal is for fwd, and is no reason to leave a table where it is.
+    try:
+        done = subprocess.run(
+            [binary, "-f", "-"], input=commands, capture_output=True, text=True, check=False,
+            start_new_session=True, timeout=_NFT_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise UserError(f"nft does not answer within {_NFT_S:.0f} s: the leak guards need it") from None
     if done.returncode:
         reason = done.stderr.strip().splitlines()[0] if done.stderr.strip() else f"exit status {done.returncode}"
         raise UserError(f"nft refuses the leak guards: {reason}")

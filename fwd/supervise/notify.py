@@ -8,7 +8,6 @@ status. Without NOTIFY_SOCKET nothing is sent; a manager that does not listen co
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import time
@@ -45,10 +44,7 @@ class ServiceManager:
         """
         if self._sock is None:
             return
-        lines = []
-        if not self._ready:
-            self._ready = True
-            lines.append("READY=1")
+        lines = [] if self._ready else ["READY=1"]
         if now >= self._look_at:
             self._look_at = now + EVERY_S
             if (text := status()) != self._status:
@@ -57,7 +53,10 @@ class ServiceManager:
         if now >= self._alive_at:
             self._alive_at = now + self._alive_every_s
             lines.append("WATCHDOG=1")
-        self._send(*lines)
+        if self._send(*lines):
+            self._ready = True
+        else:  # it is said again: a manager that never hears it gives up
+            self._status = ""
 
     def reloading(self) -> None:
         """The configuration is being read again; the next turn says that it has been."""
@@ -74,10 +73,13 @@ class ServiceManager:
             self._sock.close()
             self._sock = None
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *lines: str) -> bool:
         if self._sock is not None and lines:
-            with contextlib.suppress(OSError):
+            try:
                 self._sock.sendto("\n".join(lines).encode(), self._address)
+            except OSError:
+                return False
+        return True
 
 
 def summary(peerings: Mapping[str, PeeringShared], waiting: Iterable[str] = ()) -> str:

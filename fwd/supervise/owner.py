@@ -2,7 +2,8 @@
 
 The number is held by an abstract Unix socket, which goes with the process: its names are those of the network
 namespace, as tables and routes are, whatever PID or mount namespace an fwd is in. One configuration gets the same
-number again and again, unless another fwd has it: so what a crash has left is found by its successor.
+number again and again, unless another fwd has it: so what a crash has left is found by its successor. There are few
+numbers: a mark beside it, of the configuration alone, keeps others from taking one with which dead guards still stand.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import socket
 import struct
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -24,12 +26,16 @@ _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class Owner:
-    """This fwd's number, for as long as it lives. Raises UserError if every number is taken."""
+    """This fwd's number, for as long as it lives. `standing`: numbers and marks of the guards that stand.
 
-    def __init__(self, control: Path) -> None:
+    Raises UserError if every number is taken.
+    """
+
+    def __init__(self, control: Path, standing: Collection[tuple[int, str]] = ()) -> None:
         first = zlib.crc32(str(control).encode())
-        for step in range(len(NUMBERS)):
-            self.number = NUMBERS[(first + step) % len(NUMBERS)]
+        self.mark = f"{first:08x}"
+        for number in candidates(first, self.mark, standing):
+            self.number = number
             self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 self._sock.bind(_name(self.number))
@@ -49,6 +55,14 @@ class Owner:
     def close(self) -> None:
         """Give the number back."""
         self._sock.close()
+
+
+def candidates(first: int, mark: str, standing: Collection[tuple[int, str]]) -> list[int]:
+    """Numbers in the order in which they are tried: those of our own guards, those of no guards, and others' last."""
+    ours = {number for number, whose in standing if whose == mark}
+    others = {number for number, whose in standing if whose not in (mark, "")} - ours
+    order = [NUMBERS[(first + step) % len(NUMBERS)] for step in range(len(NUMBERS))]
+    return sorted(order, key=lambda number: (number not in ours, number in others))
 
 
 def _name(number: int) -> str:

@@ -7,6 +7,7 @@ that cannot be had.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -99,7 +100,9 @@ def listen_unix(path: Path) -> socket.socket:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         if path.is_socket():
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
-                if other.connect_ex(str(path)) == 0:
+                other.setblocking(False)
+                # Of one that is frozen the queue may be full: it is there all the same.
+                if other.connect_ex(str(path)) in (0, errno.EAGAIN):
                     raise UserError(f"{path}: another fwd answers there; stop it, or choose another gateway.control")
             path.unlink()
         sock.bind(str(path))

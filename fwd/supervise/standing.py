@@ -53,8 +53,8 @@ class Standing:
         self._gateway = gateway
         self._open_secrets = open_secrets
         self._materials: dict[Path | str, KeyMaterial] = {}
-        self._owner = Owner(gateway.control)
-        self._guards = network.Guards(self._owner.number)
+        self._owner = Owner(gateway.control, [(one.owner, one.mark) for one in network.look().tables.values()])
+        self._guards = network.Guards(self._owner.number, self._owner.mark)
 
     # -- the start --------------------------------------------------------------------------------------------
 
@@ -114,6 +114,8 @@ class Standing:
     def guard(self, peerings: Iterable[Peering]) -> list[Peering]:
         """Set the guards of those that wait, before anything else of theirs; gives those that may be opened."""
         absent = [peering for peering in peerings if peering.name in self.waiting]
+        if not absent:
+            return []
         refused = self._guards.refusals(absent, self._owner.others())
         for name, why in refused.items():
             self.wait(name, UserError(why))
@@ -187,7 +189,7 @@ class Standing:
         if self.key_log is not None:
             os.close(self.key_log)
         if self.control is not None:
-            self._gateway.control.unlink(missing_ok=True)
+            troubles.apart("agent", self._gateway.control.unlink, True)
         self.memory.close()
         self._owner.close()
 

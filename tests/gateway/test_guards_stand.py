@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
 from gwkit import Json, MakePair, Pair, network_of, until
 from test_supervisor import MARKER, crash, pinging
+
+from fwd.supervise.owner import NUMBERS
 
 SUBNET = "10.2.0.0/24"
 # A peering beside the one of the lab, to an address that the host has not.
@@ -236,6 +239,36 @@ def test_two_fwds_on_one_host_leave_each_other_alone(pairs: MakePair) -> None:
         process.kill()
         process.wait()
     assert wire["plaintext_packets"] == 0, wire["plaintext_examples"]
+
+
+def test_a_dead_ones_guards_stand_though_another_would_get_its_number(pairs: MakePair) -> None:
+    """There are few numbers: the paths of two control sockets may lead to one. A table that is not fwd's stays, too."""
+    pair = pairs()
+    pair.topology.run("gw1", ["nft", "add", "table", "inet", "fwd_nat"])
+    other = {"subnets": {"gw1": ["10.1.0.0/24"], "gw2": ["10.9.0.0/24"]}}
+    controls = (f"{pair.topology.run_dir}/same-{i}.sock" for i in range(10_000))
+    same = next(control for control in controls if first_number(control) == first_number(pair.control("gw1")))
+    argv = [sys.executable, "-m", "fwd", "demux", "--config", str(second(pair, "another", control=same, **other))]
+    log = pair.topology.run_dir / "another.log"
+    with pair.capture(marker=MARKER) as wire, pinging(pair), log.open("wb") as out:
+        crash(pair, "gw1")
+        pair.write_secret("gw1")
+        process = pair.topology.popen("gw1", argv, stdout=out, stderr=subprocess.STDOUT)
+        until(lambda: "agent started" in log.read_text(), 15.0, "the second runs")
+        assert tables(pair) == ["fwd_another", "fwd_nat", "fwd_to_gw2_0"]
+        assert unreachable(pair) == [SUBNET, "10.9.0.0/24"]
+        pair.launch("gw1")
+        pair.wait_ready("gw1")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert pair.ping(count=3)
+    assert wire["plaintext_packets"] == 0, wire["plaintext_examples"]
+    assert pair.stop("gw1") == 0
+    assert (tables(pair), unreachable(pair)) == (["fwd_nat"], [])
+
+
+def first_number(control: object) -> int:
+    return zlib.crc32(str(control).encode()) % len(NUMBERS)
 
 
 def test_too_few_descriptors_are_one_line(pairs: MakePair) -> None:

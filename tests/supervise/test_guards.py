@@ -13,7 +13,7 @@ import pytest
 from fwd.config import LabKeys, Network, Peering
 from fwd.proto.errors import UserError
 from fwd.supervise import guards, owner
-from fwd.supervise.guards import OWNERLESS, Found, Table
+from fwd.supervise.guards import OWNERLESS, STRANGERS, Found, Table
 from fwd.supervise.owner import NUMBERS, Owner
 
 ME, LIVING, DEAD = 200, 201, 202
@@ -44,6 +44,7 @@ REFUSALS = [
     ("a living one's subnet", found(("other", LIVING, A)), True),
     ("part of a living one's subnet", found(("other", LIVING, WIDE)), True),
     ("more than a living one's subnet", found(("other", LIVING, PART)), True),
+    ("a table that is not fwd's", Found({"fwd_far": Table(STRANGERS, ())}, {}), True),
     ("a living one elsewhere", found(("other", LIVING, B)), False),
     ("a living one with the other IP version", found(("other", LIVING, V6)), False),
 ]
@@ -61,6 +62,7 @@ LEFTOVERS = [
     ("ours that nobody wants", found(("near", ME, B)), ["fwd_near"], [B]),
     ("a name with other subnets", found(("far", ME, B)), [], [B]),
     ("of a fwd without numbers", found(("near", OWNERLESS, B)), ["fwd_near"], [B]),
+    ("a table that is not fwd's", Found({"fwd_nat": Table(STRANGERS, ())}, {}), [], []),
     ("a living one's", found(("near", LIVING, B)), [], []),
     ("a dead one's elsewhere: its successor will want it", found(("near", DEAD, B)), [], []),
     ("a dead one's in our way", found(("near", DEAD, A)), ["fwd_near"], []),
@@ -87,6 +89,10 @@ LISTING = """table inet fwd_far {
 \t\t\t\t\t 10.9.0.1 } counter packets 0 bytes 0 drop
 \t\tiifname != { "lo", "fwd0" } ip6 saddr fd00:2::/64 counter packets 0 bytes 0 drop
 \t}
+
+\tchain to_wire {
+\t\ttype filter hook postrouting priority filter; policy accept;
+\t}
 }
 """
 
@@ -95,6 +101,11 @@ def test_a_table_is_read_as_nft_lists_it() -> None:
     subnets = ("10.2.0.0/24", "10.4.0.0/15", "10.6.0.0/16", "10.9.0.1/32", "fd00:2::/64")
     assert guards.table_in(LISTING) == Table(ME, tuple(ip_network(s) for s in subnets))
     assert guards.table_in(LISTING.replace('\tcomment "fwd 200"\n', "")).owner == OWNERLESS
+    assert guards.table_in(LISTING.replace('"fwd 200"', '"fwd 200 0a1b2c3d"')).mark == "0a1b2c3d"
+    assert guards.table_in(LISTING.replace("to_wire", "forward")).owner == ME
+    for foreign in ('\tcomment "fwd, the firewall"\n', ""):
+        listing = LISTING.replace('\tcomment "fwd 200"\n', foreign).replace("to_wire", "forward")
+        assert guards.table_in(listing) == Table(STRANGERS, ())
     assert guards.tables_in("table inet fwd_a\ntable inet filter\ntable inet fwd_b_2\n") == ["fwd_a", "fwd_b_2"]
 
 
@@ -117,6 +128,28 @@ def test_a_configuration_gets_its_number_again(tmp_path: Path, mine: Owner) -> N
     again = Owner(tmp_path)
     assert again.number == number
     again.close()
+
+
+FIRST = 6  # NUMBERS[FIRST] is what the configuration leads to
+OURS, OTHERS = "0a1b2c3d", "99999999"
+CHOICES = [
+    ("nothing stands", [], NUMBERS[FIRST]),
+    ("our own stand", [(NUMBERS[FIRST], OURS)], NUMBERS[FIRST]),
+    ("our own stand, of another number", [(NUMBERS[40], OURS)], NUMBERS[40]),
+    ("another's stand, who is dead: with its number we would remove them", [(NUMBERS[FIRST], OTHERS)], NUMBERS[7]),
+    ("both have stood under one number", [(NUMBERS[FIRST], OTHERS), (NUMBERS[FIRST], OURS)], NUMBERS[FIRST]),
+    ("of a fwd without marks", [(NUMBERS[FIRST], "")], NUMBERS[FIRST]),
+    ("another's stand under each", [(number, OTHERS) for number in NUMBERS], NUMBERS[FIRST]),
+]
+
+
+@pytest.mark.parametrize(("what", "standing", "chosen"), CHOICES, ids=[row[0] for row in CHOICES])
+def test_a_number_of_which_a_dead_ones_guards_stand_is_left_alone(
+    what: str, standing: list[tuple[int, str]], chosen: int
+) -> None:
+    tried = owner.candidates(FIRST, OURS, standing)
+    assert tried[0] == chosen
+    assert sorted(tried) == list(NUMBERS)
 
 
 def test_two_have_two_numbers_and_see_each_other(tmp_path: Path, mine: Owner) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -42,6 +43,19 @@ def test_the_first_turn_is_ready_with_a_status(manager: socket.socket) -> None:
     mine.turn(10.5, lambda: "fine")
     mine.close()
     assert heard(manager) == [["READY=1", "STATUS=fine", "WATCHDOG=1"]]
+
+
+def test_what_the_manager_had_no_room_for_is_said_again(manager: socket.socket) -> None:
+    mine = service(manager)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, contextlib.suppress(BlockingIOError):
+        other.setblocking(False)
+        while True:
+            other.sendto(b"X", manager.getsockname())
+    mine.turn(10.0, lambda: "fine")
+    heard(manager)
+    mine.turn(11.1, lambda: "fine")
+    mine.turn(11.2, lambda: "fine")
+    assert [lines[:2] for lines in heard(manager)] == [["READY=1", "STATUS=fine"]]
 
 
 def test_the_status_is_sent_when_it_changes_and_looked_at_once_a_second(manager: socket.socket) -> None:

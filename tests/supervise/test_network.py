@@ -1,0 +1,69 @@
+"""What the supervisor asks of nft and of sockets' paths ends, whatever is at the other side."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fwd.proto.errors import UserError
+from fwd.supervise import network, sockets
+
+
+def _nft(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_nft_that_hangs_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    binary = _nft(tmp_path / "nft", "exec sleep 60")
+    monkeypatch.setattr(network.shutil, "which", lambda *_, **__: binary)  # type: ignore[attr-defined]
+    monkeypatch.setattr(network, "_NFT_S", 0.2)
+    with pytest.raises(UserError, match="does not answer"):
+        network.look()
+
+
+def test_interrupting_fwd_does_not_interrupt_nft(tmp_path: Path) -> None:
+    """^C goes to all of the terminal's processes; one that removes a guard must carry it out."""
+    script = (
+        "import os, shutil, signal, sys; from fwd.supervise import network\n"
+        "shutil.which = lambda *_, **__: sys.argv[1]\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "os.setpgid(0, 0)\n"
+        "print(network._nft(''), end='')\n"
+    )
+    until_told = f"until [ -e {tmp_path}/go ]; do sleep 0.01; done"
+    binary = _nft(tmp_path / "nft", f"touch {tmp_path}/begun; {until_told}; echo well")
+    argv = [sys.executable, "-c", script, binary]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "begun").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        (tmp_path / "go").touch()
+        assert process.communicate(timeout=30) == ("well\n", None)
+
+
+def test_the_control_socket_of_one_that_is_frozen_is_not_waited_for(tmp_path: Path) -> None:
+    """It is there, though nobody takes connections from its queue, which is full."""
+    path = tmp_path / "control"
+    held = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as frozen:
+        frozen.bind(str(path))
+        frozen.listen(1)
+        for _ in range(5):
+            held.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            held[-1].setblocking(False)
+            held[-1].connect_ex(str(path))
+        with pytest.raises(UserError, match="another fwd answers there"):
+            sockets.listen_unix(path)
+    for sock in held:
+        sock.close()
+    sockets.listen_unix(path).close()
