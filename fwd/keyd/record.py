@@ -25,6 +25,7 @@ STRAYED_EVERY_S: Final = 60.0
 RECORDS_PER_S: Final = 5.0
 RECORDS_FIRST: Final = 64  # at once; and MEMBER_RECORDS for each member, which a start takes
 MEMBER_RECORDS: Final = 8
+_REASON_MAX: Final = 200  # characters
 Fields = dict[str, object]
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Record:
 
     def ike_down(self, what: IkeDown, now: float) -> None:
         """An IKE SA is no more."""
-        fields: Fields = {"peer": self._peer, **_spis(what.spis), "by": what.by.value, "reason": what.reason}
+        fields: Fields = {"peer": self._peer, **_spis(what.spis), "by": what.by.value, "reason": what.reason[:_REASON_MAX]}
         if what.by in (By.TIMER, By.COUNT):
             self._tell(event("audit.ike_expired", peering=self._name, **fields), "IKE SA is over", now)
         else:
