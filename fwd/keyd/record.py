@@ -58,7 +58,8 @@ class Record:
 
     def ike_down(self, what: IkeDown, now: float) -> None:
         """An IKE SA is no more."""
-        fields: Fields = {"peer": self._peer, **_spis(what.spis), "by": what.by.value, "reason": what.reason[:_REASON_MAX]}
+        reason = what.reason[:_REASON_MAX]
+        fields: Fields = {"peer": self._peer, **_spis(what.spis), "by": what.by.value, "reason": reason}
         if what.by in (By.TIMER, By.COUNT):
             self._tell(event("audit.ike_expired", peering=self._name, **fields), "IKE SA is over", now)
         else:
