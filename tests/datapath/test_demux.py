@@ -228,9 +228,8 @@ def any_packets(seed: int) -> list[bytes]:
         if not v6 and chance.random() < 0.2:
             data[6:8] = chance.choice([b"\x20\0", b"\0\x05", b"\x40\0"])
         if chance.random() < 0.1:
-            data = data[: 40 if v6 else 20]
-            data[4:6] = b"\0\0" if v6 else data[4:6]
-            data[2:4] = data[2:4] if v6 else b"\0\x14"
+            data = data[: 42 if v6 else 20]
+            data[4 if v6 else 2 : 6 if v6 else 4] = (2 if v6 else 20).to_bytes(2, "big")
         found.append(bytes(data))
     return found
 

@@ -120,6 +120,12 @@ def test_any_record_is_a_super_packet_or_none(record: bytes) -> None:
 # -- joining ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("size", "is_one"), [(1, False), (47, False), (48, True)])
+def test_a_super_packet_of_tiny_segments_is_not_taken_apart(size: int, is_one: bool) -> None:
+    """As many headers would be made as it has segments."""
+    assert (segments.tcp_layout(segkit.super_record(bytes(900), size)) != (0, 0)) is is_one
+
+
 def filled(packets: list[bytes]) -> tuple[Grid, bytearray, list[memoryview]]:
     """Opened rows with these IPv4 packets, trailers behind them."""
     buffer = bytearray(STRIDE * ROWS)
