@@ -257,6 +257,30 @@ def test_a_flow_that_is_remembered_has_the_bucket_of_its_hash(remembered: int, m
         r.a.check_books()
 
 
+def test_a_packet_without_ports_is_not_taken_for_the_flow_before_it() -> None:
+    """Its last octets are where the ports of the record before it lie still."""
+    with rig() as r:
+        r.a.demux_turn()
+        whole = packet(1, v6=True)
+        cut = whole[:4] + b"\0\x02" + whole[6:42]
+        for data in (whole, cut):
+            r.a.tick += 1
+            r.a.send(NO_VNET + data)
+            r.a.demux_turn()
+            (bucket,) = (r.a.shared.last_used == r.a.tick).nonzero()[0]
+            assert bucket == flow_hash(memoryview(data)) & BUCKET_MASK
+
+
+def test_a_checksum_beyond_a_shorter_record_is_refused_though_a_longer_one_was_well() -> None:
+    with rig(members=1, payload="esp") as r:
+        header = struct.pack("<BBHHHH", 1, 0, 0, 0, 20, 6)
+        long, short = header + packet(1, 100), header + packet(2, 36)[:2] + b"\0\x18" + packet(2, 36)[4:24]
+        for data, refused in ((long, 0), (short, 1), (long, 1)):
+            r.a.send(data)
+            r.a.demux_turn()
+            assert r.a.dropped(DropReason.RECORD_MALFORMED) == refused
+
+
 def test_a_flow_outside_the_selectors_is_refused_each_time() -> None:
     with rig() as r:
         for _ in range(3):
