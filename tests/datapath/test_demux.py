@@ -281,6 +281,17 @@ def test_a_checksum_beyond_a_shorter_record_is_refused_though_a_longer_one_was_w
             assert r.a.dropped(DropReason.RECORD_MALFORMED) == refused
 
 
+def test_a_super_packet_without_payload_is_refused_though_a_longer_one_was_well() -> None:
+    with rig(members=1) as r:
+        header, tcp = struct.pack("<BBHHHH", 1, 1, 0, 500, 20, 16), bytearray(packet(1, 2000))
+        tcp[9] = 6
+        long, short = header + tcp, header + tcp[:2] + b"\0\x28" + tcp[4:40]
+        for data, refused in ((long, 0), (short, 1), (long, 1)):
+            r.a.send(data)
+            r.a.demux_turn()
+            assert r.a.dropped(DropReason.RECORD_MALFORMED) == refused
+
+
 def test_a_flow_outside_the_selectors_is_refused_each_time() -> None:
     with rig() as r:
         for _ in range(3):
