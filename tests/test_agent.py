@@ -126,6 +126,15 @@ def test_not_ready_says_why(view: GatewayView, break_it: Callable[[GatewayView],
     assert status["not_ready"] == [reason]
 
 
+def test_what_keyd_tells_cannot_write_to_a_terminal(view: GatewayView) -> None:
+    """A peer's words may be in it, and keyd's own are not trusted either."""
+    odd = "\x1b[2Jready\nnow\u202e"
+    told = {"vpc2": {"error": odd, "concern": odd, "refused": {"1": odd}, "sas": [{"remote_id": odd, "more": [odd]}]}}
+    view.shared.ike.put(json.dumps(told).encode())
+    assert odd[0] not in str(collect(view, NOW_NS))
+    assert collect(view, NOW_NS)["peerings"][0]["ike_error"] == "?[2Jready?now?"
+
+
 def test_the_agents_own_state_does_not_decide_readiness(view: GatewayView) -> None:
     view.shared.agent.put(ProcessState.BACKOFF, 0, 1, 0, 1)
     assert collect(view, NOW_NS)["ready"]

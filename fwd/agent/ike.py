@@ -6,9 +6,9 @@ Whatever the text is, each peering with IKE gets a `Told`; if keyd tells nothing
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from fwd.proto.ike.causes import Failure
 
@@ -17,8 +17,19 @@ NOTHING: Final = "keyd tells nothing of this peering"
 _S_MAX: Final = 10**10
 
 
+def _printable(told: Any) -> Any:
+    """What a terminal may show: keyd's words may be a peer's."""
+    if isinstance(told, str):
+        return told if told.isprintable() else "".join(one if one.isprintable() else "?" for one in told)
+    if isinstance(told, list):
+        return [_printable(one) for one in told]
+    return {_printable(key): _printable(one) for key, one in told.items()} if isinstance(told, dict) else told
+
+
 class _Shape(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    printable = field_validator("*")(_printable)
 
 
 class ChildSa(_Shape):

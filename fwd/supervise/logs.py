@@ -34,6 +34,7 @@ _THREAD: Final = "mp-handler-"  # how multiprocessing-logging calls its own
 WAITING_MAX: Final = 10_000  # records that nobody has read yet
 _TURN_MAX = 64  # messages of one slot in a turn of the supervisor
 _RECORD_MAX = 16384
+_FIELDS_MAX = 8192  # of those, for a record's fields
 _LINE_MAX = 1024  # of standard error
 _HEAD = struct.Struct("=BdI")  # level, time, records lost before this one; then _TEXTS texts with zeros between
 _TEXTS = 4  # logger, event, fields as JSON, message
@@ -110,6 +111,8 @@ class SocketHandler(logging.Handler):
             text += "\n" + logging.Formatter().formatException(record.exc_info)
         head = _HEAD.pack(record.levelno, record.created, self._lost)
         name, fields = getattr(record, "event", ""), json.dumps(getattr(record, "fields", {}), default=str)
+        if len(fields) > _FIELDS_MAX:  # the text says it, as far as there is room
+            fields = "{}"
         texts = "\0".join((record.name, name, fields, text))
         try:
             self._sock.send((head + texts.encode(errors="backslashreplace"))[:_RECORD_MAX])

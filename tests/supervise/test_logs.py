@@ -258,6 +258,15 @@ def test_an_event_and_its_fields_arrive(slots: list[logs.ChildLog], heard: pytes
     assert (got.event, got.fields) == ("some.thing", {"spi": "0x101", "count": 3})  # type: ignore[attr-defined]
 
 
+def test_fields_that_are_too_long_do_not_take_their_record_along(
+    slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture
+) -> None:
+    say(slots[0], "text", **event("some.thing", reason="x" * 100_000))
+    slots[0].read(0.0)
+    (got,) = heard.records
+    assert (got.message, got.event, got.fields) == ("text", "some.thing", {})  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("name", ["two words", "new\nline", "x" * 65, "Ä"])
 def test_what_is_no_name_of_an_event_is_none(
     name: str, slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture

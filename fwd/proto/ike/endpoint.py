@@ -209,7 +209,7 @@ class Endpoint:
     ) -> None:
         if sa is None:
             if (last := self._sas.last_words(header, now)) is not None:
-                last.repeat(header, data, path)
+                last.repeat(header, data, path, now)
         elif header.exchange == Exchange.IKE_SA_INIT:
             if sa.initiator and not header.by_initiator and path[1][0] == sa.remote[0]:
                 sa.take_init_answer(header, data, decode_clear(header, data), now)

@@ -144,9 +144,13 @@ class CertEncoding(IntEnum):
     X509_SIGNATURE = 4
 
 
+REASON_MAX: Final = 300
+
+
 class ProtocolError(Exception):
     """A message is refused. `notify` answers it, with `data`; `spi`: of the Child SA that it is about.
 
+    Its text is for log and status, and may quote the peer: so it has REASON_MAX characters, all of them printable.
     `member`: whose Child SA was asked for, once that is known; `about_ike`: a new IKE SA was. `failure`: what
     it counts as, if `notify` does not say enough.
     """
@@ -156,7 +160,7 @@ class ProtocolError(Exception):
     failure: Failure | None = None
 
     def __init__(self, notify: Notify, reason: str, data: bytes = b"", spi: bytes = b"") -> None:
-        super().__init__(reason)
+        super().__init__("".join(one if one.isprintable() else "?" for one in reason[:REASON_MAX]))
         self.notify = notify
         self.data = data
         self.spi = spi

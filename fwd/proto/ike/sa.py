@@ -35,9 +35,10 @@ from fwd.proto.ike.events import (
     Strayed,
     World,
 )
-from fwd.proto.ike.limits import INIT_ERROR_S, MESSAGE_BYTES_STRANGER
+from fwd.proto.ike.limits import COPIES_PER_S, INIT_ERROR_S, MESSAGE_BYTES_STRANGER
 from fwd.proto.ike.message import (
     Assemblies,
+    Fragment,
     Header,
     encode_clear,
     open_message,
@@ -46,6 +47,7 @@ from fwd.proto.ike.message import (
 from fwd.proto.ike.mobility import PROBE_TRIES, Path, Probe, Verdict, judge
 from fwd.proto.ike.numbers import PRIVATE_STATUS_FIRST, SPI_BYTES, Exchange, Flag, Notify, ProtocolError
 from fwd.proto.ike.payloads import AnyPayload, Delete, Notification, decode_chain, notify_for
+from fwd.proto.ike.rate import Rate
 from fwd.proto.ike.states import IKE_MOVES, State, Use, check_move
 from fwd.proto.ike.task import Respond, Task
 
@@ -126,6 +128,7 @@ class IkeSa:
         self._next_id = 0
         self._expected_id = 0
         self._answer: list[bytes] = []  # to request `_expected_id` - 1
+        self._copies = [Rate(COPIES_PER_S, 2 * COPIES_PER_S) for _ in range(2)]  # elsewhere, and where the peer is
         self._iv = 0
         self._out: Sealer | None = None
         self._in: Sealer | None = None
@@ -280,15 +283,11 @@ class IkeSa:
             return  # the peer has yet to prove who it is, and asks again
         if self.state is State.CONNECTING and len(data) > MESSAGE_BYTES_STRANGER:
             return
-        try:
-            fragment = open_message(header, data, self._in)
-        except ProtocolError:
-            return  # outside what is authenticated: anybody may have written it
+        fragment = self._open(header, data)
         if fragment is None:
             return
         if not header.is_response and header.message_id == self._expected_id - 1:
-            if fragment.number == 1:
-                self._send(self._answer, path)
+            self._answer_again(fragment, path, now)
             return
         whole = self._assemblies.add(header, fragment, now, strange=self.state is State.CONNECTING)
         if whole is None:
@@ -304,16 +303,25 @@ class IkeSa:
         else:
             self._take_request(header, *whole, path, now)
 
-    def repeat(self, header: Header, data: bytes, path: tuple[Address, Address]) -> None:
+    def repeat(self, header: Header, data: bytes, path: Path, now: float) -> None:
         """It is dead; whoever asks again what ended it has not had the answer."""
         if header.is_response or header.message_id != self._expected_id - 1 or header.by_initiator == self.initiator:
             return
+        fragment = self._open(header, data)
+        if fragment is not None:
+            self._answer_again(fragment, path, now)
+
+    def _open(self, header: Header, data: bytes) -> Fragment | None:
+        """What only the peer can have written; None: anybody may have."""
         assert self._in is not None
         try:
-            fragment = open_message(header, data, self._in)
+            return open_message(header, data, self._in)
         except ProtocolError:
-            return
-        if fragment is not None and fragment.number == 1:
+            return None  # outside what is authenticated
+
+    def _answer_again(self, copy: Fragment, path: Path, now: float) -> None:
+        """It goes to where the copy seems to come from, and is longer: a few times a second, and elsewhere apart."""
+        if copy.number == 1 and self._copies[path[1] == self.remote].allows(now):
             self._send(self._answer, path)
 
     def _take_answer(self, first: int, plain: bytes, now: float) -> None:
@@ -366,7 +374,7 @@ class IkeSa:
             self.world.fail(failure_of(error))
             reply = [notify_for(error)]
             fatal = error.notify in (Notify.INVALID_SYNTAX, Notify.AUTHENTICATION_FAILED)
-            self.error = str(error)
+            self.error = str(error) if fatal else self.error  # else it is not what this IKE SA will end of
             if header.exchange == Exchange.CREATE_CHILD_SA:
                 self.world.tell(ExchangeRefused.by_us(self.connection.name, error))
         self._expected_id += 1

@@ -12,6 +12,7 @@ from fwd.proto.ike.crypto import Prf, Sealer
 from fwd.proto.ike.events import Closed, Rejected
 from fwd.proto.ike.limits import (
     COOKIE_BYTES,
+    COPIES_PER_S,
     FRAGMENT_BYTES,
     FRAGMENTS_BYTES_STRANGERS,
     FRAGMENTS_STRANGER_S,
@@ -23,8 +24,8 @@ from fwd.proto.ike.limits import (
     NOTIFY_BYTES_MAX,
 )
 from fwd.proto.ike.message import Assembly, Fragment, Header, decode_clear, encode_clear
-from fwd.proto.ike.numbers import Exchange, Flag, Notify, Payload, ProtocolError
-from fwd.proto.ike.payloads import Nonce, Notification, kept, notified
+from fwd.proto.ike.numbers import REASON_MAX, Exchange, Flag, IdType, Notify, Payload, Protocol, ProtocolError
+from fwd.proto.ike.payloads import Delete, Identity, Nonce, Notification, kept, notified
 from fwd.proto.ike.proposals import PRF_SHA256, PRF_SHA384
 from fwd.proto.ike.rate import Budget
 from fwd.proto.ike.sa import IkeSa
@@ -207,6 +208,42 @@ def test_who_rekeys_again_and_again_and_deletes_nothing_is_stopped() -> None:
     assert len(sa.children) == 2 * MEMBER_CHILDREN_MAX
 
 
+# -- copies ---------------------------------------------------------------------------------------------------------
+
+
+def copies(net: Net, sa: IkeSa, remote: tuple[str, int], count: int, octets: int = 1) -> int:
+    """Requests of the last number, and of other octets, that seem to come from `remote`: how many are answered."""
+    assert sa.keys is not None
+    header = Header(sa.spi_i, sa.spi_r, Exchange.CREATE_CHILD_SA, Flag.INITIATOR, sa._expected_id - 1)
+    answers = 0
+    for number in range(count):
+        data = seal(header, Payload.SK, b"\0", b"", bytes(octets), Sealer(sa.keys.ei), (1 << 41) + number)
+        net.b.endpoint.receive(data, B, remote, net.now)
+        answers += sum(one.remote == remote for one in net.b.endpoint.datagrams_to_send())
+    return answers
+
+
+def test_copies_of_a_request_are_answered_a_few_times_a_second() -> None:
+    """The answer is longer than what a peer, or who has caught a request, sends in anybody's name for it."""
+    net = Net().connect()
+    (sa,) = net.b.live()
+    victim = ("198.51.100.9", 53)
+    assert copies(net, sa, victim, 1000) <= 2 * COPIES_PER_S
+    assert copies(net, sa, A, 1000) == 2 * COPIES_PER_S, "where the peer is the others' copies take nothing"
+    net.now += 1
+    assert copies(net, sa, A, 1000) == COPIES_PER_S
+
+
+def test_copies_of_what_ended_an_ike_sa_are_answered_a_few_times_too() -> None:
+    net = Net(1, connection("a", credentials=auth.Psk(b"not what the other side has")))
+    net.a.endpoint.initiate(NAME, net.now)
+    net.run(0.5)
+    (request,) = [one for one in net.sent if one.local == A and Header.decode(one.data).exchange == Exchange.IKE_AUTH]
+    for _ in range(1000):
+        net.b.endpoint.receive(request.data, B, A, net.now)
+    assert len(net.b.endpoint.datagrams_to_send()) <= 2 * COPIES_PER_S
+
+
 # -- what anybody can say -------------------------------------------------------------------------------------------
 
 
@@ -297,6 +334,29 @@ def test_a_nonce_that_is_too_short_makes_no_child_sa() -> None:
     short = [Nonce(bytes(16)) if isinstance(one, Nonce) else one for one in payloads]
     reply = ask(net, net.b, Exchange.CREATE_CHILD_SA, short)
     assert [one.kind for one in reply if isinstance(one, Notification)] == [Notify.INVALID_SYNTAX]
+
+
+# -- what is said of it ---------------------------------------------------------------------------------------------
+
+
+def test_a_request_that_was_refused_is_not_why_an_ike_sa_ends_later() -> None:
+    net = Net().connect()
+    reply = ask(net, net.b, Exchange.CREATE_CHILD_SA, [Notification(Notify.REKEY_SA, b"", 3, b"none")])
+    assert [one.kind for one in reply if isinstance(one, Notification)] == [Notify.CHILD_SA_NOT_FOUND]
+    ask(net, net.b, Exchange.INFORMATIONAL, [Delete(Protocol.IKE)])
+    net.run(0.1)
+    assert net.b.of(Closed)[0].error == ""
+
+
+def test_what_a_stranger_calls_itself_is_neither_long_nor_unprintable_in_log_and_status() -> None:
+    for name, kind in ((b"b\x1b[31m\nCRITICAL", IdType.FQDN), (b"b" * 12_000, IdType.RFC822_ADDR)):
+        net = Net(1, connection("a", local_id=Identity(Payload.IDI, kind, name)))
+        net.a.endpoint.initiate(NAME, net.now)
+        net.run(1)
+        (refused,) = net.b.of(Rejected)
+        assert refused.error.startswith("the peer is b")
+        assert refused.error.isprintable()
+        assert len(refused.error) <= REASON_MAX
 
 
 # -- last words -----------------------------------------------------------------------------------------------------
