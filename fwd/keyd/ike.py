@@ -275,9 +275,10 @@ class IkePeering:
     # -- what IKE tells -------------------------------------------------------------------------------------------
 
     def follow(self, now: float) -> None:
-        """Do what follows from what IKE tells."""
+        """Do what follows from what IKE tells; nothing is looked at for a datagram that changes nothing."""
+        changed = False
         while (what := self._endpoint.next_event()) is not None:
-            self.news = True
+            self.news = changed = True
             match what:
                 case Established():
                     self._established(what, now)
@@ -310,7 +311,7 @@ class IkePeering:
                     self._closed(what, now)
                 case Fault():
                     self._faulty(what, now)
-        for member in self.members:
+        for member in self.members if changed else ():
             member.settle(now)
 
     def _established(self, what: Established, now: float) -> None:
@@ -351,8 +352,10 @@ class IkePeering:
         if sa is None:
             return
         theirs = self._far_terms
+        # Where all share one port with IKE, a NAT's port for it is the members', too.
+        of_ike = theirs is None or (theirs.one_port and self.peering.shared_port)
         for index, shared in enumerate(self._shared):
-            shared.far.put((sa.remote[0], theirs.port_of(index)) if theirs else sa.remote)
+            shared.far.put(sa.remote if theirs is None or of_ike else (sa.remote[0], theirs.port_of(index)))
             shared.keepalive[0] = int(sa.behind_nat and not self.peering.shared_port)
 
     def _child_up(self, what: ChildUp, now: float) -> None:

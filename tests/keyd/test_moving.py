@@ -105,6 +105,14 @@ def test_each_tells_the_other_whether_a_nat_is_before_it(undo: contextlib.ExitSt
         assert (told(side, plain.now)["behind_nat"], told(side, plain.now)["peer_behind_nat"]) == (False, False)
 
 
+def test_members_that_share_ikes_port_send_to_the_port_that_a_nat_gives_it(undo: contextlib.ExitStack) -> None:
+    """A flow's answers may go through a member that has heard nothing yet."""
+    world = Abroad(undo, "198.51.100.7", payload="esp", shared_port=True)
+    world.run(3.0)
+    assert ike_sa(world.sides[0]).remote == ("198.51.100.7", 24_500)
+    assert world.far() == [("198.51.100.7", 24_500)] * 2
+
+
 @pytest.mark.parametrize(
     ("outside", "mobility", "follows"),
     [

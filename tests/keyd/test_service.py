@@ -52,10 +52,10 @@ class Gateway:
     def __init__(self, number: int, peerings: dict[str, tuple[bytes, dict[str, Any]]], undo: contextlib.ExitStack):
         self.parts, self.secrets = [], {}
         for index, (name, (secret, keys)) in enumerate(peerings.items()):
-            ids = {key: value for key, value in keys.items() if not key.startswith("remote_addrs")}
+            ids = {key: value for key, value in keys.items() if key not in ("remote_addrs", "members")}
             if number == 1 and "local_id" in ids:
                 ids["local_id"], ids["remote_id"] = ids["remote_id"], ids["local_id"]
-            side = Side(1, 1, undo, 0)
+            side = Side(1, keys.get("members", 1), undo, 0)
             remote = keys.get("remote_addrs", ADDRESSES[1 - number])
             changes = {
                 "name": name, "local_addrs": ip_address(ADDRESSES[number]), "remote_addrs": ip_address(remote),
@@ -183,6 +183,15 @@ def test_a_datagram_costs_the_same_with_64_peerings_as_with_one(
         for fd in gateway.service._inbox.fds():
             gateway.service._inbox._sockets[gateway.service._inbox._addresses[fd]].close()
     assert calls[0] == calls[1] < 60
+
+
+def test_a_datagram_costs_the_same_with_64_members_as_with_one(meet: Any) -> None:
+    """It comes from the peer's address, which anybody can write."""
+    calls = []
+    for members in (1, 64):
+        pair = meet(p=(ONE, {"ike_port": free_port(), "members": members, "remote_addrs": "127.0.0.9"}))
+        calls.append(calls_for(pair[0], JUNK))
+    assert calls[0] == calls[1]
 
 
 def test_a_flood_on_one_socket_leaves_turns_for_others_and_ends_in_time(
