@@ -156,6 +156,14 @@ def open_message(header: Header, data: bytes, sealer: Sealer) -> Fragment | None
     return Fragment(data[body_at - _PAYLOAD.size], number, total, plain[: len(plain) - padding])
 
 
+def open_authentic(header: Header, data: bytes, sealer: Sealer) -> Fragment | None:
+    """The same, but None as well for what is broken, which anybody may have written."""
+    try:
+        return open_message(header, data, sealer)
+    except ProtocolError:
+        return None
+
+
 def _find_sealed(header: Header, data: bytes) -> tuple[int, int]:
     """Which of SK and SKF ends the message, and where its body starts; what stands before it is not looked at."""
     chain = split_chain(header.first_payload, data[HEADER_BYTES:], _BEFORE_SK_MAX + 1)

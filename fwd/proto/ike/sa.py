@@ -41,7 +41,7 @@ from fwd.proto.ike.message import (
     Fragment,
     Header,
     encode_clear,
-    open_message,
+    open_authentic,
     seal_message,
 )
 from fwd.proto.ike.mobility import PROBE_TRIES, Path, Probe, Verdict, judge
@@ -283,7 +283,7 @@ class IkeSa:
             return  # the peer has yet to prove who it is, and asks again
         if self.state is State.CONNECTING and len(data) > MESSAGE_BYTES_STRANGER:
             return
-        fragment = self._open(header, data)
+        fragment = open_authentic(header, data, self._in)
         if fragment is None:
             return
         if not header.is_response and header.message_id == self._expected_id - 1:
@@ -307,21 +307,12 @@ class IkeSa:
         """It is dead; whoever asks again what ended it has not had the answer."""
         if header.is_response or header.message_id != self._expected_id - 1 or header.by_initiator == self.initiator:
             return
-        fragment = self._open(header, data)
-        if fragment is not None:
-            self._answer_again(fragment, path, now)
-
-    def _open(self, header: Header, data: bytes) -> Fragment | None:
-        """What only the peer can have written; None: anybody may have."""
         assert self._in is not None
-        try:
-            return open_message(header, data, self._in)
-        except ProtocolError:
-            return None  # outside what is authenticated
+        self._answer_again(open_authentic(header, data, self._in), path, now)
 
-    def _answer_again(self, copy: Fragment, path: Path, now: float) -> None:
+    def _answer_again(self, copy: Fragment | None, path: Path, now: float) -> None:
         """It goes to where the copy seems to come from, and is longer: a few times a second, and elsewhere apart."""
-        if copy.number == 1 and self._copies[path[1] == self.remote].allows(now):
+        if copy and copy.number == 1 and self._copies[path[1] == self.remote].allows(now):
             self._send(self._answer, path)
 
     def _take_answer(self, first: int, plain: bytes, now: float) -> None:
