@@ -7,17 +7,22 @@ IKE as the death of keyd would: it is begun anew after a pause, with what its me
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from fwd.keyd.ike import IkePeering
+from fwd.keyd.inbox import Message
+from fwd.proto.ike.limits import TIME_S, TIME_SHARE
+from fwd.proto.ike.rate import Rate
 from fwd.proto.logged import event
 
 AGAIN_S: Final = 1.0  # before it is begun anew; doubles up to AGAIN_MAX_S
 AGAIN_MAX_S: Final = 60.0
 CALM_S: Final = 60.0  # after so long without a fault the pause is a short one again
 LOGGED_EVERY_S: Final = 1.0
+BUSY_EVERY_S: Final = 60.0
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
 
@@ -62,7 +67,8 @@ class Guarded(Barrier):
         self._make = make
         self._again_at: float | None = now
         self._pause_s = AGAIN_S
-        self._fault_at = float("-inf")
+        self._fault_at = self._busy_at = float("-inf")
+        self._time = Rate(TIME_SHARE, TIME_S)
         self.begin(now)
 
     def begin(self, now: float) -> bool:
@@ -87,6 +93,19 @@ class Guarded(Barrier):
         except Exception as error:  # noqa: BLE001  other peerings are not to pay for it
             self._end(error, now)
             return otherwise
+
+    def hear(self, message: Message, now: float) -> None:
+        """Give it a message; if its peer has had its share of keyd's time, that is as good as lost, and comes again."""
+        if self.peering is None or not self.peering.endpoint.is_peers(message.header):
+            self.use(lambda peering: _deliver(peering, message, now), now, None)
+        elif self._time.allows(now, 0.0):
+            began = time.thread_time()
+            self.use(lambda peering: _deliver(peering, message, now), now, None)
+            self._time.charge(time.thread_time() - began)
+        elif now >= self._busy_at + BUSY_EVERY_S:
+            self._busy_at = now
+            text = "%s: the peer asks for more than its share of keyd's time: not all that it sends is heard"
+            log.warning(text, self.name, extra=event("ike.busy", peering=self.name))
 
     def settle(self, now: float) -> None:
         """Look up anew when it wants `tick`."""
@@ -120,6 +139,10 @@ class Guarded(Barrier):
         self._pause_s = AGAIN_S if now >= self._fault_at + CALM_S else min(2 * self._pause_s, AGAIN_MAX_S)
         self._fault_at = now
         self._again_at = self.due = now + self._pause_s
+
+
+def _deliver(peering: IkePeering, message: Message, now: float) -> None:
+    peering.receive(message.data, message.local, message.remote, now, message.header)
 
 
 def _next_timeout(peering: IkePeering) -> float:

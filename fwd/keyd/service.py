@@ -198,7 +198,7 @@ class Service:
         for message in self._inbox.messages(ready):
             guard = self._addressee(message)
             if guard is not None:
-                guard.use(partial(_deliver, message, now), now, None)
+                guard.hear(message, now)
                 for other in self._of_path.get((*message.local, message.remote[0]), ()):
                     if other is not guard:  # an IKE SA may have turned out to be that one's
                         other.use(partial(IkePeering.follow, now=now), now, None)
@@ -250,10 +250,6 @@ class Service:
         told = {guard.name: guard.tell(now) for guard in self._guards}
         self._parts.gateway.ike.put(report({name: one for name, one in told.items() if one}, Board.SIZE))
         self._told_at = self._news_at = now
-
-
-def _deliver(message: Message, now: float, peering: IkePeering) -> None:
-    peering.receive(message.data, message.local, message.remote, now, message.header)
 
 
 def _tick_if_due(now: float, peering: IkePeering, *, regular: bool) -> None:

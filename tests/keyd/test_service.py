@@ -28,6 +28,7 @@ from fwd.keyd.secrets import SecretError
 from fwd.keyd.service import KeydParts, Service
 from fwd.proto.ike.auth import Psk
 from fwd.proto.ike.causes import Failure
+from fwd.proto.ike.limits import TIME_S, TIME_SHARE
 from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import Exchange, Flag, Payload
 
@@ -227,6 +228,42 @@ def test_the_heartbeat_goes_on_between_messages(meet: Any, monkeypatch: pytest.M
         source.sendto(data, next(iter(pair[0].service._inbox._sockets)))
     pair[0].service.turn(0.1)
     assert len(set(beats)) == len(beats) >= 5
+
+
+def test_a_peer_that_asks_without_end_has_its_share_of_time_and_leaves_the_rest(
+    meet: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both peerings have one socket: what waits there for one, waits for the other."""
+    port = free_port()
+    first = {"ike_port": port, "local_id": "p1.example", "remote_id": "p2.example"}
+    second = {"ike_port": port, "local_id": "q1.example", "remote_id": "q2.example"}
+    pair = meet(p=(ONE, first), q=(OTHER, second))
+    until(pair, lambda: all(gateway.sa(name) for gateway in pair for name in "pq"))
+    keyd, heard, spent = pair[0].service, list[str](), [0.0]
+    monkeypatch.setattr(barrier.time, "thread_time", lambda: spent[0])
+
+    def receive(peering: IkePeering, *message: Any) -> None:
+        heard.append(peering.name)
+        spent[0] += 0.01
+
+    monkeypatch.setattr(IkePeering, "receive", receive)
+
+    def send(name: str, count: int, now: float) -> int:
+        sa = pair[0].sa(name)
+        data = Header(sa.spi_i, sa.spi_r, Exchange.INFORMATIONAL, 0 if sa.initiator else Flag.INITIATOR, 9).encode()
+        one = inbox.Message(Header.decode(data[:-4] + (28).to_bytes(4, "big")), data, sa.local, sa.remote)
+        heard.clear()
+        monkeypatch.setattr(keyd._inbox, "messages", lambda ready: iter([one] * count))
+        monkeypatch.setattr(keyd, "_beat", lambda: now)
+        keyd._receive([], now)
+        assert set(heard) <= {name}
+        return len(heard)
+
+    now = service.boot_s() + 100
+    assert send("p", 1000, now) == pytest.approx(TIME_S / 0.01, abs=2)
+    assert send("q", 10, now) == 10
+    assert send("p", 1000, now + 1) == pytest.approx(TIME_SHARE / 0.01, abs=2)
+    assert caplog.text.count("more than its share") == 1
 
 
 # -- faults ---------------------------------------------------------------------------------------------------------

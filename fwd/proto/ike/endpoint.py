@@ -41,7 +41,7 @@ from fwd.proto.ike.payloads import (
     notify_for,
     of_type,
 )
-from fwd.proto.ike.rate import Budget
+from fwd.proto.ike.rate import NewestFirst
 from fwd.proto.ike.rekey import RekeyIke, respond_rekey, yield_to_rival
 from fwd.proto.ike.sa import NO_SPI, IkeSa
 from fwd.proto.ike.states import State
@@ -74,7 +74,7 @@ class Endpoint:
         self._world = World(
             random, lambda member: self._sas.unused_spi(member, random, spi_free),
             lambda: self._sas.unused_ike_spi(random), wall_clock, self._outbox.append, self._events.append,
-            self._strangers.admits, fragments, Budget(FRAGMENTS_BYTES_STRANGERS, fragments), reveal,
+            self._strangers.admits, fragments, NewestFirst(FRAGMENTS_BYTES_STRANGERS, fragments), reveal,
         )  # fmt: skip
 
     # -- commands -----------------------------------------------------------------------------------------------
@@ -192,6 +192,11 @@ class Endpoint:
         if header.exchange == Exchange.IKE_SA_INIT and not header.is_response:
             return any(fits(connection, local, remote) for connection in self.connections.values())
         return self._sas.find(header) is not None
+
+    def is_peers(self, header: Header) -> bool:
+        """Whether a message is for an IKE SA whose peer has proved who it is."""
+        sa = self._sas.find(header)
+        return sa is not None and sa.established_at > 0
 
     def receive(self, data: bytes, local: Address, remote: Address, now: float, header: Header | None = None) -> None:
         """Any bytes: never an exception, and nothing kept of what is not for us. `header`: theirs, if it is known."""

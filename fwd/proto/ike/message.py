@@ -205,7 +205,7 @@ class Assembly:
         octets = len(fragment.plain)
         if fragment.number in self._parts or self._octets + octets > self._octets_max:
             return None
-        if not self._budget.take(octets + FRAGMENT_BYTES):
+        if not self._budget.take(octets + FRAGMENT_BYTES, self):
             return None
         self._held += octets + FRAGMENT_BYTES
         self._octets += octets
@@ -218,7 +218,7 @@ class Assembly:
 
     def clear(self) -> None:
         """Forget all fragments, and give back what they took."""
-        self._budget.give(self._held)
+        self._budget.give(self._held, self)
         self._held = self._octets = 0
         self._parts.clear()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 
 class Rate:
     """A token bucket: so many a second on average, and so many at once."""
@@ -20,6 +22,10 @@ class Rate:
             return False
         self._tokens -= cost
         return True
+
+    def charge(self, cost: float) -> None:
+        """Count what has been done already, be it more than there was."""
+        self._tokens -= cost
 
 
 class FairRate:
@@ -42,6 +48,13 @@ class FairRate:
         return self._classes[port % len(self._classes)].allows(now) and self._total.allows(now)
 
 
+class Holder(Protocol):
+    """What holds octets of a budget."""
+
+    def clear(self) -> None:
+        """Give them all back."""
+
+
 class Budget:
     """Octets that may be held at a time; those of a part count in the whole, too."""
 
@@ -49,15 +62,41 @@ class Budget:
         self.left = octets
         self._whole = whole
 
-    def take(self, octets: int) -> bool:
+    def take(self, octets: int, holder: Holder | None = None) -> bool:
         """Whether so many more may be held; if so, they are counted until they are given back."""
         if octets > self.left or (self._whole is not None and not self._whole.take(octets)):
             return False
         self.left -= octets
         return True
 
-    def give(self, octets: int) -> None:
-        """They are not held any more."""
+    def give(self, octets: int, holder: Holder | None = None) -> None:
+        """They are not held any more; `holder` has nothing else."""
         self.left += octets
         if self._whole is not None:
             self._whole.give(octets)
+
+
+class NewestFirst(Budget):
+    """A budget in which there is room for who comes last: those go that have had nothing new for longest."""
+
+    def __init__(self, octets: int, whole: Budget | None = None) -> None:
+        super().__init__(octets, whole)
+        self._holders: dict[Holder, None] = {}  # the one that has taken last is the last
+
+    def take(self, octets: int, holder: Holder | None = None) -> bool:
+        """Clear as many others as it needs."""
+        while not super().take(octets):
+            oldest = next((one for one in self._holders if one is not holder), None)
+            if oldest is None:
+                return False
+            oldest.clear()
+        if holder is not None:
+            self._holders.pop(holder, None)
+            self._holders[holder] = None
+        return True
+
+    def give(self, octets: int, holder: Holder | None = None) -> None:
+        """They are not held any more; `holder` has nothing else."""
+        super().give(octets)
+        if holder is not None:
+            self._holders.pop(holder, None)
