@@ -237,7 +237,7 @@ class Endpoint:
         begun_at = self._strangers.oldest_at()
         times = [] if begun_at is None else [begun_at + HALF_OPEN_S]
         for sa in self._sas:
-            times += when_due(sa, self.sas(sa.connection.name)).values()
+            times += when_due(sa, self._beside(sa)).values()
             if (due := sa.next_timeout()) is not None:
                 times.append(due)
         return min(times, default=None)
@@ -254,7 +254,7 @@ class Endpoint:
     def _tick(self, sa: IkeSa, now: float) -> None:
         """What is due on one IKE SA."""
         sa.tick(now)
-        match what_is_due(sa, self.sas(sa.connection.name), now):
+        match what_is_due(sa, self._beside(sa), now):
             case Due.FORGET:
                 self._world.fail(Failure.HALF_OPEN_TIMED_OUT if sa.state is State.CONNECTING else None)
                 sa.die("", By.REPLACED)
@@ -269,6 +269,10 @@ class Endpoint:
                 sa.submit(RekeyIke(self._sas.adopt), now)
             case Due.PROBE:
                 sa.submit(Liveness(), now)
+
+    def _beside(self, sa: IkeSa) -> Sequence[IkeSa]:
+        """Those on which depends what is due for it: none while it is half open, and of such there may be very many."""
+        return self.sas(sa.connection.name) if sa.established_at else ()
 
     # -- messages -----------------------------------------------------------------------------------------------
 

@@ -259,3 +259,19 @@ def test_selectors_in_a_first_message_are_not_decoded(
         net.b.endpoint.receive(chained(Header.decode(first_message()), chain), B, A, net.now)
     assert not decoded
     assert not net.b.endpoint.datagrams_to_send()
+
+
+def test_what_is_due_for_half_open_ike_sas_is_found_without_looking_at_all_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = Net()
+    for number in range(100):
+        net.now += 0.02
+        prove(net, Net(1000 + number), 10_000 + number)
+    assert len(net.b.endpoint.sas(NAME)) == 100
+    walks: list[str] = []
+    walk = table.IkeSas.of
+    monkeypatch.setattr(table.IkeSas, "of", lambda sas, name: walks.append(name) or walk(sas, name))
+    net.b.endpoint.next_timeout()
+    net.b.endpoint.handle_timeout(net.now)
+    assert len(walks) < 10
