@@ -13,8 +13,9 @@ import errno
 import os
 import socket
 import struct
+import time
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,9 @@ from fwd.proto.errors import UserError
 
 # Protocols of routes (/etc/iproute2/rt_protos) that nobody else uses.
 NUMBERS: Final = range(194, 254)
+ALONE_S: Final = 2.0
+_POLL_S = 0.01
+_SETTING: Final = "\0fwd/guards"  # held by who looks at guards and sets them
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
@@ -51,6 +55,21 @@ class Owner:
     def others(self) -> set[int]:
         """Numbers of the other fwds that live."""
         return {number for number in NUMBERS if number != self.number and _lives(number)}
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Look at guards and set some while no other fwd does. One that is frozen amid it is waited for ALONE_S."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            until = time.monotonic() + ALONE_S
+            while time.monotonic() < until:
+                try:
+                    sock.bind(_SETTING)
+                    break
+                except OSError as error:
+                    if error.errno != errno.EADDRINUSE:
+                        raise
+                time.sleep(_POLL_S)
+            yield
 
     def close(self) -> None:
         """Give the number back."""

@@ -80,11 +80,12 @@ class Standing:
                         raise
                     self.wait(peering.name, error)
 
-            for name, why in self._guards.refusals(peerings, self._owner.others()).items():
-                raise UserError(f"peering {name}: {why}")
-            undo.callback(self._guards.undo)
-            for peering in peerings:
-                self._guards.set(peering, closed=peering.name in self.waiting)
+            with self._owner.alone():
+                for name, why in self._guards.refusals(peerings, self._owner.others()).items():
+                    raise UserError(f"peering {name}: {why}")
+                undo.callback(self._guards.undo)
+                for peering in peerings:
+                    self._guards.set(peering, closed=peering.name in self.waiting)
             for parts in opened.values():
                 parts.connect(self._owner.number)
             self.tidy(peerings)
@@ -116,10 +117,11 @@ class Standing:
         absent = [peering for peering in peerings if peering.name in self.waiting]
         if not absent:
             return []
-        refused = self._guards.refusals(absent, self._owner.others())
-        for name, why in refused.items():
-            self.wait(name, UserError(why))
-        return [p for p in absent if p.name not in refused and self._attempt(self._close_guards, p)]
+        with self._owner.alone():
+            refused = self._guards.refusals(absent, self._owner.others())
+            for name, why in refused.items():
+                self.wait(name, UserError(why))
+            return [p for p in absent if p.name not in refused and self._attempt(self._close_guards, p)]
 
     def open(self, peering: Peering) -> None:
         """Set up a peering while others run; if that fails it waits, and its guards are closed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
@@ -160,6 +161,28 @@ def test_two_have_two_numbers_and_see_each_other(tmp_path: Path, mine: Owner) ->
     assert mine.number not in mine.others()
     other.close()
     assert other.number not in mine.others()
+
+
+def test_two_that_start_at_once_look_and_set_one_after_the_other(tmp_path: Path, mine: Owner) -> None:
+    """Else both would find that nobody has what they want. Of one that never ends, the other goes on."""
+    other, seen = Owner(tmp_path), []
+
+    def follow() -> None:
+        with other.alone():
+            seen.append("the other")
+
+    with mine.alone():
+        thread = threading.Thread(target=follow)
+        thread.start()
+        thread.join(owner.ALONE_S / 4)
+        seen.append("mine")
+    thread.join()
+    assert seen == ["mine", "the other"]
+
+    with mine.alone(), other.alone():
+        seen.append("both")
+    other.close()
+    assert seen[-1] == "both"
 
 
 def test_one_that_is_asked_again_and_again_still_lives(mine: Owner) -> None:
