@@ -7,12 +7,13 @@ This file reads no secret: `keys.secret` is a path, opened by the supervisor (de
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import os
 import re
 import stat
 import tomllib
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,6 +43,11 @@ LIFE_SHARE = 1.1  # of its soft limit: when an SA ends by default
 _SECONDS_MORE, _PACKETS_MORE, _OCTETS_MORE = 1.0, 2**20, 2**30  # than the soft limit, at least
 SHARED_MEMBERS_MAX = 8  # whose inbound SAs one of them may have to hold
 _UNION = ("IPv", "lax-or-strict", "function-")  # how pydantic names the branches of a union in a location
+_EXPECTED = {
+    "list_type": 'expected a list, such as ["…", "…"]',
+    "path_type": "expected the path of one file, in quotes",
+}
+_SWANCTL = {"cacerts": "authorities", "certs": "certificate", "mobike": "mobility", "revocation": "crl_policy"}
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -65,6 +71,15 @@ Seconds = Annotated[int, BeforeValidator(_duration_s)]
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, data: Any) -> Any:
+        """Python takes true for 1: `members = true` would be one member, `user = true` the user 1."""
+        for name, value in data.items() if isinstance(data, dict) else ():
+            if isinstance(value, bool) and name in cls.model_fields and cls.model_fields[name].annotation is not bool:
+                raise ValueError(f"{name} is not for true or false")
+        return data
+
 
 class LabKeys(_Strict):
     """Keys derived from one shared secret: for the lab only. The file is unlinked once read."""
@@ -85,6 +100,8 @@ def _proposals(protocol: Protocol) -> Any:
 
 
 def _identity(text: str) -> str:
+    if "*" in text or text.startswith("%"):
+        raise ValueError(f"identity {text!r}: there are no wildcards: write the one identity that is meant")
     auth.identity(text, IkePayload.IDI)
     return text
 
@@ -266,16 +283,34 @@ class Peering(_Strict):
         return self
 
 
+def _endpoint(text: str) -> str:
+    address, _, port = text.rpartition(":")
+    try:
+        ip_address(address[1:-1] if address.startswith("[") and address.endswith("]") else IPv4Address(address))
+        if not 0 < int(port) < 2**16 or not port.isdecimal():
+            raise ValueError
+    except ValueError:
+        raise ValueError("expected ADDR:PORT, such as 127.0.0.1:9595 or [::1]:9595; no host name") from None
+    return text
+
+
+def _user(value: str | int) -> str | int:
+    """What no host can have; whether this one has it is looked at when fwd starts (supervise/users.py)."""
+    if str(value) in ("root", "0", "nobody", "65534"):
+        raise ValueError(f"{value} is not for this: choose another, or leave it out")
+    if not re.fullmatch(r"[a-z_][a-z0-9_.-]*|\d+", str(value), re.IGNORECASE) or len(str(value)) > 31:
+        raise ValueError("expected the name of a user, or a number")
+    return value
+
+
 class Gateway(_Strict):
     """What holds for the whole process tree."""
 
     control: Path = Field(default=Path("/run/fwd/fwd.sock"), description="Unix socket of `fwd status`")
-    metrics: str | None = Field(
-        default=None,
-        pattern=r"^(\[[0-9a-fA-F:]+\]|[0-9.]+):\d{1,5}$",
-        description="ADDR:PORT of /metrics, /healthz and /readyz",
+    metrics: Annotated[str, AfterValidator(_endpoint)] | None = Field(
+        default=None, description="ADDR:PORT of /metrics, /healthz and /readyz"
     )
-    user: str | int | None = Field(
+    user: Annotated[str | int, AfterValidator(_user)] | None = Field(
         default=None,
         description="whom the child processes run as: NAME for NAME, NAME-keyd and NAME-agent, or a number for it and "
         "the next two; default: fwd, fwd-keyd and fwd-agent, or numbers that are free",
@@ -377,22 +412,37 @@ def without_offload(config: Config) -> Config:
 
 def _first_reason(error: ValidationError) -> str:
     """The first thing wrong, as `key: reason`; says how many more there are."""
-    problems = error.errors()
-    # A union reports each branch; the deepest location is the one the user wrote.
-    problem = problems[0]
+    problem, *_ = problems = error.errors()
     words = _words(problem["loc"])
     key = ".".join(words) or "file"
-    reason = problem["msg"].removeprefix("Value error, ")
+    reason = _EXPECTED.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     if problem["type"] == "extra_forbidden":
-        reason = "unknown key"
+        reason = f"unknown key{_meant(words[-1])}"
     elif problem["type"] == "missing":
-        reason = "missing"
+        unknown = [
+            str(p["loc"][-1])
+            for p in problems
+            if (p["type"], p["loc"][:-1]) == ("extra_forbidden", problem["loc"][:-1])
+        ]
+        reason = f"missing, and {unknown[0]} is unknown" if unknown else "missing"
     elif problem["type"].startswith("union_tag"):
         key = f"{key}.source"
         reason = "missing" if problem["type"] == "union_tag_not_found" else f"use one of {', '.join(_SOURCES)}"
     keys = {tuple(_words(other["loc"])) for other in problems}
     more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
     return f"{key}: {reason}{more}"
+
+
+def _meant(key: str) -> str:
+    """What may have been meant by an unknown key: one of another table, or one that is written much like it."""
+    models: dict[str, type[BaseModel]] = {"gateway": Gateway, "peering": Peering}
+    models |= {f'peering.keys, source "{s}"': m for s, m in (("psk", PskKeys), ("cert", CertificateKeys))}
+    homes = [name for name, model in models.items() if key in model.model_fields]
+    if homes:
+        return f" here: it belongs to {homes[0] if len(homes) == 1 else homes[0].partition(',')[0]}"
+    known = sorted({*models, *(name for model in models.values() for name in model.model_fields)})
+    close = [_SWANCTL[key]] if key in _SWANCTL else difflib.get_close_matches(key, known, 1, 0.7)
+    return f": is {close[0]} meant?" if close else ""
 
 
 def _words(location: tuple[int | str, ...]) -> list[str]:

@@ -63,6 +63,10 @@ def _open(path: Path, what: str, flags: int) -> int:
         reason = f"cannot be opened: {error.strerror}"
         if flags and path.is_symlink():  # Kubernetes' volumes: what the link says is the way to the file itself
             reason = f"is a symbolic link: name the file itself, {path.parent / os.readlink(path)}"
+        if flags and not path.is_absolute():  # it may be the secret itself, which belongs into no log
+            raise FileError(
+                f"{what}: there is no such file here; write a file's path, from / on, not what is in it"
+            ) from None
         raise FileError(f"{path}: {what} {reason}") from None
 
 

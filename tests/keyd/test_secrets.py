@@ -276,3 +276,11 @@ def test_what_is_no_whole_list_is_told(
     with pytest.raises(SecretError, match=r"crl: no CRL in PEM or DER that can be used: \S") as refused:
         secrets.credentials(keys, closing)
     assert "\n" not in str(refused.value)
+
+
+def test_a_secret_in_the_place_of_its_path_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal goes to the log."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SecretError, match="write a file's path") as refusal:
+        secrets.open_secret(Path("correct-horse-battery"))
+    assert "horse" not in str(refusal.value)
