@@ -69,6 +69,7 @@ class Agent:
     ) -> None:
         self._view = view
         self._commands = commands
+        self._commands.setblocking(False)  # whatever a predecessor made of it
         self._heartbeat = view.shared.agent.heartbeat
         self._beat()
         self._selector = selectors.DefaultSelector()
@@ -148,8 +149,6 @@ class Agent:
         except OSError:
             guest.unsent = memoryview(b"")
         if not guest.unsent:
-            with contextlib.suppress(OSError):  # the other side may be gone already
-                guest.sock.shutdown(socket.SHUT_WR)
             self._dismiss(guest)
 
     # -- answers ----------------------------------------------------------------------------------------------

@@ -33,8 +33,10 @@ RATE: Final = 50.0  # … and in a second after that
 _THREAD: Final = "mp-handler-"  # how multiprocessing-logging calls its own
 WAITING_MAX: Final = 10_000  # records that nobody has read yet
 _TURN_MAX = 64  # messages of one slot in a turn of the supervisor
+_LEFT_MAX = 4096  # messages that an ended process can have left: more than a socket's buffer holds
 _RECORD_MAX = 16384
 _FIELDS_MAX = 8192  # of those, for a record's fields
+_NESTED_MAX = 32  # lists and objects in a record's fields: a thousand within each other could not be pickled
 _LINE_MAX = 1024  # of standard error
 _HEAD = struct.Struct("=BdI")  # level, time, records lost before this one; then _TEXTS texts with zeros between
 _TEXTS = 4  # logger, event, fields as JSON, message
@@ -169,13 +171,14 @@ class ChildLog:
             poll.register(fd, select.POLLIN)
         while self.read(now) and poll.poll(0):
             pass
+        # So many and no more: a far end that was shut down would give empty messages for ever.
         with contextlib.suppress(BlockingIOError):
-            while True:  # an empty message is none of the end
+            for _ in range(_LEFT_MAX):
                 self.near.recv(_RECORD_MAX)
                 self._lost += 1
         with contextlib.suppress(BlockingIOError):
-            while data := os.read(self.stderr_read, _RECORD_MAX):
-                self._lost += data.count(b"\n")
+            for _ in range(_LEFT_MAX):
+                self._lost += os.read(self.stderr_read, _RECORD_MAX).count(b"\n")
         self._take_stderr(b"\n")
         self._told_at = float("-inf")
         self._tell_lost(now)
@@ -255,10 +258,13 @@ class Inbox:
                 self._listen(child_log, more)
 
     def _listen(self, child_log: ChildLog, on: bool) -> None:
-        """Not to be woken again and again by what may not be read yet."""
+        """Not to be woken again and again by what may not be read yet, nor by a far end that was shut down."""
         (self._waiting.discard if on else self._waiting.add)(child_log)
         for fd in (child_log.near.fileno(), child_log.stderr_read):
-            self._epoll.modify(fd, select.EPOLLIN if on else 0)
+            if on:
+                self._epoll.register(fd, select.EPOLLIN)
+            else:
+                self._epoll.unregister(fd)
 
     def close(self) -> None:
         """Close the descriptor; the logs are their slots' own."""
@@ -289,8 +295,8 @@ def _extra(name: str, fields: str) -> dict[str, object]:
     """What a record carries beside its message (loglines.py); nothing if it has no event."""
     if not _EVENT.fullmatch(name):
         return {}
-    try:
-        found = json.loads(fields)
-    except (ValueError, RecursionError):
-        found = None
+    found = None
+    if fields.count("[") + fields.count("{") <= _NESTED_MAX:
+        with contextlib.suppress(ValueError):
+            found = json.loads(fields)
     return {"event": name, "fields": found if isinstance(found, dict) else {}}

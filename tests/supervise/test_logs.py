@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import pickle
 import resource
 import select
 import signal
@@ -185,6 +186,7 @@ def test_a_full_socket_loses_records_and_never_time_and_says_how_many(
 HOSTILE = [
     b"", b"x", b"\0" * 12, b"\0" * 13, b"\0" * 16, b"\xff\xfe", b"\xff" * 16384, b"{" * 16384, os.urandom(16384),
     raw(b"m\0e\0{}"), raw(b"\0\0\0", 255, 1.0, 2**32 - 1), raw(b"\0\0\0" + b"\n" * 16000),
+    raw(b"m\0event\0" + b'{"a":' + b"[" * 700 + b"]" * 700 + b"}\0nested"),
     *(raw(b"m\0event\0" + fields + b"\0%s %d")
       for fields in (b"", b"{", b"[]", b"[" * 9999, b'{"a": ' + b"9" * 9999 + b"}", b'{"a": NaN, "b": "\\ud800"}')),
 ]  # fmt: skip
@@ -201,6 +203,20 @@ def test_no_bytes_hurt_the_supervisor(data: bytes, slots: list[logs.ChildLog], h
     say(slots[0], "its successor's")
     slots[0].read(1000.0)
     assert heard.messages[-1] == "its successor's"
+    for record in heard.records:
+        pickle.dumps(record)  # as on its way through the supervisor's own queue
+
+
+def test_a_far_end_that_was_shut_down_neither_holds_nor_wakes_the_supervisor(
+    slots: list[logs.ChildLog], inbox: logs.Inbox, heard: pytest.LogCaptureFixture
+) -> None:
+    slots[0].far.shutdown(socket.SHUT_RDWR)
+    for turn in range(100):
+        say(slots[1], f"keyd {turn}")
+        inbox.read(turn * 0.01)
+    assert len([text for text in heard.messages if text.startswith("keyd")]) == 100
+    assert not select.select([inbox], [], [], 0)[0], "the supervisor is wakened for what it may not read"
+    slots[0].finish(1.0)  # returns
 
 
 def test_who_floods_the_log_neither_holds_the_supervisor_nor_hides_others(

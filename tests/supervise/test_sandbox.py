@@ -71,6 +71,7 @@ FORBIDDEN: dict[str, Callable[[], object]] = {
     "fcntl": lambda: _libc.fcntl(0, _F_SETOWN, parent()),
     "netlink": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0),
     "packet socket": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0),
+    "shutdown": lambda: _libc.shutdown(0, 2),
     "unix socket": lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM),
     "tcp": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
     "raw socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1),
