@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from enum import IntEnum
+from typing import Final
 
 from fwd.proto.drops import KERNEL_COUNTED, N_REASONS, DropReason
 
@@ -40,6 +41,7 @@ class MemberCounter(IntEnum):
 
 
 MEMBER_COUNTERS = MemberCounter.DONE + 1
+COUNTS_END: Final = 1 << 62  # nothing counts so far: who takes over from a process that was taken over begins at 0
 _TRIES = 100  # a burst takes far longer than a look
 
 
@@ -72,7 +74,8 @@ class CounterBlock:
     def attach(self) -> array[int]:
         """Become the writer: take up the published values; returns the private array to count in."""
         self._commit = self._words[0]
-        self.values = array("Q", self._halves[self._commit & 1])
+        found = self._halves[self._commit & 1].tolist()
+        self.values = array("Q", (value if value < COUNTS_END else 0 for value in found))
         return self.values
 
     def publish(self) -> None:

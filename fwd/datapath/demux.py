@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fwd.config import Peering
 from fwd.datapath.barrier import Barrier
-from fwd.datapath.counters import CounterBlock, DemuxCounter
+from fwd.datapath.counters import COUNTS_END, CounterBlock, DemuxCounter
 from fwd.datapath.geometry import rows_for
 from fwd.datapath.ring import CHUNK, FILL, RECORDS, RECORDS_MAX, SEGMENTS, TOS, Ring, Segment
 from fwd.datapath.shared import LinkWord, PeeringShared
@@ -93,7 +93,11 @@ class Lane:
         """
         self.open = False
         self.chunk, self.told_chunk = 0, -1  # limit and grids are made anew
-        self.head = self.ring.head = self.counters[self.head_index]
+        head, done = self.counters[self.head_index], self.ring.done
+        if not done <= head <= done + SEGMENTS and done < COUNTS_END:  # one of the two wrote what it liked: begin anew
+            head = self.counters[self.head_index] = done
+        self.ring.left = min(self.ring.left, head)
+        self.head = self.ring.head = head
         self.ring.ring_bell()
 
     def give_up(self, reason: DropReason) -> None:

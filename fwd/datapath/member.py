@@ -19,7 +19,7 @@ from fwd.config import Peering
 from fwd.datapath.audit import Audit
 from fwd.datapath.barrier import Barrier
 from fwd.datapath.clock import boot_ms
-from fwd.datapath.counters import MemberCounter
+from fwd.datapath.counters import COUNTS_END, MemberCounter
 from fwd.datapath.geometry import Geometry, inner_mtu_min
 from fwd.datapath.inbound import Inbound
 from fwd.datapath.outbound import Outbound
@@ -127,9 +127,11 @@ class Member:
         self._far = self._shared.far.get()
         self.outbound.peer = self._known_peer()
         widest = parts.geometry.path_mtu
-        known = self._link[LinkWord.PATH_MTU] or self._kernel_mtu() or widest
+        known = self._shared.path_mtu or self._kernel_mtu() or widest
         self._path = PathMonitor(min(known, widest), now, widest)
         self.outbound.recover(skip=skip)
+        if not 0 <= self._link[LinkWord.RX_TAKEN] - self._counters[MemberCounter.IN_ESP] < COUNTS_END:
+            self._link[LinkWord.RX_TAKEN] = self._counters[MemberCounter.IN_ESP]  # as one that was taken over left it
         self.inbound.recover()
         self._now = now
         self._kernel_asked = 0.0

@@ -198,6 +198,8 @@ class Outbound:
         ring, counters = self._ring, self._counters
         done = counters[_DONE]
         taken, head = max(ring.taken, done), ring.head  # a predecessor may have died between its two steps here
+        if not head - SEGMENTS <= done <= taken <= head:  # it, or a demux, was taken over and wrote what it liked
+            done = taken = head
         counters[DropReason.DIED_WITH_MEMBER] += self._records(done, taken)
         if skip:
             counters[DropReason.FAILED_SKIPPED] += self._records(taken, head)
@@ -214,7 +216,7 @@ class Outbound:
         """Send one segment; False when none waits."""
         words = self._ring.member_words
         number = words[TAKEN]
-        if number == self._demux_words[HEAD]:
+        if number >= self._demux_words[HEAD]:  # above: what a demux that was taken over had handed over is undone
             return False
         words[TAKEN] = number + 1
         self._number = number

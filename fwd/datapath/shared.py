@@ -24,7 +24,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fwd.datapath.counters import MEMBER_COUNTERS, CounterBlock, DemuxCounter
+from fwd.datapath.counters import COUNTS_END, MEMBER_COUNTERS, CounterBlock, DemuxCounter
 from fwd.datapath.geometry import PATH_MTU_MIN
 from fwd.datapath.memory import Maps, anonymous
 from fwd.proto.flow import BUCKETS
@@ -140,7 +140,7 @@ class Ledger:
 
     def begin(self, incarnation: int, spi: int) -> None:
         """A new entry, with nothing claimed. Member only."""
-        count = self._words[0]
+        count = self._words[0] if self._words[0] < COUNTS_END else 0
         at = 1 + count % LEDGER_ENTRIES * 4
         self._words[at] = incarnation
         self._words[at + 1] = spi

@@ -1,9 +1,11 @@
-"""Words of a member that was taken over, as the demux reads them: they cost that member's flows, and no other's."""
+"""Words of a process that was taken over: they cost its own flows while it lives, and nothing once it is replaced."""
 
 from __future__ import annotations
 
+import random
+
 import pytest
-from rig import flows, record, rig
+from rig import Rig, flows, record, rig
 
 from fwd.datapath.ring import DONE, TAKEN
 from fwd.datapath.shared import LinkWord
@@ -37,3 +39,52 @@ def test_any_position_in_one_ring_leaves_the_others_alone(word: int) -> None:
             pass
         r.carry()
         assert r.b.delivered() == sent
+
+
+# -- what its successor finds -------------------------------------------------------------------------------------
+
+JUNK = {
+    "ones": b"\xff",
+    "half": (1 << 63).to_bytes(8, "little"),
+    "many": (1 << 40).to_bytes(8, "little"),
+    "one": (1).to_bytes(8, "little"),
+    "random": random.Random(3).randbytes(8184),
+}
+
+
+def fill(words: memoryview, junk: bytes) -> None:
+    view = words.cast("B")
+    view[:] = (junk * (len(view) // len(junk) + 1))[: len(view)]
+
+
+def carries(r: Rig) -> bool:
+    """Whether records of flows of all members arrive, whole."""
+    r.a.demux_turn()
+    sent = [record(1000 + n, port=flows(r.a.shared, index)[0]) for index in range(2) for n in range(4)]
+    return sorted(r.pass_over(*sent)) == sorted(sent)
+
+
+@pytest.mark.parametrize("payload", ["superpacket", "esp"])
+@pytest.mark.parametrize("junk", JUNK)
+def test_the_successor_of_a_member_that_was_taken_over_carries_its_flows(payload: str, junk: str) -> None:
+    with rig(members=2, payload=payload) as r:
+        assert carries(r)
+        shared = r.a.shared.members[0]
+        for words in (shared.link, shared.ring, shared.ledger._words, shared.counters._words):
+            fill(words, JUNK[junk])
+        r.a.respawn(0)
+        assert carries(r)
+
+
+@pytest.mark.parametrize("payload", ["superpacket", "esp"])
+@pytest.mark.parametrize("junk", JUNK)
+def test_the_successor_of_a_demux_that_was_taken_over_carries_all_flows(payload: str, junk: str) -> None:
+    with rig(members=2, payload=payload) as r:
+        assert carries(r)
+        fill(r.a.shared.demux_counters._words, JUNK[junk])
+        fill(r.a.shared.owner_words, JUNK[junk])
+        fill(r.a.shared.used_words, JUNK[junk])
+        for ring in r.a.rings:
+            fill(ring.demux_words, JUNK[junk])
+        r.a.spawn_demux()
+        assert carries(r)
