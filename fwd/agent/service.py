@@ -9,7 +9,6 @@ no client is waited for: the loop writes its heartbeat before each thing it does
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import selectors

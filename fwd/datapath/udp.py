@@ -28,6 +28,8 @@ _IP_MTU, _IPV6_MTU = 14, 24
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_RXQ_OVFL = 32, 33, 40
 _SO_ATTACH_REUSEPORT_CBPF = 51
 _BUFFER_BYTES = 8 << 20
+_SOCKADDR_BYTES = 16
+_libc = ctypes.CDLL(None)
 SEND_WAIT_MS: Final = 40  # for a full send buffer, in one segment of the ring
 
 RECEIVE_BYTES: Final = 65536
@@ -75,17 +77,33 @@ def open_socket(
         with contextlib.suppress(PermissionError):
             sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
     sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
+    _set_df(sock, probes=probes)
     if v6:
-        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE if probes else _PMTUDISC_DO)
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FLOWINFO, 1)
     else:
-        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE if probes else _PMTUDISC_DO)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, int(marks))
     if wanted:
         offloads.gso = _try_option(sock, offloads, "udp-gso", _UDP_SEGMENT, 0)
         offloads.gro = not shared and _try_option(sock, offloads, "udp-gro", _UDP_GRO, 1)
     sock.setblocking(False)
     return sock
+
+
+def renew(sock: socket.socket, *, probes: bool) -> None:
+    """Make of a socket what it was when it was opened, whatever a member has made of it: it hears everybody, DF is set.
+
+    A member that was taken over may have connected it, and its successor would hear one address alone.
+    """
+    _libc.connect(sock.fileno(), bytes(_SOCKADDR_BYTES), _SOCKADDR_BYTES)  # AF_UNSPEC: to nobody
+    _set_df(sock, probes=probes)
+
+
+def _set_df(sock: socket.socket, *, probes: bool) -> None:
+    discover = _PMTUDISC_PROBE if probes else _PMTUDISC_DO
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, discover)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, discover)
 
 
 def split(sock: socket.socket, members: int) -> None:

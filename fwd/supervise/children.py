@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 Main = Callable[[], int | None]
 _HOT = ("demux", "member")
-_KEYD_BYTES_MAX = 512 << 20
+_BYTES_MORE_MAX = 512 << 20
+_DESCRIPTORS_MORE_MAX = 64  # the agent's 32 guests, an epoll, a socket for a moment
 
 
 @dataclass
@@ -204,9 +205,8 @@ def _give_up(child: Child, user: tuple[int, int], parent_pid: int) -> Main:
     if child.kind in _HOT:
         # One that wakes up does not push another off its core: bursts grow under load, nothing waits when idle.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    privileges.limit(_BYTES_MORE_MAX, _DESCRIPTORS_MORE_MAX)
     privileges.drop(*user, parent_pid)
-    if child.kind == "keyd":
-        privileges.limit_memory(_KEYD_BYTES_MAX)
     sandbox.enter(child.kind)
     return main
 

@@ -28,7 +28,7 @@ from fwd.datapath.memory import Maps, Memory
 from fwd.datapath.ring import Ring, RingMaps, RingWords
 from fwd.datapath.shared import LinkWord, MemberShared, PeeringShared, peering_sizes
 from fwd.datapath.tun import Offloads, Tun, offloads_in_common, super_packets_accepted
-from fwd.datapath.udp import open_socket
+from fwd.datapath.udp import open_socket, renew
 from fwd.keyd.mailbox import KeydMember, KeydPeering
 from fwd.keyd.source import EPOCHS_MAX
 from fwd.proto.flow import rendezvous_scores
@@ -224,6 +224,7 @@ class PeeringParts:
 
     def member(self, index: int, *, skip: bool) -> Callable[[], int]:
         """Member `index`, ready to run; `skip` as in datapath.member."""
+        renew(self.sockets[index], probes=self.peering.payload == "superpacket")
         maps = self.memory.map(f"member-{index}")
         shared = MemberShared(maps, index)
         parts = MemberParts(

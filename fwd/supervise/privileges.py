@@ -93,9 +93,17 @@ def _status() -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def limit_memory(octets: int) -> None:
-    """Bound what a process may have of its own; what it shares with others does not count."""
-    resource.setrlimit(resource.RLIMIT_DATA, (octets, octets))
+def limit(octets: int, descriptors: int) -> None:
+    """Bound what a process may have beside what it has by now: memory of whatever kind, and descriptors."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    for kind, most in (
+        (resource.RLIMIT_AS, pages * resource.getpagesize() + octets),
+        (resource.RLIMIT_NOFILE, highest + descriptors),
+    ):
+        _, hard = resource.getrlimit(kind)
+        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (least, least))
 
 
 def rehearse(uid: int, gid: int, give_up: Callable[[], None]) -> None:

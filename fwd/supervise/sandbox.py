@@ -64,7 +64,8 @@ ALLOWED: Final = {
 }  # fmt: skip
 _PROT_EXEC, _FIONBIO = 4, 0x5421
 _AF_INET, _AF_INET6, _SOCK_DGRAM, _SOCK_TYPE_MASK = 2, 10, 2, 0xF
-_SOL_IP, _SOL_UDP, _SOL_IPV6 = 0, 17, 41
+_SOL_IP, _SOL_IPV6 = 0, 41
+_MEMBERS_OPTIONS = (1, 10, 23, 67)  # IP_TOS, IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, IPV6_TCLASS
 
 _LD, _AND, _JEQ, _RET = 0x20, 0x54, 0x15, 0x06  # BPF_LD|W|ABS, BPF_ALU|AND|K, BPF_JMP|JEQ|K, BPF_RET|K
 _ALLOW, _KILL_PROCESS = 0x7FFF0000, 0x80000000
@@ -121,7 +122,8 @@ def program(kind: str, pid: int, machine: str) -> list[Step]:
         "tgkill": ((0, 0xFFFFFFFF, (pid,)),),  # abort()
         "ioctl": ((1, 0xFFFFFFFF, (_FIONBIO,)),),
         "socket": ((0, 0xFFFFFFFF, (_AF_INET, _AF_INET6)), (1, _SOCK_TYPE_MASK, (_SOCK_DGRAM,))),
-        "setsockopt": ((1, 0xFFFFFFFF, (_SOL_IP, _SOL_UDP, _SOL_IPV6)),),
+        # TOS and DF, which are set anew in each life: the socket is its successors', too.
+        "setsockopt": ((1, 0xFFFFFFFF, (_SOL_IP, _SOL_IPV6)), (2, 0xFFFFFFFF, _MEMBERS_OPTIONS)),
     }
     steps: list[Step] = [
         (_LD, 0, 0, _AT_ARCH),
