@@ -39,11 +39,22 @@ def query(path: Path, command: str = "status", peering: str = "", timeout_s: flo
             if len(answer) > ANSWER_BYTES_MAX:
                 raise ConnectionError("the answer is too long for an agent's")
     try:
-        value = json.loads(answer)
-    except ValueError:
+        value = _harmless(json.loads(answer))
+    except (ValueError, RecursionError):
         raise ConnectionError("the answer is not JSON") from None
     if not isinstance(value, dict):
         raise ConnectionError("the answer is not a JSON object")
+    return value
+
+
+def _harmless(value: Any) -> Any:
+    """The same without what a terminal would obey: who asks may be root, and an agent may be taken over."""
+    if isinstance(value, str):
+        return value if value.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in value)
+    if isinstance(value, list):
+        return [_harmless(one) for one in value]
+    if isinstance(value, dict):
+        return {_harmless(name): _harmless(one) for name, one in value.items()}
     return value
 
 
