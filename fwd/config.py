@@ -206,7 +206,7 @@ class Peering(_Strict):
     replay_window: int = Field(default=1024, ge=1024, le=65536, description="packets, by number")
     rekey_time: Seconds = Field(default=3600, ge=0, le=7 * 86400, description="0: only by count and octets")
     rekey_packets: int = Field(default=2**31, ge=1024, le=2**32 - 2**20, description="soft limit of an SA")
-    rekey_bytes: int = Field(default=0, ge=0, le=2**60, description="soft limit of an SA in octets of ESP; 0: none")
+    rekey_bytes: int = Field(default=0, ge=0, le=2**60, description="soft limit in octets of ESP; 0: 0.9 × life_bytes")
     life_time: Seconds | None = Field(
         default=None,
         ge=0,

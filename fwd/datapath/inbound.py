@@ -155,8 +155,9 @@ class Inbound:
                     self._delivery.record, self._counters, peering.reorder_packets, peering.reorder_ms / 1000, floor
                 )
                 self.sas[keys.spi] = Receiving(
-                    keys, peering.replay_window, floor, reassembler, self._delivery.selectors, self._audit_refused
-                )
+                    keys, peering.replay_window, floor, reassembler, self._delivery.selectors, self._audit_refused,
+                    self._slots.octets[keys.slot],
+                )  # fmt: skip
         if self._strangers.waiting:
             self._unpark()
 
@@ -436,9 +437,7 @@ class Inbound:
     def _authentic(self, sa: Receiving, any_accepted: bool) -> bool:
         """After at least one packet authenticated: publish the window's top, and tell the member."""
         if any_accepted:
-            top, place = sa.window.top, 2 * sa.keys.slot + 1
-            newer = top > self._slots.words[place]
-            self._slots.words[place] = top
+            newer = sa.publish(self._slots)
             if self._rows.owner is not None and self._rows.owner is not sa.reassembler:
                 for other in self.sas.values():  # what they have not finished gives way to what has authenticated
                     other.reassembler.spill(self._rows)

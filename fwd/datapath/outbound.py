@@ -183,11 +183,15 @@ class Outbound:
         return used_up or 0 < self.deadline_ms <= now_ms
 
     def is_due(self, packets: int, octets: int) -> bool:
-        """Whether the SA nears its soft limits, or a little less, so that not all SAs do at once; `octets` 0: none."""
+        """Whether the SA nears its soft limits, or a little less, so that not all SAs do at once.
+
+        `octets` 0: a tenth before its end, if that is in octets.
+        """
         sa = self.sa
         if sa is None:
             return False
         sent = self._counters[_OUT_ESP_BYTES] - self._octets_before
+        octets = octets or self._life.octets * 9 // 10
         return sa.number >= packets * self._share or 0 < octets * self._share <= sent
 
     def recover(self, *, skip: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fwd.datapath.shared import ReplaySlots
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import BATCH_MAX, InboundSa
 from fwd.proto.ip import Selectors
@@ -22,6 +23,7 @@ class Receiving(InboundSa):
         reassembler: Reassembler,
         selectors: Selectors,
         on_refused: Callable[[int, DropReason, int], None],
+        octets: int = 0,
     ) -> None:
         """`selectors`: the peering's, to which what comes out of it is held, unless it is narrower."""
         super().__init__(keys, BATCH_MAX, window, floor)
@@ -29,8 +31,16 @@ class Receiving(InboundSa):
         held = keys.narrowed
         self.selectors = selectors if held is None else Selectors.of_ranges(held.remote, held.local)
         self.deadline_ms = keys.deadline_ms  # in CLOCK_BOOTTIME; 0: none
-        self.octets = 0  # of ESP that it has accepted, if there is a limit
+        self.octets = octets  # of ESP that it has accepted, by predecessors too; whole if there is a limit
         self._on_refused = on_refused
+
+    def publish(self, slots: ReplaySlots) -> bool:
+        """Show how far it has come, to a successor and to keyd; whether that is further than before."""
+        slot, top = self.keys.slot, self.window.top
+        newer: bool = top > slots.words[2 * slot + 1]
+        slots.words[2 * slot + 1] = top
+        slots.octets[slot] = self.octets
+        return newer
 
     def is_over(self, life: Life, now_ms: int) -> bool:
         """Whether its life is over: by time, packets, or octets."""

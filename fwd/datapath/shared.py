@@ -167,15 +167,17 @@ class Ledger:
 
 
 class ReplaySlots:
-    """For each inbound SA: its SPI and the highest number accepted, published before anything is delivered."""
+    """For each inbound SA: its SPI and the highest number accepted, published before anything is delivered; and the
+    octets that it has accepted, if there is a limit."""
 
-    def __init__(self, words: memoryview) -> None:
+    def __init__(self, words: memoryview, octets: memoryview) -> None:
         self.words = words
+        self.octets = octets
 
     def floor(self, slot: int, spi: int) -> int:
         """The highest number that any incarnation accepted on `spi`; takes the slot over from an older SPI."""
         if self.words[2 * slot] != spi:
-            self.words[2 * slot + 1] = 0
+            self.words[2 * slot + 1] = self.octets[slot] = 0
             self.words[2 * slot] = spi
         return self.words[2 * slot + 1]
 
@@ -218,7 +220,7 @@ class MemberShared:
         heartbeat = words.take(1)
         self.link = words.take(len(LinkWord))
         self.ring = words.take(RING_WORDS)
-        self.slots = ReplaySlots(words.take(2 * SLOTS))
+        self.slots = ReplaySlots(words.take(2 * SLOTS), words.take(SLOTS))
         self.ledger = Ledger(words.take(1 + 4 * LEDGER_ENTRIES))
         self.counters = CounterBlock(words.take(CounterBlock.size(MEMBER_COUNTERS)), MEMBER_COUNTERS)
         self.peer = AddressWords(words.take(AddressWords.SIZE))  # as learned, by the member

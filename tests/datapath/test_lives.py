@@ -124,6 +124,25 @@ def test_a_successor_counts_the_packets_that_an_sa_has_carried_before() -> None:
         assert sa_keys(1, 0, 0).spi not in r.b.members[0].inbound.sas
 
 
+def test_a_successor_counts_the_octets_that_an_sa_has_carried_before() -> None:
+    with rig(members=1, rekey_bytes=1, life_bytes=100 * 1400) as r:
+        spi, passed = sa_keys(1, 0, 0).spi, 0
+        while spi in r.b.members[0].inbound.sas and passed < 200:
+            passed += len(r.pass_over(*(record(n, 1400) for n in range(20))))
+            r.b.respawn(0)
+            r.b.members[0]._tick()
+        assert 80 <= passed <= 120
+
+
+def test_an_sa_with_an_end_in_octets_alone_is_replaced_before_it() -> None:
+    with rig(members=1, life_bytes=100 * 1400) as r:
+        r.a.events(0)
+        r.pass_over(*(record(n, 1400) for n in range(95)))
+        r.a.members[0]._tick()
+        assert r.a.members[0].outbound.sa is not None
+        assert [event.kind for event in r.a.events(0)] == [EventKind.SOFT_LIMIT]
+
+
 def test_a_boot_record_that_has_waited_until_its_end_is_passed_over() -> None:
     """Two wait: the first is too old, the second is taken; with none left there is no member."""
     with rig(members=1) as r:
