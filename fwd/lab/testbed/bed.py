@@ -153,6 +153,13 @@ class Bed:
             time.sleep(_POLL_S)
         return time.monotonic() - start_s
 
+    def ignore_redirects(self) -> None:
+        """Clients take no ICMP redirects: a gateway's container forwards before its first command has set a route, by
+        Docker's default route, and would send its client there for five minutes."""
+        for client in _ADDRESS:
+            for scope in ("all", "eth0"):
+                self.run(client, ["sysctl", "-qw", f"net.ipv4.conf.{scope}.accept_redirects=0"])
+
     def ping(self, to: str = "", count: int = 1) -> bool:
         """From client1, to client2's IPv4 address if no other is named."""
         argv = ["ping", "-n", "-c", str(count), "-i", "0.1", "-W", "1", to or self.address("client2")]
