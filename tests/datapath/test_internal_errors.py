@@ -34,6 +34,9 @@ DATA_PATH = tuple(
         *(("proto", f"{name}.py") for name in ("esp", "segments", "reassembly", "aggfrag", "flow", "ip", "path")),
     ]
 )
+
+# Every line of a step is a point to try: minutes on a machine that is busy with other things.
+pytestmark = pytest.mark.timeout(900)
 CALLS_MAX = 3000
 TIMES = 2  # of a call in a loop the first few count: what is new at the fifth is not the call
 

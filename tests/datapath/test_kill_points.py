@@ -9,6 +9,9 @@ from rig import Gateway, Rig, flows, headers, identity_of, record, rig
 from fwd.datapath.counters import CounterBlock, DemuxCounter, MemberCounter
 from fwd.proto.drops import DropReason
 
+# Every line of a step is a point to try: minutes on a machine that is busy with other things.
+pytestmark = pytest.mark.timeout(900)
+
 OUTBOUND = ("fwd/datapath/outbound.py", "fwd/datapath/counters.py", "fwd/datapath/shared.py", "fwd/datapath/udp.py")
 DEMUX = ("fwd/datapath/demux.py", "fwd/datapath/counters.py", "fwd/datapath/ring.py")
 INBOUND = ("fwd/datapath/inbound.py", "fwd/datapath/delivery.py", "fwd/datapath/counters.py", "fwd/datapath/shared.py")

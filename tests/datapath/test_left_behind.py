@@ -15,6 +15,9 @@ from rig import Group, Rig, identity_of, packet, record, rig
 from fwd.proto.drops import DropReason
 from fwd.proto.flow import BUCKET_MASK, flow_hash, owners, rendezvous_scores
 
+# Every line of a step is a point to try: minutes on a machine that is busy with other things.
+pytestmark = pytest.mark.timeout(900)
+
 OUTBOUND = ("fwd/datapath/outbound.py", "fwd/datapath/udp.py")
 DEMUX = ("fwd/datapath/demux.py", "fwd/datapath/ring.py")
 OLD, NEW = range(3), range(10, 12)

@@ -12,6 +12,9 @@ from fwd.datapath.counters import MemberCounter
 from fwd.datapath.ring import RECORDS
 from fwd.proto.drops import DropReason
 
+# Every line of a step is a point to try: minutes on a machine that is busy with other things.
+pytestmark = pytest.mark.timeout(900)
+
 INBOUND = ("fwd/datapath/inbound.py", "fwd/datapath/delivery.py", "fwd/proto/segments.py")
 OUTBOUND = ("fwd/datapath/outbound.py", "fwd/proto/segments.py")
 
