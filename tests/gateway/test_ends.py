@@ -29,6 +29,12 @@ def pings(pair: Pair) -> bool:
     return pair.ping("-W", "0.5")
 
 
+def spi_of_ike_sa(pair: Pair) -> str:
+    """Return the initiator SPI of gw1's one IKE SA, as soon as the status shows it."""
+    until(lambda: pair.peering("gw1")["ike_sas"], what="an IKE SA in the status")
+    return str(pair.peering("gw1")["ike_sas"][0]["spi_i"])
+
+
 def test_a_far_keyd_that_is_frozen_prolongs_nothing(pairs: MakePair) -> None:
     """Its supervisor, which would replace it, is frozen, too; its members go on."""
     pair = make(pairs, rekey_time=3, life_time=6)
@@ -75,9 +81,9 @@ def test_a_secret_that_both_sides_change_in_time_is_not_seen_in_the_traffic(pair
 def test_sighup_where_nothing_has_changed_does_nothing(pairs: MakePair) -> None:
     pair = make(pairs)
     until(lambda: pings(pair), what="first ping")
-    before = pair.pids("gw1"), pair.peering("gw1")["ike_sas"][0]["spi_i"]
+    before = pair.pids("gw1"), spi_of_ike_sa(pair)
     reload(pair, "gw1")
-    assert (pair.pids("gw1"), pair.peering("gw1")["ike_sas"][0]["spi_i"]) == before
+    assert (pair.pids("gw1"), spi_of_ike_sa(pair)) == before
 
 
 def test_another_identity_sets_nothing_up_anew(pairs: MakePair) -> None:
@@ -96,7 +102,7 @@ def test_another_identity_sets_nothing_up_anew(pairs: MakePair) -> None:
 def test_reauthentication_is_not_seen_in_the_traffic(pairs: MakePair) -> None:
     pair = make(pairs, keys={"reauth_time": 3})
     until(lambda: pings(pair), what="first ping")
-    first = pair.peering("gw1")["ike_sas"][0]["spi_i"]
+    first = spi_of_ike_sa(pair)
     with pair.probes(pair.flow_ports(2)) as got:
         until(lambda: first not in [sa["spi_i"] for sa in pair.peering("gw1")["ike_sas"]], 20.0, "another IKE SA")
     assert sum(arrived.lost for arrived in got.values()) == 0
