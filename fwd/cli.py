@@ -85,9 +85,9 @@ def demux(
     log_format: Annotated[LogFormat, typer.Option(help="json: one object a line.")] = LogFormat.TEXT,
 ) -> int:
     """Run a gateway until SIGTERM or SIGINT; needs root. SIGHUP re-reads the configuration."""
-    from fwd.supervise import watchdog
+    from fwd.supervise import supervisor
 
-    return watchdog.run(config, members, no_offload, save_keys, log_format.value)
+    return supervisor.run(config, members, no_offload, save_keys, log_format.value)
 
 
 @app.command()
@@ -155,7 +155,7 @@ def check(
     ] = False,
 ) -> int:
     """Check a configuration file; nothing is touched, and no secret is read but with --secrets."""
-    from fwd.config import load
+    from fwd.model.config import load
 
     peerings = load(file).peering
     faults = 0
@@ -174,7 +174,7 @@ def check(
 @config_app.command()
 def example() -> None:
     """Print a configuration with comments, to start from."""
-    from fwd.config import EXAMPLE
+    from fwd.model.example import EXAMPLE
 
     typer.echo(EXAMPLE, nl=False)
 

@@ -1,8 +1,8 @@
 """Writes the manual pages, fwd(8) and fwd.toml(5), to a directory: `python manpages.py DIRECTORY`.
 
 Commands, options and their help come from the command line's own description (fwd/cli.py), keys, defaults and bounds
-from the configuration's (fwd/config.py), so neither can lag behind. What neither says stands here: files, signals,
-exit statuses.
+from the configuration's (fwd/model/config.py), so neither can lag behind. What neither says stands here: files,
+signals, exit statuses.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from typer.main import get_command
 from fwd import __version__
 from fwd.bench.commands import app as bench
 from fwd.cli import app
-from fwd.config import EXAMPLE, CertificateKeys, Gateway, LabKeys, Peering, PskKeys
 from fwd.lab.commands import app as lab
+from fwd.model.config import Gateway, Peering
+from fwd.model.example import EXAMPLE
+from fwd.model.keys import CertificateKeys, LabKeys, PskKeys
 
 _PASSED_ON = {"lab": lab, "bench": bench}  # commands that hand their arguments to a command line of their own
 

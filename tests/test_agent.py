@@ -23,7 +23,6 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from fwd import config
 from fwd.agent import http, render, service
 from fwd.agent.client import query
 from fwd.agent.metrics import StatusCollector
@@ -34,6 +33,8 @@ from fwd.datapath.ring import RECORDS, Ring
 from fwd.datapath.shared import GatewayShared, LinkWord, PeeringShared, ProcessState
 from fwd.datapath.tun import Offloads
 from fwd.lab.testbed import observe
+from fwd.model import config
+from fwd.model.example import EXAMPLE
 from fwd.proto.drops import DropReason
 from fwd.proto.ike.causes import By, Failure
 from fwd.proto.ip import CSUM, TSO4
@@ -45,7 +46,7 @@ RUNNING = ProcessState.RUNNING
 @pytest.fixture
 def view() -> Iterator[GatewayView]:
     """A gateway that is ready, with one peering of two members; nothing has been counted."""
-    peering = config.parse(config.EXAMPLE.replace("members = 4", "members = 2"), "example").peering[0]
+    peering = config.parse(EXAMPLE.replace("members = 4", "members = 2"), "example").peering[0]
     shared, gateway = PeeringShared(2), GatewayShared()
     for i, words in enumerate((gateway.keyd, gateway.agent, shared.demux, *(m.process for m in shared.members))):
         words.put(RUNNING, 1000 + i, 0, NOW_NS, 1)

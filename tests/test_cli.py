@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from fwd import __version__, config
+from fwd import __version__
+from fwd.model.example import EXAMPLE
 
 STATUS = {
     "schema": 1, "version": __version__, "ready": False, "not_ready": ["keyd is failed"], "warnings": [],
@@ -42,7 +43,7 @@ def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> Non
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
     path = tmp_path / "good.toml"
-    path.write_text(config.EXAMPLE)
+    path.write_text(EXAMPLE)
     return path
 
 
@@ -79,7 +80,7 @@ def test_version_and_help() -> None:
 
 def test_config_example_is_fine(tmp_path: Path) -> None:
     example = fwd("config", "example").stdout
-    assert example == config.EXAMPLE
+    assert example == EXAMPLE
     (tmp_path / "x.toml").write_text(example)
     result = fwd("config", "check", str(tmp_path / "x.toml"))
     assert (result.returncode, result.stderr) == (0, "")
@@ -92,9 +93,9 @@ def test_bad_files(command: list[str], tmp_path: Path) -> None:
     bad = tmp_path / "bad.toml"
     bad.write_text("[[peering]\n")
     assert_refused(fwd(*command, str(bad)), "bad.toml", "not TOML")
-    bad.write_text(config.EXAMPLE.replace("members", "membres"))
+    bad.write_text(EXAMPLE.replace("members", "membres"))
     assert_refused(fwd(*command, str(bad)), "bad.toml", "membres", "unknown key")
-    bad.write_text(config.EXAMPLE.replace('remote_ts = ["10.2.0.0/16"]', 'remote_ts = ["10.1.2.0/24"]'))
+    bad.write_text(EXAMPLE.replace('remote_ts = ["10.2.0.0/16"]', 'remote_ts = ["10.1.2.0/24"]'))
     assert_refused(fwd(*command, str(bad)), "overlap")
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fwd.config import EXAMPLE, Config, ConfigError, load, parse, with_members, without_offload
+from fwd.model.config import Config, load, parse, with_members, without_offload
+from fwd.model.example import EXAMPLE
+from fwd.model.words import ConfigError
 
 KEYS = '[peering.keys]\nsource = "lab"\nsecret = "/etc/fwd/lab.secret"\n'
 PSK = '[peering.keys]\nsource = "psk"\nsecret = "/etc/fwd/vpc2.psk"\n'

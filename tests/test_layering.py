@@ -1,5 +1,5 @@
 """The layering of the design, read from the imports: cli → bench → lab, control → supervise → keyd, agent → datapath →
-config → files → proto, one way. And the size of files."""
+model → files → proto, one way. And the size of files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINES_MAX = 500
 LAYERS = {
     "proto": 0,
     "files": 1,
-    "config": 2,
+    "model": 2,
     "datapath": 3,
     "keyd": 4,
     "agent": 4,

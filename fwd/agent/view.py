@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fwd.config import Gateway, Peering
 from fwd.datapath.ring import RingWords
 from fwd.datapath.shared import GatewayShared, PeeringShared
 from fwd.datapath.tun import Offloads
+from fwd.model.config import Gateway, Peering
 
 
 @dataclass(frozen=True)

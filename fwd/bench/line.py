@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
-from fwd import config
 from fwd.bench import loss
 from fwd.bench.result import figure
 from fwd.lab import gateways, tools, traffic
 from fwd.lab.topology import LabError, Topology
+from fwd.model import config
 
 CAP_MBPS: Final = 100
 LINE_MBPS: Final = 500

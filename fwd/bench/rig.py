@@ -12,7 +12,6 @@ from typing import cast
 
 import numpy as np
 
-from fwd.config import EXAMPLE, parse
 from fwd.datapath.audit import Audit
 from fwd.datapath.demux import Lane
 from fwd.datapath.geometry import Geometry
@@ -21,6 +20,8 @@ from fwd.datapath.outbound import Outbound
 from fwd.datapath.ring import Ring
 from fwd.datapath.shared import LinkWord, PeeringShared
 from fwd.datapath.udp import GSO_DATAGRAMS_MAX, Sender
+from fwd.model.config import parse
+from fwd.model.example import EXAMPLE
 from fwd.proto.sa import SaKeys
 
 PATH_MTU = 1500

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fwd.config import Peering
 from fwd.datapath.counters import MemberCounter
+from fwd.model.config import Peering
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import NEXT_DUMMY, NEXT_IPV4, NEXT_IPV6, payload_length
 from fwd.proto.ip import (

@@ -16,12 +16,12 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from fwd.config import Peering
 from fwd.datapath.barrier import Barrier
 from fwd.datapath.counters import COUNTS_END, CounterBlock, DemuxCounter
 from fwd.datapath.geometry import rows_for
 from fwd.datapath.ring import CHUNK, FILL, RECORDS, RECORDS_MAX, SEGMENTS, TOS, Ring, Segment
 from fwd.datapath.shared import LinkWord, PeeringShared
+from fwd.model.config import Peering
 from fwd.proto.aggfrag import BLOCK_OFFSET_MAX, FRAMING_BYTES, row_bytes
 from fwd.proto.drops import DropReason
 from fwd.proto.flow import BUCKET_MASK, TICK_MASK, flow_hash, owners, settle

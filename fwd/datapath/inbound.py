@@ -18,7 +18,6 @@ from array import array
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from fwd.config import Peering
 from fwd.datapath.audit import Audit, Event
 from fwd.datapath.counters import CounterBlock, MemberCounter, count_lost
 from fwd.datapath.delivery import Delivery
@@ -27,6 +26,7 @@ from fwd.datapath.receiving import Receiving, runt_reason
 from fwd.datapath.shared import LinkWord, ReplaySlots
 from fwd.datapath.strangers import Strangers, spi_of
 from fwd.datapath.udp import GSO_DATAGRAMS_MAX, RECEIVE_BYTES, TRAFFIC_CLASS_SHIFT
+from fwd.model.config import Peering
 from fwd.proto.aggfrag import (
     FRAMING_BYTES,
     SUBTYPE_RECORDS,

@@ -15,7 +15,6 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from fwd.config import Peering
 from fwd.datapath.audit import Audit
 from fwd.datapath.barrier import Barrier
 from fwd.datapath.clock import boot_ms
@@ -28,6 +27,7 @@ from fwd.datapath.ring import Ring
 from fwd.datapath.shared import LinkWord, MemberShared
 from fwd.datapath.tun import Offloads
 from fwd.datapath.udp import ANCILLARY_BYTES, KEEPALIVE, KEEPALIVE_S, Sender, path_mtu, read_ancillary
+from fwd.model.config import Peering
 from fwd.proto.aggfrag import FRAMING_BYTES, SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY
 from fwd.proto.esp import NEXT_AGGFRAG
 from fwd.proto.logged import event

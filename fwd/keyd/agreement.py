@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
-from fwd.config import Payload
+from fwd.model.words import Payload
 from fwd.proto.ike.numbers import Notify
 from fwd.proto.ike.payloads import Notification
 from fwd.proto.ip import CSUM, TSO4, TSO6, USO4, USO6

@@ -19,8 +19,9 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from fwd.config import CertificateKeys, Peering
 from fwd.keyd import secrets
+from fwd.model.config import Peering
+from fwd.model.keys import CertificateKeys
 from fwd.proto.ike import auth, trust
 from fwd.proto.ike.auth import Certificates, Credentials
 from fwd.proto.ike.chain import CERTIFICATES_MAX

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fwd.config import CertificateKeys, Peering
 from fwd.keyd.agreement import Terms
+from fwd.model.config import Peering
+from fwd.model.keys import CertificateKeys
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Credentials
 from fwd.proto.ike.events import Connection

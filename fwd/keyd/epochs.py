@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from fwd.config import Peering
 from fwd.datapath.shared import LinkWord
 from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, Mailbox
 from fwd.keyd.source import SaSource
+from fwd.model.config import Peering
 from fwd.proto.sa import SLOTS, EventKind, SaKeys
 
 SPARES_IN: Final = 3  # epochs accepted beyond the newest heard: what waits in boot records, and one more

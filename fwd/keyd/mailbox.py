@@ -17,8 +17,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fwd.config import Peering
 from fwd.datapath.shared import MemberShared, PeeringShared
+from fwd.model.config import Peering
 from fwd.proto.sa import MessageError, SaEvent, SaKeys, SaSet
 
 BOOT_RECORDS: Final = 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from fwd.config import Peering
+from fwd.model.config import Peering
 from fwd.proto.ike.selectors import beyond, words
 from fwd.proto.logged import event
 from fwd.proto.sa import Narrowed

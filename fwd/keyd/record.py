@@ -12,8 +12,8 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
-from fwd.config import Peering
 from fwd.keyd.checkup import audit
+from fwd.model.config import Peering
 from fwd.proto.ike.causes import By
 from fwd.proto.ike.events import Address, ChildDown, ChildUp, Fault, IkeDown, IkeUp, Moved, Rejected, Standing, Strayed
 from fwd.proto.ike.rate import Rate

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fwd import files
-from fwd.config import CertificateKeys, Keys, LabKeys, PskKeys
+from fwd.model.keys import CertificateKeys, Keys, LabKeys, PskKeys
 from fwd.proto.errors import UserError
 from fwd.proto.ike.auth import RSA_BITS_MIN, Certificates, Credentials, PrivateKey, Psk
 from fwd.proto.ike.trust import Crl, Rules

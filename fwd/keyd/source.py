@@ -13,7 +13,8 @@ from typing import Final, Protocol
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from fwd.config import Address, Peering
+from fwd.model.config import Peering
+from fwd.model.words import Address
 from fwd.proto.sa import KEY_BYTES, SALT_BYTES, SLOTS, SaKeys
 
 EPOCHS_MAX: Final = 2**22

@@ -18,12 +18,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fwd.config import MEMBERS_MAX, Payload
 from fwd.lab import certificates, charon, gateways, traffic
 from fwd.lab import interop as scenarios
 from fwd.lab.demo import demo_command
 from fwd.lab.testbed import run as testbed_run
 from fwd.lab.topology import GATEWAYS, LabError, Topology, why_not
+from fwd.model.config import MEMBERS_MAX
+from fwd.model.words import Payload
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Two VPCs in network namespaces, joined by fwd; needs root."

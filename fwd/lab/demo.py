@@ -24,10 +24,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fwd.config import MEMBERS_MAX
 from fwd.lab import flows, gateways, probe, tools, traffic, verdict
 from fwd.lab.topology import LabError, Topology, why_not
 from fwd.lab.view import Reading, View
+from fwd.model.config import MEMBERS_MAX
 
 ESP_PORT = 4500  # member i uses ESP_PORT + i
 PROBE_PORT = 7777

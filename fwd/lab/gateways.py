@@ -17,11 +17,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fwd import config
 from fwd.agent.client import query
 from fwd.lab import processes
 from fwd.lab.processes import Process
 from fwd.lab.topology import GATEWAYS, SUBNETS, LabError, Topology, kernel_has_ipv6
+from fwd.model import config
+from fwd.model.words import ConfigError
 
 READY_TIMEOUT_S = 15.0
 STOP_GRACE_S = 5.0
@@ -158,7 +159,7 @@ def _configure(
     )
     try:
         config.parse(text, str(config_path(topology, host)))
-    except config.ConfigError as error:
+    except ConfigError as error:
         raise LabError(str(error)) from None
     config_path(topology, host).write_text(text)
     fd = os.open(_secret_path(topology, host), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

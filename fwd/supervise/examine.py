@@ -12,8 +12,8 @@ import select
 import signal
 from typing import Final
 
-from fwd.config import Keys, LabKeys
 from fwd.keyd import secrets
+from fwd.model.keys import Keys, LabKeys
 from fwd.proto.errors import UserError
 from fwd.supervise import privileges, sandbox
 

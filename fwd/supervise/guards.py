@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network, summarize_address_range
 from typing import Final
 
-from fwd.config import Network, Peering
+from fwd.model.config import Peering
+from fwd.model.words import Network
 
 METRIC: Final = 1_000_000
 OWNERLESS: Final = 4  # RTPROT_STATIC, as the guards of a fwd without numbers are marked

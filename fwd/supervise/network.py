@@ -18,7 +18,8 @@ from typing import Final
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from fwd.config import Address, Network, Peering
+from fwd.model.config import Peering
+from fwd.model.words import Address, Network
 from fwd.proto.errors import UserError
 from fwd.supervise import guards
 from fwd.supervise.guards import Found

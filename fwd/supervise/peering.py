@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fwd.agent.view import PeeringView
-from fwd.config import Address, Peering
 from fwd.datapath import member, ring
 from fwd.datapath.demux import Demux
 from fwd.datapath.geometry import Geometry, inner_mtu_min
@@ -31,6 +30,8 @@ from fwd.datapath.tun import Offloads, Tun, offloads_in_common, super_packets_ac
 from fwd.datapath.udp import open_socket, renew
 from fwd.keyd.mailbox import KeydMember, KeydPeering
 from fwd.keyd.source import EPOCHS_MAX
+from fwd.model.config import Peering
+from fwd.model.words import Address
 from fwd.proto.flow import rendezvous_scores
 from fwd.proto.logged import event
 from fwd.supervise import network

@@ -16,8 +16,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
 
-from fwd.config import Peering
 from fwd.datapath import udp
+from fwd.model.config import Peering
 from fwd.proto.errors import UserError
 
 # A burst of 64 peers' messages; and what waits behind a flood waits for a tenth of a second at most.

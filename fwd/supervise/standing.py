@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from fwd.config import Gateway, Keys, LabKeys, Peering
 from fwd.datapath.memory import Memory
 from fwd.datapath.shared import GatewayShared
 from fwd.keyd import secrets
+from fwd.model.config import Gateway, Peering
+from fwd.model.keys import Keys, LabKeys
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import network, sockets

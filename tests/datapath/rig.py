@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fwd.config import LabKeys, Peering
 from fwd.datapath.counters import DemuxCounter, MemberCounter
 from fwd.datapath.demux import Demux
 from fwd.datapath.geometry import Geometry
@@ -29,6 +28,8 @@ from fwd.datapath.member import Member, MemberParts
 from fwd.datapath.ring import Ring
 from fwd.datapath.shared import LinkWord, PeeringShared, ProcessState
 from fwd.datapath.tun import Offloads
+from fwd.model.config import Peering
+from fwd.model.keys import LabKeys
 from fwd.proto.drops import DropReason
 from fwd.proto.flow import rendezvous_scores
 from fwd.proto.ip import CSUM, NO_VNET, TSO4, TSO6, USO4, USO6, VNET_BYTES

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from rig import FLOW_LABEL, Group, Rig, packet, record, rig, sa_keys
 
-from fwd.config import PskKeys
 from fwd.datapath.audit import EVERY_S, Audit, Event
+from fwd.model.keys import PskKeys
 from fwd.proto.aggfrag import SUBTYPE_RECORDS
 from fwd.proto.esp import NEXT_AGGFRAG, NEXT_IPV4, OVERHEAD_BYTES, OutboundSa, seal_one, write_trailer
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 from rig import Gateway, Rig, packet, peering_of, record, rig, sa_keys
 
-from fwd.config import PskKeys
 from fwd.datapath import member as member_module
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.shared import LinkWord
+from fwd.model.keys import PskKeys
 from fwd.proto.drops import DropReason
 from fwd.proto.ip import VNET_BYTES
 from fwd.proto.path import SILENCE_S, TRIES

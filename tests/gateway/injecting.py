@@ -20,9 +20,9 @@ from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from fwd.supervise import policy, watchdog
+from fwd.supervise import policy, supervisor
 
-HERE = str(Path(watchdog.__file__).parent)
+HERE = str(Path(supervisor.__file__).parent)
 RETRY_S = 0.1  # what failed is to be tried again soon
 CHANGES = {"_re_read", "_settle"}
 # What deals with trouble, and comes after it alone; and signal handlers, which only set a flag.
@@ -99,16 +99,16 @@ class Injector:
 def main() -> int:
     record, config, spared, where = sys.argv[1:]
     injector = Injector(Path(record), spared, where)
-    turn = watchdog.Supervisor._turn
+    turn = supervisor.Supervisor._turn
 
-    def profiled(self: watchdog.Supervisor) -> None:
+    def profiled(self: supervisor.Supervisor) -> None:
         injector.turn()
         turn(self)
 
     policy.STORM, policy.BACKOFF_S = 10**9, 0.0  # type: ignore[misc]  # children are begun again at once
-    watchdog.RETRY_S = RETRY_S  # type: ignore[misc]
-    watchdog.Supervisor._turn = profiled  # type: ignore[method-assign]
-    return watchdog.run(Path(config))
+    supervisor.RETRY_S = RETRY_S  # type: ignore[misc]
+    supervisor.Supervisor._turn = profiled  # type: ignore[method-assign]
+    return supervisor.run(Path(config))
 
 
 if __name__ == "__main__":

@@ -81,14 +81,14 @@ def second(pair: Pair, name: str, **peering: object) -> Path:
 RAISING = """
 import sys
 from pathlib import Path
-from fwd.supervise import watchdog
-watchdog.GIVE_UP_S = 0.5
+from fwd.supervise import supervisor
+supervisor.GIVE_UP_S = 0.5
 def fail(self):
     if Path(sys.argv[2]).exists():
         raise RuntimeError("on purpose")
     turn(self)
-turn, watchdog.Supervisor._turn = watchdog.Supervisor._turn, fail
-sys.exit(watchdog.run(Path(sys.argv[1])))
+turn, supervisor.Supervisor._turn = supervisor.Supervisor._turn, fail
+sys.exit(supervisor.run(Path(sys.argv[1])))
 """
 
 

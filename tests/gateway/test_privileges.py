@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from gwkit import MakePair, Pair, until
 
-from fwd.config import load
 from fwd.keyd.source import LabSource
+from fwd.model.config import load
 
 CHILDREN = ["demux", "member-0", "member-1", "keyd", "agent"]
 FIRST = 64000  # of three users

@@ -14,8 +14,8 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.ipsec import ESP, IPSecIntegrityError, SecurityAssociation
 from scapy.utils import RawPcapReader
 
-from fwd.config import load
 from fwd.keyd.source import LabSource
+from fwd.model.config import load
 
 PACKETS = 2000
 AGGFRAG = 144

@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fwd.cli import _exit_status
-from fwd.config import CertificateKeys, LabKeys, Peering, PskKeys
 from fwd.keyd import checkup, generate
 from fwd.keyd.checkup import Checkup, findings
+from fwd.model.config import Peering
+from fwd.model.keys import CertificateKeys, LabKeys, PskKeys
 from fwd.proto.ike.auth import Certificates, Credentials, Psk
 from fwd.proto.ike.trust import Crl, Rules, Trusted
 

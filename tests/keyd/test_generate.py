@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fwd.cli import _exit_status
-from fwd.config import CertificateKeys, PskKeys
 from fwd.keyd import generate, secrets
+from fwd.model.keys import CertificateKeys, PskKeys
 from fwd.proto.errors import UserError
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Certificates, Psk

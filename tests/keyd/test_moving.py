@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from test_pairs import Side, World
 
-from fwd.config import PskKeys
+from fwd.model.keys import PskKeys
 from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.exchanges import Liveness
 from fwd.proto.ike.sa import IkeSa

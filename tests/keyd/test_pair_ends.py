@@ -13,9 +13,9 @@ from certkit import Ca, credentials
 from ikekit import WALL
 from test_pairs import STEP_S, PlayedMember, World
 
-from fwd.config import CertificateKeys, PskKeys
 from fwd.keyd import ike
 from fwd.keyd.pair import Times
+from fwd.model.keys import CertificateKeys, PskKeys
 from fwd.proto.ike import endpoint
 from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.numbers import Notify, ProtocolError

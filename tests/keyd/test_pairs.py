@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from test_source import peering
 
-from fwd.config import PskKeys
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.shared import LinkWord, PeeringShared, ProcessState
 from fwd.keyd import accepted
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, KeydPeering
 from fwd.keyd.pairs import ANSWER_S, OLD_SA_S
+from fwd.model.keys import PskKeys
 from fwd.proto.ike import endpoint, exchanges
 from fwd.proto.ike.auth import Credentials, Psk
 from fwd.proto.ike.message import Header

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from test_pairs import World, undo
 
-from fwd.config import Peering, PskKeys
 from fwd.keyd.record import RECORDS_PER_S, Record
+from fwd.model.config import Peering
+from fwd.model.keys import PskKeys
 from fwd.proto.ike.causes import By
 from fwd.proto.ike.events import ChildDown, ChildUp
 from fwd.proto.sa import EventKind, SaEvent

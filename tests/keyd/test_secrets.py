@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from fwd.config import CertificateKeys, PskKeys
 from fwd.keyd import secrets
 from fwd.keyd.secrets import SecretError
+from fwd.model.keys import CertificateKeys, PskKeys
 from fwd.proto.ike.auth import Certificates, Psk
 
 

@@ -17,7 +17,6 @@ import pytest
 from test_pairs import Side
 
 import fwd
-from fwd.config import PskKeys
 from fwd.datapath.shared import GatewayShared
 from fwd.keyd import barrier, ike, inbox, service
 from fwd.keyd.barrier import Guarded
@@ -26,6 +25,7 @@ from fwd.keyd.inbox import Inbox
 from fwd.keyd.mailbox import KeydPeering
 from fwd.keyd.secrets import SecretError
 from fwd.keyd.service import KeydParts, Service
+from fwd.model.keys import PskKeys
 from fwd.proto.ike.auth import Psk
 from fwd.proto.ike.causes import Failure
 from fwd.proto.ike.limits import TIME_S, TIME_SHARE

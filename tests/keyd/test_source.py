@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fwd.config import LabKeys, Peering
 from fwd.keyd.secrets import SecretError, open_secret
 from fwd.keyd.source import EPOCHS_MAX, LabSource
+from fwd.model.config import Peering
+from fwd.model.keys import LabKeys
 from fwd.proto.sa import SLOTS
 
 SECRET = bytes(range(48))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fwd.config import CertificateKeys, Gateway, Peering, PskKeys
+from fwd.model.config import Gateway, Peering
+from fwd.model.keys import CertificateKeys, PskKeys
 
 ROOT = Path(__file__).parents[2]
 MACROS = {".TH", ".SH", ".SS", ".TP", ".B", ".BR", ".I", ".nf", ".fi", ".ad"}

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from fwd.config import CertificateKeys, PskKeys
 from fwd.keyd import generate, secrets
 from fwd.keyd.secrets import SecretError
+from fwd.model.keys import CertificateKeys, PskKeys
 from fwd.supervise import examine
 
 USER = (65534, 65534)

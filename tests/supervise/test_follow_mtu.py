@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from fwd.config import LabKeys, Peering
 from fwd.datapath.geometry import Geometry
 from fwd.datapath.shared import LinkWord, PeeringShared
+from fwd.model.config import Peering
+from fwd.model.keys import LabKeys
 from fwd.supervise.peering import PeeringParts
 
 V4, V6 = "10.2.0.0/24", "fd00:2::/64"

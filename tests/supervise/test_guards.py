@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fwd.config import LabKeys, Network, Peering
+from fwd.model.config import Peering
+from fwd.model.keys import LabKeys
+from fwd.model.words import Network
 from fwd.proto.errors import UserError
 from fwd.supervise import guards, owner
 from fwd.supervise.guards import OWNERLESS, STRANGERS, Found, Table

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from rich.console import Console
 
-from fwd import config
 from fwd.agent import ike, render
 from fwd.agent.metrics import StatusCollector
 from fwd.agent.status import collect
@@ -29,6 +28,8 @@ from fwd.datapath.shared import (
     peering_sizes,
 )
 from fwd.datapath.tun import Offloads, offloads_in_common
+from fwd.model import config
+from fwd.model.example import EXAMPLE
 from fwd.proto.ip import CSUM, TSO4, TSO6, USO4, USO6
 from fwd.supervise import policy
 from fwd.supervise.notify import summary
@@ -44,7 +45,7 @@ class Memories:
     """All memory of a gateway with one peering of two members, IKE included, and what the agent makes of it."""
 
     def __init__(self) -> None:
-        self.peering = config.parse(config.EXAMPLE.replace("members = 4", "members = 2"), "example").peering[0]
+        self.peering = config.parse(EXAMPLE.replace("members = 4", "members = 2"), "example").peering[0]
         sizes = peering_sizes(2)
         for i in range(2):
             sizes[f"demux-{i}"] = ring.sizes(64, 4)[0]

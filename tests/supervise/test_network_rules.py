@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fwd.config import LabKeys, Peering
+from fwd.model.config import Peering
+from fwd.model.keys import LabKeys
 from fwd.supervise import guards
 from fwd.supervise.guards import table_name
 

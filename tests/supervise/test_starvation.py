@@ -18,11 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from fwd import config
 from fwd.datapath.shared import GatewayShared, ProcessState
+from fwd.model import config
+from fwd.model.example import EXAMPLE
 from fwd.supervise import policy, vitals
 from fwd.supervise.children import Child
-from fwd.supervise.watchdog import Supervisor
+from fwd.supervise.supervisor import Supervisor
 
 LONG = [pytest.mark.long, pytest.mark.timeout(600)]
 SPIN_CPU_S_MAX = 1.0
@@ -87,7 +88,7 @@ def burn() -> None:
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     """One without peerings, whose children are the test's."""
-    parsed = config.parse(config.EXAMPLE.replace("/run/fwd", str(tmp_path)), "example")
+    parsed = config.parse(EXAMPLE.replace("/run/fwd", str(tmp_path)), "example")
     made = Supervisor(parsed, lambda: parsed)
     made._turned_at = time.monotonic()
     yield made

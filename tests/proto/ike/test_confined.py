@@ -18,10 +18,10 @@ from fwd.supervise import sandbox
 HERE = Path(__file__).parent
 SCRIPT = """
 import ctypes, faulthandler, os, sys
-import fwd.cli, fwd.supervise.watchdog
+import fwd.cli, fwd.supervise.supervisor
 there = set(sys.modules)
 from ikekit import IKE, PSK, Net, connection
-from fwd.config import CertificateKeys
+from fwd.model.keys import CertificateKeys
 from fwd.keyd import secrets
 from fwd.supervise import sandbox
 extra = [name for name in set(sys.modules) - there if name.startswith("cryptography")]

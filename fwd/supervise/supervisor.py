@@ -27,10 +27,10 @@ from typing import Final
 
 from fwd.agent import service as agent
 from fwd.agent.view import GatewayView
-from fwd.config import Config, load, with_members, without_offload
 from fwd.datapath import memory
 from fwd.datapath.shared import GatewayShared, ProcessState
 from fwd.keyd import service as keyd
+from fwd.model.config import Config, load, with_members, without_offload
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import logs, policy, privileges, sandbox

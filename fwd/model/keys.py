@@ -1,0 +1,116 @@
+"""How a peering's two gateways authenticate each other: the table `[peering.keys]`.
+
+Nothing here reads a secret: `secret` and `key` are paths, which the supervisor opens (keyd/secrets.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from fwd.model.words import Seconds, Strict
+from fwd.proto.ike import auth, proposals
+from fwd.proto.ike.numbers import Payload as IkePayload
+from fwd.proto.ike.numbers import Protocol
+
+
+class LabKeys(Strict):
+    """Keys derived from one shared secret: for the lab only. The file is unlinked once read."""
+
+    source: Literal["lab"]
+    secret: Path = Field(description="file of 32 or more random bytes, mode 0600, owned by the user who runs fwd")
+
+
+def _proposals(protocol: Protocol) -> Any:
+    """Proposals in swanctl's words, checked."""
+
+    def check(words: list[str]) -> list[str]:
+        for one in words:
+            proposals.parse(one, protocol)
+        return words
+
+    return Annotated[list[str], Field(min_length=1, max_length=16), AfterValidator(check)]
+
+
+def _identity(text: str) -> str:
+    if "*" in text or text.startswith("%"):
+        raise ValueError(f"identity {text!r}: there are no wildcards: write the one identity that is meant")
+    auth.identity(text, IkePayload.IDI)
+    return text
+
+
+Identity = Annotated[str, AfterValidator(_identity)]
+
+
+class IkeKeys(Strict):
+    """What both ways to authenticate by IKEv2 share."""
+
+    local_id: Identity | None = Field(default=None, description="this gateway's identity; default: its address")
+    remote_id: Identity | None = Field(default=None, description="the far gateway's; default: its address")
+    ike_proposals: _proposals(Protocol.IKE) = Field(  # type: ignore[valid-type]
+        default=["aes256gcm16-prfsha384-x25519-ecp384", "aes256gcm16-aes128gcm16-prfsha256-x25519-ecp256"],
+        description="for IKE, in swanctl's words, the best first",
+    )
+    esp_proposals: _proposals(Protocol.ESP) = Field(  # type: ignore[valid-type]
+        default=["aes256gcm16-x25519-ecp384-esn-noesn", "aes128gcm16-x25519-ecp256-esn-noesn"],
+        description="for ESP; a group here makes rekeying exchange keys anew",
+    )
+    ike_rekey_time: Seconds = Field(
+        default=4 * 3600, ge=0, le=7 * 86400, description="of the IKE SA, which ends at 1.1 times that; 0: never"
+    )
+    reauth_time: Seconds = Field(default=0, ge=0, le=365 * 86400, description="both authenticate anew; 0: never")
+    grace: Seconds = Field(
+        default=60, ge=0, le=86400, description="for which SAs go on whose secret, CA or identity SIGHUP has changed"
+    )
+    dpd_delay: Seconds = Field(default=10, ge=0, le=3600, description="silence before the peer is asked; 0: never")
+    start_action: Literal["start", "none"] = Field(default="start", description="none: wait for the far gateway")
+    mobility: Literal["port", "address", "none"] = Field(
+        default="port",
+        description="what of the far gateway's address may change; behind a NAT, port lets the address, too",
+    )
+    ike_port: int = Field(default=500, ge=1, le=65535, description="UDP port of IKE, on both sides")
+
+
+class PskKeys(IkeKeys):
+    """IKEv2 with a pre-shared key."""
+
+    source: Literal["psk"]
+    secret: Path = Field(description="file with the pre-shared key, mode 0600, owned by the user who runs fwd")
+
+
+class CertificateKeys(IkeKeys):
+    """IKEv2 with X.509 certificates, all files PEM."""
+
+    source: Literal["cert"]
+    certificate: Path = Field(description="this gateway's certificate; CAs between it and the root may follow")
+    key: Path = Field(description="its private key, mode 0600, owned by the user who runs fwd")
+    authorities: Path | None = Field(default=None, description="CAs that the far gateway's certificate must come from")
+    remote_cert: Path | None = Field(
+        default=None, description="the far gateway's certificate: no other key is taken, and no CA is needed"
+    )
+    crls: list[Path] = Field(default=[], max_length=64, description="lists of what the CAs have revoked, PEM or DER")
+    crl_policy: Literal["ifpresent", "strict"] = Field(
+        default="ifpresent", description="strict: no peer without a CRL of every CA above its certificate"
+    )
+    tls_certificates: bool = Field(
+        default=False, description="take certificates whose extended key usage is for TLS servers or clients alone"
+    )
+    cert_grace: Seconds = Field(
+        default=0, ge=0, le=30 * 86400, description="for which SAs may go on after the peer's certificate has ended"
+    )
+
+    @model_validator(mode="after")
+    def _anchored(self) -> CertificateKeys:
+        if self.authorities is None and self.remote_cert is None:
+            raise ValueError("authorities is missing: name the far gateway's CAs, or its certificate (remote_cert)")
+        if self.authorities is None and self.crls:
+            raise ValueError("crls are CAs' lists: they need authorities")
+        if self.crl_policy == "strict" and not self.crls:
+            raise ValueError('crl_policy = "strict" takes no peer at all without crls')
+        return self
+
+
+Keys = Annotated[LabKeys | PskKeys | CertificateKeys, Field(discriminator="source")]
+SOURCES: Final = ("lab", "psk", "cert")
