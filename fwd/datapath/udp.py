@@ -124,10 +124,14 @@ def split(sock: socket.socket, members: int) -> None:
         (0x06, 0, 0, 1),  # the first member
         (0x06, 0, 0, 0),  # keyd
     ]
+    attach(sock, _SO_ATTACH_REUSEPORT_CBPF, program)
+
+
+def attach(sock: socket.socket, option: int, program: Sequence[tuple[int, int, int, int]]) -> None:
+    """Give a socket a classic BPF program: its steps as (code, steps to skip if true, if false, operand)."""
     code = b"".join(struct.pack("=HBBI", *step) for step in program)
     memory = ctypes.create_string_buffer(code, len(code))
-    fprog = struct.pack("@HP", len(program), ctypes.addressof(memory))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, fprog)
+    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@HP", len(program), ctypes.addressof(memory)))
 
 
 def _try_option(sock: socket.socket, offloads: Offloads, name: str, option: int, value: int) -> bool:

@@ -19,6 +19,7 @@ from typing import Final
 from fwd.datapath import udp
 from fwd.model.config import Peering
 from fwd.proto.errors import UserError
+from fwd.supervise import ike_filter
 
 # A burst of 64 peers' messages; and what waits behind a flood waits for a tenth of a second at most.
 IKE_BUFFER_BYTES: Final = 1 << 20
@@ -144,5 +145,6 @@ def _bind_udp(address: str, port: int, *, shared: bool) -> socket.socket:
     for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
         with contextlib.suppress(PermissionError):
             sock.setsockopt(socket.SOL_SOCKET, option, IKE_BUFFER_BYTES)
+    ike_filter.attach(sock, marked=shared)
     sock.setblocking(False)
     return sock

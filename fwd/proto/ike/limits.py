@@ -24,14 +24,14 @@ HALF_OPEN_BYTES_ALL: Final = 16 << 20  # of all endpoints of a process; HALF_OPE
 
 # A key exchange takes 0.4 ms of CPU.
 UNPROVEN_PER_S: Final = 50  # answered without a cookie, of one endpoint
-PROVEN_PER_S: Final = 100  # answered with one
+PROVEN_PER_S: Final = 50  # answered with one
 PROVEN_PORTS: Final = 64  # classes of source ports, each with its own share: one source cannot take all of it
 PROVEN_PORT_PER_S: Final = 3
 COOKIES_BYTES_PER_S: Final = 500_000  # sent by one endpoint: 6,000 a second, each shorter than what asks for it
 COPIES_PER_S: Final = 2  # of one IKE_SA_INIT, answered again; an honest sender waits 0.5 s and more
 
 # A certificate path of four RSA keys takes 1 ms (chain.py).
-AUTHS_PER_S: Final = 50  # IKE_AUTH of half-open IKE SAs that is looked at, of one endpoint
+AUTHS_PER_S: Final = 25  # IKE_AUTH of half-open IKE SAs that is looked at, of one endpoint
 
 # The hashes of CAs that IKE_SA_INIT names: it must not answer with much more than it was asked with.
 AUTHORITIES_NAMED_MAX: Final = 10
