@@ -35,6 +35,7 @@ from fwd.datapath.tun import Offloads
 from fwd.lab.testbed import observe
 from fwd.model import config
 from fwd.model.example import EXAMPLE
+from fwd.model.reasons import Code, Reason
 from fwd.proto.drops import DropReason
 from fwd.proto.ike.causes import By, Failure
 from fwd.proto.ip import CSUM, TSO4
@@ -106,7 +107,7 @@ def test_every_reason_appears_and_sums_over_processes(view: GatewayView) -> None
 
 
 @pytest.mark.parametrize(
-    ("break_it", "reason"),
+    ("break_it", "why"),
     [
         (lambda v: v.shared.keyd.put(ProcessState.BACKOFF, 0, 1, 0, 1), "keyd is backoff"),
         (lambda v: v.peerings[0].shared.demux.put(ProcessState.STOPPED, 0, 0, 0, 0), "vpc2: demux is stopped"),
@@ -120,11 +121,24 @@ def test_every_reason_appears_and_sums_over_processes(view: GatewayView) -> None
         ),
     ],
 )
-def test_not_ready_says_why(view: GatewayView, break_it: Callable[[GatewayView], None], reason: str) -> None:
+def test_not_ready_says_why(view: GatewayView, break_it: Callable[[GatewayView], None], why: str) -> None:
     break_it(view)
     status = collect(view, NOW_NS)
     assert not status["ready"]
-    assert status["not_ready"] == [reason]
+    assert status["not_ready"] == [why]
+    (told,) = status["reasons"]
+    assert told["code"] == ("no_child_sa" if "no SA" in why else "process")
+    assert told["remedy"]
+
+
+def test_what_the_supervisor_finds_is_a_reason_too(view: GatewayView) -> None:
+    """What it says of the kernel stands in the status as it says it."""
+    found = Reason.of(Code.ROUTE_MISSING, "vpc2", ["10.2.0.0/16"], what="10.2.0.0/16", device="fwd0", why="")
+    view.shared.troubles.put(json.dumps({"reasons": [found.as_json()]}).encode())
+    status = collect(view, NOW_NS)
+    assert not status["ready"]
+    assert status["not_ready"] == ["vpc2: no route to 10.2.0.0/16 by fwd0"]
+    assert status["reasons"] == [found.as_json()]
 
 
 def test_what_keyd_tells_cannot_write_to_a_terminal(view: GatewayView) -> None:

@@ -20,6 +20,7 @@ from fwd.datapath.counters import DemuxCounter, MemberCounter
 from fwd.datapath.ring import SEGMENTS, RingWords
 from fwd.datapath.shared import LinkWord, MemberShared, ProcessRow, ProcessState, ProcessWords
 from fwd.datapath.tun import TUN_FLAGS
+from fwd.model.reasons import Code, Reason, from_json
 from fwd.proto.drops import KERNEL_COUNTED, DropReason, Stage, Unit
 
 Json = dict[str, Any]
@@ -47,10 +48,11 @@ def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None =
         {"name": "keyd", **_process(view.shared.keyd, now_ns)},
         {"name": "agent", **_process(view.shared.agent, now_ns)},
     ]
-    not_ready = [
-        *_not_ready(processes[:1], ""),
-        *(f"{name}: not set up: {reason}" for name, reason in news.get("waiting", {}).items()),
-        *(reason for p in peerings for reason in _peering_not_ready(p)),
+    reasons = [
+        *_not_running(processes[:1], ""),
+        *(Reason.of(Code.NOT_SET_UP, name, why=why) for name, why in news.get("waiting", {}).items()),
+        *(from_json(one) for one in news.get("reasons", ())),
+        *(one for p in peerings for one in _peering_not_ready(p)),
     ]
     return {
         "schema": SCHEMA,
@@ -61,8 +63,9 @@ def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None =
             "control": str(view.gateway.control),
             "users": dict(view.users),
         },
-        "ready": not not_ready,
-        "not_ready": not_ready,
+        "ready": not reasons,
+        "not_ready": [one.line for one in reasons],
+        "reasons": [one.as_json() for one in reasons],
         "warnings": [
             *view.warnings,
             *_of_certificates(peerings),
@@ -224,36 +227,43 @@ def _spi(spi: int) -> str:
     return f"{spi:#010x}"
 
 
-def _not_ready(processes: Iterable[Json], prefix: str) -> list[str]:
+def _not_running(processes: Iterable[Json], peering: str) -> list[Reason]:
     running = ProcessState.RUNNING.name.lower()
-    return [f"{prefix}{p['name']} is {p['state']}" for p in processes if p["state"] != running]
+    return [
+        Reason.of(Code.PROCESS, peering, what=p["name"], state=p["state"]) for p in processes if p["state"] != running
+    ]
 
 
-def _peering_not_ready(peering: Json) -> list[str]:
-    prefix = f"{peering['name']}: "
+def _peering_not_ready(peering: Json) -> list[Reason]:
+    name, running = peering["name"], ProcessState.RUNNING.name.lower()
     refused = peering["members_refused"]  # the far side has fewer: no fault of theirs, unless it is so with all
     if all(m["spi_out"] is None for m in peering["members"]):
         refused = {}
     error = peering["ike_error"] if peering["ike_error"] not in (ike.NOTHING, ike.UNREADABLE) else ""
     why = peering["ike_concern"] or error
     members = [{"name": f"member {m['index']}", **m} for m in peering["members"] if str(m["index"]) not in refused]
-    reasons = _not_ready([{"name": "demux", **peering["demux"]}, *members], prefix)
-    return (
-        reasons
-        + [
-            f"{prefix}{m['name']} has no SA to send on" + (f": {why}" if why else "")
-            for m in members
-            if m["spi_out"] is None and m["state"] == ProcessState.RUNNING.name.lower()
-        ]
-        + [f"{prefix}{line}" for line in _narrower(peering["narrower"])]
-    )
+    bare = [m["name"] for m in members if m["spi_out"] is None and m["state"] == running]
+    return [
+        *_not_running([{"name": "demux", **peering["demux"]}, *members], name),
+        *(Reason.of(Code.NO_CHILD_SA, name, what=one, why=f": {why}" if why else "") for one in bare),
+        *_narrower(name, peering["narrower"]),
+    ]
 
 
-def _narrower(members: Json) -> list[str]:
-    """Which subnets do not wholly pass, a line for all members that carry the same."""
-    alike: dict[str, list[str]] = {}
+def _narrower(peering: str, members: Json) -> list[Reason]:
+    """Which subnets do not wholly pass, one reason for all members that carry the same."""
+    alike: dict[tuple[tuple[str, ...], str], list[str]] = {}
     for index, held in members.items():
-        not_wholly, local, remote = (", ".join(held[key]) for key in ("not_wholly", "local", "remote"))
-        what = f"of {not_wholly} the far side carries {local} - {remote} alone: make local_ts and remote_ts alike"
-        alike.setdefault(what, []).append(index)
-    return [f"member {', '.join(indices)}: {what}" for what, indices in alike.items()]
+        carried = " - ".join(", ".join(held[key]) for key in ("local", "remote"))
+        alike.setdefault((tuple(held["not_wholly"]), carried), []).append(index)
+    return [
+        Reason.of(
+            Code.NARROWER,
+            peering,
+            pairs,
+            what=f"member {', '.join(indices)}",
+            not_wholly=", ".join(pairs),
+            carried=carried,
+        )
+        for (pairs, carried), indices in alike.items()
+    ]

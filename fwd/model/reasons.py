@@ -1,0 +1,139 @@
+"""Why a gateway is not ready, as values: a stable code for programs, a sentence and a remedy for people.
+
+Every reason is made from a row of KINDS (`Reason.of`), so that a code without a sentence and a remedy cannot be had.
+Pure: who looks at processes, SAs and the kernel decides which reasons there are, and makes them here. The supervisor
+hands its own to the agent as JSON (`shared.troubles`, key `reasons`: a list of `as_json`), and the agent adds its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+
+class Code(StrEnum):
+    """Names of what keeps a gateway from being ready; they do not change."""
+
+    PROCESS = "process"
+    NOT_SET_UP = "not_set_up"
+    NO_CHILD_SA = "no_child_sa"
+    NARROWER = "narrower"
+    PATH_DOWN = "path_down"
+    DRAINING = "draining"
+    DEVICE_DOWN = "device_down"
+    ROUTE_MISSING = "route_missing"
+    GUARD_MISSING = "guard_missing"
+    NO_LAN_ADDRESS = "no_lan_address"
+    FORWARDING_OFF = "forwarding_off"
+    FILTER_DROPS = "filter_drops"
+    KERNEL = "kernel"
+
+
+class Kind(NamedTuple):
+    """One row of KINDS: what a code means (for the manual), its sentence, and what to do."""
+
+    meaning: str
+    text: str
+    remedy: str
+
+
+KINDS: Final[Mapping[Code, Kind]] = {
+    Code.PROCESS: Kind(
+        "a process that packets or keys need does not run",
+        "{what} is {state}",
+        "fwd starts it again by itself; if it stays so, the log says why",
+    ),
+    Code.NOT_SET_UP: Kind(
+        "a peering could not be set up",
+        "not set up: {why}",
+        "mend what it names: fwd tries again every 3 s",
+    ),
+    Code.NO_CHILD_SA: Kind(
+        "a member has no Child SA to send on",
+        "{what} has no SA to send on{why}",
+        "addresses, identities, secrets and proposals of both gateways must fit: see ike_error, and the log of both",
+    ),
+    Code.NARROWER: Kind(
+        "the far gateway has agreed to selectors that are narrower than configured",
+        "{what}: of {not_wholly} the far side carries {carried} alone: make local_ts and remote_ts alike",
+        "make local_ts here what remote_ts is there, and the other way round",
+    ),
+    Code.PATH_DOWN: Kind(
+        "no member of a peering gets an answer from the far gateway",
+        "no path: {remote} answers no member",
+        "look for what drops UDP to port {ports} on the way, in both directions, or whether the far gateway runs",
+    ),
+    Code.DRAINING: Kind(
+        "an operator has asked for it (`fwd drain`); traffic goes on",
+        "draining",
+        "`fwd undrain` makes it ready again",
+    ),
+    Code.DEVICE_DOWN: Kind(
+        "a TUN device is gone, down, or has another MTU",
+        "the TUN device {device} is {why}",
+        "fwd puts it right by itself; if it does not last, keep network managers and scripts off {device}",
+    ),
+    Code.ROUTE_MISSING: Kind(
+        "a remote subnet is not routed to the TUN device",
+        "no route to {what} by {device}{why}",
+        "fwd sets it again by itself; if it does not last, keep network managers and scripts off {device}",
+    ),
+    Code.GUARD_MISSING: Kind(
+        "a leak guard does not stand",
+        "the leak guard of {what} does not stand{why}",
+        "fwd sets it again by itself; if it does not last, see what removes it: a firewall, or a script",
+    ),
+    Code.NO_LAN_ADDRESS: Kind(
+        "the gateway has no address in local_ts",
+        "this host has no address in {what}",
+        "give the LAN's device an address in local_ts: the gateway's own packets, ICMP errors too, need one as source",
+    ),
+    Code.FORWARDING_OFF: Kind(
+        "the host does not forward packets between the LAN and the TUN device",
+        "this host does not forward: {sysctl} is 0",
+        "sysctl -w {sysctl}=1, and write it to /etc/sysctl.d",
+    ),
+    Code.FILTER_DROPS: Kind(
+        "a filter of the host drops what is forwarded",
+        "{chain} drops all that is forwarded",
+        "accept what comes from {device} and what goes to it in {chain}",
+    ),
+    Code.KERNEL: Kind(
+        "what the kernel has cannot be looked at, or put right",
+        "the kernel: {why}",
+        "mend what it names: fwd tries again every second",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One reason for which a gateway is not ready."""
+
+    code: str
+    peering: str  # empty: the whole gateway
+    text: str
+    remedy: str
+    subnets: tuple[str, ...] = ()  # what does not pass; empty: nothing of the peering, or it is not known
+
+    @classmethod
+    def of(cls, code: Code, peering: str = "", subnets: Iterable[str] = (), **facts: object) -> Reason:
+        """Make a reason of its row in KINDS; `facts` are what the row's sentence and remedy name."""
+        kind = KINDS[code]
+        return cls(code.value, peering, kind.text.format(**facts), kind.remedy.format(**facts), tuple(subnets))
+
+    @property
+    def line(self) -> str:
+        """The reason as one line for people."""
+        return f"{self.peering}: {self.text}" if self.peering else self.text
+
+    def as_json(self) -> dict[str, Any]:
+        """The reason as JSON has it."""
+        return {**asdict(self), "subnets": list(self.subnets)}
+
+
+def from_json(told: Mapping[str, Any]) -> Reason:
+    """Read back what `as_json` gave."""
+    return Reason(**{**told, "subnets": tuple(told["subnets"])})
