@@ -1,7 +1,7 @@
 """Writes the manual pages, fwd(8) and fwd.toml(5), to a directory: `python manpages.py DIRECTORY`.
 
 Commands, options and their help come from the command line's own description (fwd/cli.py), keys, defaults and bounds
-from the configuration's (fwd/model/config.py), so neither can lag behind. What neither says stands here: files,
+from the configuration's (fwd/model/tables.py), so neither can lag behind. What neither says stands here: files,
 signals, exit statuses.
 """
 
@@ -19,9 +19,8 @@ from fwd import __version__
 from fwd.bench.commands import app as bench
 from fwd.cli import app
 from fwd.lab.commands import app as lab
-from fwd.model.config import Gateway, Peering
 from fwd.model.example import EXAMPLE
-from fwd.model.keys import CertificateKeys, LabKeys, PskKeys
+from fwd.model.tables import TABLES, described, keys_of
 
 _PASSED_ON = {"lab": lab, "bench": bench}  # commands that hand their arguments to a command line of their own
 
@@ -87,38 +86,17 @@ def _fwd_toml() -> Iterator[str]:
         r"\fBfwd config check\fR \fIFILE\fR says what is wrong with one; with \fB\-\-secrets\fR, as root, also"
         " with keys and certificates. Unknown keys are refused."
     )
-    for title, model in (
-        ("[gateway]", Gateway),
-        ("[[peering]]", Peering),
-        ('[peering.keys], source = "psk"', PskKeys),
-        ('[peering.keys], source = "cert"', CertificateKeys),
-        ('[peering.keys], source = "lab"', LabKeys),
-    ):
+    yield _escaped(
+        "While fwd runs, a changed key that is marked live holds at once, or for SAs to come, and no packet is lost. "
+        "One that is marked restart sets up its peering anew, with the leak guards standing; in [gateway] it is "
+        "refused until fwd is restarted."
+    )
+    for title, model in TABLES.items():
         yield f".SH {_quoted(title)}"
         yield _escaped(" ".join((model.__doc__ or "").split()))
-        for key, schema in model.model_json_schema()["properties"].items():
-            if key not in ("keys", "source"):
-                yield from _item(key, _described(schema))
+        for key, schema in keys_of(model).items():
+            yield from _item(key, f"{described(schema)}; {schema['change']}")
     yield from (".SH EXAMPLE", ".nf", _escaped(EXAMPLE.rstrip()), ".fi", ".SH SEE ALSO", r".BR fwd (8)")
-
-
-def _described(schema: dict[str, Any]) -> str:
-    """A key's description, what it may be, and its default."""
-    parts = [schema["description"]] if "description" in schema else []
-    shape = next((one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"), schema)
-    if "enum" in shape:
-        parts.append("one of " + ", ".join(map(str, shape["enum"])))
-    if "minimum" in shape and "maximum" in shape:
-        parts.append(f"{shape['minimum']} to {shape['maximum']}")
-    if schema.get("default") == []:
-        parts.append("default: none")
-    elif schema.get("default") is not None:
-        default = schema["default"]
-        text = str(default).lower() if isinstance(default, bool) else str(default)
-        parts.append(f"default: {', '.join(default) if isinstance(default, list) else text}")
-    elif "default" not in schema:
-        parts.append("required")
-    return "; ".join(parts)
 
 
 def _head(name: str, section: int, summary: str) -> Iterator[str]:

@@ -21,7 +21,7 @@ from fwd.agent.client import query
 from fwd.lab import processes
 from fwd.lab.processes import Process
 from fwd.lab.topology import GATEWAYS, SUBNETS, LabError, Topology, kernel_has_ipv6
-from fwd.model import config
+from fwd.model import config, render
 from fwd.model.words import ConfigError
 
 READY_TIMEOUT_S = 15.0
@@ -141,22 +141,16 @@ def _configure(
     """Write a gateway's secret and configuration; refuses one that fwd itself would refuse."""
     far = "gw2" if host == "gw1" else "gw1"
     families = slice(2 if kernel_has_ipv6() else 1)
-    tables: dict[str, dict[str, Setting]] = {
-        "[gateway]": {"control": str(control_path(topology, host)), **gateway},
-        "[[peering]]": {
-            "name": f"to-{far}",
-            "local_addrs": topology.outer(host),
-            "remote_addrs": topology.outer(far),
-            "local_ts": list(SUBNETS[host][families]),
-            "remote_ts": list(SUBNETS[far][families]),
-            **peering,
-        },
-        "[peering.keys]": {"source": "psk", "secret": str(_secret_path(topology, host)), **keys},
+    wanted = {
+        "name": f"to-{far}",
+        "local_addrs": topology.outer(host),
+        "remote_addrs": topology.outer(far),
+        "local_ts": list(SUBNETS[host][families]),
+        "remote_ts": list(SUBNETS[far][families]),
+        **peering,
+        "keys": {"source": "psk", "secret": str(_secret_path(topology, host)), **keys},
     }
-    text = "\n".join(
-        "\n".join([header, *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""])
-        for header, table in tables.items()
-    )
+    text = render.write({"gateway": {"control": str(control_path(topology, host)), **gateway}, "peering": [wanted]})
     try:
         config.parse(text, str(config_path(topology, host)))
     except ConfigError as error:

@@ -27,7 +27,7 @@ from pydantic import (
 from fwd.files import why_not_believed
 from fwd.model.keys import IkeKeys, Keys, LabKeys
 from fwd.model.mistakes import first_reason
-from fwd.model.words import Address, ConfigError, Network, Payload, Seconds, Strict
+from fwd.model.words import Address, ConfigError, Network, Payload, Restart, Seconds, Strict
 from fwd.proto.sa import Life
 
 MEMBERS_MAX = 64
@@ -39,46 +39,54 @@ SHARED_MEMBERS_MAX = 8  # whose inbound SAs one of them may have to hold
 class Peering(Strict):
     """One encrypted connection to one far gateway: one TUN device, one demux, N members."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", description="letters, digits and dashes")
-    local_addrs: Address = Field(description="this gateway's outer address")
-    remote_addrs: Address = Field(description="the far gateway's outer address")
-    local_ts: list[Network] = Field(min_length=1, max_length=64, description="subnets on this side")
-    remote_ts: list[Network] = Field(min_length=1, max_length=64, description="subnets on the far side")
+    name: Restart[str] = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", description="letters, digits and dashes")
+    local_addrs: Restart[Address] = Field(description="this gateway's outer address")
+    remote_addrs: Restart[Address] = Field(description="the far gateway's outer address")
+    local_ts: Restart[list[Network]] = Field(min_length=1, max_length=64, description="subnets on this side")
+    remote_ts: Restart[list[Network]] = Field(min_length=1, max_length=64, description="subnets on the far side")
     keys: Keys
-    members: int = Field(default=4, ge=1, le=MEMBERS_MAX, description="worker processes, one ESP tunnel each")
-    payload: Payload = Field(default="superpacket", description="superpacket: with another fwd; esp: plain RFC 4303")
-    port: int = Field(default=4500, ge=1, le=65535, description="UDP port of member 0; member i uses port + i")
-    shared_port: bool = Field(
+    members: Restart[int] = Field(default=4, ge=1, le=MEMBERS_MAX, description="worker processes, one ESP tunnel each")
+    payload: Restart[Payload] = Field(
+        default="superpacket", description="superpacket: with another fwd; esp: plain RFC 4303"
+    )
+    port: Restart[int] = Field(default=4500, ge=1, le=65535, description="UDP port of member 0; member i uses port + i")
+    shared_port: Restart[bool] = Field(
         default=False,
         description=f"IKE and ESP share `port`, with a peer that uses 4500 alone (esp, {SHARED_MEMBERS_MAX} members)",
     )
-    tun: str = Field(default="fwd0", pattern=r"^[A-Za-z0-9_.-]{1,15}$", description="name of the TUN device")
-    tun_mtu: int | None = Field(
+    tun: Restart[str] = Field(default="fwd0", pattern=r"^[A-Za-z0-9_.-]{1,15}$", description="name of the TUN device")
+    tun_mtu: Restart[int | None] = Field(
         default=None, ge=1280, le=65535, description="default: the path's, less overhead in esp"
     )
-    path_mtu: int | None = Field(default=None, ge=576, le=65535, description="default: that of the outgoing interface")
-    esn: bool = Field(default=True, description="64-bit extended sequence numbers")
-    replay_window: int = Field(default=1024, ge=1024, le=65536, description="packets, by number")
-    rekey_time: Seconds = Field(default=3600, ge=0, le=7 * 86400, description="0: only by count and octets")
-    rekey_packets: int = Field(default=2**31, ge=1024, le=2**32 - 2**20, description="soft limit of an SA")
-    rekey_bytes: int = Field(default=0, ge=0, le=2**60, description="soft limit in octets of ESP; 0: 0.9 × life_bytes")
-    life_time: Seconds | None = Field(
+    path_mtu: Restart[int | None] = Field(
+        default=None, ge=576, le=65535, description="default: that of the outgoing interface"
+    )
+    esn: Restart[bool] = Field(default=True, description="64-bit extended sequence numbers")
+    replay_window: Restart[int] = Field(default=1024, ge=1024, le=65536, description="packets, by number")
+    rekey_time: Restart[Seconds] = Field(default=3600, ge=0, le=7 * 86400, description="0: only by count and octets")
+    rekey_packets: Restart[int] = Field(default=2**31, ge=1024, le=2**32 - 2**20, description="soft limit of an SA")
+    rekey_bytes: Restart[int] = Field(
+        default=0, ge=0, le=2**60, description="soft limit in octets of ESP; 0: 0.9 × life_bytes"
+    )
+    life_time: Restart[Seconds | None] = Field(
         default=None,
         ge=0,
         le=8 * 86400,
         description="end of an SA (not with lab keys); 0: never; default: 1.1 × rekey_time",
     )
-    life_packets: int | None = Field(
+    life_packets: Restart[int | None] = Field(
         default=None, ge=0, le=2**63, description="hard limit; 0: none; default: 1.1 × rekey_packets, or a million more"
     )
-    life_bytes: int | None = Field(
+    life_bytes: Restart[int | None] = Field(
         default=None, ge=0, le=2**63, description="hard limit; 0: none; default: 1.1 × rekey_bytes, or 1 GiB more"
     )
-    reorder_packets: int = Field(default=3, ge=1, le=64, description="later packets that end the wait for a hole")
-    reorder_ms: float = Field(default=2.0, gt=0, le=100, description="longest wait for a hole")
-    offload: bool = Field(default=True, description="segmentation offloads of the TUN device and the sockets")
-    mss_clamp: bool = Field(default=True, description="clamp TCP's MSS to the TUN device's MTU (payload esp)")
-    audit: bool = Field(default=True, description="log what ESP refuses (RFC 4303 §4)")
+    reorder_packets: Restart[int] = Field(
+        default=3, ge=1, le=64, description="later packets that end the wait for a hole"
+    )
+    reorder_ms: Restart[float] = Field(default=2.0, gt=0, le=100, description="longest wait for a hole")
+    offload: Restart[bool] = Field(default=True, description="segmentation offloads of the TUN device and the sockets")
+    mss_clamp: Restart[bool] = Field(default=True, description="clamp TCP's MSS to the TUN device's MTU (payload esp)")
+    audit: Restart[bool] = Field(default=True, description="log what ESP refuses (RFC 4303 §4)")
 
     def port_of(self, member: int) -> int:
         """The UDP port of a member."""
@@ -161,16 +169,18 @@ def _user(value: str | int) -> str | int:
 class Gateway(Strict):
     """What holds for the whole process tree."""
 
-    control: Path = Field(default=Path("/run/fwd/fwd.sock"), description="Unix socket of `fwd status`")
-    metrics: Annotated[str, AfterValidator(_endpoint)] | None = Field(
+    control: Restart[Path] = Field(default=Path("/run/fwd/fwd.sock"), description="Unix socket of `fwd status`")
+    metrics: Restart[Annotated[str, AfterValidator(_endpoint)] | None] = Field(
         default=None, description="ADDR:PORT of /metrics, /healthz and /readyz"
     )
-    user: Annotated[str | int, AfterValidator(_user)] | None = Field(
+    user: Restart[Annotated[str | int, AfterValidator(_user)] | None] = Field(
         default=None,
         description="whom the child processes run as: NAME for NAME, NAME-keyd and NAME-agent, or a number for it and "
         "the next two; default: fwd, fwd-keyd and fwd-agent, or numbers that are free",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Restart[Literal["debug", "info", "warning", "error"]] = Field(
+        default="info", description="the least of what is logged"
+    )
 
 
 class Config(Strict):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fwd.model.words import Seconds, Strict
+from fwd.model.words import Live, Restart, Seconds, Strict
 from fwd.proto.ike import auth, proposals
 from fwd.proto.ike.numbers import Payload as IkePayload
 from fwd.proto.ike.numbers import Protocol
@@ -19,8 +19,10 @@ from fwd.proto.ike.numbers import Protocol
 class LabKeys(Strict):
     """Keys derived from one shared secret: for the lab only. The file is unlinked once read."""
 
-    source: Literal["lab"]
-    secret: Path = Field(description="file of 32 or more random bytes, mode 0600, owned by the user who runs fwd")
+    source: Restart[Literal["lab"]]
+    secret: Restart[Path] = Field(
+        description="file of 32 or more random bytes, mode 0600, owned by the user who runs fwd"
+    )
 
 
 def _proposals(protocol: Protocol) -> Any:
@@ -47,57 +49,63 @@ Identity = Annotated[str, AfterValidator(_identity)]
 class IkeKeys(Strict):
     """What both ways to authenticate by IKEv2 share."""
 
-    local_id: Identity | None = Field(default=None, description="this gateway's identity; default: its address")
-    remote_id: Identity | None = Field(default=None, description="the far gateway's; default: its address")
-    ike_proposals: _proposals(Protocol.IKE) = Field(  # type: ignore[valid-type]
+    local_id: Live[Identity | None] = Field(default=None, description="this gateway's identity; default: its address")
+    remote_id: Live[Identity | None] = Field(default=None, description="the far gateway's; default: its address")
+    ike_proposals: Live[_proposals(Protocol.IKE)] = Field(  # type: ignore[valid-type]
         default=["aes256gcm16-prfsha384-x25519-ecp384", "aes256gcm16-aes128gcm16-prfsha256-x25519-ecp256"],
         description="for IKE, in swanctl's words, the best first",
     )
-    esp_proposals: _proposals(Protocol.ESP) = Field(  # type: ignore[valid-type]
+    esp_proposals: Live[_proposals(Protocol.ESP)] = Field(  # type: ignore[valid-type]
         default=["aes256gcm16-x25519-ecp384-esn-noesn", "aes128gcm16-x25519-ecp256-esn-noesn"],
         description="for ESP; a group here makes rekeying exchange keys anew",
     )
-    ike_rekey_time: Seconds = Field(
+    ike_rekey_time: Live[Seconds] = Field(
         default=4 * 3600, ge=0, le=7 * 86400, description="of the IKE SA, which ends at 1.1 times that; 0: never"
     )
-    reauth_time: Seconds = Field(default=0, ge=0, le=365 * 86400, description="both authenticate anew; 0: never")
-    grace: Seconds = Field(
+    reauth_time: Live[Seconds] = Field(default=0, ge=0, le=365 * 86400, description="both authenticate anew; 0: never")
+    grace: Live[Seconds] = Field(
         default=60, ge=0, le=86400, description="for which SAs go on whose secret, CA or identity SIGHUP has changed"
     )
-    dpd_delay: Seconds = Field(default=10, ge=0, le=3600, description="silence before the peer is asked; 0: never")
-    start_action: Literal["start", "none"] = Field(default="start", description="none: wait for the far gateway")
-    mobility: Literal["port", "address", "none"] = Field(
+    dpd_delay: Live[Seconds] = Field(
+        default=10, ge=0, le=3600, description="silence before the peer is asked; 0: never"
+    )
+    start_action: Live[Literal["start", "none"]] = Field(default="start", description="none: wait for the far gateway")
+    mobility: Live[Literal["port", "address", "none"]] = Field(
         default="port",
         description="what of the far gateway's address may change; behind a NAT, port lets the address, too",
     )
-    ike_port: int = Field(default=500, ge=1, le=65535, description="UDP port of IKE, on both sides")
+    ike_port: Restart[int] = Field(default=500, ge=1, le=65535, description="UDP port of IKE, on both sides")
 
 
 class PskKeys(IkeKeys):
     """IKEv2 with a pre-shared key."""
 
-    source: Literal["psk"]
-    secret: Path = Field(description="file with the pre-shared key, mode 0600, owned by the user who runs fwd")
+    source: Live[Literal["psk"]]
+    secret: Live[Path] = Field(description="file with the pre-shared key, mode 0600, owned by the user who runs fwd")
 
 
 class CertificateKeys(IkeKeys):
     """IKEv2 with X.509 certificates, all files PEM."""
 
-    source: Literal["cert"]
-    certificate: Path = Field(description="this gateway's certificate; CAs between it and the root may follow")
-    key: Path = Field(description="its private key, mode 0600, owned by the user who runs fwd")
-    authorities: Path | None = Field(default=None, description="CAs that the far gateway's certificate must come from")
-    remote_cert: Path | None = Field(
+    source: Live[Literal["cert"]]
+    certificate: Live[Path] = Field(description="this gateway's certificate; CAs between it and the root may follow")
+    key: Live[Path] = Field(description="its private key, mode 0600, owned by the user who runs fwd")
+    authorities: Live[Path | None] = Field(
+        default=None, description="CAs that the far gateway's certificate must come from"
+    )
+    remote_cert: Live[Path | None] = Field(
         default=None, description="the far gateway's certificate: no other key is taken, and no CA is needed"
     )
-    crls: list[Path] = Field(default=[], max_length=64, description="lists of what the CAs have revoked, PEM or DER")
-    crl_policy: Literal["ifpresent", "strict"] = Field(
+    crls: Live[list[Path]] = Field(
+        default=[], max_length=64, description="lists of what the CAs have revoked, PEM or DER"
+    )
+    crl_policy: Live[Literal["ifpresent", "strict"]] = Field(
         default="ifpresent", description="strict: no peer without a CRL of every CA above its certificate"
     )
-    tls_certificates: bool = Field(
+    tls_certificates: Live[bool] = Field(
         default=False, description="take certificates whose extended key usage is for TLS servers or clients alone"
     )
-    cert_grace: Seconds = Field(
+    cert_grace: Live[Seconds] = Field(
         default=0, ge=0, le=30 * 86400, description="for which SAs may go on after the peer's certificate has ended"
     )
 

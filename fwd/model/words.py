@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from fwd.proto.errors import UserError
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 Payload = Literal["superpacket", "esp"]
+Change = Literal["live", "restart"]
+
+# What a change of the key does while fwd runs. `Live`: it holds at once, or for SAs to come, and no packet is lost.
+# `Restart`: that peering is set up anew, its guards standing; of [gateway]: fwd must be restarted.
+_T = TypeVar("_T")
+Live = Annotated[_T, Field(json_schema_extra={"change": "live"})]
+Restart = Annotated[_T, Field(json_schema_extra={"change": "restart"})]
 
 _UNITS_S: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -36,6 +43,13 @@ def _duration_s(value: object) -> object:
 
 
 Seconds = Annotated[int, BeforeValidator(_duration_s)]
+
+
+def change_of(model: type[BaseModel], key: str) -> Change:
+    """Return what a change of `key` does while fwd runs."""
+    extra = model.model_fields[key].json_schema_extra
+    assert isinstance(extra, dict), f"{model.__name__}.{key} is neither Live nor Restart"
+    return "live" if extra["change"] == "live" else "restart"
 
 
 class Strict(BaseModel):

@@ -21,6 +21,7 @@ from fwd.agent.client import query
 from fwd.lab import flows, probe, processes, traffic
 from fwd.lab.processes import Process
 from fwd.lab.topology import GATEWAYS, SUBNETS, Topology, why_not
+from fwd.model import render
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -77,39 +78,25 @@ class Pair:
 
     def write_config(self, host: str) -> Path:
         far = "gw2" if host == "gw1" else "gw1"
-        tables: list[tuple[str, Json]] = [("[gateway]", {"control": str(self.control(host)), **self.gateway})]
+        peerings = []
         for i, peering in enumerate(self.peerings):
             subnets = peering.get("subnets", SUBNETS)
-            tables.append(
-                (
-                    "[[peering]]",
-                    {
-                        "name": f"to-{far}-{i}",
-                        "local_addrs": self.topology.outer(host),
-                        "remote_addrs": self.topology.outer(far),
-                        "local_ts": list(subnets[host]),
-                        "remote_ts": list(subnets[far]),
-                        "members": 2,
-                        **{key: value for key, value in peering.items() if key not in ("subnets", "keys")},
-                    },
-                )
+            own = {key: value for key, value in peering.items() if key not in ("subnets", "keys")}
+            keys = {"source": "lab", "secret": str(self.secret_path(host)), **self.keys}
+            peerings.append(
+                {
+                    "name": f"to-{far}-{i}",
+                    "local_addrs": self.topology.outer(host),
+                    "remote_addrs": self.topology.outer(far),
+                    "local_ts": list(subnets[host]),
+                    "remote_ts": list(subnets[far]),
+                    "members": 2,
+                    **own,
+                    "keys": keys | peering.get("keys", {}).get(host, {}),
+                }
             )
-            tables.append(
-                (
-                    "[peering.keys]",
-                    {
-                        "source": "lab",
-                        "secret": str(self.secret_path(host)),
-                        **self.keys,
-                        **peering.get("keys", {}).get(host, {}),
-                    },
-                )
-            )
-        lines = [
-            "\n".join([header, *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""])
-            for header, table in tables
-        ]
-        self.config(host).write_text("\n".join(lines))
+        gateway = {"control": str(self.control(host)), **self.gateway}
+        self.config(host).write_text(render.write({"gateway": gateway, "peering": peerings}))
         return self.config(host)
 
     def write_secret(self, host: str) -> None:

@@ -1,0 +1,34 @@
+"""Write a configuration as TOML: the one place that does, for fwd's own files, labs and tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fwd.model.config import Config
+
+
+def render(config: Config) -> str:
+    """Return the text of a configuration, without the keys that have their defaults: `parse` gives the same again."""
+    return write(config.model_dump(mode="json", exclude_defaults=True))
+
+
+def write(tables: Mapping[str, Any]) -> str:
+    """Return the text of `gateway`, a table, and `peering`, a list of tables, each with its `keys`."""
+    found = _table("[gateway]", tables.get("gateway", {}))
+    for peering in tables.get("peering", ()):
+        found += _table("[[peering]]", {key: value for key, value in peering.items() if key != "keys"})
+        found += _table("[peering.keys]", peering.get("keys", {}))
+    return "\n".join(found)
+
+
+def _table(header: str, values: Mapping[str, Any]) -> list[str]:
+    return [header, *(f"{key} = {_value(value)}" for key, value in values.items()), ""]
+
+
+def _value(value: Any) -> str:
+    """Return a text, number, truth or list of texts as TOML has it: as JSON does, but for the octet 0x7F in a text."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{', '.join(map(_value, value))}]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

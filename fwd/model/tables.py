@@ -1,0 +1,57 @@
+"""The tables of a configuration as documents show them: each key with what it may be and what a change of it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from fwd.model.config import Gateway, Peering
+from fwd.model.keys import CertificateKeys, LabKeys, PskKeys
+from fwd.model.words import Strict
+
+TABLES: Final[dict[str, type[Strict]]] = {
+    "[gateway]": Gateway,
+    "[[peering]]": Peering,
+    '[peering.keys], source = "psk"': PskKeys,
+    '[peering.keys], source = "cert"': CertificateKeys,
+    '[peering.keys], source = "lab"': LabKeys,
+}
+
+
+def keys_of(model: type[Strict]) -> dict[str, dict[str, Any]]:
+    """Return the JSON Schema of each key of a table, but for `keys`, a table itself, and what chooses the table."""
+    properties: dict[str, dict[str, Any]] = model.model_json_schema()["properties"]
+    return {key: schema for key, schema in properties.items() if key not in ("keys", "source")}
+
+
+def described(schema: dict[str, Any]) -> str:
+    """Return a key's description, what it may be, and its default."""
+    parts = [schema["description"]] if "description" in schema else []
+    shape = next((one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"), schema)
+    if "enum" in shape:
+        parts.append("one of " + ", ".join(map(str, shape["enum"])))
+    if "minimum" in shape and "maximum" in shape:
+        parts.append(f"{shape['minimum']} to {shape['maximum']}")
+    if schema.get("default") == []:
+        parts.append("default: none")
+    elif schema.get("default") is not None:
+        default = schema["default"]
+        text = str(default).lower() if isinstance(default, bool) else str(default)
+        parts.append(f"default: {', '.join(default) if isinstance(default, list) else text}")
+    elif "default" not in schema:
+        parts.append("required")
+    return "; ".join(parts)
+
+
+def markdown() -> str:
+    """Return all tables for docs/config.md, which a test holds against it."""
+    return "\n".join(_lines())
+
+
+def _lines() -> Iterator[str]:
+    for title, model in TABLES.items():
+        yield from (f"## `{title}`", "", " ".join((model.__doc__ or "").split()), "")
+        yield from ("| key | change | what it is |", "|---|---|---|")
+        for key, schema in keys_of(model).items():
+            yield f"| `{key}` | {schema['change']} | {described(schema).replace('|', chr(92) + '|')} |"
+        yield ""
