@@ -29,7 +29,7 @@ from fwd.keyd.proof import Proof
 from fwd.keyd.record import Record
 from fwd.keyd.refusals import Refusals
 from fwd.keyd.renewal import Renewal
-from fwd.keyd.shown import concern, shown
+from fwd.keyd.shown import concern, shown, unanswered_s
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Credentials
 from fwd.proto.ike.causes import By
@@ -228,6 +228,8 @@ class IkePeering:
                 endpoint.delete_child(self.name, spi, now, by)
         if sa is None or self._disagreement:
             return
+        if silent_s := unanswered_s(sa, self.members, now):
+            self._record.unanswered(silent_s, now)
         self._renew(sa, now)
         for index, member in enumerate(self.members):
             alone = index in self._refused or not self._spares(sa)
@@ -416,7 +418,7 @@ class IkePeering:
             "faults": self.faults,
             "failures": dict(self.failures()),
             "narrower": self._narrower.told(),
-            "concern": concern(self.members, self._refused, self._inherited_end, connected=sa is not None, now=now),
+            "concern": concern(self.members, self._refused, self._inherited_end, sa, now),
             "refused": {str(index): why for index, why in self._refused.items() if self.members[index].bare},
         }
 

@@ -22,6 +22,7 @@ from fwd.proto.logged import event
 
 SECOND_S: Final = 1.0
 STRAYED_EVERY_S: Final = 60.0
+UNANSWERED_EVERY_S: Final = 60.0
 RECORDS_PER_S: Final = 5.0
 RECORDS_FIRST: Final = 64  # at once; and MEMBER_RECORDS for each member, which a start takes
 MEMBER_RECORDS: Final = 8
@@ -139,6 +140,12 @@ class Record:
             log.warning("%s: IKE SA is gone: %s", self._name, error, extra=told)
         else:
             log.info("%s: IKE SA is closed", self._name, extra=event("ike.closed", peering=self._name))
+
+    def unanswered(self, silent_s: float, now: float) -> None:
+        """The peer has left a request unanswered for so long; while its traffic is heard, the IKE SA stays."""
+        if self._is_due("unanswered", now, UNANSWERED_EVERY_S):
+            told = event("ike.unanswered", peering=self._name)
+            log.warning("%s: the peer does not answer, for %.0f s now", self._name, silent_s, extra=told)
 
     def terms_refused(self, error: str, now: float) -> None:
         """What the peer says of the peering makes no sense."""

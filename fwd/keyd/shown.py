@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from fwd.keyd.pairs import MemberPairs
 from fwd.proto.ike import auth
@@ -11,6 +11,7 @@ from fwd.proto.ike.child import Child
 from fwd.proto.ike.sa import IkeSa
 from fwd.proto.ike.upkeep import ends_at
 
+UNANSWERED_S: Final = 5.0  # a peer that has not answered for so long is spoken of
 _NEVER = float("inf")
 
 
@@ -52,11 +53,12 @@ def _left(at: float, now: float) -> int | None:
 
 
 def concern(
-    members: Sequence[MemberPairs], refused: Mapping[int, str], inherited_end: str, *, connected: bool, now: float
+    members: Sequence[MemberPairs], refused: Mapping[int, str], inherited_end: str, sa: IkeSa | None, now: float
 ) -> str:
-    """Why members will soon have nothing to send on, and when, unless something changes; empty: they will not.
+    """Say why members will soon have nothing to send on, and when, unless something changes; empty: they will not.
 
-    `refused`: why the peer gives a member nothing more. `inherited_end`: why the SAs of a keyd before end.
+    `refused`: why the peer gives a member nothing more. `inherited_end`: why the SAs of a keyd before end. `sa`: the
+    IKE SA that speaks for the connection.
     """
     left = [seconds for member in members if (seconds := member.ends_in(now)) is not None]
     when = f"SAs end in {min(left):.0f} s" if left else "there is nothing to send on"
@@ -66,4 +68,15 @@ def concern(
     inherited = [seconds for member in members if (seconds := member.inherited_ends_in(now)) is not None]
     if inherited_end and inherited:
         return f"{inherited_end}: what was authenticated before ends in {max(inherited):.0f} s"
-    return f"there is no IKE SA: {when}" if left and not connected else ""
+    if sa is None:
+        return f"there is no IKE SA: {when}" if left else ""
+    silent_s = unanswered_s(sa, members, now)
+    if silent_s and (left or all(member.bare for member in members)):
+        return f"the peer does not answer, for {silent_s:.0f} s now: {when}"
+    return ""
+
+
+def unanswered_s(sa: IkeSa, members: Sequence[MemberPairs], now: float) -> float:
+    """For how long the peer has not answered, if that is worth a word: it is long, or there is nothing to send on."""
+    silent_s = sa.unanswered_s(now)
+    return silent_s if silent_s >= UNANSWERED_S or all(member.bare for member in members) else 0.0

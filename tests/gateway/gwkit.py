@@ -81,8 +81,9 @@ class Pair:
         peerings = []
         for i, peering in enumerate(self.peerings):
             subnets = peering.get("subnets", SUBNETS)
-            own = {key: value for key, value in peering.items() if key not in ("subnets", "keys")}
             keys = {"source": "lab", "secret": str(self.secret_path(host)), **self.keys}
+            keys |= peering.get("keys", {}).get(host, {})
+            own = {key: value for key, value in peering.items() if key not in ("subnets", "keys")}
             peerings.append(
                 {
                     "name": f"to-{far}-{i}",
@@ -92,7 +93,7 @@ class Pair:
                     "remote_ts": list(subnets[far]),
                     "members": 2,
                     **own,
-                    "keys": keys | peering.get("keys", {}).get(host, {}),
+                    "keys": {key: value for key, value in keys.items() if value is not None},
                 }
             )
         gateway = {"control": str(self.control(host)), **self.gateway}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -154,6 +155,31 @@ def test_the_status_tells_when_sas_end_that_the_peer_does_not_replace(
     assert keyd.told(world.now)["concern"] == "the peer refuses every rekeying (NO_ADDITIONAL_SAS): SAs end in 15 s"
     (child, *_) = keyd.told(world.now)["sas"][0]["children"]
     assert (child["age_s"], child["ends_s"]) == (25, 15)
+
+
+def test_a_peer_that_does_not_answer_is_told_of_before_sas_end_and_after(
+    undo: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its members go on sending, so the IKE SA is not given up."""
+    world = World(undo, members=1, rekey_time=20, life_time=40)
+    world.run(2.0)
+    keyd = world.sides[0].keyd
+    assert keyd is not None
+    world.sides[1].keyd = None
+    for _ in range(35):
+        world.run(1.0)
+        keyd._endpoint.heard("p", world.now)
+    concern = keyd.told(world.now)["concern"]
+    assert re.fullmatch(r"the peer does not answer, for \d+ s now: SAs end in \d s", concern)
+    assert [r.getMessage() for r in caplog.records if r.event == "ike.unanswered"] == [
+        "p: the peer does not answer, for 5 s now"
+    ]
+    for _ in range(8):
+        world.run(1.0)
+        keyd._endpoint.heard("p", world.now)
+    assert nobody_sends(world)
+    concern = keyd.told(world.now)["concern"]
+    assert re.fullmatch(r"the peer does not answer, for \d+ s now: there is nothing to send on", concern)
 
 
 def test_without_further_child_sas_a_member_that_dies_is_back_soon(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from fwd.proto.ike import numbers
@@ -49,7 +48,7 @@ from fwd.proto.ike.numbers import PRIVATE_STATUS_FIRST, SPI_BYTES, Exchange, Fla
 from fwd.proto.ike.payloads import AnyPayload, Delete, Notification, decode_chain, notify_for
 from fwd.proto.ike.rate import Rate
 from fwd.proto.ike.states import IKE_MOVES, State, Use, check_move
-from fwd.proto.ike.task import Respond, Task
+from fwd.proto.ike.task import Request, Respond, Task
 
 RETRANSMIT_S: Final = 0.5
 RETRANSMIT_FACTOR: Final = 1.8
@@ -58,19 +57,6 @@ TRIES_MAX: Final = 7  # then the peer is dead: about 30 s after the first
 TRAFFIC_S: Final = 10.0  # a peer whose traffic came so lately is not given up
 NO_SPI: Final = bytes(SPI_BYTES)
 MESSAGE_ID_MAX: Final = 2**32 - 1
-
-
-@dataclass
-class _Request:
-    """The request under way."""
-
-    task: Task
-    message_id: int
-    exchange: int
-    datagrams: list[bytes]
-    due: float  # when it is sent again, or given up
-    path: Path | None  # where it goes; None: to where the peer is
-    tries: int = 1
 
 
 class IkeSa:
@@ -124,7 +110,7 @@ class IkeSa:
         self.initial: Any = None  # what IKE_SA_INIT left for IKE_AUTH (initial.py)
         self._later: list[tuple[float, Task]] = []
         self._queue: deque[Task] = deque()
-        self._request: _Request | None = None
+        self._request: Request | None = None
         self._next_id = 0
         self._expected_id = 0
         self._answer: list[bytes] = []  # to request `_expected_id` - 1
@@ -165,6 +151,10 @@ class IkeSa:
     def busy_with_children(self) -> bool:
         """Whether a request about Child SAs is under way."""
         return self._request is not None and self._request.task.about_children
+
+    def unanswered_s(self, now: float) -> float:
+        """For how long the peer has left the request under way unanswered, though it was sent again; else 0."""
+        return self._request.unanswered_s(now) if self._request is not None else 0.0
 
     def use_keys(self, keys: IkeKeys, suite: Suite) -> None:
         """From now on messages are encrypted."""
@@ -229,7 +219,7 @@ class IkeSa:
         header = self._header(task.exchange, self._next_id, response=False)
         datagrams = self._encode(header, payloads)
         path = task.path if isinstance(task, Probe) else None
-        self._request = _Request(task, self._next_id, task.exchange, datagrams, now + RETRANSMIT_S, path)
+        self._request = Request(task, self._next_id, task.exchange, datagrams, path, now, now + RETRANSMIT_S)
         self._send(datagrams, path)
 
     def tick(self, now: float) -> None:
