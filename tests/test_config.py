@@ -177,9 +177,9 @@ WRONG = {
     "root's number": ("[gateway]\nuser = 0\n" + peering(), "gateway.user: 0 is not for this"),
     "a user below zero": ("[gateway]\nuser = -1\n" + peering(), "gateway.user: expected the name of a user"),
     "a user without a name": ('[gateway]\nuser = ""\n' + peering(), "gateway.user: expected the name of a user"),
-    "true for the user 1": ("[gateway]\nuser = true\n" + peering(), "user is not for true or false"),
-    "true for one member": (peering(members="true"), "members is not for true or false"),
-    "true for a second": (peering(rekey_time="true"), "rekey_time is not for true or false"),
+    "true for the user 1": ("[gateway]\nuser = true\n" + peering(), "user: expected a text in quotes, not true or fal"),
+    "true for one member": (peering(members="true"), "members: expected a whole number, not true or"),
+    "true for a second": (peering(rekey_time="true"), "rekey_time: expected a whole number, not true"),
     "a key of IKE's in the peering": (peering(reauth_time='"1d"'), "unknown key here: it belongs to peering.keys"),
     "a key of the peering in IKE's": (peering(keys=PSK + "life_time = 0\n"), "unknown key here: it belongs to peering"),
     "a certificate's key": (peering(keys=PSK + 'cert_grace = "1d"\n'), 'it belongs to peering.keys, source "cert"'),
@@ -223,8 +223,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     file = tmp_path / "fwd.toml"
-    file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match=r"fwd\.toml: not UTF-8 text$"):
+    file.write_bytes(b"\n\n# caf\xe9\n")
+    with pytest.raises(ConfigError, match=r"fwd\.toml: not UTF-8 text, at line 3: save it as UTF-8$"):
         load(file)
 
 

@@ -18,6 +18,9 @@ from fwd.model.words import Strict, change_of
 
 ROOT = Path(__file__).parents[1]
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+PATHS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20).map(
+    "/run/".__add__
+)
 SUBNETS = {
     "local_ts": st.lists(st.integers(0, 255).map(lambda n: ip_network(f"10.{n}.0.0/16")), min_size=1, max_size=9),
     "remote_ts": st.lists(st.integers(0, 255).map(lambda n: ip_network(f"fd00:{n:x}::/32")), min_size=1, max_size=9),
@@ -28,14 +31,14 @@ PEERINGS = st.fixed_dictionaries(
         "local_addrs": st.just("192.0.2.1"),
         "remote_addrs": st.sampled_from(["192.0.2.2", "203.0.113.1"]),
         "keys": st.one_of(
-            st.fixed_dictionaries({"source": st.just("lab"), "secret": TEXTS}),
+            st.fixed_dictionaries({"source": st.just("lab"), "secret": PATHS}),
             st.fixed_dictionaries(
-                {"source": st.just("psk"), "secret": TEXTS, "dpd_delay": st.sampled_from(["0s", "10s", "1h", 7])}
+                {"source": st.just("psk"), "secret": PATHS, "dpd_delay": st.sampled_from(["0s", "10s", "1h", 7])}
             ),
             st.fixed_dictionaries(
                 {
-                    "source": st.just("cert"), "certificate": TEXTS, "key": TEXTS, "authorities": TEXTS,
-                    "crls": st.lists(TEXTS, max_size=3), "tls_certificates": st.booleans(),
+                    "source": st.just("cert"), "certificate": PATHS, "key": PATHS, "authorities": PATHS,
+                    "crls": st.lists(PATHS, max_size=3), "tls_certificates": st.booleans(),
                 }
             ),
         ),
@@ -55,7 +58,7 @@ CONFIGS = st.fixed_dictionaries(
     {"peering": PEERINGS.map(lambda one: [one])},
     optional={
         "gateway": st.fixed_dictionaries(
-            {"control": TEXTS},
+            {"control": PATHS},
             optional={"user": st.sampled_from(["fwd", 1000, "1000"]), "log_level": st.sampled_from(["debug", "error"])},
         )
     },

@@ -23,6 +23,7 @@ Json = dict[str, Any]
 
 WATCH_PER_S: Final = 2
 _PIPE_COLUMNS: Final = 120  # rich takes 80 where there is no terminal
+_SUBNETS_SHOWN: Final = 8  # of a side
 _STYLES = {"running": "green", "up": "green", "backoff": "yellow", "stopped": "yellow", "failed": "red", "down": "red"}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -64,11 +65,16 @@ def render(status: Json) -> RenderableType:
     return Group(*lines)
 
 
+def _some(subnets: list[str]) -> str:
+    more = len(subnets) - _SUBNETS_SHOWN
+    return ", ".join([*subnets[:_SUBNETS_SHOWN], *([f"{more} more"] if more > 0 else [])])
+
+
 def _peering(peering: Json) -> list[RenderableType]:
     offloads, drops = peering["offloads"], peering["drops"]
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in drops.items() if count)
     outer = f"{peering['local_addrs']} ↔ {peering['remote_addrs']}"
-    inner = f"{', '.join(peering['local_ts'])} ↔ {', '.join(peering['remote_ts'])}"
+    inner = f"{_some(peering['local_ts'])} ↔ {_some(peering['remote_ts'])}"
     return [
         Text.assemble(("peering", "bold"), " ", (peering["name"], "bold cyan"), f" {outer}, {peering['payload']}"),
         _fact("subnets", inner),

@@ -32,7 +32,7 @@ from fwd.proto.aggfrag import FRAMING_BYTES, SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY
 from fwd.proto.esp import NEXT_AGGFRAG
 from fwd.proto.logged import event
 from fwd.proto.path import Echo, PathMonitor
-from fwd.proto.sa import DEADLINE_MAX_MS, EventKind, MessageError, SaEvent, SaSet
+from fwd.proto.sa import DEADLINE_MAX_MS, SET_BYTES_MAX, EventKind, MessageError, SaEvent, SaSet
 
 NO_KEYS: Final = 75
 IDLE_TICK_S: Final = 0.2
@@ -88,7 +88,7 @@ def _take_boot_record(sock: socket.socket) -> SaSet | None:
     while time.monotonic() < deadline:
         poll.poll(_BOOT_POLL_MS)
         with contextlib.suppress(BlockingIOError):
-            return SaSet.decode(sock.recv(65536))
+            return SaSet.decode(sock.recv(SET_BYTES_MAX))
     return None
 
 
@@ -334,7 +334,7 @@ class Member:
         with contextlib.suppress(BlockingIOError):
             while True:
                 try:
-                    message = SaSet.decode(self._parts.control.recv(65536))
+                    message = SaSet.decode(self._parts.control.recv(SET_BYTES_MAX))
                 except MessageError as error:
                     log.error("message from keyd refused: %s", error, extra=event("member.message_refused"))
                     continue

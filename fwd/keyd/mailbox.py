@@ -19,10 +19,9 @@ from typing import Final
 
 from fwd.datapath.shared import MemberShared, PeeringShared
 from fwd.model.config import Peering
-from fwd.proto.sa import MessageError, SaEvent, SaKeys, SaSet
+from fwd.proto.sa import SET_BYTES_MAX, MessageError, SaEvent, SaKeys, SaSet
 
 BOOT_RECORDS: Final = 2
-_MESSAGE_MAX = 1 << 17
 _NOTE = struct.Struct(">H")  # octets
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ class Mailbox:
         found: list[SaSet] = []
         with contextlib.suppress(BlockingIOError, MessageError):
             while True:
-                found.append(SaSet.decode(self._parts.boot_far.recv(_MESSAGE_MAX)))
+                found.append(SaSet.decode(self._parts.boot_far.recv(SET_BYTES_MAX)))
         return found
 
     def put(self, inbound: Sequence[SaKeys], unused: Iterable[SaKeys]) -> None:
@@ -76,7 +75,7 @@ class Mailbox:
             near, far = self._parts.memory
             near.send(_NOTE.pack(len(self.note)) + self.note + SaSet(0, tuple(inbound)).encode())
             if self._remembered:
-                far.recv(_MESSAGE_MAX)
+                far.recv(SET_BYTES_MAX)
             self._remembered = True
 
     def recall(self) -> tuple[SaKeys, ...]:
@@ -85,7 +84,7 @@ class Mailbox:
         if self._parts.memory is not None:
             with contextlib.suppress(BlockingIOError, MessageError, struct.error):
                 while True:
-                    data = self._parts.memory[1].recv(_MESSAGE_MAX)
+                    data = self._parts.memory[1].recv(SET_BYTES_MAX)
                     end = _NOTE.size + _NOTE.unpack_from(data)[0]
                     found, self.note = SaSet.decode(data[end:]).inbound, data[_NOTE.size : end]
         self.remember(found)
@@ -106,7 +105,7 @@ class Mailbox:
         """What the member has told."""
         found: list[SaEvent] = []
         with contextlib.suppress(BlockingIOError):
-            while data := self._parts.control.recv(_MESSAGE_MAX):
+            while data := self._parts.control.recv(SET_BYTES_MAX):
                 try:
                     found.append(SaEvent.decode(data))
                 except MessageError as error:

@@ -7,13 +7,15 @@ agrees to.
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from fwd.model.config import Peering
 from fwd.proto.ike.selectors import beyond, words
 from fwd.proto.logged import event
 from fwd.proto.sa import Narrowed
 
+_T = TypeVar("_T")
 _SHOWN: Final = 4  # subnets, or pairs of subnets
 log = logging.getLogger(__name__)
 
@@ -24,16 +26,17 @@ class Narrower:
     def __init__(self, peering: Peering) -> None:
         self._peering = peering
         self._held: dict[int, Narrowed] = {}
+        self._words: dict[int, dict[str, Any]] = {}  # for the status
 
     def note(self, member: int, held: Narrowed | None) -> None:
         """A member's newest Child SA is held to this; logged when it changes."""
         if held == self._held.get(member):
             return
         if held is None:
-            del self._held[member]
+            del self._held[member], self._words[member]
             return
         self._held[member] = held
-        told = self._told(held)
+        told = self._words[member] = self._told(held)
         text = "%s: the far side carries less than is configured: member %d from %s to %s"
         local, remote = (", ".join(told[key]) for key in ("local", "remote"))
         extra = event("ike.narrower", peering=self._peering.name, member=member, **told)
@@ -42,20 +45,22 @@ class Narrower:
     def clear(self) -> None:
         """There are no Child SAs any more."""
         self._held.clear()
+        self._words.clear()
 
     def told(self) -> dict[str, Any]:
         """For the status: by member, what it carries, and which pairs of subnets do not wholly pass."""
-        return {str(member): self._told(held) for member, held in sorted(self._held.items())}
+        return {str(member): words for member, words in sorted(self._words.items())}
 
     def _told(self, held: Narrowed) -> dict[str, Any]:
         pairs = beyond(held, self._peering.local_ts, self._peering.remote_ts)
         return {
-            "local": _some(words(held.local)),
-            "remote": _some(words(held.remote)),
-            "not_wholly": _some([f"{mine} - {theirs}" for mine, theirs in pairs]),
+            "local": _some(words(held.local), str),
+            "remote": _some(words(held.remote), str),
+            "not_wholly": _some(pairs, lambda pair: f"{pair[0]} - {pair[1]}"),
         }
 
 
-def _some(texts: list[str]) -> list[str]:
-    more = len(texts) - _SHOWN
-    return [*texts[:_SHOWN], f"{more} more"] if more > 0 else texts
+def _some(things: Sequence[_T], words_of: Callable[[_T], str]) -> list[str]:
+    """The first few in words, and how many more there are: of pairs there may be tens of thousands."""
+    more = len(things) - _SHOWN
+    return [*map(words_of, things[:_SHOWN]), *([f"{more} more"] if more > 0 else [])]

@@ -27,12 +27,15 @@ from pydantic import (
 from fwd.files import why_not_believed
 from fwd.model.keys import IkeKeys, Keys, LabKeys
 from fwd.model.mistakes import first_reason
-from fwd.model.words import Address, ConfigError, Network, Payload, Restart, Seconds, Strict
+from fwd.model.subnets import SUBNETS_MAX, first_shared
+from fwd.model.words import ConfigError, HostAddress, Network, Payload, Restart, Seconds, SocketPath, Strict, Subnet
 from fwd.proto.sa import Life
 
 MEMBERS_MAX = 64
 LIFE_SHARE = 1.1  # of its soft limit: when an SA ends by default
 _SECONDS_MORE, _PACKETS_MORE, _OCTETS_MORE = 1.0, 2**20, 2**30  # than the soft limit, at least
+_FILE_OCTETS_MAX = 4 << 20
+_BYTE_ORDER_MARK, _UTF_16_MARKS = "\ufeff", (b"\xff\xfe", b"\xfe\xff")  # as Windows' editors write them
 SHARED_MEMBERS_MAX = 8  # whose inbound SAs one of them may have to hold
 
 
@@ -40,10 +43,10 @@ class Peering(Strict):
     """One encrypted connection to one far gateway: one TUN device, one demux, N members."""
 
     name: Restart[str] = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", description="letters, digits and dashes")
-    local_addrs: Restart[Address] = Field(description="this gateway's outer address")
-    remote_addrs: Restart[Address] = Field(description="the far gateway's outer address")
-    local_ts: Restart[list[Network]] = Field(min_length=1, max_length=64, description="subnets on this side")
-    remote_ts: Restart[list[Network]] = Field(min_length=1, max_length=64, description="subnets on the far side")
+    local_addrs: Restart[HostAddress] = Field(description="this gateway's outer address")
+    remote_addrs: Restart[HostAddress] = Field(description="the far gateway's outer address")
+    local_ts: Restart[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="subnets on this side")
+    remote_ts: Restart[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="those on the far side")
     keys: Keys
     members: Restart[int] = Field(default=4, ge=1, le=MEMBERS_MAX, description="worker processes, one ESP tunnel each")
     payload: Restart[Payload] = Field(
@@ -137,12 +140,15 @@ class Peering(Strict):
             raise ValueError(f"port {self.ike.ike_port} is IKE's (keys.ike_port) and a member's: choose another port")
         if self.ike and not self.esn:
             raise ValueError("esn = false is the lab's: with IKE say noesn, and not esn, in keys.esp_proposals")
-        for mine, theirs in itertools.product(self.local_ts, self.remote_ts):
-            if mine.version == theirs.version and mine.overlaps(theirs):
-                raise ValueError(f"local_ts {mine} and remote_ts {theirs} overlap")
-        for subnet in self.remote_ts:
-            if self.remote_addrs in subnet or self.local_addrs in subnet:
-                raise ValueError(f"remote_ts {subnet} contains a gateway's own outer address")
+        if overlap := first_shared({"local_ts": self.local_ts, "remote_ts": self.remote_ts}):
+            (a, one), (b, other) = overlap
+            raise ValueError(f"{a} {one} and {b} {other} overlap{_all_of_it(one, other)}")
+        for address in (self.remote_addrs, self.local_addrs):
+            for subnet in self.remote_ts:
+                if address in subnet:
+                    raise ValueError(
+                        f"remote_ts {subnet} contains a gateway's own outer address, {address}{_all_of_it(subnet)}"
+                    )
         return self
 
 
@@ -169,7 +175,7 @@ def _user(value: str | int) -> str | int:
 class Gateway(Strict):
     """What holds for the whole process tree."""
 
-    control: Restart[Path] = Field(default=Path("/run/fwd/fwd.sock"), description="Unix socket of `fwd status`")
+    control: Restart[SocketPath] = Field(default=Path("/run/fwd/fwd.sock"), description="Unix socket of `fwd status`")
     metrics: Restart[Annotated[str, AfterValidator(_endpoint)] | None] = Field(
         default=None, description="ADDR:PORT of /metrics, /healthz and /readyz"
     )
@@ -198,10 +204,18 @@ class Config(Strict):
                 raise ValueError(f"peerings {a.name} and {b.name} share UDP port {clash} on {a.local_addrs}")
             if reason := _indistinct(a, b):
                 raise ValueError(f"peerings {a.name} and {b.name} {reason}")
-            for x, y in itertools.product(a.remote_ts, b.remote_ts):
-                if x.version == y.version and x.overlaps(y):
-                    raise ValueError(f"remote_ts {x} of {a.name} and {y} of {b.name} overlap")
+        if overlap := first_shared({one.name: one.remote_ts for one in self.peering}):
+            (a_name, x), (b_name, y) = overlap
+            raise ValueError(f"remote_ts {x} of {a_name} and {y} of {b_name} overlap{_all_of_it(x, y)}")
         return self
+
+
+def _all_of_it(*subnets: Network) -> str:
+    """Say what is possible instead, if one of `subnets` is the whole of IPv4 or IPv6."""
+    whole = [subnet for subnet in subnets if not subnet.prefixlen]
+    if not whole:
+        return ""
+    return f": {whole[0]} cannot be one side's, since the other side lies in it, too; list up to {SUBNETS_MAX} subnets"
 
 
 def _clash(a: Peering, b: Peering) -> int | None:
@@ -239,9 +253,12 @@ _TABLES: Final[dict[str, type[BaseModel]]] = {"gateway": Gateway, "peering": Pee
 def parse(text: str, source: str) -> Config:
     """Parse a configuration's text; `source` names it in errors. Raises ConfigError, one line."""
     try:
-        data = tomllib.loads(text)
+        data = tomllib.loads(text.removeprefix(_BYTE_ORDER_MARK))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not TOML: {error}") from None
+        hint = "; texts are in quotes" if str(error).startswith("Invalid value") else ""
+        raise ConfigError(f"{source}: not TOML: {error}{hint}") from None
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{source}: not TOML: nested too deeply, or a number of too many digits") from None
     try:
         return Config.model_validate(data)
     except ValidationError as error:
@@ -249,16 +266,23 @@ def parse(text: str, source: str) -> Config:
 
 
 def load(path: Path) -> Config:
-    """Read and check the file at `path`. Raises ConfigError, one line."""
+    """Read and check the file at `path`; links are followed. Raises ConfigError, one line."""
     try:
-        with path.open(encoding="utf-8") as file:
-            about, text = os.fstat(file.fileno()), file.read()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8 text") from None
+        with path.open("rb") as file:
+            about, data = os.fstat(file.fileno()), file.read(_FILE_OCTETS_MAX + 1)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if stat.S_ISREG(about.st_mode) and (reason := why_not_believed(about)):
         raise ConfigError(f"{path}: configuration {reason}")
+    if len(data) > _FILE_OCTETS_MAX:
+        raise ConfigError(f"{path}: more than {_FILE_OCTETS_MAX} octets: is this a configuration?")
+    if data.startswith(_UTF_16_MARKS):
+        raise ConfigError(f"{path}: is UTF-16: save it as UTF-8")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}: not UTF-8 text, at line {line}: save it as UTF-8") from None
     return parse(text, str(path))
 
 

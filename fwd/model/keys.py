@@ -5,12 +5,11 @@ Nothing here reads a secret: `secret` and `key` are paths, which the supervisor 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fwd.model.words import Live, Restart, Seconds, Strict
+from fwd.model.words import FilePath, Live, Restart, Seconds, Strict
 from fwd.proto.ike import auth, proposals
 from fwd.proto.ike.numbers import Payload as IkePayload
 from fwd.proto.ike.numbers import Protocol
@@ -20,7 +19,7 @@ class LabKeys(Strict):
     """Keys derived from one shared secret: for the lab only. The file is unlinked once read."""
 
     source: Restart[Literal["lab"]]
-    secret: Restart[Path] = Field(
+    secret: Restart[FilePath] = Field(
         description="file of 32 or more random bytes, mode 0600, owned by the user who runs fwd"
     )
 
@@ -81,22 +80,22 @@ class PskKeys(IkeKeys):
     """IKEv2 with a pre-shared key."""
 
     source: Live[Literal["psk"]]
-    secret: Live[Path] = Field(description="file with the pre-shared key, mode 0600, owned by the user who runs fwd")
+    secret: Live[FilePath] = Field(description="file with the pre-shared key, mode 0600, of the user who runs fwd")
 
 
 class CertificateKeys(IkeKeys):
     """IKEv2 with X.509 certificates, all files PEM."""
 
     source: Live[Literal["cert"]]
-    certificate: Live[Path] = Field(description="this gateway's certificate; CAs between it and the root may follow")
-    key: Live[Path] = Field(description="its private key, mode 0600, owned by the user who runs fwd")
-    authorities: Live[Path | None] = Field(
+    certificate: Live[FilePath] = Field(description="this gateway's; CAs between it and the root may follow")
+    key: Live[FilePath] = Field(description="its private key, mode 0600, owned by the user who runs fwd")
+    authorities: Live[FilePath | None] = Field(
         default=None, description="CAs that the far gateway's certificate must come from"
     )
-    remote_cert: Live[Path | None] = Field(
+    remote_cert: Live[FilePath | None] = Field(
         default=None, description="the far gateway's certificate: no other key is taken, and no CA is needed"
     )
-    crls: Live[list[Path]] = Field(
+    crls: Live[list[FilePath]] = Field(
         default=[], max_length=64, description="lists of what the CAs have revoked, PEM or DER"
     )
     crl_policy: Live[Literal["ifpresent", "strict"]] = Field(

@@ -1,21 +1,30 @@
-"""What is wrong with a configuration, in one line for the user: key and reason, of the first of its faults."""
+"""What is wrong with a configuration, in one line for the user: key and reason, of the first of its faults.
+
+No value of a text is shown here: what stands in the wrong place may be a secret.
+"""
 
 from __future__ import annotations
 
+import datetime
 import difflib
-from collections.abc import Mapping
-from typing import Final
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
 from fwd.model.keys import SOURCES, CertificateKeys, PskKeys
+from fwd.model.words import Truth
 
-_UNION: Final = ("IPv", "lax-or-strict", "function-")  # how pydantic names the branches of a union in a location
-_EXPECTED: Final = {
-    "list_type": 'expected a list, such as ["…", "…"]',
-    "path_type": "expected the path of one file, in quotes",
-}
+# How pydantic names the branches of a union in a location.
+_UNION: Final = ("IPv", "lax-or-strict", "function-")
+_BRANCHES: Final = ("str", "int")
 _SWANCTL: Final = {"cacerts": "authorities", "certs": "certificate", "mobike": "mobility", "revocation": "crl_policy"}
+_SPELLED: Final = {
+    "name": "expected 1 to 31 small letters, digits and dashes, and no dash first",
+    "tun": "expected the name of a device: 1 to 15 letters, digits, dots, dashes and underscores",
+}
+_TABLES: Final = {"gateway": "[gateway]", "peering": "[[peering]]", "keys": "[peering.keys]"}
 
 
 def first_reason(error: ValidationError, tables: Mapping[str, type[BaseModel]]) -> str:
@@ -23,7 +32,6 @@ def first_reason(error: ValidationError, tables: Mapping[str, type[BaseModel]]) 
     problem, *_ = problems = error.errors()
     words = _words(problem["loc"])
     key = ".".join(words) or "file"
-    reason = _EXPECTED.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     if problem["type"] == "extra_forbidden":
         reason = f"unknown key{_meant(words[-1], tables)}"
     elif problem["type"] == "missing":
@@ -36,9 +44,84 @@ def first_reason(error: ValidationError, tables: Mapping[str, type[BaseModel]]) 
     elif problem["type"].startswith("union_tag"):
         key = f"{key}.source"
         reason = "missing" if problem["type"] == "union_tag_not_found" else f"use one of {', '.join(SOURCES)}"
+    else:
+        reason = _reason(problem["type"], words, problem.get("ctx", {}), problem["input"], problem["msg"])
     keys = {tuple(_words(other["loc"])) for other in problems}
     more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
     return f"{key}: {reason}{more}"
+
+
+def _reason(kind: str, words: list[str], bounds: Mapping[str, Any], value: object, message: str) -> str:
+    """Why a value is refused, by pydantic's kind of error."""
+    if kind in _PLAIN:
+        return _PLAIN[kind](words, bounds, value)
+    return message.removeprefix("Value error, ")
+
+
+def _expected(what: str) -> Callable[[list[str], Mapping[str, Any], object], str]:
+    return lambda words, bounds, value: f"expected {what}, not {_kind(value)}"
+
+
+def _expected_table(words: list[str], bounds: Mapping[str, Any], value: object) -> str:
+    table = _TABLES.get(words[-1], "[[peering]]") if words else "a table"
+    what = f"a table, {table}" + ("" if table != "[gateway]" else " in single brackets")
+    return f"expected {what}, not {_kind(value)}"
+
+
+def _expected_list(words: list[str], bounds: Mapping[str, Any], value: object) -> str:
+    if words == ["peering"]:
+        return "expected [[peering]] in double brackets, since there may be several"
+    return f'expected a list, such as ["…", "…"], not {_kind(value)}'
+
+
+_KINDS: Final = {
+    Truth: "true or false", bool: "true or false", str: "a text in quotes", int: "a whole number", list: "a list",
+    dict: "a table", datetime.date: "a date", datetime.time: "a time of day",
+}  # fmt: skip
+_WHY_MOST: Final = dict.fromkeys(
+    ("local_ts", "remote_ts"), ": IKE names all of them in one payload, which holds no more"
+)
+
+# For each kind of error that a value of TOML can come to with these models; tests/test_mistakes.py tries them all.
+_PLAIN: Final[dict[str, Callable[[list[str], Mapping[str, Any], object], str]]] = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), _expected("a whole number")),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), _expected("a number")),
+    **dict.fromkeys(("bool_type", "bool_parsing"), _expected("true or false, without quotes")),
+    "string_type": _expected("a text in quotes"),
+    "path_type": _expected("the path of one file, in quotes"),
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), _expected_table),
+    "list_type": _expected_list,
+    "string_pattern_mismatch": lambda words, bounds, value: _SPELLED[words[-1]],
+    "literal_error": lambda words, bounds, value: f"use one of {bounds['expected'].replace(' or ', ', ')}",
+    "greater_than": lambda words, bounds, value: f"{value} is too little: more than {_number(bounds['gt'])} is wanted",
+    "greater_than_equal": lambda words, bounds, value: f"{_number(bounds['ge'])} is the least, and {value} is less",
+    "less_than": lambda words, bounds, value: f"{value} is too much: less than {_number(bounds['lt'])} is wanted",
+    "less_than_equal": lambda words, bounds, value: f"{_number(bounds['le'])} is the most, and {value} is more",
+    "too_short": lambda words, bounds, value: f"has {bounds['actual_length']} entries, needs {bounds['min_length']}",
+    "too_long": lambda words, bounds, value: (
+        f"has {_length(value)} entries, and {bounds['max_length']} is the most{_WHY_MOST.get(words[-1], '')}"
+    ),
+    **dict.fromkeys(
+        ("int_parsing_size", "string_unicode"), lambda words, bounds, value: "what stands here cannot be read"
+    ),
+}
+
+
+def _kind(value: object) -> str:
+    """What a value is, in words."""
+    if isinstance(value, float):
+        return "a fraction" if math.isfinite(value) else "inf or nan"
+    if value == "":
+        return "an empty text"
+    return next((words for types, words in _KINDS.items() if isinstance(value, types)), "that")
+
+
+def _number(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else str(bound)
+
+
+def _length(value: object) -> object:
+    return len(value) if isinstance(value, list) else "too many"
 
 
 def _meant(key: str, tables: Mapping[str, type[BaseModel]]) -> str:
@@ -54,5 +137,5 @@ def _meant(key: str, tables: Mapping[str, type[BaseModel]]) -> str:
 
 def _words(location: tuple[int | str, ...]) -> list[str]:
     """A location without the branches of unions."""
-    words = [str(part) for part in location if not str(part).startswith(_UNION)]
+    words = [str(part) for part in location if not str(part).startswith(_UNION) and part not in _BRANCHES]
     return [word for at, word in enumerate(words) if not (word in SOURCES and at and words[at - 1] == "keys")]

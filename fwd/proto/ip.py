@@ -8,6 +8,7 @@ the kernel's parser. Refuses: records whose headers contradict their length (`re
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
@@ -125,17 +126,18 @@ class Selectors:
     """
 
     def __init__(self, source: Iterable[IPv4Network | IPv6Network], destination: Iterable[IPv4Network | IPv6Network]):
-        self._source = {4: _ranges(source, 4), 6: _ranges(source, 6)}
-        self._destination = {4: _ranges(destination, 4), 6: _ranges(destination, 6)}
+        source, destination = tuple(source), tuple(destination)
+        self._source = {version: _Within(_ranges(source, version)) for version in (4, 6)}
+        self._destination = {version: _Within(_ranges(destination, version)) for version in (4, 6)}
         self.pairs: dict[bytes, bool] = {}
 
     @classmethod
     def of_ranges(cls, source: Sequence[Range], destination: Sequence[Range]) -> Selectors:
         """Those of an SA, as ranges of addresses."""
         made = cls((), ())
-        for sides, ranges in ((made._source, source), (made._destination, destination)):
-            for first, last in ranges:
-                sides[4 if len(first) == 4 else 6].append((first, last))
+        for version, octets in ((4, 4), (6, 16)):
+            made._source[version] = _Within(one for one in source if len(one[0]) == octets)
+            made._destination[version] = _Within(one for one in destination if len(one[0]) == octets)
         return made
 
     def allow(self, pair: bytes) -> bool:
@@ -145,7 +147,7 @@ class Selectors:
             return known
         half = len(pair) // 2
         version = 4 if half == 4 else 6
-        inside = _within(self._source[version], pair[:half]) and _within(self._destination[version], pair[half:])
+        inside = self._source[version](pair[:half]) and self._destination[version](pair[half:])
         if len(self.pairs) >= _PAIRS_MAX:
             self.pairs.clear()
         self.pairs[pair] = inside
@@ -156,8 +158,22 @@ def _ranges(networks: Iterable[IPv4Network | IPv6Network], version: int) -> list
     return [(n.network_address.packed, n.broadcast_address.packed) for n in networks if n.version == version]
 
 
-def _within(ranges: list[tuple[bytes, bytes]], address: bytes) -> bool:
-    return any(low <= address <= high for low, high in ranges)
+class _Within:
+    """Whether an address lies in any of some ranges: hundreds of them cost no more than a few."""
+
+    def __init__(self, ranges: Iterable[tuple[bytes, bytes]]) -> None:
+        self._lows: list[bytes] = []
+        self._highs: list[bytes] = []
+        for low, high in sorted(ranges):
+            if self._highs and low <= self._highs[-1]:
+                self._highs[-1] = max(self._highs[-1], high)
+            else:
+                self._lows.append(low)
+                self._highs.append(high)
+
+    def __call__(self, address: bytes) -> bool:
+        at = bisect_right(self._lows, address)
+        return at > 0 and address <= self._highs[at - 1]
 
 
 def address_pair(packet: memoryview) -> bytes:

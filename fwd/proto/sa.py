@@ -25,7 +25,8 @@ SEQUENCE_MAX_ESN = 2**64 - 1
 SEQUENCE_MAX = 2**32 - 1
 SLOTS = 64  # inbound SAs that a member can hold at once
 
-RANGES_MAX = 64  # of addresses, on one side of an SA
+RANGES_MAX = 255  # of addresses, on one side of an SA: as many as a TS payload holds
+SET_BYTES_MAX = 1 << 18  # of an SaSet, whatever a peer agrees to
 NARROWED_MAX = 8  # different traffic selectors among the inbound SAs of a member; that it sends on may have others
 
 DEADLINE_MAX_MS = 2**64 - 1

@@ -11,6 +11,7 @@ from test_pairs import World
 
 from fwd.keyd import accepted
 from fwd.keyd.narrower import Narrower
+from fwd.model.subnets import SUBNETS_MAX
 from fwd.proto.ike.selectors import Selector, merged
 from fwd.proto.sa import Narrowed
 
@@ -70,6 +71,26 @@ def test_log_and_status_say_which_subnets_do_not_wholly_pass(
     world.sides[0].keyd.terminate(world.now)
     world.run(1.0)
     assert world.sides[0].keyd.told(world.now)["narrower"] == {}
+
+
+def test_as_many_subnets_as_there_may_be_are_agreed_on_and_a_side_that_lacks_one_carries_the_others(
+    undo: contextlib.ExitStack,
+) -> None:
+    """Of IPv6, so that IKE_AUTH is as long as it gets."""
+    near, far = ([ip_network(f"fd00:{side}:{n:x}::/48") for n in range(0, 2 * SUBNETS_MAX, 2)] for side in (1, 2))
+    sides = {"local_ts": near, "remote_ts": far}, {"local_ts": far[:-1], "remote_ts": near}
+    world = World(undo, theirs=sides[1], **sides[0])
+    world.run(2.0)
+    world.check_sends()
+    for member in world.sides[0].members:
+        assert member.outbound is not None
+        held = member.outbound.narrowed
+        assert held is not None
+        assert (len(held.local), len(held.remote)) == (SUBNETS_MAX, SUBNETS_MAX - 1)
+    assert world.sides[0].keyd is not None
+    told = world.sides[0].keyd.told(world.now)["narrower"]["0"]
+    assert len(told["not_wholly"]) == 5
+    assert told["not_wholly"][-1] == f"{SUBNETS_MAX - 4} more"
 
 
 def test_members_may_be_narrowed_differently_and_what_is_said_is_bounded(undo: contextlib.ExitStack) -> None:

@@ -215,6 +215,18 @@ def test_selectors_agree_with_the_standard_library(pair: bytes) -> None:
     assert Selectors(SOURCE, DESTINATION).allow(pair) == expected
 
 
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=6), st.integers(0, 90), st.integers(0, 90))
+def test_ranges_that_overlap_or_touch_hold_what_each_of_them_holds(
+    ranges: list[tuple[int, int]], source: int, destination: int
+) -> None:
+    def packed(number: int) -> bytes:
+        return number.to_bytes(4, "big")
+
+    held = [(packed(first), packed(first + length)) for first, length in ranges]
+    expected = all(any(low <= packed(one) <= high for low, high in held) for one in (source, destination))
+    assert Selectors.of_ranges(held, held).allow(packed(source) + packed(destination)) == expected
+
+
 def test_remembered_decisions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ip, "_PAIRS_MAX", 100)
     selectors = Selectors(SOURCE, DESTINATION)

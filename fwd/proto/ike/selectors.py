@@ -9,15 +9,17 @@ configuration. Refused, as ProtocolError: ranges that run backwards, unknown kin
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, summarize_address_range
+from itertools import accumulate
 from typing import Final
 
 from fwd.proto.ike.numbers import Notify, ProtocolError, syntax
 from fwd.proto.sa import RANGES_MAX, Narrowed, Range
 
-SELECTORS_MAX: Final = 128
+SELECTORS_MAX: Final = 255  # a payload counts them in one octet
 _IPV4_RANGE, _IPV6_RANGE = 7, 8
 _HEAD = struct.Struct(">BBHHH")
 Address = IPv4Address | IPv6Address
@@ -61,19 +63,59 @@ def narrow(offered: Sequence[Selector], allowed: Iterable[Network]) -> tuple[Sel
 
     The first SELECTORS_MAX of it: a few ranges over several subnets fall into very many parts.
     """
-    whole = [selector for selector in offered if selector.takes_all]
+    whole = {selector: None for selector in offered if selector.takes_all}
+    ranges = _Ranges(whole)
     found: dict[Selector, None] = {}
     for subnet in map(Selector.of, allowed):
-        for selector in whole:
+        for selector in ranges.meeting(subnet):
             common = selector.within(subnet)
-            if common is not None:
-                found[common] = None
-    return tuple(found)[:SELECTORS_MAX]
+            assert common is not None
+            found[common] = None
+            if len(found) == SELECTORS_MAX:
+                return tuple(found)
+    return tuple(found)
 
 
 def covers(wider: Sequence[Selector], narrower: Sequence[Selector]) -> bool:
     """Whether each of `narrower` lies wholly in one of `wider`, and is for any protocol and all ports."""
-    return all(any(one.within(other) == one for other in wider) for one in narrower)
+    ranges = _Ranges(wider)
+    return all(one.takes_all and ranges.hold(one) for one in narrower)
+
+
+class _Ranges:
+    """Selectors in the order of their first addresses, so that those which meet another one are found quickly.
+
+    Two sides of 255 each are compared for every Child SA.
+    """
+
+    def __init__(self, selectors: Iterable[Selector]) -> None:
+        ends = [(*_ends(one), place, one) for place, one in enumerate(selectors)]
+        self._ends = sorted(ends, key=lambda end: end[:3])
+        self._firsts = [first for first, *_ in self._ends]
+        self._furthest = list(accumulate((last for _, last, *_ in self._ends), max))  # so far
+
+    def meeting(self, other: Selector) -> list[Selector]:
+        """Those that have an address in common with `other`, in the order in which they were given."""
+        first, last = _ends(other)
+        found: list[tuple[int, Selector]] = []
+        at = bisect_right(self._firsts, last)
+        while at and self._furthest[at - 1] >= first:
+            at -= 1
+            if self._ends[at][1] >= first:
+                found.append(self._ends[at][2:])
+        return [selector for _, selector in sorted(found, key=lambda one: one[0])]
+
+    def hold(self, other: Selector) -> bool:
+        """Whether `other` lies wholly in one of them."""
+        first, last = _ends(other)
+        at = bisect_right(self._firsts, first)
+        return at > 0 and self._furthest[at - 1] >= last
+
+
+def _ends(selector: Selector) -> tuple[int, int]:
+    """Its first and last address as numbers, IPv6 behind all of IPv4."""
+    base = selector.first.version << 128
+    return base + int(selector.first), base + int(selector.last)
 
 
 def narrowed(

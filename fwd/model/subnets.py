@@ -1,0 +1,45 @@
+"""Subnets that overlap, found by sorting: of two that do, one lies within the other (CIDR).
+
+So the time grows with their number and not with its square: 64 peerings may have 255 each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from fwd.model.words import Network
+
+# A TS payload counts its selectors in one octet (RFC 7296 §3.13), and all subnets of a side are one payload.
+SUBNETS_MAX: Final = 255
+
+Owned = tuple[str, Network]
+
+
+def first_shared(subnets: Mapping[str, Iterable[Network]]) -> tuple[Owned, Owned] | None:
+    """Find two subnets of different owners that overlap, the owners in the order in which they are given."""
+    ranks = {owner: rank for rank, owner in enumerate(subnets)}
+    every = [
+        (subnet.version, int(subnet.network_address), subnet.prefixlen, ranks[owner], owner, subnet)
+        for owner, owned in subnets.items()
+        for subnet in owned
+    ]
+    every.sort(key=lambda one: one[:4])
+
+    # Those that the present one lies within; all of them are of one owner, or it would have ended before.
+    around: list[Owned] = []
+    for _, _, _, _, owner, subnet in every:
+        while around and not _lies_within(subnet, around[-1][1]):
+            around.pop()
+        if around and around[-1][0] != owner:
+            pair = sorted((around[-1], (owner, subnet)), key=lambda one: ranks[one[0]])
+            return pair[0], pair[1]
+        around.append((owner, subnet))
+    return None
+
+
+def _lies_within(subnet: Network, wider: Network) -> bool:
+    shift = wider.max_prefixlen - wider.prefixlen
+    return subnet.version == wider.version and (
+        int(subnet.network_address) >> shift == int(wider.network_address) >> shift
+    )
