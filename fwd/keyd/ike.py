@@ -152,7 +152,7 @@ class IkePeering:
     def keepalive(self, now: float) -> tuple[Address, Address] | None:
         """From where to where a NAT keepalive is due, on the port that IKE and ESP share (RFC 3948 §4)."""
         sa = self._endpoint.established(self.name)
-        if sa is None or not sa.behind_nat or not self.peering.shared_port or now < self._keepalive_at + KEEPALIVE_S:
+        if sa is None or not sa.peer.sees_nat or not self.peering.shared_port or now < self._keepalive_at + KEEPALIVE_S:
             return None
         self._keepalive_at = now
         return sa.local, sa.remote
@@ -181,7 +181,7 @@ class IkePeering:
         heard, sa = self._shared[index].elsewhere.get(), self._endpoint.established(self.name)
         if heard is None or sa is None:
             return
-        if self.peering.shared_port or not sa.peer_behind_nat:  # else IKE's own port there is anybody's guess
+        if self.peering.shared_port or not sa.peer.behind_nat:  # else IKE's own port there is anybody's guess
             sa.heard_from((heard[0], heard[1] if self.peering.shared_port else 0), now)
 
     def tick(self, now: float) -> None:
@@ -261,7 +261,7 @@ class IkePeering:
 
         None with a peer that spreads its traffic and is no fwd: it would send on the spares, too, or on nothing else.
         """
-        return 0 if sa.spreads and not sa.is_fwd else SPARES
+        return 0 if sa.peer.spreads and not sa.peer.is_fwd else SPARES
 
     def _missing(self, index: int, sa: IkeSa, now: float) -> int:
         """How many Child SAs are to be asked for now."""
@@ -338,7 +338,7 @@ class IkePeering:
         self._far_terms = theirs
         sa = self._endpoint.established(self.name)
         if sa is not None and theirs is not None:
-            sa.peer_behind_nat = theirs.behind_nat(sa.remote[0])
+            sa.peer.behind_nat = theirs.behind_nat(sa.remote[0])
         if self._renewal.established(what.standing, now):
             for member in self.members:
                 member.supersede(what.standing.authentication)
@@ -358,7 +358,7 @@ class IkePeering:
         of_ike = theirs is None or (theirs.one_port and self.peering.shared_port)
         for index, shared in enumerate(self._shared):
             shared.far.put(sa.remote if theirs is None or of_ike else (sa.remote[0], theirs.port_of(index)))
-            shared.keepalive[0] = int(sa.behind_nat and not self.peering.shared_port)
+            shared.keepalive[0] = int(sa.peer.sees_nat and not self.peering.shared_port)
 
     def _child_up(self, what: ChildUp, now: float) -> None:
         child = what.child

@@ -175,6 +175,8 @@ def open_burst(
     2. Fill nonces and AADs, decrypt row by row through one map; go on behind a row that fails
     3. Move the window over what authenticated, in order
     """
+
+    # 1. Numbers.
     window, count = sa.window, len(ciphers)
     low = packets.low[start : start + count]
     first = window.full_number(int(low[0]))
@@ -189,8 +191,12 @@ def open_burst(
         if not _rising(rise) or last > window.furthest():
             return _open_each(sa, packets, start, ciphers, rows, drops)
         sa.aad_number[:count] = rise + np.uint64(first)
+
+    # 2. Decrypt.
     sa.nonce_iv[:count] = packets.iv[start : start + count]
     failed = _decrypt(sa, ciphers, rows)
+
+    # 3. Move the window.
     if consecutive and not failed:
         window.commit_run(first, count)
         return range(first, first + count)

@@ -89,6 +89,8 @@ class Reassembler:
             row, offset = divmod(at, chunk)
             row += first
             start = row * stride + FRAMING_BYTES + offset + VNET_BYTES
+
+            # The record tells its own length, in its IP header; that may lie across two rows.
             if offset + _PEEK > chunk:
                 length = ip_length(_peek(buffer, row, offset), VNET_BYTES)
             elif octets[start] >> 4 == 4:
@@ -99,6 +101,8 @@ class Reassembler:
                 self._drops[DropReason.BAD_STREAM] += 1
                 at = have
                 break
+
+            # Only a whole record is delivered: as one piece of a row, or of each row that it lies in.
             end = at + VNET_BYTES + length
             if end > have:
                 break
@@ -115,6 +119,8 @@ class Reassembler:
                     pieces.append(data[last_row][:stop])
             deliver(pieces, end - at)
             at = end
+
+        # Behind a short row nothing goes on, but for what begins in that row.
         if tail and at < have:
             if at >= have - tail:
                 row, offset = divmod(at, chunk)
@@ -287,10 +293,14 @@ class Reassembler:
         if not header:
             self._drop_from(hole + 1)
             return
+
+        # Whole segments before the hole.
         count = (len(before) - header) // segment
         if count:
             octets = count * segment
             self._give(part_header(before, 0, octets, last=False) + before[header : header + octets])
+
+        # The first whole segment behind it begins the rest.
         length = VNET_BYTES + ip_length(before, VNET_BYTES)
         at = len(before) + (behind - hole) * chunk  # where packet `behind` starts, if the record goes on so far
         first = -(-(at - header) // segment)

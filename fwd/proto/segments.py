@@ -122,6 +122,8 @@ def split(grid: Grid, first: int, rows: int, start: int, lengths: Words) -> None
     index = grid.index[:rows]
     octets[first + 1 : end, :header] = octets[first, :header]
     lengths = lengths.astype(np.uint32)
+
+    # IP: each packet has its own length, and in IPv4 its own identification and checksum.
     if head[0] >> 4 == 4:
         identity = (head[4] << 8 | head[5]) + index & 0xFFFF
         base = _sum(head[:2] + head[6:10] + head[12:start])
@@ -132,11 +134,15 @@ def split(grid: Grid, first: int, rows: int, start: int, lengths: Words) -> None
     else:
         grid.column(">u2", first, rows, 4)[:] = lengths - 40
         pseudo = _sum(head[8:40], _TCP)
+
+    # TCP: sequence numbers go on; FIN and PSH belong to the last, CWR to the first.
     sequence = int.from_bytes(head[start + 4 : start + 8], "big")
     grid.column(">u4", first, rows, start + 4)[:] = index * np.uint32(full - header) + np.uint32(sequence)
     flags = octets[first:end, start + 13]
     flags[:-1] &= 0xFF - _FIN_PSH
     flags[1:] &= 0xFF - _CWR
+
+    # Checksums at last, over what stands there by now.
     field = grid.column(">u2", first, rows, start + _TCP_CSUM)
     field[:] = 0
     sums = grid.sums(first, rows, start, full)
@@ -153,6 +159,8 @@ def joined(grid: Grid, first: int, rows: int, row_lengths: Words) -> list[tuple[
     header = _IP4 + (octets[:, 32] >> 4).astype(np.uint32) * 4
     flags = octets[:, 33]
     payload = length - header
+
+    # What may be joined at all: TCP over IPv4 without options, with data, and no flag but ACK and PSH.
     plain = (
         (octets[:, 0] == 0x45)
         & (octets[:, 6] == _DF)
@@ -164,6 +172,8 @@ def joined(grid: Grid, first: int, rows: int, row_lengths: Words) -> list[tuple[
         & (header >= 2 * _IP4)
         & (header <= _HEADER_MAX)
     )
+
+    # A row follows the one before if it goes on in sequence, and is no longer.
     follows = (payload[1:] <= payload[:-1]) & (payload[:-1] >= TCP_SEGMENT_MIN)
     follows[1:] &= ~(payload[1:-1] < payload[:-2])  # a shorter one is the last
     follows &= plain[1:] & plain[:-1] & (flags[:-1] & _PSH == 0)
@@ -171,6 +181,8 @@ def joined(grid: Grid, first: int, rows: int, row_lengths: Words) -> list[tuple[
     follows &= sequence[1:] == sequence[:-1] + payload[:-1]
     if not follows.any():
         return [(i, i + 1) for i in range(rows)]
+
+    # Both must have the same headers but for what differs from packet to packet, and good checksums.
     like = int(follows.argmax())
     options_end = int(header[like])
     heads = octets[:, [*_EQUAL, *range(2 * _IP4, options_end)]]
@@ -250,6 +262,8 @@ def part_header(record: bytes, first: int, payload: int, *, last: bool) -> bytes
     head = bytearray(record[:header])
     at, start = VNET_BYTES, VNET_BYTES + (record[6] | record[7] << 8)
     length = header - VNET_BYTES + payload
+
+    # IP: its length, and in IPv4 identification and checksum.
     if head[at] >> 4 == 4:
         head[at + 2 : at + 4] = length.to_bytes(2, "big")
         head[at + 4 : at + 6] = ((head[at + 4] << 8 | head[at + 5]) + first & 0xFFFF).to_bytes(2, "big")
@@ -259,12 +273,16 @@ def part_header(record: bytes, first: int, payload: int, *, last: bool) -> bytes
     else:
         head[at + 4 : at + 6] = (length - 40).to_bytes(2, "big")
         addresses = bytes(head[at + 8 : at + 40])
+
+    # TCP: where the part begins, and the flags of the first and the last.
     sequence = int.from_bytes(head[start + 4 : start + 8], "big") + first * segment
     head[start + 4 : start + 8] = (sequence & 0xFFFFFFFF).to_bytes(4, "big")
     if first:
         head[start + 13] &= 0xFF - _CWR
     if not last:
         head[start + 13] &= 0xFF - _FIN_PSH
+
+    # The kernel completes the checksum from the sum over the pseudo-header.
     check = start + _TCP_CSUM
     head[check : check + 2] = _sum(addresses, _TCP + VNET_BYTES + length - start).to_bytes(2, "big")
     if payload <= segment:

@@ -67,6 +67,18 @@ class ChildKeys:
     notifies: tuple[Notification, ...] = ()  # the peer's, about this Child SA
 
 
+@dataclass
+class PeerFacts:
+    """What one authenticated peer has told of itself: the same for every IKE SA that comes of the first by rekeying."""
+
+    fragments: bool = False  # it knows RFC 7383
+    is_fwd: bool = False  # it knows our private notifies
+    spreads: bool = False  # it knows RFC 9611: it sends by resource, not all on its newest Child SA
+    hashes: bytes = b""  # that it takes in signatures (RFC 7427 §4)
+    behind_nat: bool = False  # we see it at another address than it does
+    sees_nat: bool = False  # it sees us at another address than we do
+
+
 @dataclass(frozen=True)
 class Standing:
     """What the peer's proof of who it is is good for, which goes along through every rekeying.

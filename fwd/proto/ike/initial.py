@@ -88,14 +88,14 @@ def _take_extras(
     """`spis` as they stand in the peer's message; `path`: our address and the peer's, as it came."""
     local, remote = path
     seen = notified(payloads, Notify.NAT_DETECTION_DESTINATION_IP)
-    sa.behind_nat = seen is not None and seen.data != nat_hash(spis, local)
-    sa.is_fwd = Vendor(VENDOR_ID) in payloads
+    sa.peer.sees_nat = seen is not None and seen.data != nat_hash(spis, local)
+    sa.peer.is_fwd = Vendor(VENDOR_ID) in payloads
     sources = [one.data for one in payloads if isinstance(one, Notification) and one.kind == _SOURCE]
     # What another fwd says here is never right; its FWD_PEERING says where it is (keyd.agreement).
-    sa.peer_behind_nat = bool(sources) and nat_hash(spis, remote) not in sources and not sa.is_fwd
-    sa.fragments = notified(payloads, Notify.FRAGMENTATION_SUPPORTED) is not None
+    sa.peer.behind_nat = bool(sources) and nat_hash(spis, remote) not in sources and not sa.peer.is_fwd
+    sa.peer.fragments = notified(payloads, Notify.FRAGMENTATION_SUPPORTED) is not None
     hashes = notified(payloads, Notify.SIGNATURE_HASH_ALGORITHMS)
-    sa.peer_hashes = hashes.data if hashes else b""
+    sa.peer.hashes = hashes.data if hashes else b""
 
 
 # -- initiator ----------------------------------------------------------------------------------------------------
@@ -149,6 +149,8 @@ class Initiate:
         if cookie or wrong_group:
             self._again(sa, cookie, wrong_group, now)
             return
+
+        # What was chosen must be one of what was offered.
         _raise_error(reply)
         assert self._secret is not None
         initial = sa.initial
@@ -157,12 +159,16 @@ class Initiate:
             raise ProtocolError(Notify.NO_PROPOSAL_CHOSEN, "the peer chose what was not offered")
         if initial.header.spi_r == NO_SPI:
             raise syntax("the responder's SPI is zero")
+
+        # Keys from both public values and nonces.
         suite = Suite.of(chosen[0])
         secret = self._secret.shared(public_value(reply, suite.group))
         initial.ni, initial.nr = self._nonce, only(reply, Nonce).data
         initial.request = sa.first_message()
         sa.spi_r = initial.header.spi_r
         sa.use_keys(IkeKeys.initial(suite, secret, initial.ni, initial.nr, sa.spi_i + sa.spi_r), suite)
+
+        # Behind a NAT, and towards a peer that knows of NATs, IKE goes on at the port of ESP (§2.23).
         _take_extras(sa, reply, (sa.spi_i, sa.spi_r), (sa.local, sa.remote))
         if sa.connection.float_port and notified(reply, Notify.NAT_DETECTION_SOURCE_IP):
             sa.local = sa.local[0], sa.connection.float_port
@@ -210,7 +216,7 @@ class Authenticate:
             *auth.certificate_payloads(connection.credentials),
             *auth.certificate_request(connection.credentials),
             connection.remote_id,
-            auth.authenticate(connection.credentials, keys.prf, octets, sa.peer_hashes),
+            auth.authenticate(connection.credentials, keys.prf, octets, sa.peer.hashes),
             *([Notification(Notify.INITIAL_CONTACT)] if self._initial_contact else []),
             *sa.understood(connection.notifies),
             *self._offer.payloads(first=True),
@@ -222,18 +228,23 @@ class Authenticate:
         assert self._offer is not None
         if maybe(reply, Authentication) is None:
             _raise_error(reply)
+
+        # Who the responder is comes first; then the IKE SA stands.
         peer = of_type(reply, Payload.IDR, Identity)
         certificate = check_peer(sa, reply, peer, initial.reply + initial.ni, keys.pr, Payload.IDR, now)
         sa.establish(now)
         sa.initial = None
-        sa.spreads = notified(reply, Notify.SA_RESOURCE_INFO) is not None
+        sa.peer.spreads = notified(reply, Notify.SA_RESOURCE_INFO) is not None
         assert peer is not None
         sa.world.tell(Established(sa.connection.name, peer, kept(reply), certificate, sa.standing))
+
         error = error_of(reply)
         if error is not None:  # there is an IKE SA, but no Child SA (RFC 7296 §1.3)
             sa.world.fail(by_notify(error.kind))
             sa.world.tell(ChildRefused(sa.connection.name, FIRST_MEMBER, error.kind))
             return
+
+        # What is good of the Child SA is told apart from the IKE SA.
         try:
             child = self._offer.accept(reply, keys, (initial.ni, initial.nr))
         except ProtocolError as refusal:
@@ -304,10 +315,14 @@ def respond_init(
     chosen = choose(connection.ike_proposals, only(payloads, SecurityAssociation).proposals)
     if chosen is None:
         raise ProtocolError(Notify.NO_PROPOSAL_CHOSEN, "no common IKE proposal")
+
+    # The key exchange.
     suite = Suite.of(chosen)
     theirs, ni = public_value(payloads, suite.group), only(payloads, Nonce).data
     secret = DiffieHellman(suite.group, world.random)
     shared = secret.shared(theirs)
+
+    # Nothing is kept before all that the request has is known to be good.
     spis = header.spi_i, world.unused_ike_spi()
     sa = IkeSa(world, connection, spis, path[1], respond, initiator=False)
     sa.local = path[0]
@@ -316,6 +331,8 @@ def respond_init(
     _take_extras(sa, payloads, (spis[0], NO_SPI), path)
     sa.answered_init()
     sa.heard_at = now
+
+    # The answer names the one proposal that was chosen.
     return sa, [
         SecurityAssociation((Proposal(chosen.protocol, chosen.transforms, chosen.number),)),
         KeyExchange(suite.group, secret.public),
@@ -338,20 +355,26 @@ def respond_auth(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPa
     peer = of_type(request, Payload.IDI, Identity)
     certificate = check_peer(sa, request, peer, initial.request + initial.nr, keys.pi, Payload.IDI, now)
     assert peer is not None
+
+    # The peer is who it says. It may say whom it wants to talk to.
     wanted = of_type(request, Payload.IDR, Identity)
     if wanted is not None and not auth.same(wanted, connection.local_id):
         raise auth.failed(f"the peer wants to talk to {auth.name_of(wanted)}", Failure.UNKNOWN_IDENTITY)
+
+    # Our own proof signs our first message (RFC 7296 §2.15).
     mine = Identity(Payload.IDR, connection.local_id.kind, connection.local_id.data)
     octets = auth.signed_octets(initial.reply, initial.ni, keys.prf, keys.pr, mine)
     reply: list[AnyPayload] = [
         mine,
         *auth.certificate_payloads(connection.credentials),
-        auth.authenticate(connection.credentials, keys.prf, octets, sa.peer_hashes),
+        auth.authenticate(connection.credentials, keys.prf, octets, sa.peer.hashes),
         *sa.understood(connection.notifies),
     ]
+
+    # The IKE SA stands, whatever becomes of its first Child SA (§1.2).
     sa.establish(now)
     sa.initial = None
-    sa.spreads = notified(request, Notify.SA_RESOURCE_INFO) is not None
+    sa.peer.spreads = notified(request, Notify.SA_RESOURCE_INFO) is not None
     sa.world.tell(Established(connection.name, peer, kept(request), certificate, sa.standing))
     if maybe(request, SecurityAssociation) is None:
         return reply

@@ -75,7 +75,7 @@ class Probe:
     def start(self, sa: IkeSa, now: float) -> list[AnyPayload] | None:
         if not sa.speaks or self.path is None:
             return None
-        if not sa.is_fwd:
+        if not sa.peer.is_fwd:
             return []
         self._cookie = sa.world.random(COOKIE2_BYTES)
         return [Notification(Notify.COOKIE2, self._cookie)]

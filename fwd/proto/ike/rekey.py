@@ -147,9 +147,7 @@ def retire(sa: IkeSa, now: float) -> None:
 def inherit(old: IkeSa, new: IkeSa, now: float) -> None:
     """What a new IKE SA takes over of the one it comes from."""
     new.local, new.remote = old.local, old.remote
-    new.fragments, new.peer_hashes = old.fragments, old.peer_hashes
-    new.spreads, new.is_fwd = old.spreads, old.is_fwd
-    new.behind_nat, new.peer_behind_nat = old.behind_nat, old.peer_behind_nat
+    new.peer = old.peer
     new.probe_not_before = old.probe_not_before
     new.standing = old.standing
     new.establish(now, old)

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from fwd.proto.ike import numbers
 from fwd.proto.ike.causes import By, Failure, failure_of
+from fwd.proto.ike.channel import Channel
 from fwd.proto.ike.child import Child
-from fwd.proto.ike.crypto import IkeKeys, Sealer, Suite
+from fwd.proto.ike.crypto import IkeKeys, Suite
 from fwd.proto.ike.events import (
     FIRST_MEMBER,
     Address,
@@ -30,30 +31,21 @@ from fwd.proto.ike.events import (
     IkeDown,
     IkeUp,
     Moved,
+    PeerFacts,
     Standing,
     Strayed,
     World,
 )
 from fwd.proto.ike.limits import COPIES_PER_S, INIT_ERROR_S, MESSAGE_BYTES_STRANGER
-from fwd.proto.ike.message import (
-    Assemblies,
-    Fragment,
-    Header,
-    encode_clear,
-    open_authentic,
-    seal_message,
-)
+from fwd.proto.ike.message import Assemblies, Fragment, Header
 from fwd.proto.ike.mobility import PROBE_TRIES, Path, Probe, Verdict, judge
 from fwd.proto.ike.numbers import PRIVATE_STATUS_FIRST, SPI_BYTES, Exchange, Flag, Notify, ProtocolError
 from fwd.proto.ike.payloads import AnyPayload, Delete, Notification, decode_chain, notify_for
 from fwd.proto.ike.rate import Rate
+from fwd.proto.ike.request import RETRANSMIT_S, TRIES_MAX, Request
 from fwd.proto.ike.states import IKE_MOVES, State, Use, check_move
-from fwd.proto.ike.task import Request, Respond, Task
+from fwd.proto.ike.task import Respond, Task
 
-RETRANSMIT_S: Final = 0.5
-RETRANSMIT_FACTOR: Final = 1.8
-RETRANSMIT_MAX_S: Final = 10.0
-TRIES_MAX: Final = 7  # then the peer is dead: about 30 s after the first
 TRAFFIC_S: Final = 10.0  # a peer whose traffic came so lately is not given up
 NO_SPI: Final = bytes(SPI_BYTES)
 MESSAGE_ID_MAX: Final = 2**32 - 1
@@ -79,6 +71,8 @@ class IkeSa:
         self.local, self.remote = connection.local, remote
         self.initiator = initiator
         self.spi_i, self.spi_r = spis
+
+        # Its state, keys and Child SAs.
         self._state = State.CONNECTING
         self.keys: IkeKeys | None = None
         self.suite: Suite | None = None
@@ -86,19 +80,20 @@ class IkeSa:
         self.children: dict[int, Child] = {}  # by our inbound SPI
         self.unconfirmed: list[Child] = []  # of our last answer, which the peer may not have yet
         self.gone_early: set[int] = set()  # peer's SPIs deleted while the answer that names them was under way
+
+        # What becomes of it in a rekeying (RFC 7296 §2.18, §2.25).
         self.successor: IkeSa | None = None  # once it is REKEYED
         self.rival: tuple[IkeSa, bytes] | None = None  # a successor by the peer's request, and its lowest nonce
         self.origin: IkeSa | None = None  # whose rival it is
-        self.fragments = False  # the peer knows RFC 7383
-        self.behind_nat = False  # the peer sees us at another address than we do
-        self.peer_behind_nat = False  # we see the peer at another address than it does
-        self.answered_from = remote  # from where the answer came that is being taken
-        self.probe_not_before = 0.0
-        self.is_fwd = False  # the peer knows our private notifies
-        self.spreads = False  # the peer knows RFC 9611: it sends by resource, not all on its newest Child SA
-        self.peer_hashes = b""
+
+        # What is known of the peer, and of the way to it.
+        self.peer = PeerFacts()
         self.standing = Standing()  # what the peer's proof of who it is is good for
         self.rekey_refused = False  # by the peer
+        self.answered_from = remote  # from where the answer came that is being taken
+        self.probe_not_before = 0.0
+
+        # When what has happened, and how it ends.
         self.begun_at = 0.0
         self.established_at = 0.0
         self.heard_at = 0.0
@@ -108,6 +103,8 @@ class IkeSa:
         self.has_last_words = False  # its answer to the request that ended it may be asked for again
         self.error = ""
         self.initial: Any = None  # what IKE_SA_INIT left for IKE_AUTH (initial.py)
+
+        # Requests: those that wait, the one under way, and the last answer, one at a time (§2.3).
         self._later: list[tuple[float, Task]] = []
         self._queue: deque[Task] = deque()
         self._request: Request | None = None
@@ -115,10 +112,8 @@ class IkeSa:
         self._expected_id = 0
         self._answer: list[bytes] = []  # to request `_expected_id` - 1
         self._copies = [Rate(COPIES_PER_S, 2 * COPIES_PER_S) for _ in range(2)]  # elsewhere, and where the peer is
-        self._iv = 0
-        self._out: Sealer | None = None
-        self._in: Sealer | None = None
-        self._assemblies = Assemblies(world.strangers_fragments, world.fragments)
+
+        self._channel = Channel(Assemblies(world.strangers_fragments, world.fragments))
         self._refused_at: float | None = None  # when an error in clear text has refused our IKE_SA_INIT
 
     # -- what it is -------------------------------------------------------------------------------------------
@@ -160,7 +155,7 @@ class IkeSa:
         """From now on messages are encrypted."""
         self.keys, self.suite = keys, suite
         mine, theirs = (keys.ei, keys.er) if self.initiator else (keys.er, keys.ei)
-        self._out, self._in = Sealer(mine), Sealer(theirs)
+        self._channel.use(mine, theirs)
         if self.world.reveal is not None:
             self.world.reveal(self)
 
@@ -219,19 +214,23 @@ class IkeSa:
         header = self._header(task.exchange, self._next_id, response=False)
         datagrams = self._encode(header, payloads)
         path = task.path if isinstance(task, Probe) else None
-        self._request = Request(task, self._next_id, task.exchange, datagrams, path, now, now + RETRANSMIT_S)
+        self._request = Request(task, self._next_id, datagrams, path, now, now + RETRANSMIT_S)
         self._send(datagrams, path)
 
     def tick(self, now: float) -> None:
         """What is due: tasks put off, the request under way once more; or the peer is given up."""
-        self._assemblies.expire(now)
+        self._channel.assemblies.expire(now)
         if self._refused_at is not None and now >= self._refused_at + INIT_ERROR_S:
             self.die(self.error)
             return
+
+        # What was put off is due by now.
         due = [task for at, task in self._later if at <= now]
         self._later = [(at, task) for at, task in self._later if at > now]
         for task in due:
             self.submit(task, now)
+
+        # The request under way is sent again, until it was sent often enough.
         request = self._request
         if request is None or now < request.due or self._refused_at is not None:
             return
@@ -239,12 +238,14 @@ class IkeSa:
             request.task.give_up(self)
             self.send_request(request.task, [], now)
             return
+
+        # Silence alone is no end while the peer's ESP is heard.
         if request.tries >= TRIES_MAX and (now >= self.traffic_at + TRAFFIC_S or self.state is State.DELETING):
             self.world.fail(Failure.NO_ANSWER)
             self.die("the peer does not answer", By.SILENCE)
             return
-        request.due = now + min(RETRANSMIT_S * RETRANSMIT_FACTOR**request.tries, RETRANSMIT_MAX_S)
-        request.tries += 1
+
+        request.try_again(now)
         self._send(request.datagrams, request.path)
         for task in self._queue:  # the peer may be where we would look if this request were answered
             if isinstance(task, Probe):
@@ -254,7 +255,7 @@ class IkeSa:
         """When `tick` is due."""
         times = [due for due, _ in self._later]
         times += [self._request.due] if self._request and self._refused_at is None else []
-        times += self._assemblies.timeouts()
+        times += self._channel.assemblies.timeouts()
         times += [self._refused_at + INIT_ERROR_S] if self._refused_at is not None else []
         return min(times, default=None)
 
@@ -262,8 +263,10 @@ class IkeSa:
 
     def receive(self, header: Header, data: bytes, path: tuple[Address, Address], now: float) -> None:
         """An encrypted message for this SA; `path`: our address and the peer's."""
-        if self.state is State.DEAD or self._in is None or header.by_initiator == self.initiator:
+        if self.state is State.DEAD or not self._channel.is_encrypted or header.by_initiator == self.initiator:
             return
+
+        # The window has one message: the answer to our request, the next request, or the last one again (§2.3).
         if header.is_response:
             if self._request is None or header.message_id != self._request.message_id:
                 return
@@ -271,20 +274,26 @@ class IkeSa:
             return
         elif self.initiator and self.state is State.CONNECTING:
             return  # the peer has yet to prove who it is, and asks again
+
+        # What a stranger may cost is bounded before anything is opened.
         if self.state is State.CONNECTING and len(data) > MESSAGE_BYTES_STRANGER:
             return
-        fragment = open_authentic(header, data, self._in)
+        fragment = self._channel.open(header, data)
         if fragment is None:
             return
+
+        # From here on it is authentic. A request that comes again gets its answer again.
         if not header.is_response and header.message_id == self._expected_id - 1:
             self._answer_again(fragment, path, now)
             return
-        whole = self._assemblies.add(header, fragment, now, strange=self.state is State.CONNECTING)
+        whole = self._channel.assemblies.add(header, fragment, now, strange=self.state is State.CONNECTING)
         if whole is None:
             return
         if self.state is State.CONNECTING and not header.is_response and not self.world.admits(path[1], now):
             self.world.fail(Failure.RATE_LIMITED)
             return  # as good as lost: it comes again
+
+        # The message is whole: who sends it lives, and may have moved.
         self.heard_at = now  # of what had come before anybody may have kept a copy (RFC 7296 §2.4)
         self.consider(path, now)
         if header.is_response:
@@ -297,8 +306,7 @@ class IkeSa:
         """It is dead; whoever asks again what ended it has not had the answer."""
         if header.is_response or header.message_id != self._expected_id - 1 or header.by_initiator == self.initiator:
             return
-        assert self._in is not None
-        self._answer_again(open_authentic(header, data, self._in), path, now)
+        self._answer_again(self._channel.open(header, data), path, now)
 
     def _answer_again(self, copy: Fragment | None, path: Path, now: float) -> None:
         """It goes to where the copy seems to come from, and is longer: a few times a second, and elsewhere apart."""
@@ -320,7 +328,12 @@ class IkeSa:
     def take_init_answer(self, header: Header, data: bytes, payloads: list[AnyPayload], now: float) -> None:
         """The answer to our IKE_SA_INIT, which is not encrypted."""
         request = self._request
-        if request is None or request.exchange != Exchange.IKE_SA_INIT or header.message_id or self._in is not None:
+        if (
+            request is None
+            or request.task.exchange != Exchange.IKE_SA_INIT
+            or header.message_id
+            or self._channel.is_encrypted
+        ):
             return
         self.initial.take(header, data)
         try:
@@ -376,7 +389,7 @@ class IkeSa:
         """Something of the peer's, authentic and new, has taken this path: follow, look, or stay (mobility.py)."""
         verdict = judge(
             self.connection.mobility, (self.local, self.remote), path,
-            established=self.speaks, nat_before_us=self.behind_nat, nat_before_peer=self.peer_behind_nat,
+            established=self.speaks, nat_before_us=self.peer.sees_nat, nat_before_peer=self.peer.behind_nat,
         )  # fmt: skip
         if verdict is Verdict.MOVE:
             self.follow(path)
@@ -407,11 +420,11 @@ class IkeSa:
 
     def understood(self, notifies: Sequence[Notification]) -> list[Notification]:
         """Those that the peer has said to know; standard ones go to everybody (RFC 7296 §3.12)."""
-        return [one for one in notifies if self.is_fwd or one.kind < PRIVATE_STATUS_FIRST]
+        return [one for one in notifies if self.peer.is_fwd or one.kind < PRIVATE_STATUS_FIRST]
 
     def receiver_of(self, member: int) -> int:
         """Which member is to receive on the inbound half of a member's Child SA (design §4)."""
-        return member if self.spreads else FIRST_MEMBER
+        return member if self.peer.spreads else FIRST_MEMBER
 
     def add_child(self, child: Child, replaces: int | None = None, by: By = By.PEER) -> None:
         """It is installed: both its SAs may be used."""
@@ -449,7 +462,7 @@ class IkeSa:
         self.move(State.DEAD)
         self._request = None
         self.take_queue()
-        self._assemblies.clear()
+        self._channel.assemblies.clear()
         for child in list(self.children.values()):
             self.remove_child(child, by)
         if self.established_at:
@@ -457,7 +470,7 @@ class IkeSa:
 
     def say_farewell(self) -> None:
         """Send a Delete for the whole of it, whatever is under way, and wait for no answer."""
-        if self._out is None or self.state in (State.CONNECTING, State.DEAD):
+        if not self._channel.is_encrypted or self.state in (State.CONNECTING, State.DEAD):
             return
         # The peer takes the number after the request under way if that has come to it, else its number.
         for number in (self._next_id, self._next_id + 1) if self._request else (self._next_id,):
@@ -471,12 +484,7 @@ class IkeSa:
         return Header(self.spi_i, self.spi_r, exchange, flags, message_id)
 
     def _encode(self, header: Header, payloads: Sequence[AnyPayload]) -> list[bytes]:
-        if self._out is None or header.exchange == Exchange.IKE_SA_INIT:
-            return [encode_clear(header, payloads)]
-        limit = self.connection.fragment_bytes if self.fragments else 0
-        datagrams = seal_message(header, payloads, self._out, self._iv, limit)
-        self._iv += len(datagrams)
-        return datagrams
+        return self._channel.encode(header, payloads, self.connection.fragment_bytes if self.peer.fragments else 0)
 
     def _send(self, datagrams: Sequence[bytes], path: tuple[Address, Address] | None = None) -> None:
         local, remote = path or (self.local, self.remote)

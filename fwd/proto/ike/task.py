@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from fwd.proto.ike.numbers import Exchange, ProtocolError
 from fwd.proto.ike.payloads import AnyPayload
 
 if TYPE_CHECKING:
-    from fwd.proto.ike.mobility import Path
     from fwd.proto.ike.sa import IkeSa
 
 
@@ -28,24 +26,6 @@ class Task(Protocol):
 
     def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
         """The answer could not be read, or `finish` has refused it."""
-
-
-@dataclass
-class Request:
-    """The request of a task that is under way."""
-
-    task: Task
-    message_id: int
-    exchange: int
-    datagrams: list[bytes]
-    path: Path | None  # where it goes; None: to where the peer is
-    sent_at: float
-    due: float  # when it is sent again, or given up
-    tries: int = 1
-
-    def unanswered_s(self, now: float) -> float:
-        """For how long it has had no answer, if it was sent again to where the peer is; else 0."""
-        return now - self.sent_at if self.tries > 1 and self.path is None else 0.0
 
 
 # Answers a request: exchange, payloads, now → payloads. Raises ProtocolError.

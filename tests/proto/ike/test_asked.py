@@ -312,7 +312,7 @@ def test_what_has_served_its_purpose_is_not_kept() -> None:
     for side in (net.a, net.b):
         (sa,) = side.live()
         assert sa.initial is None
-        assert not sa._assemblies
+        assert not sa._channel.assemblies
 
 
 def test_no_key_is_in_the_text_of_anything() -> None:

@@ -22,6 +22,7 @@ from fwd.proto.ike.limits import (
     MESSAGE_BYTES,
     MESSAGE_BYTES_STRANGER,
     NOTIFY_BYTES_MAX,
+    PROVEN_PER_S,
 )
 from fwd.proto.ike.message import Assembly, Fragment, Header, decode_clear, encode_clear
 from fwd.proto.ike.numbers import REASON_MAX, Exchange, Flag, IdType, Notify, Payload, Protocol, ProtocolError
@@ -38,6 +39,7 @@ def half_open_ones(net: Net, count: int) -> list[tuple[IkeSa, tuple[str, int]]]:
     """Strangers that have come as far as IKE_AUTH: each one's own side, and where it is."""
     found = []
     for number in range(count):
+        net.now += 1 / PROVEN_PER_S  # as fast as they are taken
         one = Net(100 + number)
         address = (A[0], 1000 + number)
         one.a.endpoint.initiate(NAME, net.now)

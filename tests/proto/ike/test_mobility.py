@@ -50,8 +50,8 @@ class Roaming:
         self.net = Net(1, connection("a", **changes), connection("b"))
         self.net.connect()
         (self.sa,) = self.net.a.live()
-        self.sa.is_fwd = fwd
-        self.sa.peer_behind_nat = nat
+        self.sa.peer.is_fwd = fwd
+        self.sa.peer.behind_nat = nat
         self.at = B  # where it is
         self.sent: list[Datagram] = []  # by `a`
         self.answers = True
@@ -120,7 +120,7 @@ def test_a_peer_that_answers_at_its_new_address_is_followed(changes: dict[str, A
     roaming.run(1.0)
     (sa,) = roaming.net.a.live()
     assert sa.remote == X
-    assert sa.peer_behind_nat == roaming.sa.peer_behind_nat
+    assert sa.peer.behind_nat == roaming.sa.peer.behind_nat
     roaming.net.check_agreement()
 
 
@@ -259,6 +259,6 @@ def test_a_standard_peer_is_behind_a_nat_if_no_hash_of_its_address_is_right(said
     hashes = {"right": initial.nat_hash(spis, X), "wrong": bytes(20)}
     payloads: list[AnyPayload] = [Notification(Notify.NAT_DETECTION_SOURCE_IP, hashes[one]) for one in said]
     initial._take_extras(sa, payloads, spis, (A, X))
-    assert sa.peer_behind_nat == nat
+    assert sa.peer.behind_nat == nat
     initial._take_extras(sa, [*payloads, Vendor(VENDOR_ID)], spis, (A, X))
-    assert not sa.peer_behind_nat, "another fwd tells the truth elsewhere"
+    assert not sa.peer.behind_nat, "another fwd tells the truth elsewhere"

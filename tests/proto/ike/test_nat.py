@@ -57,8 +57,8 @@ def test_both_say_where_they_see_the_other_and_seem_to_be_behind_a_nat() -> None
         assert destination.data == hashed(header, datagram.remote)
         assert len(source.data) == 20
         assert source.data != hashed(header, datagram.local)
-    assert not net.a.live()[0].behind_nat
-    assert not net.b.live()[0].behind_nat
+    assert not net.a.live()[0].peer.sees_nat
+    assert not net.b.live()[0].peer.sees_nat
 
 
 def test_who_is_behind_a_nat_knows_it_and_the_other_answers_through_it() -> None:
@@ -66,12 +66,12 @@ def test_who_is_behind_a_nat_knows_it_and_the_other_answers_through_it() -> None
     nat.net.a.endpoint.initiate(NAME, nat.net.now)
     nat.run()
     (near,), (far,) = nat.net.a.live(), nat.net.b.live()
-    assert (near.behind_nat, far.behind_nat) == (True, False)
+    assert (near.peer.sees_nat, far.peer.sees_nat) == (True, False)
     assert far.remote == (OUTSIDE, 60_500)
     nat.net.a.endpoint.rekey_ike(NAME, nat.net.now)
     nat.run()
     (near,) = nat.net.a.live()
-    assert near.behind_nat
+    assert near.peer.sees_nat
     nat.net.check_agreement()
 
 
