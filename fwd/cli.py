@@ -16,6 +16,7 @@ import typer
 from fwd import __version__
 from fwd.proto.errors import UserError
 
+CONFIG = Path("/etc/fwd/fwd.toml")
 CONTROL = Path("/run/fwd/fwd.sock")
 
 app = typer.Typer(no_args_is_help=True, help="A userspace, scale-out IPsec gateway.")
@@ -75,7 +76,7 @@ def _root(
 
 @app.command()
 def demux(
-    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="The configuration, TOML.")],
+    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="The configuration, TOML.")] = CONFIG,
     members: Annotated[int | None, typer.Option(metavar="N", help="Members of every peering.")] = None,
     no_offload: Annotated[bool, typer.Option("--no-offload", help="No segmentation offload.")] = False,
     save_keys: Annotated[
@@ -85,6 +86,10 @@ def demux(
     log_format: Annotated[LogFormat, typer.Option(help="json: one object a line.")] = LogFormat.TEXT,
 ) -> int:
     """Run a gateway until SIGTERM or SIGINT; needs root. SIGHUP re-reads the configuration."""
+    import signal
+
+    # Until there is a handler, SIGHUP waits: by default it would end fwd, and what follows takes a second.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     from fwd.supervise import supervisor
 
     return supervisor.run(config, members, no_offload, save_keys, log_format.value)
@@ -157,8 +162,11 @@ def check(
     """Check a configuration file; nothing is touched, and no secret is read but with --secrets."""
     from fwd.model.config import load
 
-    peerings = load(file).peering
-    faults = 0
+    config = load(file)
+    peerings, faults = config.peering, 0
+    if reason := _user_missing(config.gateway.user):
+        faults += secrets
+        typer.echo(f"fwd: {file}: {'' if secrets else 'warning: '}on this host, {reason}", err=True)
     if secrets:
         from fwd.keyd.checkup import examine
 
@@ -169,6 +177,18 @@ def check(
     if not faults:
         typer.echo(f"{file}: fine: {', '.join(f'{p.name} with {p.members} members' for p in peerings)}")
     return 2 if faults else 0
+
+
+def _user_missing(user: str | int | None) -> str:
+    """Why no process can run as `gateway.user` on this host; empty if it can, or fwd finds users itself."""
+    from fwd.supervise.users import find_users
+
+    try:
+        if user is not None:
+            find_users(user)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 @config_app.command()

@@ -37,7 +37,7 @@ _SIGNALS = [
     ),
 ]
 _FILES = [
-    ("/etc/fwd/fwd.toml", "What fwd.service runs with, see fwd.toml(5)."),
+    ("/etc/fwd/fwd.toml", "What fwd demux reads unless --config names another file, see fwd.toml(5)."),
     ("/run/fwd/fwd.sock", "The control socket, unless the configuration names another."),
 ]
 _EXIT = [("0", "Success."), ("1", "Something failed; the log says what."), ("2", "Wrong usage, configuration or host.")]

@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from fwd import __version__
+from fwd.cli import app
 from fwd.model.example import EXAMPLE
 
 STATUS = {
@@ -104,9 +106,27 @@ def test_wrong_members(good: Path, members: str) -> None:
     assert_refused(fwd("demux", "--config", str(good), "--members", members), "--members")
 
 
-@pytest.mark.parametrize("args", [["demux"], ["nope"], ["status", "--nope"], ["config", "check"], ["lab", "exec"]])
+@pytest.mark.parametrize(
+    "args", [["demux", "--config"], ["nope"], ["status", "--nope"], ["config", "check"], ["lab", "exec"]]
+)
 def test_wrong_usage(args: list[str]) -> None:
     assert_refused(fwd(*args))
+
+
+def test_demux_alone_reads_the_services_configuration() -> None:
+    (config,) = (one for one in get_command(app).commands["demux"].params if one.name == "config")  # type: ignore[attr-defined]
+    assert config.default == Path("/etc/fwd/fwd.toml")
+
+
+def test_a_user_that_this_host_has_not_is_told(good: Path) -> None:
+    """The file may be for another host; with --secrets it is for this one."""
+    good.write_text(EXAMPLE.replace('# user = "fwd"', 'user = "no-such-user"'))
+    checked = fwd("config", "check", str(good))
+    assert (checked.returncode, checked.stdout.count("fine")) == (0, 1)
+    assert "warning: on this host, gateway.user: no such user: no-such-user" in checked.stderr
+    examined = fwd("config", "check", "--secrets", str(good))
+    assert examined.returncode == 2
+    assert "no such user: no-such-user" in examined.stderr
 
 
 def test_status_without_a_gateway(tmp_path: Path) -> None:

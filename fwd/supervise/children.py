@@ -170,8 +170,7 @@ def try_users(users: Users) -> None:
     for kind, user in users.items():
 
         def give_up(kind: str = kind, user: tuple[int, int] = user) -> None:
-            privileges.drop(*user, parent)
-            sandbox.enter(kind)
+            _give_up_rights(kind, user, parent)
 
         privileges.rehearse(*user, give_up)
 
@@ -202,13 +201,18 @@ def _give_up(child: Child, user: tuple[int, int], parent_pid: int) -> Main:
     privileges.own_session(child.log.stderr)
     privileges.close_others(child.keep() | {child.log.far.fileno()})
     faulthandler.enable(2)  # a number: of sys.stderr nobody knows where it writes
-    if child.kind in _HOT:
+    _give_up_rights(child.kind, user, parent_pid)
+    return main
+
+
+def _give_up_rights(kind: str, user: tuple[int, int], parent_pid: int) -> None:
+    """Become `user`, with nothing left but what a process of `kind` needs. Raises OSError."""
+    if kind in _HOT:
         # One that wakes up does not push another off its core: bursts grow under load, nothing waits when idle.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     privileges.limit(_BYTES_MORE_MAX, _DESCRIPTORS_MORE_MAX)
     privileges.drop(*user, parent_pid)
-    sandbox.enter(child.kind)
-    return main
+    sandbox.enter(kind)
 
 
 def _ending(code: int | None) -> str:

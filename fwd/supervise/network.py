@@ -31,6 +31,7 @@ _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _MAIN_TABLE = 254
 _FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route as it was set, without what was learned since
 _MTU_MAX = 65535
+NFT_PATH: Final = "/usr/sbin:/sbin:/usr/bin:/bin"
 _NFT_S: Final = 10.0  # what waits for ever would hold up the supervisor
 
 
@@ -206,7 +207,7 @@ def _guard(subnet: Network, number: int | None = None) -> dict[str, object]:
 
 def _nft(commands: str) -> str:
     """Let nft carry out `commands`, as one transaction; what it prints."""
-    binary = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    binary = shutil.which("nft", path=NFT_PATH)
     if binary is None:
         raise UserError("nft is missing: the leak guards need it; install the package nftables")
     # In a session of its own: ^C at the terminal is for fwd, and is no reason to leave a table where it is.

@@ -51,9 +51,14 @@ def close_others(keep: Iterable[int]) -> None:
                 continue  # the listing's own
 
 
+def capabilities() -> int:
+    """Return the mask of the capabilities that this process has in effect."""
+    return int(_status()["CapEff"], 16)
+
+
 def can_shrink_bounding_set() -> bool:
     """Whether CAP_SETPCAP is here; without it the bounding set stays, which no_new_privs makes harmless."""
-    return bool(int(_status()["CapEff"], 16) >> _CAP_SETPCAP & 1)
+    return bool(capabilities() >> _CAP_SETPCAP & 1)
 
 
 def drop(uid: int, gid: int, parent_pid: int) -> None:

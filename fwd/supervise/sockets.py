@@ -141,7 +141,8 @@ def _bind_udp(address: str, port: int, *, shared: bool) -> socket.socket:
         sock.bind((address, port))
     except OSError as error:
         sock.close()
-        raise UserError(f"UDP {address} port {port} (IKE): {error.strerror}; is another IKE daemon running?") from None
+        hint = "; is another IKE daemon running?" if error.errno == errno.EADDRINUSE else ""
+        raise UserError(f"UDP {address} port {port} (IKE): {error.strerror}{hint}") from None
     for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
         with contextlib.suppress(PermissionError):
             sock.setsockopt(socket.SOL_SOCKET, option, IKE_BUFFER_BYTES)

@@ -33,7 +33,7 @@ from fwd.keyd import service as keyd
 from fwd.model.config import Config, load, with_members, without_offload
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
-from fwd.supervise import logs, policy, privileges, sandbox
+from fwd.supervise import host, logs, policy, privileges, sandbox
 from fwd.supervise.children import Child, Main, try_users
 from fwd.supervise.devices import Devices
 from fwd.supervise.examine import open_examined
@@ -114,6 +114,7 @@ class Supervisor:
         self._read = read
         self._save_keys = save_keys
         self._users = find_users(config.gateway.user)
+        host.check(config, self._users)
         try_users(self._users)
         self._devices = Devices()
         self._config = config
@@ -233,6 +234,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
         signal.signal(signal.SIGHUP, self._on_reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
     def _on_stop(self, *_: object) -> None:
         self._stopping = True
