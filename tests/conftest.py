@@ -67,6 +67,12 @@ def _mark_descendants() -> None:
     os.environ[_MARK] = str(os.getpid())
 
 
+@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.long)], ids=["once", "every time"])
+def every_time(request: pytest.FixtureRequest) -> bool:
+    """For a test that breaks a process at each place of the code: at each time it comes there, or just once a place."""
+    return bool(request.param)
+
+
 @pytest.fixture
 def needs_netns(_mark_descendants: None) -> Iterator[None]:
     """For a test that needs root, TUN and namespaces: skips with the reason, and looks after the test."""

@@ -2,7 +2,8 @@
 
 `sys.settrace` gives an event before each line; at the `nth` one in the given files the process sends itself SIGKILL,
 so nothing is flushed, closed or caught, just as when somebody else kills it there. Of a line in a loop the first few
-times count: what is new at the fifth is not the line.
+times count: what is new at the fifth is not the line. That is the long form; the short one takes each line once, and
+one in SHARE of the times after.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 POINTS_MAX = 5000
 TIMES = 4
+SHARE = 12
 
 
 def dies_at(nth: int, scenario: Callable[[], object], *files: str) -> bool:
@@ -34,13 +36,17 @@ def dies_at(nth: int, scenario: Callable[[], object], *files: str) -> bool:
     return False
 
 
-def every_point(check: Callable[[int], bool]) -> int:
+_every_time = True  # set by every_point, in the processes that check
+
+
+def every_point(check: Callable[[int], bool], *, every_time: bool) -> int:
     """Call `check(nth)` for 1, 2, … until it says that nobody died; how many points there were.
 
-    The points are shared out over a process for each core: what `check` remembers stays there.
+    `every_time`: the long form. The points are shared out over a process for each core: what `check` remembers stays
+    there.
     """
     workers = os.cpu_count() or 1
-    ends = [_check_some(check, first, workers) for first in range(1, workers + 1)]
+    ends = [_check_some(check, first, workers, every_time) for first in range(1, workers + 1)]
     reached = []
     for pid, pipe in ends:
         with os.fdopen(pipe) as told:
@@ -51,17 +57,25 @@ def every_point(check: Callable[[int], bool]) -> int:
     return min(last for last in reached if last is not None) - 1
 
 
-def _check_some(check: Callable[[int], bool], first: int, step: int) -> tuple[int, int]:
+def counts(place: int, time: int, every_time: bool) -> bool:
+    """Tell whether this time that a place in the code is reached is a point to try."""
+    return time <= TIMES and (every_time or time == 1 or (place + time) % SHARE == 0)
+
+
+def _check_some(check: Callable[[int], bool], first: int, step: int, every_time: bool) -> tuple[int, int]:
     """A process that checks every `step`th point; it writes the first one at which nobody died into the pipe."""
+    global _every_time
     near, far = os.pipe()
     pid = os.fork()
     if pid:
         os.close(far)
         return pid, near
+    _every_time = every_time
     gc.disable()
+    gc.freeze()  # what was there before is not looked through each time
     status = 1
     try:
-        last = next(nth for nth in range(first, POINTS_MAX, step) if not check(nth))
+        last = next(nth for nth in range(first, POINTS_MAX, step) if not _check_and_forget(check, nth))
         os.write(far, str(last).encode())
         status = 0
     finally:
@@ -69,6 +83,13 @@ def _check_some(check: Callable[[int], bool], first: int, step: int) -> tuple[in
             traceback.print_exc()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _check_and_forget(check: Callable[[int], bool], nth: int) -> bool:
+    """Check a point, and free what it had mapped: each fork would copy the page tables of all that came before."""
+    died = check(nth)
+    gc.collect()
+    return died
 
 
 def _be_killed(nth: int, scenario: Callable[[], object], files: tuple[str, ...]) -> None:
@@ -83,7 +104,7 @@ def _be_killed(nth: int, scenario: Callable[[], object], files: tuple[str, ...])
         if event == "line":
             at = frame.f_code, frame.f_lineno
             times[at] += 1
-            left -= times[at] <= TIMES
+            left -= counts(frame.f_lineno, times[at], _every_time)
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
         return on_line

@@ -1,7 +1,7 @@
 """An exception at any call of any step costs its burst: the process goes on, the books hold, no number is used twice.
 
 `sys.setprofile` gives an event before each call; at the `nth` one that code of the data path makes, of Python or C, an
-exception is raised in its place.
+exception is raised in its place. The long form tries each call's first two times, the short one each call once.
 """
 
 from __future__ import annotations
@@ -51,8 +51,11 @@ def _exceptions_are_survived(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Log
     caplog.set_level(logging.CRITICAL)
 
 
-def raises_at(nth: int, step: Callable[[], object]) -> bool:
-    """Carry out `step` with an exception at the `nth` call that the data path makes; False: it makes fewer."""
+def raises_at(nth: int, times_max: int, step: Callable[[], object]) -> bool:
+    """Carry out `step` with an exception at the `nth` call that the data path makes; False: it makes fewer.
+
+    Of the times that a call is made the first `times_max` count.
+    """
     left = nth
     times: Counter[tuple[CodeType, int]] = Counter()
 
@@ -63,7 +66,7 @@ def raises_at(nth: int, step: Callable[[], object]) -> bool:
             return
         at = caller.f_code, caller.f_lasti
         times[at] += 1
-        left -= times[at] <= TIMES
+        left -= times[at] <= times_max
         if left == 0:
             sys.setprofile(None)
             raise Injected
@@ -76,9 +79,10 @@ def raises_at(nth: int, step: Callable[[], object]) -> bool:
     return left <= 0
 
 
-def every_call(check: Callable[[int], bool], least: int) -> None:
-    """Call `check(nth)` for 1, 2, … until it says that there was no such call."""
-    last = next(nth for nth in range(1, CALLS_MAX) if not check(nth))
+def every_call(check: Callable[[int, int], bool], every_time: bool, least: int) -> None:
+    """Call `check(nth, times)` for 1, 2, … until it says that there was no such call."""
+    times = TIMES if every_time else 1
+    last = next(nth for nth in range(1, CALLS_MAX) if not check(nth, times))
     assert last > least
 
 
@@ -129,41 +133,41 @@ class Watched:
 
 
 @PAYLOADS
-def test_in_the_demux(payload: str) -> None:
-    def check(nth: int) -> bool:
+def test_in_the_demux(payload: str, every_time: bool) -> None:
+    def check(nth: int, times: int) -> bool:
         with rig(members=1, payload=payload) as r:
             sent = batch(payload)
             r.a.demux_turn()
             r.a.send(*sent)
-            raised = raises_at(nth, r.a.demux_turn)
+            raised = raises_at(nth, times, r.a.demux_turn)
             r.a.demux_turn()
             assert r.a.records_in() == len(sent)
             assert not raised or r.a.dropped(DropReason.INTERNAL_ERROR) <= len(sent)
             Watched(r).check(sent)
             return raised
 
-    every_call(check, 40)
+    every_call(check, every_time, 40)
 
 
 @PAYLOADS
-def test_on_the_way_out(payload: str) -> None:
-    def check(nth: int) -> bool:
+def test_on_the_way_out(payload: str, every_time: bool) -> None:
+    def check(nth: int, times: int) -> bool:
         with rig(members=1, payload=payload) as r:
             sent = batch(payload)
             r.a.send(*sent)
             r.a.demux_turn()
-            raised = raises_at(nth, r.a.work)
+            raised = raises_at(nth, times, r.a.work)
             watched = Watched(r)
             watched.carry()
             watched.check(sent)
             return raised
 
-    every_call(check, 40)
+    every_call(check, every_time, 40)
 
 
 @PAYLOADS
-def test_on_the_way_in(payload: str) -> None:
-    def check(nth: int) -> bool:
+def test_on_the_way_in(payload: str, every_time: bool) -> None:
+    def check(nth: int, times: int) -> bool:
         with rig(members=1, payload=payload) as r:
             sent = batch(payload)
             r.a.send(*sent)
@@ -171,18 +175,18 @@ def test_on_the_way_in(payload: str) -> None:
             r.a.work()
             groups = r.a.wires[0].sent()
             junk = [Group(b"\0\0\1\1" + bytes(60), 64), Group(b"\xff", 1)]
-            raised = raises_at(nth, lambda: r.b.arrive_only(0, [*junk, *groups]))
+            raised = raises_at(nth, times, lambda: r.b.arrive_only(0, [*junk, *groups]))
             assert r.b.counted(MemberCounter.IN_ESP) <= sum(len(g.datagrams()) for g in groups) + 2
             watched = Watched(r)
             watched.nonces += headers(groups)
             watched.check(sent)
             return raised
 
-    every_call(check, 40)
+    every_call(check, every_time, 40)
 
 
-def test_in_echoes_and_ticks() -> None:
-    def check(nth: int) -> bool:
+def test_in_echoes_and_ticks(every_time: bool) -> None:
+    def check(nth: int, times: int) -> bool:
         with rig(members=1) as r:
             member, watched = r.a.members[0], Watched(r)
             sent = [record(1)]
@@ -198,24 +202,24 @@ def test_in_echoes_and_ticks() -> None:
                 watched.carry()
                 r.a.arrive_only(0, r.b.wires[0].sent())
 
-            raised = raises_at(nth, ask_and_answer)
+            raised = raises_at(nth, times, ask_and_answer)
             watched.check(sent)
             return raised
 
-    every_call(check, 40)
+    every_call(check, every_time, 40)
 
 
-def test_in_a_message_of_keyd() -> None:
-    def check(nth: int) -> bool:
+def test_in_a_message_of_keyd(every_time: bool) -> None:
+    def check(nth: int, times: int) -> bool:
         with rig(members=1) as r:
             member, watched = r.a.members[0], Watched(r)
             inbound = tuple(sa_keys(2, 0, epoch) for epoch in range(6))
             r.a.controls[0].send(SaSet(1, inbound, sa_keys(1, 0, 1)).encode())
-            raised = raises_at(nth, member._hear_keyd)
+            raised = raises_at(nth, times, member._hear_keyd)
             watched.check([])
             return raised
 
-    every_call(check, 10)
+    every_call(check, every_time, 10)
 
 
 def test_it_is_told_once_a_second_with_its_traceback(

@@ -46,7 +46,7 @@ def check_outcome(r: Rig, sent: list[bytes]) -> list[int]:
 
 
 @PAYLOADS
-def test_member_killed_while_it_sends(payload: str) -> None:
+def test_member_killed_while_it_sends(payload: str, every_time: bool) -> None:
     def check(nth: int) -> bool:
         with rig(members=1, payload=payload) as r:
             sent = segments(2)
@@ -67,12 +67,12 @@ def test_member_killed_while_it_sends(payload: str) -> None:
             assert lost == 0 or died
             return died
 
-    assert every_point(check) > 100
+    assert every_point(check, every_time=every_time) > 100
 
 
 @FLAGS
 @pytest.mark.parametrize("third_skips", [False, True])
-def test_successor_killed_while_it_takes_over(second_skips: bool, third_skips: bool) -> None:
+def test_successor_killed_while_it_takes_over(second_skips: bool, third_skips: bool, every_time: bool) -> None:
     """Segment 0 was held by the dead; 1 and 2 wait. The second life dies as well, the third sends."""
 
     def check(nth: int) -> bool:
@@ -89,7 +89,7 @@ def test_successor_killed_while_it_takes_over(second_skips: bool, third_skips: b
             assert len(missing) == 1 + skipped
             return died
 
-    assert every_point(check) > 20
+    assert every_point(check, every_time=every_time) > 20
 
 
 def stream(r: Rig) -> list[bytes]:
@@ -99,7 +99,7 @@ def stream(r: Rig) -> list[bytes]:
     return [*good[:3], record(98, back=True), record(99)[:-1], *good[3:]]
 
 
-def test_demux_killed_while_it_fills() -> None:
+def test_demux_killed_while_it_fills(every_time: bool) -> None:
     """Only what it had read and not yet counted goes with it: the segments that are open."""
 
     def check(nth: int) -> bool:
@@ -124,10 +124,10 @@ def test_demux_killed_while_it_fills() -> None:
             assert died or (uncounted == 0 and refused == 2)
             return died
 
-    assert every_point(check) > 100
+    assert every_point(check, every_time=every_time) > 100
 
 
-def test_successor_of_a_demux_killed_while_it_takes_over() -> None:
+def test_successor_of_a_demux_killed_while_it_takes_over(every_time: bool) -> None:
     """The first counted a segment and died before it stored `head`; the second dies as well."""
 
     def check(nth: int) -> bool:
@@ -141,11 +141,11 @@ def test_successor_of_a_demux_killed_while_it_takes_over() -> None:
             assert r.a.records_in() == 1
             return died
 
-    assert every_point(check) > 10
+    assert every_point(check, every_time=every_time) > 10
 
 
 @pytest.mark.parametrize(("payload", "esn"), [("superpacket", True), ("esp", False)])
-def test_member_killed_while_it_receives(payload: str, esn: bool) -> None:
+def test_member_killed_while_it_receives(payload: str, esn: bool, every_time: bool) -> None:
     """Its successor gets all the same datagrams again: none is accepted twice, and the next ones are all taken."""
     size = 1200 if payload == "esp" else 3000
 
@@ -181,10 +181,10 @@ def test_member_killed_while_it_receives(payload: str, esn: bool) -> None:
             r.b.check_books()
             return died
 
-    assert every_point(check) > 100
+    assert every_point(check, every_time=every_time) > 100
 
 
-def test_writer_killed_while_it_publishes() -> None:
+def test_writer_killed_while_it_publishes(every_time: bool) -> None:
     """Readers and the successor see all of a burst's counts or none of them."""
 
     def check(nth: int) -> bool:
@@ -210,7 +210,7 @@ def test_writer_killed_while_it_publishes() -> None:
             assert set(CounterBlock(block._words, count).attach()) == seen
             return died
 
-    assert every_point(check) > 5
+    assert every_point(check, every_time=every_time) > 5
 
 
 def test_demux_counts_and_heads_agree() -> None:

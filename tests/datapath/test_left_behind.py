@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
-from killing import dies_at, every_point
+from killing import counts, dies_at, every_point
 from rig import Group, Rig, identity_of, packet, record, rig
 
 from fwd.proto.drops import DropReason
@@ -99,17 +100,22 @@ def test_a_member_whose_buckets_stay_sends_what_waited() -> None:
         assert r.a.dropped(DropReason.BUCKETS_MOVED) == 0
 
 
-def asleep_at(nth: int, work: Callable[[], object], meanwhile: Callable[[], None]) -> tuple[str, int] | None:
+def asleep_at(
+    nth: int, work: Callable[[], object], meanwhile: Callable[[], None], every_time: bool
+) -> tuple[str, int] | None:
     """Let `meanwhile` happen before the `nth` line of the way out; that line and its function, None: there is none."""
     left, where = nth, None
+    times: Counter[tuple[CodeType, int]] = Counter()
 
     def on_call(frame: FrameType, event: str, arg: Any) -> Any:
         return on_line if frame.f_code.co_filename.endswith(OUTBOUND) else None
 
     def on_line(frame: FrameType, event: str, arg: Any) -> Any:
         nonlocal left, where
-        if event == "line":
-            left -= 1
+        if event == "line" and where is None:
+            at = frame.f_code, frame.f_lineno
+            times[at] += 1
+            left -= counts(frame.f_lineno, times[at], every_time)
             if left == 0:
                 sys.settrace(None)
                 where = frame.f_code.co_name, frame.f_lineno
@@ -124,7 +130,7 @@ def asleep_at(nth: int, work: Callable[[], object], meanwhile: Callable[[], None
     return where
 
 
-def test_a_member_that_sleeps_with_a_segment_in_hand_does_not_send_it_late(payload: str) -> None:
+def test_a_member_that_sleeps_with_a_segment_in_hand_does_not_send_it_late(payload: str, every_time: bool) -> None:
     """Wherever it sleeps while its buckets go away, but for the steps of the send itself."""
     nth, late = 1, set()
     where: tuple[str, int] | None = ("work", 0)
@@ -137,7 +143,7 @@ def test_a_member_that_sleeps_with_a_segment_in_hand_does_not_send_it_late(paylo
                 before += r.a.wires[0].sent()
                 move(r)
 
-            where = asleep_at(nth, r.a.members[0].outbound.work, meanwhile)
+            where = asleep_at(nth, r.a.members[0].outbound.work, meanwhile, every_time)
             if where and not before and arrived(r) != list(NEW):
                 late.add(where)
             r.a.check_books()
@@ -147,7 +153,7 @@ def test_a_member_that_sleeps_with_a_segment_in_hand_does_not_send_it_late(paylo
     assert len(late - sends) == 1, "the line that calls for the send"
 
 
-def test_demux_killed_while_buckets_go_away() -> None:
+def test_demux_killed_while_buckets_go_away(every_time: bool) -> None:
     def check(nth: int) -> bool:
         with rig() as r:
             fill(r, OLD)
@@ -166,10 +172,10 @@ def test_demux_killed_while_buckets_go_away() -> None:
             r.a.check_books()
             return died
 
-    assert every_point(check) > 50
+    assert every_point(check, every_time=every_time) > 50
 
 
-def test_member_killed_while_it_skips() -> None:
+def test_member_killed_while_it_skips(every_time: bool) -> None:
     """Each record that it skips is counted once, as moved or as dead with it."""
 
     def check(nth: int) -> bool:
@@ -186,4 +192,4 @@ def test_member_killed_while_it_skips() -> None:
             r.a.check_books()
             return died
 
-    assert every_point(check) > 5
+    assert every_point(check, every_time=every_time) > 5

@@ -197,7 +197,7 @@ def test_members_that_die_before_they_send_do_not_use_up_the_records() -> None:
         assert len(spis) == 2
 
 
-def test_keyd_killed_at_every_line() -> None:
+def test_keyd_killed_at_every_line(every_time: bool) -> None:
     """A spare may be lost with it, but none is handed out twice, and the next keyd makes up the number."""
 
     def check(nth: int) -> bool:
@@ -231,7 +231,7 @@ def test_keyd_killed_at_every_line() -> None:
             assert b.receives(a, 4.0)
             return died
 
-    assert every_point(check) > 50
+    assert every_point(check, every_time=every_time) > 50
 
 
 def test_a_respawn_after_a_rekey_is_accepted() -> None:
