@@ -209,20 +209,20 @@ def test_books_balance_with_every_reason_counted_once(view: GatewayView) -> None
     demux, member = shared.demux_counters, shared.members[1]
     for reason in DropReason:
         (demux if reason.stage == "demux" else member.counters).values[reason] = 1
-    # Two segments wait, of 10 and 20 records; 4 records were sealed, 5 + 6 dropped.
+    # Two segments wait, of 10 and 20 records; 4 records were sealed, 6 + 6 dropped.
     ring.head, ring.taken, ring.done = 3, 1, 1
     ring.segment(1).fields[RECORDS], ring.segment(2).fields[RECORDS] = 10, 20
     demux.values[DemuxCounter.HEADS + 1] = 3
-    demux.values[DemuxCounter.RECORDS] = 4 + 5 + 6 + 30
+    demux.values[DemuxCounter.RECORDS] = 4 + 6 + 6 + 30
     counters = member.counters.values
     counters[MemberCounter.DONE], counters[MemberCounter.OUT_RECORDS] = 1, 4
     counters[MemberCounter.IN_ESP], counters[MemberCounter.IN_ESP_OK] = 113, 100
-    counters[MemberCounter.IN_RECORDS], counters[MemberCounter.IN_RECORDS_OK] = 55, 50
+    counters[MemberCounter.IN_RECORDS], counters[MemberCounter.IN_RECORDS_OK] = 56, 50
     member.link[LinkWord.RX_TAKEN] = 115
     demux.publish()
     member.counters.publish()
     books = peering_of(view, {"fwd0": TunLink(1500, 1000)})["books"]
-    assert (books["out_drops"], books["out_waiting"]) == (11, 30)
+    assert (books["out_drops"], books["out_waiting"]) == (12, 30)
     assert books["out_records_in"] == books["out_records_out"] + books["out_drops"] + books["out_waiting"]
     assert books["in_esp_in"] == books["in_esp_ok"] + books["in_esp_drops"]
     assert books["in_esp_waiting"] == 2
@@ -235,6 +235,7 @@ def test_books_balance_with_every_reason_counted_once(view: GatewayView) -> None
 def test_metrics_parse_and_name_every_reason(view: GatewayView) -> None:
     member = view.peerings[0].shared.members[1]
     member.counters.values[MemberCounter.OUT_ESP] = 2**60 + 1
+    member.counters.values[MemberCounter.IN_ICMP_ERRORS] = 3
     member.counters.publish()
     registry = CollectorRegistry()
     registry.register(StatusCollector(lambda: collect(view, NOW_NS)))
@@ -243,6 +244,8 @@ def test_metrics_parse_and_name_every_reason(view: GatewayView) -> None:
     assert {s.labels["reason"] for s in families["fwd_drops"].samples} == {reason.label for reason in DropReason}
     sent = {tuple(sorted(s.labels.values())): s.value for s in families["fwd_esp_packets"].samples}
     assert sent["1", "out", "vpc2"] == float(2**60 + 1)
+    errors = {s.labels["direction"]: s.value for s in families["fwd_icmp_errors"].samples}
+    assert errors == {"out": 0, "in": 3}
     ages = {tuple(sorted(s.labels.values())): s.value for s in families["fwd_process_heartbeat_age_seconds"].samples}
     assert ages["1", "member", "vpc2"] == 0.05
     assert all(s.name.endswith("_total") for f in families.values() if f.type == "counter" for s in f.samples)

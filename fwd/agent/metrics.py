@@ -116,6 +116,12 @@ def _peerings(peerings: list[Json]) -> Iterator[Metric]:
         ("peering", "reason"),
         (([p["name"], reason], count) for p in peerings for reason, count in p["drops"].items()),
     )
+    yield _counter(
+        "fwd_icmp_errors",
+        "ICMP errors of routers outside the selectors that passed, since the packet that they quote is the peering's.",
+        ("peering", "direction"),
+        (([p["name"], direction], count) for p in peerings for direction, count in p["icmp_errors"].items()),
+    )
     yield _gauge(
         "fwd_offload_in_force",
         "1: the kernel granted the offload; 0: it refused.",

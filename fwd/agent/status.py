@@ -107,6 +107,10 @@ def _peering(view: PeeringView, now_ns: int, tun: TunLink | None) -> Json:
             "bytes": demux[DemuxCounter.BYTES],
         },
         "members": [_member(view, i, counted[i], buckets[i], now_ns) for i in range(n)],
+        "icmp_errors": {
+            "out": demux[DemuxCounter.ICMP_ERRORS],
+            "in": sum(counters[MemberCounter.IN_ICMP_ERRORS] for counters in counted),
+        },
         "drops": {reason.label: count for reason, count in drops.items()},
         "books": _books(view, demux, counted, drops),
     }

@@ -19,7 +19,8 @@ class DemuxCounter(IntEnum):
 
     RECORDS = N_REASONS  # read from the TUN device
     BYTES = N_REASONS + 1
-    HEADS = N_REASONS + 2  # from here on: the ring head of each member
+    ICMP_ERRORS = N_REASONS + 2  # records outside the selectors that go on for what they quote (proto/icmp.py)
+    HEADS = N_REASONS + 3  # from here on: the ring head of each member
 
 
 class MemberCounter(IntEnum):
@@ -37,7 +38,8 @@ class MemberCounter(IntEnum):
     IN_BYTES = N_REASONS + 9
     ECHOES_SENT = N_REASONS + 10
     ECHOES_ANSWERED = N_REASONS + 11
-    DONE = N_REASONS + 12  # the ring segments finished with
+    IN_ICMP_ERRORS = N_REASONS + 12  # records outside the selectors that are delivered for what they quote
+    DONE = N_REASONS + 13  # the ring segments finished with
 
 
 MEMBER_COUNTERS = MemberCounter.DONE + 1

@@ -2,6 +2,7 @@
 
 One write for each record. Where one write can stand for several it does, as the kernel's receive offload would have
 it: small UDP datagrams of one flow (superpacket), TCP data of one stream (esp). Packets of a flow keep their order.
+An ICMP error from outside the selectors is written, if the packet that it quotes is of the SA and not too many come.
 Refused and counted: records and packets whose headers contradict them, inner addresses outside the selectors, ECN that
 says congestion to a transport that cannot hear it (RFC 6040 §4.2), what the device refuses.
 """
@@ -9,6 +10,7 @@ says congestion to a transport that cannot hear it (RFC 6040 §4.2), what the de
 from __future__ import annotations
 
 import os
+import time
 from array import array
 from collections.abc import Callable, Sequence
 
@@ -18,6 +20,7 @@ from fwd.datapath.counters import MemberCounter
 from fwd.model.config import Peering
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import NEXT_DUMMY, NEXT_IPV4, NEXT_IPV6, payload_length
+from fwd.proto.icmp import ERROR_MAX, ERRORS_PER_S, Errors
 from fwd.proto.ip import (
     IP_MIN,
     NO_VNET,
@@ -55,6 +58,8 @@ class Delivery:
         self.selectors = Selectors(peering.remote_ts, peering.local_ts)  # the peering's
         self._selectors = self.selectors  # in force
         self._known = self._selectors.pairs
+        # Members know nothing of each other, so each has its share of what a peering may have.
+        self._errors = Errors(self.selectors, max(1, ERRORS_PER_S // peering.members))
         self._joins = bool(tun_flags & TSO4)
         self._gathers = bool(tun_flags & USO4)
         self._datagrams: dict[bytes, Datagrams] = {}  # by flow, of this batch
@@ -183,9 +188,8 @@ class Delivery:
         `octets`: what they have as IP packets.
         """
         counters = self._counters
-        if not (self._known.get(pair) or self._selectors.allow(pair)):
-            counters[DropReason.SELECTOR_IN] += count
-            self.on_stranger(self.spi, pair, count)
+        allowed = self._known.get(pair) or self._selectors.allow(pair)
+        if not allowed and not self._takes_error(pieces, pair, octets, count):
             return
         try:
             os.writev(self._fd, pieces)
@@ -194,6 +198,19 @@ class Delivery:
         else:
             counters[_IN_RECORDS_OK] += count
             counters[_IN_BYTES] += octets
+
+    def _takes_error(self, pieces: Sequence[memoryview | bytes], pair: bytes, octets: int, count: int) -> bool:
+        """Take an ICMP error about a packet of the SA's; False: it is none, or one too many, and is dropped."""
+        counters = self._counters
+        if octets > ERROR_MAX or count > 1 or not self._errors.belongs(b"".join(pieces), self._selectors):
+            counters[DropReason.SELECTOR_IN] += count
+            self.on_stranger(self.spi, pair, count)
+            return False
+        if not self._errors.allows(time.monotonic()):
+            counters[DropReason.ICMP_LIMIT_IN] += 1
+            return False
+        counters[MemberCounter.IN_ICMP_ERRORS] += 1
+        return True
 
 
 def _has_extensions(record: memoryview) -> bool:

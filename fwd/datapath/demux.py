@@ -4,7 +4,8 @@ One record is one read, one hash and one copy, whatever its length up to 64 KiB.
 segment; a segment goes to its member when it is full or the TUN device is drained, so nothing waits for a timer.
 Refused and counted: records whose length is not what their IP header says, inner addresses outside the selectors,
 super-packets of a shape that no sender has or that this payload cannot carry, records for a bucket without a live
-member or for a full ring. It never looks at keys.
+member or for a full ring. An ICMP error from outside the selectors goes, if the packet that it quotes is of the peering
+and not too many do. It never looks at keys.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from fwd.model.config import Peering
 from fwd.proto.aggfrag import BLOCK_OFFSET_MAX, FRAMING_BYTES, row_bytes
 from fwd.proto.drops import DropReason
 from fwd.proto.flow import BUCKET_MASK, TICK_MASK, flow_hash, owners, settle
+from fwd.proto.icmp import Errors
 from fwd.proto.ip import (
     CSUM,
     IP_MIN,
@@ -265,6 +267,7 @@ class Demux:
         self._block = shared.demux_counters
         self._counters = self._block.attach()
         self._selectors = Selectors(peering.local_ts, peering.remote_ts)
+        self._errors = Errors(self._selectors)
         self._esp = peering.payload == "esp"
         self._lanes = [
             Lane(ring, member.link, self._block, i, esp=self._esp)
@@ -363,7 +366,6 @@ class Demux:
                 if bucket is None:
                     bucket = self._find_bucket(known, flow, size)
                     if bucket is None:
-                        self._drop(DropReason.SELECTOR_OUT)
                         continue
                 used[bucket] = tick
                 member = owner[bucket]
@@ -383,14 +385,25 @@ class Demux:
             self._reads += reads
 
     def _find_bucket(self, known: dict[bytes, int], flow: bytes, size: int) -> int | None:
-        """The bucket of the packet, to be kept in `known` for its flow; None: it is outside the selectors."""
+        """Find the packet's bucket, to be kept in `known` for its flow; None: the peering does not carry it."""
         packet = self._packet if self._packet[0] == 0x45 else self._packet[:size]
-        if not self._selectors.allow(address_pair(packet)):
+        if not self._selectors.allow(address_pair(packet)) and not self._takes_error(size):
             return None
         bucket = flow_hash(packet) & BUCKET_MASK
         if known is not self._unknown:
             _keep(known, flow, bucket, _FLOWS_MAX)
         return bucket
+
+    def _takes_error(self, size: int) -> bool:
+        """Take an ICMP error about a packet of the peering; False: it is none, or one too many, and is dropped."""
+        if not self._errors.belongs(self._record[: VNET_BYTES + size]):
+            self._drop(DropReason.SELECTOR_OUT)
+            return False
+        if not self._errors.allows(time.monotonic()):
+            self._drop(DropReason.ICMP_LIMIT_OUT)
+            return False
+        self._counters[DemuxCounter.ICMP_ERRORS] += 1
+        return True
 
     def _refusal(self, size: int) -> DropReason | None:
         """Why the record, an IP packet of `size`, cannot go: it contradicts itself, or its packets fit no rows.

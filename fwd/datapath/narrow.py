@@ -11,6 +11,7 @@ import numpy as np
 
 from fwd.datapath.ring import Segment
 from fwd.proto.aggfrag import BLOCK_OFFSET_MAX, FRAMING_BYTES
+from fwd.proto.icmp import is_carried
 from fwd.proto.ip import VNET_BYTES, Selectors, address_pair
 from fwd.proto.segments import rows_of_mark
 
@@ -28,7 +29,7 @@ def keep_records(
         # A record that moves must still be one whose end a BlockOffset can tell.
         room = chunk - at % chunk if at else chunk
         fits = not at or len(record) - room <= BLOCK_OFFSET_MAX
-        if fits and selectors.allow(address_pair(record[VNET_BYTES:])):
+        if fits and _carries(selectors, record[VNET_BYTES:]):
             kept.append(record)
             at += len(record)
     if len(kept) == records:
@@ -54,7 +55,7 @@ def keep_packets(segment: Segment, stride: int, count: int, selectors: Selectors
     words = segment.ends_array[:count].tolist()
     while at < count:
         covers = rows_of_mark(words[at] >> 16)
-        if selectors.allow(address_pair(rows[at * stride : at * stride + 40])):
+        if _carries(selectors, rows[at * stride : at * stride + (words[at] & 0xFFFF)]):
             kept += range(at, at + covers)
         else:
             gone += 1
@@ -64,3 +65,8 @@ def keep_packets(segment: Segment, stride: int, count: int, selectors: Selectors
         grid[: len(kept)] = grid[kept]
         segment.ends_array[: len(kept)] = segment.ends_array[kept]
     return len(kept), gone
+
+
+def _carries(selectors: Selectors, packet: memoryview) -> bool:
+    """Whether an SA of these selectors carries a packet: by its addresses or, of an ICMP error, by what it quotes."""
+    return selectors.allow(address_pair(packet)) or is_carried(packet, selectors)

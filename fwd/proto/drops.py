@@ -65,6 +65,9 @@ class DropReason(IntEnum):
     INTERNAL_ERROR_DELIVERY = 32  # records found whole
     # Outward, in a member.
     BUCKETS_MOVED = 33  # records that waited in its ring, or were being sealed, when its buckets went to others
+    # ICMP errors of routers outside the selectors, about packets of the peering: more than may pass (proto/icmp.py).
+    ICMP_LIMIT_OUT = 34  # in the demux
+    ICMP_LIMIT_IN = 35  # in a member
 
     @property
     def label(self) -> str:
@@ -81,7 +84,7 @@ class DropReason(IntEnum):
     @property
     def stage(self) -> Stage:
         """Where it is counted."""
-        if self <= DropReason.RING_FULL or self is DropReason.TUN_QUEUE_FULL:
+        if self <= DropReason.RING_FULL or self in (DropReason.TUN_QUEUE_FULL, DropReason.ICMP_LIMIT_OUT):
             return "demux"
         outward = (DropReason.SA_EXPIRED, DropReason.INTERNAL_ERROR, DropReason.BUCKETS_MOVED)
         return "outbound" if self <= DropReason.SEND_FAILED or self in outward else "inbound"

@@ -153,6 +153,10 @@ class Selectors:
         self.pairs[pair] = inside
         return inside
 
+    def has_destination(self, address: bytes) -> bool:
+        """Whether an address lies on the side that packets go to."""
+        return self._destination[4 if len(address) == 4 else 6](address)
+
 
 def _ranges(networks: Iterable[IPv4Network | IPv6Network], version: int) -> list[tuple[bytes, bytes]]:
     return [(n.network_address.packed, n.broadcast_address.packed) for n in networks if n.version == version]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import segkit
 from rig import Group, Rig, record, rig, sa_keys
+from test_icmp_errors import error
 
 from fwd.datapath import barrier
 from fwd.datapath.ring import SEGMENTS
@@ -325,6 +326,22 @@ def _selector_in(r: Rig) -> int:
         r.b.arrive(0, [sealed(framed(stranger), NEXT_AGGFRAG)])
     assert r.b.delivered() == []
     return 1
+
+
+@raises(DropReason.ICMP_LIMIT_OUT)
+@raises(DropReason.ICMP_LIMIT_OUT, "esp")
+def _icmp_limit_out(r: Rig) -> int:
+    r.a.demux._errors.allows = lambda _: False  # type: ignore[method-assign]
+    assert r.pass_over(error(), error(v6=True)) == []
+    return 2
+
+
+@raises(DropReason.ICMP_LIMIT_IN)
+@raises(DropReason.ICMP_LIMIT_IN, "esp")
+def _icmp_limit_in(r: Rig) -> int:
+    r.b.members[0].inbound._delivery._errors.allows = lambda _: False  # type: ignore[method-assign]
+    assert r.pass_over(error(), error(v6=True)) == []
+    return 2
 
 
 @raises(DropReason.ECN_CE_LOST, "esp")
