@@ -81,7 +81,9 @@ def missing(host: Host, config: Config, users: Users) -> list[str]:
 
 
 def mapped(text: str) -> tuple[range, ...]:
-    """The numbers that a user namespace has, by its uid_map or gid_map."""
+    """The numbers that a user namespace has, by its uid_map or gid_map; all, if the kernel knows no namespaces."""
+    if not text:
+        return (range(2**32 - 1),)
     lines = [[int(word) for word in line.split()] for line in text.splitlines()]
     return tuple(range(first, first + count) for first, _, count in lines)
 

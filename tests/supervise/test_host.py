@@ -70,6 +70,7 @@ def test_low_ports_are_free_where_the_sysctl_says_so_and_where_none_is_used() ->
 
 def test_maps_of_user_namespaces_are_read() -> None:
     assert mapped("         0          0 4294967295\n") == ALL
+    assert mapped("") == ALL, "a kernel without user namespaces"
     assert mapped("0 1000 1\n1 100000 65536\n") == (range(1), range(1, 65537))
 
 
