@@ -24,8 +24,9 @@ from fwd.datapath.delivery import Delivery
 from fwd.datapath.geometry import Geometry
 from fwd.datapath.receiving import Receiving, runt_reason
 from fwd.datapath.shared import LinkWord, ReplaySlots
+from fwd.datapath.slots import ESP_MIN, Slots
 from fwd.datapath.strangers import Strangers, spi_of
-from fwd.datapath.udp import GSO_DATAGRAMS_MAX, RECEIVE_BYTES, TRAFFIC_CLASS_SHIFT
+from fwd.datapath.udp import TRAFFIC_CLASS_SHIFT
 from fwd.model.config import Peering
 from fwd.proto.aggfrag import (
     FRAMING_BYTES,
@@ -40,8 +41,6 @@ from fwd.proto.esp import (
     HEADER_BYTES,
     OVERHEAD_BYTES,
     SCALAR_MAX,
-    TRAILER_BYTES,
-    PacketTable,
     open_burst,
     open_one,
     payload_length,
@@ -50,8 +49,6 @@ from fwd.proto.reassembly import Reassembler
 from fwd.proto.sa import UNLIMITED, Life, SaKeys
 from fwd.proto.segments import Grid
 
-_ESP_MIN = OVERHEAD_BYTES + TRAILER_BYTES
-_RECEIVES = 4  # that may wait to be opened together
 _ROW_MIN = 256  # no path is so narrow that full rows would be shorter
 _RESIZE_AFTER = 16  # authentic packets of another size in a row, before the rows are laid out for it
 Address = tuple[str, int]
@@ -93,9 +90,6 @@ class Inbound:
         self._delivery.on_stranger = self._audit_stranger
         self._slots = slots
         self._link = link
-        # Slots [_first, _used) hold datagrams that are not opened yet; `_short` tells which do not fill their slot.
-        self._first = self._used = 0
-        self._short: list[tuple[int, int]] = []
         self._taken = self._taken_bytes = 0  # of the counters' units, and not counted yet
         self._other_size = self._other_count = 0
         self._strangers = Strangers(counters.values, audit, parks=self._esp)
@@ -123,8 +117,7 @@ class Inbound:
     def lose_batch(self) -> None:
         """After an exception: count what was taken and not finished with as lost, with all that waits, and go on."""
         counters, rows = self._counters, self._rows
-        self._first = self._used = 0
-        self._short.clear()
+        self._received.clear()
         self._strangers.waiting.clear()
         for sa in self.sas.values():
             sa.reassembler.forget()
@@ -143,8 +136,12 @@ class Inbound:
         self._ended = over | self._ended.intersection(keys.spi for keys in inbound)
         inbound = [keys for keys in inbound if keys.spi not in self._ended]
         spis = {keys.spi for keys in inbound}
+
+        # What is not among them goes; what its reassembler holds is delivered.
         for spi in [s for s in self.sas if s not in spis]:
             self.sas.pop(spi).reassembler.spill(self._rows)
+
+        # The others stay with their windows, or begin at what their replay slot says.
         for keys in inbound:
             if keys.spi in self.sas:
                 self.sas[keys.spi].deadline_ms = keys.deadline_ms
@@ -188,7 +185,7 @@ class Inbound:
 
     def space(self) -> memoryview:
         """Where the next receive goes: behind what waits."""
-        return self._view[self._used * self._packet_bytes :]
+        return self._received.space()
 
     def take(self, length: int, size: int, flow_info: int, lost: int, address: Address) -> bool:
         """`length` octets were received to `space()`: datagrams of `size` (the last may be shorter) from `address`.
@@ -203,23 +200,24 @@ class Inbound:
         self._link[_RX_TAKEN] = self._counters[_IN_ESP] + self._taken + len(strangers.waiting) - strangers.uncounted
         if lost:
             self._count_overflow(lost)
+
+        # Slots hold datagrams of one sender with one set of marks.
         if address != self._address or flow_info != self._flow_info:
             if self._refuse_strangers(length, size, flow_info, address):
                 return self._taken < BATCH_MAX
             self._open_slots()  # what came before is another sender's, or has other marks
             self._address, self._flow_info, self._tos = address, flow_info, flow_info >> TRAFFIC_CLASS_SHIFT
-        slot = self._packet_bytes
+
+        # Datagrams of another size do not fit the slots, and are taken one by one.
+        slot = self._received.packet_bytes
         if size != slot and (count > 1 or length > slot):
             self._take_others(length, size)
             return self._taken < BATCH_MAX
-        full, tail = divmod(length, slot)
-        self._used += full
-        if tail >= _ESP_MIN:
-            self._short.append((self._used, tail))
-            self._used += 1
-        elif tail or not length:
-            self._counters[runt_reason(self._view[self._used * slot :][:tail])] += 1
-        return self._used <= self._used_max and self._taken < BATCH_MAX
+
+        runt = self._received.fill(length)
+        if runt is not None:
+            self._counters[runt_reason(runt)] += 1
+        return self._received.has_room and self._taken < BATCH_MAX
 
     def _count_overflow(self, lost: int) -> None:
         """Follow the kernel's count, which has 32 bits; one that is a little behind was noted before the last."""
@@ -229,18 +227,17 @@ class Inbound:
 
     def _refuse_strangers(self, length: int, size: int, flow_info: int, address: Address) -> bool:
         """Deal with what was received last if it is of no SA: it must not end the batch of those that have one."""
-        start, step = self._used * self._packet_bytes, size or 1
-        if spi_of(self._view[start : start + length]) in self.sas:
+        if spi_of(self._received.space()[:length]) in self.sas:
             return False
-        packets = [self._view[at : min(at + step, start + length)] for at in range(start, start + length, step)]
+        packets = self._received.pieces(length, size)
         if not packets or any(spi in self.sas or self._news(spi) for spi in map(spi_of, packets)):
             return False
 
         before, (self._flow_info, self._address) = (self._flow_info, self._address), (flow_info, address)
         for packet in packets:
-            if len(packet) < _ESP_MIN:
+            if len(packet) < ESP_MIN:
                 self._counters[runt_reason(packet)] += 1
-        for spi, run in groupby((packet for packet in packets if len(packet) >= _ESP_MIN), spi_of):
+        for spi, run in groupby((packet for packet in packets if len(packet) >= ESP_MIN), spi_of):
             self._without_sa(spi, list(run))
         self._flow_info, self._address = before
         return True
@@ -251,7 +248,7 @@ class Inbound:
             return
         self.now = now
         self._open_slots()
-        self._first = self._used = 0
+        self._received.clear()
         self._delivery.flush()
         counters = self._counters
         counters[_IN_ESP] += self._taken - self._strangers.uncounted
@@ -265,58 +262,47 @@ class Inbound:
     def _take_others(self, length: int, size: int) -> None:
         """Merged datagrams that are not of the slots' size: they are not laid into slots, but opened at once."""
         self._open_slots()
-        start = self._used * self._packet_bytes
-        for at in range(start, start + length, size):
-            self._take_one(self._view[at : min(at + size, start + length)])
+        for packet in self._received.pieces(length, size):
+            self._take_one(packet)
 
     def _open_slots(self) -> None:
-        """What waits in the slots, run by run of one SPI."""
-        at, end, size, received = self._first, self._used, self._packet_bytes, self._received
-        if at == end:
-            return
-        short, self._short = self._short, []
-        self._first = end
-        if end - at == 1:
-            self._take_one(self._slot(at, short[0][1] if short else size))
-            return
-        spis = self._table.spi
-        while at < end:
-            stop = end
-            spi = int(spis[at])
-            if end - at > 1 and spis[at:end].tobytes() != received[at * size : at * size + 4] * (end - at):
-                stop = at + int((spis[at:end] != spi).argmax())
-            inside = [(i - at, length) for i, length in short if at <= i < stop]
+        """Open what waits in the slots: long runs by the burst, short ones one by one."""
+        received = self._received
+        size = received.packet_bytes
+        for spi, first, count, short in received.runs():
             sa = self.sas.get(spi) or self._news(spi)
-            if sa is None:
-                lengths = dict(inside)
-                self._without_sa(spi, [self._slot(at + i, lengths.get(i, size)) for i in range(stop - at)])
-            elif stop - at > SCALAR_MAX:
-                self._open_run(sa, at, stop - at, inside)
-            else:
-                lengths = dict(inside)
-                for i in range(stop - at):
-                    self._take_one(self._slot(at + i, lengths.get(i, size)))
-            at = stop
+            if sa is not None and count > SCALAR_MAX:
+                self._open_run(sa, first, count, short)
+                continue
 
-    def _slot(self, index: int, octets: int) -> memoryview:
-        start = index * self._packet_bytes
-        return self._view[start : start + octets]
+            lengths = dict(short)
+            packets = [received.at(first + i, lengths.get(i, size)) for i in range(count)]
+            if sa is None:
+                self._without_sa(spi, packets)
+                continue
+            for packet in packets:
+                self._take_one(packet)
 
     def _open_run(self, sa: Receiving, start: int, count: int, short: list[tuple[int, int]]) -> None:
         """`count` slots of one SA; those in `short` (index in the run, octets) are not full."""
-        rows, table = self._rows, self._table
+        rows, table = self._rows, self._received.table
         first = 0 if self._esp else self._room(count)
         ciphers, targets = table.ciphers[start : start + count], rows.rows[first : first + count]
+
         for i, length in short:
             ciphers[i] = ciphers[i][: length - HEADER_BYTES]
             targets[i] = targets[i][: length - OVERHEAD_BYTES]
         numbers = open_burst(sa, table, start, ciphers, targets, self._counters)
+
+        # The SA's life is counted in what has authenticated.
         if self._life.octets:
             sa.octets += sum(
                 len(cipher) + HEADER_BYTES for cipher, number in zip(ciphers, numbers, strict=True) if number
             )
         if not self._authentic(sa, any(numbers)):
             return
+
+        # Payload esp gives packets; superpacket gives rows, which mostly follow each other.
         if self._esp:
             if all(numbers):
                 self._delivery.packets(self._grid, targets, first, self._tos)
@@ -359,7 +345,7 @@ class Inbound:
     def _take_one(self, packet: memoryview) -> None:
         """One datagram of any size."""
         length = len(packet)
-        if length < _ESP_MIN:
+        if length < ESP_MIN:
             self._counters[runt_reason(packet)] += 1
             return
         spi = int.from_bytes(packet[:4], "big")
@@ -367,6 +353,8 @@ class Inbound:
         if sa is None:
             self._without_sa(spi, [packet])
             return
+
+        # Opened into the next row, if it fits one.
         rows, octets = self._rows, length - OVERHEAD_BYTES
         if octets > rows.stride:
             row, first = memoryview(bytearray(octets)), -1
@@ -377,6 +365,8 @@ class Inbound:
         sa.octets += length if number else 0
         if not self._authentic(sa, number > 0):
             return
+
+        # Authentic. What is inside is a packet, or records in a row, or something else.
         if octets > _ROW_MIN:
             self._note_size(octets)
         if self._esp:
@@ -484,15 +474,8 @@ class Inbound:
             self._other_count += 1
 
     def _lay_out(self, stride: int) -> None:
-        """Rows for packets of one size, and slots for four receives of them."""
+        """Rows for packets of one size, and slots for them."""
         self._rows = RowBuffer(stride)
         self._grid = Grid(self._rows.buffer, self._rows.capacity, stride)
-        self._packet_bytes = size = stride + OVERHEAD_BYTES
-        of_one_receive = min(GSO_DATAGRAMS_MAX, RECEIVE_BYTES // size + 1)
-        slots = min(BATCH_MAX, _RECEIVES * of_one_receive)
-        self._used_max = slots - of_one_receive  # up to here there is room for one more
-        self._received = bytearray(slots * size + RECEIVE_BYTES)
-        self._view = memoryview(self._received)
-        self._table = PacketTable(self._received, size, slots)
-        self._first = self._used = 0
+        self._received = Slots(stride + OVERHEAD_BYTES)
         self._other_size = self._other_count = 0

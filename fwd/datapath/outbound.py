@@ -129,6 +129,8 @@ class Outbound:
         self._incarnation = incarnation
         self._audit = audit
         self._esp = esp
+
+        # Where packets are built: one buffer, and views of each segment that are made once.
         self._out = bytearray((geometry.packet_bytes + 4) * ring.rows)
         self._out_view = memoryview(self._out)
         self._chunk = 0
@@ -136,6 +138,8 @@ class Outbound:
         self._rows: list[_Rows | None] = [None] * SEGMENTS
         self._packets: list[_Packets | None] = [None] * SEGMENTS
         self._tables: dict[int, PacketTable] = {}
+
+        # The SA that is sent on, and what limits it.
         self.sa: OutboundSa | None = None
         self._octets_before = 0  # sent before this SA was
         self._share = 1.0  # of its soft limits
@@ -292,16 +296,22 @@ class Outbound:
         if rows is None:
             rows = self._rows[index] = _Rows(self._ring, segment, chunk)
         assert table is not None
+
+        # A peer may have narrowed the selectors: what the SA does not carry stays behind.
         if self._held is not None:
             fill, kept = keep_records(segment, self._ring.stride, chunk, fill, records, self._held)
             self._refused, records = records - kept, kept
             if not records:
                 return
+
+        # Sequence numbers are claimed, and written down, before anything is sealed with them.
         full, tail_octets = divmod(fill, chunk)
         count = full + (tail_octets > 0)
         sa = self._sa()
         first = sa.claim(count)
         self._ledger.claim(sa.number)
+
+        # Offsets and trailer are written in place, then all of it is sealed in one go.
         if count > 1:
             rows.framer.write_offsets(segment.ends_array[:records], count)
         tail = None
@@ -312,6 +322,8 @@ class Outbound:
         end = seal_burst(sa, first, rows.views, full, tail, table)
         if tail is not None and len(tail) == rows.row_bytes:
             tail[-2] = 0  # a full row of a later burst has no padding
+
+        # Sent, unless the buckets have moved meanwhile, and counted.
         self._sender.set_tos(tos & 0xFC)
         if self._number < self._demux_words[LEFT]:  # it may have slept since
             raise _BucketsMoved
@@ -330,11 +342,15 @@ class Outbound:
         packets = self._packets[index]
         if packets is None:
             packets = self._packets[index] = _Packets(self._ring, segment)
+
+        # A peer may have narrowed the selectors: what the SA does not carry stays behind.
         if self._held is not None:
             count, self._refused = keep_packets(segment, self._ring.stride, count, self._held)
             records -= self._refused
             if not count:
                 return
+
+        # Sequence numbers are claimed, and written down, before anything is sealed with them.
         sa = self._sa()
         number = sa.claim(count)
         self._ledger.claim(sa.number)
@@ -343,6 +359,8 @@ class Outbound:
         lengths = (words & 0xFFFF).tolist()
         if int(words.max()) > 0xFFFF:
             packets.complete(words)
+
+        # Runs of one length and IP version, and one shorter packet behind each, go together.
         at, versions, stride = 0, segment.rows, self._ring.stride
         while at < count:
             length, version = lengths[at], versions[at * stride] >> 4
@@ -366,15 +384,21 @@ class Outbound:
             packets.write_trailers(first, full, length, next_header)
         else:
             write_trailer(rows, at, length, next_header)
+
+        # A shorter last packet has a trailer of its own.
         tail = None
         if tail_length:
             start = at + full * stride
             tail = rows[start : write_trailer(rows, start, tail_length, next_header)]
+
+        # The table of where packets of this size lie in the buffer is made once.
         table = self._tables.get(size)
         if table is None:
             if len(self._tables) >= _TABLES_MAX:
                 self._tables.clear()
             table = self._tables[size] = PacketTable(self._out, size + OVERHEAD_BYTES, self._ring.rows)
+
+        # Sealed, and sent unless the buckets have moved meanwhile.
         views = [view[:size] for view in packets.views[first : first + full]]
         end = seal_burst(sa, number, views, full, tail, table)
         if self._number < self._demux_words[LEFT]:  # it may have slept since

@@ -73,15 +73,20 @@ def open_socket(
     except OSError as error:
         sock.close()
         raise PortError(f"UDP {address} port {port}: {error.strerror}; change port or local_addrs") from None
+
+    # Buffers for a burst, a count of what they lose, and no fragments on the way.
     for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
         with contextlib.suppress(PermissionError):
             sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
     sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
     _set_df(sock, probes=probes)
+
     if v6:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FLOWINFO, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, int(marks))
+
+    # Offloads are tried out; what the kernel refuses is told.
     if wanted:
         offloads.gso = _try_option(sock, offloads, "udp-gso", _UDP_SEGMENT, 0)
         offloads.gro = not shared and _try_option(sock, offloads, "udp-gro", _UDP_GRO, 1)

@@ -24,6 +24,7 @@ def connection_of(peering: Peering, credentials: Credentials, terms: Terms) -> C
     keys = peering.ike
     assert keys is not None
     port = keys.ike_port
+
     return Connection(
         name=peering.name,
         local=(str(peering.local_addrs), port),

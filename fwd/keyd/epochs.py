@@ -99,6 +99,8 @@ class MemberKeys:
                 self._newest = epoch
                 if self._tentative is not None and self._tentative <= epoch + SPARES_IN:
                     self._tentative = None
+
+        # Epochs before it are accepted for a while, and some ahead of it.
         first = max(0, self._newest)
         epochs = [e for e, at in self._retire_at.items() if at > now and first - e < 8]
         self._retire_at = {e: self._retire_at[e] for e in epochs}
@@ -106,6 +108,7 @@ class MemberKeys:
         ahead = self._tentative
         if ahead is not None:  # two SAs of one replay slot would forget each other's numbers
             epochs = [e for e in epochs if (e - ahead) % SLOTS] + [ahead]
+
         if epochs == self._epochs:
             return False
         self._epochs = epochs

@@ -47,9 +47,12 @@ class Inbox:
         """What has come on these descriptors, until nothing is left or READ_S is over."""
         until = time.monotonic() + READ_S
         waiting = deque(fd for fd in readable if fd in self._addresses)
+
         while waiting:
             fd = waiting.popleft()
             local = self._addresses[fd]
+
+            # A socket gives so many, then it is the next one's turn.
             for _ in range(_TURN):
                 if time.monotonic() >= until:
                     return
@@ -59,6 +62,8 @@ class Inbox:
                     break
                 except OSError:
                     continue  # ICMP about something that we have sent
+
+                # Where ESP comes, too, four zeros tell IKE from it.
                 if local in self._marked:
                     if data[: len(_MARKER)] != _MARKER:
                         continue

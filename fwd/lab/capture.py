@@ -167,6 +167,8 @@ class Recorder:
         ports = bytes(buffer[udp : udp + 4])
         port = self._ports.get(ports)
         at, length = udp + 8, end - udp - 8
+
+        # IKE, keepalives and what has the marker of IKE are control packets.
         if ports == _IKE_PORTS and self._is_ike(at, length):
             self.control_packets += 1
             return
@@ -177,6 +179,8 @@ class Recorder:
         if (length == 1 and buffer[at] == 0xFF) or (length >= _ESP_BYTES_MIN and spi == 0):
             self.control_packets += 1
             return
+
+        # All else must be ESP, each packet with a header whose number is looked at.
         count, size = self._segments(length)
         if spi < _SPI_RESERVED or length - (count - 1) * size < _ESP_BYTES_MIN or size < _ESP_BYTES_MIN:
             self._plaintext(n)
@@ -313,6 +317,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pcap", type=arguments.new_file, help="file for the first ESP packets, each a datagram")
     parser.add_argument("--sample", type=int, default=2000, help="how many of them")
     options = parser.parse_args(argv)
+
+    # Everything that can fail does so before `ready` is said.
     recorder = Recorder(options.outer, options.ports, options.marker, max(options.sample, 0) if options.pcap else 0)
     try:
         sock = open_socket(options.iface, options.bridge)
@@ -321,6 +327,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop_fd = os.eventfd(0, os.EFD_NONBLOCK)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os.eventfd_write(stop_fd, 1))
+
+    # Frames are counted until it is told to stop.
     print("ready", flush=True)
     with sock:
         result = run(sock, recorder, options.seconds, stop_fd)

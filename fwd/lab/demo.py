@@ -83,6 +83,8 @@ class _Demo:
         receive = ["fwd.lab.probe", "receive", "--port", str(PROBE_PORT), "--out", str(result)]
         send = ["fwd.lab.probe", "send", "--to", f"{self.to}:{PROBE_PORT}"]
         send += ["--from-port", str(self.probe_port)]
+
+        # Receivers first, so that nothing sent is lost for want of them.
         with ExitStack() as stack:
             receiver = stack.enter_context(
                 tools.tool(self.topology, "client2", [*receive, *common, str(seconds + tools.END_TIMEOUT_S)])
@@ -97,6 +99,8 @@ class _Demo:
             sender = stack.enter_context(
                 tools.tool(self.topology, "client1", [*send, *common, str(seconds)], waits_ready=False)
             )
+
+            # Load runs by itself; a member is killed half way.
             self._watch(seconds, kill)
             resets = traffic.tcp_resets(self.topology) - resets
             tcp = traffic.parse(tools.output(client))
@@ -152,6 +156,8 @@ def run_demo(
     if topology.exists():
         raise LabError(f"lab {topology.name} is up: the demo brings up its own; run `fwd lab down` first")
     out.unlink(missing_ok=True)
+
+    # A lab of its own, loaded twice under one capture.
     with ExitStack() as stack:
         stack.callback(topology.down)
         topology.up()
@@ -167,6 +173,8 @@ def run_demo(
             tools.stop(capture)
         ledgers = demo.ledgers()
         captured = json.loads(demo.capture_path.read_text())
+
+    # What came of it, as figures and as a verdict.
     result = verdict.summary(
         first_packet_ms=first_packet_ms,
         streams=killed.tcp.streams,

@@ -62,12 +62,16 @@ def start(
         "members": members, "payload": payload, "gateway": dict(gateway or {}), "keys": dict(keys or {}),
         "peering": peering,
     }  # fmt: skip
+
+    # A lab that runs as wanted is left alone.
     running = alive(topology)
     if running and parameters(topology) != wanted:
         raise LabError(f"lab {topology.name} runs with other parameters: take it down first")
     if len(running) == len(GATEWAYS):
         return
     stop(topology)
+
+    # Both, or none.
     secret = os.urandom(32)
     settings: dict[str, Setting] = {"members": members, "payload": payload, **peering}
     try:
@@ -150,12 +154,15 @@ def _configure(
         **peering,
         "keys": {"source": "psk", "secret": str(_secret_path(topology, host)), **keys},
     }
+
+    # Checked as fwd will check it, so that a mistake is told here.
     text = render.write({"gateway": {"control": str(control_path(topology, host)), **gateway}, "peering": [wanted]})
     try:
         config.parse(text, str(config_path(topology, host)))
     except ConfigError as error:
         raise LabError(str(error)) from None
     config_path(topology, host).write_text(text)
+
     fd = os.open(_secret_path(topology, host), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(secret.hex().encode())

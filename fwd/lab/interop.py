@@ -250,6 +250,8 @@ class Scenario:
 def scenarios() -> list[Scenario]:
     """All, in order."""
     found: list[Scenario] = []
+
+    # Those that each side begins in turn.
     for who in ("fwd", "strongSwan"):
         small = {"fragment_size": "600"}
         found += [
@@ -280,6 +282,8 @@ def scenarios() -> list[Scenario]:
                      _refused("N(AUTH_FAILED)")),
             *_of_other_makers(who),
         ]  # fmt: skip
+
+    # Those that are the same whoever begins.
     quick = {"rekey_time": "1"}
     found += [
         Scenario("Child SAs rekeyed by fwd", Setting(fwd_peering=quick), _fwd_rekeys_children),

@@ -170,6 +170,8 @@ def meeting(setting: Setting) -> Iterator[Meeting]:
         topology.up()
         if setting.nat:
             hide(topology, setting.nat)
+
+        # Credentials, and strongSwan before fwd, so that it can answer.
         secret = secrets.token_hex(32)
         if setting.auth != "psk":
             certificates.make(directory, setting.certificate, setting.maker)
@@ -177,6 +179,8 @@ def meeting(setting: Setting) -> Iterator[Meeting]:
         charon.load(_strongswan(topology, setting, secret))
         if setting.half_open and setting.initiator == "fwd":
             crowd(topology, "gw1", "gw2", setting.half_open)
+
+        # fwd, as a user runs it.
         log = directory / "gw1-fwd.log"
         config = _fwd(topology, setting, secret, directory)
         with log.open("wb") as output:
@@ -185,11 +189,13 @@ def meeting(setting: Setting) -> Iterator[Meeting]:
             process = stack.enter_context(tools.ended(topology.popen("gw1", argv, stdout=output, stderr=output)))
         found = Meeting(topology, charon, directory, process, log, setting.nat)
         found.until((directory / _CONTROL).is_socket, "fwd's control socket")
+
         if setting.initiator == "strongSwan":
             time.sleep(0.3)
             if setting.half_open:
                 crowd(topology, "gw2", "gw1", setting.half_open)
             charon.swanctl("--initiate", "--child", "net", "--timeout", "5", check=False)
+
         try:
             yield found
         finally:
@@ -249,6 +255,8 @@ def _fwd(topology: Topology, setting: Setting, secret: str, directory: Path) -> 
         "local_id": '"gw1.example"', "remote_id": '"gw2.example"',
         "start_action": '"start"' if setting.initiator == "fwd" else '"none"',
     }  # fmt: skip
+
+    # Credentials: a secret, or files as the maker of certificates has written them.
     if setting.auth == "psk":
         path = directory / "gw1.psk"
         path.write_text(secret)
@@ -259,6 +267,8 @@ def _fwd(topology: Topology, setting: Setting, secret: str, directory: Path) -> 
                  "authorities": f'"{directory}/x509ca/ca.pem"'}  # fmt: skip
         if setting.maker != "fwd":
             keys |= {"crls": f'["{directory}/ca.crl"]', "crl_policy": '"strict"'}
+
+    # The scenario's own settings come last.
     tables = {
         "[gateway]": {"control": f'"{directory / _CONTROL}"'},
         "[[peering]]": peering,

@@ -136,11 +136,14 @@ def send(
     for sock, port in zip(socks, from_ports, strict=True):
         sock.bind(("", port))
         sock.connect(to)
+
     stop = select.poll()
     stop.register(stop_fd, select.POLLIN)
     counts = dict.fromkeys(from_ports, 0)
     start_ns, origin_ns, period_ns = time.time_ns(), time.monotonic_ns(), _NS / rate_hz
     now_ns = start_ns
+
+    # One packet on each flow at each deadline.
     for number in range(int(seconds * rate_hz)):
         wait_ns = origin_ns + int(number * period_ns) - time.monotonic_ns()
         if wait_ns > 0:
@@ -267,6 +270,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop_fd = os.eventfd(0, os.EFD_NONBLOCK)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os.eventfd_write(stop_fd, 1))
+
+    # Sockets are opened before `ready` is said.
     try:
         if options.verb == "send":
             flows = [port for ports in options.from_port for port in ports]
@@ -276,6 +281,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         receiver = Receiver(options.port[0], options.magic, options.ipv6)
     except OSError as error:
         arguments.fail(parser.prog, f"{options.verb}: {error.strerror}")
+
+    # The result is written even if it is stopped early.
     print("ready", flush=True)
     options.out.write_text(as_json(receiver.run(options.seconds, stop_fd)))
     if options.arrivals:

@@ -132,6 +132,8 @@ def run(
         reverse=reverse,
         both=both,
     )
+
+    # Whatever happens, neither stays.
     with server, client:
         try:
             output, _ = client.communicate(timeout=seconds + 15)

@@ -68,6 +68,8 @@ def run(out: Path, base: str, only: str = "") -> Iterator[dict[str, Any]]:
     if not chosen:
         raise LabError(f"no scenario has {only!r} in its name")
     chosen = [SCENARIOS[0], *(one for one in chosen if one is not SCENARIOS[0])]
+
+    # Images, then a project of its own, which is gone at the end whatever happens.
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fwd-testbed-")))
         secret = directory / "fwd.psk"
@@ -78,6 +80,8 @@ def run(out: Path, base: str, only: str = "") -> Iterator[dict[str, Any]]:
         stack.callback(project.down)
         project.down()
         project.compose("up", "--detach", "--no-build", "client1", "client2", "gw1", "gw2")
+
+        # The scenarios, in order, and how it is taken down.
         bed = Bed(project, directory, secret.read_text().strip())
         bed.ignore_redirects()
         for one in chosen:
@@ -86,6 +90,7 @@ def run(out: Path, base: str, only: str = "") -> Iterator[dict[str, Any]]:
         rows.append(_taken_down(project))
         yield rows[-1]
         versions = project.versions()
+
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"schema": SCHEMA, **versions, "base": base, "scenarios": rows}, indent=1) + "\n")
 

@@ -140,12 +140,15 @@ def check_signature(certificate: x509.Certificate, octets: bytes, auth: Authenti
     length = auth.data[0]
     algorithm, signature = auth.data[1 : 1 + length], auth.data[1 + length :]
     kind, number = _SIGNATURES.get(algorithm, (type(None), 0))
+
+    # The key must be one that fwd takes, and of the kind that the algorithm names.
     try:
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
         raise failed(f"the key in the peer's certificate cannot be used: {error}") from None
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < RSA_BITS_MIN:
         raise failed(f"the peer's RSA key has {key.key_size} bits, fewer than {RSA_BITS_MIN}")
+
     if not isinstance(key, kind):
         reason = f"the peer's signature is of a kind that fwd does not take: {algorithm.hex()}"
         raise failed(reason, Failure.AUTH_METHOD)

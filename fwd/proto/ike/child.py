@@ -152,16 +152,22 @@ def answer(
     chosen = choose(ours, offered)
     if chosen is None:
         raise ProtocolError(Notify.NO_PROPOSAL_CHOSEN, f"no common ESP proposal: offered {' '.join(map(str, offered))}")
+
+    # Selectors: what both sides have in common (RFC 7296 §2.9).
     local = narrow(selectors_of(request, Payload.TSR), connection.local_ts)
     remote = narrow(selectors_of(request, Payload.TSI), connection.remote_ts)
     if not local or not remote:
         raise ProtocolError(Notify.TS_UNACCEPTABLE, "no common traffic selectors")
+
+    # A key exchange of its own, if the proposal has a group (perfect forward secrecy).
     shared, extra = b"", []
     for group in chosen.groups:  # one or none
         theirs = public_value(request, group)
         secret = DiffieHellman(group, world.random)
         shared, extra = secret.shared(theirs), [KeyExchange(group, secret.public)]
     ni, nr = nonces or (only(request, Nonce).data, world.random(NONCE_BYTES))
+
+    # The Child SA, and what tells the peer of it.
     spi = world.unused_spi(receiver)
     configured = tuple(map(Selector.of, connection.local_ts)), tuple(map(Selector.of, connection.remote_ts))
     held = narrowed(configured, (local, remote))

@@ -304,6 +304,8 @@ class Endpoint:
             return
         if any(sa.spi_i == header.spi_i and sa.established_at and not sa.initiator for sa in self._sas):
             return  # a late copy: what it began is there (RFC 7296 §2.1)
+
+        # What cannot be read is answered only if it must be (RFC 7296 §2.5).
         try:
             payloads = decode_clear(header, data)
         except ProtocolError as error:
@@ -319,6 +321,8 @@ class Endpoint:
             if error.notify is not Notify.INVALID_KE_PAYLOAD:  # that is no refusal: the peer begins anew
                 self._events.append(Rejected(connection.name, remote, str(error)))
             return
+
+        # It is half open: remembered, with the answer for a request that comes again.
         sa.begun_at = now
         sa.initial.reply = answer = self._reply(header, sa.spi_r, reply, local, remote)
         self._sas.adopt(sa)
@@ -365,6 +369,8 @@ class Endpoint:
             if notified(request, Notify.INITIAL_CONTACT):
                 self._forget_others(sa)
             return reply
+
+        # An authenticated peer. What it says of Child SAs tells which IKE SA of two rivals it means.
         if sa.origin is not None and any(_is_about_children(one) for one in request):
             yield_to_rival(sa.origin, now)  # the peer works on what it has made
         if exchange == Exchange.INFORMATIONAL:
@@ -372,6 +378,7 @@ class Endpoint:
             if sa.ends:
                 yield_to_rival(sa, now)  # ours will not be answered
             return reply
+
         if exchange == Exchange.CREATE_CHILD_SA:
             return self._respond_create(sa, request, now)
         raise syntax(f"exchange {exchange}")

@@ -88,10 +88,13 @@ class CreateChild:
             self._group = int.from_bytes(wrong_group.data[:2], "big")
             self._again(sa, now, now)
             return
+
         error = error_of(reply)
         if error is not None:
             self._failed(sa, error.kind, now)
             return
+
+        # It may be gone already: the peer's Delete has overtaken its answer.
         child = Child(self._offer.accept(reply, sa.keys), self._notifies)
         old = self._old
         if child.spi_out in sa.gone_early:
@@ -232,6 +235,8 @@ def respond_child(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyP
     old = _asked_to_rekey(sa, request)
     if len(sa.children) >= CHILDREN_MAX:
         raise ProtocolError(Notify.NO_ADDITIONAL_SAS, f"more than {CHILDREN_MAX} Child SAs")
+
+    # One member has so many Child SAs, whatever a peer asks for.
     member = old.keys.member if old else member_of(sa, request)
     try:
         if sum(child.keys.member == member for child in sa.children.values()) >= 2 * MEMBER_CHILDREN_MAX:
@@ -241,6 +246,8 @@ def respond_child(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyP
     except ProtocolError as error:
         error.member = member
         raise
+
+    # It is installed with the answer that tells of it; the old one goes by the peer's Delete.
     if notified(request, Notify.SA_RESOURCE_INFO):
         reply.append(resource(member))
     child = Child(keys, old.notifies if old else ())
@@ -306,6 +313,8 @@ def respond_delete(sa: IkeSa, request: list[AnyPayload], now: float) -> list[Any
     if any(one.protocol == Protocol.IKE for one in deletes):
         sa.ends = True
         return []
+
+    # Child SAs: each is answered by the SPI of its other half (RFC 7296 §1.4.1).
     gone: list[int] = []
     by_peer = {child.spi_out: child for child in sa.children.values()}  # once: a message may have thousands of SPIs
     for one in deletes:

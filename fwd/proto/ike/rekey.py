@@ -85,6 +85,8 @@ class RekeyIke:
                 sa.move(State.ESTABLISHED)
             sa.submit_first(self, now)
             return
+
+        # A refusal is told, and tried again later.
         error = error_of(reply)
         if error is not None:
             reason = notify_name(error.kind)
@@ -92,11 +94,15 @@ class RekeyIke:
             sa.world.tell(ExchangeRefused(sa.connection.name, by_peer=True, reason=reason, about_ike=True))
             self._failed(sa, error.kind, now)
             return
+
+        # The peer must have chosen one of what was offered.
         chosen = only(reply, SecurityAssociation).proposals
         if len(chosen) != 1 or not is_choice_of(chosen[0], self._proposals):
             raise syntax("the peer chose what was not offered")
         _check_spi(chosen[0])
         suite, nr = Suite.of(chosen[0]), only(reply, Nonce).data
+
+        # The new IKE SA, and what becomes of a rival.
         spis = self._spi, chosen[0].spi
         secret = self._secret.shared(public_value(reply, suite.group))
         new = IkeSa(sa.world, sa.connection, spis, sa.remote, sa.respond, initiator=True)
@@ -186,6 +192,8 @@ def _answer_rekey(sa: IkeSa, request: list[AnyPayload], adopt: Adopt, now: float
         raise ProtocolError(Notify.TEMPORARY_FAILURE, "an exchange about a Child SA is under way")
     if sa.rival is not None or sa.state not in (State.ESTABLISHED, State.REKEYING):
         raise ProtocolError(Notify.TEMPORARY_FAILURE, "the IKE SA has a successor, or goes")
+
+    # What is chosen, and keys from both nonces and a new key exchange.
     random = sa.world.random
     chosen = choose(sa.connection.ike_proposals, only(request, SecurityAssociation).proposals)
     if chosen is None:
@@ -196,10 +204,14 @@ def _answer_rekey(sa: IkeSa, request: list[AnyPayload], adopt: Adopt, now: float
     secret = DiffieHellman(suite.group, random)
     shared = secret.shared(theirs)
     spis = chosen.spi, sa.world.unused_ike_spi()
+
+    # The new IKE SA knows what the old one knew.
     new = IkeSa(sa.world, sa.connection, spis, sa.remote, sa.respond, initiator=False)
     new.use_keys(IkeKeys.rekeyed(sa.keys, suite, shared, ni, nr, spis[0] + spis[1]), suite)
     inherit(sa, new, now)
     adopt(new)
+
+    # Our own request may be under way: the two are rivals, and nonces decide (RFC 7296 §2.8.1).
     if sa.state is State.REKEYING:
         sa.rival = new, min(ni, nr)
         new.origin = sa

@@ -1,0 +1,87 @@
+"""Where receives lie until they are opened: slots of one packet's size, one behind the other, in one buffer.
+
+The kernel writes merged datagrams of one size into consecutive slots by itself. One that is shorter than its slot is
+remembered. Datagrams of another size never become slots: `pieces` shows them where they were received.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from fwd.datapath.udp import GSO_DATAGRAMS_MAX, RECEIVE_BYTES
+from fwd.proto.esp import BATCH_MAX, OVERHEAD_BYTES, TRAILER_BYTES, PacketTable
+
+ESP_MIN: Final = OVERHEAD_BYTES + TRAILER_BYTES  # octets of the shortest ESP packet
+_RECEIVES: Final = 4  # that may wait to be opened together
+
+
+class Slots:
+    """Slots [first, used) hold datagrams that are not opened yet."""
+
+    def __init__(self, packet_bytes: int) -> None:
+        """`packet_bytes`: of a slot, which is a full packet of ESP."""
+        of_one_receive = min(GSO_DATAGRAMS_MAX, RECEIVE_BYTES // packet_bytes + 1)
+        count = min(BATCH_MAX, _RECEIVES * of_one_receive)
+        self.packet_bytes = packet_bytes
+        self._used_max = count - of_one_receive  # up to here there is room for one receive more
+        self._buffer = bytearray(count * packet_bytes + RECEIVE_BYTES)
+        self._view = memoryview(self._buffer)
+        self.table = PacketTable(self._buffer, packet_bytes, count)
+        self._first = self._used = 0
+        self._short: list[tuple[int, int]] = []  # slot, and octets in it
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another receive fits behind what waits."""
+        return self._used <= self._used_max
+
+    def space(self) -> memoryview:
+        """Where the next receive goes: behind what waits."""
+        return self._view[self._used * self.packet_bytes :]
+
+    def pieces(self, length: int, size: int) -> list[memoryview]:
+        """Datagrams of `size` octets, the last may be shorter, of which `length` were received into `space`."""
+        start = self._used * self.packet_bytes
+        return [self._view[at : min(at + size, start + length)] for at in range(start, start + length, size or 1)]
+
+    def fill(self, length: int) -> memoryview | None:
+        """Keep `length` octets received into `space`: datagrams of a slot's size, the last may be shorter.
+
+        Returns the last if it is too short for ESP, or nothing at all; then it is not kept.
+        """
+        full, tail = divmod(length, self.packet_bytes)
+        self._used += full
+        if tail >= ESP_MIN:
+            self._short.append((self._used, tail))
+            self._used += 1
+        elif tail or not length:
+            return self.at(self._used, tail)
+        return None
+
+    def at(self, index: int, octets: int) -> memoryview:
+        """The first octets of a slot."""
+        start = index * self.packet_bytes
+        return self._view[start : start + octets]
+
+    def runs(self) -> Iterator[tuple[int, int, int, list[tuple[int, int]]]]:
+        """Give what waits, run by run of one SPI: SPI, first slot, count, and which are short (index in it, octets)."""
+        at, end, size = self._first, self._used, self.packet_bytes
+        short, self._short = self._short, []
+        self._first = end
+        if end - at == 1:
+            yield int.from_bytes(self.at(at, 4), "big"), at, 1, [(0, octets) for _, octets in short]
+            return
+
+        spis, buffer = self.table.spi, self._buffer
+        while at < end:
+            stop, spi = end, int(spis[at])
+            if end - at > 1 and spis[at:end].tobytes() != buffer[at * size : at * size + 4] * (end - at):
+                stop = at + int((spis[at:end] != spi).argmax())
+            yield spi, at, stop - at, [(slot - at, octets) for slot, octets in short if at <= slot < stop]
+            at = stop
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        self._first = self._used = 0
+        self._short.clear()
