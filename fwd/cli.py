@@ -100,10 +100,13 @@ def status(
     control: Annotated[Path, typer.Option(metavar="PATH", help="The gateway's control socket.")] = CONTROL,
     json_: Annotated[bool, typer.Option("--json", help="As JSON, one object with a versioned schema.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
+    drops: Annotated[bool, typer.Option("--drops", help="What was dropped, and what each reason means.")] = False,
 ) -> None:
     """Show a running gateway: peerings, members, traffic, drops."""
     if json_ and watch:
         raise UserError("--json and --watch do not go together: poll `fwd status --json` instead")
+    if drops and (json_ or watch):
+        raise UserError("--drops goes alone")
     if json_:
         import json
 
@@ -114,7 +117,7 @@ def status(
     if watch:
         render.watch(lambda: _ask(control))
     else:
-        render.show(_ask(control))
+        render.show(render.drops(_ask(control)) if drops else render.render(_ask(control)))
 
 
 def _ask(control: Path) -> dict[str, Any]:

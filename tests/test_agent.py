@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -22,49 +23,29 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
+from statuskit import NOW_NS, ready_view
 
 from fwd.agent import http, render, service
 from fwd.agent.client import query
 from fwd.agent.metrics import StatusCollector
-from fwd.agent.status import collect
-from fwd.agent.view import GatewayView, PeeringView, TunLink
+from fwd.agent.readiness import LOOK_S, Watch
+from fwd.agent.status import collect, status_of
+from fwd.agent.view import GatewayView, TunLink
 from fwd.datapath.counters import DemuxCounter, MemberCounter
-from fwd.datapath.ring import RECORDS, Ring
-from fwd.datapath.shared import GatewayShared, LinkWord, PeeringShared, ProcessState
-from fwd.datapath.tun import Offloads
+from fwd.datapath.ring import RECORDS
+from fwd.datapath.shared import LinkWord, ProcessState
 from fwd.lab.testbed import observe
-from fwd.model import config
-from fwd.model.example import EXAMPLE
 from fwd.model.reasons import Code, Reason
+from fwd.model.status import Gateway, Status
 from fwd.proto.drops import DropReason
 from fwd.proto.ike.causes import By, Failure
-from fwd.proto.ip import CSUM, TSO4
-
-NOW_NS = 100_000_000_000
-RUNNING = ProcessState.RUNNING
+from fwd.proto.ip import CSUM
 
 
 @pytest.fixture
 def view() -> Iterator[GatewayView]:
-    """A gateway that is ready, with one peering of two members; nothing has been counted."""
-    peering = config.parse(EXAMPLE.replace("members = 4", "members = 2"), "example").peering[0]
-    shared, gateway = PeeringShared(2), GatewayShared()
-    for i, words in enumerate((gateway.keyd, gateway.agent, shared.demux, *(m.process for m in shared.members))):
-        words.put(RUNNING, 1000 + i, 0, NOW_NS, 1)
-        words.heartbeat[0] = NOW_NS - 50_000_000
-    for i, member in enumerate(shared.members):
-        member.link[LinkWord.SPI_OUT] = 0x1000 + i
-    shared.owners[:] = 0
-    shared.owners[:1000] = 1
-    shared.owners[-1] = 0xFFFF
-    rings = [Ring(64, 4) for _ in range(2)]
-    offloads = Offloads(CSUM | TSO4, gso=True, refused={"uso": "[Errno 22] Invalid argument"})
-    control = config.Gateway(control=Path("/run/x.sock"))
-    yield GatewayView(
-        control, gateway, [PeeringView(peering, shared, rings, offloads, 1500)], 999, NOW_NS - 5 * 10**9, ["odd [b]"]
-    )
-    for ring in rings:
-        ring.close()
+    with ready_view() as made:
+        yield made
 
 
 def peering_of(view: GatewayView, tuns: dict[str, TunLink] | None = None) -> dict[str, Any]:
@@ -238,7 +219,7 @@ def test_metrics_parse_and_name_every_reason(view: GatewayView) -> None:
     member.counters.values[MemberCounter.IN_ICMP_ERRORS] = 3
     member.counters.publish()
     registry = CollectorRegistry()
-    registry.register(StatusCollector(lambda: collect(view, NOW_NS)))
+    registry.register(StatusCollector(lambda: status_of(view, NOW_NS)))
     families = {f.name: f for f in text_string_to_metric_families(generate_latest(registry).decode())}
     assert all(name.startswith("fwd_") and family.documentation for name, family in families.items())
     assert {s.labels["reason"] for s in families["fwd_drops"].samples} == {reason.label for reason in DropReason}
@@ -269,7 +250,7 @@ def test_dashboards_and_alert_rules_name_metrics_labels_and_reasons_that_exist(
     view: GatewayView, expressions: Callable[[], list[str]]
 ) -> None:
     labels_of: dict[str, set[str]] = {"up": set()}
-    for family in StatusCollector(lambda: collect(view, NOW_NS)).collect():
+    for family in StatusCollector(lambda: status_of(view, NOW_NS)).collect():
         for sample in family.samples:
             labels_of.setdefault(sample.name, set()).update(sample.labels)
     wanted = expressions()
@@ -293,7 +274,7 @@ def test_metrics_of_a_process_that_never_ran(view: GatewayView) -> None:
     member = view.peerings[0].shared.members[1].process
     member.put(ProcessState.STOPPED, 0, 0, 0, 0)
     member.heartbeat[0] = 0
-    text = http.answer(b"GET /metrics HTTP/1.0\r\n\r\n", lambda: collect(view, NOW_NS)).decode()
+    text = http.answer(b"GET /metrics HTTP/1.0\r\n\r\n", lambda: status_of(view, NOW_NS)).decode()
     assert 'fwd_process_up{member="1",peering="vpc2",process="member"} 0.0' in text
     assert 'fwd_process_heartbeat_age_seconds{member="1"' not in text
 
@@ -311,6 +292,55 @@ def test_render_shows_what_people_ask_for(view: GatewayView) -> None:
         assert words in text
     assert "too_old" not in text  # nothing was dropped for that
     assert "uso: [Errno 22] Invalid argument" in text
+
+
+def test_drops_shows_every_reason_with_its_sentence(view: GatewayView) -> None:
+    block = view.peerings[0].shared.members[1].counters
+    block.values[DropReason.REPLAYED] = 1234
+    block.publish()
+    out = io.StringIO()
+    Console(width=400, file=out).print(render.drops(collect(view, NOW_NS)))
+    lines = out.getvalue().splitlines()
+    assert lines[2].split()[:4] == ["replayed", "1,234", "esp", "inbound"]
+    for reason in DropReason:
+        (line,) = (line for line in lines if line.startswith(f"{reason.label} "))
+        assert reason.sentence in line
+
+
+def test_a_change_of_readiness_is_one_line_of_the_log(view: GatewayView, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    watch, keyd, member = Watch(view, 0.0), view.shared.keyd, view.peerings[0].shared.members[0].process
+    now = 0.0
+
+    def looked() -> list[str]:
+        nonlocal now
+        caplog.clear()
+        for _ in range(3):
+            now += LOOK_S
+            watch.turn(now)
+        return [record.getMessage() for record in caplog.records]
+
+    assert looked() == ["the gateway is ready"]
+    keyd.put(ProcessState.FAILED, 0, 9, 0, 9)
+    (line,) = looked()
+    assert "keyd is failed (" in line
+    assert caplog.records[0].fields == {"codes": ["process"]}  # type: ignore[attr-defined]
+    keyd.put(ProcessState.BACKOFF, 0, 9, 0, 9)  # still the same kind
+    assert looked() == []
+    member.put(ProcessState.FAILED, 0, 9, 0, 9)
+    assert len(looked()) == 1
+    keyd.put(ProcessState.RUNNING, 1, 9, 0, 9)
+    member.put(ProcessState.RUNNING, 1, 9, 0, 9)
+    assert looked() == ["the gateway is ready"]
+
+
+def test_why_it_is_not_ready_is_a_metric_of_every_code(view: GatewayView) -> None:
+    view.shared.troubles.put(json.dumps({"waiting": {"vpc2": "no address"}}).encode())
+    text = http.answer(b"GET /metrics HTTP/1.0\r\n\r\n", lambda: status_of(view, NOW_NS)).decode()
+    assert 'fwd_not_ready{reason="not_set_up"} 1.0' in text
+    assert text.count("fwd_not_ready{") == len(Code)
+    assert 'fwd_peering_ready{peering="vpc2"} 0.0' in text
+    assert "fwd_ready 0.0" in text
 
 
 # -- the service --------------------------------------------------------------------------------------------------
@@ -448,14 +478,17 @@ def test_http(running: Running) -> None:
     assert running.http("/readyz") == (200, "ready\n")
     assert running.http("/")[0] == 404
     running.view.shared.keyd.put(ProcessState.FAILED, 0, 9, 0, 9)
-    assert running.http("/readyz") == (503, "keyd is failed\n")
+    code, text = running.http("/readyz")
+    assert code == 503
+    assert text.splitlines()[0] == "process: keyd is failed"
+    assert "log" in text.splitlines()[1]
     assert running.http("/nothing")[0] == 404
     assert running.http("/healthz")[0] == 200
 
 
-def test_http_head_and_refusals() -> None:
-    def status() -> dict[str, Any]:
-        return {"not_ready": []}
+def test_http_head_and_refusals(view: GatewayView) -> None:
+    def status() -> Status:
+        return status_of(view, NOW_NS)
 
     head, _, body = http.answer(b"HEAD /readyz HTTP/1.1\r\nHost: x\r\n\r\n", status).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.0 200")
@@ -466,7 +499,11 @@ def test_http_head_and_refusals() -> None:
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"GET ", b"GET /readyz HTTP/1.1\r\n", b"GET / HTTP/"]))
 def test_http_takes_any_bytes(data: bytes, start: bytes) -> None:
-    http.answer(start + data + b"\r\n\r\n", lambda: {"not_ready": []})
+    gateway = Gateway(pid=1, uptime_s=0.0, control="")
+    status = Status(
+        version="", gateway=gateway, ready=True, not_ready=[], reasons=[], warnings=[], processes=[], peerings=[]
+    )
+    http.answer(start + data + b"\r\n\r\n", lambda: status)
 
 
 # -- the client ---------------------------------------------------------------------------------------------------
@@ -516,18 +553,18 @@ def test_a_command_about_no_peering_is_refused_and_names_those_there_are(running
 
 
 def test_metrics_tell_of_ike(view: GatewayView) -> None:
-    text = http.answer(b"GET /metrics HTTP/1.1\r\n\r\n", lambda: collect(view, NOW_NS)).decode()
+    text = http.answer(b"GET /metrics HTTP/1.1\r\n\r\n", lambda: status_of(view, NOW_NS)).decode()
     assert 'fwd_ike_established{peering="vpc2"} 0.0' in text
     sa = {"state": "established", "children": [{}, {}, {}]}
     view.shared.ike.put(json.dumps({"vpc2": {"sas": [sa, {"state": "deleting", "children": [{}]}]}}).encode())
-    text = http.answer(b"GET /metrics HTTP/1.1\r\n\r\n", lambda: collect(view, NOW_NS)).decode()
+    text = http.answer(b"GET /metrics HTTP/1.1\r\n\r\n", lambda: status_of(view, NOW_NS)).decode()
     assert 'fwd_ike_established{peering="vpc2"} 1.0' in text
     assert 'fwd_ike_child_sas{peering="vpc2"} 4.0' in text
 
 
 def test_failures_of_ike_are_counted_by_a_closed_set_of_reasons_whatever_keyd_tells(view: GatewayView) -> None:
     view.shared.ike.put(json.dumps({"vpc2": {"failures": {"wrong_secret": 3, "made up": 7}}}).encode())
-    text = http.answer(b"GET /metrics HTTP/1.1\r\n\r\n", lambda: collect(view, NOW_NS)).decode()
+    text = http.answer(b"GET /metrics HTTP/1.1\r\n\r\n", lambda: status_of(view, NOW_NS)).decode()
     assert 'fwd_ike_failures_total{peering="vpc2",reason="wrong_secret"} 3.0' in text
     assert text.count("fwd_ike_failures_total{") == len(Failure)
     assert collect(view, NOW_NS)["peerings"][0]["ike_failures"]["no_answer"] == 0
@@ -545,7 +582,7 @@ def test_every_failure_of_ike_and_every_cause_is_documented() -> None:
 def test_metrics_and_warnings_tell_of_certificates(view: GatewayView) -> None:
     told = {"local_days": 7.25, "remote": "CN=gw2", "remote_days": None, "findings": ["gw1.pem: ends in 7 days"]}
     view.shared.ike.put(json.dumps({"vpc2": {"certificates": told}}).encode())
-    text = http.answer(b"GET /metrics HTTP/1.1\r\n\r\n", lambda: collect(view, NOW_NS)).decode()
+    text = http.answer(b"GET /metrics HTTP/1.1\r\n\r\n", lambda: status_of(view, NOW_NS)).decode()
     assert 'fwd_certificate_days_left{peering="vpc2",side="local"} 7.25' in text
     assert 'side="remote"' not in text
     assert "vpc2: gw1.pem: ends in 7 days" in collect(view, NOW_NS)["warnings"]

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from fwd import __version__
+from fwd.model.status import SCHEMA
 from fwd.proto.errors import UserError
 
-SCHEMA: Final = 1  # of the status; raised when a key changes its meaning or goes, not when one comes
 ANSWER_BYTES_MAX: Final = 64 << 20  # 64 peerings of 64 members with full ledgers take less
 
 

@@ -14,13 +14,12 @@ from typing import Any
 
 from fwd import __version__
 from fwd.agent.metrics import exposition
-
-Json = dict[str, Any]
+from fwd.model.status import Status
 
 _TEXT = "text/plain; charset=utf-8"
 
 
-def answer(request: bytes, status: Callable[[], Json]) -> bytes:
+def answer(request: bytes, status: Callable[[], Status]) -> bytes:
     """The whole answer to `request`, any bytes at all; `status` is called only if it is needed."""
     return _Handler(request, status).wfile.getvalue()
 
@@ -28,7 +27,7 @@ def answer(request: bytes, status: Callable[[], Json]) -> bytes:
 class _Handler(BaseHTTPRequestHandler):
     wfile: BytesIO
 
-    def __init__(self, request: bytes, status: Callable[[], Json]) -> None:
+    def __init__(self, request: bytes, status: Callable[[], Status]) -> None:
         # Not the base's __init__, which wants a socket.
         self.rfile = BytesIO(request)
         self.wfile = BytesIO()
@@ -43,9 +42,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/healthz":
             self._send(HTTPStatus.OK, b"ok\n", _TEXT)
         elif path == "/readyz":
-            reasons = self._status()["not_ready"]
+            reasons = self._status().reasons
+            lines = [f"{one.code}: {one.line}\n    {one.remedy}\n" for one in reasons]
             code = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
-            self._send(code, "".join(f"{reason}\n" for reason in reasons or ["ready"]).encode(), _TEXT)
+            self._send(code, ("".join(lines) or "ready\n").encode(), _TEXT)
         else:
             self._send(HTTPStatus.NOT_FOUND, b"try /metrics, /healthz or /readyz\n", _TEXT)
 

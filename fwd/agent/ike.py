@@ -27,7 +27,7 @@ def _printable(told: Any) -> Any:
 
 
 class _Shape(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
     printable = field_validator("*")(_printable)
 

@@ -17,6 +17,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fwd.model.shown import read
+from fwd.model.status import Certificates, IkeSa, Peering, Process, SharedProcess, Status
+from fwd.proto.drops import DropReason
 from fwd.proto.errors import UserError
 
 Json = dict[str, Any]
@@ -28,9 +31,9 @@ _STYLES = {"running": "green", "up": "green", "backoff": "yellow", "stopped": "y
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-def show(status: Json) -> None:
-    """Print the status once."""
-    Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS).print(render(status))
+def show(drawn: RenderableType) -> None:
+    """Print once what `render` or `drops` has drawn."""
+    Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS).print(drawn)
 
 
 def watch(ask: Callable[[], Json]) -> None:
@@ -48,19 +51,20 @@ def watch(ask: Callable[[], Json]) -> None:
             return
 
 
-def render(status: Json) -> RenderableType:
-    """The whole status as one thing to draw."""
-    gateway = status["gateway"]
-    up = timedelta(seconds=int(gateway["uptime_s"]))
+def render(told: Json) -> RenderableType:
+    """Return the whole status as one thing to draw. Raises UserError if it is none."""
+    status = _read(told)
+    up = timedelta(seconds=int(status.gateway.uptime_s))
     head = Text.assemble(
-        ("gateway", "bold"), f" fwd {status['version']}, pid {gateway['pid']}, up {up}, ",
-        ("ready", "green") if status["ready"] else ("not ready", "red"),
+        ("gateway", "bold"), f" fwd {status.version}, pid {status.gateway.pid}, up {up}, ",
+        ("ready", "green") if status.ready else ("not ready", "red"),
     )  # fmt: skip
     lines: list[RenderableType] = [head]
-    lines += [_fact("waits for", reason, "yellow") for reason in status["not_ready"]]
-    lines += [_fact("warning", warning, "yellow") for warning in status["warnings"]]
-    lines += [_shared_process(process) for process in status["processes"]]
-    for peering in status["peerings"]:
+    lines += [_fact("waits for", line, "yellow") for line in status.not_ready]
+    lines += [_fact("what to do", remedy) for remedy in dict.fromkeys(reason.remedy for reason in status.reasons)]
+    lines += [_fact("warning", warning, "yellow") for warning in status.warnings]
+    lines += [_shared_process(process) for process in status.processes]
+    for peering in status.peerings:
         lines += ["", *_peering(peering)]
     return Group(*lines)
 
@@ -70,73 +74,91 @@ def _some(subnets: list[str]) -> str:
     return ", ".join([*subnets[:_SUBNETS_SHOWN], *([f"{more} more"] if more > 0 else [])])
 
 
-def _peering(peering: Json) -> list[RenderableType]:
-    offloads, drops = peering["offloads"], peering["drops"]
-    dropped = ", ".join(f"{reason} {count:,}" for reason, count in drops.items() if count)
-    outer = f"{peering['local_addrs']} ↔ {peering['remote_addrs']}"
-    inner = f"{_some(peering['local_ts'])} ↔ {_some(peering['remote_ts'])}"
+def _read(told: Json) -> Status:
+    try:
+        return read(Status, told)
+    except ValueError as error:
+        raise UserError(f"the gateway's status cannot be read: {error}") from None
+
+
+def _peering(peering: Peering) -> list[RenderableType]:
+    offloads = peering.offloads
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in peering.drops.items() if count)
+    outer = f"{peering.local_addrs} ↔ {peering.remote_addrs}"
+    inner = f"{_some(peering.local_ts)} ↔ {_some(peering.remote_ts)}"
     return [
-        Text.assemble(("peering", "bold"), " ", (peering["name"], "bold cyan"), f" {outer}, {peering['payload']}"),
+        Text.assemble(("peering", "bold"), " ", (peering.name, "bold cyan"), f" {outer}, {peering.payload}"),
         _fact("subnets", inner),
-        _fact("device", f"{peering['tun']}, MTU {peering['tun_mtu']}"),
-        _fact("offloads", ", ".join(offloads["in_force"]) or "none"),
-        *(_fact("refused", f"{name}: {reason}", "yellow") for name, reason in offloads["refused"].items()),
-        *([_fact("IKE", peering["ike_error"], "red")] if peering["ike_error"] and not peering["ike_sas"] else []),
+        _fact("device", f"{peering.tun}, MTU {peering.tun_mtu}"),
+        _fact("offloads", ", ".join(offloads.in_force) or "none"),
+        *(_fact("refused", f"{name}: {reason}", "yellow") for name, reason in offloads.refused.items()),
+        *([_fact("IKE", peering.ike_error, "red")] if peering.ike_error and not peering.ike_sas else []),
         *(
             _fact("fewer members", f"none for member {index}: {reason}", "yellow")
-            for index, reason in peering["members_refused"].items()
+            for index, reason in peering.members_refused.items()
         ),
-        *_certificates(peering["certificates"]),
+        *_certificates(peering.certificates),
         _fact("drops", dropped or "none", "yellow" if dropped else ""),
         *(Padding(table, (0, 0, 0, 2)) for table in (_processes(peering), _traffic(peering))),
-        *(line for sa in peering.get("ike_sas", []) for line in _ike_sa(sa)),
+        *(line for sa in peering.ike_sas for line in _ike_sa(sa)),
     ]
 
 
-def _certificates(told: Json) -> list[RenderableType]:
-    if not told:
+def drops(told: Json) -> RenderableType:
+    """Return what was dropped, by peering and reason, and what each reason means; those of no count last."""
+    sentences = {reason.label: reason for reason in DropReason}
+    lines: list[RenderableType] = []
+    for peering in _read(told).peerings:
+        table = _table("reason", ">dropped", "counts", "where", "meaning")
+        table.columns[-1].no_wrap = False
+        for label, count in sorted(peering.drops.items(), key=lambda drop: -drop[1]):
+            row = sentences.get(label)  # a newer gateway may know others
+            told_of = (row.unit, row.stage, row.sentence) if row is not None else ("", "", "")
+            table.add_row(Text(label, "yellow" if count else ""), f"{count:,}", *told_of)
+        lines += [Text.assemble(("peering", "bold"), " ", (peering.name, "bold cyan")), table, ""]
+    return Group(*lines[:-1])
+
+
+def _certificates(told: Certificates) -> list[RenderableType]:
+    if told.local_days is None:
         return []
-    far = f"; {told['remote']} ends in {told['remote_days']:.0f}" if told["remote"] else ""
-    return [_fact("certificates", f"ours ends in {told['local_days']:.0f} days{far}", "")]
+    far = f"; {told.remote} ends in {told.remote_days:.0f}" if told.remote and told.remote_days is not None else ""
+    return [_fact("certificates", f"ours ends in {told.local_days:.0f} days{far}", "")]
 
 
-def _ike_sa(sa: Json) -> list[RenderableType]:
-    """An IKE SA and its Child SAs; `*` stands behind the SPI of ours if we have begun."""
-    ours, theirs = ("*", "") if sa["initiator"] else ("", "*")
-    age = "" if sa["established_s"] is None else f", {timedelta(seconds=sa['established_s'])} ago"
-    nat = ", a NAT is before us" if sa["behind_nat"] else ""
-    nat += ", a NAT is before the peer" if sa.get("peer_behind_nat") else ""
+def _ike_sa(sa: IkeSa) -> list[RenderableType]:
+    """Draw an IKE SA and its Child SAs; `*` stands behind the SPI of ours if we are the initiator."""
+    ours, theirs = ("*", "") if sa.initiator else ("", "*")
+    age = "" if sa.established_s is None else f", {timedelta(seconds=sa.established_s)} ago"
+    nat = ", a NAT is before us" if sa.behind_nat else ""
+    nat += ", a NAT is before the peer" if sa.peer_behind_nat else ""
     table = _table("Child SA", "state", "SPI in", "SPI out", ">ends in", "proposal")
-    for child in sorted(sa["children"], key=lambda child: int(child["member"])):
-        ends = "never" if child.get("ends_s") is None else str(timedelta(seconds=child["ends_s"]))
-        cells = (child["state"], child["spi_in"], child["spi_out"], ends, child["proposal"])
-        table.add_row(f"member {child['member']}", *cells)
+    for child in sorted(sa.children, key=lambda child: child.member):
+        ends = "never" if child.ends_s is None else str(timedelta(seconds=child.ends_s))
+        table.add_row(f"member {child.member}", child.state, child.spi_in, child.spi_out, ends, child.proposal)
     return [
-        _fact("IKE SA", f"{sa['state']}{age}, {sa['remote_id']} at {sa['remote']}{nat}, "
-                        f"{sa['spi_i']}_i{ours} {sa['spi_r']}_r{theirs}"),
+        _fact("IKE SA", f"{sa.state}{age}, {sa.remote_id} at {sa.remote}{nat}, "
+                        f"{sa.spi_i}_i{ours} {sa.spi_r}_r{theirs}"),
         Padding(table, (0, 0, 0, 2)),
     ]  # fmt: skip
 
 
-def _processes(peering: Json) -> Table:
+def _processes(peering: Peering) -> Table:
     table = _table("", "state", ">restarts", ">heartbeat", "path", "SPI out", ">buckets")
-    table.add_row("demux", *_life(peering["demux"]))
-    for member in peering["members"]:
-        path = Text.assemble((member["path"], _STYLES[member["path"]]), f" {member['path_mtu']}")
-        spi, buckets = member["spi_out"] or "none", f"{member['buckets']:,}"
-        table.add_row(f"member {member['index']}", *_life(member), path, spi, buckets)
+    table.add_row("demux", *_life(peering.demux))
+    for member in peering.members:
+        path = Text.assemble((member.path, _STYLES[member.path]), f" {member.path_mtu}")
+        cells = (path, member.spi_out or "none", f"{member.buckets:,}")
+        table.add_row(f"member {member.index}", *_life(member), *cells)
     return table
 
 
-def _traffic(peering: Json) -> Table:
+def _traffic(peering: Peering) -> Table:
     table = _table("", ">packets sent", ">bytes", ">packets received", ">bytes", "peer")
-    demux = peering["demux"]
-    table.add_row("demux", "", "", f"{demux['records']:,}", _size(demux["bytes"]))
-    for member in peering["members"]:
-        counts = [
-            cell for way in ("out", "in") for cell in (f"{member[way]['esp_packets']:,}", _size(member[way]["bytes"]))
-        ]
-        table.add_row(f"member {member['index']}", *counts, member["peer"] or "as configured")
+    table.add_row("demux", "", "", f"{peering.demux.records:,}", _size(peering.demux.bytes))
+    for member in peering.members:
+        counts = [cell for way in (member.out, member.in_) for cell in (f"{way.esp_packets:,}", _size(way.bytes))]
+        table.add_row(f"member {member.index}", *counts, member.peer or "as configured")
     return table
 
 
@@ -148,15 +170,15 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _life(process: Json) -> tuple[Text, str, str]:
-    state = Text(process["state"], _STYLES.get(process["state"], ""))
-    return state, str(process["restarts"]), _ago(process["heartbeat_age_ms"])
+def _life(process: Process) -> tuple[Text, str, str]:
+    state = Text(process.state, _STYLES.get(process.state, ""))
+    return state, str(process.restarts), _ago(process.heartbeat_age_ms)
 
 
-def _shared_process(process: Json) -> Text:
+def _shared_process(process: SharedProcess) -> Text:
     state, restarts, heartbeat = _life(process)
     tail = f", restarts {restarts}, last heartbeat {heartbeat} ago"
-    return Text.assemble(f"  {process['name']}: ", state, f", pid {process['pid']}", tail)
+    return Text.assemble(f"  {process.name}: ", state, f", pid {process.pid}", tail)
 
 
 def _fact(name: str, value: str, style: str = "") -> Text:

@@ -19,8 +19,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from fwd.agent import http
-from fwd.agent.status import collect
+from fwd.agent.readiness import Watch
+from fwd.agent.status import status_of
 from fwd.agent.view import GatewayView
+from fwd.model.shown import as_json
+from fwd.model.status import Status
 
 REQUEST_BYTES_MAX: Final = 4096
 REQUEST_S: Final = 1.0
@@ -71,6 +74,7 @@ class Agent:
         self._commands.setblocking(False)  # whatever a predecessor made of it
         self._heartbeat = view.shared.agent.heartbeat
         self._beat()
+        self._watch = Watch(view, time.monotonic())
         self._selector = selectors.DefaultSelector()
         self._guests: set[_Guest] = set()
         self._open(_Door(control, (b"\n",), self._answer_control))
@@ -89,6 +93,7 @@ class Agent:
             else:
                 self._write(key.data)
         now_s = time.monotonic()
+        self._watch.turn(now_s)
         for guest in [guest for guest in self._guests if now_s > guest.deadline_s]:
             self._dismiss(guest)
 
@@ -161,7 +166,7 @@ class Agent:
             return _line({"error": "request is not JSON"})
         command = message.get("command") if isinstance(message, dict) else None
         if command == "status":
-            return _line(self._status())
+            return _line(as_json(self._status()))
         if command == "ping":
             return _line({"pong": True, "pid": os.getpid()})
         if command in IKE_COMMANDS:
@@ -182,8 +187,8 @@ class Agent:
     def _answer_http(self, request: bytes) -> bytes:
         return http.answer(request, self._status)
 
-    def _status(self) -> Json:
-        return collect(self._view, time.monotonic_ns())
+    def _status(self) -> Status:
+        return status_of(self._view, time.monotonic_ns())
 
 
 def _line(answer: Json) -> bytes:

@@ -95,6 +95,11 @@ class ProcessWords:
         return beat_at if since <= beat_at <= time.monotonic() else 0.0
 
     @property
+    def state(self) -> ProcessState:
+        """Where the process is in its lives."""
+        return ProcessState(self._table[self.STATE])
+
+    @property
     def incarnation(self) -> int:
         """Which life of the process this is; 1 is the first."""
         return self._table[self.INCARNATION]

@@ -8,9 +8,11 @@ hands its own to the agent as JSON (`shared.troubles`, key `reasons`: a list of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
+
+from fwd.model.shown import STRICT, as_json, read
 
 
 class Code(StrEnum):
@@ -110,13 +112,15 @@ KINDS: Final[Mapping[Code, Kind]] = {
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One reason for which a gateway is not ready."""
+    """Why a gateway is not ready: one of the codes below."""
 
-    code: str
-    peering: str  # empty: the whole gateway
-    text: str
-    remedy: str
-    subnets: tuple[str, ...] = ()  # what does not pass; empty: nothing of the peering, or it is not known
+    __pydantic_config__ = STRICT
+
+    code: Annotated[str, "Its kind, for programs; the table below has them all."]
+    peering: Annotated[str, "Name of the peering; empty: the whole gateway."]
+    text: Annotated[str, "What is wrong, for people."]
+    remedy: Annotated[str, "What to do."]
+    subnets: Annotated[tuple[str, ...], "What does not pass; empty: nothing of the peering, or it is not known."] = ()
 
     @classmethod
     def of(cls, code: Code, peering: str = "", subnets: Iterable[str] = (), **facts: object) -> Reason:
@@ -131,9 +135,10 @@ class Reason:
 
     def as_json(self) -> dict[str, Any]:
         """The reason as JSON has it."""
-        return {**asdict(self), "subnets": list(self.subnets)}
+        told: dict[str, Any] = as_json(self)
+        return told
 
 
 def from_json(told: Mapping[str, Any]) -> Reason:
     """Read back what `as_json` gave."""
-    return Reason(**{**told, "subnets": tuple(told["subnets"])})
+    return read(Reason, told)

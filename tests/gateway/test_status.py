@@ -10,6 +10,9 @@ import sys
 import pytest
 from gwkit import MakePair, Pair, until
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import TypeAdapter
+
+from fwd.model.status import Status
 
 ADDRESS = "127.0.0.1:9595"
 
@@ -48,6 +51,17 @@ def test_json_shows_the_first_authenticated_packets(pair: Pair) -> None:
     assert member["spi_out"] in receiver["spis_in"]
     assert receiver["peer"] is None or receiver["peer"].startswith("192.0.2.1:")
     assert sum(m["buckets"] for m in status["peerings"][0]["members"]) == 65536
+
+
+def test_a_live_gateways_status_is_valid(pair: Pair) -> None:
+    for host in ("gw1", "gw2"):
+        TypeAdapter(Status).validate_json(json.dumps(pair.status(host)))
+
+
+def test_drops_are_shown_with_what_they_mean(pair: Pair) -> None:
+    shown = " ".join(fwd_status(pair, "--drops").stdout.split())
+    assert "bad_icv" in shown
+    assert "integrity check fails" in shown
 
 
 def test_text_shows_peerings_members_and_offloads(pair: Pair) -> None:

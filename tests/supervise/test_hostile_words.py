@@ -15,7 +15,7 @@ from rich.console import Console
 
 from fwd.agent import ike, render
 from fwd.agent.metrics import StatusCollector
-from fwd.agent.status import collect
+from fwd.agent.status import status_of
 from fwd.agent.view import GatewayView, PeeringView
 from fwd.datapath import ring
 from fwd.datapath.memory import ACCESS, anonymous
@@ -30,6 +30,7 @@ from fwd.datapath.shared import (
 from fwd.datapath.tun import Offloads, offloads_in_common
 from fwd.model import config
 from fwd.model.example import EXAMPLE
+from fwd.model.shown import as_json
 from fwd.proto.ip import CSUM, TSO4, TSO6, USO4, USO6
 from fwd.supervise import policy
 from fwd.supervise.notify import summary
@@ -86,11 +87,11 @@ FILLINGS = {
 @pytest.mark.parametrize("memory", CHILDRENS)
 def test_the_agent_answers_whatever_a_child_wrote(memories: Memories, memory: str, filling: str) -> None:
     memories.fill(memory, FILLINGS[filling])
-    status = json.loads(json.dumps(collect(memories.view, time.monotonic_ns())))
+    status = status_of(memories.view, time.monotonic_ns())
     registry = CollectorRegistry()
     registry.register(StatusCollector(lambda: status))
     assert generate_latest(registry)
-    Console(file=io.StringIO()).print(render.render(status))
+    Console(file=io.StringIO()).print(render.render(json.loads(json.dumps(as_json(status)))))
 
 
 @pytest.mark.parametrize("filling", FILLINGS)

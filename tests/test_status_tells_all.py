@@ -1,0 +1,148 @@
+"""The status tells all that is counted, in the shape that is published, and is read back as it was told."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+from statuskit import NOW_NS, ready_view
+
+from fwd.agent.metrics import StatusCollector
+from fwd.agent.status import collect, status_of
+from fwd.agent.view import GatewayView, PeeringView
+from fwd.datapath.counters import DemuxCounter, MemberCounter
+from fwd.datapath.ring import RECORDS, Ring
+from fwd.datapath.shared import LinkWord
+from fwd.model.shown import classes, read, shown
+from fwd.model.status import Status
+from fwd.proto.drops import DropReason
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture
+def view() -> Iterator[GatewayView]:
+    with ready_view() as made:
+        yield made
+
+
+def peering_told(view: GatewayView) -> dict[str, Any]:
+    told: dict[str, Any] = collect(view, NOW_NS)["peerings"][0]
+    return told
+
+
+def under_way(view: GatewayView) -> PeeringView:
+    """A peering in whose first member's ring segments of a record each wait, so that it matters where its ends are."""
+    peering = view.peerings[0]
+    ring = peering.rings[0]
+    assert isinstance(ring, Ring)
+    for number in range(4):
+        ring.segment(number).fields[RECORDS] = 1
+    ring.head = 4
+    demux = peering.shared.demux_counters
+    demux.values[DemuxCounter.HEADS] = 3
+    demux.publish()
+    return peering
+
+
+@pytest.mark.parametrize("counter", [*DemuxCounter, *MemberCounter, *LinkWord], ids=str)
+def test_a_counter_that_grows_is_seen(view: GatewayView, counter: IntEnum) -> None:
+    shared = under_way(view).shared
+    before = peering_told(view)
+    if isinstance(counter, LinkWord):
+        shared.members[0].link[counter] += 700
+    else:
+        block = shared.demux_counters if isinstance(counter, DemuxCounter) else shared.members[0].counters
+        block.values[counter] += 1
+        block.publish()
+    assert peering_told(view) != before
+
+
+@pytest.mark.parametrize("reason", DropReason, ids=str)
+def test_a_drop_is_seen_by_its_name(view: GatewayView, reason: DropReason) -> None:
+    block = view.peerings[0].shared.members[0].counters
+    block.values[reason] += 1
+    block.publish()
+    assert peering_told(view)["drops"][reason.label] == 1
+
+
+def test_every_drop_reason_has_a_unit_a_stage_and_a_sentence() -> None:
+    for reason in DropReason:
+        assert reason.unit in ("record", "esp", "event")
+        assert reason.stage in ("demux", "outbound", "inbound")
+        assert reason.sentence.endswith(".")
+    assert [reason.value for reason in DropReason] == list(range(len(DropReason)))
+
+
+def test_a_drop_reason_without_them_cannot_be_made() -> None:
+    make = DropReason.__dict__["__new_member__"]
+    assert make(DropReason, 99, "record", "demux", "A sentence.") == 99
+    with pytest.raises(TypeError, match="unit"):
+        make(DropReason, 99)
+
+
+@pytest.mark.parametrize("cls", list(classes(Status)), ids=lambda cls: cls.__name__)
+def test_every_key_has_a_type_and_a_sentence(cls: type) -> None:
+    assert cls.__doc__
+    for one in shown(cls):
+        assert one.sentence.endswith("."), one.key
+        assert one.sentence[0] in "`" or not one.sentence[0].islower() or one.sentence.startswith("keyd"), one.key
+
+
+def test_metrics_have_names_of_their_own_and_the_sentence_of_their_key(view: GatewayView) -> None:
+    families = list(StatusCollector(lambda: status_of(view, NOW_NS)).collect())
+    assert len({family.name for family in families}) == len(families)
+    told = {family.name: family.documentation for family in families}
+    for cls in classes(Status):
+        for one in shown(cls):
+            if one.metric:
+                assert told[one.metric.name] == one.sentence
+
+
+def test_a_status_is_valid_and_read_back_as_it_was_told(view: GatewayView) -> None:
+    under_way(view)
+    sa = {"state": "established", "children": [{"member": 1, "ends_s": 3}], "established_s": 3}
+    narrower = {"0": {"local": ["10.1.0.0/16"], "remote": ["10.2.1.0/24"], "not_wholly": ["a - b"]}}
+    view.shared.ike.put(json.dumps({"vpc2": {"sas": [sa], "narrower": narrower}}).encode())
+    view.peerings[0].shared.members[0].ledger.begin(1, 0x1000)
+    status = status_of(view, NOW_NS)
+    text = json.dumps(collect(view, NOW_NS))
+    assert TypeAdapter(Status).validate_json(text) == status
+    assert read(Status, json.loads(text)) == status
+
+
+def test_a_key_too_many_or_of_another_type_is_not_valid(view: GatewayView) -> None:
+    told = collect(view, NOW_NS)
+    adapter = TypeAdapter(Status)
+    for odd in ({**told, "more": 1}, {**told, "ready": 1}, {**told, "gateway": {**told["gateway"], "pid": "1"}}):
+        with pytest.raises(ValidationError):
+            adapter.validate_json(json.dumps(odd))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"ready": 1}, {"gateway": None}, {"peerings": {}}, {"peerings": [3]}, {"version": None}, {"processes": [{}]}],
+)
+def test_what_is_no_status_is_not_read(view: GatewayView, odd: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        read(Status, {**collect(view, NOW_NS), **odd})
+
+
+def test_keys_of_a_newer_gateway_are_passed_over_and_those_of_an_older_one_not_missed(view: GatewayView) -> None:
+    told = collect(view, NOW_NS)
+    del told["reasons"]
+    assert read(Status, {**told, "more": 1}) == status_of(view, NOW_NS)
+
+
+def test_the_page_and_the_schema_say_what_the_code_says() -> None:
+    """If they do not: `python docs/status.py`."""
+    made = runpy.run_path(str(DOCS / "status.py"))
+    page = (DOCS / "status.md").read_text(encoding="utf-8")
+    assert made["with_tables"](page) == page
+    assert (DOCS / "status.schema.json").read_text(encoding="utf-8") == made["schema_text"]()
