@@ -178,7 +178,7 @@ def check(
                 faults += found.fault
                 typer.echo(f"fwd: {file}: {peering.name}: {'' if found.fault else 'warning: '}{found.text}", err=True)
     if not faults:
-        typer.echo(f"{file}: fine: {', '.join(f'{p.name} with {p.members} members' for p in peerings)}")
+        typer.echo(f"{file}: OK: {', '.join(f'{p.name} with {p.members} members' for p in peerings)}")
     return 2 if faults else 0
 
 

@@ -145,6 +145,8 @@ def running(members: int, *, opens: bool) -> Iterator[Load]:
         for path, core in zip(paths, cores, strict=True)
     ]
     demux = context.Process(target=_demux, args=(paths, cores), daemon=True)
+
+    # Whatever happens meanwhile, none of them stays.
     try:
         for process in [*workers, demux]:
             process.start()

@@ -108,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             socks = [_sink(options.port[0])]
     except OSError as error:
         arguments.fail(parser.prog, f"{options.verb}: {error.strerror}")
+
+    # It does what each line says until there are no more.
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: who started it ends it
     print("ready", flush=True)
     for line in sys.stdin:
@@ -118,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(sent, took_s, flush=True)
         else:
             print(dropped(Path("/proc/net/snmp").read_text(encoding="ascii")), flush=True)
+
     for sock in socks:
         sock.close()
     return 0

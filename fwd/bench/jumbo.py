@@ -36,11 +36,14 @@ def run(*, quick: bool, step: Callable[[int, str], None]) -> dict[str, Any]:
             )
             for line in LINES
         }
+
+        # In turns, each line first as often as the other.
         for number in range(steps(quick=quick) // len(LINES)):
             for line in LINES if number % 2 == 0 else LINES[::-1]:
                 step(sum(map(len, mbps.values())), f"line of {line:,} bytes")
                 seconds = QUICK_SECONDS if quick else SECONDS
                 mbps[line].append(traffic.run(labs[line], streams=STREAMS, seconds=seconds).received_mbps)
+
     step(steps(quick=quick), "done")
     return {
         "members": MEMBERS,

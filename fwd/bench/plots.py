@@ -242,6 +242,8 @@ def _failover(result: Result) -> Any:
         f"A member killed every {result['kill_every_s']:g} s, {result['kills']} times: how long its flows were silent"
     )
     canvas, (axes,) = _canvas(title, foot, (1,))
+
+    # Both distributions, and where the percentiles of the kills are.
     for key, label, colour in (("quiet_gaps_ms", "nobody killed", _GREY), ("gaps_ms", "killed", _BLUE)):
         gaps = sorted(result[key]["values"])
         shares = [(place + 1) / len(gaps) for place in range(len(gaps))]
@@ -252,6 +254,7 @@ def _failover(result: Result) -> Any:
         axes.annotate(
             f"{percent} {gap:.0f} ms", (gap, 0.02), (-3, 0), textcoords="offset points", ha="right", fontsize=9
         )
+
     axes.set_xlabel("longest silence of the probe in the second after, ms")
     axes.set_title("share of the kills (of the undisturbed seconds) with a shorter one")
     axes.set_xlim(left=0)

@@ -69,6 +69,8 @@ def run(plan: Plan) -> dict[str, Any]:
     schedule = QUICK if plan.quick else FULL
     before_jumbo = schedule.slices + len(SAMPLED)
     total = before_jumbo + jumbo.steps(quick=plan.quick)
+
+    # A loaded lab; then slices of CPU time, and samples of what it is spent on.
     with tools.standing(Topology("bench-profile"), members=MEMBERS) as topology, ExitStack() as stack:
         stack.enter_context(tools.ended(traffic.start_server(topology, "client2")))
         load = traffic.start_even(topology, members=MEMBERS, streams=STREAMS, seconds=schedule.load_s)
@@ -86,6 +88,8 @@ def run(plan: Plan) -> dict[str, Any]:
             topology, pids, schedule.sample_s, body["processes"],
             lambda done, title: plan.step(schedule.slices + done, total, f"stages of {title}"),
         )  # fmt: skip
+
+    # The lines are compared in labs of their own.
     body["jumbo"] = jumbo.run(quick=plan.quick, step=lambda done, what: plan.step(before_jumbo + done, total, what))
     return {"members": MEMBERS, "streams": STREAMS, **body}
 

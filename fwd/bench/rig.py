@@ -56,6 +56,8 @@ class Path:
         self.member.link[LinkWord.CHUNK] = geometry.chunk
         self.member.counters.attach()
         shared.demux_counters.attach()
+
+        # One SA for both ways, so that what is sealed here can be opened here.
         keys = SaKeys(0x101, True, os.urandom(32), os.urandom(4))
         self.wire = Wire()
         audit = Audit(_NOWHERE, wanted=False)
@@ -72,6 +74,8 @@ class Path:
             esp=False,
         )
         self.outbound.use(keys)
+
+        # What is opened goes nowhere.
         self.null = os.open(os.devnull, os.O_RDWR)
         self.inbound = Inbound(
             peering, geometry, self.null, 0xFF, self.member.counters, self.member.slots, self.member.link, audit

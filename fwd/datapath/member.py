@@ -358,7 +358,9 @@ class Member:
             self.outbound.stop(expired=True)
             told = event("member.sa_expired", spi=f"{sa.spi:#010x}", way="out")
             log.warning(
-                "SPI %#010x is at the end of its life: sends on no SA until keyd has another", sa.spi, extra=told
+                "SPI %#010x is at the end of its life: no outbound SA until keyd has another",
+                sa.spi,
+                extra=told,
             )
         deadlines = (self.inbound.deadline_ms, self.outbound.deadline_ms)
         self._deadline_ms = min((one for one in deadlines if one), default=DEADLINE_MAX_MS)
@@ -368,7 +370,7 @@ class Member:
         self.outbound.peer = self._known_peer()
         if sas.stop:
             self.outbound.stop()
-            log.info("sends on no SA: the far side has ended them", extra=event("member.stopped"))
+            log.info("no outbound SA: the peer deleted it", extra=event("member.stopped"))
         if sas.until_ms:
             self.outbound.end_by(sas.until_ms)
         if sas.outbound is not None:

@@ -78,7 +78,7 @@ class MemberKeys:
         self.tick(now)
 
     def _consider(self, spi: int) -> None:
-        """An unknown SPI may be of an epoch further on than is installed: the far side has died often, unheard."""
+        """An unknown SPI may be of a later epoch than is installed: the far member restarted several times unheard."""
         epoch = self._source.inbound_epoch(self._index, spi)
         if epoch is None or epoch == self._tentative:
             return

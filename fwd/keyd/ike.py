@@ -200,7 +200,7 @@ class IkePeering:
         self.follow(now)
 
     def _begin(self, now: float) -> None:
-        """Initiate, unless the peer is about to; anybody can seem to be, so that is believed a few times only."""
+        """Initiate, unless the peer is about to: its address can be forged, so wait at most three times."""
         if self._endpoint.begins(self.name, now) and self._waited < _WAITS_MAX:
             self._waited += 1
             self._begin_at = now + _WAIT_S

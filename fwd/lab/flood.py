@@ -198,6 +198,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--octets", type=int, default=1400, help="of a forged message")
     given = parser.parse_args()
+
+    # What depends on other arguments is made when all are known.
     make: dict[str, Callable[[], bytes]] = {
         "begin": lambda: begin(given.sources[0] if given.sources else str(ANYBODY[1]), given.to, given.port),
         "forged": lambda: forged(given.octets),
@@ -205,6 +207,7 @@ def main() -> None:
     }
     if given.kind == "stranger" and len(given.sources) != 1:
         parser.error("a stranger sends from one address of this host's own: --sources ADDRESS")
+
     try:
         if given.kind == "stranger":
             print(authenticate(given.sources[0], given.to, given.port, given.rate, given.count))

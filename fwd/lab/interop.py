@@ -215,6 +215,8 @@ def _decoded(m: Meeting) -> Figures:
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         process.wait(10)
+
+    # The file is for its owner alone, and is enough to read all of it.
     mode = m.key_file.stat().st_mode & 0o777
     if mode != 0o600:
         raise Failed(f"the file of keys has mode {mode:o}")
@@ -224,6 +226,7 @@ def _decoded(m: Meeting) -> Figures:
         name: len(m.topology.run("gw1", [*reading, shown]).stdout.splitlines())
         for name, shown in (("pings", "icmp && esp"), ("rekeyings", "isakmp.exchangetype == 36 && isakmp.nonce"))
     }
+
     if found["pings"] < 10 or found["rekeyings"] < 4:
         raise Failed(f"tshark reads {found}")
     return found

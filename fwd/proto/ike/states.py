@@ -40,7 +40,7 @@ IKE_MOVES: Final[dict[State, dict[State, str]]] = {
     },
     State.ESTABLISHED: {
         State.REKEYING: "our request for a successor goes out",
-        State.REKEYED: "the peer's request for a successor is answered; or it is one itself, and ours has won",
+        State.REKEYED: "we answered the peer's rekey request; or this is the peer's rival successor and lost to ours",
         State.DELETING: "our Delete goes out",
         State.DEAD: "the peer's Delete; silence; a message that breaks the format",
     },
