@@ -34,9 +34,9 @@ def ready_view() -> Iterator[GatewayView]:
     rings = [Ring(64, 4) for _ in range(2)]
     offloads = Offloads(CSUM | TSO4, gso=True, refused={"uso": "[Errno 22] Invalid argument"})
     control = config.Gateway(control=Path("/run/x.sock"))
-    peerings = [PeeringView(peering, shared, rings, offloads, 1500)]
+    peerings = [PeeringView(peering, shared, rings, offloads, 1500, ["odd [b]"])]
     try:
-        yield GatewayView(control, gateway, peerings, 999, NOW_NS - 5 * 10**9, ["odd [b]"])
+        yield GatewayView(control, gateway, peerings, 999, NOW_NS - 5 * 10**9)
     finally:
         for ring in rings:
             ring.close()

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from fwd.agent import http
+from fwd.agent.changes import Changes
 from fwd.agent.readiness import Watch
 from fwd.agent.status import status_of
 from fwd.agent.view import GatewayView
@@ -35,9 +36,17 @@ _TICK_S: Final = 0.1  # the watchdog expects a heartbeat every 0.2 s
 Json = dict[str, Any]
 
 
-def run(view: GatewayView, control: socket.socket, metrics: socket.socket | None, commands: socket.socket) -> NoReturn:
-    """Be the agent until the process is ended. Both sockets are bound and listen already; `commands` goes to keyd."""
-    agent = Agent(view, control, metrics, commands)
+def run(
+    view: GatewayView,
+    control: socket.socket,
+    metrics: socket.socket | None,
+    commands: socket.socket,
+    channel: socket.socket | None = None,
+) -> NoReturn:
+    """Be the agent until the process is ended. Both sockets are bound and listen already; `commands` goes to keyd, and
+    by `channel` the supervisor tells of changes.
+    """
+    agent = Agent(view, control, metrics, commands, channel)
     while True:
         agent.turn(_TICK_S)
 
@@ -67,7 +76,12 @@ class Agent:
     """The loop's state: the doors and the guests that came through them."""
 
     def __init__(
-        self, view: GatewayView, control: socket.socket, metrics: socket.socket | None, commands: socket.socket
+        self,
+        view: GatewayView,
+        control: socket.socket,
+        metrics: socket.socket | None,
+        commands: socket.socket,
+        channel: socket.socket | None = None,
     ) -> None:
         self._view = view
         self._commands = commands
@@ -78,6 +92,8 @@ class Agent:
         self._selector = selectors.DefaultSelector()
         self._guests: set[_Guest] = set()
         self._open(_Door(control, (b"\n",), self._answer_control))
+        if channel is not None:
+            self._selector.register(channel, selectors.EVENT_READ, Changes(channel, view))
         if metrics is not None:
             self._open(_Door(metrics, (b"\r\n\r\n", b"\n\n"), self._answer_http))
 
@@ -86,7 +102,9 @@ class Agent:
         self._beat()
         for key, _ in self._selector.select(wait_s):
             self._beat()
-            if isinstance(key.data, _Door):
+            if isinstance(key.data, Changes):
+                key.data.hear()
+            elif isinstance(key.data, _Door):
                 self._admit(key.data)
             elif key.events & selectors.EVENT_READ:
                 self._read(key.data)

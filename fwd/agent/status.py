@@ -64,7 +64,7 @@ def status_of(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None
         not_ready=[one.line for one in reasons],
         reasons=reasons,
         warnings=[
-            *view.warnings,
+            *(warning for one in view.peerings for warning in one.warnings),
             *_concerns(told),
             *(f"{name}: {why}" for name, why in news.get("troubles", {}).items()),
         ],

@@ -23,6 +23,7 @@ class PeeringView:
     rings: Sequence[RingWords]
     offloads: Offloads
     inner_mtu_bytes: int
+    warnings: Sequence[str] = ()  # what was found when it was set up
 
 
 @dataclass(frozen=True)
@@ -42,5 +43,4 @@ class GatewayView:
     peerings: list[PeeringView]
     pid: int
     started_ns: int
-    warnings: list[str]
     users: Mapping[str, int] = field(default_factory=dict)  # uids, by kind of process

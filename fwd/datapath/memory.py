@@ -12,11 +12,14 @@ right where stores, and loads, stay in their order, as on x86-64; `check_machine
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import fcntl
 import mmap
 import os
 import platform
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal
 
 from fwd.proto.errors import UserError
@@ -39,6 +42,12 @@ ACCESS: Final[Mapping[str, Mapping[str, Access]]] = {
     "NAME/keyd": {"supervisor": "read", "keyd": "write", "agent": "read"},
     "NAME/keyd-I": {"supervisor": "read", "member-I": "read", "keyd": "write"},
 }
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_MAP_FAILED: Final = 2 ** (8 * ctypes.sizeof(ctypes.c_void_p)) - 1
 
 
 def access(memory: str, process: str) -> Access | None:
@@ -79,13 +88,18 @@ class Region:
         if access == "write":
             found = mmap.mmap(self.fd, self.size)
         else:
-            fd = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
+            fd = self.open("read")
             try:
                 found = mmap.mmap(fd, self.size, prot=mmap.PROT_READ)
             finally:
                 os.close(fd)
         found.madvise(mmap.MADV_DONTFORK)
         return memoryview(found)
+
+    def open(self, access: Access) -> int:
+        """Open it once more, for a process that is given the descriptor: to write to only if it may."""
+        how = os.O_RDWR if access == "write" else os.O_RDONLY
+        return os.open(f"/proc/self/fd/{self.fd}", how | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Close the descriptor; the memory goes with its last map."""
@@ -110,6 +124,24 @@ class Memory:
         found = {name: access(self._prefix + name, process) for name in self.regions}
         return {name: self.regions[name].map(how) for name, how in found.items() if how}
 
+    def sizes(self, process: str) -> dict[str, int]:
+        """Return the octets of what `process` is given; "agent" and "keyd" have that of all members."""
+        return {name: one.size for name, one in self.regions.items() if access(self._prefix + name, process)}
+
+    @contextlib.contextmanager
+    def opened(self, process: str, names: Iterable[str]) -> Iterator[dict[str, int]]:
+        """Open these of its memories for a process that runs; the descriptors are closed when they have been sent."""
+        found: dict[str, int] = {}
+        try:
+            for name in names:
+                how = access(self._prefix + name, process)
+                assert how is not None
+                found[name] = self.regions[name].open(how)
+            yield found
+        finally:
+            for fd in found.values():
+                os.close(fd)
+
     def map_all(self) -> dict[str, memoryview]:
         """Map everything to write to, for what must be there before the first process is."""
         return {name: region.map("write") for name, region in self.regions.items()}
@@ -118,6 +150,22 @@ class Memory:
         """Close the descriptors."""
         for region in self.regions.values():
             region.close()
+
+
+def map_descriptor(fd: int, size: int, access: Access) -> memoryview:
+    """Map memory that a process was given while it ran. It stays mapped for as long as a view is used.
+
+    Not by Python's mmap, which asks the kernel about the descriptor: no child's system call filter lets that through.
+    """
+    prot = mmap.PROT_READ | (mmap.PROT_WRITE if access == "write" else 0)
+    at = _libc.mmap(None, size, prot, mmap.MAP_SHARED, fd, 0)
+    if at in (None, _MAP_FAILED):
+        number = ctypes.get_errno()
+        raise OSError(number, f"shared memory cannot be mapped: {os.strerror(number)}")
+    found = (ctypes.c_ubyte * size).from_address(at)
+    weakref.finalize(found, _libc.munmap, at, size).atexit = False
+    view = memoryview(found).cast("B")
+    return view if access == "write" else view.toreadonly()
 
 
 def anonymous(sizes: Mapping[str, int]) -> dict[str, memoryview]:

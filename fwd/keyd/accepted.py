@@ -53,6 +53,13 @@ class Accepted:
         )
         self.version += 1
 
+    def end_one_by(self, spi: int, until_ms: int) -> None:
+        """This SA ends by then."""
+        keys = self._own.get(spi)
+        if keys is not None:
+            self._own[spi] = replace(keys, deadline_ms=earlier(keys.deadline_ms, until_ms))
+            self.version += 1
+
     @property
     def has_inherited(self) -> bool:
         return bool(self._inherited)

@@ -83,6 +83,16 @@ class Guarded(Barrier):
         self.touched = True
         return self.peering is not None
 
+    def retry(self, now: float) -> None:
+        """Begin at once, if there is no IKE: what was in its way may have gone."""
+        if self.peering is None:
+            self._again_at = self.due = now
+
+    def close(self, now: float) -> None:
+        """End the peering's IKE for good."""
+        self.use(IkePeering.close, now, None)
+        self.peering = self._again_at = None
+
     def use(self, act: Callable[[IkePeering], _T], now: float, otherwise: _T) -> _T:
         """What `act` returns; `otherwise` if there is no IKE, or none any more."""
         if self.peering is None:

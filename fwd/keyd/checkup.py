@@ -53,6 +53,11 @@ class Checkup:
         self._due_at = float("-inf")
         self.peer: Trusted | None = None  # what the far gateway has proved itself by
 
+    def change(self, peering: Peering, credentials: Credentials) -> None:
+        """Look at others, at the next tick."""
+        self._peering, self._credentials = peering, credentials
+        self._due_at = float("-inf")
+
     def tick(self, now: float) -> None:
         """Look at them if it is time, and log what is new."""
         if now < self._due_at:

@@ -45,6 +45,10 @@ class MemberKeys:
         self._learn(now)
         self.refresh()
 
+    def change(self, peering: Peering) -> None:
+        """Renew by other times from now on."""
+        self._peering = peering
+
     def tick(self, now: float) -> None:
         """Follow what the shared words say, and renew what is due."""
         changed = self._learn(now)

@@ -25,11 +25,13 @@ from fwd.keyd.mailbox import KeydPeering
 from fwd.keyd.narrower import Narrower
 from fwd.keyd.pair import Times
 from fwd.keyd.pairs import SPARES, MemberPairs
-from fwd.keyd.proof import Proof
+from fwd.keyd.placing import place_peer
+from fwd.keyd.proof import Doubt, Proof
 from fwd.keyd.record import Record
 from fwd.keyd.refusals import Refusals
 from fwd.keyd.renewal import Renewal
 from fwd.keyd.shown import concern, shown, unanswered_s
+from fwd.model.config import Peering
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Credentials
 from fwd.proto.ike.causes import By
@@ -55,7 +57,6 @@ from fwd.proto.ike.exchanges import resource
 from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import Notify, notify_name
 from fwd.proto.ike.sa import IkeSa
-from fwd.proto.ike.states import State
 from fwd.proto.ike.table import Commons
 from fwd.proto.logged import event
 
@@ -86,8 +87,8 @@ class IkePeering:
         self.connection = connection_of(peering, credentials, self._terms)
         self._checkup = Checkup(peering, credentials)
         self._times = Times(float(peering.rekey_time), peering.life_s)
-        proof = Proof(credentials, self.connection.local_id, self.connection.remote_id)
-        self.members = [MemberPairs(i, one, self._times, proof) for i, one in enumerate(parts.members)]
+        self._proof = self._proof_of(credentials)
+        self.members = [MemberPairs(i, one, self._times, self._proof) for i, one in enumerate(parts.members)]
         self._judge_inherited(now)
         self._renewal = Renewal(self._times, float(peering.ike.reauth_time))
         self._peering_shared = parts.shared
@@ -119,11 +120,55 @@ class IkePeering:
         """What SAs of before rest on may have changed since: by SIGHUP, or while keyd was away."""
         assert self.peering.ike is not None
         reasons = {member.judge_inherited(float(self.peering.ike.grace), now) for member in self.members}
-        self._inherited_end = ", ".join(sorted(reasons - {""}))
-        if self._inherited_end:
-            told = event("ike.inherited_end", peering=self.name, reason=self._inherited_end)
-            log.warning("%s: the SAs of before end within %d s: %s", self.name, self.peering.ike.grace,
-                        self._inherited_end, extra=told)  # fmt: skip
+        self._note_end(", ".join(sorted(reasons - {""})))
+
+    def _proof_of(self, credentials: Credentials) -> Proof:
+        return Proof(credentials, self.connection.local_id, self.connection.remote_id)
+
+    def _note_end(self, reason: str) -> None:
+        """Tell why SAs of before end early, if they do."""
+        assert self.peering.ike is not None
+        self._inherited_end = reason
+        if reason:
+            told = event("ike.inherited_end", peering=self.name, reason=reason)
+            grace = self.peering.ike.grace
+            log.warning("%s: the SAs of before end within %d s: %s", self.name, grace, reason, extra=told)
+
+    def change(self, peering: Peering, credentials: Credentials, now: float) -> None:
+        """Take other times, words and secrets for what comes next; what rests on secrets of before ends after `grace`.
+
+        Subnets, addresses, ports and members are the same (supervise/standing.py).
+        """
+        before, self.peering = self.peering, peering
+        assert before.ike is not None
+        assert peering.ike is not None
+        self.connection = connection_of(peering, credentials, self._terms)
+        self._times = Times(float(peering.rekey_time), peering.life_s)
+        self._endpoint.change(self.connection)
+        self._checkup.change(peering, credentials)
+        self._narrower.change(peering)
+        self._record.change(peering, auth.name_of(self.connection.remote_id))
+
+        # What both sides have proved may hold no more: then they are to do so anew, while that still serves.
+        before_that, self._proof = self._proof, self._proof_of(credentials)
+        doubt = Doubt(self._proof, before_that, float(peering.ike.grace), now)
+        for member in self.members:
+            member.change(self._times, doubt)
+        if reason := doubt.reason([sa.standing.chain for sa in self._endpoint.sas(self.name)]):
+            self._note_end(reason)
+            self._endpoint.distrust(self.name, doubt.ends, reason, now)
+        self._renewal.change(self._times, float(peering.ike.reauth_time), reason)
+        self._change_start(before.ike.start_action, peering.ike.start_action, now)
+        self.news = True
+
+    def _change_start(self, before: str, after: str, now: float) -> None:
+        """Begin, or leave that to the peer from now on, if that is what has changed."""
+        if after != before:
+            self._starts = after == "start"
+            self._begin_at = now if self._starts and not self._endpoint.begun(self.name) else None
+        elif self._begin_at is not None:
+            self._begin_at = now  # what the last attempt failed by may have changed
+            self._again_s = AGAIN_S
 
     # -- datagrams and time ---------------------------------------------------------------------------------------
 
@@ -351,14 +396,8 @@ class IkePeering:
     def _place_peer(self) -> None:
         """Tell members where theirs are, and whether a NAT stands before us."""
         sa = self._endpoint.established(self.name)
-        if sa is None:
-            return
-        theirs = self._far_terms
-        # Where all share one port with IKE, a NAT's port for it is the members', too.
-        of_ike = theirs is None or (theirs.one_port and self.peering.shared_port)
-        for index, shared in enumerate(self._shared):
-            shared.far.put(sa.remote if theirs is None or of_ike else (sa.remote[0], theirs.port_of(index)))
-            shared.keepalive[0] = int(sa.peer.sees_nat and not self.peering.shared_port)
+        if sa is not None:
+            place_peer(self._shared, sa, self._far_terms, shared_port=self.peering.shared_port)
 
     def _child_up(self, what: ChildUp, now: float) -> None:
         child = what.child
@@ -448,7 +487,6 @@ class IkePeering:
             self._begin_at = now
 
     def stopping(self, now: float) -> None:
-        """fwd goes: tell the peer."""
-        if any(sa.state is State.ESTABLISHED for sa in self._endpoint.sas(self.name)):
-            self._record.stopped(self._endpoint.sas(self.name), now)
-            self._endpoint.terminate(self.name, now, by=By.STOP)
+        """fwd goes, or this peering does: tell the peer."""
+        self._record.stopped(self._endpoint.sas(self.name), now)
+        self._endpoint.say_farewell(self.name)

@@ -35,13 +35,31 @@ class Inbox:
     """All sockets. `marked`: where ESP comes, too, so that IKE is told by four zeros (RFC 3948 §2.2)."""
 
     def __init__(self, sockets: Sequence[socket.socket], marked: Collection[Address]) -> None:
-        self._sockets: dict[Address, socket.socket] = {sock.getsockname()[:2]: sock for sock in sockets}
-        self._addresses = {sock.fileno(): address for address, sock in self._sockets.items()}
-        self._marked = marked
+        self._sockets: dict[Address, socket.socket] = {}
+        self._addresses: dict[int, Address] = {}
+        self.marked = marked
+        for sock in sockets:
+            self.add(sock)
 
     def fds(self) -> list[int]:
         """To wait for."""
         return list(self._addresses)
+
+    def add(self, sock: socket.socket) -> int:
+        """Listen on one more; returns its descriptor."""
+        address: Address = sock.getsockname()[:2]
+        self._sockets[address], self._addresses[sock.fileno()] = sock, address
+        return sock.fileno()
+
+    def remove(self, address: Address) -> int | None:
+        """Close the socket of an address, if there is one; returns the descriptor that it had."""
+        sock = self._sockets.pop(address, None)
+        if sock is None:
+            return None
+        fd = sock.fileno()
+        del self._addresses[fd]
+        sock.close()
+        return fd
 
     def messages(self, readable: Iterable[int]) -> Iterator[Message]:
         """What has come on these descriptors, until nothing is left or READ_S is over."""
@@ -64,7 +82,7 @@ class Inbox:
                     continue  # ICMP about something that we have sent
 
                 # Where ESP comes, too, four zeros tell IKE from it.
-                if local in self._marked:
+                if local in self.marked:
                     if data[: len(_MARKER)] != _MARKER:
                         continue
                     data = data[len(_MARKER) :]
@@ -75,12 +93,12 @@ class Inbox:
 
     def send(self, datagram: Datagram) -> None:
         """As good as lost if it cannot be: it is sent again."""
-        marker = _MARKER if datagram.local in self._marked else b""
+        marker = _MARKER if datagram.local in self.marked else b""
         self._send(marker + datagram.data, datagram.local, datagram.remote)
 
     def keep_alive(self, local: Address, remote: Address) -> None:
         """Keep a NAT's mapping of a port where ESP comes, too (RFC 3948 §2.3)."""
-        if local in self._marked:
+        if local in self.marked:
             self._send(KEEPALIVE, local, remote)
 
     def _send(self, data: bytes, local: Address, remote: Address) -> None:

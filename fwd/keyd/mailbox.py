@@ -36,6 +36,11 @@ class KeydMember:
     control: socket.socket
     memory: tuple[socket.socket, socket.socket] | None = None  # both ends of the second pair (IKE only)
 
+    def close(self) -> None:
+        """Close keyd's ends."""
+        for sock in (self.boot, self.boot_far, self.control, *(self.memory or ())):
+            sock.close()
+
 
 @dataclass(frozen=True)
 class KeydPeering:

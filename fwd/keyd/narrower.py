@@ -28,6 +28,10 @@ class Narrower:
         self._held: dict[int, Narrowed] = {}
         self._words: dict[int, dict[str, Any]] = {}  # for the status
 
+    def change(self, peering: Peering) -> None:
+        """Compare with what is configured now."""
+        self._peering = peering
+
     def note(self, member: int, held: Narrowed | None) -> None:
         """A member's newest Child SA is held to this; logged when it changes."""
         if held == self._held.get(member):

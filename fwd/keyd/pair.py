@@ -47,9 +47,11 @@ class Pair:
     keys: ChildKeys
     receiver: Accepted  # who has its inbound half
     standing: Standing  # of the IKE SA that it was made on
+    times: Times  # that were in force then
     made_at: float
     ready_at: float  # the far side has its half, too
     ends_at: float = float("inf")
+    ends_early: bool = False  # than its SAs say that were handed out already
     ready: bool = False
     share: float = field(default_factory=lambda: 1 - _JITTER * os.urandom(1)[0] / 255)  # of its time, then replaced
     taken_at: float = 0.0  # when it was sent on first
@@ -68,14 +70,9 @@ class Pair:
         """A pair as it is negotiated; who has answered is ahead of who has asked, by `wait_s` at most."""
         ends_at = min(now + times.life_s if times.life_s else float("inf"), standing.ends_at)
         if ends_at != float("inf"):
-            deadline_ms = max(1, int(ends_at * 1000))
-            keys = replace(
-                keys,
-                inbound=replace(keys.inbound, deadline_ms=deadline_ms),
-                outbound=replace(keys.outbound, deadline_ms=deadline_ms),
-            )
+            keys = _ending(keys, ends_at)
         return cls(
-            keys, receiver, standing, now, now if keys.initiated else now + wait_s, ends_at, ready=keys.initiated
+            keys, receiver, standing, times, now, now if keys.initiated else now + wait_s, ends_at, ready=keys.initiated
         )
 
     @property
@@ -88,5 +85,21 @@ class Pair:
         return self.ready and not self.used and self.gone_at is None and self.successor is None
 
     def is_old(self, times: Times, now: float) -> bool:
-        """Whether it is time to replace it."""
-        return bool(times.replace_s) and now >= self.made_at + times.replace_s * self.share
+        """Whether it is time to replace it: shorter times hold at once, longer ones would let it end first."""
+        replace_s = min((one.replace_s for one in (times, self.times) if one.replace_s), default=float("inf"))
+        return now >= self.made_at + replace_s * self.share
+
+    def again_s(self, times: Times) -> float:
+        """Between two attempts to replace it."""
+        return min(times.again_s, self.times.again_s)
+
+    def end_by(self, at: float) -> None:
+        """Let it end earlier than it was to."""
+        self.ends_at, self.ends_early = at, True
+        self.keys = _ending(self.keys, at)
+
+
+def _ending(keys: ChildKeys, at: float) -> ChildKeys:
+    deadline_ms = max(1, int(at * 1000))
+    inbound, outbound = (replace(one, deadline_ms=deadline_ms) for one in (keys.inbound, keys.outbound))
+    return replace(keys, inbound=inbound, outbound=outbound)

@@ -23,7 +23,7 @@ from fwd.datapath.shared import LinkWord
 from fwd.keyd.accepted import Accepted, earlier
 from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, Mailbox
 from fwd.keyd.pair import Pair, Times
-from fwd.keyd.proof import Note, Proof
+from fwd.keyd.proof import CHANGED, Doubt, Note, Proof
 from fwd.proto.ike.causes import By
 from fwd.proto.ike.events import ChildKeys, Standing
 from fwd.proto.sa import EventKind, SaKeys
@@ -65,6 +65,7 @@ class MemberPairs:
         if self._before is not None:
             self.lack = By.RELOAD
         self._untold = False  # the living member has yet to hear that its SAs end by then
+        self._orphans_until_ms = 0  # when those end at the latest
 
     # -- what a predecessor has left -----------------------------------------------------------------------------
 
@@ -75,14 +76,31 @@ class MemberPairs:
         elif reason := self._proof.why_revoked(self._before):
             grace_s = 0.0
         elif not self._proof.is_that_of(self._before):
-            reason = "the secret, CAs or identities have changed"
+            reason = CHANGED
         if reason:
-            self._until_ms = max(1, int((now + grace_s) * 1000))
-            self._untold = True
-            self.accepted.end_by(self._until_ms)
+            until_ms = self._orphans_until_ms = max(1, int((now + grace_s) * 1000))
+            self.accepted.end_by(until_ms)
+            if self._current is None:
+                self._end_outbound_by(until_ms)
         self._tell_accepted()
         self._remember()
         return reason
+
+    def change(self, times: Times, doubt: Doubt) -> None:
+        """Go by other times and another proof; what rests on one of before, and holds no more, ends early."""
+        self._times, self._proof = times, doubt.proof
+        for pair in self._pairs.values():
+            at = doubt.ends(pair.standing)
+            if at < pair.ends_at:
+                pair.end_by(at)
+                pair.receiver.end_one_by(pair.spi, pair.keys.inbound.deadline_ms)
+                if pair is self._current:
+                    self._end_outbound_by(pair.keys.outbound.deadline_ms)
+        self.judge_inherited(doubt.grace_s, doubt.now)
+
+    def _end_outbound_by(self, until_ms: int) -> None:
+        """Let what the incarnation that lives sends on end by then; later ones take records that say so."""
+        self._until_ms, self._until_of, self._untold = until_ms, self._shared.process.incarnation, True
 
     # -- what IKE tells -----------------------------------------------------------------------------------------
 
@@ -183,6 +201,9 @@ class MemberPairs:
         if pair is None or pair is self._current:
             return
         self._until_ms = 0
+        if pair.ends_early:  # it was taken before its record could say so
+            self._end_outbound_by(pair.keys.outbound.deadline_ms)
+            self._told = -1
         pair.used = True
         pair.taken_at = now
         pair.left = False
@@ -257,7 +278,7 @@ class MemberPairs:
         """
         if not self._is_fresh(current):
             return self._is_fresh(pair)
-        unheard = current.successor is None and now >= current.asked_at + self._times.again_s
+        unheard = current.successor is None and now >= current.asked_at + current.again_s(self._times)
         near = current.asked_at > float("-inf") and current.is_old(self._times, now)
         return near and unheard and not pair.is_old(self._times, now)
 
@@ -291,7 +312,7 @@ class MemberPairs:
                 continue
             asked = max(pair.taken_at, pair.asked_at)
             bereft = in_use and alone and not self._sends() and now >= asked + BEREFT_S
-            old = pair.is_old(self._times, now) and now >= pair.asked_at + self._times.again_s
+            old = pair.is_old(self._times, now) and now >= pair.asked_at + pair.again_s(self._times)
             if bereft or (not hold and (old or (in_use and renew))):
                 pair.asked_at = now
                 found.append((pair.spi, By.DEATH if bereft else (renew if in_use else None) or By.TIMER))
@@ -354,8 +375,6 @@ class MemberPairs:
     def _tell(self, outbound: SaKeys | None) -> bool:
         """Tell the living member; False: it has no room, and is told what it accepts once more at the next tick."""
         incarnation = self._shared.process.incarnation
-        if self._until_of is None:
-            self._until_of = incarnation
         until_ms = self._until_ms if outbound is None and incarnation == self._until_of else 0
         if not self._mailbox.update(self.accepted.all(), outbound, until_ms=until_ms):
             self._told = -1
@@ -392,7 +411,7 @@ class MemberPairs:
         ours = {pair.keys.outbound.key for pair in self._pairs.values()}  # the peer chooses SPIs, and may repeat one
         waiting = {keys.key for keys in records}
         self._orphans = [
-            replace(keys, deadline_ms=earlier(keys.deadline_ms, self._until_ms))
+            replace(keys, deadline_ms=earlier(keys.deadline_ms, self._orphans_until_ms))
             for keys in records
             if keys.key not in ours
         ]

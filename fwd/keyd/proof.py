@@ -14,16 +14,19 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fwd.proto.ike import trust
 from fwd.proto.ike.auth import Certificates, Credentials, Psk
+from fwd.proto.ike.events import Standing
 from fwd.proto.ike.payloads import Identity
 
 _KEY_BYTES = _DIGEST_BYTES = 32
 _LENGTH = struct.Struct(">I")
+CHANGED: Final = "the secret, CAs or identities have changed"
 Chain = Sequence[x509.Certificate]
 
 
@@ -60,19 +63,50 @@ class Proof:
         found = {tuple(one.public_bytes(Encoding.DER) for one in chain) for chain in chains if chain}
         return Note(self._key, hmac.digest(self._key, self._octets, "sha256"), tuple(sorted(found)))
 
+    def is_that_by(self, before: Proof) -> bool:
+        """Whether what they authenticated by before is the same."""
+        return hmac.compare_digest(self._octets, before._octets)
+
+    def why_chain_revoked(self, chain: Chain) -> str:
+        """Say which of a peer's certificates a CRL names; empty: none."""
+        return trust.why_revoked(chain, self._credentials.rules) if isinstance(self._credentials, Certificates) else ""
+
     def is_that_of(self, note: Note) -> bool:
         """Whether the note's SAs were authenticated by the same secret or CAs, and between the same identities."""
         return hmac.compare_digest(note.digest, hmac.digest(note.key, self._octets, "sha256"))
 
     def why_revoked(self, note: Note) -> str:
         """Say which of the peer's certificates a CRL names; empty: none."""
-        if not isinstance(self._credentials, Certificates):
-            return ""
         for chain in note.chains:
-            found = [x509.load_der_x509_certificate(data) for data in chain]
-            if reason := trust.why_revoked(found, self._credentials.rules):
+            if reason := self.why_chain_revoked([x509.load_der_x509_certificate(data) for data in chain]):
                 return reason
         return ""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Whether what was proved before still holds, now that both are to prove themselves by `proof`."""
+
+    proof: Proof
+    before: Proof
+    grace_s: float
+    now: float
+
+    @property
+    def changed(self) -> bool:
+        """Whether secret, CAs or identities are others."""
+        return not self.proof.is_that_by(self.before)
+
+    def ends(self, standing: Standing) -> float:
+        """Return when what rests on this ends at the latest, on keyd's clock."""
+        if self.proof.why_chain_revoked(standing.chain):
+            return self.now
+        return self.now + self.grace_s if self.changed else float("inf")
+
+    def reason(self, chains: Iterable[Chain]) -> str:
+        """Say why something ends; empty: nothing does. `chains`: of the peer's certificates."""
+        revoked = {self.proof.why_chain_revoked(chain) for chain in chains} - {""}
+        return ", ".join(sorted(revoked)) or (CHANGED if self.changed else "")
 
 
 def _of_credentials(credentials: Credentials) -> list[bytes]:

@@ -43,6 +43,10 @@ class Record:
         self._told_at: dict[str, float] = {}
         self._children: dict[int, tuple[int, int]] = {}  # by our SPI: the member, and the peer's SPI
 
+    def change(self, peering: Peering, peer: str) -> None:
+        """Tell of it as it is now."""
+        self._peer, self._wanted = peer, peering.audit
+
     # -- SAs ------------------------------------------------------------------------------------------------------
 
     def ike_up(self, what: IkeUp, now: float) -> None:

@@ -34,6 +34,13 @@ class Renewal:
         self._wait_s = times.again_s
         self._standing: Standing | None = None  # of the last authentication
         self._moving_until: float | None = None
+        self._outdated = ""  # why what the last authentication rests on holds no more
+
+    def change(self, times: Times, reauth_s: float, outdated: str) -> None:
+        """Go by other times. `outdated`: why to begin at once, until that has come to something; empty: no reason."""
+        self._times, self._reauth_s = times, reauth_s
+        if outdated:
+            self._outdated, self._not_before = outdated, 0.0
 
     def reason(self, sa: IkeSa, *, in_need: bool, bare: bool, now: float) -> tuple[str, By]:
         """Why to begin now, and by what; empty: there is no reason. `sa` is the IKE SA that speaks for the peering.
@@ -51,6 +58,8 @@ class Renewal:
 
     def _reason(self, sa: IkeSa, *, in_need: bool, bare: bool, now: float) -> tuple[str, By]:
         standing = sa.standing
+        if self._outdated:
+            return self._outdated, By.RELOAD
         if self._reauth_s and now >= standing.authenticated_at + self._reauth_s * self._share:
             return "reauth_time", By.TIMER
         left_s = standing.ends_at - standing.authenticated_at
@@ -63,6 +72,7 @@ class Renewal:
     def established(self, standing: Standing, now: float) -> bool:
         """The peer has proved who it is; True: anew, so that all of before is to be replaced."""
         before, self._standing = self._standing, standing
+        self._outdated = ""
         self._share = 1 - _JITTER * os.urandom(1)[0] / 255
         if before is None or at_once(before, standing):
             return False

@@ -10,21 +10,24 @@ What a turn of the loop does is bounded in time, and what goes wrong in one peer
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
+import os
 import select
 import signal
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from fwd.datapath.clock import boot_s
 from fwd.datapath.shared import Board, GatewayShared
 from fwd.keyd.barrier import Barrier, Guarded
+from fwd.keyd.changes import Changes
 from fwd.keyd.epochs import MemberKeys
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.inbox import Inbox, Message
@@ -33,8 +36,9 @@ from fwd.keyd.report import report
 from fwd.keyd.reveal import KeyLog
 from fwd.keyd.secrets import SecretError, credentials
 from fwd.keyd.source import LabSource
+from fwd.model.config import Peering
 from fwd.proto.ike.endpoint import Endpoint
-from fwd.proto.ike.events import Datagram
+from fwd.proto.ike.events import Address, Datagram
 from fwd.proto.ike.numbers import Exchange
 from fwd.proto.ike.table import Commons, our_spi
 from fwd.proto.logged import event
@@ -61,6 +65,7 @@ class KeydParts:
     sockets: Sequence[socket.socket]  # IKE's, bound and non-blocking
     commands: socket.socket  # of users, by way of the agent
     key_log: int | None = None  # where keys are revealed, if the user has asked for it
+    channel: socket.socket | None = None  # by which the supervisor tells of changes
 
 
 def run(parts: KeydParts) -> None:
@@ -76,43 +81,126 @@ class Service:
         self._key_log = KeyLog(parts.key_log) if parts.key_log is not None else None
         self._commons = Commons()
         self._lab, self._own = Barrier("lab keys"), Barrier("keyd")
-        self._derived: list[MemberKeys] = []
+        self._peerings: dict[str, KeydPeering] = {}
+        self._derived: dict[str, list[MemberKeys]] = {}
         self._guards: list[Guarded] = []
         self._of_endpoint: dict[Endpoint, Guarded] = {}
         self._of_path: dict[tuple[str, int, str], list[Guarded]] = defaultdict(list)
         self._stopping = False
         self._tick_at = self._told_at = self._news_at = now
-        marked = {(str(p.peering.local_addrs), p.peering.port) for p in parts.peerings if p.peering.shared_port}
-        self._inbox = Inbox(parts.sockets, marked)
-        for peering in parts.peerings:
-            if peering.peering.ike is None:
-                self._lab.call(partial(self._derive, peering, now), now)
-            else:
-                self._guards.append(Guarded(peering.peering.name, partial(self._negotiate, peering), now))
-            self._beat()  # private keys take their time to load
-        self._know_places()
-        self._poll, self._handlers = select.poll(), self._hearers()
-        for fd in [*self._handlers, *self._inbox.fds()]:
+        self._inbox = Inbox(parts.sockets, ())
+        self._poll = select.poll()
+        self._handlers: dict[int, Callable[[float], None]] = {}  # what to call when one is readable
+        for fd in self._inbox.fds():
             self._poll.register(fd, select.POLLIN)
+        commands = Barrier("commands")
+        self._listen(parts.commands, lambda now: commands.call(lambda: self._obey(now), now))
+        if parts.channel is not None:
+            self._listen(parts.channel, Changes(parts.channel, self).hear)
+        for peering in parts.peerings:
+            self.add(peering, now)
+
+    # -- peerings that come, change and go --------------------------------------------------------------------------
+
+    def add(self, parts: KeydPeering, now: float) -> None:
+        """Begin a peering."""
+        name = parts.peering.name
+        assert name not in self._peerings
+        self._peerings[name] = parts
+        if parts.peering.ike is None:
+            self._derived[name] = []
+            self._lab.call(partial(self._derive, parts, now), now)
+        else:
+            guard = Guarded(name, partial(self._negotiate, name), now)
+            self._guards.append(guard)
+            for index, member in enumerate(parts.members):
+                self._listen(member.control, partial(_hear, guard, index))
+        self._know_places()
+        self._beat()  # private keys take their time to load
+
+    def remove(self, name: str, now: float) -> None:
+        """End a peering, and tell its peer once: fwd does not wait for the answer."""
+        parts = self._peerings.pop(name, None)
+        if parts is None:
+            return
+        for guard in [guard for guard in self._guards if guard.name == name]:
+            self._say_goodbye(guard, now)
+            guard.close(now)
+            self._guards.remove(guard)
+        self._derived.pop(name, None)
+        for member in parts.members:
+            self._forget(member.control.fileno())
+            member.close()
+        if parts.peering.ike is not None:  # the lab's secret may be another peering's, too
+            _close(parts.fds)
+        self._know_places()
+        self._told_at = float("-inf")
+        del parts, member
+        gc.collect()  # what was mapped goes with the last that refers to it
+
+    def change(self, peering: Peering, fds: dict[str, int], now: float) -> None:
+        """Take a peering's other parameters, and secrets if there are descriptors; what cannot be used changes none."""
+        try:
+            before = self._peerings[peering.name]
+            parts = replace(before, peering=peering, fds=fds or before.fds)
+            known = credentials(peering.keys, parts.fds) if peering.ike is not None else None
+        except BaseException:
+            _close(fds)
+            raise
+        if fds:
+            _close(before.fds)
+        self._peerings[peering.name] = parts
+        for member in self._derived.get(peering.name, ()):
+            member.change(peering)
+        for guard in self._guards:
+            if guard.name == peering.name and known is not None:
+                guard.use(lambda of: of.change(peering, known, now), now, None)
+                guard.retry(now)
+        self._know_places()
+
+    def change_sockets(self, close: Iterable[Address], opened: Iterable[socket.socket]) -> None:
+        """Listen on other sockets for IKE."""
+        for address in close:
+            if (fd := self._inbox.remove(address)) is not None:
+                self._poll.unregister(fd)
+        for sock in opened:
+            if (fd := self._inbox.remove(sock.getsockname()[:2])) is not None:
+                self._poll.unregister(fd)
+            self._poll.register(self._inbox.add(sock), select.POLLIN)
+
+    def _listen(self, sock: socket.socket, act: Callable[[float], None]) -> None:
+        self._handlers[sock.fileno()] = act
+        self._poll.register(sock, select.POLLIN)
+
+    def _forget(self, fd: int) -> None:
+        if self._handlers.pop(fd, None) is not None:
+            self._poll.unregister(fd)
 
     def _derive(self, parts: KeydPeering, now: float) -> None:
         source = LabSource(parts.fds["secret"], parts.peering)
         for index, member in enumerate(parts.members):
-            self._derived.append(MemberKeys(parts.peering, index, source, member, now))
+            one = MemberKeys(parts.peering, index, source, member, now)
+            self._derived[parts.peering.name].append(one)
+            self._listen(member.control, partial(self._hear_lab, one))
 
-    def _negotiate(self, parts: KeydPeering, now: float) -> IkePeering | None:
+    def _hear_lab(self, member: MemberKeys, now: float) -> None:
+        self._lab.call(lambda: member.hear(now), now)
+
+    def _negotiate(self, name: str, now: float) -> IkePeering | None:
         """A peering's IKE, or None if its files say nothing that could be used."""
-        peering = parts.peering
+        parts = self._peerings[name]
         try:
-            known = credentials(peering.keys, parts.fds)
+            known = credentials(parts.peering.keys, parts.fds)
         except SecretError as error:
-            told = event("ike.no_keys", peering=peering.name)
-            log.error("peering %s has no keys: %s", peering.name, error, extra=told)
+            told = event("ike.no_keys", peering=name)
+            log.error("peering %s has no keys: %s", name, error, extra=told)
             return None
         return IkePeering(parts, known, now, self._key_log, self._commons)
 
     def _know_places(self) -> None:
         """Look up anew which endpoint is whose, and which have connections between the same addresses."""
+        of = [parts.peering for parts in self._peerings.values()]
+        self._inbox.marked = {(str(one.local_addrs), one.port) for one in of if one.shared_port}
         self._of_endpoint.clear()
         self._of_path.clear()
         for guard in self._guards:
@@ -131,14 +219,16 @@ class Service:
         while not self._stopping:
             due = min([self._tick_at, *(guard.due for guard in self._guards)])
             self.turn(max(0.0, due - boot_s()))
-        self._say_goodbye()
+        now = self._beat()
+        for guard in self._guards:
+            self._say_goodbye(guard, now)
 
     def turn(self, wait_s: float) -> None:
         """Once around: what has come, after `wait_s` at the latest, and what is due."""
         ready = [fd for fd, _ in self._poll.poll(wait_s * 1000)]
         now = self._beat()
         for fd in ready:
-            if fd in self._handlers:
+            if fd in self._handlers:  # and still is, whatever those before have done
                 self._handlers[fd](now)
         # Each of these has barriers for each peering; what is left is for no peering.
         self._own.call(lambda: self._receive(ready, now), now)
@@ -146,11 +236,9 @@ class Service:
         self._own.call(lambda: self._tick(now), now)
         self._own.call(lambda: self._tell(now), now)
 
-    def _say_goodbye(self) -> None:
-        now = self._beat()
-        for guard in self._guards:
-            guard.use(lambda peering: peering.stopping(now), now, None)
-            self._send(guard, now, regular=False)
+    def _say_goodbye(self, guard: Guarded, now: float) -> None:
+        guard.use(lambda peering: peering.stopping(now), now, None)
+        self._send(guard, now, regular=False)
 
     def _on_stop(self, *_: object) -> None:
         self._stopping = True
@@ -161,27 +249,6 @@ class Service:
         return boot_s()
 
     # -- what comes -----------------------------------------------------------------------------------------------
-
-    def _hearers(self) -> dict[int, Callable[[float], None]]:
-        """What to call when a descriptor is readable, apart from IKE's sockets."""
-
-        def hear_lab(member: MemberKeys, now: float) -> None:
-            self._lab.call(lambda: member.hear(now), now)
-
-        def hear(guard: Guarded, index: int, now: float) -> None:
-            guard.use(lambda peering: peering.hear(index, now), now, None)
-
-        handlers: dict[int, Callable[[float], None]] = {
-            member.control.fileno(): partial(hear_lab, member) for member in self._derived
-        }
-        for parts in self._parts.peerings:
-            for guard in self._guards:
-                if guard.name == parts.peering.name:
-                    for index, member in enumerate(parts.members):
-                        handlers[member.control.fileno()] = partial(hear, guard, index)
-        commands = Barrier("commands")
-        handlers[self._parts.commands.fileno()] = lambda now: commands.call(lambda: self._obey(now), now)
-        return handlers
 
     def _obey(self, now: float) -> None:
         """What a user wants of a peering. The agent, by which it comes, is not trusted with keyd's life."""
@@ -221,7 +288,7 @@ class Service:
         regular = now >= self._tick_at
         if regular:
             self._tick_at = now + TICK_S
-            for member in self._derived:
+            for member in [one for members in self._derived.values() for one in members]:
                 self._lab.call(partial(member.tick, now), now)
         for guard in self._guards:
             if guard.due <= now and guard.begin(now):
@@ -250,6 +317,15 @@ class Service:
         told = {guard.name: guard.tell(now) for guard in self._guards}
         self._parts.gateway.ike.put(report({name: one for name, one in told.items() if one}, Board.SIZE))
         self._told_at = self._news_at = now
+
+
+def _hear(guard: Guarded, index: int, now: float) -> None:
+    guard.use(lambda peering: peering.hear(index, now), now, None)
+
+
+def _close(fds: dict[str, int]) -> None:
+    for fd in fds.values():
+        os.close(fd)
 
 
 def _tick_if_due(now: float, peering: IkePeering, *, regular: bool) -> None:

@@ -28,7 +28,18 @@ from fwd.files import why_not_believed
 from fwd.model.keys import IkeKeys, Keys, LabKeys
 from fwd.model.mistakes import first_reason
 from fwd.model.subnets import SUBNETS_MAX, first_shared
-from fwd.model.words import ConfigError, HostAddress, Network, Payload, Restart, Seconds, SocketPath, Strict, Subnet
+from fwd.model.words import (
+    ConfigError,
+    HostAddress,
+    Live,
+    Network,
+    Payload,
+    Restart,
+    Seconds,
+    SocketPath,
+    Strict,
+    Subnet,
+)
 from fwd.proto.sa import Life
 
 MEMBERS_MAX = 64
@@ -66,12 +77,12 @@ class Peering(Strict):
     )
     esn: Restart[bool] = Field(default=True, description="64-bit extended sequence numbers")
     replay_window: Restart[int] = Field(default=1024, ge=1024, le=65536, description="packets, by number")
-    rekey_time: Restart[Seconds] = Field(default=3600, ge=0, le=7 * 86400, description="0: only by count and octets")
+    rekey_time: Live[Seconds] = Field(default=3600, ge=0, le=7 * 86400, description="0: only by count and octets")
     rekey_packets: Restart[int] = Field(default=2**31, ge=1024, le=2**32 - 2**20, description="soft limit of an SA")
     rekey_bytes: Restart[int] = Field(
         default=0, ge=0, le=2**60, description="soft limit in octets of ESP; 0: 0.9 × life_bytes"
     )
-    life_time: Restart[Seconds | None] = Field(
+    life_time: Live[Seconds | None] = Field(
         default=None,
         ge=0,
         le=8 * 86400,

@@ -210,7 +210,8 @@ def _give_up_rights(kind: str, user: tuple[int, int], parent_pid: int) -> None:
     if kind in _HOT:
         # One that wakes up does not push another off its core: bursts grow under load, nothing waits when idle.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    privileges.limit(_BYTES_MORE_MAX, _DESCRIPTORS_MORE_MAX)
+    # keyd is given those of peerings that come later, of which the supervisor has as many.
+    privileges.limit(_BYTES_MORE_MAX, None if kind == "keyd" else _DESCRIPTORS_MORE_MAX)
     privileges.drop(*user, parent_pid)
     sandbox.enter(kind)
 

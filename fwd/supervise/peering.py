@@ -51,6 +51,7 @@ class KeyMaterial:
 
     fds: dict[str, int]  # by the configuration's word (keyd.secrets)
     seen: tuple[object, ...] = ()  # what tells whether the files are others by now (standing.py)
+    version: int = 0  # goes up when they are others
     _next_epochs: dict[_KeyName, int] = field(default_factory=dict)
     _heard: dict[_KeyName, list[int]] = field(default_factory=dict)
 
@@ -91,9 +92,11 @@ class _Pairs:
             sock.setblocking(False)
         return cls(*pairs[0], *pairs[1], pairs[2])
 
-    def keyd_fds(self) -> set[int]:
+    def for_keyd(self) -> dict[str, int]:
         """What keyd has of them: its ends, and the far one of the boot records, to take them back."""
-        return {s.fileno() for s in (self.boot_keyd, self.boot_member, self.control_keyd, *self.memory)}
+        near, far = self.memory
+        named = {"boot": self.boot_keyd, "boot_far": self.boot_member, "control": self.control_keyd}
+        return {name: sock.fileno() for name, sock in {**named, "memory": near, "memory_far": far}.items()}
 
     def close(self) -> None:
         for sock in (self.boot_keyd, self.boot_member, self.control_keyd, self.control_member, *self.memory):
@@ -262,7 +265,7 @@ class PeeringParts:
         maps = self.memory.map("agent")
         shared = PeeringShared(self.peering.members, maps)
         rings = [RingWords(maps[f"demux-{i}"], one.ring) for i, one in enumerate(shared.members)]
-        return PeeringView(self.peering, shared, rings, self.offloads, self.inner_mtu)
+        return PeeringView(self.peering, shared, rings, self.offloads, self.inner_mtu, self.warnings)
 
     def _ring(self, maps: Maps, index: int, shared: MemberShared) -> Ring:
         of = RingMaps(maps[f"demux-{index}"], shared.ring, maps[f"rows-{index}"], self.bells[index])

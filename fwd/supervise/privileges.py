@@ -98,14 +98,14 @@ def _status() -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def limit(octets: int, descriptors: int) -> None:
-    """Bound what a process may have beside what it has by now: memory of whatever kind, and descriptors."""
+def limit(octets: int, descriptors: int | None) -> None:
+    """Bound what a process may have beside what it has by now: memory of whatever kind, and descriptors if not None."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-    for kind, most in (
-        (resource.RLIMIT_AS, pages * resource.getpagesize() + octets),
-        (resource.RLIMIT_NOFILE, highest + descriptors),
-    ):
+    bounds = {resource.RLIMIT_AS: pages * resource.getpagesize() + octets}
+    if descriptors is not None:
+        bounds[resource.RLIMIT_NOFILE] = highest + descriptors
+    for kind, most in bounds.items():
         _, hard = resource.getrlimit(kind)
         least = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(kind, (least, least))

@@ -23,6 +23,7 @@ from fwd.supervise import ike_filter
 
 # A burst of 64 peers' messages; and what waits behind a flood waits for a tenth of a second at most.
 IKE_BUFFER_BYTES: Final = 1 << 20
+Endpoint = tuple[str, int]  # address and port
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class IkeSockets:
     """IKE's sockets, by address and port; peerings with one outer address share them."""
 
     def __init__(self) -> None:
-        self._by_endpoint: dict[tuple[str, int], socket.socket] = {}
+        self._by_endpoint: dict[Endpoint, socket.socket] = {}
 
     def open(self, peering: Peering) -> None:
         """Open those that a peering needs and that are not open yet. Raises UserError."""
@@ -42,15 +43,20 @@ class IkeSockets:
             if shared:
                 udp.split(self._by_endpoint[address, port], peering.members)
 
+    def needed(self, peerings: Iterable[Peering]) -> dict[Endpoint, socket.socket]:
+        """Return those that `peerings` need, of those that are open."""
+        wanted = {endpoint for peering in peerings for endpoint in _endpoints(peering)}
+        return {endpoint: sock for endpoint, sock in self._by_endpoint.items() if endpoint in wanted}
+
     def close_unused(self, peerings: Iterable[Peering]) -> None:
         """Close those that none of `peerings` needs: others may want their ports, or bind them in another way."""
-        self.close_but({endpoint for peering in peerings for endpoint in _endpoints(peering)})
+        self.close_but(self.needed(peerings).keys())
 
-    def endpoints(self) -> frozenset[tuple[str, int]]:
+    def endpoints(self) -> frozenset[Endpoint]:
         """Addresses and ports of those that are open."""
         return frozenset(self._by_endpoint)
 
-    def close_but(self, kept: Collection[tuple[str, int]]) -> None:
+    def close_but(self, kept: Collection[Endpoint]) -> None:
         """Close all others."""
         for opened in self._by_endpoint.keys() - kept:
             self._by_endpoint.pop(opened).close()
@@ -60,7 +66,7 @@ class IkeSockets:
         return list(self._by_endpoint.values())
 
 
-def _endpoints(peering: Peering) -> list[tuple[str, int]]:
+def _endpoints(peering: Peering) -> list[Endpoint]:
     """Addresses and ports at which a peering's IKE listens."""
     ports = [peering.ike.ike_port, *([peering.port] if peering.shared_port else [])] if peering.ike else []
     return [(str(peering.local_addrs), port) for port in ports]

@@ -21,6 +21,7 @@ from fwd.datapath.shared import GatewayShared
 from fwd.keyd import secrets
 from fwd.model.config import Gateway, Peering
 from fwd.model.keys import Keys, LabKeys
+from fwd.model.words import Strict, change_of
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import network, sockets
@@ -44,8 +45,9 @@ class Standing:
         self.shared = GatewayShared(self.memory.map("supervisor"))
         self.peerings: dict[str, PeeringParts] = {}
         self.waiting: dict[str, str] = {}  # peering → why it is not set up
+        self.leaving: list[str] = []  # open, and about to be closed
+        self.version = 0  # goes up whenever `served` may give something else
         self.retry_at = 0.0
-        self.has_news = False  # keyd has yet to learn of other secrets
         self.ike_sockets = sockets.IkeSockets()
         self.commands = sockets.seqpacket_pair()  # from the agent to keyd
         self.control: socket.socket | None = None
@@ -98,20 +100,20 @@ class Standing:
 
     # -- changes ----------------------------------------------------------------------------------------------
 
-    def want(self, peerings: Iterable[Peering]) -> list[str]:
-        """Let those wait that are not set up; names of the open peerings that are not wanted as they are.
+    def want(self, peerings: Iterable[Peering]) -> None:
+        """Let those wait that are not set up, and those leave that are not wanted as they are.
 
-        What only authenticates otherwise stays (`reopen_secrets`), but for the lab's secrets that are others now.
+        What changes in place stays (`change`), but for the lab's secrets that are others now.
         """
         wanted = {peering.name: peering for peering in peerings}
-        gone = [
+        self.leaving = [
             name
             for name, parts in self.peerings.items()
-            if not _same_but_keys(parts.peering, wanted.get(name)) or self._has_old_lab_secret(parts)
+            if not changes_in_place(parts.peering, wanted.get(name)) or self._has_old_lab_secret(parts)
         ]
-        absent = [name for name in wanted if name in gone or name not in self.peerings]
+        self.version += 1
+        absent = [name for name in wanted if name in self.leaving or name not in self.peerings]
         self.waiting = {name: self.waiting.get(name, "") for name in absent}
-        return gone
 
     def guard(self, peerings: Iterable[Peering]) -> list[Peering]:
         """Set the guards of those that wait, before anything else of theirs; gives those that may be opened."""
@@ -132,7 +134,17 @@ class Standing:
         """Close a peering whose processes have ended; its guards stand."""
         self.peerings[name].close()
         del self.peerings[name]
+        self.leaving = [other for other in self.leaving if other != name]
+        self.version += 1
         log.info("peering %s is down", name, extra=event("peering.down", peering=name))
+
+    def served(self) -> dict[str, PeeringParts]:
+        """Return the peerings that keyd and the agent are to know: those that are open, and not about to be closed."""
+        return {name: parts for name, parts in self.peerings.items() if name not in self.leaving}
+
+    def ike_served(self) -> dict[sockets.Endpoint, socket.socket]:
+        """Return IKE's sockets that those need."""
+        return self.ike_sockets.needed(parts.peering for parts in self.served().values())
 
     def drop_unused(self, names: Iterable[str]) -> None:
         """Close sockets that no peering needs any more, and the secrets of peerings that are closed."""
@@ -140,14 +152,11 @@ class Standing:
         for name in names:
             self._drop_material(name)
 
-    def reopen_secrets(self, peerings: Iterable[Peering]) -> None:
-        """Open the secret files of IKE peerings, if they, or what names them, are others by now: `has_news`, then.
-
-        What is not good changes nothing.
-        """
+    def change(self, peerings: Iterable[Peering]) -> None:
+        """Take what changes in place, and secret files that are others by now; what is not good changes nothing."""
         for peering in peerings:
-            if peering.name in self.peerings and _same_but_keys(self.peerings[peering.name].peering, peering):
-                self._reopen(self.peerings[peering.name], peering)
+            if peering.name in self.peerings and changes_in_place(self.peerings[peering.name].peering, peering):
+                self._change(self.peerings[peering.name], peering)
 
     def renew_lab_secrets(self, peerings: Iterable[Peering]) -> None:
         """Open the lab's secrets that lie at their paths again; what is not good changes nothing."""
@@ -227,6 +236,7 @@ class Standing:
             parts.connect(self._owner.number)
             undo.pop_all()
         self.peerings[peering.name] = parts
+        self.version += 1
         del self.waiting[peering.name]
         _warn(parts)
 
@@ -249,10 +259,12 @@ class Standing:
             self._materials[name] = KeyMaterial(self._open_secrets(peering.keys), seen)
         return self._materials[name]
 
-    def _reopen(self, parts: PeeringParts, wanted: Peering) -> None:
-        """What an IKE peering authenticates by may be another by now; if it is not good, that of before stays."""
+    def _change(self, parts: PeeringParts, wanted: Peering) -> None:
+        """What an IKE peering authenticates by may be another by now; if it is not good, all of before stays."""
+        self.version += 1
         material, seen = parts.material, _seen(wanted.keys)
         if wanted.ike is None or (wanted.keys == parts.peering.keys and seen == material.seen):
+            parts.peering = wanted
             return
         try:
             fds = self._open_secrets(wanted.keys)
@@ -261,9 +273,8 @@ class Standing:
             log.error("peering %s keeps the secrets of before: %s", wanted.name, error, extra=told)
             return
         close_material(material)
-        material.fds, material.seen = fds, seen
+        material.fds, material.seen, material.version = fds, seen, material.version + 1
         parts.peering = wanted
-        self.has_news = True
 
     def _drop_material(self, name: str) -> None:
         """An IKE peering's own; the lab's must outlive it."""
@@ -276,13 +287,17 @@ def _warn(parts: PeeringParts) -> None:
         log.warning("%s", warning, extra=event("peering.warning", peering=parts.peering.name))
 
 
-def _same_but_keys(one: Peering, other: Peering | None) -> bool:
-    """Whether two are the same to the data path: whatever they authenticate by, they need no other processes."""
-    if one == other:
-        return True
-    if other is None or one.ike is None or other.ike is None or one.ike.ike_port != other.ike.ike_port:
+def changes_in_place(one: Peering, other: Peering | None) -> bool:
+    """Whether nothing is to be set up anew: what is another is live."""
+    if other is None or (one.ike is None) != (other.ike is None):
         return False
-    return one.model_copy(update={"keys": other.keys}) == other
+    return _restarting(one) == _restarting(other) and _restarting(one.keys) == _restarting(other.keys)
+
+
+def _restarting(table: Strict) -> dict[str, object]:
+    """Return the keys of a table whose change sets the peering up anew."""
+    of = type(table)
+    return {key: value for key, value in table if key != "keys" and change_of(of, key) == "restart"}
 
 
 def _seen(keys: Keys) -> tuple[object, ...]:

@@ -42,6 +42,7 @@ from fwd.supervise.notify import ServiceManager, summary
 from fwd.supervise.peering import PeeringParts
 from fwd.supervise.policy import Action
 from fwd.supervise.standing import RETRY_S, Standing, is_short_of_descriptors
+from fwd.supervise.telling import Teller, Tellers
 from fwd.supervise.troubles import Troubles, reason
 from fwd.supervise.users import Users, find_users
 
@@ -123,13 +124,16 @@ class Supervisor:
         self._logs = logs.Inbox()
         self._selector.register(self._logs, selectors.EVENT_READ, self._logs)
         self._children: dict[str, Child] = {}
-        self._served: list[PeeringParts] = []  # of which keyd and the agent know
+        self._tellers = Tellers(self._standing, self._selector)
         self._troubles = Troubles()
         self._told_troubles = b""
+        self._waiting: dict[str, str] = {}  # as the agent is told
         self._started_ns = time.monotonic_ns()
         self._stopping = False
         self._reload = False
         self._unsettled = False  # what is open may not be what the configuration wants
+        self._is_read = False  # it is another, and not everybody has been told
+        self._changed = 0  # peerings closed for it so far
         self._secrets_due = False
         self._forgiven_at = 0.0
         self._manager = ServiceManager()
@@ -160,8 +164,6 @@ class Supervisor:
             self._add(f"{name}/demux", partial(self._demux, parts))
             for i in range(parts.peering.members):
                 self._add(f"{name}/member-{i}", partial(self._member, parts, i))
-        if "keyd" not in self._children:
-            self._served = list(self._standing.peerings.values())
         self._add("keyd", lambda: Child("keyd", shared.keyd, self._keyd_fds, self._keyd_main))
         self._add("agent", lambda: Child("agent", shared.agent, self._agent_fds, self._agent_main))
 
@@ -191,37 +193,37 @@ class Supervisor:
 
     def _keyd_fds(self) -> set[int]:
         standing = self._standing
-        fds = {standing.commands[1].fileno(), *(sock.fileno() for sock in standing.ike_sockets.all())}
+        fds = {standing.commands[1].fileno(), *(sock.fileno() for sock in standing.ike_served().values())}
         fds |= {standing.key_log} if standing.key_log is not None else set()
-        for parts in standing.peerings.values():
+        for parts in standing.served().values():
             fds |= set(parts.material.fds.values())
             for pair in parts.pairs:
-                fds |= pair.keyd_fds()
-        return fds
+                fds |= set(pair.for_keyd().values())
+        return fds | {self._tellers.channel("keyd").fileno()}
 
     def _keyd_main(self, child: Child) -> Main:
         standing = self._standing
         shared = GatewayShared(standing.memory.map("keyd"))
-        peerings = [parts.keyd() for parts in standing.peerings.values()]
-        ike_sockets, commands = standing.ike_sockets.all(), standing.commands[1]
-        parts = keyd.KeydParts(shared, peerings, ike_sockets, commands, standing.key_log)
+        peerings = [parts.keyd() for parts in standing.served().values()]
+        ike_sockets, commands = list(standing.ike_served().values()), standing.commands[1]
+        parts = keyd.KeydParts(shared, peerings, ike_sockets, commands, standing.key_log, self._tellers.channel("keyd"))
         return lambda: keyd.run(parts)
 
     def _agent_fds(self) -> set[int]:
         standing = self._standing
-        return {s.fileno() for s in (standing.control, standing.metrics, standing.commands[0]) if s}
+        socks = (standing.control, standing.metrics, standing.commands[0], self._tellers.channel("agent"))
+        return {sock.fileno() for sock in socks if sock}
 
     def _agent_main(self, child: Child) -> Main:
         standing = self._standing
         control, metrics, commands = standing.control, standing.metrics, standing.commands[0]
         assert control is not None
         shared = GatewayShared(standing.memory.map("agent"))
-        parts = standing.peerings.values()
-        peerings = [p.view() for p in parts]
-        warnings = [warning for p in parts for warning in p.warnings]
+        peerings = [parts.view() for parts in standing.served().values()]
         users = {kind: uid for kind, (uid, _) in self._users.items()}
-        view = GatewayView(self._config.gateway, shared, peerings, os.getppid(), self._started_ns, warnings, users)
-        return lambda: agent.run(view, control, metrics, commands)
+        view = GatewayView(self._config.gateway, shared, peerings, os.getppid(), self._started_ns, users)
+        channel = self._tellers.channel("agent")
+        return lambda: agent.run(view, control, metrics, commands, channel)
 
     def _install_signals(self) -> None:
         """A signal makes the loop turn; what it means is decided there."""
@@ -284,8 +286,12 @@ class Supervisor:
         if self._reload:
             self._manager.reloading()
             self._re_read()
-        if (self._unsettled or self._standing.waiting) and now >= self._standing.retry_at:
+        told = self._tellers.tell(self._children)
+        if told and (self._unsettled or self._standing.waiting) and now >= self._standing.retry_at:
             self._settle()
+            told = self._tellers.tell(self._children)
+        if told:
+            self._note_read()
 
     def _told(self) -> str:
         return summary({name: parts.shared for name, parts in self._standing.peerings.items()}, self._standing.waiting)
@@ -295,6 +301,8 @@ class Supervisor:
         if child is None:
             with contextlib.suppress(BlockingIOError):
                 self._wake[0].recv(4096)
+        elif isinstance(child, Teller):
+            pass  # it is heard when there is something to tell, or to know
         elif key.fd == child.pidfd:
             self._reap(child)
         else:  # a predecessor's that could not be unregistered
@@ -319,6 +327,7 @@ class Supervisor:
         if action is Action.START:
             self._unwatch(child)
             user = self._users[child.kind]
+            self._tellers.renew(child.name)
             child.start(user, now, lambda fd: self._selector.register(fd, selectors.EVENT_READ, child))
         elif action is Action.ABORT:
             life.aborted_at = now
@@ -343,9 +352,10 @@ class Supervisor:
             log.info("peering %s: buckets are shared by members %s", name, alive or "none", extra=told)
 
     def _tell_troubles(self, now: float) -> None:
-        """For the agent's status."""
+        """For the agent's status. What was waiting still does until the agent has been told that it is set up."""
+        self._waiting = {**({} if self._tellers.done else self._waiting), **self._standing.waiting}
         news = {
-            "waiting": self._standing.waiting,
+            "waiting": self._waiting,
             "troubles": self._troubles.current(now),
             "tuns": self._devices.seen,
         }
@@ -384,13 +394,6 @@ class Supervisor:
     def _end_peering(self, name: str) -> None:
         self._end([c for c in self._children.values() if c.name.startswith(name + "/")])
 
-    def _end_shared(self) -> None:
-        """End keyd and the agent, which are forked anew when what they share with the peerings changes.
-
-        Not SIGTERM: keyd would tell its peers that all is over. SIGKILL harms nobody: they hold no lock of others.
-        """
-        self._end([self._children[n] for n in ("keyd", "agent") if n in self._children], signal.SIGKILL)
-
     def _stop_all(self) -> None:
         """keyd first, since what it talks to is closed with the peerings; the agent answers until the end."""
         apart = self._troubles.apart
@@ -399,6 +402,7 @@ class Supervisor:
             apart(name, self._end_peering, name)
         apart("agent", self._end, list(self._children.values()))
         self._standing.close_all(self._troubles, guards_too=self._stopping)
+        self._tellers.close()
 
     def _re_read(self) -> None:
         """SIGHUP: a file that cannot be used changes nothing, and where nothing has changed nothing happens."""
@@ -423,30 +427,35 @@ class Supervisor:
         """
         standing, wanted = self._standing, self._config.peering
         standing.retry_at = time.monotonic() + RETRY_S
-        self._unsettled, secrets_due = True, self._secrets_due
-        if secrets_due:
+        self._unsettled = True
+        if self._secrets_due:
             standing.renew_lab_secrets(wanted)
-            standing.reopen_secrets(wanted)
-        gone = standing.want(wanted)
-        guarded = standing.guard(wanted)
+            standing.change(wanted)
+            self._secrets_due, self._is_read = False, True
+        standing.want(wanted)
+        self._tell_troubles(time.monotonic())
 
-        # keyd and the agent hold what is closed now, or secrets of before.
-        if gone or standing.has_news:
-            self._end_shared()
+        # keyd and the agent let go of what is to be closed, its ports above all, before that is done: at a later turn.
+        if not self._tellers.tell(self._children):
+            standing.retry_at = 0.0
+            return
+        guarded, gone = standing.guard(wanted), list(standing.leaving)
         for name in gone:
             self._end_peering(name)
             standing.close(name)
+            self._changed += 1
         standing.drop_unused(gone)
-        self._secrets_due = standing.has_news = False
 
         for peering in guarded:
             standing.open(peering)
-        if self._served != list(standing.peerings.values()):
-            self._end_shared()
         self._add_children()
         standing.tidy(wanted)
         self._unsettled = False
-        if secrets_due:
-            changed, in_force = len(gone), len(standing.peerings)
+
+    def _note_read(self) -> None:
+        """Log that the configuration has been re-read, once everybody has been told."""
+        if self._is_read and not self._unsettled:
+            changed, in_force = self._changed, len(self._standing.peerings)
+            self._is_read, self._changed = False, 0
             told = event("config.read", changed=changed, in_force=in_force)
             log.info("configuration re-read: %d changed, %d in force", changed, in_force, extra=told)

@@ -31,6 +31,7 @@ from fwd.proto.ike.causes import Failure
 from fwd.proto.ike.limits import TIME_S, TIME_SHARE
 from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import Exchange, Flag, Payload
+from fwd.supervise.sockets import seqpacket_pair
 
 ADDRESSES = ("127.0.0.2", "127.0.0.3")
 TURNS_MAX = 3000
@@ -50,7 +51,13 @@ def free_port() -> int:
 class Gateway:
     """keyd of one gateway; its peerings by name, each with the changes of its keys, and its secret."""
 
-    def __init__(self, number: int, peerings: dict[str, tuple[bytes, dict[str, Any]]], undo: contextlib.ExitStack):
+    def __init__(
+        self,
+        number: int,
+        peerings: dict[str, tuple[bytes, dict[str, Any]]],
+        undo: contextlib.ExitStack,
+        finish: Callable[[KeydPeering], KeydPeering] = lambda parts: parts,
+    ) -> None:
         self.parts, self.secrets = [], {}
         for index, (name, (secret, keys)) in enumerate(peerings.items()):
             ids = {key: value for key, value in keys.items() if key not in ("remote_addrs", "members")}
@@ -65,7 +72,7 @@ class Gateway:
                 "keys": PskKeys(source="psk", secret=name, **ids),
             }  # fmt: skip
             peering = side.peering.model_copy(update=changes)
-            self.parts.append(KeydPeering(peering, {}, [m.parts for m in side.members], side.shared, 0))
+            self.parts.append(finish(KeydPeering(peering, {}, [m.parts for m in side.members], side.shared, 0)))
             self.secrets[name] = secret
         ports = {parts.peering.ike.ike_port for parts in self.parts if parts.peering.ike}
         sockets = [undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in ports]
@@ -77,12 +84,15 @@ class Gateway:
         undo.callback(theirs.close)
         theirs.setblocking(False)
         self.shared = GatewayShared()
-        self.service = Service(KeydParts(self.shared, self.parts, sockets, theirs), 0.0)
+        self.channel, far = seqpacket_pair()  # the supervisor's end
+        undo.callback(self.channel.close)
+        undo.callback(far.close)
+        self.service = Service(KeydParts(self.shared, self.parts, sockets, theirs, channel=far), 0.0)
 
     def sa(self, name: str) -> Any:
         """The IKE SA that speaks for a peering."""
-        (guard,) = [guard for guard in self.service._guards if guard.name == name]
-        return guard.peering.endpoint.established(name) if guard.peering else None
+        guards = [guard for guard in self.service._guards if guard.name == name]
+        return guards[0].peering.endpoint.established(name) if guards and guards[0].peering else None
 
 
 @pytest.fixture

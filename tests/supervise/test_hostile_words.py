@@ -57,7 +57,7 @@ class Memories:
         rings = [RingWords(self.of_peering[f"demux-{i}"], m.ring) for i, m in enumerate(self.shared.members)]
         offloads = Offloads(EVERYTHING, gso=True, gro=True)
         view = PeeringView(self.peering, self.shared, rings, offloads, 1500)
-        self.view = GatewayView(config.Gateway(), gateway, [view], 1, 0, [])
+        self.view = GatewayView(config.Gateway(), gateway, [view], 1, 0)
         for words in (gateway.keyd, gateway.agent, self.shared.demux, *(m.process for m in self.shared.members)):
             words.put(ProcessState.RUNNING, 2, 0, 0, 1)
 

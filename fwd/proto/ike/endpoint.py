@@ -15,12 +15,13 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fwd.proto.ike.both import goes_first, peer_begins
 from fwd.proto.ike.causes import By, Failure, failure_of
 from fwd.proto.ike.crypto import Random
-from fwd.proto.ike.events import Address, Closed, Connection, Datagram, Event, Fault, Rejected, World
+from fwd.proto.ike.events import Address, Closed, Connection, Datagram, Event, Fault, Rejected, Standing, World
 from fwd.proto.ike.exchanges import CreateChild, DeleteChildren, DeleteIke, Liveness, respond_child, respond_delete
 from fwd.proto.ike.initial import Initiate, respond_auth, respond_init
 from fwd.proto.ike.limits import (
@@ -32,10 +33,10 @@ from fwd.proto.ike.message import Header, decode_clear, encode_clear
 from fwd.proto.ike.numbers import Exchange, Flag, Notify, Payload, Protocol, ProtocolError, syntax
 from fwd.proto.ike.payloads import (
     AnyPayload,
-    Delete,
     Identity,
     Notification,
     SecurityAssociation,
+    is_about_children,
     maybe,
     notified,
     notify_for,
@@ -135,15 +136,19 @@ class Endpoint:
 
     def terminate(self, name: str, now: float, error: str = "", by: By = By.USER) -> None:
         """End all IKE SAs of a connection. `error`: why, unless it is wanted."""
-        for sa in self._sas:
-            if sa.connection.name != name:
-                continue
+        for sa in self.sas(name):
             with self._barrier(sa):
                 if sa.state is State.CONNECTING:
                     sa.die(error)
                 else:
                     sa.submit_first(DeleteIke(error, by), now)
         self._sweep(now)
+
+    def say_farewell(self, name: str) -> None:
+        """Tell the peer that all IKE SAs of a connection are over, once, whatever is under way on them."""
+        for sa in self.sas(name):
+            with self._barrier(sa):
+                sa.say_farewell()
 
     def reauthenticate(self, name: str, now: float, by: By = By.TIMER) -> None:
         """Begin an IKE SA beside the one that there is, unless that is under way."""
@@ -157,6 +162,22 @@ class Endpoint:
             if older and sa.state in (State.ESTABLISHED, State.REKEYING) and not sa.is_planned(DeleteIke):
                 with self._barrier(sa):
                     sa.submit_first(DeleteIke(), now)
+
+    def change(self, connection: Connection) -> None:
+        """Give a connection other parameters, for what comes next: no SA that there is ends by it."""
+        self.connections[connection.name] = connection
+        for sa in self.sas(connection.name):
+            sa.connection = connection
+
+    def distrust(self, name: str, ends: Callable[[Standing], float], why: str, now: float) -> None:
+        """End IKE SAs when `ends` says so for what they rest on, and attempts of ours that have proved nothing yet."""
+        for sa in self.sas(name):
+            at = ends(sa.standing)
+            if sa.established_at and at < sa.standing.ends_at:
+                sa.standing = replace(sa.standing, ends_at=at, ends_why=why)
+            elif sa.initiator and sa.state is State.CONNECTING:
+                sa.die("")
+        self._sweep(now)
 
     def heard(self, name: str, now: float) -> None:
         """Traffic has come on the Child SAs of the IKE SA that speaks for a connection: the peer is there."""
@@ -182,16 +203,6 @@ class Endpoint:
         return [sa for sa in self.sas(name) if _counts(sa)]
 
     # -- datagrams, time, events --------------------------------------------------------------------------------
-
-    def expects(self, data: bytes, local: Address, remote: Address) -> bool:
-        """Whether a datagram may be for one of its IKE SAs, wherever it comes from, or begins one of a known peer's."""
-        try:
-            header = Header.decode(data)
-        except ProtocolError:
-            return False
-        if header.exchange == Exchange.IKE_SA_INIT and not header.is_response:
-            return any(fits(connection, local, remote) for connection in self.connections.values())
-        return self._sas.find(header) is not None
 
     def is_peers(self, header: Header) -> bool:
         """Whether a message is for an IKE SA whose peer has proved who it is."""
@@ -299,7 +310,7 @@ class Endpoint:
     def _answer_first(self, header: Header, data: bytes, path: tuple[Address, Address], now: float) -> None:
         """By a key exchange, or a refusal in clear text."""
         local, remote = path
-        connection = self._connection_for(local, remote)
+        connection = next((one for one in self.connections.values() if fits(one, local, remote)), None)
         if connection is None or goes_first(self.sas(connection.name), connection, now):
             return
         if any(sa.spi_i == header.spi_i and sa.established_at and not sa.initiator for sa in self._sas):
@@ -338,9 +349,6 @@ class Endpoint:
         """Whether the peer has begun lately, so that we need not."""
         return peer_begins(self.sas(name), now)
 
-    def _connection_for(self, local: Address, remote: Address) -> Connection | None:
-        return next((one for one in self.connections.values() if fits(one, local, remote)), None)
-
     def _reply(
         self, header: Header, spi_r: bytes, payloads: Sequence[AnyPayload], local: Address, remote: Address
     ) -> bytes:
@@ -371,7 +379,7 @@ class Endpoint:
             return reply
 
         # An authenticated peer. What it says of Child SAs tells which IKE SA of two rivals it means.
-        if sa.origin is not None and any(_is_about_children(one) for one in request):
+        if sa.origin is not None and any(is_about_children(one) for one in request):
             yield_to_rival(sa.origin, now)  # the peer works on what it has made
         if exchange == Exchange.INFORMATIONAL:
             reply = respond_delete(sa, request, now)
@@ -488,9 +496,3 @@ class Endpoint:
 def _counts(sa: IkeSa) -> bool:
     """Whether it is more than somebody's half-open IKE SA."""
     return sa.initiator or sa.established_at > 0
-
-
-def _is_about_children(payload: AnyPayload) -> bool:
-    return isinstance(payload, SecurityAssociation) or (
-        isinstance(payload, Delete) and payload.protocol == Protocol.ESP
-    )

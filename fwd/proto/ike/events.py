@@ -93,6 +93,7 @@ class Standing:
     authenticated_at: float = 0.0
     initiated: bool = False
     ends_at: float = float("inf")
+    ends_why: str = "the peer's certificate has ended"
     chain: tuple[x509.Certificate, ...] = ()
 
 

@@ -381,3 +381,10 @@ def notify_for(error: ProtocolError) -> Notification:
     """What answers a message that was refused."""
     protocol = Protocol.ESP if error.spi else Protocol.NONE
     return Notification(error.notify, error.data, protocol, error.spi)
+
+
+def is_about_children(payload: AnyPayload) -> bool:
+    """Say whether a payload asks for, or ends, a Child SA."""
+    return isinstance(payload, SecurityAssociation) or (
+        isinstance(payload, Delete) and payload.protocol == Protocol.ESP
+    )

@@ -96,6 +96,7 @@ class IkeSa:
         # When what has happened, and how it ends.
         self.begun_at = 0.0
         self.established_at = 0.0
+        self.rekey_s = connection.rekey_s  # as it was when this one was established
         self.heard_at = 0.0
         self.traffic_at = float("-inf")  # when ESP of the peer's was heard last
         self.rekeyed_at = 0.0
@@ -163,6 +164,7 @@ class IkeSa:
         """The peer has proved who it is, or this SA comes of one that has."""
         self.move(State.ESTABLISHED)
         self.established_at = self.heard_at = now
+        self.rekey_s = self.connection.rekey_s
         before = (replaces.spi_i, replaces.spi_r) if replaces is not None else None
         spis, proposal = (self.spi_i, self.spi_r), str(self.suite)
         name, made = self.connection.name, self.initiator

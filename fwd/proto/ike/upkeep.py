@@ -48,8 +48,9 @@ def when_due(sa: IkeSa, sas: Sequence[IkeSa]) -> dict[Due, float]:
         found[Due.DELETE] = sa.established_at + DOUBLE_S
     elif idle and (since := replaced_at(sa, sas)) is not None:
         found[Due.DELETE] = since + REPLACED_S
-    if idle and connection.rekey_s and not sa.is_planned(RekeyIke):
-        found[Due.REKEY] = sa.established_at + connection.rekey_s
+    rekey_s = min((one for one in (connection.rekey_s, sa.rekey_s) if one), default=0.0)
+    if idle and rekey_s and not sa.is_planned(RekeyIke):
+        found[Due.REKEY] = sa.established_at + rekey_s
     if idle and connection.liveness_s:
         found[Due.PROBE] = sa.heard_at + connection.liveness_s
     return found
@@ -62,14 +63,13 @@ def what_is_due(sa: IkeSa, sas: Sequence[IkeSa], now: float) -> Due | None:
 
 
 def ends_at(sa: IkeSa) -> float:
-    """When its life is over."""
-    rekey_s = sa.connection.rekey_s
-    by_time = sa.established_at + rekey_s * (1 + OVER_TIME) if rekey_s else float("inf")
+    """When its life is over: as it was when it was established, so that a shorter time leaves it one to be rekeyed."""
+    by_time = sa.established_at + sa.rekey_s * (1 + OVER_TIME) if sa.rekey_s else float("inf")
     return min(by_time, sa.standing.ends_at)
 
 
 def why_ended(sa: IkeSa, now: float) -> str:
     """In words for the user."""
     if now >= sa.standing.ends_at:
-        return "the peer's certificate has ended"
+        return sa.standing.ends_why
     return "it could not be rekeyed in time"

@@ -292,15 +292,6 @@ def test_who_is_begun_with_waits_a_while_before_it_begins() -> None:
     assert not net.b.endpoint.begins(NAME, net.now + FIRST_S)
 
 
-def test_what_is_no_message_is_expected_by_nobody() -> None:
-    net = Net()
-    net.a.endpoint.initiate(NAME, net.now)
-    (first,) = net.a.endpoint.datagrams_to_send()
-    assert net.b.endpoint.expects(first.data, B, A)
-    assert not net.b.endpoint.expects(first.data[:-1], B, A)
-    assert not net.b.endpoint.expects(first.data, B, ("203.0.113.5", 500))
-
-
 # -- what is kept -------------------------------------------------------------------------------------------------
 
 

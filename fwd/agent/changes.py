@@ -1,0 +1,83 @@
+"""What the supervisor tells the agent while it runs (datapath/channel.py): peerings that come, change and go.
+
+A peering comes in several notices: itself, then each of its members. It is shown once it is complete.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from dataclasses import dataclass, replace
+from typing import Final
+
+from fwd.agent.view import GatewayView, PeeringView
+from fwd.datapath.channel import ChannelError, Notice, hear
+from fwd.datapath.ring import RingWords
+from fwd.datapath.shared import PeeringShared
+from fwd.datapath.tun import Offloads
+from fwd.model.config import Peering
+from fwd.proto.logged import event
+
+_NOTICES_MAX: Final = 16  # in a turn
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Opening:
+    """A peering that is not complete yet."""
+
+    notice: Notice
+    config: Peering
+    maps: dict[str, memoryview]
+    members: int = 0
+
+    def view(self) -> PeeringView:
+        shared, body = PeeringShared(self.members, self.maps), self.notice.body
+        rings = [RingWords(self.maps[f"demux-{i}"], one.ring) for i, one in enumerate(shared.members)]
+        offloads = Offloads(**body["offloads"])
+        return PeeringView(self.config, shared, rings, offloads, int(body["inner_mtu"]), list(body["warnings"]))
+
+
+class Changes:
+    """Brings `view` to what has been told."""
+
+    def __init__(self, channel: socket.socket, view: GatewayView) -> None:
+        self.channel = channel
+        self._view = view
+        self._opening: dict[str, _Opening] = {}
+
+    def hear(self) -> None:
+        """Do what has been told. What goes wrong ends that attempt alone."""
+        for _ in range(_NOTICES_MAX):
+            try:
+                if not hear(self.channel, self._do):
+                    break
+            except Exception as error:
+                log.exception("what the supervisor tells: %s", error, extra=event("agent.change_failed"))
+
+    def _do(self, notice: Notice) -> None:
+        name = notice.peering
+        match notice.act:
+            case "open":
+                peering = Peering.model_validate(notice.body["peering"])
+                self._opening[name] = _Opening(notice, peering, dict(notice.map("agent")))
+            case "member":
+                opening = self._opening.get(name)
+                if opening is None:
+                    notice.close()
+                    raise ChannelError(f"a member of {name}, which is not being opened")
+                opening.maps |= notice.map("agent")
+                opening.members += 1
+                if opening.members == opening.config.members:
+                    del self._opening[name]
+                    self._view.peerings.append(opening.view())
+            case "close":
+                self._opening.pop(name, None)
+                self._view.peerings[:] = [one for one in self._view.peerings if one.config.name != name]
+            case "change":
+                peering = Peering.model_validate(notice.body["peering"])
+                self._view.peerings[:] = [
+                    replace(one, config=peering) if one.config.name == name else one for one in self._view.peerings
+                ]
+            case other:
+                raise ChannelError(f"the agent does not know how to {other}")

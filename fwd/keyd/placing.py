@@ -1,0 +1,18 @@
+"""Where the far members are, as both sides have agreed: told to our members, which send there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fwd.datapath.shared import MemberShared
+from fwd.keyd.agreement import Terms
+from fwd.proto.ike.sa import IkeSa
+
+
+def place_peer(members: Sequence[MemberShared], sa: IkeSa, theirs: Terms | None, *, shared_port: bool) -> None:
+    """Tell members where theirs are, and whether a NAT stands before us. `theirs` None: the peer is no fwd."""
+    # Where all share one port with IKE, a NAT's port for it is the members', too.
+    of_ike = theirs is None or (theirs.one_port and shared_port)
+    for index, shared in enumerate(members):
+        shared.far.put(sa.remote if theirs is None or of_ike else (sa.remote[0], theirs.port_of(index)))
+        shared.keepalive[0] = int(sa.peer.sees_nat and not shared_port)

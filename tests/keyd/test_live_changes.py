@@ -1,0 +1,252 @@
+"""What changes while keyd runs: no SA ends that the change does not name, and what it does name ends when it is to."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from certkit import Ca, credentials
+from ikekit import WALL
+from test_pair_ends import certified, lossless, nobody_sends, psk, spis
+from test_pairs import Side, World
+
+from fwd.keyd import ike
+from fwd.model.keys import PskKeys
+from fwd.proto.ike.auth import Credentials, Psk
+from fwd.proto.ike.sa import IkeSa
+from fwd.proto.ike.trust import Crl, Rules
+
+OLD, NEW = b"both sides have this secret", b"another secret than before"
+
+
+@pytest.fixture
+def undo() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def change(world: World, side: Side, known: Credentials | None = None, **changes: Any) -> None:
+    """As keyd does when the supervisor tells it; a changed secret comes to stay."""
+    keys = changes.pop("keys", side.peering.keys)
+    side.peering = side.peering.model_copy(update={**changes, "keys": keys})
+    assert side.keyd is not None
+    side.certificates = known or side.certificates
+    side.keyd.change(side.peering, side.certificates or Psk(OLD), world.now)
+
+
+def ike_sa(side: Side) -> IkeSa:
+    assert side.keyd is not None
+    sa = side.keyd.endpoint.established("p")
+    assert sa is not None
+    return sa
+
+
+def test_what_does_not_concern_sas_leaves_them_as_they_are(undo: contextlib.ExitStack) -> None:
+    world = World(undo)
+    world.run(10.0)
+    before, sa = spis(world), ike_sa(world.sides[0])
+    words = {"dpd_delay": 3, "reauth_time": 3000, "grace": 5, "mobility": "none", "start_action": "none"}
+    change(world, world.sides[0], keys=psk(**words), audit=False, rekey_time=7200, life_time=8000)
+    lossless(world, 5)
+    assert spis(world) == before
+    assert ike_sa(world.sides[0]) is sa
+    assert sa.connection.liveness_s == 3
+
+
+@pytest.mark.parametrize(("before", "after"), [(1000, 10), (10, 1000)], ids=["shorter", "longer"])
+def test_another_rekey_time_replaces_every_sa_in_time(undo: contextlib.ExitStack, before: int, after: int) -> None:
+    """Shorter, it is over for those that there are; longer, they would end before it is."""
+    world = World(undo, rekey_time=before)
+    world.run(5.0)
+    old = spis(world)
+    for side in world.sides:
+        change(world, side, rekey_time=after)
+    lossless(world, 20)
+    assert world.refused == 0
+    assert not spis(world) & old
+
+
+@pytest.mark.parametrize(("before", "after"), [(1000, 10), (20, 1000), (0, 10)], ids=["shorter", "longer", "at all"])
+def test_another_rekey_time_of_the_ike_sa_ends_it_by_a_successor(
+    undo: contextlib.ExitStack, before: int, after: int
+) -> None:
+    world = World(undo, keys=psk(ike_rekey_time=before))
+    world.run(15.0)
+    sa = ike_sa(world.sides[0])
+    old = spis(world)
+    for side in world.sides:
+        change(world, side, keys=psk(ike_rekey_time=after))
+    lossless(world, 10)
+    assert ike_sa(world.sides[0]) is not sa
+    assert spis(world) == old, "Child SAs go along"
+
+
+def test_other_proposals_are_those_of_what_comes_next(undo: contextlib.ExitStack) -> None:
+    world = World(undo, members=1)
+    world.run(10.0)
+    before = spis(world)
+    for side in world.sides:
+        change(world, side, keys=psk(esp_proposals=["aes128gcm16-x25519-esn"]))
+    lossless(world, 2)
+    assert spis(world) == before
+    keyd = world.sides[0].keyd
+    assert keyd is not None
+    keyd.rekey(world.now)
+    world.run(8.0)
+    assert not spis(world) & before
+    outbound = world.sides[0].members[0].outbound
+    assert outbound is not None
+    assert len(outbound.key) == 16
+
+
+def test_who_is_to_begin_begins_at_once(undo: contextlib.ExitStack) -> None:
+    world = World(undo, keys=psk(start_action="none"))
+    world.run(3.0)
+    assert nobody_sends(world)
+    change(world, world.sides[0], keys=psk(start_action="start"))
+    world.run(1.0)
+    lossless(world, 1)
+
+
+def test_a_user_s_terminate_outlives_a_change_of_something_else(undo: contextlib.ExitStack) -> None:
+    world = World(undo, theirs={"keys": psk(start_action="none")})
+    world.run(2.0)
+    assert world.sides[0].keyd is not None
+    world.sides[0].keyd.terminate(world.now)
+    world.run(1.0)
+    change(world, world.sides[0], rekey_time=77)
+    world.run(10.0)
+    assert nobody_sends(world)
+
+
+# -- secrets and identities ----------------------------------------------------------------------------------------
+
+
+def test_a_secret_of_one_side_ends_what_the_old_one_authenticated_after_grace(undo: contextlib.ExitStack) -> None:
+    world = World(undo, keys=psk(grace=20))
+    world.run(2.0)
+    change(world, world.sides[0], Psk(NEW))
+    lossless(world, 18)
+    assert world.refused == 0
+    assert world.sides[0].keyd is not None
+    assert "have changed" in world.sides[0].keyd.told(world.now)["concern"]
+    world.run(3.0)
+    for member in world.sides[0].members:
+        assert member.outbound is None
+        assert not member.inbound
+    change(world, world.sides[1], Psk(NEW))
+    world.run(12.0)
+    lossless(world, 2)
+
+
+@pytest.mark.parametrize("apart_s", [0.0, 0.05, 0.3, 5.0])
+def test_a_secret_that_both_sides_change_within_grace_loses_nothing(undo: contextlib.ExitStack, apart_s: float) -> None:
+    world = World(undo, keys=psk(grace=60))
+    world.run(2.0)
+    before = spis(world)
+    change(world, world.sides[0], Psk(NEW))
+    world.run(apart_s)
+    change(world, world.sides[1], Psk(NEW))
+    lossless(world, 70)
+    assert world.refused == 0
+    assert not spis(world) & before
+    for side in world.sides:
+        assert side.keyd is not None
+        assert not side.keyd.told(world.now)["concern"]
+    world.check_spares()
+
+
+def test_an_identity_is_changed_as_a_secret_is(undo: contextlib.ExitStack) -> None:
+    names: list[dict[str, Any]] = [{"local_id": "one", "remote_id": "two"}, {"local_id": "two", "remote_id": "one"}]
+    world = World(undo, keys=psk(grace=30))
+    world.run(2.0)
+    sa = ike_sa(world.sides[0])
+    for side, of in zip(world.sides, names, strict=True):
+        change(world, side, keys=psk(grace=30, **of))
+        world.run(0.5)
+    lossless(world, 40)
+    assert ike_sa(world.sides[0]) is not sa
+    assert world.refused == 0
+
+
+def test_a_member_that_dies_meanwhile_gets_no_longer_life(undo: contextlib.ExitStack) -> None:
+    world = World(undo, members=1, keys=psk(grace=20))
+    world.run(2.0)
+    side = world.sides[0]
+    change(world, side, Psk(NEW))
+    side.members[0].alive = False
+    world.run(10.0)
+    assert side.members[0].outbound is not None
+    side.members[0].alive = False
+    world.run(11.0)
+    assert side.members[0].outbound is None
+
+
+def test_a_record_that_was_taken_just_before_ends_in_time_too(undo: contextlib.ExitStack) -> None:
+    """keyd has not seen yet that it was taken."""
+    world = World(undo, members=1, keys=psk(grace=20))
+    world.run(2.0)
+    side = world.sides[0]
+    side.members[0].start()
+    change(world, side, Psk(NEW))
+    lossless(world, 18)
+    world.run(3.0)
+    assert side.members[0].outbound is None
+
+
+def test_keyd_s_death_in_the_grace_time_prolongs_nothing(undo: contextlib.ExitStack) -> None:
+    world = World(undo, keys=psk(grace=20))
+    world.run(2.0)
+    side = world.sides[0]
+    change(world, side, Psk(NEW))
+    world.run(5.0)
+    side.start_keyd(world.now, NEW)
+    lossless(world, 12)
+    world.run(4.0)
+    assert not any(member.outbound for member in side.members)
+
+
+def test_a_crl_ends_at_once_what_it_names(undo: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ike, "time", SimpleNamespace(time=lambda: WALL))
+    ca = Ca()
+    mine, theirs = credentials(ca, "gw1.example"), credentials(ca, "gw2.example")
+    world = World(undo, keys=certified(1), certificates=mine, theirs={"keys": certified(2), "certificates": theirs})
+    world.run(5.0)
+    side = world.sides[0]
+    change(world, side, replace(mine, rules=Rules((Crl.of(ca.crl()),))))
+    lossless(world, 2)
+    change(world, side, replace(mine, rules=Rules((Crl.of(ca.crl(theirs.chain[0])),))))
+    world.run(0.5)
+    assert not any(member.outbound or member.inbound for member in side.members)
+
+
+def test_fifty_random_changes_of_either_side_lose_nothing(undo: contextlib.ExitStack) -> None:
+    world, dice = World(undo, rekey_time=60, keys=psk(grace=60)), random.Random(11)
+    world.run(2.0)
+    for number in range(50):
+        side = dice.choice(world.sides)
+        assert isinstance(side.peering.keys, PskKeys)
+        word, values = dice.choice(
+            [
+                ("dpd_delay", (2, 10, 0)),
+                ("ike_rekey_time", (20, 100, 0)),
+                ("reauth_time", (15, 300, 0)),
+                ("mobility", ("port", "address", "none")),
+                ("rekey_time", (15, 60, 600, 0)),
+                ("secret", ()),
+            ]
+        )
+        if word == "secret":
+            for one in world.sides:
+                change(world, one, Psk(b"the secret of number %d" % number))
+        elif word == "rekey_time":
+            change(world, side, rekey_time=dice.choice(values))
+        else:
+            change(world, side, keys=side.peering.keys.model_copy(update={word: dice.choice(values)}))
+        lossless(world, dice.choice([1, 3, 8]))
+    assert world.refused == 0
