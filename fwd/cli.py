@@ -155,6 +155,25 @@ def initiate(peering: _Peering, control: _Control = CONTROL) -> None:
     typer.echo(command.initiate(control, peering))
 
 
+@app.command()
+def diagnose(
+    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="The configuration, TOML.")] = CONFIG,
+    control: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The gateway's control socket; default: the configuration's.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="As JSON: findings, and what was not looked at.")] = False,
+) -> int:
+    """Look for what keeps a gateway from carrying, whether it runs or not: finding, evidence, remedy; as root.
+
+    Exit status 0 if nothing is found, 1 if something is.
+    """
+    from fwd.diagnose import command
+
+    text, status = command.diagnose(config, control, as_json=json_)
+    typer.echo(text)
+    return status
+
+
 @config_app.command()
 def check(
     file: _File,

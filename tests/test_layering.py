@@ -1,5 +1,5 @@
-"""The layering of the design, read from the imports: cli → bench → lab, control → supervise → keyd, agent → datapath →
-model → files → proto, one way. And the size of files."""
+"""The layering of the design, read from the imports: cli → bench → lab, control, diagnose → supervise → keyd, agent →
+datapath → model → files → proto, one way. And the size of files."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ LAYERS = {
     "keyd": 4,
     "agent": 4,
     "supervise": 5,
+    "diagnose": 6,
     "lab": 6,
     "control": 6,
     "bench": 7,

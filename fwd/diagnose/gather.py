@@ -1,0 +1,265 @@
+"""Gathers what `fwd diagnose` judges: asks the gateway, the kernel and the files, and changes nothing.
+
+What cannot be looked at (no root, no nft, no answer) is said in `unseen`, and its checks find nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import resource
+import shutil
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from fwd.agent.client import query
+from fwd.diagnose import echo
+from fwd.diagnose.facts import Around, Chain, Echo, Facts, Limits, Port, Way
+from fwd.keyd.checkup import examine
+from fwd.model.config import Config, Peering
+from fwd.model.shown import read
+from fwd.model.status import SCHEMA, Status
+from fwd.model.words import Address
+from fwd.proto.errors import UserError
+from fwd.supervise import host, sandbox
+from fwd.supervise.network import NFT_PATH
+from fwd.supervise.users import find_users
+
+T = TypeVar("T")
+_NFT_S: Final = 10.0
+_STA_UNSYNC, _TIMEX_BYTES, _TIMEX_STATUS = 0x40, 208, 40  # struct timex on 64-bit machines
+_FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+_PORT_ERRORS: Final = {errno.EADDRINUSE: "taken", errno.EADDRNOTAVAIL: "no address", errno.EACCES: "not permitted"}
+
+
+class Look:
+    """Looks at one thing after the other, and keeps what could not be looked at."""
+
+    def __init__(self, *, is_root: bool) -> None:
+        self.unseen: list[str] = []
+        self._is_root = is_root
+
+    def at(self, what: str, act: Callable[..., T], *arguments: Any, root: bool = False) -> T | None:
+        """Return what `act` finds; None if it cannot be looked at, or only by root."""
+        if root and not self._is_root:
+            self.unseen.append(f"{what}: needs root")
+            return None
+        try:
+            return act(*arguments)
+        except (OSError, ValueError, UserError, NetlinkError) as error:
+            self.unseen.append(f"{what}: {' '.join(str(error).split())}")
+            return None
+
+
+def gather(config: Config, control: Path, *, is_root: bool) -> Facts:
+    """Look at everything for `config`; the gateway is asked at `control`."""
+    look = Look(is_root=is_root)
+    status = look.at("the gateway", _status, control)
+    with IPRoute() as ip:
+        peerings = [_peering(look, ip, peering, runs=status is not None) for peering in config.peering]
+    devices = {one for a in peerings for one in (a.outer_device, a.outer.device if a.outer else "") if one}
+    return Facts(
+        config=config,
+        status=status,
+        peerings=peerings,
+        lacks=(look.at("the host", _lacks, config, root=True) or []) if status is None else [],
+        walls=sandbox.missing(),
+        sysctls=_sysctls(devices),
+        chains=look.at("filters", _chains, root=True) or [],
+        clock_synchronised=look.at("the clock", _clock),
+        limits=look.at("limits", _limits, status),
+        unseen=look.unseen,
+    )
+
+
+def _peering(look: Look, ip: IPRoute, peering: Peering, *, runs: bool) -> Around:
+    """What the host has around one peering; its ports are its own while it runs."""
+    name = peering.name
+    around = look.at(f"{name}: addresses and routes", _around, ip, peering) or Around(peering)
+    return replace(
+        around,
+        keys=look.at(f"{name}: keys", examine, peering, root=True) or [],
+        echo=look.at(f"{name}: echo", _echo, around, root=True),
+        ports=[] if runs else list(_ports(peering)),
+    )
+
+
+def _status(control: Path) -> Status:
+    try:
+        told = query(control)
+    except OSError as error:
+        raise UserError(f"nobody answers at {control} ({error.strerror or error})") from None
+    if told.get("schema") != SCHEMA:
+        raise UserError("it speaks another schema: use its own `fwd`")
+    return read(Status, told)
+
+
+def _lacks(config: Config) -> list[str]:
+    """What the host does not give, as `fwd demux` finds it."""
+    try:
+        users = find_users(config.gateway.user)
+    except UserError as error:
+        return [str(error)]
+    return host.missing(host.look(config.gateway.control.parent), config, users)
+
+
+# -- addresses, routes, paths -------------------------------------------------------------------------------------
+
+
+def _around(ip: IPRoute, peering: Peering) -> Around:
+    addresses = list(_addresses(ip))
+    outer_device = next((device for address, device in addresses if address == peering.local_addrs), "")
+    own = {
+        str(subnet)
+        for subnet in peering.local_ts
+        if any(address.version == subnet.version and address in subnet for address, _ in addresses)
+    }
+    inner = {str(subnet): _way(ip, subnet[min(1, subnet.num_addresses - 1)]) for subnet in peering.remote_ts}
+    return Around(peering, outer_device, _way(ip, peering.remote_addrs), inner, frozenset(own))
+
+
+def _addresses(ip: IPRoute) -> Iterator[tuple[Address, str]]:
+    names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in ip.get_links()}
+    for message in ip.get_addr():
+        text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+        if text:
+            yield ip_address(text), names.get(message["index"], "")
+
+
+def _way(ip: IPRoute, address: Address) -> Way | None:
+    try:
+        (route,) = ip.route("get", dst=str(address), family=_FAMILIES[address.version])
+        (device,) = ip.get_links(route.get_attr("RTA_OIF"))
+    except (NetlinkError, ValueError):
+        return None
+    name, mtu = device.get_attr("IFLA_IFNAME"), device.get_attr("IFLA_MTU")
+    return Way(name, min(mtu, 65535), route.get_attr("RTA_PREFSRC") or "")
+
+
+def _echo(around: Around) -> Echo | None:
+    peering = around.peering
+    if around.outer is None or not around.outer_device:
+        return None
+    most = max(peering.path_mtu or 0, around.outer.mtu_bytes)
+    return echo.measure(peering.local_addrs, peering.remote_addrs, most)
+
+
+# -- ports --------------------------------------------------------------------------------------------------------
+
+
+def _ports(peering: Peering) -> Iterator[Port]:
+    wanted = {port: f"member {i}" for i, port in enumerate(peering.ports)}
+    if peering.ike:
+        wanted[peering.ike.ike_port] = "IKE"
+    for number, of in sorted(wanted.items()):
+        with socket.socket(_FAMILIES[peering.local_addrs.version], socket.SOCK_DGRAM) as sock:
+            try:
+                sock.bind((str(peering.local_addrs), number))
+            except OSError as error:
+                told: Any = _PORT_ERRORS.get(error.errno or 0, "not permitted")
+                yield Port(number, of, told, _holder(number) if told == "taken" else "")
+
+
+def _holder(port: int) -> str:
+    """The process that has a UDP port, as far as it can be seen."""
+    inodes = {f"socket:[{inode}]" for name in ("udp", "udp6") for inode in _inodes(Path("/proc/net", name), port)}
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # gone, or another's
+            if os.readlink(link) in inodes:
+                pid = link.parts[2]
+                return f"{Path('/proc', pid, 'comm').read_text().strip()} (pid {pid})"
+    return ""
+
+
+def _inodes(table: Path, port: int) -> Iterable[str]:
+    with contextlib.suppress(OSError):
+        for line in table.read_text().splitlines()[1:]:
+            fields = line.split()
+            if int(fields[1].rpartition(":")[2], 16) == port:
+                yield fields[9]
+
+
+# -- the kernel ---------------------------------------------------------------------------------------------------
+
+
+def _sysctls(devices: Iterable[str]) -> dict[str, str]:
+    names = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]
+    paths = {name: name.replace(".", "/") for name in names}
+    paths |= {f"net.ipv4.conf.{one}.rp_filter": f"net/ipv4/conf/{one}/rp_filter" for one in ("all", *devices)}
+    found = {}
+    for name, path in paths.items():
+        with contextlib.suppress(OSError):  # a kernel without IPv6
+            found[name] = Path("/proc/sys", path).read_text().strip()
+    return found
+
+
+def _chains() -> list[Chain]:
+    binary = shutil.which("nft", path=NFT_PATH)
+    if binary is None:
+        raise UserError("nft is missing")
+    argv = [binary, "-j", "list", "ruleset"]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=_NFT_S)
+    except subprocess.SubprocessError as error:
+        raise UserError(f"nft: {error}") from None
+    return forward_chains(json.loads(done.stdout)["nftables"])
+
+
+def forward_chains(ruleset: Iterable[Any]) -> list[Chain]:
+    """Return the base chains at the forward hook, of what `nft -j list ruleset` prints.
+
+    A chain accepts if a rule in it, or in a chain that it jumps to, says so, whatever the rule matches.
+    """
+    bases: dict[tuple[str, str, str], bool] = {}
+    rules: dict[tuple[str, str, str], list[Any]] = {}
+    for entry in ruleset:
+        if (chain := entry.get("chain")) and chain.get("hook") == "forward":
+            bases[chain["family"], chain["table"], chain["name"]] = chain.get("policy") == "drop"
+        if rule := entry.get("rule"):
+            rules.setdefault((rule["family"], rule["table"], rule["chain"]), []).extend(rule["expr"])
+
+    def accepts(key: tuple[str, str, str], seen: frozenset[Any]) -> bool:
+        for expression in rules.get(key, ()) if key not in seen else ():
+            target = expression.get("jump") or expression.get("goto")
+            if "accept" in expression or "vmap" in expression or "xt" in expression:
+                return True
+            if target and accepts((*key[:2], target["target"]), seen | {key}):
+                return True
+        return False
+
+    return [Chain(" ".join(key), drops, accepts(key, frozenset())) for key, drops in bases.items()]
+
+
+def _clock() -> bool:
+    """Whether the kernel believes its clock to be set by somebody."""
+    timex = ctypes.create_string_buffer(_TIMEX_BYTES)
+    if ctypes.CDLL(None, use_errno=True).adjtimex(timex) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    status: int = struct.unpack_from("i", timex, _TIMEX_STATUS)[0]
+    return not status & _STA_UNSYNC
+
+
+def _limits(status: Status | None) -> Limits:
+    available = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:")]
+    memory = int(available[0].split()[1]) << 10 if available else None
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if status is None:
+        return Limits(most, memory)
+    proc = Path("/proc", str(status.gateway.pid))
+    with contextlib.suppress(OSError):  # another namespace's, or another user's
+        lines = (proc / "limits").read_text().splitlines()
+        of_it = next(line.split() for line in lines if line.startswith("Max open files"))
+        return Limits(int(of_it[3]), memory, len(os.listdir(proc / "fd")))
+    return Limits(most, memory, 0)

@@ -1,0 +1,214 @@
+"""The checks of `fwd diagnose`, as a table: one fact that is wrong, one finding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+from statuskit import NOW_NS, ready_view
+
+from fwd.agent.status import status_of
+from fwd.diagnose.checks import CHECKS, RESTARTS_MANY, findings
+from fwd.diagnose.command import lines
+from fwd.diagnose.facts import Around, Chain, Echo, Facts, Limits, Port, Way
+from fwd.diagnose.gather import forward_chains
+from fwd.keyd.checkup import Finding as KeyFinding
+from fwd.model import config
+from fwd.model.example import EXAMPLE
+from fwd.model.keys import CertificateKeys
+from fwd.model.reasons import Code, Reason
+from fwd.model.status import Status
+
+CONFIG = config.parse(EXAMPLE.replace("members = 4", "members = 2"), "example")
+PEERING = CONFIG.peering[0]
+CERTIFIED = PEERING.model_copy(
+    update={"keys": CertificateKeys(source="cert", certificate="/c.pem", key="/k.pem", authorities="/ca.pem")}
+)
+LOCAL, REMOTE = str(PEERING.local_ts[0]), str(PEERING.remote_ts[0])
+AROUND = Around(
+    PEERING,
+    outer_device="wan",
+    outer=Way("wan", 1500, str(PEERING.local_addrs)),
+    inner={REMOTE: Way(PEERING.tun, 1500, str(PEERING.local_ts[0][1]))},
+    own=frozenset(str(subnet) for subnet in PEERING.local_ts),
+    echo=Echo(answers=True, largest_bytes=1500),
+    ports=[Port(4500, "member 0"), Port(500, "IKE")],
+)
+FINE = Facts(
+    config=CONFIG,
+    peerings=[AROUND],
+    sysctls={"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1", "net.ipv4.conf.all.rp_filter": "1"},
+    chains=[Chain("ip filter FORWARD", drops=True, accepts=True), Chain("inet t f", drops=False, accepts=False)],
+    clock_synchronised=True,
+    limits=Limits(1024, 8 << 30),
+)
+
+
+def ready() -> Status:
+    with ready_view() as view:
+        return replace(status_of(view, NOW_NS), warnings=[])
+
+
+def around(**more: Any) -> Callable[[Facts], Facts]:
+    return lambda facts: replace(facts, peerings=[replace(facts.peerings[0], **more)])
+
+
+def host(**more: Any) -> Callable[[Facts], Facts]:
+    return lambda facts: replace(facts, **more)
+
+
+def running(change: Callable[[Status], Status] = lambda status: status, **more: Any) -> Callable[[Facts], Facts]:
+    return lambda facts: around(**more)(replace(facts, status=change(ready())))
+
+
+def told(**more: Any) -> Callable[[Facts], Facts]:
+    """The gateway runs, and its first peering says this."""
+    return running(lambda status: replace(status, peerings=[replace(status.peerings[0], **more)]))
+
+
+def with_drops(**counts: int) -> Callable[[Facts], Facts]:
+    return lambda facts: told(drops={**ready().peerings[0].drops, **counts})(facts)
+
+
+def with_restarts(count: int) -> Callable[[Facts], Facts]:
+    def change(status: Status) -> Status:
+        return replace(status, processes=[replace(one, restarts=count) for one in status.processes[:1]])
+
+    return running(change)
+
+
+def not_ready(status: Status) -> Status:
+    reason = Reason.of(Code.PROCESS, what="keyd", state="failed")
+    return replace(status, ready=False, reasons=[reason], not_ready=[reason.line])
+
+
+ELSEWHERE = Way("lan", 1500, str(PEERING.local_addrs))
+STRICT = {"net.ipv4.conf.all.rp_filter": "1", "net.ipv4.conf.wan.rp_filter": "0", "net.ipv4.ip_forward": "1"}
+OUTSIDE = {REMOTE: Way(PEERING.tun, 1500, "198.51.100.7")}
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "severity", "words"),
+    [
+        (host(lacks=["nft is missing: install the package nftables"]), "host", "fault", "install the package"),
+        (host(walls=["no Landlock: this kernel has none"]), "kernel", "warning", "no Landlock"),
+        (host(sysctls={"net.ipv4.ip_forward": "0"}), "forwarding_off", "fault", "net.ipv4.ip_forward=1"),
+        (host(chains=[Chain("ip filter FORWARD", True, False)]), "filter_drops", "fault", "ip filter FORWARD"),
+        (host(limits=Limits(100, 8 << 30)), "descriptors", "fault", "the hard limit is 100"),
+        (host(limits=Limits(1024, 100 << 20)), "memory", "warning", "100 MiB"),
+        (around(outer_device=""), "address", "fault", str(PEERING.local_addrs)),
+        (around(outer=None), "route", "fault", str(PEERING.remote_addrs)),
+        (around(own=frozenset()), "no_lan_address", "warning", LOCAL),
+        (around(keys=[KeyFinding("/s: empty")]), "keys", "fault", "/s: empty"),
+        (around(keys=[KeyFinding("/c: ends in 3 days", fault=False)]), "keys", "warning", "3 days"),
+        (around(ports=[Port(500, "IKE", "taken", "charon (pid 7)")]), "port", "fault", "stop charon (pid 7)"),
+        (around(ports=[Port(500, "IKE", "not permitted")]), "port", "fault", "as root"),
+        (around(echo=Echo(True, 1400)), "path_mtu", "warning", "path_mtu = 1400"),
+        (around(echo=Echo(True, 900)), "path_mtu", "fault", "900 octets"),
+        (
+            lambda f: around(outer=ELSEWHERE)(replace(f, sysctls=STRICT)),
+            "rp_filter", "warning", "net.ipv4.conf.wan.rp_filter=2",
+        ),
+        (
+            lambda f: around(peering=CERTIFIED)(replace(f, clock_synchronised=False)),
+            "clock", "warning", "NTP",
+        ),
+        (running(not_ready), "process", "fault", "keyd is failed"),
+        (running(lambda s: replace(s, warnings=["odd"])), "status", "warning", "odd"),
+        (running(inner={REMOTE: ELSEWHERE}), "route_missing", "fault", REMOTE),
+        (running(inner={REMOTE: None}), "route_missing", "fault", "no route"),
+        (running(inner=OUTSIDE), "route_source", "warning", "198.51.100.7"),
+        (with_drops(internal_error=1), "drops", "warning", "traceback"),
+        (with_drops(ring_full=101), "drops", "warning", "101 dropped"),
+        (told(ike_failures={"no_answer": 3}), "far_gateway", "fault", "no answer 3 times; it answers echo requests"),
+        (with_restarts(RESTARTS_MANY), "restarts", "warning", f"replaced {RESTARTS_MANY} times"),
+        (
+            lambda f: running()(replace(f, limits=Limits(1024, 8 << 30, used=1000))),
+            "descriptors", "warning", "1000 of 1024",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_finding(change: Callable[[Facts], Facts], check: str, severity: str, words: str) -> None:
+    (found,) = findings(change(FINE))
+    assert (found.check, found.severity) == (check, severity)
+    assert words in f"{found.what} {found.evidence} {found.remedy}"
+    assert found.what
+    assert found.evidence
+    assert found.remedy
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        host(),
+        running(),
+        # A host's own address as the only local subnet needs no forwarding.
+        lambda f: around(
+            peering=PEERING.model_copy(update={"local_ts": [ip_network("10.1.0.1/32")]}),
+            own=frozenset({"10.1.0.1/32"}),
+        )(replace(f, sysctls={"net.ipv4.ip_forward": "0"})),
+        # What is not known is no finding.
+        host(sysctls={}, chains=[], clock_synchronised=None, limits=None),
+        around(echo=None),
+        around(echo=Echo(answers=False)),
+        # Without certificates the clock decides nothing; a route elsewhere only under strict filtering.
+        host(clock_synchronised=False),
+        lambda f: around(outer=ELSEWHERE)(replace(f, sysctls={**STRICT, "net.ipv4.conf.wan.rp_filter": "2"})),
+        with_drops(ring_full=99),
+        with_restarts(RESTARTS_MANY - 1),
+        # Whose memory is in use already does not want it again.
+        lambda f: running()(replace(f, limits=Limits(1024, 100 << 20, used=100))),
+    ],
+)
+def test_what_is_fine_is_no_finding(change: Callable[[Facts], Facts]) -> None:
+    assert findings(change(FINE)) == []
+
+
+def test_faults_come_first_and_each_finding_once() -> None:
+    facts = around(own=frozenset(), outer_device="")(replace(FINE, walls=["no Landlock", "no Landlock"]))
+    assert [one.severity for one in findings(facts)] == ["fault", "warning", "warning"]
+
+
+def test_lines_have_evidence_and_remedy_and_what_was_not_seen() -> None:
+    text = "\n".join(lines(findings(replace(FINE, walls=["no Landlock"])), ["filters: needs root"]))
+    assert "warning: no Landlock [kernel]" in text
+    assert "evidence:" in text
+    assert "remedy:" in text
+    assert "not looked at: filters: needs root" in text
+    assert text.endswith(f"{len(CHECKS)} checks: 0 faults, 1 warnings")
+
+
+def chain(name: str, **more: Any) -> dict[str, Any]:
+    return {"chain": {"family": "ip", "table": "filter", "name": name, **more}}
+
+
+def rule(of: str, *expressions: dict[str, Any]) -> dict[str, Any]:
+    return {"rule": {"family": "ip", "table": "filter", "chain": of, "expr": list(expressions)}}
+
+
+FORWARD = chain("FORWARD", hook="forward", policy="drop")
+
+
+@pytest.mark.parametrize(
+    ("ruleset", "drops", "accepts"),
+    [
+        ([FORWARD], True, False),
+        ([chain("FORWARD", hook="forward", policy="accept")], False, False),
+        ([FORWARD, rule("FORWARD", {"match": {}}, {"drop": None})], True, False),
+        ([FORWARD, rule("FORWARD", {"match": {}}, {"accept": None})], True, True),
+        ([FORWARD, rule("FORWARD", {"jump": {"target": "USER"}}), rule("USER", {"accept": None})], True, True),
+        ([FORWARD, rule("FORWARD", {"jump": {"target": "USER"}}), rule("USER", {"return": None})], True, False),
+        # A chain that calls itself cannot be loaded, and would not hang this.
+        ([FORWARD, rule("FORWARD", {"goto": {"target": "FORWARD"}})], True, False),
+        ([FORWARD, rule("FORWARD", {"vmap": {}})], True, True),
+    ],
+)
+def test_whether_a_forward_chain_accepts_anything(ruleset: list[Any], drops: bool, accepts: bool) -> None:
+    assert forward_chains([{"metainfo": {}}, *ruleset]) == [Chain("ip filter FORWARD", drops, accepts)]
+
+
+def test_chains_of_other_hooks_are_not_looked_at() -> None:
+    assert forward_chains([chain("INPUT", hook="input", policy="drop")]) == []
