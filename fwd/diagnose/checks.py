@@ -52,9 +52,17 @@ class Finding:
 
 
 def findings(facts: Facts) -> list[Finding]:
-    """Return what every check has found, faults first."""
-    found = [one for check in CHECKS for one in check(facts)]
+    """Return what every check has found, faults first; what the gateway itself says is not found once more."""
+    told = [(reason.code, reason.peering) for reason in facts.status.reasons] if facts.status else []
+    found = list(readiness(facts))
+    for check in CHECKS:
+        found += [one for one in check(facts) if not any(_is_of(one, *reason) for reason in told)]
     return sorted(dict.fromkeys(found), key=lambda one: one.severity != "fault")
+
+
+def _is_of(found: Finding, code: str, peering: str) -> bool:
+    """Whether a finding is a reason that the gateway gives for the same peering, or for all."""
+    return found.check == code and (found.peering == peering or "" in (found.peering, peering))
 
 
 # -- what a running gateway says ----------------------------------------------------------------------------------
@@ -213,7 +221,7 @@ def addresses(facts: Facts) -> Iterator[Finding]:
                 what = "the gateway's own packets, ICMP errors too, have no source that the far side takes"
                 evidence = f"no address of this host is in {', '.join(subnets)}"
                 remedy = "give the LAN's device an address in local_ts; clients' packets pass without, too"
-                yield Finding("no_lan_address", "warning", name, what, evidence, remedy)
+                yield Finding("own_source", "warning", name, what, evidence, remedy)
 
 
 def routes(facts: Facts) -> Iterator[Finding]:
@@ -284,6 +292,6 @@ def _holds(subnet: str, address: str) -> bool:
 
 
 CHECKS: Final[tuple[Callable[[Facts], Iterator[Finding]], ...]] = (
-    readiness, host, keys, addresses, ports, forwarding, filters, routes, reverse_path, path_mtu, far_gateway, clock,
+    host, keys, addresses, ports, forwarding, filters, routes, reverse_path, path_mtu, far_gateway, clock,
     limits, walls, restarts, drops,
 )  # fmt: skip

@@ -101,7 +101,7 @@ OUTSIDE = {REMOTE: Way(PEERING.tun, 1500, "198.51.100.7")}
         (host(limits=Limits(1024, 100 << 20)), "memory", "warning", "100 MiB"),
         (around(outer_device=""), "address", "fault", str(PEERING.local_addrs)),
         (around(outer=None), "route", "fault", str(PEERING.remote_addrs)),
-        (around(own=frozenset()), "no_lan_address", "warning", LOCAL),
+        (around(own=frozenset()), "own_source", "warning", LOCAL),
         (around(keys=[KeyFinding("/s: empty")]), "keys", "fault", "/s: empty"),
         (around(keys=[KeyFinding("/c: ends in 3 days", fault=False)]), "keys", "warning", "3 days"),
         (around(ports=[Port(500, "IKE", "taken", "charon (pid 7)")]), "port", "fault", "stop charon (pid 7)"),
@@ -172,13 +172,20 @@ def test_faults_come_first_and_each_finding_once() -> None:
     assert [one.severity for one in findings(facts)] == ["fault", "warning", "warning"]
 
 
+def test_what_the_gateway_says_is_not_found_once_more() -> None:
+    reason = Reason.of(Code.FORWARDING_OFF, PEERING.name, sysctl="net.ipv4.ip_forward")
+    facts = running(lambda status: replace(status, ready=False, reasons=[reason]))(FINE)
+    (found,) = findings(replace(facts, sysctls={"net.ipv4.ip_forward": "0"}))
+    assert (found.check, found.evidence) == ("forwarding_off", "the gateway's status")
+
+
 def test_lines_have_evidence_and_remedy_and_what_was_not_seen() -> None:
     text = "\n".join(lines(findings(replace(FINE, walls=["no Landlock"])), ["filters: needs root"]))
     assert "warning: no Landlock [kernel]" in text
     assert "evidence:" in text
     assert "remedy:" in text
     assert "not looked at: filters: needs root" in text
-    assert text.endswith(f"{len(CHECKS)} checks: 0 faults, 1 warnings")
+    assert text.endswith(f"{len(CHECKS) + 1} checks: 0 faults, 1 warnings")
 
 
 def chain(name: str, **more: Any) -> dict[str, Any]:

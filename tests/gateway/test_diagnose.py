@@ -29,6 +29,7 @@ def test_nothing_is_found_where_all_is_well(pair: Pair) -> None:
 
 
 def test_a_host_that_does_not_forward(pair: Pair) -> None:
+    pair.wait_ready("gw1")
     pair.topology.run("gw1", ["sysctl", "-qw", "net.ipv4.ip_forward=0"])
     try:
         status, found = diagnose(pair)
@@ -40,6 +41,7 @@ def test_a_host_that_does_not_forward(pair: Pair) -> None:
 
 
 def test_a_filter_that_drops_all_that_is_forwarded(pair: Pair) -> None:
+    pair.wait_ready("gw1")
     pair.nft("gw1", "table ip strange {\n chain forward {\n type filter hook forward priority 0; policy drop;\n }\n}")
     try:
         status, found = diagnose(pair)

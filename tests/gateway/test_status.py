@@ -58,6 +58,10 @@ def test_a_live_gateways_status_is_valid(pair: Pair) -> None:
         TypeAdapter(Status).validate_json(json.dumps(pair.status(host)))
 
 
+def test_the_log_tells_that_a_gateway_is_ready(pair: Pair) -> None:
+    until(lambda: "event=gateway.ready" in pair.log("gw1"), 30.0, "the line in the log")
+
+
 def test_drops_are_shown_with_what_they_mean(pair: Pair) -> None:
     shown = " ".join(fwd_status(pair, "--drops").stdout.split())
     assert "bad_icv" in shown

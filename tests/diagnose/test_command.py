@@ -1,0 +1,70 @@
+"""`fwd diagnose` on this host, on the loopback's addresses: nothing runs, and nothing is changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fwd.diagnose.command import diagnose
+
+CONFIG = """
+[gateway]
+control = "{control}"
+[[peering]]
+name = "far"
+local_addrs = "127.0.0.1"
+remote_addrs = "127.0.0.2"
+local_ts = ["10.1.0.0/16"]
+remote_ts = ["10.2.0.0/16"]
+members = 1
+port = {port}
+[peering.keys]
+source = "psk"
+secret = "{secret}"
+ike_port = {ike_port}
+"""
+
+
+@pytest.fixture
+def taken() -> Any:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+def found_in(path: Path) -> tuple[list[dict[str, Any]], list[str], int]:
+    text, status = diagnose(path, None, as_json=True)
+    told = json.loads(text)
+    return told["findings"], told["unseen"], status
+
+
+def test_a_file_that_is_none_is_the_only_finding(tmp_path: Path) -> None:
+    path = tmp_path / "fwd.toml"
+    path.write_text("peering = 3")
+    (found,), _, status = found_in(path)
+    assert (found["check"], found["severity"], status) == ("config", "fault", 1)
+    assert str(path) in found["what"]
+
+
+def test_who_has_a_port_is_named_and_a_gateway_that_does_not_run_is_no_finding(tmp_path: Path, taken: int) -> None:
+    path = tmp_path / "fwd.toml"
+    names = {"control": tmp_path / "none.sock", "secret": tmp_path / "none.psk"}
+    path.write_text(CONFIG.format(**names, port=taken, ike_port=taken - 1 if taken > 2000 else taken + 1))
+    found, unseen, status = found_in(path)
+    (port,) = (one for one in found if one["check"] == "port" and str(taken) in one["what"])
+    assert f"(pid {os.getpid()})" in port["evidence"]
+    assert port["remedy"]
+    assert status == 1
+    assert any("none.sock" in one for one in unseen)
+
+
+def test_people_get_lines(tmp_path: Path) -> None:
+    text, status = diagnose(tmp_path / "none.toml", None, as_json=False)
+    assert status == 1
+    assert text.splitlines()[0].startswith("fault: ")
+    assert "remedy:" in text
