@@ -265,8 +265,11 @@ def test_dashboards_and_alert_rules_name_metrics_labels_and_reasons_that_exist(
         used |= set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", expression))
         assert used <= allowed, expression
         reasons = {one for group in re.findall(r'reason=~?"([^"]*)"', expression) for one in group.split("|")}
-        of_ike = "fwd_ike_failures_total" in metrics
-        known = {one.value for one in Failure} if of_ike else {reason.label for reason in DropReason}
+        known = {reason.label for reason in DropReason}
+        if "fwd_ike_failures_total" in metrics:
+            known = {one.value for one in Failure}
+        elif "fwd_not_ready" in metrics:
+            known = {one.value for one in Code}
         assert reasons <= known, expression
 
 

@@ -51,7 +51,7 @@ def under_way(view: GatewayView) -> PeeringView:
     return peering
 
 
-@pytest.mark.parametrize("counter", [*DemuxCounter, *MemberCounter, *LinkWord], ids=str)
+@pytest.mark.parametrize("counter", [*DemuxCounter, *MemberCounter, *LinkWord], ids=lambda one: one.name)
 def test_a_counter_that_grows_is_seen(view: GatewayView, counter: IntEnum) -> None:
     shared = under_way(view).shared
     before = peering_told(view)
@@ -64,7 +64,7 @@ def test_a_counter_that_grows_is_seen(view: GatewayView, counter: IntEnum) -> No
     assert peering_told(view) != before
 
 
-@pytest.mark.parametrize("reason", DropReason, ids=str)
+@pytest.mark.parametrize("reason", list(DropReason), ids=lambda one: one.label)
 def test_a_drop_is_seen_by_its_name(view: GatewayView, reason: DropReason) -> None:
     block = view.peerings[0].shared.members[0].counters
     block.values[reason] += 1

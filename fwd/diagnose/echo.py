@@ -20,7 +20,6 @@ _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER = 10, 23
 _IP_BYTES: Final = {4: 20, 6: 40}
 _ICMP_BYTES: Final = 8
 SMALL_BYTES: Final = {4: 576, 6: 1280}  # what every path takes
-_STEP_BYTES: Final = 4  # as exact as it needs to be
 
 
 def measure(local: Address, remote: Address, most_bytes: int) -> Echo:
@@ -35,7 +34,7 @@ def search(answered: Callable[[int], bool], least: int, most: int) -> Echo:
         return Echo(answers=False)
     if least >= most or answered(most):
         return Echo(answers=True, largest_bytes=most)
-    while most - least > _STEP_BYTES:
+    while most - least > 1:
         middle = (least + most) // 2
         least, most = (middle, most) if answered(middle) else (least, middle)
     return Echo(answers=True, largest_bytes=least)

@@ -16,6 +16,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -69,6 +70,11 @@ def gather(config: Config, control: Path, *, is_root: bool) -> Facts:
     status = look.at("the gateway", _status, control)
     with IPRoute() as ip:
         peerings = [_peering(look, ip, peering, runs=status is not None) for peering in config.peering]
+
+    # Who does not answer costs seconds: all are asked at once.
+    with ThreadPoolExecutor(len(peerings)) as pool:
+        answers = pool.map(lambda one: look.at(f"{one.peering.name}: echo", _echo, one, root=True), peerings)
+        peerings = [replace(one, echo=answer) for one, answer in zip(peerings, answers, strict=True)]
     devices = {one for a in peerings for one in (a.outer_device, a.outer.device if a.outer else "") if one}
     return Facts(
         config=config,
@@ -91,7 +97,6 @@ def _peering(look: Look, ip: IPRoute, peering: Peering, *, runs: bool) -> Around
     return replace(
         around,
         keys=look.at(f"{name}: keys", examine, peering, root=True) or [],
-        echo=look.at(f"{name}: echo", _echo, around, root=True),
         ports=[] if runs else list(_ports(peering)),
     )
 
