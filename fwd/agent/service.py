@@ -23,6 +23,7 @@ from fwd.agent.changes import Changes
 from fwd.agent.readiness import Watch
 from fwd.agent.status import status_of
 from fwd.agent.view import GatewayView
+from fwd.datapath.shared import REST_S
 from fwd.model.shown import as_json
 from fwd.model.status import Status
 
@@ -31,7 +32,7 @@ REQUEST_S: Final = 1.0
 ANSWER_S: Final = 2.0
 CONNECTIONS_MAX: Final = 16  # at each of the two sockets
 IKE_COMMANDS: Final = ("rekey", "terminate", "initiate")
-_TICK_S: Final = 0.1  # the watchdog expects a heartbeat every 0.2 s
+_TICK_S: Final = 0.1  # while somebody is served
 
 Json = dict[str, Any]
 
@@ -48,7 +49,7 @@ def run(
     """
     agent = Agent(view, control, metrics, commands, channel)
     while True:
-        agent.turn(_TICK_S)
+        agent.turn()
 
 
 @dataclass
@@ -97,9 +98,10 @@ class Agent:
         if metrics is not None:
             self._open(_Door(metrics, (b"\r\n\r\n", b"\n\n"), self._answer_http))
 
-    def turn(self, wait_s: float) -> None:
-        """Wait for something to do, up to `wait_s`, and do it."""
-        self._beat()
+    def turn(self) -> None:
+        """Wait for something to do, and do it; rest while nobody is served."""
+        wait_s = _TICK_S if self._guests else REST_S
+        self._heartbeat[0] = time.monotonic_ns() + int(wait_s * 1e9)
         for key, _ in self._selector.select(wait_s):
             self._beat()
             if isinstance(key.data, Changes):

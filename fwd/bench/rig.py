@@ -13,9 +13,9 @@ from typing import cast
 import numpy as np
 
 from fwd.datapath.audit import Audit
-from fwd.datapath.demux import Lane
 from fwd.datapath.geometry import Geometry
 from fwd.datapath.inbound import Inbound
+from fwd.datapath.lane import Lane
 from fwd.datapath.outbound import Outbound
 from fwd.datapath.ring import Ring
 from fwd.datapath.shared import LinkWord, PeeringShared

@@ -66,6 +66,7 @@ CALLS: Final = (
 # File below fwd/ → stage of its functions, but for those named.
 FILES: Final = {
     "datapath/demux.py": LOOP,
+    "datapath/lane.py": LOOP,
     "datapath/outbound.py": FRAMING,
     "datapath/inbound.py": RECEIVING,
     "datapath/delivery.py": CHECK_IN,
@@ -84,10 +85,10 @@ FILES: Final = {
     "proto/segments.py": JOIN,
 }
 FUNCTIONS: Final = {
-    ("datapath/demux.py", "put"): COPY,
-    ("datapath/demux.py", "_copy"): COPY,
-    ("datapath/demux.py", "_begin"): COPY,
-    ("datapath/demux.py", "flush"): FLUSH,
+    ("datapath/lane.py", "put"): COPY,
+    ("datapath/lane.py", "_copy"): COPY,
+    ("datapath/lane.py", "_begin"): COPY,
+    ("datapath/lane.py", "flush"): FLUSH,
     ("datapath/demux.py", "_hand_over"): FLUSH,
     ("datapath/demux.py", "_read_burst"): CHECK_OUT,
     ("datapath/udp.py", "read_ancillary"): RECEIVING,

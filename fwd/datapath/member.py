@@ -2,13 +2,14 @@
 
 The loop writes its own heartbeat; it needs nobody (design rule 7): without keyd it goes on with the SAs it has, until
 their lives end. It ends them itself, whatever keyd does: by deadline once a turn, by packets and octets on its tick.
-Before its first turn it takes one boot record; without one it gives up with exit status NO_KEYS.
+Before its first turn it takes one boot record, and waits for it as long as need be. With nothing to do it rests.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import select
 import socket
 import time
@@ -24,7 +25,7 @@ from fwd.datapath.inbound import Inbound
 from fwd.datapath.outbound import Outbound
 from fwd.datapath.receiving import Receiving
 from fwd.datapath.ring import Ring
-from fwd.datapath.shared import LinkWord, MemberShared
+from fwd.datapath.shared import REST_S, LinkWord, MemberShared
 from fwd.datapath.tun import Offloads
 from fwd.datapath.udp import ANCILLARY_BYTES, KEEPALIVE, KEEPALIVE_S, Sender, path_mtu, read_ancillary
 from fwd.model.config import Peering
@@ -34,10 +35,10 @@ from fwd.proto.logged import event
 from fwd.proto.path import Echo, PathMonitor
 from fwd.proto.sa import DEADLINE_MAX_MS, SET_BYTES_MAX, EventKind, MessageError, SaEvent, SaSet
 
-NO_KEYS: Final = 75
 IDLE_TICK_S: Final = 0.2
-_BOOT_WAIT_S = 0.5  # less than the watchdog's patience
-_BOOT_POLL_MS = 50
+_REST_TICKS = 5  # in a row without traffic, after which it rests
+_WAITS_S = 1.0  # without keys, before the log is told: a start takes so long
+_WAITS_EVERY_S = 3600.0  # and told again
 _ECHO_BYTES = FRAMING_BYTES + 4
 _UNKNOWN_EVERY_S = 0.1
 _ASK_KERNEL_S = 1.0  # what the path takes
@@ -63,33 +64,56 @@ class MemberParts:
     shared: MemberShared
 
 
-def run(parts: MemberParts, *, skip: bool) -> int:
-    """Be a member until the process is ended, or return NO_KEYS without a boot record.
+def run(parts: MemberParts, *, skip: bool) -> None:
+    """Be a member until the process is ended.
 
-    `skip`: it returns from `failed`, and leaves what waited meanwhile.
+    `skip`: it returns from `failed`, and leaves what waited meanwhile; so does one that has waited for keys.
     """
-    while True:
-        boot = _take_boot_record(parts.boot)
-        if boot is None or boot.outbound is None:
-            return NO_KEYS
-        if not 0 < boot.outbound.deadline_ms <= boot_ms():
-            break
-        told = event("member.sa_expired", spi=f"{boot.outbound.spi:#010x}", way="out")
-        log.warning("SPI %#010x has waited until its end, and is not sent on", boot.outbound.spi, extra=told)
+    boot = _take_boot_record(parts.boot)
+    if boot is None:
+        boot, skip = _wait_for_keys(parts), True
     Member(parts, boot, skip=skip).run()
-    return 0
 
 
 def _take_boot_record(sock: socket.socket) -> SaSet | None:
-    """One record, with one receive: a spare is for whoever takes it and for nobody else."""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    deadline = time.monotonic() + _BOOT_WAIT_S
-    while time.monotonic() < deadline:
-        poll.poll(_BOOT_POLL_MS)
-        with contextlib.suppress(BlockingIOError):
-            return SaSet.decode(sock.recv(SET_BYTES_MAX))
+    """One record, with one receive: a spare is for whoever takes it and for nobody else. None: there is none."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            boot = SaSet.decode(sock.recv(SET_BYTES_MAX))
+            if boot.outbound is not None and not 0 < boot.outbound.deadline_ms <= boot_ms():
+                return boot
+            if boot.outbound is not None:
+                told = event("member.sa_expired", spi=f"{boot.outbound.spi:#010x}", way="out")
+                log.warning("SPI %#010x has waited until its end, and is not sent on", boot.outbound.spi, extra=told)
     return None
+
+
+def _wait_for_keys(parts: MemberParts) -> SaSet:
+    """Rest until there is a boot record; the log is told once, and every hour.
+
+    What a predecessor sent on is sent on no more. What keyd tells one that has no keys is in its boot record, too.
+    """
+    parts.shared.link[LinkWord.SPI_OUT] = 0
+    poll = select.poll()
+    for sock in (parts.boot, parts.control):
+        poll.register(sock, select.POLLIN)
+    now = time.monotonic()
+    tell_at = now + _WAITS_S
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                parts.control.recv(SET_BYTES_MAX)
+        boot = _take_boot_record(parts.boot)
+        if boot is not None:
+            return boot
+
+        now = time.monotonic()
+        if now >= tell_at:
+            tell_at = now + _WAITS_EVERY_S
+            log.warning("waits for keys: there is no SA to send on yet", extra=event("member.waits"))
+        wait_s = min(REST_S, tell_at - now)
+        parts.shared.process.heartbeat[0] = int((now + wait_s) * 1e9)
+        poll.poll(wait_s * 1000)
 
 
 class Member:
@@ -138,6 +162,8 @@ class Member:
         self._heard_from = ("", 0)
         self._mapping = 0, now  # ESP packets sent when a NAT last saw us, and when that was
         self._unknown_at = self._elsewhere_at = 0.0
+        self._traffic = 0, 0  # ESP packets sent and received, at the last tick
+        self._quiet_ticks = 0  # in a row without any
         self._publish_path()
         self._install(boot)
         self._tell(EventKind.STARTED, self._link[LinkWord.SPI_OUT])
@@ -156,7 +182,10 @@ class Member:
             if busy:
                 self._path.sent(self._now)
                 busy = work()
-            ready = epoll.poll(0.0 if busy else max(0.0, due - self._now))
+            if not busy and due - self._now > IDLE_TICK_S:
+                ready, due = self._rest(epoll, due), 0.0
+            else:
+                ready = epoll.poll(0.0 if busy else max(0.0, due - self._now))
             heartbeat[0] = now_ns = time.monotonic_ns()
             self._now = now = now_ns / 1e9
             if self.clock_ms() >= self._deadline_ms:
@@ -168,6 +197,16 @@ class Member:
                     self._hear_keyd()
             if now >= due or sender.too_big:
                 due = now + self._tick()
+
+    def _rest(self, epoll: select.epoll, due: float) -> list[tuple[int, int]]:
+        """Block until something comes, or `due`. From here on a bell that is rung stays readable: work waits."""
+        bell = self._parts.ring.bell
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(bell)
+        if self.outbound.waits():
+            return []
+        self._shared.process.heartbeat[0] = int(due * 1e9)
+        return epoll.poll(max(0.0, due - self._now))
 
     # -- the network ------------------------------------------------------------------------------------------
 
@@ -276,7 +315,7 @@ class Member:
         self._sender.too_big = False
         if self._now - self._kernel_asked >= due_s:
             self._ask_kernel()
-        if not self._esp:
+        if not self._esp and self.outbound.sa:
             self._ask(self._path.poll(self._now))
         self._link[LinkWord.GSO_REFUSED] = self._sender.gso_refused
         self._follow_far()
@@ -288,7 +327,18 @@ class Member:
         peering, sa = self._parts.peering, self.outbound.sa
         if sa and self.outbound.is_due(peering.rekey_packets, peering.rekey_bytes):  # until keyd has answered
             self._tell(EventKind.SOFT_LIMIT, sa.spi)
-        return IDLE_TICK_S if self._esp else min(IDLE_TICK_S, self._path.next_timeout(self._now))
+        return self._idle_s()
+
+    def _idle_s(self) -> float:
+        """How long nothing is due. What waits for missing packets, or for its SA, is given up within _REST_TICKS."""
+        traffic = self._counters[MemberCounter.OUT_ESP], self._link[LinkWord.RX_TAKEN]
+        self._quiet_ticks = self._quiet_ticks + 1 if traffic == self._traffic else 0
+        self._traffic = traffic
+        wait_s = IDLE_TICK_S
+        if self._quiet_ticks >= _REST_TICKS:
+            wait_s = min(REST_S, max(IDLE_TICK_S, (self._deadline_ms - self.clock_ms()) / 1000))
+        asks = not self._esp and self.outbound.sa is not None
+        return min(wait_s, self._path.next_timeout(self._now)) if asks else wait_s
 
     def _ask_kernel(self) -> None:
         """Ask what the kernel takes the path's MTU to be: what ICMP has told it counts for 10 minutes (RFC 1191 §6.3).

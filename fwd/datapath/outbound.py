@@ -220,6 +220,10 @@ class Outbound:
     def _records(self, first: int, end: int) -> int:
         return sum(self._ring.records(n) for n in range(first, end))
 
+    def waits(self) -> bool:
+        """Whether a segment waits."""
+        return self._ring.member_words[TAKEN] < self._demux_words[HEAD]
+
     def work(self) -> bool:
         """Send one segment; False when none waits."""
         words = self._ring.member_words

@@ -31,6 +31,7 @@ from fwd.proto.flow import BUCKETS
 from fwd.proto.sa import SLOTS
 
 LEDGER_ENTRIES = 256
+REST_S: Final = 5.0  # a loop that has nothing to do blocks for so long, unless something comes
 RING_WORDS: Final = 16  # how far a member is with its ring (ring.py)
 _BOARD_TRIES = 16
 _PAGE_BYTES = 4096
@@ -71,7 +72,8 @@ class ProcessWords:
 
     def __init__(self, table: memoryview, heartbeat: memoryview) -> None:
         self._table = table
-        self.heartbeat = heartbeat  # time.monotonic_ns of the loop's last turn
+        # time.monotonic_ns of the loop's last turn; while it rests, of the next one at the latest.
+        self.heartbeat = heartbeat
 
     def get(self) -> ProcessRow:
         """The row as it stands."""
@@ -87,12 +89,12 @@ class ProcessWords:
         self._table[self.INCARNATION] = incarnation
 
     def beat_at(self, since: float) -> float:
-        """When the loop last turned (monotonic seconds); 0: not since then.
+        """When the loop last turned, or will turn when it rests (monotonic seconds); 0: not since then.
 
-        A time to come is no heartbeat either: it would hide a hang.
+        A time beyond any rest is no heartbeat either: it would hide a hang.
         """
         beat_at = self.heartbeat[0] / 1e9
-        return beat_at if since <= beat_at <= time.monotonic() else 0.0
+        return beat_at if since <= beat_at <= time.monotonic() + REST_S else 0.0
 
     @property
     def state(self) -> ProcessState:
@@ -244,6 +246,16 @@ class MemberShared:
     def path_down(self) -> bool:
         """Whether echoes are not answered."""
         return self.link[LinkWord.PATH_DOWN] != 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the incarnation that lives has had an SA to send on."""
+        return self.ledger.sender == self.process.incarnation > 0
+
+    @property
+    def can_send(self) -> bool:
+        """Whether nothing keeps it from sending, as far as is known: its path is down, or its SA has ended."""
+        return not self.path_down and (self.link[LinkWord.SPI_OUT] != 0 or not self.has_begun)
 
     @property
     def path_mtu(self) -> int:

@@ -225,6 +225,8 @@ class Service:
 
     def turn(self, wait_s: float) -> None:
         """Once around: what has come, after `wait_s` at the latest, and what is due."""
+        if wait_s > TICK_S:
+            self._parts.gateway.keyd.heartbeat[0] = time.monotonic_ns() + int(wait_s * 1e9)
         ready = [fd for fd, _ in self._poll.poll(wait_s * 1000)]
         now = self._beat()
         for fd in ready:

@@ -34,7 +34,7 @@ class Process:
     restarts: Annotated[int, "How often it was replaced.", counter("fwd_process_restarts")]
     heartbeat_age_ms: Annotated[
         int | None,
-        "Milliseconds since the last turn of its own loop; null: none yet.",
+        "Milliseconds since the last turn of its own loop, 0 while it rests; null: none yet.",
         gauge("fwd_process_heartbeat_age_seconds", divisor=1000),
     ]
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from multiprocessing.context import ForkProcess
 from multiprocessing.popen_fork import Popen
 
-from fwd.datapath.member import NO_KEYS
 from fwd.datapath.shared import ProcessWords
 from fwd.proto.logged import event
 from fwd.supervise import logs, policy, privileges, sandbox, vitals
@@ -35,7 +34,8 @@ _DESCRIPTORS_MORE_MAX = 64  # the agent's 32 guests, an epoll, a socket for a mo
 
 @dataclass
 class Child:
-    """A process slot. `keep` gives the descriptors that its process may have.
+    """A process slot. `keep` gives the descriptors that its process may have, `inputs` those of them that are readable
+    when work waits for it while it rests.
 
     `prepare` maps the shared memory that it may have, in the process itself, and returns what the process then does.
     """
@@ -44,6 +44,7 @@ class Child:
     words: ProcessWords
     keep: Callable[[], set[int]]
     prepare: Callable[[Child], Main]
+    inputs: Callable[[], set[int]] = set
     life: Life = field(default_factory=Life)
     process: ForkProcess | None = None
     pidfd: int = -1
@@ -56,6 +57,11 @@ class Child:
     def kind(self) -> str:
         """What its process is: "demux", "member", "keyd" or "agent"."""
         return self.name.rpartition("/")[2].partition("-")[0]
+
+    @property
+    def peering(self) -> str:
+        """The name of its peering; empty: it is of none."""
+        return self.name.rpartition("/")[0]
 
     def start(self, user: tuple[int, int], now: float, watch: Callable[[int], object]) -> None:
         """Fork; the predecessor has been reaped. `watch` is given the pidfd.
@@ -90,8 +96,15 @@ class Child:
         self.forget()
         self.publish(0)
 
+    def rests(self, now: float) -> bool:
+        """Whether the process, for which no work waits, has said that it rests: then all is well."""
+        life = self.life
+        if self.process is None or life.aborted_at is not None:
+            return False
+        return policy.rests(life, self.words.beat_at(life.started_at), now)
+
     def observe(self, now: float) -> None:
-        """Take note of what a running process does."""
+        """Take note of what a running process does that does not rest, or should not."""
         assert self.process is not None
         assert self.process.pid is not None
         late = now - self.life.turned_at >= policy.LATE_S
@@ -108,7 +121,7 @@ class Child:
             return
         self.process.join()
         code = self.process.exitcode
-        policy.exited(self.life, now, keyless=code == NO_KEYS)
+        policy.exited(self.life, now)
         self.process = None
         self.publish(0)
         state = self.life.state.name.lower()

@@ -137,6 +137,8 @@ class PeeringParts:
             undo.callback(sock.close)
             self.sockets.append(sock)
         self._open_memory(undo)
+        self.demux_bell = ring.open_bell()
+        undo.callback(os.close, self.demux_bell)
         self.bells: list[int] = []
         self.pairs: list[_Pairs] = []
         for _ in range(peering.members):
@@ -224,9 +226,22 @@ class PeeringParts:
         maps = self.memory.map("demux")
         shared = PeeringShared(self.peering.members, maps)
         rings = [self._ring(maps, i, one) for i, one in enumerate(shared.members)]
-        return lambda: Demux(self.peering, self.tun.fd, rings, shared, self.scores).run()
+        return lambda: Demux(self.peering, self.tun.fd, rings, shared, self.scores, self.demux_bell).run()
 
-    def member(self, index: int, *, skip: bool) -> Callable[[], int]:
+    def demux_fds(self) -> set[int]:
+        """The descriptors that the demux keeps."""
+        return {*self.demux_inputs(), *self.bells}
+
+    def demux_inputs(self) -> set[int]:
+        """Those of them by which work comes."""
+        return {self.tun.fd, self.demux_bell}
+
+    def tell_live(self, mask: int) -> None:
+        """Let the members of `mask` own buckets, and no others."""
+        self.shared.live[0] = mask
+        os.eventfd_write(self.demux_bell, 1)
+
+    def member(self, index: int, *, skip: bool) -> Callable[[], None]:
         """Member `index`, ready to run; `skip` as in datapath.member."""
         renew(self.sockets[index], probes=self.peering.payload == "superpacket")
         maps = self.memory.map(f"member-{index}")
@@ -250,6 +265,10 @@ class PeeringParts:
         pairs = self.pairs[index]
         socks = (self.sockets[index], pairs.boot_member, pairs.control_member)
         return {self.tun.fd, self.bells[index], *(sock.fileno() for sock in socks)}
+
+    def member_inputs(self, index: int) -> set[int]:
+        """Those of them by which work comes."""
+        return {self.bells[index], self.sockets[index].fileno(), self.pairs[index].control_member.fileno()}
 
     def keyd(self) -> KeydPeering:
         """What keyd inherits, and what it shares."""

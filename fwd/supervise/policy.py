@@ -3,12 +3,12 @@
     RUNNING  --exit, life ≥ SHORT_LIFE_S-->      start again at once
              --exit, life shorter-->             BACKOFF, longer each time
              --exit, STORM short lives in a row--> FAILED (members: their buckets move), tried again after FAILED_S
-             --exit for want of keys-->          FAILED, tried again after KEYLESS_S
              --hangs-->                          SIGABRT for a traceback, SIGKILL KILL_AFTER_S later
 
-A loop that does not turn either hangs or is starved of CPU; the process's own CPU clock and state tell which. It hangs
-if it has used SPUN_S of CPU since its last turn, or has neither run nor wanted to run for HANG_S. One that wants to run
-and is not let has STARVED_S. A supervisor that overslept (suspend, a paused container) forgives: every deadline starts
+A loop with nothing to do says until when it rests (datapath.shared), and is left alone until work waits for it. Any
+other that does not turn hangs or is starved of CPU; the process's own CPU clock and state tell which. It hangs if it
+has used SPUN_S of CPU since its last turn, or has neither run nor wanted to run for HANG_S. One that wants to run and
+is not let has STARVED_S. A supervisor that overslept (suspend, a paused container) forgives: every deadline starts
 anew.
 """
 
@@ -30,9 +30,9 @@ SHORT_LIFE_S: Final = 0.5
 BACKOFF_S: Final = 0.05  # after the first short life; doubles
 STORM: Final = 5
 FAILED_S: Final = 10.0
-KEYLESS_S: Final = 1.0  # keyd is dead, and will be back
-OVERSLEPT_S: Final = 0.4  # between two turns of the supervisor, which take TICK_S
+OVERSLEPT_S: Final = 0.5  # between two turns of the supervisor, which take TICK_S, or LOOK_S
 TICK_S: Final = 0.05
+LOOK_S: Final = 0.2  # while every child rests
 ABSENT_S: Final = 0.3  # a member away for longer gives up its buckets until it is back
 
 
@@ -56,15 +56,16 @@ class Life:
     restarts: int = 0
     incarnation: int = 0
     failed: bool = False  # its last state before this life was FAILED
-    turned_at: float = 0.0  # its loop's last turn, by its own word
+    beat_at: float = 0.0  # its heartbeat as last seen: a time to come while it rests
+    turned_at: float = 0.0  # its loop's last turn, by its own word, or when it was last seen to rest rightly
     cpu_s: float = 0.0  # its CPU clock as last seen
-    cpu_at_turn_s: float = 0.0
+    cpu_at_turn_s: float = 0.0  # infinite while it rests, when nobody looks at that clock
     active_at: float = 0.0  # when it was last seen to have run, or to want to
 
     @property
     def spun_s(self) -> float:
         """CPU time that it has used since its last turn."""
-        return self.cpu_s - self.cpu_at_turn_s
+        return max(0.0, self.cpu_s - self.cpu_at_turn_s)
 
 
 def started(life: Life, now: float) -> None:
@@ -75,21 +76,15 @@ def started(life: Life, now: float) -> None:
     life.state = ProcessState.RUNNING
     life.started_at = life.active_at = now
     life.aborted_at = None
-    life.turned_at = life.cpu_s = life.cpu_at_turn_s = 0.0
+    life.beat_at = life.turned_at = life.cpu_s = life.cpu_at_turn_s = 0.0
 
 
-def exited(life: Life, now: float, *, keyless: bool = False) -> None:
-    """The process was reaped, or could not be forked. After FAILED, one more short life is enough to fail again.
-
-    `keyless`: it found no boot record, and so did nothing.
-    """
+def exited(life: Life, now: float) -> None:
+    """The process was reaped, or could not be forked. After FAILED, one more short life is enough to fail again."""
     short = now - life.started_at < SHORT_LIFE_S
     life.short_lives = life.short_lives + 1 if short else 0
     life.ended_at = now
-    if keyless:
-        life.state = ProcessState.FAILED
-        life.start_at = now + KEYLESS_S
-    elif life.short_lives >= STORM:
+    if life.short_lives >= STORM:
         life.state = ProcessState.FAILED
         life.start_at = now + FAILED_S
     else:
@@ -97,10 +92,22 @@ def exited(life: Life, now: float, *, keyless: bool = False) -> None:
         life.start_at = now + (BACKOFF_S * 2 ** (life.short_lives - 1) if short and life.short_lives > 1 else 0.0)
 
 
-def observed(life: Life, turned_at: float, cpu_s: float, now: float, *, wants_cpu: bool) -> None:
-    """Take note of a running process. `cpu_s` must have been read before `turned_at`, or a turn between would count."""
-    if turned_at != life.turned_at:
-        life.turned_at, life.cpu_at_turn_s = turned_at, cpu_s
+def rests(life: Life, beat_at: float, now: float) -> bool:
+    """Take note of a running process for which no work waits; True if it rests, and so need not be looked at."""
+    if beat_at <= now:
+        return False
+    life.beat_at, life.turned_at, life.cpu_at_turn_s = beat_at, now, float("inf")
+    return True
+
+
+def observed(life: Life, beat_at: float, cpu_s: float, now: float, *, wants_cpu: bool) -> None:
+    """Take note of a running process that does not rest, or for which work waits while it does.
+
+    `cpu_s` must have been read before `beat_at`, or a turn between would count.
+    """
+    if beat_at != life.beat_at:
+        life.beat_at, life.turned_at, life.cpu_at_turn_s = beat_at, min(beat_at, now), cpu_s
+    life.cpu_at_turn_s = min(life.cpu_at_turn_s, cpu_s)
     if cpu_s != life.cpu_s or wants_cpu:
         life.cpu_s, life.active_at = cpu_s, now
 
@@ -122,17 +129,26 @@ def decide(life: Life, forgiven_at: float, now: float) -> Action:
     return Action.ABORT if blocked or life.spun_s >= SPUN_S or silence_s >= STARVED_S else Action.NONE
 
 
-def live_mask(lives: Sequence[Life], path_down: Sequence[bool], forgiven_at: float, now: float) -> int:
-    """Bit i: member i may own buckets. One whose loop does not turn, or whose path is down, counts only while there is
-    no better one."""
-    there = [
-        life.state is ProcessState.RUNNING or (life.state is ProcessState.BACKOFF and now - life.ended_at < ABSENT_S)
-        for life in lives
-    ]
-    up = [here and not down for here, down in zip(there, path_down, strict=True)]
+def live_mask(
+    lives: Sequence[Life], has_begun: Sequence[bool], can_send: Sequence[bool], forgiven_at: float, now: float
+) -> int:
+    """Bit i: member i may own buckets.
+
+    `has_begun`: it has had an SA to send on; until then it is as absent as a dead one. One whose loop does not turn, or
+    that cannot send (`can_send`: its path is down, its SA has ended), counts only while there is no better one.
+    """
+    there = [_is_there(life, begun, now) for life, begun in zip(lives, has_begun, strict=True)]
+    up = [here and able for here, able in zip(there, can_send, strict=True)]
     turning = [
         good and not (life.state is ProcessState.RUNNING and silent_s(life, forgiven_at, now) >= HANG_S)
         for good, life in zip(up, lives, strict=True)
     ]
     chosen = next((some for some in (turning, up) if any(some)), there)
     return sum(1 << i for i, yes in enumerate(chosen) if yes)
+
+
+def _is_there(life: Life, has_begun: bool, now: float) -> bool:
+    """Whether a member is there to send, or away for a moment only: its successor may just be starting."""
+    if life.state is ProcessState.RUNNING and has_begun:
+        return True
+    return life.state in (ProcessState.RUNNING, ProcessState.BACKOFF) and now - life.ended_at < ABSENT_S

@@ -45,6 +45,7 @@ from fwd.supervise.standing import RETRY_S, Standing, is_short_of_descriptors
 from fwd.supervise.telling import Teller, Tellers
 from fwd.supervise.troubles import Troubles, reason
 from fwd.supervise.users import Users, find_users
+from fwd.supervise.work import Work
 
 log = logging.getLogger(__name__)
 GIVE_UP_S: Final = 10.0  # of turns that all fail as a whole
@@ -125,6 +126,8 @@ class Supervisor:
         self._selector.register(self._logs, selectors.EVENT_READ, self._logs)
         self._children: dict[str, Child] = {}
         self._tellers = Tellers(self._standing, self._selector)
+        self._work = Work()
+        self._wait_s = policy.TICK_S
         self._troubles = Troubles()
         self._told_troubles = b""
         self._waiting: dict[str, str] = {}  # as the agent is told
@@ -165,7 +168,7 @@ class Supervisor:
             for i in range(parts.peering.members):
                 self._add(f"{name}/member-{i}", partial(self._member, parts, i))
         self._add("keyd", lambda: Child("keyd", shared.keyd, self._keyd_fds, self._keyd_main))
-        self._add("agent", lambda: Child("agent", shared.agent, self._agent_fds, self._agent_main))
+        self._add("agent", lambda: Child("agent", shared.agent, self._agent_fds, self._agent_main, self._agent_inputs))
 
     def _add(self, name: str, make: Callable[[], Child]) -> None:
         if name in self._children:
@@ -174,13 +177,15 @@ class Supervisor:
         child.life.state = ProcessState.BACKOFF
         self._logs.add(child.log)
         self._children[name] = child
+        self._work.changed()
 
     def _demux(self, parts: PeeringParts) -> Child:
         return Child(
             f"{parts.peering.name}/demux",
             parts.shared.demux,
-            lambda: {parts.tun.fd, *parts.bells},
+            parts.demux_fds,
             lambda child: parts.demux(),
+            parts.demux_inputs,
         )
 
     def _member(self, parts: PeeringParts, index: int) -> Child:
@@ -189,6 +194,7 @@ class Supervisor:
             parts.shared.members[index].process,
             lambda: parts.member_fds(index),
             lambda child: parts.member(index, skip=child.life.failed),
+            partial(parts.member_inputs, index),
         )
 
     def _keyd_fds(self) -> set[int]:
@@ -213,6 +219,9 @@ class Supervisor:
         standing = self._standing
         socks = (standing.control, standing.metrics, standing.commands[0], self._tellers.channel("agent"))
         return {sock.fileno() for sock in socks if sock}
+
+    def _agent_inputs(self) -> set[int]:
+        return {sock.fileno() for sock in (self._standing.control, self._standing.metrics) if sock}
 
     def _agent_main(self, child: Child) -> Main:
         standing = self._standing
@@ -267,18 +276,18 @@ class Supervisor:
             self._forgiven_at = now
         self._turned_at = now
 
-        # Each child and each peering for itself: trouble stays with it.
-        for child in list(self._children.values()):
-            self._troubles.apart(child.name, self._manage, child, now)
+        # Each child and each peering for itself: trouble stays with it. Of one that rests nothing is new.
+        stirred = self._look(now)
         for name, parts in self._standing.peerings.items():
-            self._troubles.apart(name, self._publish_live, parts, now)
-            self._troubles.apart(name, parts.follow_path_mtu)
-            self._troubles.apart(name, parts.follow_far_offloads)
+            if name in stirred:
+                self._troubles.apart(name, self._publish_live, parts, now)
+                self._troubles.apart(name, parts.follow_path_mtu)
+                self._troubles.apart(name, parts.follow_far_offloads)
         tuns = [parts.tun.name for parts in self._standing.peerings.values()]
         self._troubles.apart("devices", self._devices.look, tuns, now)
         self._tell_troubles(now)
         self._manager.turn(now, self._told)
-        for key, _ in self._selector.select(policy.TICK_S):
+        for key, _ in self._selector.select(self._wait_s):
             if key.data is not self._logs:
                 self._troubles.apart(key.data.name if key.data else "supervisor", self._wakened, key)
         self._troubles.apart("log", self._logs.read, now)
@@ -289,9 +298,26 @@ class Supervisor:
         told = self._tellers.tell(self._children)
         if told and (self._unsettled or self._standing.waiting) and now >= self._standing.retry_at:
             self._settle()
+            self._work.changed()
             told = self._tellers.tell(self._children)
         if told:
             self._note_read()
+
+    def _look(self, now: float) -> set[str]:
+        """Manage every child that does not rest; returns the peerings of which something may be new."""
+        self._troubles.apart("supervisor", self._work.look, self._children.values())
+        stirred, all_rest = set[str](), True
+        for child in list(self._children.values()):
+            before = child.life.beat_at
+            if child.name not in self._work.waits and child.rests(now):
+                if child.life.beat_at == before and now - child.life.ended_at > 2 * policy.ABSENT_S:
+                    continue
+            else:
+                all_rest = False
+                self._troubles.apart(child.name, self._manage, child, now)
+            stirred.add(child.peering)
+        self._wait_s = policy.LOOK_S if all_rest else policy.TICK_S
+        return stirred
 
     def _told(self) -> str:
         return summary({name: parts.shared for name, parts in self._standing.peerings.items()}, self._standing.waiting)
@@ -343,10 +369,11 @@ class Supervisor:
     def _publish_live(self, parts: PeeringParts, now: float) -> None:
         name = parts.peering.name
         lives = [self._children[f"{name}/member-{i}"].life for i in range(parts.peering.members)]
-        down = [m.path_down for m in parts.shared.members]
-        mask = policy.live_mask(lives, down, self._forgiven_at, now)
+        members = parts.shared.members
+        begun, able = [m.has_begun for m in members], [m.can_send for m in members]
+        mask = policy.live_mask(lives, begun, able, self._forgiven_at, now)
         if mask != parts.shared.live[0]:
-            parts.shared.live[0] = mask
+            parts.tell_live(mask)
             alive = [i for i in range(len(lives)) if mask >> i & 1]
             told = event("peering.members", peering=name, members=alive)
             log.info("peering %s: buckets are shared by members %s", name, alive or "none", extra=told)
@@ -390,6 +417,7 @@ class Supervisor:
             self._logs.remove(child.log)
         child.close()
         del self._children[child.name]
+        self._work.changed()
 
     def _end_peering(self, name: str) -> None:
         self._end([c for c in self._children.values() if c.name.startswith(name + "/")])

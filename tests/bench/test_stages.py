@@ -62,7 +62,7 @@ def test_system_calls_are_told_by_what_the_line_calls(call: str, stage: Stage) -
         ("proto/reassembly.py", "take_rows", "reassemble"),
         ("proto/flow.py", "flow_hash", "check and hash"),
         ("proto/aggfrag.py", "write_offsets", "framing"),
-        ("datapath/demux.py", "_copy", "ring copy"),
+        ("datapath/lane.py", "_copy", "ring copy"),
         ("datapath/counters.py", "publish", "counters"),
     ],
 )

@@ -79,7 +79,7 @@ def test_an_end_by_a_signal_is_told(number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "told"), [(0, "exit status 0"), (75, "exit status 75"), (None, "exit status unknown")]
+    ("code", "told"), [(0, "exit status 0"), (70, "exit status 70"), (None, "exit status unknown")]
 )
 def test_an_end_by_itself_is_told(code: int | None, told: str) -> None:
     assert children._ending(code) == told

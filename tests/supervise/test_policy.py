@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fwd.datapath.shared import ProcessState
@@ -17,7 +19,7 @@ TINY = 0.001
 def running(since: float = 0.0, *, turned_at: float = 0.0, active_at: float | None = None, spun_s: float = 0.0) -> Life:
     life = Life(state=BACKOFF)
     policy.started(life, since)
-    policy.observed(life, turned_at, 0.0, since, wants_cpu=False)
+    policy.observed(life, turned_at, 0.0, max(since, turned_at), wants_cpu=False)
     life.cpu_s, life.active_at = spun_s, max(since, turned_at) if active_at is None else active_at
     return life
 
@@ -71,6 +73,52 @@ def test_cpu_time_is_counted_from_the_last_turn() -> None:
     ):
         policy.observed(life, turned_at, cpu_s, 1.0, wants_cpu=False)
         assert life.spun_s == pytest.approx(spun_s)
+
+
+def rested(until: float, seen_at: float) -> Life:
+    """One that has been seen at rest, and not looked at before for as long as it lives."""
+    life = running(0.0, turned_at=0.1)
+    assert policy.rests(life, until, seen_at)
+    return life
+
+
+def test_one_that_rests_is_left_alone_until_the_rest_is_over() -> None:
+    life = rested(14.0, seen_at=10.0)
+    assert policy.decide(life, 0, 10.0) is Action.NONE
+    assert policy.rests(life, 14.0, 13.9)
+    assert policy.decide(life, 0, 13.9) is Action.NONE
+    assert not policy.rests(life, 14.0, 14.1), "it should have turned by now"
+    policy.observed(life, 14.0, 3.0, 14.1, wants_cpu=False)
+    assert policy.decide(life, 0, 14.1) is Action.NONE
+    policy.observed(life, 14.0, 3.0, 13.9 + HANG + TINY, wants_cpu=False)
+    life.active_at = 13.9
+    assert policy.decide(life, 0, 13.9 + HANG + TINY) is Action.ABORT
+
+
+def test_one_that_rests_while_work_waits_hangs_from_when_it_was_seen_to_rest_rightly() -> None:
+    life = rested(14.0, seen_at=10.0)
+    for now in (10.2, 10.4, 10.6, 10.0 + HANG - TINY):
+        policy.observed(life, 14.0, 0.0, now, wants_cpu=False)
+        assert policy.decide(life, 0, now) is Action.NONE
+    policy.observed(life, 14.0, 0.0, 10.0 + HANG + TINY, wants_cpu=False)
+    assert policy.decide(life, 0, 10.0 + HANG + TINY) is Action.ABORT
+
+
+def test_one_that_turns_for_every_piece_of_work_and_rests_again_does_not_hang() -> None:
+    life = rested(14.0, seen_at=10.0)
+    for tick in range(100):
+        now = 10.2 + tick / 5
+        policy.observed(life, now + 4, 0.0, now, wants_cpu=False)
+        assert policy.decide(life, 0, now) is Action.NONE
+
+
+def test_cpu_time_of_before_a_rest_is_not_counted_after_it() -> None:
+    """Nobody looks at the CPU clock of one that rests: it may have worked for hours between two looks."""
+    life = rested(14.0, seen_at=10.0)
+    policy.observed(life, 14.0, 1000.0, 10.2, wants_cpu=True)
+    assert life.spun_s == 0.0
+    policy.observed(life, 14.0, 1000.0 + SPUN, 10.7, wants_cpu=True)
+    assert policy.decide(life, 0, 10.7) is Action.ABORT
 
 
 def test_who_has_run_or_wants_to_is_active() -> None:
@@ -149,15 +197,20 @@ def test_lives_are_numbered() -> None:
         policy.exited(life, n + 0.2)
 
 
-UP, DOWN = False, True
+UP, DOWN, KEYLESS = (True, True), (True, False), (False, True)  # has had an SA; nothing keeps it from sending
 SILENT = running(100 - policy.HANG_S - TINY)
 LET = running(0, turned_at=99.9)
+SUCCESSOR = replace(LET, ended_at=100.0)
 MASKS = [
     ("all run", [LET] * 3, [UP] * 3, 0.0, 0b111),
     ("one failed", [LET, FAILED, LET], [UP] * 3, 0.0, 0b101),
     ("one away for a moment keeps its buckets", [LET, BACKOFF], [UP] * 2, policy.ABSENT_S - TINY, 0b11),
     ("one away for longer", [LET, BACKOFF], [UP] * 2, policy.ABSENT_S + TINY, 0b01),
     ("one not started yet", [LET, STOPPED], [UP] * 2, 0.0, 0b01),
+    ("one waits for its first keys", [LET, LET], [UP, KEYLESS], 0.0, 0b01),
+    ("all wait for their first keys", [LET, LET], [KEYLESS, KEYLESS], 0.0, 0),
+    ("a successor has yet to take its keys", [LET, SUCCESSOR], [UP, KEYLESS], policy.ABSENT_S - TINY, 0b11),
+    ("a successor has found none", [LET, SUCCESSOR], [UP, KEYLESS], policy.ABSENT_S + TINY, 0b01),
     ("a path is down", [LET] * 3, [UP, DOWN, UP], 0.0, 0b101),
     ("all paths are down: better than nothing", [LET] * 2, [DOWN, DOWN], 0.0, 0b11),
     ("the only one with a path has failed", [FAILED, LET], [UP, DOWN], 0.0, 0b10),
@@ -169,11 +222,14 @@ MASKS = [
 ]
 
 
-@pytest.mark.parametrize(("what", "states", "down", "away_s", "mask"), MASKS, ids=lambda v: str(v)[:40])
-def test_live_mask(what: str, states: list[Life | ProcessState], down: list[bool], away_s: float, mask: int) -> None:
+@pytest.mark.parametrize(("what", "states", "members", "away_s", "mask"), MASKS, ids=lambda v: str(v)[:40])
+def test_live_mask(
+    what: str, states: list[Life | ProcessState], members: list[tuple[bool, bool]], away_s: float, mask: int
+) -> None:
     lives = [Life(state=state, ended_at=100.0) if isinstance(state, ProcessState) else state for state in states]
-    assert policy.live_mask(lives, down, 0.0, 100.0 + away_s) == mask, what
+    has_begun, can_send = zip(*members, strict=True)
+    assert policy.live_mask(lives, has_begun, can_send, 0.0, 100.0 + away_s) == mask, what
 
 
 def test_a_supervisor_that_overslept_moves_no_buckets() -> None:
-    assert policy.live_mask([SILENT, LET], [UP, UP], 99.9, 100.0) == 0b11
+    assert policy.live_mask([SILENT, LET], [True] * 2, [True] * 2, 99.9, 100.0) == 0b11

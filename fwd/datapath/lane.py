@@ -1,0 +1,204 @@
+"""The demux's end of one member's ring: a segment is filled there with records, cut into rows, and handed over.
+
+The demux decides which records go to which lane, and that they may go at all (demux.py).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from fwd.datapath.counters import COUNTS_END, CounterBlock, DemuxCounter
+from fwd.datapath.geometry import rows_for
+from fwd.datapath.ring import CHUNK, FILL, RECORDS, RECORDS_MAX, SEGMENTS, TOS, Ring, Segment
+from fwd.datapath.shared import LinkWord
+from fwd.proto.aggfrag import BLOCK_OFFSET_MAX, FRAMING_BYTES, row_bytes
+from fwd.proto.drops import DropReason
+from fwd.proto.ip import NEEDS_CSUM, RECORD_MAX, VNET_BYTES
+from fwd.proto.segments import complete_checksum, packet_mark, packets_in
+
+# Plain integers: reading a member of an enum costs as much as the addition.
+_CHUNK_WORD = LinkWord.CHUNK.value
+_RECORDS = DemuxCounter.RECORDS.value
+_BYTES = DemuxCounter.BYTES.value
+
+
+class Lane:
+    """The demux's end of one member's ring, and the segment that is being filled."""
+
+    def __init__(self, ring: Ring, link: memoryview, block: CounterBlock, index: int, *, esp: bool) -> None:
+        self.ring = ring
+        self.link = link
+        self.block = block
+        self.counters = block.values
+        self.head_index = DemuxCounter.HEADS + index
+        self.esp = esp
+        self.go_on()
+        self.segment: Segment = ring.segments[0]
+        self.rows: memoryview = self.segment.rows
+        self.ends: memoryview = self.segment.ends
+        self.fill = self.records = self.octets = self.tos = 0
+        self.at = self.room = 0  # where the next octet goes in `rows`, and how many fit before the row ends
+        self.limit = 0
+        self._grids: list[npt.NDArray[np.uint8]] = []
+        self.grid: npt.NDArray[np.uint8] = np.empty((0, 0), np.uint8)
+
+    def go_on(self) -> None:
+        """Begin behind what was counted; the open segment, if any, is forgotten.
+
+        A predecessor, or a burst that failed, may have ended between counting a segment, handing it over and telling.
+        """
+        self.open = False
+        self.chunk, self.told_chunk = 0, -1  # limit and grids are made anew
+        head, done = self.counters[self.head_index], self.ring.done
+        if not done <= head <= done + SEGMENTS and done < COUNTS_END:  # one of the two wrote what it liked: begin anew
+            head = self.counters[self.head_index] = done
+        self.ring.left = min(self.ring.left, head)
+        self.head = self.ring.head = head
+        self.ring.ring_bell()
+
+    def give_up(self, reason: DropReason) -> None:
+        """Drop the open segment."""
+        self.open = False
+        self.counters[reason] += self.records
+        self.counters[_RECORDS] += self.records
+        self.block.publish()
+
+    def put(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int) -> bool:
+        """Copy a record of `length` octets into the open segment; False: the ring is full.
+
+        `record` and `octets` are the same memory. A record of which more octets would follow its first chunk than a
+        BlockOffset can say starts a segment of its own.
+        """
+        if self.esp:
+            return self._put_packets(record, octets, length, tos)
+        fill = self.fill + length
+        if self.open and (
+            tos != self.tos
+            or fill > self.limit
+            or self.records == RECORDS_MAX
+            or (length > BLOCK_OFFSET_MAX and length - self.room > BLOCK_OFFSET_MAX)
+        ):
+            self.flush()
+        if not self.open:
+            if not self._begin(tos):
+                return False
+            fill = length
+        if length < self.room:
+            at = self.at
+            self.at = end = at + length
+            self.room -= length
+            self.rows[at:end] = record[:length]
+        else:
+            self._copy(record, octets, length)
+        self.ends[self.records] = self.fill = fill
+        self.records += 1
+        self.octets += length - VNET_BYTES
+        return True
+
+    def _put_packets(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int) -> bool:
+        """Payload esp: a packet into a row, the payload of a super-packet over rows; `fill` counts rows.
+
+        The headers of a super-packet stay with its first row, whose mark tells the member to complete them: without a
+        mark the other rows would keep what lay there before. Demux._refusal has seen to that.
+        """
+        count = packets_in(record[:length]) if record[1] else 1
+        if self.open and (tos != self.tos or self.fill + count > self.limit):
+            self.flush()
+        if not self.open and not self._begin(tos):
+            return False
+        first, stride, rows = self.fill, self.ring.stride, self.rows
+        at = first * stride
+        mark = 0
+        if record[0] & NEEDS_CSUM:
+            start, offset = record[6] | record[7] << 8, record[8] | record[9] << 8
+            mark = packet_mark(count, start, offset)
+            if not mark:
+                complete_checksum(record[VNET_BYTES:length], start, offset)
+        if count > 1:
+            assert mark, "rows without headers of their own"
+            size = record[4] | record[5] << 8
+            header = start + (record[VNET_BYTES + start + 12] >> 4) * 4
+            whole = count - 1
+            end = VNET_BYTES + header + whole * size
+            rows[at : at + header] = record[VNET_BYTES : VNET_BYTES + header]
+            self.grid[first : first + whole, header : header + size] = octets[VNET_BYTES + header : end].reshape(
+                whole, size
+            )
+            last = at + whole * stride + header
+            rows[last : last + length - end] = record[end:length]
+            self.segment.ends_array[first : first + whole] = header + size
+            self.ends[first + whole] = header + length - end
+            self.ends[first] = mark << 16 | (header + size)
+        else:
+            rows[at : at + length - VNET_BYTES] = record[VNET_BYTES:length]
+            self.ends[first] = mark << 16 | (length - VNET_BYTES)
+        self.fill = first + count
+        self.records += 1
+        self.octets += length - VNET_BYTES
+        return True
+
+    def _copy(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int) -> None:
+        """A record that fills its row: head to the end of the row, whole rows in one strided copy, tail."""
+        chunk, stride, rows, at, head = self.chunk, self.ring.stride, self.rows, self.at, self.room
+        rows[at : at + head] = record[:head]
+        row = at // stride + 1
+        whole = (length - head) // chunk
+        if whole:
+            end = head + whole * chunk
+            self.grid[row : row + whole] = octets[head:end].reshape(whole, chunk)
+            row += whole
+            head = end
+        at = row * stride + FRAMING_BYTES
+        tail = length - head
+        rows[at : at + tail] = record[head:length]
+        self.at = at + tail
+        self.room = chunk - tail
+
+    def _begin(self, tos: int) -> bool:
+        head = self.head
+        if head - self.ring.done >= SEGMENTS:
+            return False
+        told = self.link[_CHUNK_WORD]
+        if told != self.told_chunk:
+            self.told_chunk = told
+            # The member's word: no row is longer, and a record of 64 KiB must fit a segment.
+            self.chunk = chunk = min(max(told, -(-RECORD_MAX // self.ring.rows)), self.ring.stride - row_bytes(0))
+            rows = min(self.ring.rows, rows_for(chunk))
+            self.limit = rows if self.esp else rows * chunk
+            start, width = (0, self.ring.stride) if self.esp else (FRAMING_BYTES, chunk)
+            self._grids = [_grid(self.ring, s, start, width) for s in self.ring.segments]
+        self.segment = segment = self.ring.segments[head % SEGMENTS]
+        self.rows, self.ends = segment.rows, segment.ends
+        self.grid = self._grids[head % SEGMENTS]
+        self.fill = self.records = self.octets = 0
+        self.at = FRAMING_BYTES
+        self.room = self.chunk
+        self.tos = tos
+        self.open = True
+        return True
+
+    def flush(self) -> None:
+        """Hand the open segment over: describe it, count it, publish, store `head`, ring the bell.
+
+        Counted before `head`, and `head` among the counters: a successor stores what its predecessor could not.
+        """
+        fields = self.segment.fields
+        fields[FILL] = self.fill
+        fields[RECORDS] = self.records
+        fields[TOS] = self.tos
+        fields[CHUNK] = self.chunk
+        self.open = False
+        self.head = head = self.head + 1
+        counters = self.counters
+        counters[self.head_index] = head
+        counters[_RECORDS] += self.records
+        counters[_BYTES] += self.octets
+        self.block.publish()
+        self.ring.head = head
+        self.ring.ring_bell()
+
+
+def _grid(ring: Ring, segment: Segment, start: int, width: int) -> npt.NDArray[np.uint8]:
+    octets = np.frombuffer(segment.rows, np.uint8).reshape(ring.rows, ring.stride)
+    return octets[:, start : start + width]
