@@ -54,6 +54,7 @@ def key_of(name: str) -> str:
     return name.rstrip("_")
 
 
+_PLAIN: Final = (str, int, float, type(None))
 _KNOWN: Final[dict[type, tuple[Shown, ...]]] = {}
 
 
@@ -79,13 +80,13 @@ def _shown(cls: Any) -> tuple[Shown, ...]:
 
 def as_json(value: Any) -> Any:
     """Return a status, or a part of one, as JSON has it."""
-    if is_dataclass(value):
-        return {one.key: as_json(getattr(value, one.name)) for one in shown(type(value))}
+    if isinstance(value, _PLAIN):
+        return value
     if isinstance(value, (list, tuple)):
         return [as_json(one) for one in value]
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {name: as_json(one) for name, one in value.items()}
-    return value
+    return {one.key: as_json(getattr(value, one.name)) for one in shown(type(value))}
 
 
 def read(cls: type[T], told: Mapping[str, Any]) -> T:
@@ -106,6 +107,8 @@ def read(cls: type[T], told: Mapping[str, Any]) -> T:
 
 
 def _read(wanted: Any, told: Any) -> Any:
+    if type(told) is wanted:  # most are plain
+        return told
     origin, arguments = get_origin(wanted), get_args(wanted)
     if is_dataclass(wanted):
         return read(wanted, told)  # type: ignore[arg-type]
