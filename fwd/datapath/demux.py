@@ -10,9 +10,11 @@ and not too many do. It never looks at keys.
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import time
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -41,8 +43,11 @@ from fwd.proto.ip import (
     record_fault,
     tos,
 )
+from fwd.proto.logged import event
 from fwd.proto.segments import PACKETS_MAX, START_MAX, TCP, UDP, packets_in
 
+log = logging.getLogger(__name__)
+DEVICE_GONE: Final = 76  # exit status
 IDLE_TICK_S = 0.2
 _REST_TICKS = 5  # in a row without a record, after which it rests (shared)
 IDLE_BUCKET_S = 1.0  # a bucket unused for so long may move: longer than any packet is under way
@@ -115,8 +120,8 @@ class Demux:
         self._sums: dict[bytes, int] = {}
         self._start, self._middle = self._record[: VNET_BYTES + 1], self._record[VNET_BYTES + 6 : VNET_BYTES + 10]
 
-    def run(self) -> None:
-        """Until the process is ended."""
+    def run(self) -> int:
+        """Until the process is ended, or the TUN device is gone: then return DEVICE_GONE."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         if self._bell is not None:
@@ -125,7 +130,11 @@ class Demux:
         while True:
             heartbeat[0] = now_ns = time.monotonic_ns()
             self._follow_live(now_ns // _TICK_NS)
-            drained = self._read_burst(now_ns // _TICK_NS)
+            try:
+                drained = self._read_burst(now_ns // _TICK_NS)
+            except DeviceError as error:
+                log.error("the TUN device is gone, or gives no records: %s", error, extra=event("demux.device_gone"))
+                return DEVICE_GONE
             held = self._hand_over()
             if drained:
                 wait_s = _HELD_S if held else self._idle_s()
@@ -178,7 +187,7 @@ class Demux:
                     reads -= 1
                     return True
                 except OSError as error:
-                    raise DeviceError from error
+                    raise DeviceError(error.strerror) from error
                 except BaseException:
                     reads -= 1
                     raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import socket
 import struct
 from dataclasses import dataclass, field
 from typing import Final
@@ -63,6 +64,7 @@ class Tun:
             raise TunError(_why(name, error)) from None
         self.name: str = self._device.name
         self.fd: int = self._device.fileno()
+        self.index = socket.if_nametoindex(self.name)
         os.set_blocking(self.fd, False)
         fcntl.ioctl(self.fd, _TUNSETVNETLE, struct.pack("i", 1))
 

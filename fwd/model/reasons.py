@@ -28,6 +28,9 @@ class Code(StrEnum):
     ROUTE_MISSING = "route_missing"
     GUARD_MISSING = "guard_missing"
     NO_LAN_ADDRESS = "no_lan_address"
+    NO_OUTER_ADDRESS = "no_outer_address"
+    NO_OUTER_ROUTE = "no_outer_route"
+    ROUTE_TAKEN = "route_taken"
     FORWARDING_OFF = "forwarding_off"
     FILTER_DROPS = "filter_drops"
     KERNEL = "kernel"
@@ -88,9 +91,24 @@ KINDS: Final[Mapping[Code, Kind]] = {
         "fwd sets it again by itself; if it does not last, see what removes it: a firewall, or a script",
     ),
     Code.NO_LAN_ADDRESS: Kind(
-        "the gateway has no address in local_ts",
-        "this host has no address in {what}",
-        "give the LAN's device an address in local_ts: the gateway's own packets, ICMP errors too, need one as source",
+        "the gateway has no address in local_ts, and no route to it but the default one",
+        "no way to {what}: this host has no address in it, or its device is down",
+        "give the LAN's device an address in local_ts, which the gateway's own packets need as source, or set a route",
+    ),
+    Code.NO_OUTER_ADDRESS: Kind(
+        "the host has lost the address that the tunnels use",
+        "this host has lost its address {local} (local_addrs)",
+        "give it back to the outer device: packets pass again at once",
+    ),
+    Code.NO_OUTER_ROUTE: Kind(
+        "the host has no route to the far gateway",
+        "this host has no route to the far gateway {remote}",
+        "bring up the outer device, or set the route: `ip route get {remote}`",
+    ),
+    Code.ROUTE_TAKEN: Kind(
+        "another route, or a policy rule, takes packets for a remote subnet; the leak guards drop them",
+        "{address} does not go to {device}: a route to {taker} or a rule takes it",
+        "see `ip route get {address}` and `ip rule`, and remove what is in the way",
     ),
     Code.FORWARDING_OFF: Kind(
         "the host does not forward packets between the LAN and the TUN device",

@@ -142,6 +142,12 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
 
+    def replace(self, now: float) -> None:
+        """Kill its process, if there is one, and let the next start at once."""
+        policy.at_once(self.life, now)
+        if self.process is not None:
+            self.signal(signal.SIGKILL)
+
     def publish(self, pid: int) -> None:
         """Show the slot's state in the process table."""
         life = self.life

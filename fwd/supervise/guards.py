@@ -76,6 +76,14 @@ def ruleset(peering: Peering, number: int, mark: str = "", *, closed: bool = Fal
     return f"table inet {name}\ndelete table inet {name}\ntable inet {name} {{\n{comment}\n{body}\n}}\n"
 
 
+def stands(listing: str, rules: str) -> bool:
+    """Whether what nft lists, without counters, is what `rules` have set: the same owner, hooks and verdicts."""
+    comment = re.search(r'^comment ".*"$', rules, re.MULTILINE)
+    counted = (" hook ", " counter drop\n", " size set rt mtu\n")
+    alike = all(listing.count(word) == rules.count(word) for word in counted)
+    return comment is not None and comment[0] in listing and alike
+
+
 def tables_in(listing: str) -> list[str]:
     """fwd's tables in what `nft list tables inet` prints."""
     return re.findall(rf"^table inet ({_PREFIX}\w+)$", listing, re.MULTILINE)

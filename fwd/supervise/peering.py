@@ -35,9 +35,12 @@ from fwd.model.words import Address
 from fwd.proto.flow import rendezvous_scores
 from fwd.proto.logged import event
 from fwd.supervise import network
+from fwd.supervise.kernel import Device
 
 log = logging.getLogger(__name__)
 _PATH_MTU_DEFAULT = 1500
+_QUEUE_RECORDS = 1000  # of the TUN device: small packets that come while the demux waits for a core
+_PACKETS_OF_A_SUPER_PACKET = 64  # which payload esp splits into bursts, not longer than the rows of one
 _KeyName = tuple[Address, Address, int]
 
 
@@ -120,7 +123,7 @@ class PeeringParts:
         self.offloads = Offloads()
         self.geometry = Geometry(self._path_mtu(), peering.local_addrs.version)
         self.tun = Tun(peering.tun)
-        undo.callback(self.tun.close)
+        undo.callback(lambda: self.tun.close())
         # Payload esp splits TCP super-packets itself, and no others.
         self.tun.set_offloads(self.offloads, wanted=peering.offload, udp=peering.payload == "superpacket")
         refused = super_packets_accepted(self.offloads.tun_flags)
@@ -185,11 +188,20 @@ class PeeringParts:
         least = inner_mtu_min((*self.peering.local_ts, *self.peering.remote_ts))
         return max(least, self.geometry.inner_mtu_for(path_mtu))
 
-    def connect(self, number: int) -> None:
-        """The device and its routes, marked with the fwd's number. The guards stand already."""
-        network.prepare_link(self.peering)
-        self.tun.up(self.inner_mtu)
-        network.add_routes(self.peering, number)
+    def device(self) -> Device:
+        """The TUN device as it is to be in the kernel."""
+        segments = _PACKETS_OF_A_SUPER_PACKET if self.peering.payload == "esp" else None
+        return Device(self.tun.name, self.tun.index, self.inner_mtu, _QUEUE_RECORDS, segments)
+
+    def renew_tun(self) -> None:
+        """Make the TUN device anew, when somebody has deleted it. Processes hold the old one: they are to be replaced.
+
+        Raises UserError if something else has its name.
+        """
+        old, self.tun = self.tun, Tun(self.peering.tun)
+        old.close()
+        self.tun.limit_offloads(self.offloads.tun_flags)
+        self._far_offloads = -1
 
     def close(self) -> None:
         """Undo everything, in reverse order."""
@@ -221,7 +233,7 @@ class PeeringParts:
 
     # -- what each process has, mapped in that process ----------------------------------------------------------
 
-    def demux(self) -> Callable[[], None]:
+    def demux(self) -> Callable[[], int]:
         """The demux, ready to run."""
         maps = self.memory.map("demux")
         shared = PeeringShared(self.peering.members, maps)

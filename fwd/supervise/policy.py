@@ -92,6 +92,12 @@ def exited(life: Life, now: float) -> None:
         life.start_at = now + (BACKOFF_S * 2 ** (life.short_lives - 1) if short and life.short_lives > 1 else 0.0)
 
 
+def at_once(life: Life, now: float) -> None:
+    """What its processes died of is over: the next starts at once, and none that died counts against it."""
+    life.short_lives = 0
+    life.start_at = min(life.start_at, now)
+
+
 def rests(life: Life, beat_at: float, now: float) -> bool:
     """Take note of a running process for which no work waits; True if it rests, and so need not be looked at."""
     if beat_at <= now:

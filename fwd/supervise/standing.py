@@ -25,6 +25,8 @@ from fwd.model.words import Strict, change_of
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import network, sockets
+from fwd.supervise.keeper import Keeper
+from fwd.supervise.netlink import Kernel
 from fwd.supervise.owner import Owner
 from fwd.supervise.peering import KeyMaterial, PeeringParts, close_material
 from fwd.supervise.troubles import Troubles, reason
@@ -56,8 +58,10 @@ class Standing:
         self._gateway = gateway
         self._open_secrets = open_secrets
         self._materials: dict[Path | str, KeyMaterial] = {}
-        self._owner = Owner(gateway.control, [(one.owner, one.mark) for one in network.look().tables.values()])
-        self._guards = network.Guards(self._owner.number, self._owner.mark)
+        self._asks = Kernel()
+        standing = network.look(self._asks).tables.values()
+        self._owner = Owner(gateway.control, [(one.owner, one.mark) for one in standing])
+        self.kernel = Keeper(self._owner.number, self._owner.mark, self._asks)
 
     # -- the start --------------------------------------------------------------------------------------------
 
@@ -84,13 +88,13 @@ class Standing:
                     self.wait(peering.name, error)
 
             with self._owner.alone():
-                for name, why in self._guards.refusals(peerings, self._owner.others()).items():
+                for name, why in self.kernel.refusals(peerings, self._owner.others()).items():
                     raise UserError(f"peering {name}: {why}")
-                undo.callback(self._guards.undo)
+                undo.callback(self.kernel.undo)
                 for peering in peerings:
-                    self._guards.set(peering, closed=peering.name in self.waiting)
+                    self.kernel.set(peering, closed=peering.name in self.waiting)
             for parts in opened.values():
-                parts.connect(self._owner.number)
+                self.kernel.connect(parts)
             self.tidy(peerings)
             undo.pop_all()
         self.peerings = opened
@@ -121,7 +125,7 @@ class Standing:
         if not absent:
             return []
         with self._owner.alone():
-            refused = self._guards.refusals(absent, self._owner.others())
+            refused = self.kernel.refusals(absent, self._owner.others())
             for name, why in refused.items():
                 self.wait(name, UserError(why))
             return [p for p in absent if p.name not in refused and self._attempt(self._close_guards, p)]
@@ -132,6 +136,7 @@ class Standing:
 
     def close(self, name: str) -> None:
         """Close a peering whose processes have ended; its guards stand."""
+        self.kernel.release(name)
         self.peerings[name].close()
         del self.peerings[name]
         self.leaving = [other for other in self.leaving if other != name]
@@ -176,7 +181,7 @@ class Standing:
 
     def tidy(self, wanted: Sequence[Peering]) -> None:
         """Remove the guards that nobody wants."""
-        self._guards.tidy(wanted, self._owner.others())
+        self.kernel.tidy(wanted, self._owner.others())
 
     def wait(self, name: str, error: Exception) -> None:
         """Keep why a peering is not set up; it is told once."""
@@ -192,7 +197,7 @@ class Standing:
         for name in list(self.peerings):
             troubles.apart(name, self.close, name)
         if guards_too:
-            troubles.apart("guards", self._guards.remove)
+            troubles.apart("guards", self.kernel.remove)
         for material in self._materials.values():
             troubles.apart("secrets", close_material, material)
         for sock in (*self.ike_sockets.all(), *self.commands, self.control, self.metrics):
@@ -202,6 +207,7 @@ class Standing:
             os.close(self.key_log)
         if self.control is not None:
             troubles.apart("agent", self._gateway.control.unlink, True)
+        self.kernel.close()
         self.memory.close()
         self._owner.close()
 
@@ -209,7 +215,7 @@ class Standing:
 
     def _prepare(self, peering: Peering) -> PeeringParts:
         """Open what a peering needs; nothing of it is seen outside yet. Raises UserError."""
-        if not network.has_address(peering.local_addrs):
+        if not network.has_address(self._asks, peering.local_addrs):
             raise NotYetError(f"peering {peering.name}: this host has no address {peering.local_addrs} (local_addrs)")
         with contextlib.ExitStack() as undo:
             self._undo_later(undo, peering)
@@ -232,8 +238,9 @@ class Standing:
             parts = self._prepare(peering)
             undo.callback(parts.close)
             undo.callback(self._close_guards, peering)
-            self._guards.set(peering, closed=False)
-            parts.connect(self._owner.number)
+            undo.callback(self.kernel.release, peering.name)
+            self.kernel.set(peering, closed=False)
+            self.kernel.connect(parts)
             undo.pop_all()
         self.peerings[peering.name] = parts
         self.version += 1
@@ -241,7 +248,7 @@ class Standing:
         _warn(parts)
 
     def _close_guards(self, peering: Peering) -> None:
-        self._guards.set(peering, closed=True)
+        self.kernel.set(peering, closed=True)
 
     def _attempt(self, act: Callable[[Peering], None], peering: Peering) -> bool:
         try:

@@ -35,7 +35,6 @@ from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import host, logs, policy, privileges, sandbox
 from fwd.supervise.children import Child, Main, try_users
-from fwd.supervise.devices import Devices
 from fwd.supervise.examine import open_examined
 from fwd.supervise.loglines import Form
 from fwd.supervise.notify import ServiceManager, summary
@@ -118,12 +117,13 @@ class Supervisor:
         self._users = find_users(config.gateway.user)
         host.check(config, self._users)
         try_users(self._users)
-        self._devices = Devices()
         self._config = config
         self._standing = Standing(config.gateway, partial(open_examined, user=self._users["keyd"]))
         self._selector = selectors.DefaultSelector()
         self._logs = logs.Inbox()
         self._selector.register(self._logs, selectors.EVENT_READ, self._logs)
+        self._selector.register(self._standing.kernel.fd, selectors.EVENT_READ, self._standing.kernel)
+        self._standing.kernel.tell = self._tell_troubles
         self._children: dict[str, Child] = {}
         self._tellers = Tellers(self._standing, self._selector)
         self._work = Work()
@@ -283,12 +283,11 @@ class Supervisor:
                 self._troubles.apart(name, self._publish_live, parts, now)
                 self._troubles.apart(name, parts.follow_path_mtu)
                 self._troubles.apart(name, parts.follow_far_offloads)
-        tuns = [parts.tun.name for parts in self._standing.peerings.values()]
-        self._troubles.apart("devices", self._devices.look, tuns, now)
-        self._tell_troubles(now)
+        self._troubles.apart("kernel", self._keep_kernel, now)
+        self._tell_troubles()
         self._manager.turn(now, self._told)
-        for key, _ in self._selector.select(self._wait_s):
-            if key.data is not self._logs:
+        for key, _ in self._selector.select(min(self._wait_s, max(0.0, self._standing.kernel.look_at - now))):
+            if key.data not in (self._logs, self._standing.kernel):
                 self._troubles.apart(key.data.name if key.data else "supervisor", self._wakened, key)
         self._troubles.apart("log", self._logs.read, now)
 
@@ -378,13 +377,23 @@ class Supervisor:
             told = event("peering.members", peering=name, members=alive)
             log.info("peering %s: buckets are shared by members %s", name, alive or "none", extra=told)
 
-    def _tell_troubles(self, now: float) -> None:
+    def _keep_kernel(self, now: float) -> None:
+        """Restore what others took; processes whose TUN device is another now are replaced."""
+        for name in self._standing.kernel.turn(now):
+            self._work.changed()
+            for child in self._children.values():
+                if child.name.startswith(name + "/"):
+                    child.replace(now)
+
+    def _tell_troubles(self) -> None:
         """For the agent's status. What was waiting still does until the agent has been told that it is set up."""
+        now = time.monotonic()
         self._waiting = {**({} if self._tellers.done else self._waiting), **self._standing.waiting}
         news = {
             "waiting": self._waiting,
             "troubles": self._troubles.current(now),
-            "tuns": self._devices.seen,
+            "tuns": self._standing.kernel.seen,
+            "reasons": [one.as_json() for one in self._standing.kernel.reasons()],
         }
         told = json.dumps(news).encode()
         if told != self._told_troubles:
@@ -461,7 +470,7 @@ class Supervisor:
             standing.change(wanted)
             self._secrets_due, self._is_read = False, True
         standing.want(wanted)
-        self._tell_troubles(time.monotonic())
+        self._tell_troubles()
 
         # keyd and the agent let go of what is to be closed, its ports above all, before that is done: at a later turn.
         if not self._tellers.tell(self._children):

@@ -21,7 +21,7 @@ from rig import Group, Rig, headers, record, rig, sa_keys
 from fwd.datapath import barrier
 from fwd.datapath import demux as demux_module
 from fwd.datapath.counters import DemuxCounter, MemberCounter
-from fwd.datapath.demux import DeviceError
+from fwd.datapath.demux import DEVICE_GONE, DeviceError
 from fwd.proto.drops import DropReason
 from fwd.proto.path import SILENCE_S
 from fwd.proto.sa import SaSet
@@ -241,9 +241,15 @@ def test_it_is_told_once_a_second_with_its_traceback(
         assert r.a.records_in() == r.a._demux()[DemuxCounter.RECORDS] == 3
 
 
-def test_a_device_that_gives_nothing_any_more_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_gives_nothing_any_more_ends_the_process(caplog: pytest.LogCaptureFixture) -> None:
     """Going on would be a loop without end, and a status that says ready."""
+    caplog.set_level(logging.ERROR)
     with rig(members=1) as r:
-        r.a.demux._fd = -1
+        reading, writing = os.pipe()
+        r.a.demux._fd = writing  # of which nothing can be read
         with pytest.raises(DeviceError):
             r.a.demux_turn()
+        assert r.a.demux.run() == DEVICE_GONE
+        assert [record.event for record in caplog.records] == ["demux.device_gone"]  # type: ignore[attr-defined]
+        os.close(reading)
+        os.close(writing)

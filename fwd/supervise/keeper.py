@@ -1,0 +1,390 @@
+"""Keeps the kernel to what the peerings want of it (kernel.py): leak guards, TUN devices, routes.
+
+What sets them first restores them later: a network manager, a firewall's restart or a hand may take them at any time.
+It is woken by the kernel's own news and looks every second besides. What is missing is told before it is restored, and
+for CONFIRM_S after, as reasons of not being ready. Guards go by `remove`, `tidy` and `undo` alone, never because an
+object is closed or the process ends. It never waits for anybody but nft.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from fwd.model.config import Peering
+from fwd.model.reasons import Code, Reason
+from fwd.model.words import Address, Network
+from fwd.proto.errors import UserError
+from fwd.proto.logged import event
+from fwd.supervise import filters, guards, kernel, network
+from fwd.supervise.guards import Found
+from fwd.supervise.kernel import Around, Do, Has, Route, Step, Wanted
+from fwd.supervise.netlink import Changes, Kernel, News
+from fwd.supervise.patience import Allowance, Patience
+from fwd.supervise.peering import PeeringParts
+
+log = logging.getLogger(__name__)
+EVERY_S: Final = 1.0
+CONFIRM_S: Final = 0.25  # what was restored must stand so long before it counts
+_AROUND_EVERY_S: Final = 5.0  # what is not fwd's, without news
+_GUARDS_EVERY_S: Final = 1.0  # at least, though somebody removes them again and again
+_ROUNDS = 3  # of looking and restoring at one time: a device that is new needs all
+_SHARE = 0.05  # of a core, which looks may use in the long run
+_AT_ONCE_S = 1.0  # of it that they may use at once
+_LONGEST_S = 30.0  # between two looks
+_SUSPECTS_MAX = 256
+_SYSCTLS = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+
+
+def _patience() -> dict[bool, Patience[Step]]:
+    return {True: Patience(_GUARDS_EVERY_S), False: Patience()}
+
+
+@dataclass
+class _Kept:
+    """One peering: its guards, and its device once it is set up."""
+
+    peering: Peering
+    rules: str
+    listing: str = ""  # as nft shows the rules; empty: not seen yet
+    parts: PeeringParts | None = None
+    patience: dict[bool, Patience[Step]] = field(default_factory=_patience)  # of guards, and of the rest
+    lines: Allowance = field(default_factory=Allowance)  # of what was restored, or could not be
+    obstacle_lines: Allowance = field(default_factory=Allowance)
+    failed: dict[Step, str] = field(default_factory=dict)
+    restored: dict[Step, float] = field(default_factory=dict)  # lately, and when
+    obstacles: list[Reason] = field(default_factory=list)
+
+
+class Keeper:
+    """The kernel's state of this fwd, which is marked with its number (owner.py). `tell`: reasons have changed."""
+
+    def __init__(self, number: int, mark: str, asks: Kernel) -> None:
+        self._number = number
+        self._mark = mark
+        self._kernel = asks
+        self._changes = Changes()
+        self._kept: dict[str, _Kept] = {}
+        self._before: Found | None = None
+        self._tables: dict[str, str] = {}
+        self._generation = -1
+        self._suspects: set[Network] = set()  # what others have set, perhaps within remote subnets
+        self._all_suspected = False  # what was set before we listened is among them
+        self._trouble = ""
+        self.look_at = self._around_at = self._chains_at = 0.0  # when it is time, without news
+        self._chains_due, self._strict = True, ""  # listings of tables with a forward hook that drops
+        self._pending = False
+        self._spent_s, self._spent_at = 0.0, 0.0
+        self.seen: dict[str, tuple[int, int]] = {}  # MTU and packets that found the queue full, by TUN device
+        self.fd = self._changes.fd
+        self.tell: Callable[[], None] = lambda: None
+
+    # -- guards that are wanted -------------------------------------------------------------------------------
+
+    def refusals(self, peerings: Iterable[Peering], living: Collection[int]) -> dict[str, str]:
+        """Peering → why it cannot have its guards: another fwd that lives has them."""
+        standing = network.look(self._kernel)
+        self._before = self._before or standing
+        found = {peering.name: guards.refusal(peering, standing, living) for peering in peerings}
+        return {name: why for name, why in found.items() if why}
+
+    def set(self, peering: Peering, *, closed: bool) -> None:
+        """Set both guards, in the place of what stands there; `closed`: not even the TUN device may be used.
+
+        Raises UserError.
+        """
+        rules = guards.ruleset(peering, self._number, self._mark, closed=closed)
+        kept = self._kept.get(peering.name)
+        if kept and kept.rules == rules:
+            kept.peering = peering
+            return
+        network.set_tables([rules])
+        network.set_guard_routes(peering.remote_ts, self._number)
+        self._kept[peering.name] = _Kept(peering, rules, parts=kept.parts if kept else None)
+        self._generation = -1
+
+    def connect(self, parts: PeeringParts) -> None:
+        """Set up the device of a peering that is guarded, and the routes to it. Raises UserError."""
+        kept = self._kept[parts.peering.name]
+        kept.parts = parts
+        try:
+            for _ in range(_ROUNDS):
+                wanted = self._wanted(kept)
+                todo = [step for step in kernel.steps(wanted, self._has([kept])) if step.do not in kernel.GUARDS]
+                for step in todo:
+                    assert wanted.device is not None
+                    network.carry_out(step, wanted.device, self._number)
+        except Exception:
+            kept.parts = None
+            raise
+        self._around_at, self._all_suspected = 0.0, False
+
+    def release(self, name: str) -> None:
+        """The device is about to be closed; the guards stand."""
+        if name in self._kept:
+            self._kept[name].parts = None
+
+    def tidy(self, wanted: Collection[Peering], living: Collection[int]) -> None:
+        """Remove those that none of `wanted` needs, and a dead one's in their way; not before all of them stand."""
+        if all(peering.name in self._kept for peering in wanted):
+            self._remove(*guards.leftovers(network.look(self._kernel), wanted, self._number, living))
+            names = {peering.name for peering in wanted}
+            self._kept = {name: kept for name, kept in self._kept.items() if name in names}
+
+    def undo(self) -> None:
+        """After a start that failed: remove what did not stand before it."""
+        if self._before is not None:
+            tables, subnets = guards.leftovers(network.look(self._kernel), (), self._number)
+            self._remove(set(tables) - set(self._before.tables), set(subnets) - set(self._before.routes))
+
+    def remove(self) -> None:
+        """Remove all of ours: the clean stop's part."""
+        self._kept.clear()
+        self._remove(*guards.leftovers(network.look(self._kernel), (), self._number))
+
+    def close(self) -> None:
+        """Keep nothing any more."""
+        self._changes.close()
+        self._kernel.close()
+
+    def _remove(self, tables: Iterable[str], subnets: Iterable[Network]) -> None:
+        network.remove_tables(tables)
+        network.remove_guard_routes(subnets)
+
+    # -- the loop ---------------------------------------------------------------------------------------------
+
+    def turn(self, now: float) -> list[str]:
+        """Look if there is news or it is time, and restore what is missing.
+
+        Gives the peerings whose device was made anew: their processes hold the old one.
+        """
+        news = self._changes.heard()
+        self._note(news)
+        if not (self._pending or now >= self.look_at):
+            return []
+        self._spent_s = max(0.0, self._spent_s - (now - self._spent_at) * _SHARE)
+        self._spent_at = now
+        if self._spent_s > _AT_ONCE_S and now < self.look_at:
+            self._changes.listen(wanted=False)  # or every piece of news would wake the loop
+            return []
+
+        # What comes while this is done is looked at in the next turn.
+        self._changes.listen(wanted=True)
+        around = self._pending or now >= self._around_at
+        self._pending = False
+        self._trouble, began = "", time.monotonic()
+        try:
+            renewed = self._keep(now, around=around)
+        except (UserError, OSError) as error:
+            renewed, self._trouble = [], str(error)
+        took_s = time.monotonic() - began
+        self._spent_s += took_s
+        soon = any(kept.restored for kept in self._kept.values())
+        self.look_at = now + (CONFIRM_S if soon else min(max(EVERY_S, took_s / _SHARE), _LONGEST_S))
+        return renewed
+
+    def reasons(self) -> list[Reason]:
+        """Why packets of some peering do not pass, or may leave in the clear."""
+        found = [Reason.of(Code.KERNEL, why=self._trouble)] if self._trouble else []
+        for name, kept in self._kept.items():
+            fought = {step: n for patience in kept.patience.values() for step, n in patience.fought_over().items()}
+            for step in dict.fromkeys([*kept.failed, *kept.restored, *fought]):
+                why = kept.failed.get(step, "restored just now")
+                if step in fought:
+                    why = f"something removes it again and again; fwd has restored it {fought[step]} times"
+                if step.matters:
+                    found.append(kernel.reason(step, name, why))
+            found += kept.obstacles
+        return found
+
+    def _note(self, news: News) -> None:
+        """Take note of what is to be looked at."""
+        if news.any:
+            self._pending = True
+            for kept in self._kept.values():
+                for patience in kept.patience.values():
+                    patience.hope()
+        self._chains_due = self._chains_due or news.rules
+        if news.ours or (news.rules and not news.generation):
+            self._generation = -1
+        elif news.generation and self._generation >= 0:
+            self._generation = news.generation  # whatever it was, it was not ours
+        for route in news.routes:
+            if route.owner != self._number and len(self._suspects) < _SUSPECTS_MAX:
+                self._suspects.add(route.subnet)
+
+    def _keep(self, now: float, *, around: bool) -> list[str]:
+        """Restore what is missing, and see whether it is there; gives whose device was made anew."""
+        renewed: list[str] = []
+        done: dict[str, list[str]] = {}
+        for _ in range(_ROUNDS):
+            has = self._has(self._kept.values())
+            missing = {name: kernel.steps(self._wanted(kept), has) for name, kept in self._kept.items()}
+            due = self._due(missing, now)
+            if not any(due.values()):
+                break
+            self.tell()
+            self._restore(due, now, done, renewed)
+
+        for name, kept in self._kept.items():
+            if done.get(name):
+                self._tell_restored(kept, done[name], now)
+            kept.restored = {step: at for step, at in kept.restored.items() if now - at < CONFIRM_S}
+            for patience in kept.patience.values():
+                patience.forget(missing[name], now)
+        devices = {kept.peering.tun for kept in self._kept.values() if kept.parts}
+        self.seen = {name: seen for name, seen in self.seen.items() if name in devices}
+        if around:
+            self._look_around(has, now)
+        return renewed
+
+    def _due(self, missing: dict[str, list[Step]], now: float) -> dict[str, list[Step]]:
+        """What of that which is missing is to be restored now; all of it is kept as reasons."""
+        due: dict[str, list[Step]] = {}
+        for name, todo in missing.items():
+            kept = self._kept[name]
+            kept.failed = {step: kept.failed.get(step, "") for step in todo}
+            due[name] = [s for s in todo if kept.patience[s.do in kernel.GUARDS].may_restore(s, now)]
+        return due
+
+    def _restore(self, due: dict[str, list[Step]], now: float, done: dict[str, list[str]], renewed: list[str]) -> None:
+        """All guards first, together; then each peering's device and routes."""
+        subnets = [s.subnet for todo in due.values() for s in todo if s.do is Do.GUARD_ROUTE and s.subnet]
+        tables = {name for name, todo in due.items() if any(s.do is Do.GUARD_TABLE for s in todo)}
+        whys = {Do.GUARD_ROUTE: "", Do.GUARD_TABLE: ""}
+        if subnets:
+            whys[Do.GUARD_ROUTE] = _why_not(network.set_guard_routes, subnets, self._number)
+        if tables:
+            whys[Do.GUARD_TABLE] = _why_not(network.set_tables, [self._kept[name].rules for name in tables])
+            self._generation = -1
+            for name in tables:
+                self._kept[name].listing = ""
+
+        for name, todo in due.items():
+            kept = self._kept[name]
+            for step in todo:
+                why = whys[step.do] if step.do in kernel.GUARDS else self._restore_device(kept, step, renewed)
+                patience = kept.patience[step.do in kernel.GUARDS]
+                if why:
+                    patience.refused(step)
+                    self._tell_refusal(kept, step, why, now)
+                    continue
+                patience.restored(step, now)
+                kept.restored[step] = now
+                kept.failed.pop(step, None)
+                done.setdefault(name, []).append(str(step))
+
+    def _restore_device(self, kept: _Kept, step: Step, renewed: list[str]) -> str:
+        """What is missing of one device; why it cannot be restored, or nothing."""
+        assert kept.parts is not None
+        if step.do is Do.DEVICE:
+            why = _why_not(kept.parts.renew_tun)
+            renewed += [] if why else [kept.peering.name]
+            return why
+        return _why_not(network.carry_out, step, kept.parts.device(), self._number)
+
+    def _tell_restored(self, kept: _Kept, done: list[str], now: float) -> None:
+        if kept.lines.may_tell(now):
+            name, times, kept.lines.kept_back = kept.peering.name, kept.lines.kept_back, 0
+            told = event("kernel.restored", peering=name, what=done, suppressed=times)
+            more = f" ({times} more times since the last such line)" if times else ""
+            log.warning("peering %s: restored in the kernel: %s%s", name, ", ".join(done), more, extra=told)
+
+    def _tell_refusal(self, kept: _Kept, step: Step, why: str, now: float) -> None:
+        news = kept.failed.get(step) != why
+        kept.failed[step] = why
+        if news and kept.lines.may_tell(now):
+            name = kept.peering.name
+            told = event("kernel.not_restored", peering=name, what=str(step), reason=why)
+            log.error("peering %s: cannot restore %s: %s", name, step, why, extra=told)
+
+    def _tell_obstacles(self, kept: _Kept, found: list[Reason], now: float) -> None:
+        for one in found:
+            if one not in kept.obstacles and kept.obstacle_lines.may_tell(now):
+                told = event("kernel.obstacle", peering=one.peering, code=one.code)
+                log.warning("peering %s: %s: %s", one.peering, one.text, one.remedy, extra=told)
+        kept.obstacles = found
+
+    # -- what the kernel has ----------------------------------------------------------------------------------
+
+    def _wanted(self, kept: _Kept) -> Wanted:
+        peering = kept.peering
+        return Wanted(
+            peering=peering.name, table=guards.table_name(peering), listing=kept.listing, owner=self._number,
+            local_ts=tuple(peering.local_ts), remote_ts=tuple(peering.remote_ts),
+            local=peering.local_addrs, remote=peering.remote_addrs,
+            device=kept.parts.device() if kept.parts else None,
+        )  # fmt: skip
+
+    def _has(self, kept: Collection[_Kept]) -> Has:
+        """Look; at nftables only if rules have changed since. A table that was just set is known by its listing."""
+        links = {}
+        for one in kept:
+            if one.parts:
+                name = one.peering.tun
+                links[name] = link = self._kernel.link(name)
+                if link:
+                    self.seen[name] = link.mtu_bytes, link.queue_drops
+        generation = self._kernel.generation()
+        if generation != self._generation:
+            try:
+                self._tables = network.tables({guards.table_name(one.peering) for one in self._kept.values()})
+                self._generation = generation
+            except UserError as error:
+                self._trouble = str(error)
+            for one in self._kept.values():
+                listing = self._tables.get(guards.table_name(one.peering), "")
+                if not one.listing and guards.stands(listing, one.rules):
+                    one.listing = listing
+        return Has(links, self._kernel.routes(self._number), self._tables, self._kernel.addresses())
+
+    def _look_around(self, has: Has, now: float) -> None:
+        """Look at what is not fwd's, and may be in the way of packets."""
+        self._around_at = now + _AROUND_EVERY_S
+        off = frozenset((version, path.replace("/", ".")) for version, path in _SYSCTLS.items() if _is_zero(path))
+        if self._chains_due and now >= self._chains_at:
+            self._chains_due, self._chains_at = False, now + EVERY_S
+            self._strict = network.strict_tables()
+        elif self._chains_due:
+            self._around_at = self._chains_at
+
+        if not self._all_suspected:
+            self._suspects |= {r.subnet for r in self._kernel.some_routes() if r.owner != self._number}
+            self._all_suspected = True
+        ways: dict[Address, Route | None] = {}
+        for kept in self._kept.values():
+            wanted = self._wanted(kept)
+            asked = kernel.asked(wanted, has, self._suspects) if kept.parts else set()
+            ways |= {address: self._kernel.way_to(address) for address in asked - ways.keys()}
+            of_peering = {address: ways[address] for address in asked}
+            lans = [_name(device) for device in kernel.lan_devices(wanted, has, of_peering)] if self._strict else []
+            around = Around(of_peering, off, filters.dropping(self._strict, kept.peering.tun, lans))
+            self._tell_obstacles(kept, kernel.obstacles(wanted, has, around), now)
+        self._suspects = kernel.taking(self._suspects, ways, {link.index for link in has.links.values() if link})
+
+
+def _why_not(act: Callable[..., object], *arguments: object) -> str:
+    """Do it; why it could not be done, or nothing."""
+    try:
+        act(*arguments)
+    except (UserError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _name(device: int) -> str:
+    with contextlib.suppress(OSError):  # it has just gone
+        return socket.if_indextoname(device)
+    return ""
+
+
+def _is_zero(sysctl: str) -> bool:
+    with contextlib.suppress(OSError):  # a kernel without IPv6
+        return Path("/proc/sys", sysctl).read_text(encoding="ascii").strip() == "0"
+    return False

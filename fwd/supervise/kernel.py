@@ -1,0 +1,305 @@
+"""What fwd wants of the kernel, what the kernel has, and the steps between the two: pure, of values.
+
+A peering wants its leak guards (guards.py), and once it is set up its TUN device with MTU and queue, and a route to the
+device for each remote subnet. `steps` says what is to be done where the kernel has something else; it is carried out by
+network.py, as often as it is needed (keeper.py). `obstacles` says what stands in the way of packets and is not fwd's to
+change: it is told, with what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from fwd.model.reasons import Code, Reason
+from fwd.model.words import Address, Network
+from fwd.supervise.guards import METRIC
+
+IPV6_MTU_MIN: Final = 1280  # below, the kernel takes a device's IPv6 away
+GEN_MODE_NONE: Final = 1  # no link-local address, whose chatter no selector would allow
+
+
+@dataclass(frozen=True)
+class Link:
+    """A network device as the kernel has it."""
+
+    index: int
+    up: bool
+    mtu_bytes: int
+    queue_records: int
+    segments_max: int
+    addr_gen_mode: int | None  # None: it has no IPv6
+    queue_drops: int = field(default=0, compare=False)  # packets that found the queue full
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route of the main table; `device` is 0 if it refuses, negative if there are several."""
+
+    subnet: Network
+    device: int
+    priority: int
+    owner: int  # its protocol
+    source: Address | None = None
+    refuses: bool = False
+
+
+@dataclass(frozen=True)
+class Own:
+    """An address of this host, and the network that it says is at its device."""
+
+    address: Address
+    network: Network
+    device: int
+
+
+@dataclass(frozen=True)
+class Device:
+    """The TUN device as a peering wants it. `index`: the one that its descriptor belongs to."""
+
+    name: str
+    index: int
+    mtu_bytes: int
+    queue_records: int
+    segments_max: int | None = None  # None: whatever the kernel takes
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What one peering wants. `listing`: its guards' table as nft shows it; without a `device` only guards."""
+
+    peering: str
+    table: str
+    listing: str
+    owner: int
+    local_ts: tuple[Network, ...]
+    remote_ts: tuple[Network, ...]
+    local: Address
+    remote: Address
+    device: Device | None = None
+
+
+@dataclass(frozen=True)
+class Has:
+    """What the kernel has, of that which some peering wants."""
+
+    links: Mapping[str, Link | None] = field(default_factory=dict)
+    routes: Sequence[Route] = ()  # of this fwd's own number
+    tables: Mapping[str, str] = field(default_factory=dict)  # fwd's tables as nft shows them
+    addresses: Sequence[Own] = ()
+
+    def has_address(self, address: Address) -> bool:
+        """Whether it is this host's own."""
+        return any(own.address == address for own in self.addresses)
+
+
+@dataclass(frozen=True)
+class Around:
+    """What is not fwd's, but decides whether packets pass."""
+
+    ways: Mapping[Address, Route | None] = field(default_factory=dict)  # what a packet to an address would take
+    not_forwarding: frozenset[tuple[int, str]] = frozenset()  # IP version, and the sysctl that is 0
+    filters: Sequence[str] = ()  # chains that let nothing pass
+
+
+class Do(StrEnum):
+    """What a step does."""
+
+    GUARD_ROUTE = "guard_route"
+    GUARD_TABLE = "guard_table"
+    DEVICE = "device"
+    MTU = "mtu"
+    QUEUE = "queue"
+    SEGMENTS = "segments"
+    UP = "up"
+    IPV6 = "ipv6"
+    GEN_MODE = "addr_gen_mode"
+    ROUTE = "route"
+
+
+GUARDS: Final = frozenset((Do.GUARD_ROUTE, Do.GUARD_TABLE))
+# Without these packets pass all the same.
+_HARMLESS: Final = frozenset((Do.QUEUE, Do.GEN_MODE))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to be done. `name`: of the table or device; `source`: of the route."""
+
+    do: Do
+    name: str
+    subnet: Network | None = None
+    source: Address | None = None
+
+    def __str__(self) -> str:
+        """What is set by it."""
+        return {
+            Do.GUARD_ROUTE: f"unreachable route {self.subnet}",
+            Do.GUARD_TABLE: f"nftables table {self.name}",
+            Do.DEVICE: f"TUN device {self.name}",
+            Do.MTU: f"MTU of {self.name}",
+            Do.QUEUE: f"queue of {self.name}",
+            Do.SEGMENTS: f"gso_max_segs of {self.name}",
+            Do.UP: f"{self.name} up",
+            Do.IPV6: f"IPv6 of {self.name}",
+            Do.GEN_MODE: f"addr_gen_mode of {self.name}",
+            Do.ROUTE: f"route {self.subnet} dev {self.name}" + (f" src {self.source}" if self.source else ""),
+        }[self.do]
+
+    @property
+    def matters(self) -> bool:
+        """Whether packets may be lost, or leave in the clear, before it is done."""
+        return self.do not in _HARMLESS
+
+
+def steps(wanted: Wanted, has: Has) -> list[Step]:
+    """What is to be done, in this order: guards, then the device, and at last the routes to it."""
+    found = [Step(Do.GUARD_ROUTE, "", subnet) for subnet in wanted.remote_ts if not _is_guarded(subnet, wanted, has)]
+    if has.tables.get(wanted.table) != wanted.listing:
+        found.append(Step(Do.GUARD_TABLE, wanted.table))
+    if wanted.device is None:
+        return found
+
+    # Where the device is another, all that belongs to it is missing.
+    device, link = wanted.device, has.links.get(wanted.device.name)
+    if link is None or link.index != device.index:
+        return [*found, Step(Do.DEVICE, device.name)]
+    settings = _settings(device, link, ipv6=any(subnet.version == 6 for subnet in wanted.remote_ts))
+    found += [Step(do, device.name) for do in settings]
+
+    # A link that goes down loses its routes.
+    loses = Do.UP in settings or Do.IPV6 in settings
+    for subnet in wanted.remote_ts:
+        standing = next((r for r in has.routes if r.subnet == subnet and not r.refuses), None)
+        source = source_for(subnet.version, wanted.local_ts, has.addresses, standing.source if standing else None)
+        if loses or standing is None or standing.device != device.index or standing.source != source:
+            found.append(Step(Do.ROUTE, device.name, subnet, source))
+    return found
+
+
+def _is_guarded(subnet: Network, wanted: Wanted, has: Has) -> bool:
+    return any(
+        route.refuses and route.subnet == subnet and route.priority == METRIC and route.owner == wanted.owner
+        for route in has.routes
+    )
+
+
+def _settings(device: Device, link: Link, *, ipv6: bool) -> list[Do]:
+    """What of the device is to be set."""
+    found = [
+        (Do.MTU, link.mtu_bytes != device.mtu_bytes),
+        (Do.QUEUE, link.queue_records != device.queue_records),
+        (Do.SEGMENTS, device.segments_max not in (None, link.segments_max)),
+        (Do.GEN_MODE, link.addr_gen_mode not in (None, GEN_MODE_NONE)),
+        (Do.UP, not link.up),
+        # It comes back with the device's next start, and not with the MTU.
+        (Do.IPV6, ipv6 and link.addr_gen_mode is None and device.mtu_bytes >= IPV6_MTU_MIN),
+    ]
+    return [do for do, due in found if due]
+
+
+def source_for(
+    version: int, local_ts: Iterable[Network], addresses: Iterable[Own], kept: Address | None = None
+) -> Address | None:
+    """This host's own address within the local subnets, for the gateway's own packets; `kept` as long as it is one."""
+    subnets = [subnet for subnet in local_ts if subnet.version == version]
+    found = [own.address for own in addresses if any(own.address in subnet for subnet in subnets)]
+    return kept if kept in found else next(iter(found), None)
+
+
+def asked(wanted: Wanted, has: Has, suspects: Iterable[Network] = ()) -> set[Address]:
+    """Addresses whose ways tell of obstacles: in every subnet, in what others have set there, the far gateway."""
+    within = [one for one in suspects if any(_holds(subnet, one) for subnet in wanted.remote_ts)]
+    of_remote = {address for subnet in (*wanted.remote_ts, *within) for address in _ends(subnet)}
+    of_local = {address for subnet in wanted.local_ts for address in _probes(subnet, has)}
+    return {wanted.remote} | of_remote | of_local
+
+
+def lan_devices(wanted: Wanted, has: Has, ways: Mapping[Address, Route | None]) -> set[int]:
+    """Devices that the local subnets are at, as far as it is known."""
+    probes = [address for subnet in wanted.local_ts for address in _probes(subnet, has)]
+    return {way.device for one in probes if (way := ways.get(one)) and way.subnet.prefixlen and way.device > 0}
+
+
+def taking(suspects: Iterable[Network], ways: Mapping[Address, Route | None], ours: Iterable[int]) -> set[Network]:
+    """Those of the subnets that others have set which were asked for, and do take something."""
+    devices = {0, *ours}
+    return {one for one in suspects if any((way := ways.get(end)) and way.device not in devices for end in _ends(one))}
+
+
+def _holds(subnet: Network, other: Network) -> bool:
+    return subnet.version == other.version and other.subnet_of(subnet)  # type: ignore[arg-type]
+
+
+def _ends(subnet: Network) -> tuple[Address, Address]:
+    """The first and the last address that a host may have."""
+    last = subnet.num_addresses - 1
+    return (subnet[min(1, last)], subnet[max(0, last - 1)])
+
+
+def _probes(subnet: Network, has: Has) -> list[Address]:
+    """Addresses of which the way to one, at least, must be known for the local subnet to be: neighbours of our own."""
+    ours = [own for own in has.addresses if own.address in subnet]
+    if not ours:
+        return [_ends(subnet)[0]]
+    return [next((a for a in _ends(own.network) if a != own.address), own.address) for own in ours]
+
+
+def reason(step: Step, peering: str, why: str = "") -> Reason:
+    """Why packets of the peering do not pass, or may leave in the clear, before a step is done."""
+    why = f": {why}" if why else ""
+    if step.do is Do.ROUTE:
+        return Reason.of(Code.ROUTE_MISSING, peering, [str(step.subnet)], what=step.subnet, device=step.name, why=why)
+    if step.do in GUARDS:
+        return Reason.of(Code.GUARD_MISSING, peering, what=step.subnet or peering, why=f" ({step}){why}")
+    lack = {Do.DEVICE: "gone", Do.UP: "down", Do.MTU: "set to another MTU", Do.IPV6: "without IPv6"}
+    return Reason.of(Code.DEVICE_DOWN, peering, device=step.name, why=lack.get(step.do, "set otherwise") + why)
+
+
+def obstacles(wanted: Wanted, has: Has, around: Around) -> list[Reason]:
+    """What keeps packets of the peering from passing and is not for fwd to change."""
+    if wanted.device is None:
+        return []
+    name, device = wanted.peering, wanted.device
+    reasons = [*_of_outer(wanted, has, around), *_of_routes(wanted, device, around)]
+    lost = [subnet for subnet in wanted.local_ts if not _is_known(subnet, device, has, around)]
+    reasons += [Reason.of(Code.NO_LAN_ADDRESS, name, [str(subnet)], what=f"local_ts {subnet}") for subnet in lost]
+
+    # Packets of others than the gateway itself.
+    forwarded = {s.version for s in wanted.local_ts if s.num_addresses > 1 or not has.has_address(s[0])}
+    off = [sysctl for version, sysctl in sorted(around.not_forwarding) if version in forwarded]
+    reasons += [Reason.of(Code.FORWARDING_OFF, name, sysctl=sysctl) for sysctl in off]
+    if forwarded:
+        reasons += [Reason.of(Code.FILTER_DROPS, name, chain=c, device=device.name) for c in around.filters]
+    return reasons
+
+
+def _of_outer(wanted: Wanted, has: Has, around: Around) -> list[Reason]:
+    if not has.has_address(wanted.local):
+        return [Reason.of(Code.NO_OUTER_ADDRESS, wanted.peering, local=wanted.local)]
+    if wanted.remote in around.ways and around.ways[wanted.remote] is None:
+        return [Reason.of(Code.NO_OUTER_ROUTE, wanted.peering, remote=wanted.remote)]
+    return []
+
+
+def _of_routes(wanted: Wanted, device: Device, around: Around) -> list[Reason]:
+    """One reason for each remote subnet of which some address goes elsewhere."""
+    reasons = []
+    for subnet in wanted.remote_ts:
+        for address, way in around.ways.items():
+            if way is not None and address in subnet and way.device != device.index:
+                told = {"address": address, "taker": way.subnet, "device": device.name}
+                reasons.append(Reason.of(Code.ROUTE_TAKEN, wanted.peering, [str(subnet)], **told))
+                break
+    return reasons
+
+
+def _is_known(subnet: Network, device: Device, has: Has, around: Around) -> bool:
+    """Whether the host knows where a local subnet is: not by its default route, which may lead outside."""
+    for address in _probes(subnet, has):
+        way = around.ways.get(address)
+        if has.has_address(address) or (way and way.subnet.prefixlen and way.device != device.index):
+            return True
+    return False

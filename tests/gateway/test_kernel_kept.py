@@ -1,0 +1,148 @@
+"""What others take of fwd's devices, routes and guards comes back by itself; what fwd cannot restore is told."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+
+import pytest
+from gwkit import MakePair, Pair, ended, network_of, until
+from test_supervisor import MARKER, pinging
+
+from fwd.model.reasons import Code
+
+SECONDS = 20.0  # far more than it takes
+TABLE = "fwd_to_gw2_0"
+NUMBER = "number=$(ip route show type unreachable 10.2.0.0/24 | grep -o 'proto [0-9]*')"
+
+
+@pytest.fixture(scope="module")
+def pair(module_pairs: MakePair) -> Pair:
+    return module_pairs()
+
+
+def shell(pair: Pair, command: str, *, check: bool = True) -> None:
+    pair.topology.run("gw1", ["sh", "-c", command], check=check)
+
+
+def codes(pair: Pair) -> set[str]:
+    return {one["code"] for one in pair.status("gw1")["reasons"]}
+
+
+def restored(pair: Pair) -> int:
+    return pair.log("gw1").count("event=kernel.restored")
+
+
+TAKEN = {
+    "the device went down and up": "ip link set fwd0 down; ip link set fwd0 up",
+    "the device is down": "ip link set fwd0 down",
+    "its MTU": "ip link set fwd0 mtu 1400",
+    "its MTU, and IPv6 with it": "ip link set fwd0 mtu 1000",
+    "the routes of fwd's number": f"{NUMBER}; ip route flush $number; ip -6 route flush $number",
+    "the route leads elsewhere": "ip route replace 10.2.0.0/24 via 192.0.2.2",
+    "the route has another source": "ip route replace 10.2.0.0/24 dev fwd0 src 192.0.2.1",
+    "a guard's route": "ip -6 route del unreachable fd00:2::/64",
+    "all of nftables": "nft flush ruleset",
+    "the rules of a chain": f"nft flush chain inet {TABLE} from_wire",
+    "a rule before the others": f"nft insert rule inet {TABLE} to_wire accept",
+    "the table sleeps": f"nft add table inet {TABLE} '{{ flags dormant; }}'",
+    "both guards, and routes": "nft flush ruleset; ip route flush 10.2.0.0/24",
+}
+
+
+@pytest.mark.parametrize("command", TAKEN.values(), ids=TAKEN)
+def test_what_is_taken_comes_back(pair: Pair, command: str) -> None:
+    pair.wait_ready("gw1", seconds=SECONDS)
+    before = network_of(pair.topology, "gw1")
+    shell(pair, command)
+    until(lambda: network_of(pair.topology, "gw1") == before and pair.ready("gw1"), SECONDS, "as it was")
+    until(lambda: pair.ping(), SECONDS, "carries")
+    until(lambda: pair.ping(to=pair.topology.address("client2", version=6)), SECONDS, "carries IPv6")
+
+
+WAYS = [
+    (Code.FORWARDING_OFF, "sysctl -qw net.ipv4.ip_forward=0", "sysctl -qw net.ipv4.ip_forward=1"),
+    (
+        Code.FILTER_DROPS,
+        "nft add table ip fw; nft add chain ip fw f '{ type filter hook forward priority 0; policy drop; }'",
+        "nft delete table ip fw",
+    ),
+    (Code.ROUTE_TAKEN, "ip route add 10.2.0.64/26 via 192.0.2.2", "ip route del 10.2.0.64/26"),
+    (Code.ROUTE_TAKEN, "ip rule add to 10.2.0.0/24 lookup 9; ip route add default via 192.0.2.2 table 9",
+     "ip rule del to 10.2.0.0/24; ip route flush table 9"),
+    (Code.NO_LAN_ADDRESS, "ip addr del 10.1.0.1/24 dev lan", "ip addr add 10.1.0.1/24 dev lan"),
+    (Code.NO_OUTER_ADDRESS, "ip addr del 192.0.2.1/24 dev wan",
+     "ip addr add 192.0.2.1/24 dev wan; ip route replace default via 192.0.2.2"),
+    (Code.ROUTE_MISSING, "sysctl -qw net.ipv6.conf.fwd0.disable_ipv6=1",
+     "sysctl -qw net.ipv6.conf.fwd0.disable_ipv6=0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "do", "undo"), WAYS, ids=[row[1].split(";")[0] for row in WAYS])
+def test_what_fwd_cannot_restore_is_a_reason_of_not_being_ready(pair: Pair, code: Code, do: str, undo: str) -> None:
+    pair.wait_ready("gw1", seconds=SECONDS)
+    shell(pair, do)
+    try:
+        until(lambda: code in codes(pair), SECONDS, code)
+        assert not pair.status("gw1")["ready"]
+    finally:
+        shell(pair, undo)
+    pair.wait_ready("gw1", seconds=SECONDS)
+    until(lambda: pair.ping(), SECONDS, "carries")
+
+
+def test_the_source_of_the_gateways_own_packets_follows_the_lans_address(pair: Pair) -> None:
+    far = pair.topology.address("client2")
+    shell(
+        pair,
+        "ip addr add 10.1.0.7/24 dev lan; ip addr del 10.1.0.1/24 dev lan; ip addr add 10.1.0.7/24 dev lan",
+        check=False,
+    )
+    until(lambda: pair.ping(host="gw1", to=far), SECONDS, "the gateway itself reaches the far side")
+    shell(
+        pair,
+        "ip addr add 10.1.0.1/24 dev lan; ip addr del 10.1.0.7/24 dev lan; ip addr add 10.1.0.1/24 dev lan",
+        check=False,
+    )
+    until(lambda: pair.ping(host="gw1", to=far), SECONDS, "again")
+    pair.wait_ready("gw1", seconds=SECONDS)
+
+
+def test_a_deleted_device_is_made_anew(pair: Pair) -> None:
+    """Demux and members change over to it; keyd and IKE go on; no nonce is used twice, nothing leaves in the clear."""
+    pair.wait_ready("gw1", seconds=SECONDS)
+    before, pids = network_of(pair.topology, "gw1"), pair.pids("gw1")
+    with pair.capture(marker=MARKER) as wire, pinging(pair):
+        for _ in range(2):
+            shell(pair, "ip link del fwd0")
+            until(lambda: network_of(pair.topology, "gw1") == before and pair.ready("gw1"), SECONDS, "as it was")
+            until(lambda: pair.ping("-p", MARKER.hex()), SECONDS, "carries")
+    assert wire["plaintext_packets"] == 0, wire["plaintext_examples"]
+    assert not wire["repeated_nonces"]
+    now = pair.pids("gw1")
+    assert now["keyd"] == pids["keyd"]
+    assert all(now[name] != pids[name] for name in ("demux", "member-0", "member-1"))
+
+
+def test_a_name_that_is_taken_meanwhile_is_told_and_had_back(pair: Pair) -> None:
+    pair.wait_ready("gw1", seconds=SECONDS)
+    supervisor = pair.running["gw1"]
+    supervisor.send_signal(signal.SIGSTOP)
+    shell(pair, "ip link del fwd0; ip link add fwd0 type veth peer name fwd0peer")
+    supervisor.send_signal(signal.SIGCONT)
+    until(lambda: Code.DEVICE_DOWN in codes(pair), SECONDS, "told")
+    shell(pair, "ip link del fwd0")
+    pair.wait_ready("gw1", seconds=SECONDS)
+    until(lambda: pair.ping(), SECONDS, "carries")
+
+
+def test_who_fights_over_a_route_is_told_of_and_nobody_spins(pair: Pair) -> None:
+    pair.wait_ready("gw1", seconds=SECONDS)
+    seen = restored(pair)
+    loop = "while true; do ip route del 10.2.0.0/24 dev fwd0 2>/dev/null; sleep 0.05; done"
+    with ended(pair.topology.popen("gw1", ["sh", "-c", loop], stderr=subprocess.DEVNULL)):
+        until(lambda: "again and again" in str(pair.status("gw1")["not_ready"]), SECONDS, "told")
+        assert not pair.status("gw1")["ready"]
+    assert restored(pair) - seen <= 10
+    pair.wait_ready("gw1", seconds=60)
+    until(lambda: pair.ping(), SECONDS, "carries")
