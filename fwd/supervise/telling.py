@@ -142,25 +142,29 @@ class Teller:
     # -- what is new --------------------------------------------------------------------------------------------------
 
     def _compare(self, peerings: Peerings, sockets: dict[Endpoint, socket.socket]) -> None:
-        """What goes is told first, since what comes may need its ports."""
-        for name, known in list(self._known.items()):
-            if peerings.get(name) is not known.parts:
-                self._queue.append((Notice("close", name), None))
-                del self._known[name]
-        gone = [at for at, sock in self._sockets.items() if sockets.get(at) is not sock]
-        come = {at: sock for at, sock in sockets.items() if self._sockets.get(at) is not sock}
-        if (gone or come) and self.name == "keyd":
-            body = {"close": [list(at) for at in gone], "open": [list(at) for at in come]}
-            fds = {str(n): sock.fileno() for n, sock in enumerate(come.values())}
-            self._queue.append((Notice("sockets", "", body, fds), None))
-        self._sockets = sockets
+        """What goes is told first, since what comes may need its ports. All of it is noted at once, or nothing."""
+        known = {name: one for name, one in self._known.items() if peerings.get(name) is one.parts}
+        told: list[tuple[Notice, PeeringParts | None]]
+        told = [(Notice("close", name), None) for name in self._known if name not in known]
+        if self.name == "keyd":
+            told += [(notice, None) for notice in self._moving(sockets)]
         for name, parts in peerings.items():
-            facts, known_as = self._facts(parts), self._known.get(name)
+            facts, known_as = self._facts(parts), known.get(name)
             if known_as is None:
-                self._queue.extend((notice, parts) for notice in self._opening(parts))
+                told += [(notice, parts) for notice in self._opening(parts)]
             elif known_as.facts != facts:
-                self._queue.append((self._change(parts, secrets=known_as.facts[1:] != facts[1:]), None))
-            self._known[name] = _Known(parts, facts)
+                told.append((self._change(parts, secrets=known_as.facts[1:] != facts[1:]), None))
+            known[name] = _Known(parts, facts)
+        self._queue, self._known, self._sockets = deque(told), known, sockets
+
+    def _moving(self, sockets: dict[Endpoint, socket.socket]) -> Iterator[Notice]:
+        """IKE's sockets that go and come, as many in a notice as it can have."""
+        gone = [list(at) for at, sock in self._sockets.items() if sockets.get(at) is not sock]
+        come = [(list(at), sock) for at, sock in sockets.items() if self._sockets.get(at) is not sock]
+        for start in range(0, max(len(come), bool(gone)), channel.DESCRIPTORS_MAX):
+            some = come[start : start + channel.DESCRIPTORS_MAX]
+            fds = {str(number): sock.fileno() for number, (_, sock) in enumerate(some)}
+            yield Notice("sockets", "", {"close": [] if start else gone, "open": [at for at, _ in some]}, fds)
 
     def _facts(self, parts: PeeringParts) -> tuple[object, ...]:
         return (parts.peering, parts.material.version) if self.name == "keyd" else (parts.peering,)
