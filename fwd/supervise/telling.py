@@ -131,12 +131,13 @@ class Teller:
         return sent
 
     def close(self) -> None:
-        """Close the channel."""
+        """Close the channel. What went wrong half-way can be done again."""
         self._well_at = 0.0
-        if self._near is not None and self.far is not None:
-            self._selector.unregister(self._near)
-            self._near.close()
-            self.far.close()
+        for sock in (self._near, self.far):
+            if sock is not None and sock.fileno() >= 0:
+                with contextlib.suppress(KeyError):  # the process's own end is not registered
+                    self._selector.unregister(sock)
+                sock.close()
         self._near = self.far = None
 
     # -- what is new --------------------------------------------------------------------------------------------------

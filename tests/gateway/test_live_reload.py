@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from typing import Any
 
 import pytest
@@ -112,3 +113,38 @@ def test_who_dies_is_forked_with_all_that_there_is_by_then(pair: Pair, name: str
     assert len(pair.status("gw1")["peerings"]) == 1
     pair.wait_ready()
     assert pair.ping("-I", "10.1.0.10", to="10.2.0.10")
+
+
+def test_a_whole_set_of_random_changes_is_not_seen_beside_them(pair: Pair) -> None:
+    random_changes(pair, seed=1, count=6)
+
+
+@pytest.mark.long
+def test_fifty_random_changes_are_not_seen_beside_them(pair: Pair) -> None:
+    random_changes(pair, seed=50, count=50)
+
+
+def random_changes(pair: Pair, seed: int, count: int) -> None:
+    """Change the second peering, or take it away, while probes go through the first."""
+    dice = random.Random(seed)
+    apply(pair, ONE)
+    pair.wait_ready()
+    before, held = lives(pair), descriptors(pair)
+    sa, spis = ike_spi(pair.peering("gw1")), children(pair.peering("gw1"))
+    with pair.probes(pair.flow_ports(2), seconds=600.0) as got:
+        for _ in range(count):
+            if dice.random() < 0.2:
+                apply(pair, ONE)
+                continue
+            peering = {"members": dice.choice([1, 3]), "payload": dice.choice(["esp", "superpacket"])}
+            keys = {"dpd_delay": dice.choice([2, 10]), "ike_port": dice.choice([501, 502])}
+            if dice.random() < 0.5:
+                keys |= {"local_id": f"a{dice.randrange(3)}", "remote_id": f"b{dice.randrange(3)}"}
+            apply(pair, ONE, second({**peering, "rekey_time": dice.choice([60, 3600])}, **keys))
+            until(lambda: pair.ping("-I", "10.11.0.10", "-W", "0.3", to="10.12.0.10"), 30.0, "the second carries")
+        apply(pair, ONE)
+    assert sum(arrived.lost for arrived in got.values()) == 0
+    assert lives(pair) == before
+    assert ike_spi(pair.peering("gw1")) == sa
+    assert children(pair.peering("gw1")) <= spis
+    assert descriptors(pair) == held
