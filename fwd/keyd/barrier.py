@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from fwd.datapath.shared import REST_S
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.inbox import Message
+from fwd.keyd.patience import TICK_S
 from fwd.proto.ike.limits import TIME_S, TIME_SHARE
 from fwd.proto.ike.rate import Rate
 from fwd.proto.logged import event
@@ -54,7 +56,8 @@ class Barrier:
 class Guarded(Barrier):
     """See the module. `make` gives the peering's IKE at a time, or None if it can have none.
 
-    `due`: when `tick` is wanted. `touched`: something has been done with it since the last `settle`.
+    `due`: when `tick` is wanted. `restless`: something is under way in it.
+    `touched`: something has been done with it since the last `settle`.
     """
 
     def __init__(self, name: str, make: Callable[[float], IkePeering | None], now: float) -> None:
@@ -62,6 +65,7 @@ class Guarded(Barrier):
         self.peering: IkePeering | None = None
         self.due = now
         self.touched = True
+        self.restless = True
         self.told: dict[str, Any] = {}
         self._failures: Counter[str] = Counter()  # of those that have ended
         self._make = make
@@ -120,7 +124,9 @@ class Guarded(Barrier):
     def settle(self, now: float) -> None:
         """Look up anew when it wants `tick`."""
         self.touched = False
-        self.due = self.use(_next_timeout, now, float("inf"))
+        patience_s = self.use(lambda peering: peering.patience_s(now), now, REST_S)
+        self.restless = patience_s <= TICK_S
+        self.due = min(self.use(_next_timeout, now, float("inf")), now + patience_s)
         self.touched = False
         if self._again_at is not None:
             self.due = self._again_at

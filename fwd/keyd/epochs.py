@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from fwd.datapath.shared import LinkWord
+from fwd.datapath.shared import REST_S, LinkWord
 from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, Mailbox
 from fwd.keyd.source import SaSource
 from fwd.model.config import Peering
@@ -41,16 +41,37 @@ class MemberKeys:
         self._sending_since = now
         self._given_at = float("-inf")  # when it was told to send on another SA
         self._renew = False
+        self._seen: tuple[int, ...] = ()  # the shared words, at the last tick
+        self._due_at = now
         self.control = parts.control
         self._learn(now)
         self.refresh()
 
     def change(self, peering: Peering) -> None:
         """Renew by other times from now on."""
-        self._peering = peering
+        self._peering, self._due_at = peering, 0.0
+
+    def glance(self, now: float) -> None:
+        """Tick if the shared words say anything new, or it is time."""
+        if now >= self._due_at or self._seen != self._words():
+            self.tick(now)
+
+    def _words(self) -> tuple[int, ...]:
+        link = self._parts.shared.link
+        return self._parts.shared.process.incarnation, link[LinkWord.SPI_OUT], link[LinkWord.RX_TAKEN]
 
     def tick(self, now: float) -> None:
         """Follow what the shared words say, and renew what is due."""
+        self._seen = self._words()
+        self._follow(now)
+        if self._retire_at or self._renew or self._has_ended():
+            self._due_at = now
+        elif self._peering.rekey_time:
+            self._due_at = min(now + REST_S, self._sending_since + self._peering.rekey_time)
+        else:
+            self._due_at = now + REST_S
+
+    def _follow(self, now: float) -> None:
         changed = self._learn(now)
         spi_out = self._parts.shared.link[LinkWord.SPI_OUT]
         life = (self._parts.shared.process.incarnation, spi_out)  # one that dies early takes a record, but shows no SPI

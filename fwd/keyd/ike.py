@@ -25,6 +25,7 @@ from fwd.keyd.mailbox import KeydPeering
 from fwd.keyd.narrower import Narrower
 from fwd.keyd.pair import Times
 from fwd.keyd.pairs import SPARES, MemberPairs
+from fwd.keyd.patience import TICK_S, Glance, patience_s
 from fwd.keyd.placing import place_peer
 from fwd.keyd.proof import Doubt, Proof
 from fwd.keyd.record import Record
@@ -113,6 +114,7 @@ class IkePeering:
         self.faults = 0
         self._waited = 0
         self._heard_esp = 0
+        self.glance = Glance(self._shared)
         self.news = True  # `told` says something new
         self._keepalive_at = now
 
@@ -207,10 +209,13 @@ class IkePeering:
         times = [self._endpoint.next_timeout(), self._begin_at, *(member.next_end() for member in self.members)]
         return min((at for at in times if at is not None), default=None)
 
-    def is_due(self, now: float) -> bool:
-        """Whether `tick` should be called: something has happened, or its time has come."""
-        at = self.next_timeout()
-        return self.news or (at is not None and now >= at)
+    def patience_s(self, now: float) -> float:
+        """For how long `tick` need not be called while nothing comes and nothing is due (`next_timeout`)."""
+        sas, sa = self._endpoint.begun(self.name), self._endpoint.established(self.name)
+        waits = bool(sas) or self._begin_at is not None or not self._starts
+        if self.news or not waits or len(sas) > 1:
+            return TICK_S
+        return patience_s(self.peering, sa, self.members, self._spares(sa) if sa else None, self._not_before, now)
 
     def hear(self, index: int, now: float) -> None:
         """A member has something to tell."""
@@ -231,12 +236,13 @@ class IkePeering:
 
     def tick(self, now: float) -> None:
         """Everything that is due."""
+        self.glance.take()
+        self._note_traffic(now)  # first: it may be what a liveness check would ask about
         self._checkup.tick(now)
         self._record.tick(now)
         self._endpoint.handle_timeout(now)
         for member in self.members:
             member.tick(now)
-        self._note_traffic(now)
         if self._begin_at is None and self._starts and not self._endpoint.begun(self.name):
             self._begin_at = now + self._again_s  # our attempt gave way to the peer's, and that has come to nothing
         if self._begin_at is not None and now >= self._begin_at:

@@ -342,6 +342,30 @@ class MemberPairs:
         """When the life of a pair is over next."""
         return min((pair.ends_at for pair in self._pairs.values() if pair.ends_at < float("inf")), default=None)
 
+    def next_renewal(self) -> float | None:
+        """When a pair is to be replaced next."""
+        after_s = self._times.replace_s
+        return (
+            min((pair.made_at + after_s * pair.share for pair in self._pairs.values()), default=None)
+            if after_s
+            else None
+        )
+
+    def is_at_rest(self, now: float) -> bool:
+        """Whether no pair comes or goes, and the member sends on what it is thought to."""
+        shared, current = self._shared, self._current
+        if self._told != self.accepted.version or self._over or self.renew is not None or self._until_ms:
+            return False
+        if self._orphans or self.accepted.has_inherited or shared.process.incarnation != self._incarnation:
+            return False
+        if shared.link[LinkWord.SPI_OUT] != self._sends_on or (current is not None and not self._sends()):
+            return False
+        return all(
+            pair.ready and pair.gone_at is None and pair.retire_at is None and (pair.spare or pair is current)
+            and not pair.is_old(self._times, now)
+            for pair in self._pairs.values()
+        )  # fmt: skip
+
     def pair(self, spi: int) -> Pair | None:
         """That of our inbound SPI."""
         return self._pairs.get(spi)

@@ -25,7 +25,7 @@ from functools import partial
 from typing import Final
 
 from fwd.datapath.clock import boot_s
-from fwd.datapath.shared import Board, GatewayShared
+from fwd.datapath.shared import REST_S, Board, GatewayShared
 from fwd.keyd.barrier import Barrier, Guarded
 from fwd.keyd.changes import Changes
 from fwd.keyd.epochs import MemberKeys
@@ -43,8 +43,8 @@ from fwd.proto.ike.numbers import Exchange
 from fwd.proto.ike.table import Commons, our_spi
 from fwd.proto.logged import event
 
-TICK_S: Final = 0.1
-TOLD_EVERY_S: Final = 0.5
+GLANCE_S: Final = 0.25  # at the members' shared words, which tell what nobody sends
+TOLD_EVERY_S: Final = 0.5  # while something is under way
 NEWS_EVERY_S: Final = 0.1  # strangers can make as much news as they like
 _COMMAND_BYTES = 4096
 _COMMANDS_MAX = 16
@@ -225,7 +225,7 @@ class Service:
 
     def turn(self, wait_s: float) -> None:
         """Once around: what has come, after `wait_s` at the latest, and what is due."""
-        if wait_s > TICK_S:
+        if wait_s > 0.0:
             self._parts.gateway.keyd.heartbeat[0] = time.monotonic_ns() + int(wait_s * 1e9)
         ready = [fd for fd, _ in self._poll.poll(wait_s * 1000)]
         now = self._beat()
@@ -287,15 +287,16 @@ class Service:
     # -- what is due ----------------------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> None:
-        regular = now >= self._tick_at
-        if regular:
-            self._tick_at = now + TICK_S
+        glances = now >= self._tick_at
+        if glances:
+            self._tick_at = now + GLANCE_S
             for member in [one for members in self._derived.values() for one in members]:
-                self._lab.call(partial(member.tick, now), now)
+                self._lab.call(partial(member.glance, now), now)
         for guard in self._guards:
             if guard.due <= now and guard.begin(now):
                 self._know_places()
-            if regular or guard.due <= now or guard.touched:  # not for every datagram that a stranger sends
+            regular = guard.due <= now or (glances and guard.peering is not None and guard.peering.glance.is_new())
+            if regular or guard.touched:  # not for every datagram that a stranger sends
                 guard.use(partial(_tick_if_due, now, regular=regular), now, None)
                 self._send(guard, now, regular=regular)
                 guard.settle(now)
@@ -311,7 +312,8 @@ class Service:
     def _tell(self, now: float) -> None:
         """Show the state of all peerings, soon after it has changed."""
         news = any(guard.peering is not None and guard.peering.news for guard in self._guards)
-        if now < self._told_at + TOLD_EVERY_S and not (news and now >= self._news_at + NEWS_EVERY_S):
+        every_s = TOLD_EVERY_S if any(guard.restless for guard in self._guards) else REST_S
+        if now < self._told_at + every_s and not (news and now >= self._news_at + NEWS_EVERY_S):
             return
         for guard in self._guards:
             if guard.peering is not None:
@@ -331,7 +333,8 @@ def _close(fds: dict[str, int]) -> None:
 
 
 def _tick_if_due(now: float, peering: IkePeering, *, regular: bool) -> None:
-    if regular or peering.is_due(now):
+    at = peering.next_timeout()
+    if regular or peering.news or (at is not None and now >= at):
         peering.tick(now)
 
 

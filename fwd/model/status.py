@@ -126,7 +126,7 @@ class ChildSa:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IkeSa:
-    """An IKE SA, as keyd has it; up to half a second old."""
+    """An IKE SA, as keyd has it; up to half a second old, or 5 s where nothing happens."""
 
     __pydantic_config__ = STRICT
 

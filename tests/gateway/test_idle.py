@@ -28,3 +28,30 @@ def test_no_process_spins_after_traffic(module_pairs: MakePair, payload: str) ->
     for host, processes in before.items():
         busy = {name: cpu_s(pid) - processes[name] for name, pid in pair.pids(host).items()}
         assert max(busy.values()) < 0.5, busy
+
+
+REST_WATCHED_S = 4.0
+WAKES_MAX = {"supervisor": 60, "keyd": 60, "agent": 8}  # of a member or a demux: WAKES_MAX_OTHERS
+WAKES_MAX_OTHERS = 8
+
+
+def wakes(pid: int) -> int:
+    """How often a process has blocked, and so has woken up."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+
+
+@pytest.mark.parametrize("payload", ["superpacket", "esp"])
+def test_processes_with_nothing_to_do_block(module_pairs: MakePair, payload: str) -> None:
+    """Turns are counted, not time: a slow machine makes fewer."""
+    pair = module_pairs([{"payload": payload}])
+    assert pair.ping(count=5)
+    pair.wait_quiet()
+    time.sleep(3.0)  # until a second without traffic is over, with room for a slow machine
+    pids = {host: {**pair.pids(host), "supervisor": pair.running[host].pid} for host in ("gw1", "gw2")}
+    before = {host: {name: wakes(pid) for name, pid in found.items()} for host, found in pids.items()}
+    time.sleep(REST_WATCHED_S)
+    for host, found in pids.items():
+        woken = {name: wakes(pid) - before[host][name] for name, pid in found.items()}
+        too_often = {n: count for n, count in woken.items() if count > WAKES_MAX.get(n, WAKES_MAX_OTHERS)}
+        assert not too_often, woken

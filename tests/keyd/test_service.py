@@ -17,7 +17,8 @@ import pytest
 from test_pairs import Side
 
 import fwd
-from fwd.datapath.shared import GatewayShared
+from fwd.datapath.clock import boot_s
+from fwd.datapath.shared import GatewayShared, ProcessState
 from fwd.keyd import barrier, ike, inbox, service
 from fwd.keyd.barrier import Guarded
 from fwd.keyd.ike import IkePeering
@@ -395,3 +396,30 @@ def test_a_peering_that_was_begun_anew_is_still_told_from_its_neighbour(
         monkeypatch.setattr(service, "credentials", lambda keys, fds: Psk({"p": ONE, "q": OTHER}[str(keys.secret)]))
         for module in (barrier, ike):
             monkeypatch.setattr(module, "AGAIN_S", 0.01)
+
+
+# -- at rest --------------------------------------------------------------------------------------------------------
+
+
+def guard_of(gateway: Gateway) -> Any:
+    (guard,) = gateway.service._guards
+    return guard
+
+
+def test_a_peering_in_which_nothing_is_under_way_is_left_alone_until_a_member_says_something(meet: Any) -> None:
+    pair = meet(p=(ONE, {"ike_port": free_port(), "dpd_delay": 3600}))
+    until(pair, lambda: all(not guard_of(gateway).restless for gateway in pair))
+    guard = guard_of(pair[0])
+    ticks: list[float] = []
+    tick = guard.peering.tick
+    guard.peering.tick = lambda now: (ticks.append(now), tick(now))
+    now = boot_s()
+    pair[0].service._tick_at = now
+    pair[0].service._tick(now)
+    assert not ticks, "a glance at its members' words is all"
+
+    words = guard.peering._shared[0]
+    words.process.put(ProcessState.RUNNING, 1, 1, 0, words.process.incarnation + 1)
+    pair[0].service._tick_at = now
+    pair[0].service._tick(now)
+    assert ticks == [now]

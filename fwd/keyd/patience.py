@@ -1,0 +1,61 @@
+"""How long keyd may leave a peering alone in which nothing is under way, and what tells it that something is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from fwd.datapath.shared import REST_S, LinkWord, MemberShared
+from fwd.keyd.pairs import MemberPairs
+from fwd.model.config import Peering
+from fwd.proto.ike.sa import IkeSa
+
+TICK_S: Final = 0.1  # while something is under way that only time shows
+_NEAR_TICK_S = 0.5  # while a NAT's mapping is to be kept, or the peer's certificate ends within _NEAR_S
+_NEAR_S = 7200.0
+_REAUTH_SHARE = 0.05  # of `reauth_time`: how much later than that is on time
+
+
+def patience_s(
+    peering: Peering,
+    sa: IkeSa | None,
+    members: Sequence[MemberPairs],
+    spares: int | None,
+    not_before: Sequence[float],
+    now: float,
+) -> float:
+    """Seconds until a peering is to be looked at; TICK_S if something is under way.
+
+    `spares`: how many pairs beyond the one in use each member should have (None: there is nobody to ask for them), and
+    `not_before`: when it may be asked for more.
+    """
+    for member, at in zip(members, not_before, strict=True):
+        if not member.is_at_rest(now) or (spares is not None and now >= at and member.missing(spares) > 0):
+            return TICK_S
+    times = [*(member.next_renewal() for member in members), *not_before]
+    most_s = REST_S
+    if sa is not None and (sa.standing.ends_at - now < _NEAR_S or (sa.peer.sees_nat and peering.shared_port)):
+        most_s = _NEAR_TICK_S
+    if peering.ike is not None and peering.ike.reauth_time:
+        most_s = min(most_s, peering.ike.reauth_time * _REAUTH_SHARE)
+    return max(TICK_S, min([most_s, *(at - now for at in times if at is not None and at > now)]))
+
+
+class Glance:
+    """At the members' words: which incarnation of each lives, what it sends on, how much it has received."""
+
+    def __init__(self, members: Sequence[MemberShared]) -> None:
+        self._members = members
+        self._taken: list[tuple[int, ...]] = []
+
+    def take(self) -> None:
+        """Remember what they say."""
+        self._taken = self._look()
+
+    def is_new(self) -> bool:
+        """Whether they say anything else by now."""
+        return self._look() != self._taken
+
+    def _look(self) -> list[tuple[int, ...]]:
+        spi, taken = LinkWord.SPI_OUT.value, LinkWord.RX_TAKEN.value
+        return [(one.process.incarnation, one.link[spi], one.link[taken]) for one in self._members]
