@@ -137,13 +137,13 @@ def forwarding(facts: Facts) -> Iterator[Finding]:
 
 
 def filters(facts: Facts) -> Iterator[Finding]:
-    """Yield chains that drop whatever is forwarded."""
-    tuns = ", ".join(around.peering.tun for around in facts.peerings)
-    for chain in facts.chains:
-        if chain.drops and not chain.accepts:
-            evidence = f"{chain.name}: policy drop, and no rule that accepts"
-            remedy = f"accept what comes from {tuns} and what goes to it there"
-            yield Finding("filter_drops", "fault", "", "a filter drops all that is forwarded", evidence, remedy)
+    """Yield chains that drop whatever is forwarded to or from a TUN device."""
+    for around in facts.peerings:
+        for chain in around.filters:
+            tun, name = around.peering.tun, around.peering.name
+            evidence = f"{chain}: policy drop, and no rule that accepts it both ways"
+            remedy = f"accept what comes from {tun} and what goes to it there"
+            yield Finding("filter_drops", "fault", name, "a filter drops all that is forwarded", evidence, remedy)
 
 
 def reverse_path(facts: Facts) -> Iterator[Finding]:

@@ -47,18 +47,11 @@ class Around:
     outer: Way | None = None  # to remote_addrs
     inner: Mapping[str, Way | None] = field(default_factory=dict)  # to an address of each remote subnet
     own: frozenset[str] = frozenset()  # local subnets in which this host has an address
+    lans: frozenset[str] = frozenset()  # devices that have these
     echo: Echo | None = None  # None: not tried
     ports: Sequence[Port] = ()
     keys: Sequence[KeyFinding] = ()
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A base chain of nftables at the forward hook: its policy, and whether anything that it reaches accepts."""
-
-    name: str
-    drops: bool
-    accepts: bool
+    filters: Sequence[str] = ()  # chains that drop all that is forwarded to or from the TUN device
 
 
 @dataclass(frozen=True)
@@ -80,7 +73,6 @@ class Facts:
     lacks: Sequence[str] = ()  # of what a host must give (supervise/host.py)
     walls: Sequence[str] = ()  # what this kernel cannot take from children (supervise/sandbox.py)
     sysctls: Mapping[str, str] = field(default_factory=dict)
-    chains: Sequence[Chain] = ()
     clock_synchronised: bool | None = None  # None: not known
     limits: Limits | None = None
     unseen: Sequence[str] = ()

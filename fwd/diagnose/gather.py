@@ -8,13 +8,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import json
 import os
 import resource
-import shutil
 import socket
 import struct
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -27,19 +24,17 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from fwd.agent.client import query
 from fwd.diagnose import echo
-from fwd.diagnose.facts import Around, Chain, Echo, Facts, Limits, Port, Way
+from fwd.diagnose.facts import Around, Echo, Facts, Limits, Port, Way
 from fwd.keyd.checkup import examine
 from fwd.model.config import Config, Peering
 from fwd.model.shown import read
 from fwd.model.status import SCHEMA, Status
 from fwd.model.words import Address
 from fwd.proto.errors import UserError
-from fwd.supervise import host, sandbox
-from fwd.supervise.network import NFT_PATH
+from fwd.supervise import filters, host, network, sandbox
 from fwd.supervise.users import find_users
 
 T = TypeVar("T")
-_NFT_S: Final = 10.0
 _STA_UNSYNC, _TIMEX_BYTES, _TIMEX_STATUS = 0x40, 208, 40  # struct timex on 64-bit machines
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _PORT_ERRORS: Final = {errno.EADDRINUSE: "taken", errno.EADDRNOTAVAIL: "no address", errno.EACCES: "not permitted"}
@@ -71,6 +66,9 @@ def gather(config: Config, control: Path, *, is_root: bool) -> Facts:
     with IPRoute() as ip:
         peerings = [_peering(look, ip, peering, runs=status is not None) for peering in config.peering]
 
+    strict = look.at("filters", network.strict_tables, root=True) or ""
+    peerings = [replace(one, filters=filters.dropping(strict, one.peering.tun, one.lans)) for one in peerings]
+
     # Who does not answer costs seconds: all are asked at once.
     with ThreadPoolExecutor(len(peerings)) as pool:
         answers = pool.map(lambda one: look.at(f"{one.peering.name}: echo", _echo, one, root=True), peerings)
@@ -83,7 +81,6 @@ def gather(config: Config, control: Path, *, is_root: bool) -> Facts:
         lacks=(look.at("the host", _lacks, config, root=True) or []) if status is None else [],
         walls=sandbox.missing(),
         sysctls=_sysctls(devices),
-        chains=look.at("filters", _chains, root=True) or [],
         clock_synchronised=look.at("the clock", _clock),
         limits=look.at("limits", _limits, status),
         unseen=look.unseen,
@@ -126,13 +123,15 @@ def _lacks(config: Config) -> list[str]:
 def _around(ip: IPRoute, peering: Peering) -> Around:
     addresses = list(_addresses(ip))
     outer_device = next((device for address, device in addresses if address == peering.local_addrs), "")
-    own = {
-        str(subnet)
+    held = [
+        (str(subnet), device)
         for subnet in peering.local_ts
-        if any(address.version == subnet.version and address in subnet for address, _ in addresses)
-    }
+        for address, device in addresses
+        if address.version == subnet.version and address in subnet
+    ]
     inner = {str(subnet): _way(ip, subnet[min(1, subnet.num_addresses - 1)]) for subnet in peering.remote_ts}
-    return Around(peering, outer_device, _way(ip, peering.remote_addrs), inner, frozenset(own))
+    own, lans = frozenset(subnet for subnet, _ in held), frozenset(device for _, device in held)
+    return Around(peering, outer_device, _way(ip, peering.remote_addrs), inner, own, lans)
 
 
 def _addresses(ip: IPRoute) -> Iterator[tuple[Address, str]]:
@@ -208,43 +207,6 @@ def _sysctls(devices: Iterable[str]) -> dict[str, str]:
         with contextlib.suppress(OSError):  # a kernel without IPv6
             found[name] = Path("/proc/sys", path).read_text().strip()
     return found
-
-
-def _chains() -> list[Chain]:
-    binary = shutil.which("nft", path=NFT_PATH)
-    if binary is None:
-        raise UserError("nft is missing")
-    argv = [binary, "-j", "list", "ruleset"]
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=_NFT_S)
-    except subprocess.SubprocessError as error:
-        raise UserError(f"nft: {error}") from None
-    return forward_chains(json.loads(done.stdout)["nftables"])
-
-
-def forward_chains(ruleset: Iterable[Any]) -> list[Chain]:
-    """Return the base chains at the forward hook, of what `nft -j list ruleset` prints.
-
-    A chain accepts if a rule in it, or in a chain that it jumps to, says so, whatever the rule matches.
-    """
-    bases: dict[tuple[str, str, str], bool] = {}
-    rules: dict[tuple[str, str, str], list[Any]] = {}
-    for entry in ruleset:
-        if (chain := entry.get("chain")) and chain.get("hook") == "forward":
-            bases[chain["family"], chain["table"], chain["name"]] = chain.get("policy") == "drop"
-        if rule := entry.get("rule"):
-            rules.setdefault((rule["family"], rule["table"], rule["chain"]), []).extend(rule["expr"])
-
-    def accepts(key: tuple[str, str, str], seen: frozenset[Any]) -> bool:
-        for expression in rules.get(key, ()) if key not in seen else ():
-            target = expression.get("jump") or expression.get("goto")
-            if "accept" in expression or "vmap" in expression or "xt" in expression:
-                return True
-            if target and accepts((*key[:2], target["target"]), seen | {key}):
-                return True
-        return False
-
-    return [Chain(" ".join(key), drops, accepts(key, frozenset())) for key, drops in bases.items()]
 
 
 def _clock() -> bool:

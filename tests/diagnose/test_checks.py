@@ -13,8 +13,7 @@ from statuskit import NOW_NS, ready_view
 from fwd.agent.status import status_of
 from fwd.diagnose.checks import CHECKS, RESTARTS_MANY, findings
 from fwd.diagnose.command import lines
-from fwd.diagnose.facts import Around, Chain, Echo, Facts, Limits, Port, Way
-from fwd.diagnose.gather import forward_chains
+from fwd.diagnose.facts import Around, Echo, Facts, Limits, Port, Way
 from fwd.keyd.checkup import Finding as KeyFinding
 from fwd.model import config
 from fwd.model.example import EXAMPLE
@@ -41,7 +40,6 @@ FINE = Facts(
     config=CONFIG,
     peerings=[AROUND],
     sysctls={"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1", "net.ipv4.conf.all.rp_filter": "1"},
-    chains=[Chain("ip filter FORWARD", drops=True, accepts=True), Chain("inet t f", drops=False, accepts=False)],
     clock_synchronised=True,
     limits=Limits(1024, 8 << 30),
 )
@@ -96,7 +94,7 @@ OUTSIDE = {REMOTE: Way(PEERING.tun, 1500, "198.51.100.7")}
         (host(lacks=["nft is missing: install the package nftables"]), "host", "fault", "install the package"),
         (host(walls=["no Landlock: this kernel has none"]), "kernel", "warning", "no Landlock"),
         (host(sysctls={"net.ipv4.ip_forward": "0"}), "forwarding_off", "fault", "net.ipv4.ip_forward=1"),
-        (host(chains=[Chain("ip filter FORWARD", True, False)]), "filter_drops", "fault", "ip filter FORWARD"),
+        (around(filters=["ip filter FORWARD"]), "filter_drops", "fault", "ip filter FORWARD"),
         (host(limits=Limits(100, 8 << 30)), "descriptors", "fault", "the hard limit is 100"),
         (host(limits=Limits(1024, 100 << 20)), "memory", "warning", "100 MiB"),
         (around(outer_device=""), "address", "fault", str(PEERING.local_addrs)),
@@ -151,7 +149,7 @@ def test_what_is_wrong_is_one_finding(change: Callable[[Facts], Facts], check: s
             own=frozenset({"10.1.0.1/32"}),
         )(replace(f, sysctls={"net.ipv4.ip_forward": "0"})),
         # What is not known is no finding.
-        host(sysctls={}, chains=[], clock_synchronised=None, limits=None),
+        host(sysctls={}, clock_synchronised=None, limits=None),
         around(echo=None),
         around(echo=Echo(answers=False)),
         # Without certificates the clock decides nothing; a route elsewhere only under strict filtering.
@@ -186,36 +184,3 @@ def test_lines_have_evidence_and_remedy_and_what_was_not_seen() -> None:
     assert "remedy:" in text
     assert "not looked at: filters: needs root" in text
     assert text.endswith(f"{len(CHECKS) + 1} checks: 0 faults, 1 warnings")
-
-
-def chain(name: str, **more: Any) -> dict[str, Any]:
-    return {"chain": {"family": "ip", "table": "filter", "name": name, **more}}
-
-
-def rule(of: str, *expressions: dict[str, Any]) -> dict[str, Any]:
-    return {"rule": {"family": "ip", "table": "filter", "chain": of, "expr": list(expressions)}}
-
-
-FORWARD = chain("FORWARD", hook="forward", policy="drop")
-
-
-@pytest.mark.parametrize(
-    ("ruleset", "drops", "accepts"),
-    [
-        ([FORWARD], True, False),
-        ([chain("FORWARD", hook="forward", policy="accept")], False, False),
-        ([FORWARD, rule("FORWARD", {"match": {}}, {"drop": None})], True, False),
-        ([FORWARD, rule("FORWARD", {"match": {}}, {"accept": None})], True, True),
-        ([FORWARD, rule("FORWARD", {"jump": {"target": "USER"}}), rule("USER", {"accept": None})], True, True),
-        ([FORWARD, rule("FORWARD", {"jump": {"target": "USER"}}), rule("USER", {"return": None})], True, False),
-        # A chain that calls itself cannot be loaded, and would not hang this.
-        ([FORWARD, rule("FORWARD", {"goto": {"target": "FORWARD"}})], True, False),
-        ([FORWARD, rule("FORWARD", {"vmap": {}})], True, True),
-    ],
-)
-def test_whether_a_forward_chain_accepts_anything(ruleset: list[Any], drops: bool, accepts: bool) -> None:
-    assert forward_chains([{"metainfo": {}}, *ruleset]) == [Chain("ip filter FORWARD", drops, accepts)]
-
-
-def test_chains_of_other_hooks_are_not_looked_at() -> None:
-    assert forward_chains([chain("INPUT", hook="input", policy="drop")]) == []
