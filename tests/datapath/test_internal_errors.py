@@ -146,7 +146,7 @@ def test_in_the_demux(payload: str, every_time: bool) -> None:
             Watched(r).check(sent)
             return raised
 
-    every_call(check, every_time, 40)
+    every_call(check, every_time, 30)
 
 
 @PAYLOADS

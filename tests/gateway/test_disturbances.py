@@ -1,0 +1,147 @@
+"""Random disturbances of the kernel's state and of processes, from a seed, under pings and a capture: traffic comes
+back by itself, nothing leaves in the clear, and while nothing passes the gateway is not ready and says why."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from gwkit import MakePair, Pair, until
+from test_supervisor import MARKER, pinging
+
+SEED = 20261125
+LIMIT_S = 30.0  # on a machine that does other things, too
+RETURN_S = 2.0  # at p99, on one that does not
+BOTH_RETURN_S = 0.1
+SILENT_S = 2.0  # after which a gateway that carries nothing must say so
+
+GUARD_ROUTE = "ip route del unreachable 10.2.0.0/24 metric 1000000"
+# Of the guards one layer at a time: what takes both at once is a test of its own.
+GOES = [
+    "ip link set fwd0 down; ip link set fwd0 up",
+    "ip link set fwd0 down",
+    "ip link set fwd0 mtu 1300",
+    "ip link set fwd0 mtu 900",
+    "ip link set fwd0 txqueuelen 3",
+    "ip link del fwd0",
+    "ip route del 10.2.0.0/24 dev fwd0",
+    "ip route replace 10.2.0.0/24 via 192.0.2.2",
+    "ip -6 route flush fd00:2::/64",
+    GUARD_ROUTE,
+    "nft flush ruleset",
+    "nft flush chain inet fwd_to_gw2_0 to_wire",
+    "nft insert rule inet fwd_to_gw2_0 from_wire accept",
+]
+# What fwd cannot restore, and how it is undone.
+STAYS = [
+    ("sysctl -qw net.ipv4.ip_forward=0", "sysctl -qw net.ipv4.ip_forward=1"),
+    ("ip route add 10.2.0.10/32 via 192.0.2.2", "ip route del 10.2.0.10/32"),
+    ("ip link set wan down", "ip link set wan up; ip route replace default via 192.0.2.2"),
+    ("nft add table ip fw; nft add chain ip fw f '{ type filter hook forward priority 0; policy drop; }'",
+     "nft delete table ip fw 2>/dev/null || true"),
+]  # fmt: skip
+KILLED = ["demux", "member-0", "member-1", "keyd", "agent"]
+
+
+@dataclass
+class Disturber:
+    """Disturbs gw1, and waits until it carries again; `returned_s`: how long that took, of each."""
+
+    pair: Pair
+    chance: random.Random
+    returned_s: list[float]
+
+    def once(self) -> None:
+        kind = self.chance.choices(["goes", "stays", "killed"], [6, 2, 2])[0]
+        if kind == "goes":
+            what = self.chance.choice(GOES)
+            self._shell(what)
+        elif kind == "stays":
+            what, undo = self.chance.choice(STAYS)
+            self._shell(what)
+            try:
+                until(lambda: self.pair.status("gw1")["not_ready"], LIMIT_S, f"told: {what}")
+            finally:
+                self._shell(undo)
+        else:
+            what = self.chance.choice(KILLED)
+            with contextlib.suppress(AssertionError, ProcessLookupError):  # it is being replaced already
+                self.pair.kill("gw1", what)
+        self._wait(what)
+
+    def _shell(self, command: str) -> None:
+        self.pair.topology.run("gw1", ["sh", "-c", command], check=False)
+
+    def _wait(self, what: str) -> None:
+        """Until a ping passes; while none does, status says why."""
+        began = time.monotonic()
+        while not self.pair.ping("-p", MARKER.hex()):
+            silent_s = time.monotonic() - began
+            assert silent_s < LIMIT_S, f"nothing passes any more: {what}"
+            if silent_s > SILENT_S:
+                status = self.pair.status("gw1")
+                # Between the ping that failed and the status it may have come back.
+                assert status["not_ready"] or self.pair.ping("-p", MARKER.hex()), f"ready, and nothing passes: {what}"
+        self.returned_s.append(time.monotonic() - began)
+        self.pair.wait_ready("gw1", seconds=LIMIT_S)
+
+
+@contextlib.contextmanager
+def disturbed(pair: Pair, seed: int) -> Iterator[Disturber]:
+    """Nothing may leave in the clear, no nonce be used twice, while the block runs."""
+    with pair.capture(marker=MARKER) as wire, pinging(pair):
+        yield Disturber(pair, random.Random(seed), [])
+    assert wire["plaintext_packets"] == 0, wire["plaintext_examples"]
+    assert not wire["repeated_nonces"]
+
+
+def remove_both_layers(pair: Pair) -> float:
+    """Take both guards and the route away at once; seconds until both guards are back."""
+    script = (
+        f"nft flush ruleset; {GUARD_ROUTE}; ip route del 10.2.0.0/24 dev fwd0; s=$(date +%s%N);"
+        "until ip route show type unreachable | grep -q 10.2.0.0/24 && nft list tables | grep -q fwd_;"
+        "do :; done; echo $(($(date +%s%N) - s))"
+    )
+    done = pair.topology.run("gw1", ["sh", "-c", script], check=False, timeout=LIMIT_S)
+    return int(done.stdout) / 1e9
+
+
+def test_ten_disturbances(pairs: MakePair) -> None:
+    pair = pairs()
+    with disturbed(pair, SEED) as disturber:
+        for _ in range(10):
+            disturber.once()
+
+
+def test_both_guards_at_once(pairs: MakePair) -> None:
+    pair = pairs()
+    for _ in range(3):
+        assert remove_both_layers(pair) < LIMIT_S
+        pair.wait_ready("gw1", seconds=LIMIT_S)
+    assert pair.log("gw1").count("event=kernel.restored") >= 3
+    assert pair.ping()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+def test_five_hundred_disturbances(pairs: MakePair) -> None:
+    pair = pairs()
+    with disturbed(pair, SEED + 1) as disturber:
+        for _ in range(500):
+            disturber.once()
+    assert sorted(disturber.returned_s)[494] < RETURN_S, sorted(disturber.returned_s)[-10:]
+
+
+@pytest.mark.long
+def test_both_guards_at_once_and_quickly(pairs: MakePair) -> None:
+    pair = pairs()
+    took_s = []
+    for _ in range(20):
+        took_s.append(remove_both_layers(pair))
+        assert not pair.status("gw1")["ready"]
+        pair.wait_ready("gw1", seconds=LIMIT_S)
+    assert max(took_s) < BOTH_RETURN_S, sorted(took_s)
