@@ -33,17 +33,17 @@ log = logging.getLogger(__name__)
 EVERY_S: Final = 1.0
 CONFIRM_S: Final = 0.25  # what was restored must stand so long before it counts
 _AROUND_EVERY_S: Final = 5.0  # what is not fwd's, without news
-_GUARDS_EVERY_S: Final = 1.0  # at least, though somebody removes them again and again
 _ROUNDS = 3  # of looking and restoring at one time: a device that is new needs all
 _SHARE = 0.05  # of a core, which looks may use in the long run
-_AT_ONCE_S = 1.0  # of it that they may use at once
+_AT_ONCE_S = 5.0  # of it that they may use at once
 _LONGEST_S = 30.0  # between two looks
 _SUSPECTS_MAX = 256
 _SYSCTLS = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
 
 def _patience() -> dict[bool, Patience[Step]]:
-    return {True: Patience(_GUARDS_EVERY_S), False: Patience()}
+    """Of guards none: whoever removes them, they are set again as often as looks are allowed."""
+    return {True: Patience(longest_s=0.0), False: Patience()}
 
 
 @dataclass
@@ -185,7 +185,7 @@ class Keeper:
             renewed, self._trouble = [], str(error)
         took_s = time.monotonic() - began
         self._spent_s += took_s
-        soon = any(kept.restored for kept in self._kept.values())
+        soon = any(kept.restored for kept in self._kept.values()) and self._spent_s <= _AT_ONCE_S
         self.look_at = now + (CONFIRM_S if soon else min(max(EVERY_S, took_s / _SHARE), _LONGEST_S))
         return renewed
 

@@ -31,8 +31,10 @@ def test_a_fight_is_not_spun() -> None:
     assert patience.fought_over() == {WHAT: len(done)}
 
 
-def test_guards_are_restored_every_second_however_long_the_fight() -> None:
-    assert len(restorations(Patience(longest_s=1), 0.1, 100)) > 90
+def test_guards_are_restored_at_once_however_long_the_fight() -> None:
+    patience = Patience[str](longest_s=0)
+    assert len(restorations(patience, 0.5, 100)) == 200
+    assert patience.fought_over()
 
 
 def test_peace_is_made_when_it_has_stood() -> None:
