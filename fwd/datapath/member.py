@@ -103,11 +103,12 @@ def _wait_for_keys(parts: MemberParts) -> SaSet:
         with contextlib.suppress(BlockingIOError):
             while True:
                 parts.control.recv(SET_BYTES_MAX)
+        now = time.monotonic()
         boot = _take_boot_record(parts.boot)
         if boot is not None:
+            parts.shared.process.heartbeat[0] = int(now * 1e9)
             return boot
 
-        now = time.monotonic()
         if now >= tell_at:
             tell_at = now + _WAITS_EVERY_S
             log.warning("waits for keys: there is no SA to send on yet", extra=event("member.waits"))

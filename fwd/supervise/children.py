@@ -35,7 +35,7 @@ _DESCRIPTORS_MORE_MAX = 64  # the agent's 32 guests, an epoll, a socket for a mo
 @dataclass
 class Child:
     """A process slot. `keep` gives the descriptors that its process may have, `inputs` those of them that are readable
-    when work waits for it while it rests.
+    when work waits for it while it rests, unless it cannot do any (`can_work`).
 
     `prepare` maps the shared memory that it may have, in the process itself, and returns what the process then does.
     """
@@ -45,6 +45,7 @@ class Child:
     keep: Callable[[], set[int]]
     prepare: Callable[[Child], Main]
     inputs: Callable[[], set[int]] = set
+    can_work: Callable[[], bool] = lambda: True
     life: Life = field(default_factory=Life)
     process: ForkProcess | None = None
     pidfd: int = -1

@@ -195,6 +195,7 @@ class Supervisor:
             lambda: parts.member_fds(index),
             lambda child: parts.member(index, skip=child.life.failed),
             partial(parts.member_inputs, index),
+            lambda: parts.shared.members[index].has_begun,  # until it has keys, what comes for it has to wait
         )
 
     def _keyd_fds(self) -> set[int]:
@@ -308,7 +309,7 @@ class Supervisor:
         stirred, all_rest = set[str](), True
         for child in list(self._children.values()):
             before = child.life.beat_at
-            if child.name not in self._work.waits and child.rests(now):
+            if not (child.name in self._work.waits and child.can_work()) and child.rests(now):
                 if child.life.beat_at == before and now - child.life.ended_at > 2 * policy.ABSENT_S:
                     continue
             else:

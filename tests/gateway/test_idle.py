@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from gwkit import MakePair
+from gwkit import PORT, MakePair, until
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -55,3 +55,20 @@ def test_processes_with_nothing_to_do_block(module_pairs: MakePair, payload: str
         woken = {name: wakes(pid) - before[host][name] for name, pid in found.items()}
         too_often = {n: count for n, count in woken.items() if count > WAKES_MAX.get(n, WAKES_MAX_OTHERS)}
         assert not too_often, woken
+
+
+def test_members_whose_far_gateway_is_away_wait_and_none_is_replaced(pairs: MakePair) -> None:
+    """Whatever comes for them meanwhile: their demux has rung their bells, and a stranger sends to their ports."""
+    pair = pairs(start=False, keys={"source": "psk"})
+    pair.secret = os.urandom(32)
+    pair.launch("gw1")
+    until(lambda: pair.log("gw1").count("event=member.waits") == 2, 30.0, "both members wait")
+    pair.topology.run("gw2", ["bash", "-c", f"echo stranger >/dev/udp/{pair.topology.outer('gw1')}/{PORT}"])
+    before = {m["pid"] for m in pair.peering("gw1")["members"]}
+    time.sleep(2.0)  # longer than any hang is borne
+    members = pair.peering("gw1")["members"]
+    assert {m["pid"] for m in members} == before
+    assert [(m["state"], m["restarts"], m["spi_out"]) for m in members] == [("running", 0, None)] * 2
+    assert "hangs" not in pair.log("gw1")
+    assert pair.log("gw1").count("event=member.waits") == 2
+    assert not pair.ready("gw1")
