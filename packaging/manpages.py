@@ -33,7 +33,8 @@ _SIGNALS = [
     (
         "SIGHUP",
         "Read the configuration and the files that it names again. A bad file leaves the running one in force; "
-        "[gateway] cannot change. What a changed secret, CA or identity authenticated ends after keys.grace.",
+        "fwd.toml(5) says what a change of each key does. What a changed secret, CA or identity authenticated ends "
+        "after keys.grace.",
     ),
 ]
 _FILES = [

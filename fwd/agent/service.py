@@ -102,6 +102,7 @@ class Agent:
         """Wait for something to do, and do it; rest while nobody is served."""
         wait_s = _TICK_S if self._guests else REST_S
         self._heartbeat[0] = time.monotonic_ns() + int(wait_s * 1e9)
+        self._view.shared.follow_log_level()
         for key, _ in self._selector.select(wait_s):
             self._beat()
             if isinstance(key.data, Changes):

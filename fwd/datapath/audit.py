@@ -56,8 +56,16 @@ class Audit:
     def __init__(self, local: Address, *, wanted: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._local = local
         self._clock = clock
+        self._wanted = wanted
         self._due = dict.fromkeys(Event, 0.0 if wanted else float("inf"))
         self._suppressed = dict.fromkeys(Event, 0)
+
+    def want(self, wanted: bool) -> None:
+        """Tell from now on, or tell nothing."""
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._due = dict.fromkeys(Event, 0.0 if wanted else float("inf"))
+            self._suppressed = dict.fromkeys(Event, 0)
 
     def received(
         self, event: Event, spi: int, number: int, sender: Address, flow_info: int = 0, count: int = 1

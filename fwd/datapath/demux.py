@@ -24,6 +24,7 @@ from fwd.datapath.counters import DemuxCounter
 from fwd.datapath.lane import Lane
 from fwd.datapath.ring import Ring
 from fwd.datapath.shared import REST_S, PeeringShared
+from fwd.datapath.tuning import Follower
 from fwd.model.config import Peering
 from fwd.proto.drops import DropReason
 from fwd.proto.flow import BUCKET_MASK, TICK_MASK, flow_hash, owners, settle
@@ -92,6 +93,7 @@ class Demux:
         self._counters = self._block.attach()
         self._selectors = Selectors(peering.local_ts, peering.remote_ts)
         self._errors = Errors(self._selectors)
+        self._follower = Follower(shared.tuning)
         self._esp = peering.payload == "esp"
         self._lanes = [
             Lane(ring, member.link, self._block, i, esp=self._esp)
@@ -130,6 +132,7 @@ class Demux:
         while True:
             heartbeat[0] = now_ns = time.monotonic_ns()
             self._follow_live(now_ns // _TICK_NS)
+            self._follow_tuning()
             try:
                 drained = self._read_burst(now_ns // _TICK_NS)
             except DeviceError as error:
@@ -321,6 +324,13 @@ class Demux:
             self._settled_at, self._live = tick, live
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._barrier.caught("live mask")
+
+    def _follow_tuning(self) -> None:
+        """Take the subnets in force: of flows that were remembered some may not pass any more."""
+        if tuning := self._follower.news():
+            self._selectors.replace(tuning.local_ts, tuning.remote_ts)
+            for known in (self._unknown, *self._flows[0], *self._flows[1]):
+                known.clear()
 
     def _leave_dead(self, live: int) -> None:
         """What is filled for members that are not live is not to be sent late: their flows go on with others now."""

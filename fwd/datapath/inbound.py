@@ -26,6 +26,7 @@ from fwd.datapath.receiving import Receiving, runt_reason
 from fwd.datapath.shared import LinkWord, ReplaySlots
 from fwd.datapath.slots import ESP_MIN, Slots
 from fwd.datapath.strangers import Strangers, spi_of
+from fwd.datapath.tuning import Tuning
 from fwd.datapath.udp import TRAFFIC_CLASS_SHIFT
 from fwd.model.config import Peering
 from fwd.proto.aggfrag import (
@@ -46,7 +47,7 @@ from fwd.proto.esp import (
     payload_length,
 )
 from fwd.proto.reassembly import Reassembler
-from fwd.proto.sa import UNLIMITED, Life, SaKeys
+from fwd.proto.sa import SaKeys
 from fwd.proto.segments import Grid
 
 _ROW_MIN = 256  # no path is so narrow that full rows would be shorter
@@ -76,11 +77,8 @@ class Inbound:
         slots: ReplaySlots,
         link: memoryview,
         audit: Audit,
-        life: Life = UNLIMITED,
     ) -> None:
-        """`life`: what an SA may carry at most."""
-        self._peering = peering
-        self._life = life
+        self._tuning = Tuning.of(peering)
         self._ended: set[int] = set()  # SPIs that keyd names, and whose life is over
         self._audit = audit
         self._esp = peering.payload == "esp"
@@ -130,6 +128,13 @@ class Inbound:
         count_lost(counters)
         self._block.publish()
 
+    def tune(self, tuning: Tuning) -> None:
+        """Follow what is in force now."""
+        self._tuning = tuning
+        self._delivery.selectors.replace(tuning.remote_ts, tuning.local_ts)
+        for sa in self.sas.values():
+            sa.reassembler.be_patient(tuning.reorder_packets, tuning.reorder_ms / 1000)
+
     def install(self, inbound: Sequence[SaKeys], now_ms: int = 0) -> None:
         """Accept these SAs and no others, but for those whose life is over; those that stay keep their windows."""
         over = {keys.spi for keys in inbound if 0 < keys.deadline_ms <= now_ms}
@@ -146,14 +151,14 @@ class Inbound:
             if keys.spi in self.sas:
                 self.sas[keys.spi].deadline_ms = keys.deadline_ms
             else:
-                peering = self._peering
+                tuning = self._tuning
                 floor = self._slots.floor(keys.slot, keys.spi)
                 reassembler = Reassembler(
-                    self._delivery.record, self._counters, peering.reorder_packets, peering.reorder_ms / 1000, floor
+                    self._delivery.record, self._counters, tuning.reorder_packets, tuning.reorder_ms / 1000, floor
                 )
                 self.sas[keys.spi] = Receiving(
-                    keys, peering.replay_window, floor, reassembler, self._delivery.selectors, self._audit_refused,
-                    self._slots.octets[keys.slot],
+                    keys, tuning.replay_window, floor, reassembler, self._delivery.selectors, self._audit_refused,
+                    self._slots.octets[keys.slot], tuning.life,
                 )  # fmt: skip
         if self._strangers.waiting:
             self._unpark()
@@ -165,8 +170,7 @@ class Inbound:
 
     def end_overdue(self, now_ms: int) -> list[int]:
         """Accept nothing more on SAs whose life is over; their SPIs."""
-        life = self._life
-        over = [spi for spi, sa in self.sas.items() if sa.is_over(life, now_ms)]
+        over = [spi for spi, sa in self.sas.items() if sa.is_over(now_ms)]
         for spi in over:
             self.sas.pop(spi).reassembler.spill(self._rows)
         self._ended.update(over)
@@ -295,10 +299,7 @@ class Inbound:
         numbers = open_burst(sa, table, start, ciphers, targets, self._counters)
 
         # The SA's life is counted in what has authenticated.
-        if self._life.octets:
-            sa.octets += sum(
-                len(cipher) + HEADER_BYTES for cipher, number in zip(ciphers, numbers, strict=True) if number
-            )
+        sa.carry(ciphers, numbers)
         if not self._authentic(sa, any(numbers)):
             return
 

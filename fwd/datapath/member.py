@@ -27,6 +27,7 @@ from fwd.datapath.receiving import Receiving
 from fwd.datapath.ring import Ring
 from fwd.datapath.shared import REST_S, LinkWord, MemberShared
 from fwd.datapath.tun import Offloads
+from fwd.datapath.tuning import Follower, Tuning
 from fwd.datapath.udp import ANCILLARY_BYTES, KEEPALIVE, KEEPALIVE_S, Sender, path_mtu, read_ancillary
 from fwd.model.config import Peering
 from fwd.proto.aggfrag import FRAMING_BYTES, SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY
@@ -131,17 +132,18 @@ class Member:
         self._sender = Sender(parts.sock, gso=parts.offloads.gso)
         local = str(parts.peering.local_addrs), parts.peering.port_of(parts.index)
         self._audit = Audit(local, wanted=parts.peering.audit)
-        life = parts.peering.life
+        self._tuning, self._follower = Tuning.of(parts.peering), Follower(parts.shared.tuning)
         self._barrier = Barrier()
         self.inbound = Inbound(
             parts.peering, parts.geometry, parts.tun_fd, parts.offloads.tun_flags,
-            parts.shared.counters, parts.shared.slots, self._link, self._audit, life,
+            parts.shared.counters, parts.shared.slots, self._link, self._audit,
         )  # fmt: skip
         self.outbound = Outbound(
             parts.ring, parts.geometry, self._sender, parts.shared.counters,
             parts.shared.ledger, self._link, self._incarnation, self._audit, self._barrier,
-            esp=self._esp, life=life,
+            esp=self._esp,
         )  # fmt: skip
+        self.outbound.life = self._tuning.life
         self.clock_ms = boot_ms
         self._deadline_ms = DEADLINE_MAX_MS  # the first of all SAs'
 
@@ -247,8 +249,7 @@ class Member:
         """Follow the peer to another port. Another address counts once keyd has found it there, and told so: else
         whoever holds a packet back could point what this member sends at others (proto/ike/mobility.py).
         """
-        ike = self._parts.peering.ike
-        if address[0] == self.outbound.peer[0] and (ike is None or ike.mobility != "none"):
+        if address[0] == self.outbound.peer[0] and self._tuning.mobility != "none":
             self._heard_from = self.outbound.peer = address
             self._shared.peer.put(address)
         elif address[0] != self.outbound.peer[0] and self._now - self._elsewhere_at >= _ELSEWHERE_EVERY_S:
@@ -312,6 +313,8 @@ class Member:
             return IDLE_TICK_S
 
     def _do_tick(self) -> float:
+        if (tuning := self._follower.news()) is not None:
+            self._tune(tuning)
         due_s = _ASK_KERNEL_SOON_S if self._sender.too_big else _ASK_KERNEL_S
         self._sender.too_big = False
         if self._now - self._kernel_asked >= due_s:
@@ -325,8 +328,8 @@ class Member:
             self._keep_mapping()
         self._audit.tick()
         self._end_overdue()
-        peering, sa = self._parts.peering, self.outbound.sa
-        if sa and self.outbound.is_due(peering.rekey_packets, peering.rekey_bytes):  # until keyd has answered
+        tuning, sa = self._tuning, self.outbound.sa
+        if sa and self.outbound.is_due(tuning.rekey_packets, tuning.rekey_bytes):  # until keyd has answered
             self._tell(EventKind.SOFT_LIMIT, sa.spi)
         return self._idle_s()
 
@@ -341,6 +344,13 @@ class Member:
         asks = not self._esp and self.outbound.sa is not None
         return min(wait_s, self._path.next_timeout(self._now)) if asks else wait_s
 
+    def _tune(self, tuning: Tuning) -> None:
+        """Follow what the supervisor has put in force."""
+        self._tuning = tuning
+        self._audit.want(tuning.audit)
+        self.inbound.tune(tuning)
+        self.outbound.life = tuning.life
+
     def _ask_kernel(self) -> None:
         """Ask what the kernel takes the path's MTU to be: what ICMP has told it counts for 10 minutes (RFC 1191 §6.3).
 
@@ -348,11 +358,11 @@ class Member:
         TUN device follows it as far as IPv6 inside allows, and what the path does not take then becomes fragments.
         """
         self._kernel_asked = self._now
-        peering, found = self._parts.peering, self._kernel_mtu()
+        tuning, found = self._tuning, self._kernel_mtu()
         if self._esp:
             self._path.follow(found)
             self._publish_path()
-            least = inner_mtu_min((*peering.local_ts, *peering.remote_ts))
+            least = inner_mtu_min((*tuning.local_ts, *tuning.remote_ts))
             self._sender.allow_fragments(self._parts.geometry.inner_mtu_for(self._path.mtu_bytes) < least)
         else:
             self._path.too_big(found, self._now)

@@ -30,10 +30,10 @@ Maps = Mapping[str, memoryview]  # by the memory's name within its gateway or pe
 # Memory → who has it. It is called by its writer; `-I` is what member I writes, or what another writes for it alone.
 # docs/ARCHITECTURE.md shows the same table, and tests hold both against the maps of living processes.
 ACCESS: Final[Mapping[str, Mapping[str, Access]]] = {
-    "supervisor": {"supervisor": "write", "agent": "read"},
+    "supervisor": {"supervisor": "write", "keyd": "read", "agent": "read"},
     "keyd": {"supervisor": "read", "keyd": "write", "agent": "read"},
     "agent": {"supervisor": "read", "agent": "write"},
-    "NAME/supervisor": {"supervisor": "write", "demux": "read", "agent": "read"},
+    "NAME/supervisor": {"supervisor": "write", "demux": "read", "member-I": "read", "agent": "read"},
     "NAME/supervisor-I": {"supervisor": "write", "member-I": "read", "keyd": "read", "agent": "read"},
     "NAME/demux": {"supervisor": "read", "demux": "write", "agent": "read"},
     "NAME/demux-I": {"demux": "write", "member-I": "read", "agent": "read"},
@@ -55,7 +55,7 @@ def access(memory: str, process: str) -> Access | None:
     peering, _, name = memory.rpartition("/")
     kind, _, index = name.partition("-")
     role, _, own = process.partition("-")
-    if own and own != index:
+    if own and index and own != index:
         return None
     row = ACCESS[("NAME/" if peering else "") + kind + ("-I" if index else "")]
     return row.get(role + ("-I" if own else ""))

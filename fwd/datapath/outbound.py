@@ -45,7 +45,7 @@ from fwd.proto.esp import (
     write_trailer,
 )
 from fwd.proto.ip import Selectors
-from fwd.proto.sa import UNLIMITED, Life, SaKeys
+from fwd.proto.sa import UNLIMITED, SaKeys
 from fwd.proto.segments import PACKETS_MAX, Grid, complete
 
 # Plain integers: reading a member of an enum costs as much as the addition.
@@ -114,9 +114,7 @@ class Outbound:
         barrier: Barrier | None = None,
         *,
         esp: bool,
-        life: Life = UNLIMITED,
     ) -> None:
-        """`life`: what an SA may carry at most."""
         self._barrier = barrier or Barrier()
         self._ring = ring
         self._demux_words = ring.demux_words
@@ -143,7 +141,7 @@ class Outbound:
         self.sa: OutboundSa | None = None
         self._octets_before = 0  # sent before this SA was
         self._share = 1.0  # of its soft limits
-        self._life = life
+        self.life = self._life = UNLIMITED  # what an SA may carry at most: one to come, and this one
         self.deadline_ms = 0  # of the SA, in CLOCK_BOOTTIME; 0: none
         self._held: Selectors | None = (
             None  # to which the SA is narrower; None: it carries all that the demux lets through
@@ -159,6 +157,7 @@ class Outbound:
         held = keys.narrowed
         self._held = None if held is None else Selectors.of_ranges(held.local, held.remote)
         self._expired = False
+        self._life = self.life
         self._octets_before = self._counters[_OUT_ESP_BYTES]
         self._share = 1 - _JITTER * os.urandom(1)[0] / 255
         self._ledger.begin(self._incarnation, keys.spi)

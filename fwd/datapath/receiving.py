@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fwd.datapath.shared import ReplaySlots
 from fwd.proto.drops import DropReason
-from fwd.proto.esp import BATCH_MAX, InboundSa
+from fwd.proto.esp import BATCH_MAX, HEADER_BYTES, InboundSa
 from fwd.proto.ip import Selectors
 from fwd.proto.reassembly import Reassembler
-from fwd.proto.sa import Life, SaKeys
+from fwd.proto.sa import UNLIMITED, Life, SaKeys
 
 
 class Receiving(InboundSa):
@@ -24,13 +24,15 @@ class Receiving(InboundSa):
         selectors: Selectors,
         on_refused: Callable[[int, DropReason, int], None],
         octets: int = 0,
+        life: Life = UNLIMITED,
     ) -> None:
-        """`selectors`: the peering's, to which what comes out of it is held, unless it is narrower."""
+        """`selectors`: the peering's, to which what comes out of it is held, unless it is narrower; `life`: its end."""
         super().__init__(keys, BATCH_MAX, window, floor)
         self.reassembler = reassembler
         held = keys.narrowed
         self.selectors = selectors if held is None else Selectors.of_ranges(held.remote, held.local)
         self.deadline_ms = keys.deadline_ms  # in CLOCK_BOOTTIME; 0: none
+        self.life = life
         self.octets = octets  # of ESP that it has accepted, by predecessors too; whole if there is a limit
         self._on_refused = on_refused
 
@@ -42,10 +44,15 @@ class Receiving(InboundSa):
         slots.octets[slot] = self.octets
         return newer
 
-    def is_over(self, life: Life, now_ms: int) -> bool:
+    def is_over(self, now_ms: int) -> bool:
         """Whether its life is over: by time, packets, or octets."""
-        used_up = 0 < life.packets <= self.window.top or 0 < life.octets <= self.octets
+        used_up = 0 < self.life.packets <= self.window.top or 0 < self.life.octets <= self.octets
         return used_up or 0 < self.deadline_ms <= now_ms
+
+    def carry(self, ciphers: Sequence[memoryview], numbers: Sequence[int]) -> None:
+        """Count the octets of what was accepted, if there is a limit; a number of 0 is a refusal."""
+        if self.life.octets:
+            self.octets += sum(len(c) + HEADER_BYTES for c, number in zip(ciphers, numbers, strict=True) if number)
 
     def refused(self, reason: DropReason, number: int) -> None:
         self._on_refused(self.spi, reason, number)

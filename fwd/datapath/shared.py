@@ -2,7 +2,7 @@
 
 | words | memory (its writer) | readers |
 |---|---|---|
-| live mask; the demux's row of the process table (state, pid, restarts, …) | supervisor | demux, agent |
+| live mask; the demux's row of the process table (state, pid, …); tuning.py's | supervisor | demux, members |
 | a member's row | supervisor-I | member, keyd, agent |
 | heartbeat, counters, bucket table, last use | demux | supervisor, agent, successor |
 | heartbeat, link words, replay slots, ledger, counters, where the peer is, how far the ring is | member-I | all |
@@ -15,6 +15,7 @@ that a store is never torn. A process has the attributes of what memory.ACCESS g
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from enum import IntEnum
@@ -234,6 +235,8 @@ class MemberShared:
         # Where the far member was heard and must not be followed by itself.
         self.elsewhere = AddressWords(words.take(AddressWords.SIZE))
 
+        if shown := maps.get("supervisor"):
+            self.tuning = Board(shown[_PAGE_BYTES:])
         if row := maps.get(f"supervisor-{index}"):
             self.process = ProcessWords(_Words(row).take(ProcessWords.SIZE), heartbeat)
         if told := maps.get(f"keyd-{index}"):
@@ -273,6 +276,7 @@ class PeeringShared:
             words = _Words(table)
             self.live = words.take(1)  # bit i: member i may own buckets
             row = words.take(ProcessWords.SIZE)
+            self.tuning = Board(table[_PAGE_BYTES:])
         if own := maps.get("demux"):
             words = _Words(own)
             self.demux = ProcessWords(row, words.take(1))
@@ -300,7 +304,7 @@ class PeeringShared:
 
 def peering_sizes(members: int) -> dict[str, int]:
     """Octets of each memory of a peering, but for its rings' (ring.sizes)."""
-    sizes = {"supervisor": _PAGE_BYTES, "demux": BUCKETS * 6 + _MEMBER_BYTES, "keyd": _PAGE_BYTES}
+    sizes = {"supervisor": _PAGE_BYTES + Board.BYTES, "demux": BUCKETS * 6 + _MEMBER_BYTES, "keyd": _PAGE_BYTES}
     for i in range(members):
         sizes |= {f"supervisor-{i}": _PAGE_BYTES, f"member-{i}": _MEMBER_BYTES, f"keyd-{i}": _PAGE_BYTES}
     return sizes
@@ -319,6 +323,11 @@ class Board:
         view = anonymous({"": self.BYTES})[""] if view is None else view
         self._words = view[:_PAGE_BYTES].cast("Q")  # commit, length of either half
         self._halves = (view[_PAGE_BYTES : _PAGE_BYTES + self.SIZE], view[_PAGE_BYTES + self.SIZE : self.BYTES])
+
+    @property
+    def version(self) -> int:
+        """Another number for each text; 0: none was put."""
+        return self._words[0]
 
     def put(self, text: bytes) -> None:
         """Writer only."""
@@ -354,9 +363,16 @@ class GatewayShared:
         if table := maps.get("supervisor"):
             rows = _Words(table)
             keyd, agent = rows.take(ProcessWords.SIZE), rows.take(ProcessWords.SIZE)
+            self.log_level = rows.take(1)  # of keyd and the agent, as logging numbers it; 0: as they began
             self.troubles = Board(table[_PAGE_BYTES:])
         if own := maps.get("keyd"):
             self.keyd = ProcessWords(keyd, _Words(own).take(1))
             self.ike = Board(own[_PAGE_BYTES:])
         if own := maps.get("agent"):
             self.agent = ProcessWords(agent, _Words(own).take(1))
+
+    def follow_log_level(self) -> None:
+        """Log from the level on that the supervisor has put in force. keyd and the agent."""
+        level: int = self.log_level[0]
+        if level and level != logging.root.level:
+            logging.root.setLevel(level)

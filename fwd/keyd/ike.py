@@ -139,7 +139,7 @@ class IkePeering:
     def change(self, peering: Peering, credentials: Credentials, now: float) -> None:
         """Take other times, words and secrets for what comes next; what rests on secrets of before ends after `grace`.
 
-        Subnets, addresses, ports and members are the same (supervise/standing.py).
+        Addresses, ports and members are the same (supervise/plan.py). Child SAs of other subnets are made anew.
         """
         before, self.peering = self.peering, peering
         assert before.ike is not None
@@ -155,7 +155,7 @@ class IkePeering:
         before_that, self._proof = self._proof, self._proof_of(credentials)
         doubt = Doubt(self._proof, before_that, float(peering.ike.grace), now)
         for member in self.members:
-            member.change(self._times, doubt)
+            member.change(self._times, doubt, anew=before.subnets != peering.subnets)
         if reason := doubt.reason([sa.standing.chain for sa in self._endpoint.sas(self.name)]):
             self._note_end(reason)
             self._endpoint.distrust(self.name, doubt.ends, reason, now)

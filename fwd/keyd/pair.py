@@ -62,6 +62,7 @@ class Pair:
     retire_at: float | None = None  # when it is to be deleted, then
     gone_at: float | None = None  # the far side has left it: when its inbound SA goes
     successor: int | None = None  # the pair that replaces it
+    outdated: bool = False  # the peering's subnets are others by now
 
     @classmethod
     def made(
@@ -87,7 +88,7 @@ class Pair:
     def is_old(self, times: Times, now: float) -> bool:
         """Whether it is time to replace it: shorter times hold at once, longer ones would let it end first."""
         replace_s = min((one.replace_s for one in (times, self.times) if one.replace_s), default=float("inf"))
-        return now >= self.made_at + replace_s * self.share
+        return self.outdated or now >= self.made_at + replace_s * self.share
 
     def again_s(self, times: Times) -> float:
         """Between two attempts to replace it."""

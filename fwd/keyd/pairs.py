@@ -86,10 +86,14 @@ class MemberPairs:
         self._remember()
         return reason
 
-    def change(self, times: Times, doubt: Doubt) -> None:
-        """Go by other times and another proof; what rests on one of before, and holds no more, ends early."""
+    def change(self, times: Times, doubt: Doubt, *, anew: bool = False) -> None:
+        """Go by other times and another proof; what rests on one of before, and holds no more, ends early.
+
+        `anew`: subnets are others by now, and every pair is to be replaced soon.
+        """
         self._times, self._proof = times, doubt.proof
         for pair in self._pairs.values():
+            pair.outdated = pair.outdated or anew
             at = doubt.ends(pair.standing)
             if at < pair.ends_at:
                 pair.end_by(at)

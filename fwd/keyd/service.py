@@ -290,6 +290,7 @@ class Service:
         glances = now >= self._tick_at
         if glances:
             self._tick_at = now + GLANCE_S
+            self._parts.gateway.follow_log_level()
             for member in [one for members in self._derived.values() for one in members]:
                 self._lab.call(partial(member.glance, now), now)
         for guard in self._guards:

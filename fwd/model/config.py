@@ -56,8 +56,8 @@ class Peering(Strict):
     name: Restart[str] = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", description="letters, digits and dashes")
     local_addrs: Restart[HostAddress] = Field(description="this gateway's outer address")
     remote_addrs: Restart[HostAddress] = Field(description="the far gateway's outer address")
-    local_ts: Restart[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="subnets on this side")
-    remote_ts: Restart[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="those on the far side")
+    local_ts: Live[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="subnets on this side")
+    remote_ts: Live[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="those on the far side")
     keys: Keys
     members: Restart[int] = Field(default=4, ge=1, le=MEMBERS_MAX, description="worker processes, one ESP tunnel each")
     payload: Restart[Payload] = Field(
@@ -76,10 +76,10 @@ class Peering(Strict):
         default=None, ge=576, le=65535, description="default: that of the outgoing interface"
     )
     esn: Restart[bool] = Field(default=True, description="64-bit extended sequence numbers")
-    replay_window: Restart[int] = Field(default=1024, ge=1024, le=65536, description="packets, by number")
+    replay_window: Live[int] = Field(default=1024, ge=1024, le=65536, description="packets, by number")
     rekey_time: Live[Seconds] = Field(default=3600, ge=0, le=7 * 86400, description="0: only by count and octets")
-    rekey_packets: Restart[int] = Field(default=2**31, ge=1024, le=2**32 - 2**20, description="soft limit of an SA")
-    rekey_bytes: Restart[int] = Field(
+    rekey_packets: Live[int] = Field(default=2**31, ge=1024, le=2**32 - 2**20, description="soft limit of an SA")
+    rekey_bytes: Live[int] = Field(
         default=0, ge=0, le=2**60, description="soft limit in octets of ESP; 0: 0.9 × life_bytes"
     )
     life_time: Live[Seconds | None] = Field(
@@ -88,23 +88,26 @@ class Peering(Strict):
         le=8 * 86400,
         description="end of an SA (not with lab keys); 0: never; default: 1.1 × rekey_time",
     )
-    life_packets: Restart[int | None] = Field(
+    life_packets: Live[int | None] = Field(
         default=None, ge=0, le=2**63, description="hard limit; 0: none; default: 1.1 × rekey_packets, or a million more"
     )
-    life_bytes: Restart[int | None] = Field(
+    life_bytes: Live[int | None] = Field(
         default=None, ge=0, le=2**63, description="hard limit; 0: none; default: 1.1 × rekey_bytes, or 1 GiB more"
     )
-    reorder_packets: Restart[int] = Field(
-        default=3, ge=1, le=64, description="later packets that end the wait for a hole"
-    )
-    reorder_ms: Restart[float] = Field(default=2.0, gt=0, le=100, description="longest wait for a hole")
+    reorder_packets: Live[int] = Field(default=3, ge=1, le=64, description="later packets that end the wait for a hole")
+    reorder_ms: Live[float] = Field(default=2.0, gt=0, le=100, description="longest wait for a hole")
     offload: Restart[bool] = Field(default=True, description="segmentation offloads of the TUN device and the sockets")
-    mss_clamp: Restart[bool] = Field(default=True, description="clamp TCP's MSS to the TUN device's MTU (payload esp)")
-    audit: Restart[bool] = Field(default=True, description="log what ESP refuses (RFC 4303 §4)")
+    mss_clamp: Live[bool] = Field(default=True, description="clamp TCP's MSS to the TUN device's MTU (payload esp)")
+    audit: Live[bool] = Field(default=True, description="log what ESP refuses (RFC 4303 §4)")
 
     def port_of(self, member: int) -> int:
         """The UDP port of a member."""
         return self.port if self.shared_port else self.port + member
+
+    @property
+    def subnets(self) -> tuple[list[Network], list[Network]]:
+        """Those of this side, and of the far one."""
+        return self.local_ts, self.remote_ts
 
     @property
     def ports(self) -> range:
@@ -187,7 +190,7 @@ class Gateway(Strict):
     """What holds for the whole process tree."""
 
     control: Restart[SocketPath] = Field(default=Path("/run/fwd/fwd.sock"), description="Unix socket of `fwd status`")
-    metrics: Restart[Annotated[str, AfterValidator(_endpoint)] | None] = Field(
+    metrics: Live[Annotated[str, AfterValidator(_endpoint)] | None] = Field(
         default=None, description="ADDR:PORT of /metrics, /healthz and /readyz"
     )
     user: Restart[Annotated[str | int, AfterValidator(_user)] | None] = Field(
@@ -195,7 +198,7 @@ class Gateway(Strict):
         description="whom the child processes run as: NAME for NAME, NAME-keyd and NAME-agent, or a number for it and "
         "the next two; default: fwd, fwd-keyd and fwd-agent, or numbers that are free",
     )
-    log_level: Restart[Literal["debug", "info", "warning", "error"]] = Field(
+    log_level: Live[Literal["debug", "info", "warning", "error"]] = Field(
         default="info", description="the least of what is logged"
     )
 

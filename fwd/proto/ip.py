@@ -126,10 +126,17 @@ class Selectors:
     """
 
     def __init__(self, source: Iterable[IPv4Network | IPv6Network], destination: Iterable[IPv4Network | IPv6Network]):
+        self.pairs: dict[bytes, bool] = {}
+        self.replace(source, destination)
+
+    def replace(
+        self, source: Iterable[IPv4Network | IPv6Network], destination: Iterable[IPv4Network | IPv6Network]
+    ) -> None:
+        """Hold to other subnets from now on."""
         source, destination = tuple(source), tuple(destination)
         self._source = {version: _Within(_ranges(source, version)) for version in (4, 6)}
         self._destination = {version: _Within(_ranges(destination, version)) for version in (4, 6)}
-        self.pairs: dict[bytes, bool] = {}
+        self.pairs.clear()
 
     @classmethod
     def of_ranges(cls, source: Sequence[Range], destination: Sequence[Range]) -> Selectors:

@@ -47,6 +47,10 @@ class Reassembler:
         self._heads: dict[int, bytes] = {}
         self._holes: dict[int, float] = {}  # missing number → when it was missed
 
+    def be_patient(self, later: int, wait_s: float) -> None:
+        """Give up a hole after so many further packets, or so long, from now on."""
+        self._later, self._wait_s = later, wait_s
+
     # -- in order ---------------------------------------------------------------------------------------------
 
     def take_rows(self, buffer: RowBuffer, number: int, first: int, full: int, tail: int, now: float) -> None:

@@ -7,6 +7,7 @@ namespace has, /dev/net/tun, nft, a directory for the control socket. What is mi
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 from collections.abc import Iterable
@@ -16,10 +17,12 @@ from typing import Final
 
 from fwd.model.config import Config
 from fwd.proto.errors import UserError
-from fwd.supervise import privileges
+from fwd.proto.logged import event
+from fwd.supervise import privileges, sandbox
 from fwd.supervise.network import NFT_PATH
 from fwd.supervise.users import Users
 
+log = logging.getLogger(__name__)
 _NET_BIND_SERVICE: Final = 10
 _NEEDED: Final = {
     "KILL": (5, "to signal the child processes"),
@@ -163,3 +166,15 @@ def _text(path: str) -> str:
         return Path(path).read_text(encoding="ascii")
     except OSError:
         return ""
+
+
+def tell_rights(users: Users) -> None:
+    """Log whom the children run as, and what this machine does not take away from them; once, at the start."""
+    numbers = {kind: uid for kind, (uid, _) in users.items()}
+    told = event("gateway.users", **numbers)
+    log.info("processes run as users %s", ", ".join(f"{n} ({kind})" for kind, n in numbers.items()), extra=told)
+    lacks = sandbox.missing()
+    if not privileges.can_shrink_bounding_set():
+        lacks.append("the bounding set of capabilities stays, without effect: fwd has no CAP_SETPCAP")
+    for lack in lacks:
+        log.warning("children are held less tightly: %s", lack, extra=event("gateway.unwalled", reason=lack))

@@ -114,16 +114,21 @@ class Keeper:
         kept = self._kept[parts.peering.name]
         kept.parts = parts
         try:
-            for _ in range(_ROUNDS):
-                wanted = self._wanted(kept)
-                todo = [step for step in kernel.steps(wanted, self._has([kept])) if step.do not in kernel.GUARDS]
-                for step in todo:
-                    assert wanted.device is not None
-                    network.carry_out(step, wanted.device, self._number)
+            self.reroute(parts.peering.name)
         except Exception:
             kept.parts = None
             raise
         self._around_at, self._all_suspected = 0.0, False
+
+    def reroute(self, name: str) -> None:
+        """Set what is missing of a peering's device, and of the routes to it. Raises UserError."""
+        kept = self._kept[name]
+        for _ in range(_ROUNDS):
+            wanted = self._wanted(kept)
+            todo = [step for step in kernel.steps(wanted, self._has([kept])) if step.do not in kernel.GUARDS]
+            for step in todo:
+                assert wanted.device is not None
+                network.carry_out(step, wanted.device, self._number)
 
     def release(self, name: str) -> None:
         """The device is about to be closed; the guards stand."""

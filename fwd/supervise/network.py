@@ -92,6 +92,15 @@ def remove_guard_routes(subnets: Iterable[Network]) -> None:
                 ip.route("del", **_guard(subnet))
 
 
+def drop_routes(device: str, subnets: Iterable[Network]) -> None:
+    """Route these to the device no more; what is gone already, or goes elsewhere by now, is not missed."""
+    with IPRoute() as ip:
+        for index in ip.link_lookup(ifname=device):
+            for subnet in subnets:
+                with contextlib.suppress(NetlinkError):
+                    ip.route("del", dst=str(subnet), oif=index, family=FAMILIES[subnet.version])
+
+
 def carry_out(step: Step, device: Device, number: int) -> None:
     """Do what is to be done of a device that is there."""
     with IPRoute() as ip:

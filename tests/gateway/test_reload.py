@@ -59,6 +59,37 @@ def test_addresses_of_two_peerings_do_not_mix(pair: Pair) -> None:
     assert pair.peering("gw1", 1)["drops"]["selector_out"] > before
 
 
+def test_what_is_live_changes_under_traffic_and_no_process_of_the_data_path_ends(pair: Pair) -> None:
+    """Log level, metrics' address and what members follow; and a subnet comes and goes on both sides."""
+    before = {host: [lives(one) for one in pair.status(host)["peerings"]] for host in ("gw1", "gw2")}
+    wider = {"gw1": ["10.1.0.0/24", "10.21.0.0/24"], "gw2": ["10.2.0.0/24", "10.22.0.0/24"]}
+    net = pair.topology
+    for client, gateway, subnet in (("client1", "gw1", "10.21.0"), ("client2", "gw2", "10.22.0")):
+        net.run(client, ["ip", "addr", "add", f"{subnet}.10/24", "dev", "eth0"])
+        net.run(gateway, ["ip", "addr", "add", f"{subnet}.1/24", "dev", "lan"])
+    first = pair.peerings[0]
+    routes = {"gw1": "10.22.0.0/24", "gw2": "10.21.0.0/24"}
+
+    for subnets, passes in ((wider, True), (ONE["subnets"], False)):
+        pair.gateway = {"log_level": "debug", "metrics": "127.0.0.1:9595"} if passes else {}
+        pair.peerings = [{**first, "subnets": subnets, "audit": not passes, "reorder_packets": 5}, *pair.peerings[1:]]
+        for host in ("gw1", "gw2"):
+            pair.write_config(host)
+        with pair.probes([20001, 20002]) as arrived:
+            reload(pair, "gw1", "gw2")
+        assert {flow: (one.lost, one.inversions) for flow, one in arrived.items()} == {20001: (0, 0), 20002: (0, 0)}
+        for host in ("gw1", "gw2"):
+            found = net.run(host, ["ip", "route", "show", "to", "exact", routes[host]]).stdout
+            assert ("dev fwd0" in found, "unreachable" in found) == (passes, passes), found
+            assert (routes[host] in net.run(host, ["nft", "list", "ruleset"]).stdout) == passes
+        pair.wait_ready()
+        if passes:
+            until(lambda: pair.ping("-I", "10.21.0.10", to="10.22.0.10"), what="the new subnet carries traffic")
+            until(lambda: "fwd_" in net.run("gw1", ["curl", "-s", "http://127.0.0.1:9595/metrics"], check=False).stdout)
+        assert ping_both(pair)
+    assert {host: [lives(one) for one in pair.status(host)["peerings"]] for host in ("gw1", "gw2")} == before
+
+
 def test_a_changed_peering_is_set_up_anew_and_the_other_is_not_touched(pair: Pair) -> None:
     untouched = {host: lives(pair.peering(host, 1)) for host in ("gw1", "gw2")}
     pair.peerings = [{**ONE, "members": 3}, TWO]
@@ -75,12 +106,16 @@ def test_a_changed_peering_is_set_up_anew_and_the_other_is_not_touched(pair: Pai
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("[gateway", "not TOML"), ("[gateway]\nnonsense = 1\n", "nonsense"), (None, "cannot change while running")],
+    [
+        ("[gateway", "not TOML"),
+        ("[gateway]\nnonsense = 1\n", "nonsense"),
+        (None, "gateway.user cannot change while fwd runs: restart fwd"),
+    ],
 )
 def test_a_bad_file_changes_nothing_and_says_why(pair: Pair, text: str | None, reason: str) -> None:
     before = pair.pids("gw1")
     good = pair.write_config("gw1").read_text()
-    bad = good.replace("[gateway]\n", '[gateway]\nlog_level = "debug"\n') if text is None else text
+    bad = good.replace("[gateway]\n", "[gateway]\nuser = 12345\n") if text is None else text
     pair.config("gw1").write_text(bad)
     reload(pair, "gw1", words="configuration not re-read")
     assert reason in pair.log("gw1").splitlines()[-1]

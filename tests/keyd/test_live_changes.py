@@ -6,6 +6,7 @@ import contextlib
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import ip_network
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,6 +72,23 @@ def test_another_rekey_time_replaces_every_sa_in_time(undo: contextlib.ExitStack
         assert all(member.outbound for side in world.sides for member in side.members)
     assert world.refused == 0
     assert not spis(world) & old
+
+
+def test_other_subnets_replace_every_child_sa_and_no_ike_sa(undo: contextlib.ExitStack) -> None:
+    """Spares, too; and what is negotiated then has them, as soon as both sides do."""
+    world = World(undo)
+    world.run(5.0)
+    old, sa = spis(world), ike_sa(world.sides[0])
+    subnet = ip_network("10.77.0.0/16")
+    mine, theirs = world.sides
+    change(world, theirs, local_ts=[*theirs.peering.local_ts, subnet])
+    change(world, mine, remote_ts=[*mine.peering.remote_ts, subnet])
+    lossless(world, 20)
+    assert world.refused == 0
+    assert not spis(world) & old
+    assert ike_sa(mine) is sa
+    assert subnet in sa.connection.remote_ts
+    assert all(side.keyd is not None and not side.keyd.told(world.now).get("narrower") for side in world.sides)
 
 
 @pytest.mark.parametrize(("before", "after"), [(1000, 10), (20, 1000), (0, 10)], ids=["shorter", "longer", "at all"])

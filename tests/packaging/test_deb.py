@@ -195,7 +195,7 @@ def test_a_reload_takes_a_good_file_and_refuses_a_bad_one(host: Container) -> No
     host.write("/etc/fwd/fwd.toml", OURS + 'ike_rekey_time = "2h"\n')
     host.run("systemctl", "reload", "fwd")
     # Keys and their times are keyd's affair: no other process is set up anew for them.
-    until(lambda: "configuration re-read: 0 changed, 1 in force" in journal(host), "the file is read")
+    until(lambda: "configuration re-read: 1 changed, 1 in force" in journal(host), "the file is read")
     until(lambda: ping(host), "a ping after the reload")
     assert (show(host, "MainPID"), show(host, "ActiveState")) == (pid, "active")
 

@@ -1,0 +1,42 @@
+"""Carries out the steps of a plan that end no process of a peering: guards, secrets, and keys that are live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from fwd.supervise import plan
+from fwd.supervise.standing import Standing
+from fwd.supervise.troubles import Troubles
+
+
+def follow(
+    standing: Standing, steps: Iterable[plan.Step], troubles: Troubles, *, secrets_due: bool
+) -> tuple[set[str], set[str]]:
+    """Return the peerings that follow, and those for which something went wrong: these stay as they are."""
+    followed, failed = set[str](), set[str]()
+    for step in steps:
+        act = _act(standing, step, secrets_due=secrets_due)
+        if act is None or step.name in failed:
+            continue
+        if troubles.apart(step.name, act):
+            followed.add(step.name)
+        else:
+            failed.add(step.name)
+    return followed - failed, failed
+
+
+def _act(standing: Standing, step: plan.Step, *, secrets_due: bool) -> Callable[[], None] | None:
+    match step:
+        case plan.Guard(peering) if peering.name in standing.served():
+            return partial(standing.reguard, peering)
+        case plan.Secrets(peering) if secrets_due:
+            return partial(standing.reopen_secrets, peering)
+        case plan.Follow():
+            return partial(standing.follow, step)
+        case plan.LogLevel(level):
+            return partial(standing.log_from, level)
+        case plan.Metrics(address):
+            return partial(standing.serve_metrics, address)
+        case _:
+            return None

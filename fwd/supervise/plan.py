@@ -1,0 +1,229 @@
+"""What is to be done to bring what is open to what a configuration wants: a list of steps, decided without touching
+anything.
+
+    in force, wanted ──plan──▶ Guard, Secrets, Follow, Close, Open, LogLevel, Metrics, Unguard ──▶ standing.py
+
+Guards of what comes stand first, and those of what has gone go last; a subnet that one peering gives and another takes
+is guarded by both meanwhile. What differs in keys that are live (model/words.py) is followed by the processes that run;
+what differs in others sets its peering up anew. Nothing is done to a peering that is the same. Steps can be taken
+again: a plan made after an interrupted one has what is left of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Final
+
+from fwd.model.config import Config, Gateway, Peering
+from fwd.model.keys import LabKeys
+from fwd.model.words import Network, Strict, change_of
+from fwd.proto.errors import UserError
+
+GATEWAY: Final = "gateway"  # whom a step is for that is no peering's
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Set a peering's leak guards, in the place of those that stand."""
+
+    peering: Peering
+
+    @property
+    def name(self) -> str:
+        """The peering's."""
+        return self.peering.name
+
+    def __str__(self) -> str:
+        return f"{self.name}: guard {_listed(self.peering.remote_ts)}"
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """Open a peering's secret files again. If they are not good, those of before stay."""
+
+    peering: Peering
+
+    @property
+    def name(self) -> str:
+        """The peering's."""
+        return self.peering.name
+
+    def __str__(self) -> str:
+        return f"{self.name}: read secrets and certificates again"
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Let the processes of a peering follow keys that are live; `keys` names those that differ."""
+
+    peering: Peering
+    keys: tuple[str, ...]
+    routes: tuple[Network, ...] = ()  # to the TUN device that come
+    unroutes: tuple[Network, ...] = ()  # that go
+
+    @property
+    def name(self) -> str:
+        """The peering's."""
+        return self.peering.name
+
+    def __str__(self) -> str:
+        text = f"{self.name}: follow {', '.join(self.keys)}"
+        text += f"; route {_listed(self.routes)}" if self.routes else ""
+        return text + (f"; route {_listed(self.unroutes)} no more" if self.unroutes else "")
+
+
+@dataclass(frozen=True)
+class Close:
+    """End a peering's processes and close what it has. Its guards stand."""
+
+    name: str
+    keys: tuple[str, ...] = ()  # that differ and cannot be followed; none: it is not wanted any more
+
+    def __str__(self) -> str:
+        return f"{self.name}: close" + (f", to set up anew: {', '.join(self.keys)}" if self.keys else "")
+
+
+@dataclass(frozen=True)
+class Open:
+    """Set a peering up."""
+
+    peering: Peering
+
+    @property
+    def name(self) -> str:
+        """The peering's."""
+        return self.peering.name
+
+    def __str__(self) -> str:
+        one = self.peering
+        return f"{one.name}: open, with {one.members} members to {one.remote_addrs}"
+
+
+@dataclass(frozen=True)
+class LogLevel:
+    """Let every process log from this level on."""
+
+    level: str
+    name: ClassVar[str] = GATEWAY
+
+    def __str__(self) -> str:
+        return f"{self.name}: log from level {self.level} on"
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Serve metrics at another address."""
+
+    address: str | None
+    name: ClassVar[str] = GATEWAY
+
+    def __str__(self) -> str:
+        return f"{self.name}: serve metrics at {self.address}" if self.address else f"{self.name}: serve no metrics"
+
+
+@dataclass(frozen=True)
+class Unguard:
+    """Remove guards that nobody wants any more."""
+
+    subnets: tuple[Network, ...]
+    name: ClassVar[str] = GATEWAY
+
+    def __str__(self) -> str:
+        return f"{self.name}: guard {_listed(self.subnets)} no more"
+
+
+Step = Guard | Secrets | Follow | Close | Open | LogLevel | Metrics | Unguard
+
+
+@dataclass(frozen=True)
+class InForce:
+    """What holds now: the gateway's own table, and the peerings that are open."""
+
+    gateway: Gateway
+    peerings: Mapping[str, Peering]
+    renewed: frozenset[str] = field(default_factory=frozenset)  # peerings whose secret files are others by now
+
+
+def plan(now: InForce, wanted: Config) -> list[Step]:
+    """Return the steps from what is in force to what is wanted, in order. Raises UserError if fwd must be restarted."""
+    refused = [key for key in differing(now.gateway, wanted.gateway) if change_of(Gateway, key) != "live"]
+    if refused:
+        raise UserError(f"gateway.{refused[0]} cannot change while fwd runs: restart fwd")
+
+    # What is open either stays, follows, or goes; what stays with other secrets has them read.
+    anew = {one.name: keys for one in wanted.peering if (keys := _not_followed(now, one))}
+    gone = [name for name in now.peerings if name in anew or name not in {one.name for one in wanted.peering}]
+    coming = [one for one in wanted.peering if one.name in anew or one.name not in now.peerings]
+    staying = [one for one in wanted.peering if one not in coming]
+    follows = [step for one in staying if (step := _follow(now.peerings[one.name], one))]
+
+    steps: list[Step] = [Guard(one) for one in coming]
+    steps += [Guard(_both(step)) for step in follows if {"remote_ts", "mss_clamp"} & set(step.keys)]
+    steps += [Secrets(one) for one in staying if one.name in now.renewed or one.keys != now.peerings[one.name].keys]
+    steps += follows
+    steps += [Close(name, anew.get(name, ())) for name in gone]
+    steps += [Open(one) for one in coming]
+    steps += _gateway(now.gateway, wanted.gateway)
+    steps += [Guard(step.peering) for step in follows if step.unroutes]
+    kept = {subnet for one in wanted.peering for subnet in one.remote_ts}
+    left = [subnet for one in now.peerings.values() for subnet in one.remote_ts if subnet not in kept]
+    return steps + ([Unguard(tuple(left))] if left else [])
+
+
+def differing(one: Strict, other: Strict) -> tuple[str, ...]:
+    """Return the keys in which two tables of one kind differ."""
+    return tuple(key for key in type(one).model_fields if getattr(one, key) != getattr(other, key))
+
+
+def _gateway(now: Gateway, wanted: Gateway) -> Iterator[Step]:
+    if now.log_level != wanted.log_level:
+        yield LogLevel(wanted.log_level)
+    if now.metrics != wanted.metrics:
+        yield Metrics(wanted.metrics)
+
+
+def _not_followed(now: InForce, wanted: Peering) -> tuple[str, ...]:
+    """Return the keys in which an open peering differs and which its processes cannot follow."""
+    open_now = now.peerings.get(wanted.name)
+    if open_now is None:
+        return ()
+    found = [key for key in differing(open_now, wanted) if key != "keys" and change_of(Peering, key) != "live"]
+    mine, theirs = open_now.keys, wanted.keys
+    if isinstance(mine, LabKeys) or isinstance(theirs, LabKeys):
+        if mine != theirs or wanted.name in now.renewed:
+            found.append("keys.secret" if type(mine) is type(theirs) else "keys.source")
+    elif type(mine) is type(theirs):
+        found += [f"keys.{key}" for key in differing(mine, theirs) if change_of(type(mine), key) != "live"]
+    elif mine.ike_port != theirs.ike_port:
+        found.append("keys.ike_port")
+    return tuple(found)
+
+
+def _follow(open_now: Peering, wanted: Peering) -> Follow | None:
+    """Return how a peering that stays differs from what is wanted, if it does."""
+    keys = tuple(key for key in differing(open_now, wanted) if key != "keys")
+    mine, theirs = open_now.keys, wanted.keys
+    if type(mine) is type(theirs):
+        keys += tuple(f"keys.{key}" for key in differing(mine, theirs))
+    else:
+        keys += ("keys.source",)
+    if not keys:
+        return None
+    routes = tuple(subnet for subnet in wanted.remote_ts if subnet not in open_now.remote_ts)
+    return Follow(wanted, keys, routes, tuple(s for s in open_now.remote_ts if s not in wanted.remote_ts))
+
+
+def _both(step: Follow) -> Peering:
+    """Return the peering with the remote subnets of before, too."""
+    subnets = {*step.peering.remote_ts, *step.unroutes}
+    kept = [one for one in subnets if not any(one != other and _within(one, other) for other in subnets)]
+    return step.peering.model_copy(update={"remote_ts": sorted(kept, key=str)}) if step.unroutes else step.peering
+
+
+def _within(one: Network, other: Network) -> bool:
+    return one.version == other.version and one.subnet_of(other)  # type: ignore[arg-type]
+
+
+def _listed(subnets: Iterable[Network]) -> str:
+    return ", ".join(map(str, subnets))
