@@ -327,10 +327,14 @@ class Demux:
 
     def _follow_tuning(self) -> None:
         """Take the subnets in force: of flows that were remembered some may not pass any more."""
-        if tuning := self._follower.news():
-            self._selectors.replace(tuning.local_ts, tuning.remote_ts)
-            for known in (self._unknown, *self._flows[0], *self._flows[1]):
-                known.clear()
+        try:
+            if tuning := self._follower.news():
+                self._selectors.replace(tuning.local_ts, tuning.remote_ts)
+                for known in (self._unknown, *self._flows[0], *self._flows[1]):
+                    known.clear()
+        except Exception:  # noqa: BLE001 - the barrier tells of it
+            self._follower.look_again()
+            self._barrier.caught("subnets")
 
     def _leave_dead(self, live: int) -> None:
         """What is filled for members that are not live is not to be sent late: their flows go on with others now."""

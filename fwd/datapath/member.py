@@ -308,6 +308,7 @@ class Member:
         try:
             return self._do_tick()
         except Exception:  # noqa: BLE001 - the barrier tells of it
+            self._follower.look_again()
             self._barrier.caught("tick")
             self.inbound.lose_batch()  # it may have been giving up what had waited too long
             return IDLE_TICK_S

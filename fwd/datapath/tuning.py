@@ -69,6 +69,10 @@ class Follower:
         logging.getLogger().setLevel(tuning.log_level.upper())
         return tuning
 
+    def look_again(self) -> None:
+        """Tell of it once more at the next call: what was done with it has failed."""
+        self._seen = 0
+
 
 def publish(board: Board, tuning: Tuning) -> None:
     """Show what is in force, if it is not shown already. Supervisor only."""
