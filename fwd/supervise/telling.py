@@ -212,8 +212,8 @@ class Tellers:
         """
         self.done = True
         for name, teller in self._by_name.items():
-            child = children[name]
-            if child.process is None:
+            child = children.get(name)
+            if child is None or child.process is None:
                 continue
             try:
                 self.done &= teller.tell(self._standing)

@@ -151,7 +151,7 @@ def test_a_secret_that_was_replaced_is_read_anew_on_sighup(pairs: MakePair) -> N
     pair.secret_path("gw1").unlink()
     pair.write_secret("gw1")
     pair.running["gw1"].send_signal(signal.SIGHUP)
-    until(lambda: "configuration re-read: 0 changed" in pair.log("gw1"), what="re-read")
+    until(lambda: "configuration re-read: 1 changed" in pair.log("gw1"), what="re-read")
     pair.launch("gw2")
     until(lambda: pair.ping("-W", "0.5"), 15.0, "traffic under the new secret")
 
