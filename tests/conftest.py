@@ -73,6 +73,14 @@ def every_time(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
+@pytest.fixture(scope="session")
+def needs_user_namespaces() -> None:
+    """For a test that tries something without root: containers may forbid user namespaces."""
+    tried = subprocess.run(["unshare", "--user", "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"no user namespace can be made here: {tried.stderr.strip()}")
+
+
 @pytest.fixture
 def needs_netns(_mark_descendants: None) -> Iterator[None]:
     """For a test that needs root, TUN and namespaces: skips with the reason, and looks after the test."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import signal
 import socket
 import subprocess
@@ -147,24 +148,43 @@ def test_status_of_another_schema(control: Path, monkeypatch: pytest.MonkeyPatch
     assert_refused(fwd("status", "--control", str(control)), "another schema")
 
 
-def test_watch_draws_until_ctrl_c(control: Path) -> None:
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_watch_draws_until_ctrl_c(control: Path, term: str) -> None:
+    """Over what was there; a terminal that cannot do so gets one table after the other."""
     terminal, theirs = pty.openpty()
     argv = [sys.executable, "-m", "fwd", "status", "--watch", "--control", str(control)]
-    process = subprocess.Popen(argv, stdout=theirs, stderr=subprocess.PIPE)
+    process = subprocess.Popen(argv, stdout=theirs, stderr=subprocess.PIPE, env={**os.environ, "TERM": term})
     try:
         os.close(theirs)
-        drawn = b""
-        deadline_s = time.monotonic() + 20
-        while drawn.count(b"keyd is failed") < 2:
-            assert time.monotonic() < deadline_s, drawn
-            drawn += os.read(terminal, 65536)
+        drawn = seen_twice(terminal)
+        assert (b"\x1b[" in drawn) == (term != "dumb")
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=30)
         assert (process.returncode, errors) == (0, b"")
     finally:
         process.kill()
         process.wait()
         os.close(terminal)
+
+
+def test_watch_fills_a_pipe(control: Path) -> None:
+    argv = [sys.executable, "-m", "fwd", "status", "--watch", "--control", str(control)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            seen_twice(process.stdout.fileno())
+        finally:
+            process.kill()
+
+
+def seen_twice(fd: int) -> bytes:
+    """Read until the status has been drawn twice."""
+    drawn = b""
+    deadline_s = time.monotonic() + 60
+    while drawn.count(b"keyd is failed") < 2:
+        assert select.select([fd], [], [], deadline_s - time.monotonic())[0], drawn
+        drawn += os.read(fd, 65536)
+    return drawn
 
 
 def test_a_reader_that_leaves_is_no_traceback() -> None:

@@ -154,7 +154,7 @@ def test_bad_names_are_refused(name: str) -> None:
         Topology(name)
 
 
-def test_without_root_every_command_refuses_in_one_line() -> None:
+def test_without_root_every_command_refuses_in_one_line(needs_user_namespaces: None) -> None:
     # An empty user namespace, not another uid: that might not be allowed to read the interpreter or the checkout.
     before = () if os.geteuid() else ("unshare", "--user")
     for argv in (["up"], ["down"], ["status"], ["exec", "gw1", "--", "true"]):

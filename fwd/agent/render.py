@@ -5,6 +5,7 @@ Takes the JSON object that the agent gives and nothing else, so it also draws a 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -37,18 +38,30 @@ def show(drawn: RenderableType) -> None:
 
 
 def watch(ask: Callable[[], Json]) -> None:
-    """Draw what `ask` gives until Ctrl-C; a gateway that does not answer is waited for."""
-    with Live(auto_refresh=False, console=Console()) as live:
-        try:
-            while True:
-                try:
-                    drawn = render(ask())
-                except UserError as error:
-                    drawn = Text(str(error), "red")
+    """Draw what `ask` gives until Ctrl-C; a gateway that does not answer is waited for.
+
+    Where nothing can be drawn over, in a pipe or a dumb terminal, each look is printed below the last one.
+    """
+    console = Console()
+    redraws = console.is_terminal and not console.is_dumb_terminal
+    drawing = Live(auto_refresh=False, console=console) if redraws else contextlib.nullcontext()
+    with contextlib.suppress(KeyboardInterrupt), drawing as live:
+        while True:
+            drawn = _look(ask)
+            if live:
                 live.update(drawn, refresh=True)
-                time.sleep(1 / WATCH_PER_S)
-        except KeyboardInterrupt:
-            return
+            else:
+                show(drawn)
+                sys.stdout.flush()
+            time.sleep(1 / WATCH_PER_S)
+
+
+def _look(ask: Callable[[], Json]) -> RenderableType:
+    """Return what is drawn of one answer, or of why there is none."""
+    try:
+        return render(ask())
+    except UserError as error:
+        return Text(str(error), "red")
 
 
 def render(told: Json) -> RenderableType:
