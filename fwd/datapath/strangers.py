@@ -13,8 +13,8 @@ from typing import Final
 from fwd.datapath.audit import Audit, Event
 from fwd.proto.drops import DropReason
 
-WAITING_MAX: Final = 64
-_WAIT_S = 0.1
+WAITING_MAX: Final = 1024  # 1.5 MB; what a peer sends in 20 ms at 500 Mbit/s
+_WAIT_S = 0.25  # more than keyd takes for an answer on a busy machine
 Address = tuple[str, int]
 
 

@@ -69,10 +69,16 @@ def _confined(bed: Bed) -> Figures:
 
 
 def _leak_would_show(bed: Bed) -> Figures:
-    """Every guard of gw1 taken away: its default route leads over `peering`, and the capture sees what goes there."""
+    """Every guard of gw1 taken away: its default route leads over `peering`, and the capture sees what goes there.
+
+    The supervisor is stopped meanwhile: it would put the guards back within a tenth of a second.
+    """
+    supervisor = bed.status("gw1")["gateway"]["pid"]
+    bed.execute("gw1", "sh", "-c", f"kill -STOP {supervisor}")
     bed.execute("gw1", "sh", "-c", "nft flush ruleset; ip route flush 10.2.0.0/16; ip route flush type unreachable")
     with bed.wire() as seen:
         bed.ping()
+    bed.execute("gw1", "sh", "-c", f"kill -CONT {supervisor}")
     bed.engine.docker("restart", "--time", "5", bed.container("gw1"))
     bed.await_ready("gw1")
     bed.until(bed.ping, "a ping")
