@@ -20,10 +20,8 @@ from fwd.lab.verdict import GAP_LIMIT_MS
 Figures = dict[str, Any]
 
 READY_S: Final = 5.0  # of both gateways after `up`
+SILENCE_S: Final = 15.0  # while gw1 is started anew, on a busy machine; TCP waits up to twice as long as it takes
 _RESTART_LOAD_S: Final = 20  # longer than that
-SILENCE_S: Final = (
-    15.0  # while gw1 is started anew: the engine takes half of it on a busy machine, and TCP waits twice as long
-)
 IMAGE_MIB: Final = 200  # over its base
 _STREAMS = 4
 _LOSS_PERCENT = 5.0
