@@ -49,6 +49,14 @@ def test_each_issuer_is_there_once() -> None:
     assert len(affordable(der(under, *(one.certificate for one in evil)), (root.certificate,))) == 2
 
 
+def test_two_that_have_issued_each_other_lead_nowhere_and_not_round_and_round() -> None:
+    one, other = Ca("one"), Ca("other")
+    circle = [other.issue("one", one.key), one.issue("other", other.key)]
+    assert [(of.issuer, of.subject) for of in circle] == [(other.name, one.name), (one.name, other.name)]
+    leaf = one.issue("a.example", KEYS["P-256"]())
+    assert "no configured CA" in refusal(der(leaf, *circle), Ca("root").certificate)
+
+
 def refusal(sent: list[bytes], *authorities: x509.Certificate) -> str:
     with pytest.raises(ProtocolError) as refused:
         affordable(sent, authorities)

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ikekit import NAME, A, B, Net, Side, connection, for_member
+from ikekit import NAME, WALL, A, B, Net, Side, connection, for_member
 
 from fwd.proto.ike import auth
+from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.events import (
     Address,
     ChildConfirmed,
@@ -260,21 +261,16 @@ def test_many_half_open_strangers_cost_no_state_and_a_peer_with_a_cookie_passes(
     assert len(net.b.endpoint.sas(NAME)) == 1
 
 
-def test_a_cookie_of_another_address_is_worth_nothing() -> None:
+def test_of_connections_between_the_same_addresses_the_port_tells_which_one_is_begun() -> None:
     net = Net()
-    half_open(net, HALF_OPEN_COOKIES)
-    net.b.endpoint.datagrams_to_send()
-    net.a.endpoint.initiate(NAME, net.now)
-    (first,) = net.a.endpoint.datagrams_to_send()
-    net.b.endpoint.receive(first.data, B, A, net.now)
-    (asked,) = net.b.endpoint.datagrams_to_send()
-    net.a.endpoint.receive(asked.data, A, B, net.now)
-    (second,) = net.a.endpoint.datagrams_to_send()
-    net.b.endpoint.receive(second.data, B, ("203.0.113.9", 500), net.now)
-    assert len(net.b.endpoint.sas(NAME)) == HALF_OPEN_COOKIES
-    net.b.endpoint.datagrams_to_send()
-    net.b.endpoint.receive(second.data, B, A, net.now)
-    assert len(net.b.endpoint.sas(NAME)) == HALF_OPEN_COOKIES + 1
+    ports = {"one": 500, "another": 4711}
+    made = [connection("b", name=name, local=(B[0], port)) for name, port in ports.items()]
+    endpoint = Endpoint(made, net.dice.randbytes, lambda: WALL)
+    for port, begun in ((4711, (0, 1)), (500, (1, 1)), (9, (1, 1))):
+        net.a.endpoint.initiate(NAME, net.now)
+        (first,) = net.a.endpoint.datagrams_to_send()
+        endpoint.receive(first.data, (B[0], port), A, net.now)
+        assert tuple(len(endpoint.sas(name)) for name in ports) == begun
 
 
 def test_a_request_that_comes_again_is_answered_alike_and_makes_nothing_new() -> None:

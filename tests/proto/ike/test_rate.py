@@ -26,6 +26,7 @@ from fwd.proto.ike.limits import (
 )
 from fwd.proto.ike.message import HEADER_BYTES, Header, decode_clear, encode_clear
 from fwd.proto.ike.numbers import Exchange, Flag, Notify, Payload
+from fwd.proto.ike.payloads import Nonce, Notification
 from fwd.proto.ike.rate import Rate
 
 
@@ -75,6 +76,16 @@ def test_of_those_without_a_cookie_only_so_many_a_second_are_answered_by_a_key_e
     assert len(net.b.endpoint.sas(NAME)) == HALF_OPEN_COOKIES
     answers = net.b.endpoint.datagrams_to_send()
     assert len(answers) == 2 * UNPROVEN_PER_S, "the others get a cookie"
+
+
+def test_refusals_without_a_cookie_are_limited_too() -> None:
+    """They leave nothing half open, which would put an end to them."""
+    net = Net(a=connection("a", ike=("aes128gcm16-prfsha256-ecp256",)))
+    half_open(net, 3 * UNPROVEN_PER_S)
+    assert not net.b.endpoint.sas(NAME)
+    answers = [decode_clear(Header.decode(one.data), one.data) for one in net.b.endpoint.datagrams_to_send()]
+    kinds = [one.kind for (one,) in answers if isinstance(one, Notification)]
+    assert kinds == [Notify.NO_PROPOSAL_CHOSEN] * UNPROVEN_PER_S + [Notify.COOKIE] * 2 * UNPROVEN_PER_S
 
 
 def test_cookies_are_limited_by_bandwidth() -> None:
@@ -128,6 +139,34 @@ def test_a_cookie_counts_only_as_the_first_payload() -> None:
     header = Header.decode(again.data)
     cookie, *others = decode_clear(header, again.data)
     net.b.endpoint.receive(encode_clear(header, [*others, cookie]), B, A, net.now)
+    assert len(net.b.endpoint.sas(NAME)) == held
+    net.b.endpoint.receive(again.data, B, A, net.now)
+    assert len(net.b.endpoint.sas(NAME)) == held + 1
+
+
+@pytest.mark.parametrize("what", ["made up", "another port", "another SPI", "another nonce"])
+def test_a_cookie_is_good_for_what_it_was_given_for_alone(what: str) -> None:
+    net = under_pressure()
+    held = len(net.b.endpoint.sas(NAME))
+    net.a.endpoint.initiate(NAME, net.now)
+    net.b.endpoint.receive(net.a.endpoint.datagrams_to_send()[0].data, B, A, net.now)
+    net.a.endpoint.receive(net.b.endpoint.datagrams_to_send()[0].data, A, B, net.now)
+    (again,) = net.a.endpoint.datagrams_to_send()
+    header = Header.decode(again.data)
+    cookie, *others = decode_clear(header, again.data)
+    assert isinstance(cookie, Notification)
+
+    remote = A
+    match what:
+        case "made up":
+            cookie = replace(cookie, data=bytes(len(cookie.data)))
+        case "another port":
+            remote = A[0], A[1] + 1
+        case "another SPI":
+            header = replace(header, spi_i=b"somebody")
+        case "another nonce":
+            others = [replace(one, data=bytes(32)) if isinstance(one, Nonce) else one for one in others]
+    net.b.endpoint.receive(encode_clear(header, [cookie, *others]), B, remote, net.now)
     assert len(net.b.endpoint.sas(NAME)) == held
     net.b.endpoint.receive(again.data, B, A, net.now)
     assert len(net.b.endpoint.sas(NAME)) == held + 1
