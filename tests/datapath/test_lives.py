@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import select
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from rig import Rig, record, rig, sa_keys
@@ -60,6 +62,28 @@ def test_nothing_is_accepted_after_the_deadline_and_keyd_is_not_asked_for_it() -
         assert r.b.dropped(DropReason.SA_EXPIRED_IN) == 1
         assert EventKind.UNKNOWN not in [event.kind for event in r.b.events(0)]
         r.b.check_books()
+
+
+class Ticked(Exception):
+    """A turn has come to its tick."""
+
+
+def test_the_deadline_is_looked_at_in_every_turn_before_the_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tick() -> float:
+        raise Ticked
+
+    quiet = SimpleNamespace(register=lambda *_: None, poll=lambda _: [])
+    monkeypatch.setattr(select, "epoll", lambda: quiet)
+    with rig(members=1) as r:
+        with_ends(r)
+        member = r.a.members[0]
+        monkeypatch.setattr(member, "_tick", tick)
+        for now_ms, ended in ((OVER_MS - 1, False), (OVER_MS, True)):
+            member.clock_ms = lambda now_ms=now_ms: now_ms
+            with pytest.raises(Ticked):
+                member.run()
+            assert (member.outbound.sa is None) == ended
+            assert (not member.inbound.sas) == ended
 
 
 def test_an_sa_that_replaces_the_ended_one_is_sent_on() -> None:
