@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -162,3 +163,18 @@ def test_children_that_cannot_become_another_user_are_one_line(monkeypatch: pyte
     monkeypatch.setattr(privileges, "drop", refuse)
     with pytest.raises(UserError, match=r"user 65534, group 65534: Operation not permitted; give fwd CAP_SETUID"):
         children.try_users({"keyd": NOBODY})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_who_has_kept_a_privilege_goes_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the calls have said, the kernel is asked."""
+    if privileges._status()["NoNewPrivs"] == "1":
+        pytest.skip("this process has no new privileges itself")
+    parent, real = os.getpid(), privileges._libc
+
+    def prctl(what: int, *rest: int) -> int:
+        return 0 if what == privileges._PR_SET_NO_NEW_PRIVS else int(real.prctl(what, *rest))
+
+    monkeypatch.setattr(privileges, "_libc", SimpleNamespace(prctl=prctl, capset=real.capset))
+    with pytest.raises(UserError, match="privileges are not given up: NoNewPrivs is 0;"):
+        privileges.rehearse(*NOBODY, lambda: privileges.drop(*NOBODY, parent))

@@ -326,6 +326,29 @@ def test_the_supervisors_own_records_pass_through_its_queue() -> None:
     assert (told["event"], told["message"], told["fields"]) == ("some.thing", "said 7", {"name": "x"})
 
 
+def test_a_childs_records_go_to_its_slot_and_not_to_the_supervisors_queue() -> None:
+    """Which unpickles, and has a lock that a killed process would keep."""
+    script = (
+        "import logging, multiprocessing, os, socket\n"
+        "from fwd.supervise import logs\n"
+        "multiprocessing.set_start_method('fork')\n"
+        "logs.set_up('info')\n"
+        "near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        "near.setblocking(False)\n"
+        "if os.fork() == 0:\n"
+        "    for queued in logging.getLogger().handlers:\n"
+        "        queued.emit = lambda record: os._exit(9)\n"
+        "    logs.log_to(far)\n"
+        "    logging.getLogger('fwd').info('of a child')\n"
+        "    os._exit(0)\n"
+        "assert os.wait()[1] == 0\n"
+        "assert b'of a child' in near.recv(65536)\n"
+        "logs.tear_down()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_an_ended_process_left_is_read_whatever_number_its_descriptors_have() -> None:
     """A gateway of many peerings has thousands; select(2) knows 1024."""
     near, far = os.pipe()
