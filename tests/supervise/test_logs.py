@@ -386,4 +386,4 @@ def test_a_reader_that_has_stopped_costs_no_memory_and_holds_nobody_up() -> None
         assert process.stdout is not None
         waiting, told = process.stdout.readline().split()
         assert process.wait(60) == 0
-    assert (1000 < int(waiting) <= 2000, told) == (True, b"False")
+    assert (1000 < int(waiting) <= 2100, told) == (True, b"False")  # the lines that tell of losses come on top
