@@ -41,3 +41,9 @@ def test_the_exposure_is_low(unit: Path) -> None:
     done = analyze("security", "--offline=yes", str(unit))
     (exposure,) = re.findall(r"Overall exposure level for fwd\.service: ([\d.]+)", done.stdout)
     assert float(exposure) <= EXPOSURE_MAX
+
+
+def test_what_the_oom_killer_takes_is_replaced_and_the_supervisor_is_taken_last() -> None:
+    """systemd's default, OOMPolicy=stop, is a clean stop of the whole gateway: without its leak guards."""
+    lines = UNIT.read_text().splitlines()
+    assert [line for line in lines if line.startswith("OOM")] == ["OOMPolicy=continue", "OOMScoreAdjust=-500"]

@@ -153,6 +153,28 @@ def test_a_successor_does_not_live_on_its_predecessors_word(make: Make) -> None:
     assert child.life.turned_at == 0
 
 
+@pytest.mark.parametrize(("module", "name"), [(os, "sched_setscheduler"), (privileges, "drop")])
+def test_a_child_that_cannot_give_up_what_it_must_fails_in_one_record(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, module: object, name: str
+) -> None:
+    """It does no work, and nothing of the supervisor's that it has inherited is finalized in it."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "on purpose")
+
+    child = make(lambda child: 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, refuse)
+        start(child)
+    assert child.process is not None
+    child.process.join()
+    code = child.process.exitcode
+    child.log.finish(time.monotonic())
+    told = [(getattr(record, "event", ""), record.message.splitlines()[-1]) for record in caplog.records]
+    assert (code, told) == (1, [("process.failed", "PermissionError: [Errno 1] on purpose")])
+    end(child)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_children_that_cannot_become_another_user_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     children.try_users({"keyd": NOBODY})

@@ -15,8 +15,10 @@ from fwd.model.config import Peering
 from fwd.model.keys import LabKeys
 from fwd.model.words import Network
 from fwd.proto.errors import UserError
-from fwd.supervise import guards, owner
+from fwd.supervise import guards, network, owner
 from fwd.supervise.guards import OWNERLESS, STRANGERS, Found, Table
+from fwd.supervise.keeper import Keeper
+from fwd.supervise.netlink import Kernel
 from fwd.supervise.owner import NUMBERS, Owner
 
 ME, LIVING, DEAD = 200, 201, 202
@@ -98,6 +100,20 @@ LISTING = """table inet fwd_far {
 \t}
 }
 """
+
+
+def test_a_start_that_fails_after_guards_were_set_removes_those_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a crash had left still guards its subnets."""
+    stand, removed = [found(("far", ME, A), ("other", LIVING, V6))], list[object]()
+    monkeypatch.setattr(network, "look", lambda asks: stand[-1])
+    monkeypatch.setattr(network, "remove_tables", removed.extend)
+    monkeypatch.setattr(network, "remove_guard_routes", removed.extend)
+    keeper = Keeper(ME, "", Kernel())
+    assert keeper.refusals([peering("far", A), peering("b", B)], {LIVING}) == {}
+    stand.append(found(("far", ME, A), ("other", LIVING, V6), ("b", ME, B)))
+    keeper.undo()
+    keeper.close()
+    assert removed == ["fwd_b", B]
 
 
 def test_a_table_is_read_as_nft_lists_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,8 @@ import pytest
 
 from fwd.model.config import parse
 from fwd.model.example import EXAMPLE
+from fwd.proto.errors import UserError
+from fwd.supervise import supervisor
 from fwd.supervise.host import Host, look, mapped, missing
 
 ALL: Final = (range(2**32 - 1),)
@@ -164,3 +167,12 @@ def test_a_reload_that_is_asked_for_in_the_first_second_ends_nothing(config: Pat
 def _is_pending(pid: int, number: signal.Signals) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     return bool(int(status.partition("ShdPnd:")[2].split()[0], 16) >> (number - 1) & 1)
+
+
+def test_a_machine_of_another_order_of_stores_runs_no_gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "fwd.toml").write_text(EXAMPLE)
+    (tmp_path / "fwd.toml").chmod(0o600)
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)  # it would be refused all the same, and set up nothing
+    with pytest.raises(UserError, match="this machine is aarch64"):
+        supervisor.run(tmp_path / "fwd.toml")

@@ -104,6 +104,36 @@ def test_a_hundred_kills_of_a_logging_member(slots: list[logs.ChildLog], heard: 
     assert multiprocessing.active_children() == []
 
 
+class _Shared(logging.Handler):
+    """Stands for the supervisor's queue: what goes into it is seen in a pipe."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
+
+    def emit(self, record: logging.LogRecord) -> None:
+        os.write(self._fd, record.getMessage().encode())
+
+
+def test_a_child_leaves_the_supervisors_queue_alone(
+    slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture
+) -> None:
+    """One that is killed while it holds the queue's lock would silence all that share it."""
+    read, write = os.pipe()
+    queue, root = _Shared(write), logging.getLogger()
+    root.addHandler(queue)
+    try:
+        other = _start(_log_once, slots[0].far, "by its own socket")
+        other.join()
+    finally:
+        root.removeHandler(queue)
+        os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        assert pipe.read() == b""
+    slots[0].read(0.0)
+    assert heard.messages == ["by its own socket"]
+
+
 def test_a_record_arrives_as_it_was(slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture) -> None:
     handler = logs.SocketHandler(slots[0].far)
     try:
