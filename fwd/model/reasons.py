@@ -23,7 +23,6 @@ class Code(StrEnum):
     NO_CHILD_SA = "no_child_sa"
     NARROWER = "narrower"
     PATH_DOWN = "path_down"
-    DRAINING = "draining"
     DEVICE_DOWN = "device_down"
     ROUTE_MISSING = "route_missing"
     GUARD_MISSING = "guard_missing"
@@ -69,11 +68,6 @@ KINDS: Final[Mapping[Code, Kind]] = {
         "no member of a peering gets an answer from the far gateway",
         "no path: {remote} answers no member",
         "look for what drops UDP to port {ports} on the way, in both directions, or whether the far gateway runs",
-    ),
-    Code.DRAINING: Kind(
-        "an operator has asked for it (`fwd drain`); traffic goes on",
-        "draining",
-        "`fwd undrain` makes it ready again",
     ),
     Code.DEVICE_DOWN: Kind(
         "a TUN device is gone, down, or has another MTU",

@@ -45,4 +45,5 @@ def test_a_sentence_needs_its_facts() -> None:
 
 def test_a_reason_is_a_value() -> None:
     assert Reason("x", "", "a", "b") == Reason("x", "", "a", "b")
-    assert hash(Reason.of(Code.DRAINING)) == hash(Reason.of(Code.DRAINING))
+    what = {"what": "demux", "state": "failed"}
+    assert hash(Reason.of(Code.PROCESS, **what)) == hash(Reason.of(Code.PROCESS, **what))
