@@ -10,7 +10,7 @@ import pytest
 
 from fwd.proto.ike.limits import INIT_BYTES_MAX
 from fwd.proto.ike.message import HEADER_BYTES, Header
-from fwd.proto.ike.numbers import Exchange, Flag
+from fwd.proto.ike.numbers import Exchange, Flag, Payload
 from fwd.supervise import ike_filter
 from fwd.supervise.ike_filter import SHORTEST_BYTES
 
@@ -22,8 +22,8 @@ def message(
 ) -> bytes:
     """Any IKE message of this length; `says`: the length in its header."""
     length = octets if says is None else says
-    head = Header(os.urandom(8), bytes(8), exchange, flags, 0, 33, length).encode()
-    return (head + os.urandom(max(0, octets - HEADER_BYTES)))[:octets]
+    head = Header(os.urandom(8), bytes(8), exchange, flags, 0, Payload.SA, length).encode()
+    return (head + bytes([Payload.KE]) + os.urandom(octets))[:octets]
 
 
 @pytest.fixture(params=[False, True], ids=["port of IKE", "port of IKE and ESP"])
@@ -58,7 +58,19 @@ def taken(sockets: tuple[socket.socket, socket.socket], marked: bool, datagram: 
     return True
 
 
+def first(*kinds: int) -> bytes:
+    """A first request that begins with payloads of these kinds."""
+    data = bytearray(message(200))
+    data[16], data[HEADER_BYTES] = kinds
+    return bytes(data)
+
+
 TAKEN = {
+    "a first request as most are": first(Payload.SA, Payload.KE),
+    "one with a cookie": first(Payload.NOTIFY, Payload.SA),
+    "one that begins with a vendor's id": first(Payload.VENDOR, Payload.NONCE),
+    "one with a payload that nobody knows": first(Payload.SA, 120),
+    "a first request that ends after one payload": first(Payload.SA, 0),
     "the shortest": message(SHORTEST_BYTES),
     "the longest first request": message(INIT_BYTES_MAX),
     "a response to our first request, however long": message(9000, flags=Flag.RESPONSE),
@@ -75,6 +87,9 @@ DROPPED = {
     "shorter than it says": message(200, says=201),
     "longer than it says": message(200, says=199),
     "a first request longer than any is": message(INIT_BYTES_MAX + 1),
+    "one that begins with what is for later messages": first(Payload.TSI, Payload.SA),
+    "one that goes on with it": first(Payload.NOTIFY, Payload.TSI),
+    "one that is encrypted": first(Payload.SK, 0),
     "a first request of 64 KB": message(60_000),
 }
 
