@@ -52,6 +52,8 @@ def status_of(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None
     if tuns is None:
         tuns = {name: TunLink(*seen) for name, seen in news.get("tuns", {}).items()}
     reasons = readiness.reasons(view, news, told)
+
+    # Why it is not ready is said once, and read from there by all.
     return Status(
         version=__version__,
         gateway=Gateway(

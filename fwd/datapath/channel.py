@@ -110,12 +110,16 @@ def hear(sock: socket.socket, act: Callable[[Notice], object]) -> bool:
         )
     except BlockingIOError:
         return False
+
+    # Descriptors are ours from here on, whatever the words say.
     fds = array.array("i")
     for level, kind, octets in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(octets[: len(octets) - len(octets) % _INT_BYTES])
     if not data:
         return False
+
+    # Answered in any case: the supervisor tells again what was not done.
     number, well = 0, False
     try:
         words = json.loads(data)

@@ -107,6 +107,8 @@ class Lane:
             self.flush()
         if not self.open and not self._begin(tos):
             return False
+
+        # The mark tells the member which checksum to complete; what it cannot tell is completed here.
         first, stride, rows = self.fill, self.ring.stride, self.rows
         at = first * stride
         mark = 0
@@ -115,6 +117,8 @@ class Lane:
             mark = packet_mark(count, start, offset)
             if not mark:
                 complete_checksum(record[VNET_BYTES:length], start, offset)
+
+        # Each packet of a super-packet has its payload in a row of its own, behind room for its headers.
         if count > 1:
             assert mark, "rows without headers of their own"
             size = record[4] | record[5] << 8
@@ -133,6 +137,7 @@ class Lane:
         else:
             rows[at : at + length - VNET_BYTES] = record[VNET_BYTES:length]
             self.ends[first] = mark << 16 | (length - VNET_BYTES)
+
         self.fill = first + count
         self.records += 1
         self.octets += length - VNET_BYTES
