@@ -26,7 +26,7 @@ from fwd.keyd.narrower import Narrower
 from fwd.keyd.pair import Times
 from fwd.keyd.pairs import SPARES, MemberPairs
 from fwd.keyd.patience import TICK_S, Glance, patience_s
-from fwd.keyd.placing import place_peer
+from fwd.keyd.placing import look_elsewhere, place_peer
 from fwd.keyd.proof import Doubt, Proof
 from fwd.keyd.record import Record
 from fwd.keyd.refusals import Refusals
@@ -116,6 +116,7 @@ class IkePeering:
         self._heard_esp = 0
         self.glance = Glance(self._shared)
         self.news = True  # `told` says something new
+        self.stirred = True  # so much that `tick` may find something to do
         self._keepalive_at = now
 
     def _judge_inherited(self, now: float) -> None:
@@ -223,19 +224,13 @@ class IkePeering:
         member.hear()
         if member.strayed:
             member.strayed = False
-            self._look_elsewhere(index, now)
+            sa = self._endpoint.established(self.name)
+            look_elsewhere(self._shared[index], sa, now, shared_port=self.peering.shared_port)
         self.tick(now)
-
-    def _look_elsewhere(self, index: int, now: float) -> None:
-        """A member hears the peer at an address where it may not follow it by itself: let IKE see about it."""
-        heard, sa = self._shared[index].elsewhere.get(), self._endpoint.established(self.name)
-        if heard is None or sa is None:
-            return
-        if self.peering.shared_port or not sa.peer.behind_nat:  # else IKE's own port there is anybody's guess
-            sa.heard_from((heard[0], heard[1] if self.peering.shared_port else 0), now)
 
     def tick(self, now: float) -> None:
         """Everything that is due."""
+        self.stirred = False
         self.glance.take()
         self._note_traffic(now)  # first: it may be what a liveness check would ask about
         self._checkup.tick(now)
@@ -331,7 +326,8 @@ class IkePeering:
         """Do what follows from what IKE tells; nothing is looked at for a datagram that changes nothing."""
         changed = False
         while (what := self._endpoint.next_event()) is not None:
-            self.news = changed = True
+            self.news = True
+            changed |= not isinstance(what, Rejected)  # strangers cause as many of these as they like
             match what:
                 case Established():
                     self._established(what, now)
@@ -364,6 +360,7 @@ class IkePeering:
                     self._closed(what, now)
                 case Fault():
                     self._faulty(what, now)
+        self.stirred |= changed
         for member in self.members if changed else ():
             member.settle(now)
 

@@ -16,3 +16,12 @@ def place_peer(members: Sequence[MemberShared], sa: IkeSa, theirs: Terms | None,
     for index, shared in enumerate(members):
         shared.far.put(sa.remote if theirs is None or of_ike else (sa.remote[0], theirs.port_of(index)))
         shared.keepalive[0] = int(sa.peer.sees_nat and not shared_port)
+
+
+def look_elsewhere(shared: MemberShared, sa: IkeSa | None, now: float, *, shared_port: bool) -> None:
+    """Let IKE see about an address where a member hears the peer, and may not follow it by itself."""
+    heard = shared.elsewhere.get()
+    if heard is None or sa is None:
+        return
+    if shared_port or not sa.peer.behind_nat:  # else IKE's own port there is anybody's guess
+        sa.heard_from((heard[0], heard[1] if shared_port else 0), now)

@@ -335,7 +335,7 @@ def _close(fds: dict[str, int]) -> None:
 
 def _tick_if_due(now: float, peering: IkePeering, *, regular: bool) -> None:
     at = peering.next_timeout()
-    if regular or peering.news or (at is not None and now >= at):
+    if regular or peering.stirred or (at is not None and now >= at):
         peering.tick(now)
 
 

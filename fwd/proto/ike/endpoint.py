@@ -248,7 +248,8 @@ class Endpoint:
         begun_at = self._strangers.oldest_at()
         times = [] if begun_at is None else [begun_at + HALF_OPEN_S]
         for sa in self._sas:
-            times += when_due(sa, self._beside(sa)).values()
+            if not self._strangers.holds(sa):  # of those the oldest has told
+                times += when_due(sa, self._beside(sa)).values()
             if (due := sa.next_timeout()) is not None:
                 times.append(due)
         return min(times, default=None)
