@@ -129,6 +129,15 @@ MISTAKES = {
     "an address of a device": (written(local_addrs='"fe80::1%eth0"'), "use one that is not link-local"),
     "any address": (written(local_addrs='"0.0.0.0"'), "0.0.0.0 is no address of one host"),
     "a name": (written(local_addrs='"gw2.example.net"'), "is a name, and names are not looked up here: write the IP"),
+    "a name with lab keys": (
+        written(remote_addrs='"gw2.example.net"', source='"lab"'), "remote_addrs is a name, which lab keys do not take"
+    ),
+    "a name for certificates without an identity": (
+        written(remote_addrs='"gw2.example.net"', source='"cert"\ncertificate = "/c"\nkey = "/k"\nauthorities = "/a"')
+        .replace('secret = "/etc/fwd/psk"', ""),
+        "keys.remote_id is missing: whoever answers at a name must show its identity, too",
+    ),
+    "a name with a port": (written(remote_addrs='"gw2.example.net:500"'), "has a port, which has a key of its own"),
     "one number too many": (written(remote_addrs='"192.0.2.2.5"'), "is no IP address: expected one such as"),
     "true for a number": (written(members="true"), "members: expected a whole number, not true or false"),
     "a text for true": (written(audit='"aus"'), "audit: expected true or false, without quotes, not a text in quotes"),
@@ -159,6 +168,11 @@ def test_a_mistake_is_one_line_with_its_remedy(text: str, expected: str) -> None
         parse(text, "fwd.toml")
     assert expected in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["gw2.example.net", "gw2", "GW2.Example.NET.", "a-b.c_d.example"])
+def test_the_far_gateway_may_have_a_name(name: str) -> None:
+    assert parse(written(remote_addrs=f'"{name}"'), "").peering[0].remote_addrs == name.lower().rstrip(".")
 
 
 def test_the_longest_socket_path_is_taken() -> None:

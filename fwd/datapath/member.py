@@ -301,7 +301,7 @@ class Member:
         heard, far = self._shared.peer.get(), self._shared.far.get()
         if heard is not None and (far is None or heard[0] == far[0]):
             return heard
-        return far or (str(peering.remote_addrs), peering.port_of(self._parts.index))
+        return far or (str(peering.far), peering.port_of(self._parts.index))
 
     def _tick(self) -> float:
         """What need not be done on every turn; returns after how many seconds it is due again, at the latest."""

@@ -153,7 +153,7 @@ def reverse_path(facts: Facts) -> Iterator[Finding]:
         if not device or around.outer is None or around.outer.device == device:
             continue
         values = {name: facts.sysctls.get(f"net.ipv4.conf.{name}.rp_filter", "0") for name in ("all", device)}
-        if max(values.values()) == "1" and around.peering.remote_addrs.version == 4:
+        if max(values.values()) == "1" and around.peering.local_addrs.version == 4:
             what = f"what comes from {around.peering.remote_addrs} on {device} may be dropped: it is routed elsewhere"
             evidence = f"rp_filter of {device} is strict; the way back is {around.outer.device}"
             remedy = f"sysctl -w net.ipv4.conf.{device}.rp_filter=2 (and all), or route it by {device}"
@@ -203,6 +203,14 @@ def keys(facts: Facts) -> Iterator[Finding]:
             severity: Literal["fault", "warning"] = "fault" if one.fault else "warning"
             remedy = "mend the file that it names, then `fwd config check --secrets`, and reload"
             yield Finding("keys", severity, around.peering.name, one.text, "read as keyd does", remedy)
+
+
+def names(facts: Facts) -> Iterator[Finding]:
+    """Yield far gateways whose name has no address that can be taken."""
+    named = {peering.name: peering.remote_addrs for peering in facts.config.peering}
+    for peering, why in facts.nameless.items():
+        remedy = "see `getent ahosts NAME`, or write the IP address; the name server is asked without the tunnel"
+        yield Finding("name", "fault", peering, f"no address of {named[peering]} (remote_addrs)", why, remedy)
 
 
 def addresses(facts: Facts) -> Iterator[Finding]:
@@ -292,6 +300,6 @@ def _holds(subnet: str, address: str) -> bool:
 
 
 CHECKS: Final[tuple[Callable[[Facts], Iterator[Finding]], ...]] = (
-    host, keys, addresses, ports, forwarding, filters, routes, reverse_path, path_mtu, far_gateway, clock,
+    host, keys, names, addresses, ports, forwarding, filters, routes, reverse_path, path_mtu, far_gateway, clock,
     limits, walls, restarts, drops,
 )  # fmt: skip

@@ -70,6 +70,7 @@ class Facts:
     config: Config
     status: Status | None = None
     peerings: Sequence[Around] = ()
+    nameless: Mapping[str, str] = field(default_factory=dict)  # peerings whose remote_addrs has no address, and why
     lacks: Sequence[str] = ()  # of what a host must give (supervise/host.py)
     walls: Sequence[str] = ()  # what this kernel cannot take from children (supervise/sandbox.py)
     sysctls: Mapping[str, str] = field(default_factory=dict)

@@ -29,7 +29,7 @@ from fwd.keyd.checkup import examine
 from fwd.model.config import Config, Peering
 from fwd.model.shown import read
 from fwd.model.status import SCHEMA, Status
-from fwd.model.words import Address
+from fwd.model.words import Address, ConfigError, is_address
 from fwd.proto.errors import UserError
 from fwd.supervise import filters, host, network, sandbox
 from fwd.supervise.users import find_users
@@ -63,14 +63,15 @@ def gather(config: Config, control: Path, *, is_root: bool) -> Facts:
     """Look at everything for `config`; the gateway is asked at `control`."""
     look = Look(is_root=is_root)
     status = look.at("the gateway", _status, control)
+    placed, nameless = _placed(config, status)
     with IPRoute() as ip:
-        peerings = [_peering(look, ip, peering, runs=status is not None) for peering in config.peering]
+        peerings = [_peering(look, ip, peering, runs=status is not None) for peering in placed]
 
     strict = look.at("filters", network.strict_tables, root=True) or ""
     peerings = [replace(one, filters=filters.dropping(strict, one.peering.tun, one.lans)) for one in peerings]
 
     # Who does not answer costs seconds: all are asked at once.
-    with ThreadPoolExecutor(len(peerings)) as pool:
+    with ThreadPoolExecutor(len(peerings) or 1) as pool:
         answers = pool.map(lambda one: look.at(f"{one.peering.name}: echo", _echo, one, root=True), peerings)
         peerings = [replace(one, echo=answer) for one, answer in zip(peerings, answers, strict=True)]
     devices = {one for a in peerings for one in (a.outer_device, a.outer.device if a.outer else "") if one}
@@ -78,6 +79,7 @@ def gather(config: Config, control: Path, *, is_root: bool) -> Facts:
         config=config,
         status=status,
         peerings=peerings,
+        nameless=nameless,
         lacks=(look.at("the host", _lacks, config, root=True) or []) if status is None else [],
         walls=sandbox.missing(),
         sysctls=_sysctls(devices),
@@ -85,6 +87,27 @@ def gather(config: Config, control: Path, *, is_root: bool) -> Facts:
         limits=look.at("limits", _limits, status),
         unseen=look.unseen,
     )
+
+
+def _placed(config: Config, status: Status | None) -> tuple[list[Peering], dict[str, str]]:
+    """Return the peerings with addresses for names, the gateway's if it has some; and why others cannot have one."""
+    in_use = {one.name: one.remote_addrs for one in status.peerings if is_address(one.remote_addrs)} if status else {}
+    placed: list[Peering] = []
+    nameless: dict[str, str] = {}
+    for peering in config.peering:
+        if not isinstance(peering.remote_addrs, str):
+            placed.append(peering)
+            continue
+        try:
+            found = in_use.get(peering.name) or _looked_up(peering.remote_addrs, peering.local_addrs)
+            placed.append(peering.at(ip_address(found)))
+        except (OSError, ConfigError) as error:
+            nameless[peering.name] = getattr(error, "strerror", None) or str(error)
+    return placed, nameless
+
+
+def _looked_up(name: str, local: Address) -> str:
+    return str(socket.getaddrinfo(name, None, _FAMILIES[local.version], socket.SOCK_DGRAM)[0][4][0])
 
 
 def _peering(look: Look, ip: IPRoute, peering: Peering, *, runs: bool) -> Around:
@@ -131,7 +154,7 @@ def _around(ip: IPRoute, peering: Peering) -> Around:
     ]
     inner = {str(subnet): _way(ip, subnet[min(1, subnet.num_addresses - 1)]) for subnet in peering.remote_ts}
     own, lans = frozenset(subnet for subnet, _ in held), frozenset(device for _, device in held)
-    return Around(peering, outer_device, _way(ip, peering.remote_addrs), inner, own, lans)
+    return Around(peering, outer_device, _way(ip, peering.far), inner, own, lans)
 
 
 def _addresses(ip: IPRoute) -> Iterator[tuple[Address, str]]:
@@ -157,7 +180,7 @@ def _echo(around: Around) -> Echo | None:
     if around.outer is None or not around.outer_device:
         return None
     most = max(peering.path_mtu or 0, around.outer.mtu_bytes)
-    return echo.measure(peering.local_addrs, peering.remote_addrs, most)
+    return echo.measure(peering.local_addrs, peering.far, most)
 
 
 # -- ports --------------------------------------------------------------------------------------------------------

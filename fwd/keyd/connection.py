@@ -28,9 +28,9 @@ def connection_of(peering: Peering, credentials: Credentials, terms: Terms) -> C
     return Connection(
         name=peering.name,
         local=(str(peering.local_addrs), port),
-        remote=(str(peering.remote_addrs), port),
+        remote=(str(peering.far), port),
         local_id=auth.certified(auth.identity(keys.local_id or str(peering.local_addrs), Payload.IDI), credentials),
-        remote_id=auth.identity(keys.remote_id or str(peering.remote_addrs), Payload.IDR),
+        remote_id=auth.identity(keys.remote_id or str(peering.far), Payload.IDR),
         credentials=credentials,
         ike_proposals=tuple(parse(words, Protocol.IKE) for words in keys.ike_proposals),
         esp_proposals=tuple(parse(words, Protocol.ESP) for words in keys.esp_proposals),

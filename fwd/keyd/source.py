@@ -42,7 +42,7 @@ class LabSource:
     def __init__(self, secret_fd: int, peering: Peering) -> None:
         self._secret = os.pread(secret_fd, 4096, 0)
         self._local = peering.local_addrs
-        self._remote = peering.remote_addrs
+        self._remote = peering.far
         self._port = peering.port
         self._esn = peering.esn
 

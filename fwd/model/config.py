@@ -25,11 +25,13 @@ from pydantic import (
 )
 
 from fwd.files import why_not_believed
-from fwd.model.keys import IkeKeys, Keys, LabKeys
+from fwd.model.keys import CertificateKeys, IkeKeys, Keys, LabKeys
 from fwd.model.mistakes import first_reason
 from fwd.model.subnets import SUBNETS_MAX, first_shared
 from fwd.model.words import (
+    Address,
     ConfigError,
+    FarAddress,
     HostAddress,
     Live,
     Network,
@@ -55,7 +57,9 @@ class Peering(Strict):
 
     name: Restart[str] = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", description="letters, digits and dashes")
     local_addrs: Restart[HostAddress] = Field(description="this gateway's outer address")
-    remote_addrs: Restart[HostAddress] = Field(description="the far gateway's outer address")
+    remote_addrs: Restart[FarAddress] = Field(
+        description="the far gateway's outer address, or its name (not with lab keys), looked up when IKE begins"
+    )
     local_ts: Live[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="subnets on this side")
     remote_ts: Live[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="those on the far side")
     keys: Keys
@@ -136,11 +140,32 @@ class Peering(Strict):
         """How IKEv2 authenticates; None: the keys come from elsewhere."""
         return None if isinstance(self.keys, LabKeys) else self.keys
 
+    @property
+    def far(self) -> Address:
+        """The far gateway's address; not of a peering that has its name alone."""
+        assert not isinstance(self.remote_addrs, str), "a name is looked up first (supervise/names.py)"
+        return self.remote_addrs
+
+    def at(self, address: Address) -> Peering:
+        """The same peering with the address of its name. Raises ConfigError if it cannot be there."""
+        try:
+            return Peering.model_validate({**self.model_dump(), "remote_addrs": str(address)})
+        except ValidationError as error:
+            raise ConfigError(first_reason(error, _TABLES)) from None
+
+    def _fit_for_a_name(self) -> None:
+        if self.ike is None:
+            raise ValueError("remote_addrs is a name, which lab keys do not take: write the IP address")
+        if isinstance(self.ike, CertificateKeys) and self.ike.remote_id is None:
+            raise ValueError("keys.remote_id is missing: whoever answers at a name must show its identity, too")
+
     @model_validator(mode="after")
     def _coherent(self) -> Peering:
-        if self.local_addrs.version != self.remote_addrs.version:
+        if isinstance(self.remote_addrs, str):
+            self._fit_for_a_name()
+        elif self.local_addrs.version != self.remote_addrs.version:
             raise ValueError("local_addrs and remote_addrs are of different IP versions")
-        if self.local_addrs == self.remote_addrs:
+        elif self.local_addrs == self.remote_addrs:
             raise ValueError("local_addrs and remote_addrs are the same address")
         for name in ("time", "packets", "bytes"):
             soft, hard = getattr(self, f"rekey_{name}"), getattr(self, f"life_{name}")
@@ -159,7 +184,7 @@ class Peering(Strict):
             raise ValueError(f"{a} {one} and {b} {other} overlap{_all_of_it(one, other)}")
         for address in (self.remote_addrs, self.local_addrs):
             for subnet in self.remote_ts:
-                if address in subnet:
+                if not isinstance(address, str) and address in subnet:
                     raise ValueError(
                         f"remote_ts {subnet} contains a gateway's own outer address, {address}{_all_of_it(subnet)}"
                     )
@@ -216,7 +241,7 @@ class Config(Strict):
                 raise ValueError(f"peerings {a.name} and {b.name} share the TUN device {a.tun}")
             if a.local_addrs == b.local_addrs and (clash := _clash(a, b)):
                 raise ValueError(f"peerings {a.name} and {b.name} share UDP port {clash} on {a.local_addrs}")
-            if reason := _indistinct(a, b):
+            if reason := indistinct(a, b):
                 raise ValueError(f"peerings {a.name} and {b.name} {reason}")
         if overlap := first_shared({one.name: one.remote_ts for one in self.peering}):
             (a_name, x), (b_name, y) = overlap
@@ -239,7 +264,7 @@ def _clash(a: Peering, b: Peering) -> int | None:
     return min(taken, default=None)
 
 
-def _indistinct(a: Peering, b: Peering) -> str:
+def indistinct(a: Peering, b: Peering) -> str:
     """Why a peer that begins IKE could be either peering's; empty: it can be told."""
     if not a.ike or not b.ike or (a.local_addrs, a.remote_addrs) != (b.local_addrs, b.remote_addrs):
         return ""

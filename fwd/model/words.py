@@ -105,14 +105,15 @@ def _no_address(text: str) -> str:
         (text.strip("[]"), "is in brackets"),
         (bare, "has a port, which has a key of its own (port, keys.ike_port)"),
     ):
-        if _is_address(meant):
+        if is_address(meant) or (meant == bare and is_host_name(meant)):
             return f"{text!r} {why}: did you mean {meant}?"
     if is_host_name(text):
         return f"{text!r} is a name, and names are not looked up here: write the IP address"
     return f'{text!r} is no IP address: expected one such as "192.0.2.1" or "2001:db8::1"'
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether it is an IP address."""
     try:
         ip_address(text)
     except ValueError:
@@ -149,7 +150,7 @@ def _no_network(text: str) -> object:
     start, slash, length = text.partition("/")
     if text != text.strip():
         reason = f"{text!r} has blanks around it: remove them"
-    elif slash and _is_address(start):
+    elif slash and is_address(start):
         most = ip_address(start).max_prefixlen
         reason = f"{text!r}: /{length} is no length of a prefix: 0 to {most} is possible"
     elif "-" in text:
@@ -161,7 +162,13 @@ def _no_network(text: str) -> object:
     raise ValueError(reason)
 
 
+def _far_address(value: object) -> object:
+    """An address, or a name that has one."""
+    return value.rstrip(".").lower() if isinstance(value, str) and is_host_name(value) else _address(value)
+
+
 HostAddress = Annotated[Address, BeforeValidator(_address)]
+FarAddress = Annotated[Address | str, BeforeValidator(_far_address)]
 Subnet = Annotated[Network, BeforeValidator(_network)]
 
 

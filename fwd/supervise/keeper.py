@@ -323,7 +323,7 @@ class Keeper:
         return Wanted(
             peering=peering.name, table=guards.table_name(peering), listing=kept.listing, owner=self._number,
             local_ts=tuple(peering.local_ts), remote_ts=tuple(peering.remote_ts),
-            local=peering.local_addrs, remote=peering.remote_addrs,
+            local=peering.local_addrs, remote=peering.far if kept.parts else None,
             device=kept.parts.device() if kept.parts else None,
         )  # fmt: skip
 

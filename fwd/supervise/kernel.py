@@ -77,7 +77,7 @@ class Wanted:
     local_ts: tuple[Network, ...]
     remote_ts: tuple[Network, ...]
     local: Address
-    remote: Address
+    remote: Address | None  # None: its name has no address yet
     device: Device | None = None
 
 
@@ -214,7 +214,7 @@ def asked(wanted: Wanted, has: Has, suspects: Iterable[Network] = ()) -> set[Add
     within = [one for one in suspects if any(_holds(subnet, one) for subnet in wanted.remote_ts)]
     of_remote = {address for subnet in (*wanted.remote_ts, *within) for address in _ends(subnet)}
     of_local = {address for subnet in wanted.local_ts for address in _probes(subnet, has)}
-    return {wanted.remote} | of_remote | of_local
+    return {*([wanted.remote] if wanted.remote else []), *of_remote, *of_local}
 
 
 def lan_devices(wanted: Wanted, has: Has, ways: Mapping[Address, Route | None]) -> set[int]:
@@ -279,7 +279,7 @@ def obstacles(wanted: Wanted, has: Has, around: Around) -> list[Reason]:
 def _of_outer(wanted: Wanted, has: Has, around: Around) -> list[Reason]:
     if not has.has_address(wanted.local):
         return [Reason.of(Code.NO_OUTER_ADDRESS, wanted.peering, local=wanted.local)]
-    if wanted.remote in around.ways and around.ways[wanted.remote] is None:
+    if wanted.remote and around.ways.get(wanted.remote, wanted) is None:
         return [Reason.of(Code.NO_OUTER_ROUTE, wanted.peering, remote=wanted.remote)]
     return []
 

@@ -76,7 +76,7 @@ class KeyMaterial:
 
 
 def _key_name(peering: Peering, index: int) -> _KeyName:
-    return peering.local_addrs, peering.remote_addrs, peering.port + index
+    return peering.local_addrs, peering.far, peering.port + index
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class PeeringParts:
     def _path_mtu(self) -> int:
         """What members' paths take at most: a smaller one found, by whatever, is theirs to follow, down and up."""
         peering = self.peering
-        found = peering.path_mtu or network.route_mtu(peering.local_addrs, peering.remote_addrs)
+        found = peering.path_mtu or network.route_mtu(peering.local_addrs, peering.far)
         if not found:
             self.warnings.append(f"peering {peering.name}: no route to {peering.remote_addrs}")
         return min(found or _PATH_MTU_DEFAULT, 65535)
@@ -223,6 +223,11 @@ class PeeringParts:
             self.material.remember(self.peering, self.shared.members)
         finally:
             self._undo.close()
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether some member has an SA to the far gateway."""
+        return any(member.link[LinkWord.SPI_OUT] for member in self.shared.members)
 
     def follow_far_offloads(self) -> None:
         """Payload superpacket: the TUN device gives no super-packets that the far side does not take."""

@@ -76,6 +76,7 @@ _EFAULT = 14
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446
 _LANDLOCK_VERSION = 1
 _FILES = ((1, 0x1FFF), (2, 1 << 13), (3, 1 << 14), (5, 1 << 15))  # since which version, which accesses
+_READS, _BIND = 0xC, 0x1  # of files and directories; of TCP
 _TCP, _SCOPES = (4, 0x3), (6, 0x3)  # bind and connect; abstract Unix sockets and signals of others
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -111,6 +112,11 @@ def enter(kind: str) -> None:
     fprog = struct.pack("@HP", len(code) // 8, ctypes.addressof(memory))
     if _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, fprog, 0, 0) != 0:
         raise _error("the system call filter is refused")
+
+
+def read_only() -> None:
+    """Let this process change no file, run no program and serve no TCP: for who must ask the host, without a filter."""
+    _restrict_files(_READS, _BIND)
 
 
 def program(kind: str, pid: int, machine: str) -> list[Step]:
@@ -155,12 +161,13 @@ def _landlock_version() -> int:
     return int(_libc.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_VERSION))
 
 
-def _restrict_files() -> None:
+def _restrict_files(kept: int = 0, tcp_taken: int = _TCP[1]) -> None:
+    """Take all access to files away but `kept`, and of TCP what is named."""
     version = _landlock_version()
     if version < 1:
         return
-    files = sum(bits for since, bits in _FILES if version >= since)
-    tcp, scopes = (bits if version >= since else 0 for since, bits in (_TCP, _SCOPES))
+    files = sum(bits for since, bits in _FILES if version >= since) & ~kept
+    tcp, scopes = (bits if version >= since else 0 for since, bits in ((_TCP[0], tcp_taken), _SCOPES))
     attributes = struct.pack("=QQQ", files, tcp, scopes)[: 24 if version >= 6 else 16 if version >= 4 else 8]
     ruleset = _libc.syscall(_LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
     if ruleset < 0:

@@ -25,11 +25,13 @@ from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import network, sockets
 from fwd.supervise.keeper import Keeper
+from fwd.supervise.names import Names
 from fwd.supervise.netlink import Kernel
 from fwd.supervise.owner import Owner
 from fwd.supervise.peering import KeyMaterial, PeeringParts, close_material
 from fwd.supervise.plan import Follow, InForce
 from fwd.supervise.troubles import Troubles, reason
+from fwd.supervise.users import User
 
 log = logging.getLogger(__name__)
 RETRY_S: Final = 3.0  # between two attempts to set up what could not be
@@ -39,10 +41,19 @@ class NotYetError(UserError):
     """What is missing may come by itself: an address."""
 
 
-class Standing:
-    """Opens, guards and closes. Nothing here forks, but `open_secrets` may (examine.py)."""
+class NamelessError(NotYetError):
+    """The far gateway's name has no address yet."""
 
-    def __init__(self, gateway: Gateway, open_secrets: Callable[[Keys], dict[str, int]] = secrets.open_all) -> None:
+
+class Standing:
+    """Opens, guards and closes. Nothing here forks, but `open_secrets` (examine.py) and `names` may."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        open_secrets: Callable[[Keys], dict[str, int]] = secrets.open_all,
+        looks_up: User | None = None,
+    ) -> None:
         self.memory = Memory(GatewayShared.SIZES)
         self.shared = GatewayShared(self.memory.map("supervisor"))
         self.peerings: dict[str, PeeringParts] = {}
@@ -56,6 +67,7 @@ class Standing:
         self.metrics: socket.socket | None = None
         self.key_log: int | None = None
         self.gateway = gateway  # as it is in force
+        self.names = Names(looks_up or (os.getuid(), os.getgid()))
         self._open_secrets = open_secrets
         self._materials: dict[Path | str, KeyMaterial] = {}
         self._asks = Kernel()
@@ -83,7 +95,8 @@ class Standing:
                     opened[peering.name] = self._prepare(peering)
                     undo.callback(opened[peering.name].close)
                 except Exception as error:
-                    if _is_final(error) or len(self.waiting) == len(peerings) - 1:
+                    alone = len(self.waiting) == len(peerings) - 1 and not isinstance(error, NamelessError)
+                    if _is_final(error) or alone:
                         raise
                     self.wait(peering.name, error)
 
@@ -103,6 +116,17 @@ class Standing:
             _warn(parts)
 
     # -- changes ----------------------------------------------------------------------------------------------
+
+    def look_up_names(self, peerings: Sequence[Peering], now: float) -> bool:
+        """Go on looking up far gateways' names; True: one has another address, which is a change like others."""
+        changed = self.names.turn(peerings, lambda name: name in self.peerings and self.peerings[name].is_joined, now)
+        if changed:
+            self.retry_at = 0.0
+        return changed
+
+    def look_up_again(self, peerings: Sequence[Peering]) -> None:
+        """Look up the names of a configuration that is new."""
+        self.names.again(peerings, {name: parts.peering.far for name, parts in self.peerings.items()})
 
     def in_force(self, peerings: Iterable[Peering]) -> InForce:
         """What holds now; and of those that are wanted, whose secret files are others by now."""
@@ -218,7 +242,7 @@ class Standing:
     def wait(self, name: str, error: Exception) -> None:
         """Keep why a peering is not set up; it is told once."""
         why = reason(error)
-        if self.waiting.get(name) != why:
+        if self.waiting.get(name) != why and not isinstance(error, NamelessError):  # which names.py tells
             log.error("peering %s is not set up: %s", name, why, extra=event("peering.refused", peering=name))
         self.waiting[name] = why
 
@@ -239,6 +263,7 @@ class Standing:
             os.close(self.key_log)
         if self.control is not None:
             troubles.apart("agent", self.gateway.control.unlink, True)
+        self.names.close()
         self.kernel.close()
         self.memory.close()
         self._owner.close()
@@ -247,6 +272,9 @@ class Standing:
 
     def _prepare(self, peering: Peering) -> PeeringParts:
         """Open what a peering needs; nothing of it is seen outside yet. Raises UserError."""
+        if isinstance(peering.remote_addrs, str):
+            what = f"{peering.remote_addrs} (remote_addrs) has no address yet"
+            raise NamelessError(f"peering {peering.name}: {what}; the log says why (name.unresolved)")
         if not network.has_address(self._asks, peering.local_addrs):
             raise NotYetError(f"peering {peering.name}: this host has no address {peering.local_addrs} (local_addrs)")
         with contextlib.ExitStack() as undo:

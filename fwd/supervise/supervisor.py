@@ -107,7 +107,9 @@ class Supervisor:
         host.check(config, self._users)
         try_users(self._users)
         self._config = config
-        self._standing = Standing(config.gateway, partial(open_examined, user=self._users["keyd"]))
+        self._standing = Standing(
+            config.gateway, partial(open_examined, user=self._users["keyd"]), self._users["agent"]
+        )
         self._selector = selectors.DefaultSelector()
         self._logs = logs.Inbox()
         self._selector.register(self._logs, selectors.EVENT_READ, self._logs)
@@ -169,13 +171,8 @@ class Supervisor:
         self._work.changed()
 
     def _demux(self, parts: PeeringParts) -> Child:
-        return Child(
-            f"{parts.peering.name}/demux",
-            parts.shared.demux,
-            parts.demux_fds,
-            lambda child: parts.demux(),
-            parts.demux_inputs,
-        )
+        name, words = f"{parts.peering.name}/demux", parts.shared.demux
+        return Child(name, words, parts.demux_fds, lambda child: parts.demux(), parts.demux_inputs)
 
     def _member(self, parts: PeeringParts, index: int) -> Child:
         return Child(
@@ -281,6 +278,7 @@ class Supervisor:
                 self._troubles.apart(key.data.name if key.data else "supervisor", self._wakened, key)
         self._troubles.apart("log", self._logs.read, now)
 
+        self._unsettled |= self._standing.look_up_names(self._config.peering, now)
         if self._reload:
             self._manager.reloading()
             self._re_read()
@@ -436,12 +434,13 @@ class Supervisor:
         self._reload = False
         try:
             config = self._read()
-            plan.plan(self._standing.in_force(config.peering), config)
+            plan.plan(self._standing.in_force(config.peering), self._standing.names.resolved(config))
         except Exception as error:  # noqa: BLE001
             told = event("config.refused")
             log.error("configuration not re-read, the running one stays in force: %s", reason(error), extra=told)
             return
         self._config = config
+        self._standing.look_up_again(config.peering)
         self._unsettled = self._secrets_due = True
         self._standing.retry_at = 0.0
 
@@ -451,7 +450,7 @@ class Supervisor:
         New guards stand before anything goes, and old ones go when all that is wanted is guarded. Every step can be
         taken again: an exception leaves the rest to the next attempt.
         """
-        standing, wanted = self._standing, self._config
+        standing, wanted = self._standing, self._standing.names.resolved(self._config)
         standing.retry_at = time.monotonic() + RETRY_S
         self._unsettled = True
         if self._secrets_due:

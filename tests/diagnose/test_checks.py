@@ -97,6 +97,7 @@ OUTSIDE = {REMOTE: Way(PEERING.tun, 1500, "198.51.100.7")}
         (around(filters=["ip filter FORWARD"]), "filter_drops", "fault", "ip filter FORWARD"),
         (host(limits=Limits(100, 8 << 30)), "descriptors", "fault", "the hard limit is 100"),
         (host(limits=Limits(1024, 100 << 20)), "memory", "warning", "100 MiB"),
+        (host(nameless={PEERING.name: "no such name"}), "name", "fault", "no such name"),
         (around(outer_device=""), "address", "fault", str(PEERING.local_addrs)),
         (around(outer=None), "route", "fault", str(PEERING.remote_addrs)),
         (around(own=frozenset()), "own_source", "warning", LOCAL),

@@ -51,6 +51,21 @@ def test_a_file_that_is_none_is_the_only_finding(tmp_path: Path) -> None:
     assert str(path) in found["what"]
 
 
+def test_a_name_without_an_address_is_a_finding_and_with_one_it_is_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "fwd.toml"
+    names = {"control": tmp_path / "none.sock", "secret": tmp_path / "none.psk", "port": 4500, "ike_port": 500}
+    text = CONFIG.format(**names)
+    path.write_text(text.replace("127.0.0.2", "no-such-host.invalid"))
+    found, _, status = found_in(path)
+    (name,) = (one for one in found if one["check"] == "name")
+    assert "no-such-host.invalid" in name["what"]
+    assert status == 1
+    path.write_text(text.replace('"127.0.0.1"', '"127.0.0.9"').replace("127.0.0.2", "localhost"))
+    found, _, _ = found_in(path)
+    assert not [one for one in found if one["check"] == "name"]
+    assert any("127.0.0.9" in one["what"] for one in found)
+
+
 def test_who_has_a_port_is_named_and_a_gateway_that_does_not_run_is_no_finding(tmp_path: Path, taken: int) -> None:
     path = tmp_path / "fwd.toml"
     names = {"control": tmp_path / "none.sock", "secret": tmp_path / "none.psk"}
