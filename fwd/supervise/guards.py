@@ -1,8 +1,9 @@
 """Which leak guards there are to be, whose those are that stand, and which may go: pure, of values.
 
 Guards (design rule 4) hold while fwd is dead, too: an `unreachable` route of high metric for each remote subnet, and an
-nftables table that drops packets from a remote subnet that did not come out of the TUN device, and packets to one that
-would leave by anything else. Both survive a crash; a clean stop removes them.
+nftables table that drops packets from a remote subnet that did not come out of the TUN device, packets to one that
+would leave by anything else, and packets out of the TUN device that would leave to the outside. Both survive a crash; a
+clean stop removes them.
 
 Several fwds may share a network. Each has a number of its own (owner.py): it is in the table's comment, and is the
 protocol of the routes. What a living one has is refused to others; a dead one's is taken over by who wants it.
@@ -11,7 +12,7 @@ protocol of the routes. What a living one has is refused to others; a dead one's
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network, summarize_address_range
 from typing import Final
@@ -47,10 +48,16 @@ def table_name(peering: Peering) -> str:
     return _PREFIX + peering.name.replace("-", "_")
 
 
-def ruleset(peering: Peering, number: int, mark: str = "", *, closed: bool = False) -> str:
+Outside = Mapping[str, Iterable[Network]]  # devices that lead there → local subnets that are not at them
+
+
+def ruleset(
+    peering: Peering, number: int, mark: str = "", outside: Outside | None = None, *, closed: bool = False
+) -> str:
     """The table as nft reads it: made anew in one transaction, whatever was there.
 
     `closed`: the TUN device is not open (yet), so what has its name may be anything, and nothing passes.
+    `outside`: where decrypted packets must not go, though the host's routes may say so when the LAN has gone.
     """
     name, tun = table_name(peering), peering.tun
     passing = '"lo"' if closed else f'"{tun}", "lo"'
@@ -66,14 +73,24 @@ def ruleset(peering: Peering, number: int, mark: str = "", *, closed: bool = Fal
         clamp = [
             f'{way} "{tun}" tcp flags syn / syn,rst tcp option maxseg size set rt mtu' for way in ("oifname", "iifname")
         ]
+    kept_in = [] if closed else list(_kept_in(tun, outside or {}))
     chains = (
         ("from_wire", "type filter hook prerouting priority raw; policy accept;", inward),
         ("to_wire", "type filter hook postrouting priority filter; policy accept;", outward),
+        ("to_lan", "type filter hook forward priority filter; policy accept;", kept_in),
         ("clamp", "type filter hook forward priority mangle; policy accept;", clamp),
     )
     body = "\n".join(f"chain {c} {{ {hook}\n" + "\n".join(rules) + "\n}" for c, hook, rules in chains)
     comment = f'comment "{f"fwd {number} {mark}".rstrip()}"'
     return f"table inet {name}\ndelete table inet {name}\ntable inet {name} {{\n{comment}\n{body}\n}}\n"
+
+
+def _kept_in(tun: str, outside: Outside) -> Iterator[str]:
+    for device, subnets in sorted(outside.items()):
+        for version, family in ((4, "ip"), (6, "ip6")):
+            listed = ", ".join(str(subnet) for subnet in subnets if subnet.version == version)
+            if listed:
+                yield f'iifname "{tun}" oifname "{device}" {family} daddr {{ {listed} }} counter drop'
 
 
 def stands(listing: str, rules: str) -> bool:

@@ -24,7 +24,7 @@ from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import filters, guards, kernel, network
 from fwd.supervise.guards import Found
-from fwd.supervise.kernel import Around, Do, Has, Route, Step, Wanted
+from fwd.supervise.kernel import Around, Device, Do, Has, Route, Step, Wanted
 from fwd.supervise.netlink import Changes, Kernel, News
 from fwd.supervise.patience import Allowance, Patience
 from fwd.supervise.peering import PeeringParts
@@ -53,6 +53,7 @@ class _Kept:
     peering: Peering
     rules: str
     listing: str = ""  # as nft shows the rules; empty: not seen yet
+    outside: dict[str, tuple[Network, ...]] = field(default_factory=dict)  # devices that lead there (guards.py)
     parts: PeeringParts | None = None
     patience: dict[bool, Patience[Step]] = field(default_factory=_patience)  # of guards, and of the rest
     lines: Allowance = field(default_factory=Allowance)  # of what was restored, or could not be
@@ -99,14 +100,18 @@ class Keeper:
 
         Raises UserError.
         """
-        rules = guards.ruleset(peering, self._number, self._mark, closed=closed)
         kept = self._kept.get(peering.name)
+        outside = kept.outside if kept else {}
+        if not closed:
+            wanted, has = self._wants(peering), Has(addresses=self._kernel.addresses())
+            outside = self._outside(wanted, has, self._ways(kernel.asked(wanted, has)), outside)
+        rules = guards.ruleset(peering, self._number, self._mark, outside, closed=closed)
         if kept and kept.rules == rules:
             kept.peering = peering
             return
         network.set_tables([rules])
         network.set_guard_routes(peering.remote_ts, self._number)
-        self._kept[peering.name] = _Kept(peering, rules, parts=kept.parts if kept else None)
+        self._kept[peering.name] = _Kept(peering, rules, outside=outside, parts=kept.parts if kept else None)
         self._generation = -1
 
     def connect(self, parts: PeeringParts) -> None:
@@ -319,13 +324,36 @@ class Keeper:
     # -- what the kernel has ----------------------------------------------------------------------------------
 
     def _wanted(self, kept: _Kept) -> Wanted:
-        peering = kept.peering
+        return self._wants(kept.peering, kept.listing, kept.parts.device() if kept.parts else None)
+
+    def _wants(self, peering: Peering, listing: str = "", device: Device | None = None) -> Wanted:
+        far = peering.remote_addrs
         return Wanted(
-            peering=peering.name, table=guards.table_name(peering), listing=kept.listing, owner=self._number,
+            peering=peering.name, table=guards.table_name(peering), listing=listing, owner=self._number,
             local_ts=tuple(peering.local_ts), remote_ts=tuple(peering.remote_ts),
-            local=peering.local_addrs, remote=peering.far if kept.parts else None,
-            device=kept.parts.device() if kept.parts else None,
+            local=peering.local_addrs, remote=None if isinstance(far, str) else far, device=device,
         )  # fmt: skip
+
+    def _ways(self, addresses: Iterable[Address]) -> dict[Address, Route | None]:
+        return {address: self._kernel.way_to(address) for address in addresses}
+
+    def _outside(
+        self, wanted: Wanted, has: Has, ways: dict[Address, Route | None], before: dict[str, tuple[Network, ...]]
+    ) -> dict[str, tuple[Network, ...]]:
+        """Which devices lead outside, and which local subnets are not there; one that has gone may come back."""
+        there = {name: index for name in before if (index := _index(name))}
+        found = {name: subnets for name, subnets in before.items() if name not in there}
+        for device, subnets in kernel.outside(wanted, has, ways, there.values()).items():
+            found[_name(device)] = subnets
+        kept = {name: tuple(s for s in subnets if s in wanted.local_ts) for name, subnets in found.items()}
+        return {name: subnets for name, subnets in sorted(kept.items()) if name and subnets}
+
+    def _keep_inside(self, kept: _Kept, outside: dict[str, tuple[Network, ...]]) -> None:
+        """Let the guards know where decrypted packets must not go. Raises UserError."""
+        if kept.parts and outside != kept.outside:
+            rules = guards.ruleset(kept.peering, self._number, self._mark, outside)
+            network.set_tables([rules])
+            kept.rules, kept.listing, kept.outside, self._generation = rules, "", outside, -1
 
     def _has(self, kept: Collection[_Kept]) -> Has:
         """Look; at nftables only if rules have changed since. A table that was just set is known by its listing."""
@@ -366,8 +394,9 @@ class Keeper:
         for kept in self._kept.values():
             wanted = self._wanted(kept)
             asked = kernel.asked(wanted, has, self._suspects) if kept.parts else set()
-            ways |= {address: self._kernel.way_to(address) for address in asked - ways.keys()}
+            ways |= self._ways(asked - ways.keys())
             of_peering = {address: ways[address] for address in asked}
+            self._keep_inside(kept, self._outside(wanted, has, of_peering, kept.outside))
             lans = [_name(device) for device in kernel.lan_devices(wanted, has, of_peering)] if self._strict else []
             around = Around(of_peering, off, filters.dropping(self._strict, kept.peering.tun, lans))
             self._tell_obstacles(kept, kernel.obstacles(wanted, has, around), now)
@@ -387,6 +416,12 @@ def _name(device: int) -> str:
     with contextlib.suppress(OSError):  # it has just gone
         return socket.if_indextoname(device)
     return ""
+
+
+def _index(device: str) -> int:
+    with contextlib.suppress(OSError):  # it has gone
+        return socket.if_nametoindex(device)
+    return 0
 
 
 def _is_zero(sysctl: str) -> bool:

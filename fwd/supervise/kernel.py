@@ -8,9 +8,10 @@ change: it is told, with what to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import ip_address
 from typing import Final
 
 from fwd.model.reasons import Code, Reason
@@ -19,6 +20,9 @@ from fwd.supervise.guards import METRIC
 
 IPV6_MTU_MIN: Final = 1280  # below, the kernel takes a device's IPv6 away
 GEN_MODE_NONE: Final = 1  # no link-local address, whose chatter no selector would allow
+# Addresses that nobody has (RFC 7600, RFC 6666): the way to them is the default route.
+NOBODYS: Final[Mapping[int, Address]] = {4: ip_address("192.0.0.8"), 6: ip_address("100::1")}
+_EVERYWHERE: Final = {4: 8, 6: 16}  # local subnets of shorter prefixes may be anywhere
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,12 @@ class Route:
     owner: int  # its protocol
     source: Address | None = None
     refuses: bool = False
+    several: tuple[int, ...] = ()  # the devices, if there are several
+
+    @property
+    def devices(self) -> frozenset[int]:
+        """The devices by which packets leave."""
+        return frozenset(self.several or ([self.device] if self.device > 0 else ()))
 
 
 @dataclass(frozen=True)
@@ -209,12 +219,42 @@ def source_for(
     return kept if kept in found else next(iter(found), None)
 
 
+def outside(
+    wanted: Wanted, has: Has, ways: Mapping[Address, Route | None], before: Iterable[int] = ()
+) -> dict[int, tuple[Network, ...]]:
+    """Return the devices that lead outside, and the local subnets that are not there, whatever routes say.
+
+    Outside is where the outer address is, the way to the far gateway, the default route, and what was outside before.
+    """
+    far = ways.get(wanted.remote) if wanted.remote else None
+    outer = {own.device for own in has.addresses if own.address == wanted.local} | (far.devices if far else set())
+    found: dict[int, tuple[Network, ...]] = {}
+    for subnet in wanted.local_ts:
+        if subnet.prefixlen < _EVERYWHERE[subnet.version]:
+            continue
+        default = ways.get(NOBODYS[subnet.version])
+        leads = default.devices if default and not default.subnet.prefixlen else frozenset()
+        for device in sorted({*outer, *leads, *before}):
+            if not _is_at(device, subnet, has, ways, strict=device in outer):
+                found[device] = (*found.get(device, ()), subnet)
+    return found
+
+
+def _is_at(device: int, subnet: Network, has: Has, ways: Mapping[Address, Route | None], *, strict: bool) -> bool:
+    """Whether a local subnet, or part of it, is at a device; `strict`: a route to more than it does not count."""
+    if any(own.device == device and own.address in subnet for own in has.addresses):
+        return True
+    routes = [way for address in _probes(subnet, has) if (way := ways.get(address)) and way.subnet.prefixlen]
+    return any(device in way.devices and (_holds(subnet, way.subnet) or not strict) for way in routes)
+
+
 def asked(wanted: Wanted, has: Has, suspects: Iterable[Network] = ()) -> set[Address]:
     """Addresses whose ways tell of obstacles: in every subnet, in what others have set there, the far gateway."""
     within = [one for one in suspects if any(_holds(subnet, one) for subnet in wanted.remote_ts)]
     of_remote = {address for subnet in (*wanted.remote_ts, *within) for address in _ends(subnet)}
     of_local = {address for subnet in wanted.local_ts for address in _probes(subnet, has)}
-    return {*([wanted.remote] if wanted.remote else []), *of_remote, *of_local}
+    default = {NOBODYS[subnet.version] for subnet in wanted.local_ts}
+    return {*([wanted.remote] if wanted.remote else []), *default, *of_remote, *of_local}
 
 
 def lan_devices(wanted: Wanted, has: Has, ways: Mapping[Address, Route | None]) -> set[int]:
@@ -264,7 +304,9 @@ def obstacles(wanted: Wanted, has: Has, around: Around) -> list[Reason]:
         return []
     name, device = wanted.peering, wanted.device
     reasons = [*_of_outer(wanted, has, around), *_of_routes(wanted, device, around)]
-    lost = [subnet for subnet in wanted.local_ts if not _is_known(subnet, device, has, around)]
+    away = outside(wanted, has, around.ways)
+    not_there = {s: {device.index, *(one for one in away if s in away[one])} for s in wanted.local_ts}
+    lost = [subnet for subnet in wanted.local_ts if not _is_known(subnet, not_there[subnet], has, around)]
     reasons += [Reason.of(Code.NO_LAN_ADDRESS, name, [str(subnet)], what=f"local_ts {subnet}") for subnet in lost]
 
     # Packets of others than the gateway itself.
@@ -296,10 +338,11 @@ def _of_routes(wanted: Wanted, device: Device, around: Around) -> list[Reason]:
     return reasons
 
 
-def _is_known(subnet: Network, device: Device, has: Has, around: Around) -> bool:
-    """Whether the host knows where a local subnet is: not by its default route, which may lead outside."""
+def _is_known(subnet: Network, not_there: Set[int], has: Has, around: Around) -> bool:
+    """Whether the host knows where a local subnet is: not by its default route, nor by another that leads outside."""
     for address in _probes(subnet, has):
         way = around.ways.get(address)
-        if has.has_address(address) or (way and way.subnet.prefixlen and way.device != device.index):
+        leads_away = way is None or not way.subnet.prefixlen or (way.devices and way.devices <= not_there)
+        if has.has_address(address) or not leads_away:
             return True
     return False

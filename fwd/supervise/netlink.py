@@ -52,6 +52,7 @@ _ATTRIBUTE = struct.Struct("=HH")
 _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, lengths of both prefixes, TOS, table, protocol, scope, type, flags
+_PATH = struct.Struct("=HxxI")  # length, device
 
 # Attributes, each in the numbers of its own kind of message.
 _IFNAME, _MTU, _TXQLEN, _STATS, _AF_SPEC, _GSO_SEGMENTS = 3, 4, 13, 23, 26, 40
@@ -309,7 +310,20 @@ def route_in(body: bytes, *, any_table: bool = False) -> Route | None:
         owner=owner,
         source=ip_address(has[_PREFSRC]) if _PREFSRC in has else None,
         refuses=kind in _REFUSING,
+        several=_devices_in(has.get(_PATHS, b"")),
     )
+
+
+def _devices_in(paths: bytes) -> tuple[int, ...]:
+    """The devices of a route's paths: of each its length, flags, weight and device, and attributes."""
+    found, at = [], 0
+    while at + _PATH.size <= len(paths):
+        length, device = _PATH.unpack_from(paths, at)
+        if length < _PATH.size:
+            break
+        found.append(device)
+        at += (length + 3) & ~3
+    return tuple(found)
 
 
 def _routes_in(answers: list[bytes]) -> tuple[Route, ...]:

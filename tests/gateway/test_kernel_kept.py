@@ -6,13 +6,13 @@ import signal
 import subprocess
 
 import pytest
-from gwkit import MakePair, Pair, ended, network_of, until
+from gwkit import MakePair, Pair, ended, network_of, nft_packets, until
 from test_supervisor import MARKER, pinging
 
 from fwd.model.reasons import Code
 
 SECONDS = 20.0  # far more than it takes
-TABLE = "fwd_to_gw2_0"
+TABLE, GW2_TABLE = "fwd_to_gw2_0", "fwd_to_gw1_0"
 NUMBER = "number=$(ip route show type unreachable 10.2.0.0/24 | grep -o 'proto [0-9]*')"
 
 
@@ -25,8 +25,8 @@ def shell(pair: Pair, command: str, *, check: bool = True) -> None:
     pair.topology.run("gw1", ["sh", "-c", command], check=check)
 
 
-def codes(pair: Pair) -> set[str]:
-    return {one["code"] for one in pair.status("gw1")["reasons"]}
+def codes(pair: Pair, host: str = "gw1") -> set[str]:
+    return {one["code"] for one in pair.status(host)["reasons"]}
 
 
 def restored(pair: Pair) -> int:
@@ -89,6 +89,41 @@ def test_what_fwd_cannot_restore_is_a_reason_of_not_being_ready(pair: Pair, code
         shell(pair, undo)
     pair.wait_ready("gw1", seconds=SECONDS)
     until(lambda: pair.ping(), SECONDS, "carries")
+
+
+LAN_GOES = {
+    "its address": ("ip addr del 10.2.0.1/24 dev lan", "ip addr add 10.2.0.1/24 dev lan"),
+    "its device": (
+        "ip link set lan down", "ip link set lan up; ip -6 addr replace fd00:2::1/64 dev lan nodad"
+    ),
+    "its route, and a wider one leads outside": (
+        "ip route add 10.0.0.0/8 via 192.0.2.1; ip route del 10.2.0.0/24 dev lan",
+        "ip route add 10.2.0.0/24 dev lan src 10.2.0.1 proto kernel scope link; ip route del 10.0.0.0/8",
+    ),
+}  # fmt: skip
+
+
+def kept_in(pair: Pair) -> int:
+    """Packets that came out of gw2's TUN device and would have left to the outside."""
+    return sum(nft_packets(pair.topology.run("gw2", ["nft", "list", "chain", "inet", GW2_TABLE, "to_lan"]).stdout))
+
+
+@pytest.mark.parametrize(("do", "undo"), LAN_GOES.values(), ids=LAN_GOES)
+def test_what_was_decrypted_does_not_leave_in_the_clear_when_the_lan_goes(pair: Pair, do: str, undo: str) -> None:
+    """gw2's default route leads back to gw1."""
+    pair.wait_ready("gw2", seconds=SECONDS)
+    with pair.capture("gw2", marker=MARKER) as wire, pinging(pair):
+        until(lambda: pair.ping("-p", MARKER.hex()), SECONDS, "carries")
+        before = kept_in(pair)
+        pair.topology.run("gw2", ["sh", "-c", do])
+        try:
+            until(lambda: Code.NO_LAN_ADDRESS in codes(pair, "gw2"), SECONDS, "told")
+            until(lambda: kept_in(pair) > before + 10, SECONDS, "kept in")
+        finally:
+            pair.topology.run("gw2", ["sh", "-c", undo])
+        pair.wait_ready("gw2", seconds=SECONDS)
+        until(lambda: pair.ping("-p", MARKER.hex()), SECONDS, "carries")
+    assert wire["plaintext_packets"] == 0, wire["plaintext_examples"]
 
 
 def test_the_source_of_the_gateways_own_packets_follows_the_lans_address(pair: Pair) -> None:

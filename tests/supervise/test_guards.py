@@ -134,6 +134,17 @@ def test_closed_guards_let_nothing_pass_but_on_the_host() -> None:
     assert closed.count('!= { "lo" }') == 2
 
 
+def test_what_comes_out_of_the_tun_device_must_not_leave_to_the_outside() -> None:
+    outside = {"wan": (A, V6), "eth9": (B,)}
+    rules = guards.ruleset(peering("far", WIDE), ME, outside=outside)
+    assert [line for line in rules.splitlines() if ' oifname "' in line and "drop" in line] == [
+        'iifname "fwd0" oifname "eth9" ip daddr { 10.3.0.0/24 } counter drop',
+        'iifname "fwd0" oifname "wan" ip daddr { 10.2.0.0/24 } counter drop',
+        'iifname "fwd0" oifname "wan" ip6 daddr { fd00:2::/64 } counter drop',
+    ]
+    assert "wan" not in guards.ruleset(peering("far", WIDE), ME, outside=outside, closed=True)
+
+
 @pytest.fixture
 def mine(tmp_path: Path) -> Iterator[Owner]:
     made = Owner(tmp_path)

@@ -88,8 +88,10 @@ WAYS = dict.fromkeys(map(ip_address, ("10.2.0.1", "10.2.0.254")), ROUTE) | {
     ip_address("192.0.2.2"): Route(ip_network("192.0.2.0/24"), WAN, 0, 2),
     ip_address("10.1.0.254"): LAN_ROUTE,
     ip_address("10.1.0.1"): LAN_ROUTE,
+    kernel.NOBODYS[4]: DEFAULT,
 }  # fmt: skip
 TAKEN = Route(ip_network("10.2.0.128/25"), WAN, 0, 3)
+WIDER = replace(DEFAULT, subnet=ip_network("10.0.0.0/8"))
 FORWARDING = frozenset([(4, "net.ipv4.ip_forward")])
 OBSTACLES = [
     ("nothing", WELL, {}, Around(), []),
@@ -102,6 +104,7 @@ OBSTACLES = [
     ("the LAN's device is down", WELL, {"10.1.0.254": DEFAULT}, Around(), [Code.NO_LAN_ADDRESS]),
     ("its address is gone", replace(WELL, addresses=(OUTER,)), {"10.1.0.1": DEFAULT}, Around(), [Code.NO_LAN_ADDRESS]),
     ("the LAN is behind a router", replace(WELL, addresses=(OUTER,)), {}, Around(), []),
+    ("a wider route leads outside", WELL, {"10.1.0.254": WIDER}, Around(), [Code.NO_LAN_ADDRESS]),
 ]  # fmt: skip
 
 
@@ -111,6 +114,45 @@ def test_obstacles(what: str, has: Has, ways: dict[str, Route | None], around: A
     found = WAYS | {ip_address(text): way for text, way in ways.items()}
     around = replace(around, ways={address: found[address] for address in asked})
     assert [one.code for one in kernel.obstacles(WANTED, has, around)] == codes
+
+
+# Addresses of the host, ways to the LAN and to everywhere, and which devices are outside for the local subnet.
+NO_LAN = (OUTER,)
+OUTSIDE = [
+    ("two legs", WELL.addresses, LAN_ROUTE, DEFAULT, {WAN}),
+    ("the LAN has gone", NO_LAN, DEFAULT, DEFAULT, {WAN}),
+    ("a wider route in its place", NO_LAN, WIDER, DEFAULT, {WAN}),
+    ("the LAN is behind a router", NO_LAN, LAN_ROUTE, DEFAULT, {WAN}),
+    ("no default route", WELL.addresses, LAN_ROUTE, None, {WAN}),
+    ("the default route is by a third device", WELL.addresses, LAN_ROUTE, replace(DEFAULT, device=9), {WAN, 9}),
+    ("the default route is by the LAN", WELL.addresses, LAN_ROUTE, replace(DEFAULT, device=LAN), {WAN}),
+    ("and the LAN by a wider route", NO_LAN, replace(WIDER, device=LAN), replace(DEFAULT, device=LAN), {WAN}),
+    ("several default routes", NO_LAN, LAN_ROUTE, replace(DEFAULT, device=-1, several=(WAN, 9)), {WAN, 9}),
+    ("one leg, in the LAN", (OUTER, own("10.1.0.1/24", WAN)), replace(LAN_ROUTE, device=WAN), DEFAULT, set()),
+    ("one leg, and a route to the LAN", NO_LAN, replace(LAN_ROUTE, device=WAN), DEFAULT, set()),
+    ("one leg, and part of the LAN routed", NO_LAN, Route(ip_network("10.1.0.0/25"), WAN, 0, 3), DEFAULT, set()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "addresses", "lan", "default", "devices"), OUTSIDE, ids=[row[0] for row in OUTSIDE])
+def test_where_decrypted_packets_must_not_go(
+    what: str, addresses: tuple[Own, ...], lan: Route, default: Route | None, devices: set[int]
+) -> None:
+    has = Has(addresses=addresses)
+    ways = {**WAYS, ip_address("10.1.0.254"): lan, ip_address("10.1.0.1"): lan, kernel.NOBODYS[4]: default}
+    found = kernel.outside(WANTED, has, ways)
+    assert found == dict.fromkeys(devices, (LOCAL,))
+
+
+def test_what_was_outside_stays_so_until_the_lan_is_there() -> None:
+    has = Has(addresses=(GATEWAY,))
+    assert kernel.outside(WANTED, has, {}, [WAN]) == {WAN: (LOCAL,)}
+    assert not kernel.outside(WANTED, Has(addresses=(own("10.1.0.1/24", WAN),)), {}, [WAN])
+
+
+def test_a_local_subnet_that_is_half_of_the_internet_may_be_anywhere() -> None:
+    half = replace(WANTED, local_ts=(ip_network("0.0.0.0/1"),))
+    assert not kernel.outside(half, WELL, {kernel.NOBODYS[4]: DEFAULT})
 
 
 def test_a_gateway_that_speaks_for_itself_alone_need_not_forward() -> None:
