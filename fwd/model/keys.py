@@ -76,6 +76,16 @@ class IkeKeys(Strict):
     ike_port: Restart[int] = Field(default=500, ge=1, le=65535, description="UDP port of IKE, on both sides")
 
 
+# Who both sides are, and so what belongs to secrets and certificates; all else that IkeKeys has does not.
+_IDENTITIES: Final = ("local_id", "remote_id", "ike_port")
+
+
+def with_proof_of(kept: IkeKeys, wanted: IkeKeys) -> IkeKeys:
+    """Return what is wanted, but with the secrets, certificates and identities of `kept`."""
+    others = [key for key in IkeKeys.model_fields if key not in _IDENTITIES]
+    return kept.model_copy(update={key: getattr(wanted, key) for key in others})
+
+
 class PskKeys(IkeKeys):
     """IKEv2 with a pre-shared key."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 from fwd.model.config import Config, Gateway, Peering
-from fwd.model.keys import LabKeys
+from fwd.model.keys import Keys, LabKeys
 from fwd.model.words import Network, Strict, change_of
 from fwd.proto.errors import UserError
 
@@ -176,6 +176,11 @@ def differing(one: Strict, other: Strict) -> tuple[str, ...]:
     return tuple(key for key in type(one).model_fields if getattr(one, key) != getattr(other, key))
 
 
+def differing_keys(one: Keys, other: Keys) -> tuple[str, ...]:
+    """Return the keys of `[peering.keys]` in which two tables differ; of two kinds, that of the kind alone."""
+    return tuple(f"keys.{key}" for key in differing(one, other)) if type(one) is type(other) else ("keys.source",)
+
+
 def _gateway(now: Gateway, wanted: Gateway) -> Iterator[Step]:
     if now.log_level != wanted.log_level:
         yield LogLevel(wanted.log_level)
@@ -203,11 +208,7 @@ def _not_followed(now: InForce, wanted: Peering) -> tuple[str, ...]:
 def _follow(open_now: Peering, wanted: Peering) -> Follow | None:
     """Return how a peering that stays differs from what is wanted, if it does."""
     keys = tuple(key for key in differing(open_now, wanted) if key != "keys")
-    mine, theirs = open_now.keys, wanted.keys
-    if type(mine) is type(theirs):
-        keys += tuple(f"keys.{key}" for key in differing(mine, theirs))
-    else:
-        keys += ("keys.source",)
+    keys += differing_keys(open_now.keys, wanted.keys)
     if not keys:
         return None
     routes = tuple(subnet for subnet in wanted.remote_ts if subnet not in open_now.remote_ts)

@@ -20,10 +20,10 @@ from fwd.datapath.memory import Memory
 from fwd.datapath.shared import GatewayShared
 from fwd.keyd import secrets
 from fwd.model.config import Gateway, Peering
-from fwd.model.keys import Keys, LabKeys
+from fwd.model.keys import Keys, LabKeys, with_proof_of
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
-from fwd.supervise import network, sockets
+from fwd.supervise import network, plan, sockets
 from fwd.supervise.keeper import Keeper
 from fwd.supervise.names import Names
 from fwd.supervise.netlink import Kernel
@@ -161,7 +161,8 @@ class Standing:
         parts = self.peerings[step.peering.name]
         # Secrets that were refused are not followed: those of before stay.
         wanted = step.peering.model_copy(update={"keys": parts.peering.keys})
-        keys = [key for key in step.keys if not key.startswith("keys.") or step.peering.keys == wanted.keys]
+        refused = set(plan.differing_keys(step.peering.keys, wanted.keys))
+        keys = [key for key in step.keys if key not in refused]
         if {"local_ts", "remote_ts"} & set(keys):
             if not step.unroutes:
                 self.kernel.set(wanted, closed=False)
@@ -335,6 +336,9 @@ class Standing:
         except (UserError, OSError) as error:
             told = event("peering.secrets_refused", peering=wanted.name)
             log.error("peering %s keeps the secrets of before: %s", wanted.name, error, extra=told)
+            kept = parts.peering.ike
+            if kept is not None and wanted.ike is not None:  # what else the table says holds all the same
+                parts.peering = parts.peering.model_copy(update={"keys": with_proof_of(kept, wanted.ike)})
             return
         close_material(material)
         material.fds, material.seen, material.version = fds, seen, material.version + 1

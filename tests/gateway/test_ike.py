@@ -157,7 +157,7 @@ def test_a_secret_that_was_replaced_is_read_anew_on_sighup(pairs: MakePair) -> N
 
 
 def test_a_secret_that_is_not_good_leaves_the_one_of_before_in_force(pairs: MakePair) -> None:
-    """Also one that was emptied in place, and one of which only keyd could tell that it is none."""
+    """Also one emptied in place, and one of which only keyd could tell that it is none. All else is followed."""
     pair = make(pairs)
     path = pair.secret_path("gw1")
     bad = [(0o644, b"whatever"), (0o600, b""), (0o600, b"\n" * 64), (0o600, b"a" * 64)]
@@ -166,6 +166,10 @@ def test_a_secret_that_is_not_good_leaves_the_one_of_before_in_force(pairs: Make
         path.chmod(mode)
         pair.running["gw1"].send_signal(signal.SIGHUP)
         until(lambda n=number: pair.log("gw1").count("keeps the secrets of before") == n, what=f"refusal {number}")
+    pair.keys = {**pair.keys, "dpd_delay": 7}
+    pair.write_config("gw1")
+    pair.running["gw1"].send_signal(signal.SIGHUP)
+    until(lambda: "follows keys.dpd_delay" in pair.log("gw1"), what="what has nothing to do with the secret")
     pair.stop("gw2")
     pair.launch("gw2")
     until(lambda: pair.ping("-W", "0.5"), 15.0, "traffic under the old secret")
