@@ -6,7 +6,7 @@ Whatever the text is, each peering with IKE gets a `Told`; if keyd tells nothing
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
@@ -72,18 +72,23 @@ class Narrower(_Shape):
     not_wholly: list[str] = Field(default_factory=list)
 
 
-class Told(_Shape):
-    """Of one peering."""
+class Brief(_Shape):
+    """Of one peering, what decides whether it is ready."""
+
+    error: str = ""
+    concern: str = ""
+    refused: dict[str, str] = Field(default_factory=dict)
+    narrower: dict[str, Narrower] = Field(default_factory=dict)
+
+
+class Told(Brief):
+    """Of one peering, all of it."""
 
     sas: list[IkeSa] = Field(default_factory=list)
     half_open: int = 0
     faults: int = Field(default=0, ge=0)
     failures: dict[str, Annotated[int, Field(ge=0, le=2**63)]] = Field(default_factory=dict)
-    error: str = ""
-    concern: str = ""
     certificates: Annotated[Certificates | None, BeforeValidator(lambda told: told or None)] = None
-    refused: dict[str, str] = Field(default_factory=dict)
-    narrower: dict[str, Narrower] = Field(default_factory=dict)
 
     @property
     def failures_by_reason(self) -> dict[str, int]:
@@ -91,14 +96,25 @@ class Told(_Shape):
         return {reason.value: self.failures.get(reason.value, 0) for reason in Failure}
 
 
+B = TypeVar("B", bound=Brief)
 _TOLD: Final = TypeAdapter(dict[str, Told])
+_BRIEF: Final = TypeAdapter(dict[str, Brief])
 
 
 def read(text: bytes, peerings: Iterable[str]) -> dict[str, Told]:
     """What `text` tells of `peerings`."""
+    return _read(Told, _TOLD, text, peerings)
+
+
+def read_briefly(text: bytes, peerings: Iterable[str]) -> dict[str, Brief]:
+    """What of it decides whether they are ready: the rest, of which there is much, is skipped."""
+    return _read(Brief, _BRIEF, text, peerings)
+
+
+def _read(kind: type[B], adapter: TypeAdapter[dict[str, B]], text: bytes, peerings: Iterable[str]) -> dict[str, B]:
     try:
-        told = _TOLD.validate_json(text) if text else {}
-        missing = Told(error=NOTHING)
+        told = adapter.validate_json(text) if text else {}
+        missing = kind(error=NOTHING)
     except ValidationError:
-        told, missing = {}, Told(error=UNREADABLE)
+        told, missing = {}, kind(error=UNREADABLE)
     return {name: told.get(name, missing) for name in peerings}

@@ -36,21 +36,21 @@ def told_of(view: GatewayView) -> dict[str, ike.Told]:
     return ike.read(view.shared.ike.get(), [p.config.name for p in view.peerings if p.config.ike])
 
 
-def reasons(view: GatewayView, news: Mapping[str, Any], told: Mapping[str, ike.Told]) -> list[Reason]:
+def reasons(view: GatewayView, news: Mapping[str, Any], told: Mapping[str, ike.Brief]) -> list[Reason]:
     """Return why the gateway is not ready, of what the supervisor (`news`) and keyd tell, and of shared memory."""
     return list(_reasons(view, news, told))
 
 
-def _reasons(view: GatewayView, news: Mapping[str, Any], told: Mapping[str, ike.Told]) -> Iterator[Reason]:
+def _reasons(view: GatewayView, news: Mapping[str, Any], told: Mapping[str, ike.Brief]) -> Iterator[Reason]:
     yield from process_reasons("keyd", STATES[view.shared.keyd.state])
     for name, why in news.get("waiting", {}).items():
         yield Reason.of(Code.NOT_SET_UP, name, why=why)
     yield from (from_json(one) for one in news.get("reasons", ()))
     for peering in view.peerings:
-        yield from peering_reasons(_facts(peering, told.get(peering.config.name, ike.Told())))
+        yield from peering_reasons(_facts(peering, told.get(peering.config.name, ike.Brief())))
 
 
-def _facts(view: PeeringView, told: ike.Told) -> PeeringFacts:
+def _facts(view: PeeringView, told: ike.Brief) -> PeeringFacts:
     config = view.config
     ports = f"{config.ports[0]}" if len(config.ports) == 1 else f"{config.ports[0]} to {config.ports[-1]}"
     held = {i: Carried(tuple(n.local), tuple(n.remote), tuple(n.not_wholly)) for i, n in told.narrower.items()}
@@ -84,7 +84,9 @@ class Watch:
         """Look, if it is time."""
         if now >= self._look_at:
             self._look_at = now + LOOK_S
-            self.note(reasons(self._view, news_of(self._view), told_of(self._view)))
+            names = [peering.config.name for peering in self._view.peerings if peering.config.ike]
+            told = ike.read_briefly(self._view.shared.ike.get(), names)
+            self.note(reasons(self._view, news_of(self._view), told))
 
     def note(self, found: Sequence[Reason]) -> None:
         """Log `found` if its kinds are others than before; numbers in texts may change without a line."""
