@@ -101,11 +101,6 @@ def stands(listing: str, rules: str) -> bool:
     return comment is not None and comment[0] in listing and alike
 
 
-def tables_in(listing: str) -> list[str]:
-    """fwd's tables in what `nft list tables inet` prints."""
-    return re.findall(rf"^table inet ({_PREFIX}\w+)$", listing, re.MULTILINE)
-
-
 def table_in(listing: str) -> Table:
     """What a table is, by what `nft list table` prints."""
     comment = re.search(r'^\tcomment "fwd (\d+)(?: ([0-9a-f]+))?"$', listing, re.MULTILINE)

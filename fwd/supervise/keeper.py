@@ -32,7 +32,8 @@ from fwd.supervise.peering import PeeringParts
 log = logging.getLogger(__name__)
 EVERY_S: Final = 1.0
 CONFIRM_S: Final = 0.25  # what was restored must stand so long before it counts
-_AROUND_EVERY_S: Final = 5.0  # what is not fwd's, without news
+_AROUND_EVERY_S: Final = 5.0  # what is not fwd's, without news; or as it may use _AROUND_SHARE of a core
+_AROUND_SHARE = 0.002
 _ROUNDS = 3  # of looking and restoring at one time: a device that is new needs all
 _SHARE = 0.05  # of a core, which looks may use in the long run
 _AT_ONCE_S = 5.0  # of it that they may use at once
@@ -55,6 +56,7 @@ class _Kept:
     listing: str = ""  # as nft shows the rules; empty: not seen yet
     outside: dict[str, tuple[Network, ...]] = field(default_factory=dict)  # devices that lead there (guards.py)
     parts: PeeringParts | None = None
+    well: tuple[object, ...] = ()  # what was looked at when nothing was missing
     patience: dict[bool, Patience[Step]] = field(default_factory=_patience)  # of guards, and of the rest
     lines: Allowance = field(default_factory=Allowance)  # of what was restored, or could not be
     obstacle_lines: Allowance = field(default_factory=Allowance)
@@ -235,7 +237,7 @@ class Keeper:
         done: dict[str, list[str]] = {}
         for _ in range(_ROUNDS):
             has = self._has(self._kept.values())
-            missing = {name: kernel.steps(self._wanted(kept), has) for name, kept in self._kept.items()}
+            missing = {name: self._missing(kept, has) for name, kept in self._kept.items()}
             due = self._due(missing, now)
             if not any(due.values()):
                 break
@@ -250,9 +252,22 @@ class Keeper:
                 patience.forget(missing[name], now)
         devices = {kept.peering.tun for kept in self._kept.values() if kept.parts}
         self.seen = {name: seen for name, seen in self.seen.items() if name in devices}
-        if around:
+        # What was taken at the same time may be seen at the next turn only, which must not be late.
+        if around and done and now < self._around_at + _AROUND_EVERY_S:
+            self._around_at = min(self._around_at, now)
+        elif around:
             self._look_around(has, now)
         return renewed
+
+    def _missing(self, kept: _Kept, has: Has) -> list[Step]:
+        """What is to be done for one peering; nothing, while all is as it was when nothing was."""
+        wanted = self._wanted(kept)
+        looked_at = (wanted, has.links.get(kept.peering.tun), has.routes, has.tables.get(wanted.table), has.addresses)
+        if looked_at == kept.well:
+            return []
+        found = kernel.steps(wanted, has)
+        kept.well = () if found else looked_at
+        return found
 
     def _due(self, missing: dict[str, list[Step]], now: float) -> dict[str, list[Step]]:
         """What of that which is missing is to be restored now; all of it is kept as reasons."""
@@ -367,7 +382,9 @@ class Keeper:
         generation = self._kernel.generation()
         if generation != self._generation:
             try:
-                self._tables = network.tables({guards.table_name(one.peering) for one in self._kept.values()})
+                self._tables = network.tables(
+                    self._kernel, {guards.table_name(one.peering) for one in self._kept.values()}
+                )
                 self._generation = generation
             except UserError as error:
                 self._trouble = str(error)
@@ -379,7 +396,7 @@ class Keeper:
 
     def _look_around(self, has: Has, now: float) -> None:
         """Look at what is not fwd's, and may be in the way of packets."""
-        self._around_at = now + _AROUND_EVERY_S
+        self._around_at, began = now + _AROUND_EVERY_S, time.monotonic()
         off = frozenset((version, path.replace("/", ".")) for version, path in _SYSCTLS.items() if _is_zero(path))
         if self._chains_due and now >= self._chains_at:
             self._chains_due, self._chains_at = False, now + EVERY_S
@@ -400,6 +417,9 @@ class Keeper:
             lans = [_name(device) for device in kernel.lan_devices(wanted, has, of_peering)] if self._strict else []
             around = Around(of_peering, off, filters.dropping(self._strict, kept.peering.tun, lans))
             self._tell_obstacles(kept, kernel.obstacles(wanted, has, around), now)
+        if not self._chains_due:
+            took_s = time.monotonic() - began
+            self._around_at = now + min(max(_AROUND_EVERY_S, took_s / _AROUND_SHARE), _LONGEST_S)
         self._suspects = kernel.taking(self._suspects, ways, {link.index for link in has.links.values() if link})
 
 

@@ -28,6 +28,7 @@ MAIN_TABLE: Final = 254
 _NETLINK_NETFILTER = 12
 _SOL_NETLINK, _STRICT_CHECK = 270, 12
 _NEWLINK, _GETLINK, _GETADDR, _NEWROUTE, _GETROUTE = 16, 18, 22, 24, 26
+_NFPROTO_INET, _GETTABLE = 1, 10 << 8 | 1
 _NEWGEN, _GETGEN = 10 << 8 | 15, 10 << 8 | 16  # subsystem nftables
 _OURS = b"fwd_"
 _NEWS_MAX = 10_000  # taken at once
@@ -126,6 +127,13 @@ class Kernel:
         """Counts the changes of all of nftables' rules."""
         (answer,) = self._ask(_GETGEN, struct.pack("=BBH", 0, 0, 0), sock=self._nft)
         return int.from_bytes(dict(_attributes(answer, 4))[1], "big")
+
+    def tables(self) -> list[str]:
+        """Names of fwd's tables in nftables."""
+        body = struct.pack("=BBH", _NFPROTO_INET, 0, 0)
+        answers = self._ask(_GETTABLE, body, _DUMP, self._nft)
+        names = [dict(_attributes(one, 4)).get(1, b"").rstrip(b"\0").decode() for one in answers]
+        return [name for name in names if name.startswith(_OURS.decode())]
 
     def close(self) -> None:
         """Ask no more."""

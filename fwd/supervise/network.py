@@ -36,21 +36,19 @@ _NFT_S: Final = 10.0  # what waits for ever would hold up the supervisor
 def look(asks: Kernel) -> Found:
     """The guards that stand, whoever has set them."""
     routes = {r.subnet: r.owner for r in asks.routes(unreachable=True) if r.refuses and r.priority == guards.METRIC}
-    return Found({name: guards.table_in(listing) for name, listing in tables().items()}, routes)
+    return Found({name: guards.table_in(listing) for name, listing in tables(asks).items()}, routes)
 
 
-def tables(names: Collection[str] | None = None) -> dict[str, str]:
+def tables(asks: Kernel, names: Collection[str] | None = None) -> dict[str, str]:
     """How nft lists fwd's tables, without counters; of these names alone, if some are given."""
-    there = guards.tables_in(_nft("list tables inet\n"))
-    chosen = [name for name in there if names is None or name in names]
-    if not chosen:
+    there = [name for name in asks.tables() if names is None or name in names]
+    if not there:
         return {}
     try:
-        text = _nft("".join(f"list table inet {name}\n" for name in chosen), "-s")
+        text = _nft("".join(f"list table inet {name}\n" for name in there), "-s")
     except UserError:
-        if len(chosen) == 1:  # gone meanwhile
-            return {}
-        return {name: listing for one in chosen for name, listing in tables([one]).items()}
+        there = [name for name in asks.tables() if name in there]  # one has gone meanwhile
+        text = "".join(_nft(f"list table inet {name}\n", "-s") for name in there)
     return {name: listing for listing, name in re.findall(r"^(table inet (\w+) \{\n.*?^\}\n)", text, _LINES)}
 
 

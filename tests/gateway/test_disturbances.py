@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import random
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 from gwkit import MakePair, Pair, until
-from test_supervisor import MARKER, pinging
+from test_guards_stand import refused, second
+from test_supervisor import MARKER, crash, pinging
 
 SEED = 20261125
 LIMIT_S = 30.0  # on a machine that does other things, too
@@ -35,15 +39,26 @@ GOES = [
     "nft flush ruleset",
     "nft flush chain inet fwd_to_gw2_0 to_wire",
     "nft insert rule inet fwd_to_gw2_0 from_wire accept",
+    "nft delete chain inet fwd_to_gw2_0 to_lan; nft delete table inet fwd_to_gw2_0",
+    "ip addr add 10.2.0.99/24 dev lan; ip addr del 10.2.0.99/24 dev lan",
+    "sysctl -qw net.ipv4.conf.fwd0.forwarding=0; sysctl -qw net.ipv4.conf.fwd0.forwarding=1",
+    "ip route flush cache; ip neigh flush all",
 ]
 # What fwd cannot restore, and how it is undone.
 STAYS = [
     ("sysctl -qw net.ipv4.ip_forward=0", "sysctl -qw net.ipv4.ip_forward=1"),
     ("ip route add 10.2.0.10/32 via 192.0.2.2", "ip route del 10.2.0.10/32"),
     ("ip link set wan down", "ip link set wan up; ip route replace default via 192.0.2.2"),
+    ("ip addr del 10.1.0.1/24 dev lan", "ip addr add 10.1.0.1/24 dev lan"),
+    ("ip link set lan down", "ip link set lan up; ip -6 addr replace fd00:1::1/64 dev lan nodad"),
+    ("ip addr del 192.0.2.1/24 dev wan",
+     "ip addr add 192.0.2.1/24 dev wan; ip route replace default via 192.0.2.2"),
+    ("ip rule add to 10.2.0.0/24 lookup 9; ip route add default via 192.0.2.2 table 9",
+     "ip rule del to 10.2.0.0/24; ip route flush table 9"),
     ("nft add table ip fw; nft add chain ip fw f '{ type filter hook forward priority 0; policy drop; }'",
      "nft delete table ip fw 2>/dev/null || true"),
 ]  # fmt: skip
+OTHER_KEYS = {"gw1": {"ike_port": 510}}
 KILLED = ["demux", "member-0", "member-1", "keyd", "agent"]
 
 
@@ -56,8 +71,13 @@ class Disturber:
     returned_s: list[float]
 
     def once(self) -> None:
-        kind = self.chance.choices(["goes", "stays", "killed"], [6, 2, 2])[0]
-        if kind == "goes":
+        kind = self.chance.choices(["goes", "stays", "killed", "crash", "another"], [12, 4, 4, 1, 1])[0]
+        if kind == "crash":
+            self._crash()
+            what = "the supervisor dies"
+        elif kind == "another":
+            what = self._another()
+        elif kind == "goes":
             what = self.chance.choice(GOES)
             self._shell(what)
         elif kind == "stays":
@@ -72,6 +92,30 @@ class Disturber:
             with contextlib.suppress(AssertionError, ProcessLookupError):  # it is being replaced already
                 self.pair.kill("gw1", what)
         self._wait(what)
+
+    def _crash(self) -> None:
+        """Let fwd die, and start it again; what was disturbed before has been restored by then."""
+        crash(self.pair, "gw1")
+        time.sleep(self.chance.uniform(0.0, 0.5))
+        self.pair.launch("gw1")
+        until(lambda: self.pair.control("gw1").exists(), LIMIT_S, "it starts")
+        self.pair.wait_ready("gw1", seconds=LIMIT_S)
+
+    def _another(self) -> str:
+        """Start a second fwd on the same host, which wants what the first has, or which has something else."""
+        if self.chance.random() < 0.5:
+            assert "another fwd on this host" in refused(self.pair, second(self.pair, "another"))
+            return "another fwd that is refused"
+        config = second(self.pair, "another", subnets={"gw1": ["10.1.0.0/24"], "gw2": ["10.9.0.0/24"]}, keys=OTHER_KEYS)
+        argv = [sys.executable, "-m", "fwd", "demux", "--config", str(config)]
+        process = self.pair.topology.popen("gw1", argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            until(lambda: self.pair.topology.run_dir.joinpath("another.sock").exists(), LIMIT_S, "the second runs")
+            assert self.pair.ping("-p", MARKER.hex())
+        finally:
+            process.send_signal(self.chance.choice([signal.SIGTERM, signal.SIGKILL]))
+            process.wait(LIMIT_S)
+        return "another fwd that goes again"
 
     def _shell(self, command: str) -> None:
         self.pair.topology.run("gw1", ["sh", "-c", command], check=False)
@@ -111,7 +155,7 @@ def remove_both_layers(pair: Pair) -> float:
 
 
 def test_ten_disturbances(pairs: MakePair) -> None:
-    pair = pairs()
+    pair = pairs(keys={"source": "psk"})
     with disturbed(pair, SEED) as disturber:
         for _ in range(10):
             disturber.once()
@@ -129,7 +173,7 @@ def test_both_guards_at_once(pairs: MakePair) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_five_hundred_disturbances(pairs: MakePair) -> None:
-    pair = pairs()
+    pair = pairs(keys={"source": "psk"})
     with disturbed(pair, SEED + 1) as disturber:
         for _ in range(500):
             disturber.once()

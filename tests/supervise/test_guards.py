@@ -125,7 +125,6 @@ def test_a_table_is_read_as_nft_lists_it() -> None:
     for foreign in ('\tcomment "fwd, the firewall"\n', ""):
         listing = LISTING.replace('\tcomment "fwd 200"\n', foreign).replace("to_wire", "forward")
         assert guards.table_in(listing) == Table(STRANGERS, ())
-    assert guards.tables_in("table inet fwd_a\ntable inet filter\ntable inet fwd_b_2\n") == ["fwd_a", "fwd_b_2"]
 
 
 def test_closed_guards_let_nothing_pass_but_on_the_host() -> None:

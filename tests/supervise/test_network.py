@@ -27,7 +27,7 @@ def test_nft_that_hangs_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(network.shutil, "which", lambda *_, **__: binary)  # type: ignore[attr-defined]
     monkeypatch.setattr(network, "_NFT_S", 0.2)
     with pytest.raises(UserError, match="does not answer"):
-        network.tables()
+        network.set_tables([""])
 
 
 def test_interrupting_fwd_does_not_interrupt_nft(tmp_path: Path) -> None:
