@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from fwd.datapath.audit import Audit, Event
-from fwd.datapath.counters import CounterBlock, MemberCounter, count_lost
+from fwd.datapath.counters import COUNTS_END, CounterBlock, MemberCounter, count_lost
 from fwd.datapath.delivery import Delivery
 from fwd.datapath.geometry import Geometry
 from fwd.datapath.receiving import Receiving, runt_reason
@@ -108,6 +108,8 @@ class Inbound:
     def recover(self) -> None:
         """Count what a predecessor had taken from the socket and not finished with."""
         lost = self._link[_RX_TAKEN] - self._counters[_IN_ESP]
+        if not 0 <= lost < COUNTS_END:  # it was taken over, and wrote what it liked
+            self._link[_RX_TAKEN], lost = self._counters[_IN_ESP], 0
         self._counters[DropReason.DIED_WITH_MEMBER_IN] += lost
         self._counters[_IN_ESP] += lost
         self._block.publish()

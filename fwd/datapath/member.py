@@ -18,8 +18,9 @@ from typing import Final
 
 from fwd.datapath.audit import Audit
 from fwd.datapath.barrier import Barrier
+from fwd.datapath.boot import take_boot_record, wait_for_keys
 from fwd.datapath.clock import boot_ms
-from fwd.datapath.counters import COUNTS_END, MemberCounter
+from fwd.datapath.counters import MemberCounter
 from fwd.datapath.geometry import Geometry, inner_mtu_min
 from fwd.datapath.inbound import Inbound
 from fwd.datapath.outbound import Outbound
@@ -38,8 +39,6 @@ from fwd.proto.sa import DEADLINE_MAX_MS, SET_BYTES_MAX, EventKind, MessageError
 
 IDLE_TICK_S: Final = 0.2
 _REST_TICKS = 5  # in a row without traffic, after which it rests
-_WAITS_S = 1.0  # without keys, before the log is told: a start takes so long
-_WAITS_EVERY_S = 3600.0  # and told again
 _ECHO_BYTES = FRAMING_BYTES + 4
 _UNKNOWN_EVERY_S = 0.1
 _ASK_KERNEL_S = 1.0  # what the path takes
@@ -70,59 +69,17 @@ def run(parts: MemberParts, *, skip: bool) -> None:
 
     `skip`: it returns from `failed`, and leaves what waited meanwhile; so does one that has waited for keys.
     """
-    boot = _take_boot_record(parts.boot)
+    boot = take_boot_record(parts.boot)
     if boot is None:
-        boot, skip = _wait_for_keys(parts), True
+        boot, skip = wait_for_keys(parts.boot, parts.control, parts.shared), True
     Member(parts, boot, skip=skip).run()
-
-
-def _take_boot_record(sock: socket.socket) -> SaSet | None:
-    """One record, with one receive: a spare is for whoever takes it and for nobody else. None: there is none."""
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            boot = SaSet.decode(sock.recv(SET_BYTES_MAX))
-            if boot.outbound is not None and not 0 < boot.outbound.deadline_ms <= boot_ms():
-                return boot
-            if boot.outbound is not None:
-                told = event("member.sa_expired", spi=f"{boot.outbound.spi:#010x}", way="out")
-                log.warning("SPI %#010x has waited until its end, and is not sent on", boot.outbound.spi, extra=told)
-    return None
-
-
-def _wait_for_keys(parts: MemberParts) -> SaSet:
-    """Rest until there is a boot record; the log is told once, and every hour.
-
-    What a predecessor sent on is sent on no more. What keyd tells one that has no keys is in its boot record, too.
-    """
-    parts.shared.link[LinkWord.SPI_OUT] = 0
-    poll = select.poll()
-    for sock in (parts.boot, parts.control):
-        poll.register(sock, select.POLLIN)
-    now = time.monotonic()
-    tell_at = now + _WAITS_S
-    while True:
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                parts.control.recv(SET_BYTES_MAX)
-        now = time.monotonic()
-        boot = _take_boot_record(parts.boot)
-        if boot is not None:
-            parts.shared.process.heartbeat[0] = int(now * 1e9)
-            return boot
-
-        if now >= tell_at:
-            tell_at = now + _WAITS_EVERY_S
-            log.warning("waits for keys: there is no SA to send on yet", extra=event("member.waits"))
-        wait_s = min(REST_S, tell_at - now)
-        parts.shared.process.heartbeat[0] = int((now + wait_s) * 1e9)
-        poll.poll(wait_s * 1000)
 
 
 class Member:
     """The loop and what it joins."""
 
     def __init__(self, parts: MemberParts, boot: SaSet, *, skip: bool) -> None:
-        now = time.monotonic()
+        self._now = now = time.monotonic()
         self._parts = parts
         self._shared = parts.shared
         self._link = parts.shared.link
@@ -134,6 +91,8 @@ class Member:
         self._audit = Audit(local, wanted=parts.peering.audit)
         self._tuning, self._follower = Tuning.of(parts.peering), Follower(parts.shared.tuning)
         self._barrier = Barrier()
+
+        # The two ways, and what the way in tells.
         self.inbound = Inbound(
             parts.peering, parts.geometry, parts.tun_fd, parts.offloads.tun_flags,
             parts.shared.counters, parts.shared.slots, self._link, self._audit,
@@ -144,27 +103,26 @@ class Member:
             esp=self._esp,
         )  # fmt: skip
         self.outbound.life = self._tuning.life
-        self.clock_ms = boot_ms
-        self._deadline_ms = DEADLINE_MAX_MS  # the first of all SAs'
-
         self.inbound.on_echo = self._on_echo
         self.inbound.on_heard = self._on_heard
         self.inbound.on_unknown = self._on_unknown
         self.inbound.on_news = self._take_messages
+
+        # The path, from what a predecessor or the kernel knows of it.
         self._far = self._shared.far.get()
         self.outbound.peer = self._known_peer()
-        widest = parts.geometry.path_mtu
-        known = self._shared.path_mtu or self._kernel_mtu() or widest
-        self._path = PathMonitor(min(known, widest), now, widest)
+        self._path = self._known_path(now)
+
+        # What a predecessor held is counted as lost before anything new is taken.
         self.outbound.recover(skip=skip)
-        if not 0 <= self._link[LinkWord.RX_TAKEN] - self._counters[MemberCounter.IN_ESP] < COUNTS_END:
-            self._link[LinkWord.RX_TAKEN] = self._counters[MemberCounter.IN_ESP]  # as one that was taken over left it
         self.inbound.recover()
-        self._now = now
-        self._kernel_asked = 0.0
+
+        # What the loop remembers from turn to turn.
+        self.clock_ms = boot_ms
+        self._deadline_ms = DEADLINE_MAX_MS  # the first of all SAs'
         self._heard_from = ("", 0)
         self._mapping = 0, now  # ESP packets sent when a NAT last saw us, and when that was
-        self._unknown_at = self._elsewhere_at = 0.0
+        self._kernel_asked = self._unknown_at = self._elsewhere_at = 0.0
         self._traffic = 0, 0  # ESP packets sent and received, at the last tick
         self._quiet_ticks = 0  # in a row without any
         self._publish_path()
@@ -175,22 +133,29 @@ class Member:
         """Until the process is ended."""
         parts, heartbeat = self._parts, self._shared.process.heartbeat
         bell, data, control = parts.ring.bell, parts.sock.fileno(), parts.control.fileno()
+
+        # What wakes it: the demux, the network, keyd.
         epoll = select.epoll()
         epoll.register(bell, select.EPOLLIN | select.EPOLLET)  # every ring is an edge: the bell need not be read
         epoll.register(data, select.EPOLLIN)
         epoll.register(control, select.EPOLLIN)
         work, sender, due = self.outbound.work, self._sender, 0.0
         while True:
+            # Two segments at most before the other direction has its turn.
             busy = work()
             if busy:
                 self._path.sent(self._now)
                 busy = work()
+
+            # It blocks if nothing waits: up to the next tick, or for as long as nothing is due at all.
             if not busy and due - self._now > IDLE_TICK_S:
                 ready, due = self._rest(epoll, due), 0.0
             else:
                 ready = epoll.poll(0.0 if busy else max(0.0, due - self._now))
             heartbeat[0] = now_ns = time.monotonic_ns()
             self._now = now = now_ns / 1e9
+
+            # Nothing is received or sent on an SA beyond its end.
             if self.clock_ms() >= self._deadline_ms:
                 self._end_overdue()
             for fd, _ in ready:
@@ -302,6 +267,12 @@ class Member:
         if heard is not None and (far is None or heard[0] == far[0]):
             return heard
         return far or (str(peering.far), peering.port_of(self._parts.index))
+
+    def _known_path(self, now: float) -> PathMonitor:
+        """Begin to watch the path from what a predecessor, or else the kernel, knows of its MTU."""
+        widest = self._parts.geometry.path_mtu
+        known = self._shared.path_mtu or self._kernel_mtu() or widest
+        return PathMonitor(min(known, widest), now, widest)
 
     def _tick(self) -> float:
         """What need not be done on every turn; returns after how many seconds it is due again, at the latest."""

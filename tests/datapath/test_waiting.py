@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from rig import Gateway, record, rig, sa_keys
 
+from fwd.datapath import boot as boot_module
 from fwd.datapath import member as member_module
 from fwd.datapath.member import IDLE_TICK_S, Member, MemberParts
 from fwd.datapath.shared import REST_S, LinkWord
@@ -103,7 +104,7 @@ def test_what_keyd_tells_one_that_waits_is_not_kept_for_when_it_has_keys(boots: 
 def test_the_log_is_told_once_that_a_member_waits(
     boots: Boots, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(member_module, "_WAITS_S", 0.0)
+    monkeypatch.setattr(boot_module, "_WAITS_S", 0.0)
     with caplog.at_level(logging.INFO):
         boots.thread.start()
         for _ in range(5):
