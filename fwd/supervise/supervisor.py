@@ -1,5 +1,5 @@
-"""The supervisor of a gateway: owns every descriptor, forks every process, watches, respawns. No packet and no key
-passes through it.
+"""The supervisor of a gateway: owns every descriptor, forks every process (tree.py), watches, respawns. No packet and
+no key passes through it.
 
 A turn of its loop: feed the log, reap, decide (policy.py), act, publish the live mask. Three small idempotent steps,
 whatever woke it. SIGTERM and SIGINT stop cleanly, SIGHUP re-reads the configuration; a bad file changes nothing.
@@ -15,7 +15,6 @@ import logging
 import multiprocessing
 import os
 import resource
-import select
 import selectors
 import signal
 import socket
@@ -25,16 +24,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from fwd.agent import service as agent
-from fwd.agent.view import GatewayView
 from fwd.datapath import memory
-from fwd.datapath.shared import GatewayShared, ProcessState
-from fwd.keyd import service as keyd
 from fwd.model.config import Config, load, with_members, without_offload
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import host, logs, plan, policy, privileges
-from fwd.supervise.children import Child, Main, try_users
+from fwd.supervise.children import Child, try_users
 from fwd.supervise.examine import open_examined
 from fwd.supervise.following import follow
 from fwd.supervise.loglines import Form
@@ -43,13 +38,12 @@ from fwd.supervise.peering import PeeringParts
 from fwd.supervise.policy import Action
 from fwd.supervise.standing import RETRY_S, Standing, is_short_of_descriptors
 from fwd.supervise.telling import Teller, Tellers
+from fwd.supervise.tree import Tree
 from fwd.supervise.troubles import Troubles, reason
 from fwd.supervise.users import find_users
-from fwd.supervise.work import Work
 
 log = logging.getLogger(__name__)
 GIVE_UP_S: Final = 10.0  # of turns that all fail as a whole
-_STOP_WAIT_S = 2.0
 
 
 def run(
@@ -115,14 +109,12 @@ class Supervisor:
         self._selector.register(self._logs, selectors.EVENT_READ, self._logs)
         self._selector.register(self._standing.kernel.fd, selectors.EVENT_READ, self._standing.kernel)
         self._standing.kernel.tell = self._tell_troubles
-        self._children: dict[str, Child] = {}
         self._tellers = Tellers(self._standing, self._selector)
-        self._work = Work()
+        self._tree = Tree(self._standing, self._tellers, self._selector, self._logs, self._users, time.monotonic_ns())
         self._wait_s = policy.TICK_S
         self._troubles = Troubles()
         self._told_troubles = b""
         self._waiting: dict[str, str] = {}  # as the agent is told
-        self._started_ns = time.monotonic_ns()
         self._stopping = False
         self._reload = False
         self._unsettled = False  # what is open may not be what the configuration wants
@@ -138,7 +130,7 @@ class Supervisor:
             self._install_signals()
             self._standing.open_front(self._save_keys)
             self._standing.start(self._config.peering)
-            self._add_children()
+            self._tree.grow()
             host.tell_rights(self._users)
             gc.freeze()  # what the children inherit stays shared: the collector writes no headers
             self._loop()
@@ -147,79 +139,6 @@ class Supervisor:
             self._stop_all()
             self._manager.close()
         return 0
-
-    # -- children ---------------------------------------------------------------------------------------------
-
-    def _add_children(self) -> None:
-        """Slots for every process there is to be; those that are there already are left alone."""
-        shared = self._standing.shared
-        for parts in self._standing.peerings.values():
-            name = parts.peering.name
-            self._add(f"{name}/demux", partial(self._demux, parts))
-            for i in range(parts.peering.members):
-                self._add(f"{name}/member-{i}", partial(self._member, parts, i))
-        self._add("keyd", lambda: Child("keyd", shared.keyd, self._keyd_fds, self._keyd_main))
-        self._add("agent", lambda: Child("agent", shared.agent, self._agent_fds, self._agent_main, self._agent_inputs))
-
-    def _add(self, name: str, make: Callable[[], Child]) -> None:
-        if name in self._children:
-            return
-        child = make()
-        child.life.state = ProcessState.BACKOFF
-        self._logs.add(child.log)
-        self._children[name] = child
-        self._work.changed()
-
-    def _demux(self, parts: PeeringParts) -> Child:
-        name, words = f"{parts.peering.name}/demux", parts.shared.demux
-        return Child(name, words, parts.demux_fds, lambda child: parts.demux(), parts.demux_inputs)
-
-    def _member(self, parts: PeeringParts, index: int) -> Child:
-        return Child(
-            f"{parts.peering.name}/member-{index}",
-            parts.shared.members[index].process,
-            lambda: parts.member_fds(index),
-            lambda child: parts.member(index, skip=child.life.failed),
-            partial(parts.member_inputs, index),
-            lambda: parts.shared.members[index].has_begun,  # until it has keys, what comes for it has to wait
-        )
-
-    def _keyd_fds(self) -> set[int]:
-        standing = self._standing
-        fds = {standing.commands[1].fileno(), *(sock.fileno() for sock in standing.ike_served().values())}
-        fds |= {standing.key_log} if standing.key_log is not None else set()
-        for parts in standing.served().values():
-            fds |= set(parts.material.fds.values())
-            for pair in parts.pairs:
-                fds |= set(pair.for_keyd().values())
-        return fds | {self._tellers.channel("keyd").fileno()}
-
-    def _keyd_main(self, child: Child) -> Main:
-        standing = self._standing
-        shared = GatewayShared(standing.memory.map("keyd"))
-        peerings = [parts.keyd() for parts in standing.served().values()]
-        ike_sockets, commands = list(standing.ike_served().values()), standing.commands[1]
-        parts = keyd.KeydParts(shared, peerings, ike_sockets, commands, standing.key_log, self._tellers.channel("keyd"))
-        return lambda: keyd.run(parts)
-
-    def _agent_fds(self) -> set[int]:
-        standing = self._standing
-        socks = (standing.control, standing.metrics, standing.commands[0], self._tellers.channel("agent"))
-        return {sock.fileno() for sock in socks if sock}
-
-    def _agent_inputs(self) -> set[int]:
-        return {sock.fileno() for sock in (self._standing.control, self._standing.metrics) if sock}
-
-    def _agent_main(self, child: Child) -> Main:
-        standing = self._standing
-        control, metrics, commands = standing.control, standing.metrics, standing.commands[0]
-        assert control is not None
-        shared = GatewayShared(standing.memory.map("agent"))
-        peerings = [parts.view() for parts in standing.served().values()]
-        users = {kind: uid for kind, (uid, _) in self._users.items()}
-        view = GatewayView(self._config.gateway, shared, peerings, os.getppid(), self._started_ns, users)
-        channel = self._tellers.channel("agent")
-        return lambda: agent.run(view, control, metrics, commands, channel)
 
     def _install_signals(self) -> None:
         """A signal makes the loop turn; what it means is decided there."""
@@ -282,21 +201,21 @@ class Supervisor:
         if self._reload:
             self._manager.reloading()
             self._re_read()
-        told = self._tellers.tell(self._children)
+        told = self._tellers.tell(self._tree.children)
         if told and (self._unsettled or self._standing.waiting) and now >= self._standing.retry_at:
             self._settle()
-            self._work.changed()
-            told = self._tellers.tell(self._children)
+            self._tree.work.changed()
+            told = self._tellers.tell(self._tree.children)
         if told:
             self._note_read()
 
     def _look(self, now: float) -> set[str]:
         """Manage every child that does not rest; returns the peerings of which something may be new."""
-        self._troubles.apart("supervisor", self._work.look, self._children.values())
+        self._troubles.apart("supervisor", self._tree.work.look, self._tree.children.values())
         stirred, all_rest = set[str](), True
-        for child in list(self._children.values()):
+        for child in list(self._tree.children.values()):
             before = child.life.beat_at
-            if not (child.name in self._work.waits and child.can_work()) and child.rests(now):
+            if not (child.name in self._tree.work.waits and child.can_work()) and child.rests(now):
                 if child.life.beat_at == before and now - child.life.ended_at > 2 * policy.ABSENT_S:
                     continue
             else:
@@ -326,22 +245,14 @@ class Supervisor:
         now = time.monotonic()
         child.log.finish(now)
         child.reap(now)
-        self._unwatch(child)
-
-    def _unwatch(self, child: Child) -> None:
-        with contextlib.suppress(KeyError, ValueError):  # not registered, or not yet
-            self._selector.unregister(child.pidfd)
-        child.forget()
+        self._tree.unwatch(child)
 
     def _manage(self, child: Child, now: float) -> None:
         if child.process is not None:
             child.observe(now)
         action, life = policy.decide(child.life, self._forgiven_at, now), child.life
         if action is Action.START:
-            self._unwatch(child)
-            user = self._users[child.kind]
-            self._tellers.renew(child.name)
-            child.start(user, now, lambda fd: self._selector.register(fd, selectors.EVENT_READ, child))
+            self._tree.start(child, now)
         elif action is Action.ABORT:
             life.aborted_at = now
             child.signal(signal.SIGABRT)
@@ -355,7 +266,7 @@ class Supervisor:
 
     def _publish_live(self, parts: PeeringParts, now: float) -> None:
         name = parts.peering.name
-        lives = [self._children[f"{name}/member-{i}"].life for i in range(parts.peering.members)]
+        lives = [self._tree.children[f"{name}/member-{i}"].life for i in range(parts.peering.members)]
         members = parts.shared.members
         begun, able = [m.has_begun for m in members], [m.can_send for m in members]
         mask = policy.live_mask(lives, begun, able, self._forgiven_at, now)
@@ -368,10 +279,9 @@ class Supervisor:
     def _keep_kernel(self, now: float) -> None:
         """Restore what others took; processes whose TUN device is another now are replaced."""
         for name in self._standing.kernel.turn(now):
-            self._work.changed()
-            for child in self._children.values():
-                if child.name.startswith(name + "/"):
-                    child.replace(now)
+            self._tree.work.changed()
+            for child in self._tree.of(name):
+                child.replace(now)
 
     def _tell_troubles(self) -> None:
         """For the agent's status. What was waiting still does until the agent has been told that it is set up."""
@@ -390,42 +300,13 @@ class Supervisor:
 
     # -- the end, and changes ---------------------------------------------------------------------------------
 
-    def _end(self, children: list[Child], number: signal.Signals = signal.SIGTERM) -> None:
-        """SIGTERM, wait, SIGKILL, reap; their slots go. What went wrong half-way can be done again."""
-        running = [c for c in children if c.process is not None]
-        for child in running:
-            child.signal(number)
-        deadline = time.monotonic() + _STOP_WAIT_S
-        for child in running:
-            poll = select.poll()
-            poll.register(child.pidfd, select.POLLIN)
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                child.signal(signal.SIGKILL)
-        for child in children:
-            self._drop(child)
-
-    def _drop(self, child: Child) -> None:
-        if child.process is not None:
-            child.process.join()
-            child.process = None
-        self._unwatch(child)
-        if child.log.near.fileno() >= 0:
-            child.log.finish(time.monotonic())
-            self._logs.remove(child.log)
-        child.close()
-        del self._children[child.name]
-        self._work.changed()
-
-    def _end_peering(self, name: str) -> None:
-        self._end([c for c in self._children.values() if c.name.startswith(name + "/")])
-
     def _stop_all(self) -> None:
         """keyd first, since what it talks to is closed with the peerings; the agent answers until the end."""
         apart = self._troubles.apart
-        apart("keyd", self._end, [self._children[n] for n in ("keyd",) if n in self._children])
+        apart("keyd", self._tree.end, [self._tree.children[n] for n in ("keyd",) if n in self._tree.children])
         for name in self._standing.peerings:
-            apart(name, self._end_peering, name)
-        apart("agent", self._end, list(self._children.values()))
+            apart(name, self._tree.end_peering, name)
+        apart("agent", self._tree.end, list(self._tree.children.values()))
         self._standing.close_all(self._troubles, guards_too=self._stopping)
         self._tellers.close()
 
@@ -464,19 +345,19 @@ class Supervisor:
         self._tell_troubles()
 
         # keyd and the agent let go of what is to be closed, its ports above all, before that is done: at a later turn.
-        if not self._tellers.tell(self._children):
+        if not self._tellers.tell(self._tree.children):
             standing.retry_at = 0.0
             return
         coming = standing.guard([step.peering for step in steps if isinstance(step, plan.Open)])
         for name in gone:
-            self._end_peering(name)
+            self._tree.end_peering(name)
             standing.close(name)
             self._changed += 1
         standing.drop_unused(gone)
 
         for peering in coming:
             standing.open(peering)
-        self._add_children()
+        self._tree.grow()
         if not failed:  # else guards of before may be needed still
             standing.tidy(wanted.peering)
         self._unsettled = bool(failed)
@@ -486,7 +367,7 @@ class Supervisor:
         served_at = self._standing.metrics
         followed, failed = follow(self._standing, steps, self._troubles, secrets_due=self._secrets_due)
         self._changed += len(followed - {plan.GATEWAY} - set(self._standing.leaving))
-        if self._standing.metrics is not served_at and (child := self._children["agent"]).process:
+        if self._standing.metrics is not served_at and (child := self._tree.children["agent"]).process:
             child.signal(signal.SIGKILL)  # its successor inherits the socket
         return failed
 

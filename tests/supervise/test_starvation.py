@@ -118,7 +118,7 @@ def starve(child: Child) -> None:
 
 def watch(supervisor: Supervisor, name: str, main: Callable[[Child], None]) -> Watched:
     child = Watched(name, GatewayShared().keyd, set, lambda child: partial(main, child))
-    supervisor._add(name, lambda: child)
+    supervisor._tree.add(name, lambda: child)
     child.life.state = ProcessState.BACKOFF
     return child
 
@@ -129,7 +129,7 @@ def turn_until(supervisor: Supervisor, done: Callable[[], bool], seconds: float)
     while not done() and time.monotonic() < ends:
         supervisor._turn()
         now = time.monotonic()
-        lives = [c.life for c in supervisor._children.values() if c.life.state is ProcessState.RUNNING]
+        lives = [c.life for c in supervisor._tree.children.values() if c.life.state is ProcessState.RUNNING]
         longest_s = max([longest_s, *(policy.silent_s(life, 0.0, now) for life in lives)])
     return longest_s
 
