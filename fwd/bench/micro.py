@@ -26,8 +26,9 @@ import xxhash
 from fwd.bench.result import Plan, figure, ratio
 from fwd.bench.rig import Path, Record
 from fwd.proto.aggfrag import Framer, RowBuffer
+from fwd.proto.burst import open_burst, seal_burst
 from fwd.proto.drops import N_REASONS
-from fwd.proto.esp import InboundSa, OutboundSa, PacketTable, open_burst, seal_burst
+from fwd.proto.esp import InboundSa, OutboundSa, PacketTable, Rows
 from fwd.proto.flow import BUCKET_MASK, flow_hash
 from fwd.proto.ip import RECORD_MAX, VNET_BYTES
 from fwd.proto.reassembly import Reassembler
@@ -74,7 +75,7 @@ def run(plan: Plan) -> dict[str, Any]:
 
 
 def pairs(seal: Callable[..., int] = seal_burst, unseal: Callable[..., Any] = open_burst) -> dict[str, Pair]:
-    """All pairs by name; `seal` and `unseal` may be other implementations of esp.seal_burst and esp.open_burst."""
+    """All pairs by name; `seal` and `unseal` may be other implementations of those stages of burst.py."""
     return {
         "seal": _seal(seal),
         "open": _open(unseal),
@@ -125,15 +126,15 @@ class Burst:
         self.sa = OutboundSa(keys, ROWS)
         segment = memoryview(bytearray(STRIDE * ROWS))
         self.framer = Framer(segment, STRIDE, ROWS, CHUNK)
-        self.rows = [segment[i * STRIDE : (i + 1) * STRIDE] for i in range(ROWS)]
+        self.rows = Rows(segment, STRIDE, ROWS, STRIDE)
         self.ends = np.array([RECORD], np.uint32)
-        self.rows[0][14:18] = b"\x45\0" + (RECORD - VNET_BYTES).to_bytes(2, "big")
+        segment[14:18] = b"\x45\0" + (RECORD - VNET_BYTES).to_bytes(2, "big")
         self.table = PacketTable(bytearray(PACKET * ROWS), PACKET, ROWS)
 
     def seal(self, seal: Callable[..., int]) -> None:
         """Frame and seal it with the next numbers of the SA."""
         self.framer.write_offsets(self.ends, ROWS)
-        seal(self.sa, self.sa.claim(ROWS), self.rows, ROWS, None, self.table)
+        seal(self.sa, self.sa.claim(ROWS), self.rows, 0, ROWS, 0, self.table)
 
 
 def _keys() -> SaKeys:
@@ -145,7 +146,7 @@ def _seal(seal: Callable[..., int]) -> Pair:
     sa = burst.sa
 
     def floor() -> None:
-        deque(map(sa.aead.encrypt_into, sa.nonces, burst.rows, sa.aads, burst.table.ciphers), maxlen=0)
+        deque(map(sa.aead.encrypt_into, sa.nonces, burst.rows.rows, sa.aads, burst.table.ciphers), maxlen=0)
 
     return Pair(lambda: burst.seal(seal), floor, f"{ROWS} bare encrypt_into calls")
 
@@ -163,7 +164,7 @@ def _open(unseal: Callable[..., Any]) -> Pair:
         burst.seal(seal_burst)
 
     def ours() -> None:
-        numbers = unseal(sa, burst.table, 0, ciphers, rows, drops)
+        numbers = unseal(sa, burst.table, 0, ROWS, (), buffer, 0, drops)
         if buffer.all_records(0, ROWS):
             reassembler.take_rows(buffer, numbers[0], 0, ROWS, 0, 0.0)
         if delivered != [RECORD]:

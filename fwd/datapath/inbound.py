@@ -36,13 +36,11 @@ from fwd.proto.aggfrag import (
     records_octets,
     row_fault,
 )
+from fwd.proto.burst import SCALAR_MAX, open_burst
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import (
     BATCH_MAX,
-    HEADER_BYTES,
     OVERHEAD_BYTES,
-    SCALAR_MAX,
-    open_burst,
     open_one,
     payload_length,
 )
@@ -291,21 +289,19 @@ class Inbound:
 
     def _open_run(self, sa: Receiving, start: int, count: int, short: list[tuple[int, int]]) -> None:
         """`count` slots of one SA; those in `short` (index in the run, octets) are not full."""
-        rows, table = self._rows, self._received.table
+        rows, received = self._rows, self._received
         first = 0 if self._esp else self._room(count)
-        ciphers, targets = table.ciphers[start : start + count], rows.rows[first : first + count]
-
-        for i, length in short:
-            ciphers[i] = ciphers[i][: length - HEADER_BYTES]
-            targets[i] = targets[i][: length - OVERHEAD_BYTES]
-        numbers = open_burst(sa, table, start, ciphers, targets, self._counters)
+        numbers = open_burst(sa, received.table, start, count, short, rows, first, self._counters)
 
         # The SA's life is counted in what has authenticated.
-        sa.carry(ciphers, numbers)
+        sa.carry(received.packet_bytes, short, numbers)
         if not self._authentic(sa, any(numbers)):
             return
 
         # Payload esp gives packets; superpacket gives rows, which mostly follow each other.
+        targets = rows.rows[first : first + count]
+        for i, octets in short:
+            targets[i] = targets[i][: octets - OVERHEAD_BYTES]
         if self._esp:
             if all(numbers):
                 self._delivery.packets(self._grid, targets, first, self._tos)

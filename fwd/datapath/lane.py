@@ -13,9 +13,10 @@ from fwd.datapath.geometry import rows_for
 from fwd.datapath.ring import CHUNK, FILL, RECORDS, RECORDS_MAX, SEGMENTS, TOS, Ring, Segment
 from fwd.datapath.shared import LinkWord
 from fwd.proto.aggfrag import BLOCK_OFFSET_MAX, FRAMING_BYTES, row_bytes
+from fwd.proto.burst import lay_record
 from fwd.proto.drops import DropReason
 from fwd.proto.ip import NEEDS_CSUM, RECORD_MAX, VNET_BYTES
-from fwd.proto.segments import complete_checksum, packet_mark, packets_in
+from fwd.proto.segments import lay_packet, packets_in
 
 # Plain integers: reading a member of an enum costs as much as the addition.
 _CHUNK_WORD = LinkWord.CHUNK.value
@@ -90,75 +91,34 @@ class Lane:
             self.room -= length
             self.rows[at:end] = record[:length]
         else:
-            self._copy(record, octets, length)
+            stride = self.ring.stride
+            self.at = at = lay_record(record, octets, length, self.rows, self.grid, stride, self.at)
+            self.room = self.chunk + FRAMING_BYTES - at % stride
         self.ends[self.records] = self.fill = fill
         self.records += 1
         self.octets += length - VNET_BYTES
         return True
 
     def _put_packets(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int) -> bool:
-        """Payload esp: a packet into a row, the payload of a super-packet over rows; `fill` counts rows.
-
-        The headers of a super-packet stay with its first row, whose mark tells the member to complete them: without a
-        mark the other rows would keep what lay there before. Demux._refusal has seen to that.
-        """
+        """Payload esp: lay a packet into a row, or the payload of a super-packet over rows; `fill` counts rows."""
         count = packets_in(record[:length]) if record[1] else 1
         if self.open and (tos != self.tos or self.fill + count > self.limit):
             self.flush()
         if not self.open and not self._begin(tos):
             return False
 
-        # The mark tells the member which checksum to complete; what it cannot tell is completed here.
-        first, stride, rows = self.fill, self.ring.stride, self.rows
-        at = first * stride
-        mark = 0
-        if record[0] & NEEDS_CSUM:
-            start, offset = record[6] | record[7] << 8, record[8] | record[9] << 8
-            mark = packet_mark(count, start, offset)
-            if not mark:
-                complete_checksum(record[VNET_BYTES:length], start, offset)
-
-        # Each packet of a super-packet has its payload in a row of its own, behind room for its headers.
-        if count > 1:
-            assert mark, "rows without headers of their own"
-            size = record[4] | record[5] << 8
-            header = start + (record[VNET_BYTES + start + 12] >> 4) * 4
-            whole = count - 1
-            end = VNET_BYTES + header + whole * size
-            rows[at : at + header] = record[VNET_BYTES : VNET_BYTES + header]
-            self.grid[first : first + whole, header : header + size] = octets[VNET_BYTES + header : end].reshape(
-                whole, size
-            )
-            last = at + whole * stride + header
-            rows[last : last + length - end] = record[end:length]
-            self.segment.ends_array[first : first + whole] = header + size
-            self.ends[first + whole] = header + length - end
-            self.ends[first] = mark << 16 | (header + size)
+        # A packet that is as it will be sent is copied; for others there is more to do, or to tell the member.
+        first = self.fill
+        if count == 1 and not record[0] & NEEDS_CSUM:
+            at, size = first * self.ring.stride, length - VNET_BYTES
+            self.rows[at : at + size] = record[VNET_BYTES:length]
+            self.ends[first] = size
         else:
-            rows[at : at + length - VNET_BYTES] = record[VNET_BYTES:length]
-            self.ends[first] = mark << 16 | (length - VNET_BYTES)
-
+            lay_packet(record, octets, length, count, self.rows, self.grid, self.segment.ends_array, first)
         self.fill = first + count
         self.records += 1
         self.octets += length - VNET_BYTES
         return True
-
-    def _copy(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int) -> None:
-        """A record that fills its row: head to the end of the row, whole rows in one strided copy, tail."""
-        chunk, stride, rows, at, head = self.chunk, self.ring.stride, self.rows, self.at, self.room
-        rows[at : at + head] = record[:head]
-        row = at // stride + 1
-        whole = (length - head) // chunk
-        if whole:
-            end = head + whole * chunk
-            self.grid[row : row + whole] = octets[head:end].reshape(whole, chunk)
-            row += whole
-            head = end
-        at = row * stride + FRAMING_BYTES
-        tail = length - head
-        rows[at : at + tail] = record[head:length]
-        self.at = at + tail
-        self.room = chunk - tail
 
     def _begin(self, tos: int) -> bool:
         head = self.head

@@ -29,6 +29,7 @@ from fwd.datapath.ring import DONE, FILL, HEAD, LEFT, RECORDS, SEGMENTS, TAKEN, 
 from fwd.datapath.shared import Ledger, LinkWord
 from fwd.datapath.udp import SEND_WAIT_MS, Sender
 from fwd.proto.aggfrag import FRAMING_BYTES, Framer, row_bytes
+from fwd.proto.burst import seal_burst
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import (
     NEXT_AGGFRAG,
@@ -37,9 +38,9 @@ from fwd.proto.esp import (
     OVERHEAD_BYTES,
     OutboundSa,
     PacketTable,
+    Rows,
     SaExhausted,
     padded,
-    seal_burst,
     seal_one,
     trailer_bytes,
     write_trailer,
@@ -75,16 +76,15 @@ class _Rows:
     def __init__(self, ring: Ring, segment: Segment, chunk: int) -> None:
         count = min(ring.rows, rows_for(chunk))
         self.framer = Framer(segment.rows, ring.stride, count, chunk)
-        self.row_bytes = length = row_bytes(chunk)
-        self.views = [segment.rows[i * ring.stride : i * ring.stride + length] for i in range(count)]
+        length = row_bytes(chunk)
+        self.rows = Rows(segment.rows, ring.stride, count, length)
 
 
 class _Packets:
     """The rows of one segment as views and matrices, for payload esp."""
 
     def __init__(self, ring: Ring, segment: Segment) -> None:
-        self.rows = segment.rows
-        self.views = [segment.rows[i * ring.stride : (i + 1) * ring.stride] for i in range(ring.rows)]
+        self.rows = Rows(segment.rows, ring.stride, ring.rows, ring.stride)
         self._grid = Grid(segment.rows, ring.rows, ring.stride)
 
     def complete(self, words: npt.NDArray[np.uint32]) -> None:
@@ -317,14 +317,12 @@ class Outbound:
         # Offsets and trailer are written in place, then all of it is sealed in one go.
         if count > 1:
             rows.framer.write_offsets(segment.ends_array[:records], count)
-        tail = None
+        start = tail_end = full * self._ring.stride
         if tail_octets:
-            start = full * self._ring.stride
-            end = write_trailer(segment.rows, start, FRAMING_BYTES + tail_octets, NEXT_AGGFRAG)
-            tail = segment.rows[start:end]
-        end = seal_burst(sa, first, rows.views, full, tail, table)
-        if tail is not None and len(tail) == rows.row_bytes:
-            tail[-2] = 0  # a full row of a later burst has no padding
+            tail_end = write_trailer(segment.rows, start, FRAMING_BYTES + tail_octets, NEXT_AGGFRAG)
+        end = seal_burst(sa, first, rows.rows, 0, full, tail_end - start, table)
+        if tail_end - start == rows.rows.octets:
+            segment.rows[tail_end - 2] = 0  # a full row of a later burst has no padding
 
         # Sent, unless the buckets have moved meanwhile, and counted.
         self._sender.set_tos(tos & 0xFC)
@@ -380,7 +378,7 @@ class Outbound:
         self, sa: OutboundSa, number: int, packets: _Packets, first: int, full: int, length: int, tail_length: int
     ) -> None:
         """Seal and send `full` packets of one length, and one shorter one behind them if `tail_length`."""
-        at, rows, stride = first * self._ring.stride, packets.rows, self._ring.stride
+        at, rows, stride = first * self._ring.stride, packets.rows.view, self._ring.stride
         next_header = NEXT_IPV6 if rows[at] >> 4 == 6 else NEXT_IPV4
         size = padded(length)
         if full > 1:
@@ -389,10 +387,10 @@ class Outbound:
             write_trailer(rows, at, length, next_header)
 
         # A shorter last packet has a trailer of its own.
-        tail = None
+        tail = 0
         if tail_length:
             start = at + full * stride
-            tail = rows[start : write_trailer(rows, start, tail_length, next_header)]
+            tail = write_trailer(rows, start, tail_length, next_header) - start
 
         # The table of where packets of this size lie in the buffer is made once.
         table = self._tables.get(size)
@@ -402,11 +400,10 @@ class Outbound:
             table = self._tables[size] = PacketTable(self._out, size + OVERHEAD_BYTES, self._ring.rows)
 
         # Sealed, and sent unless the buckets have moved meanwhile.
-        views = [view[:size] for view in packets.views[first : first + full]]
-        end = seal_burst(sa, number, views, full, tail, table)
+        end = seal_burst(sa, number, packets.rows, first, full, tail, table)
         if self._number < self._demux_words[LEFT]:  # it may have slept since
             raise _BucketsMoved
-        self._transmit(self._out_view[:end], table.packet_bytes, full + (tail is not None))
+        self._transmit(self._out_view[:end], table.packet_bytes, full + (tail > 0))
 
     def send_control(self, payload: bytes, next_header: int) -> None:
         """One packet of the member's own, such as an echo. Nothing is sent when the SA has no number left."""

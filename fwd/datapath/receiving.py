@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from fwd.datapath.shared import ReplaySlots
 from fwd.proto.drops import DropReason
-from fwd.proto.esp import BATCH_MAX, HEADER_BYTES, InboundSa
+from fwd.proto.esp import BATCH_MAX, InboundSa
 from fwd.proto.ip import Selectors
 from fwd.proto.reassembly import Reassembler
 from fwd.proto.sa import UNLIMITED, Life, SaKeys
@@ -49,10 +49,14 @@ class Receiving(InboundSa):
         used_up = 0 < self.life.packets <= self.window.top or 0 < self.life.octets <= self.octets
         return used_up or 0 < self.deadline_ms <= now_ms
 
-    def carry(self, ciphers: Sequence[memoryview], numbers: Sequence[int]) -> None:
-        """Count the octets of what was accepted, if there is a limit; a number of 0 is a refusal."""
+    def carry(self, packet_bytes: int, short: Sequence[tuple[int, int]], numbers: Sequence[int]) -> None:
+        """Count the octets of what was accepted, if there is a limit; a number of 0 is a refusal.
+
+        All packets have `packet_bytes`, but for those in `short` (index, octets).
+        """
         if self.life.octets:
-            self.octets += sum(len(c) + HEADER_BYTES for c, number in zip(ciphers, numbers, strict=True) if number)
+            octets = dict(short)
+            self.octets += sum(octets.get(i, packet_bytes) for i, number in enumerate(numbers) if number)
 
     def refused(self, reason: DropReason, number: int) -> None:
         self._on_refused(self.spi, reason, number)

@@ -13,13 +13,13 @@ of it.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fwd.proto.drops import DropReason
-from fwd.proto.esp import BATCH_MAX, NEXT_AGGFRAG, NEXT_DUMMY, TRAILER_BYTES, payload_length
+from fwd.proto.esp import BATCH_MAX, NEXT_AGGFRAG, NEXT_DUMMY, TRAILER_BYTES, Rows, payload_length
 from fwd.proto.ip import RECORD_MAX
 
 FRAMING_BYTES: Final = 4
@@ -89,21 +89,29 @@ class Framer:
         self._offsets[1:rows] = ends[np.searchsorted(ends, starts)] - starts
 
 
-class RowBuffer:
-    """Where packets are opened to: `rows` rows of `stride` bytes, and their data as views for one chunk size.
+class RowsOwner(Protocol):
+    """Whoever has an unfinished record in a RowBuffer."""
+
+    def spill(self, buffer: RowBuffer) -> None:
+        """Take the unfinished record out of the rows, which others then may use."""
+
+    def to_front(self, buffer: RowBuffer) -> None:
+        """Move the unfinished record to the first rows, so that there is room behind it."""
+
+
+class RowBuffer(Rows):
+    """Where packets are opened to: rows of `stride` octets, and their data as views for one chunk size.
 
     `owner` is whoever has an unfinished record in it, if any, and `used` the rows up to that record's end.
     """
 
     def __init__(self, stride: int) -> None:
-        self.stride = stride
         self.chunk = stride - FRAMING_BYTES - TRAILER_BYTES
         self.capacity = RECORD_MAX // self.chunk + 2 + BATCH_MAX
         self.buffer = bytearray(stride * self.capacity)
-        self.view = memoryview(self.buffer)
-        self.rows = [self.view[i * stride : (i + 1) * stride] for i in range(self.capacity)]
+        super().__init__(self.buffer, stride, self.capacity, stride)
         self.data = [row[FRAMING_BYTES : FRAMING_BYTES + self.chunk] for row in self.rows]
-        self.owner: object | None = None
+        self.owner: RowsOwner | None = None
         self.used = 0
 
     def all_records(self, first: int, count: int) -> bool:

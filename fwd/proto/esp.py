@@ -1,23 +1,19 @@
-"""ESP with AES-256-GCM, sealed and opened a burst at a time: RFC 4303, RFC 4106.
+"""ESP with AES-GCM: the packet, the two kinds of SA, and one packet sealed or opened (RFC 4303, RFC 4106).
 
     packet  SPI(4) sequence(4) | IV(8) | ciphertext of a row | ICV(16)
     row     payload | padding | pad length(1) next header(1)
     nonce   salt(4) IV(8), the IV being the 64-bit sequence number
     AAD     SPI, high half, low half with ESN; SPI, low half without (RFC 4106 §5)
 
-`seal_burst` and `open_burst` take plain buffers and give plain buffers, so another implementation may stand beside
-them. Each call's cost in Python is fixed: headers, nonces and AADs of a whole burst are filled by NumPy and all rows
-go through one `map`. A burst of up to SCALAR_MAX packets takes a plain path, since NumPy's fixed cost would exceed
-the work. Refused: sending past an SA's last number (`SaExhausted`), and what RFC 4303 §3.4 has a receiver refuse,
-counted by DropReason. What lies in a payload is not looked at here.
+Whole bursts are sealed and opened by burst.py, over the tables that are made here. Refused: sending past an SA's last
+number (`SaExhausted`), and what RFC 4303 §3.4 has a receiver refuse, counted by DropReason. What lies in a payload is
+not looked at here.
 """
 
 from __future__ import annotations
 
-import operator
 import struct
-from collections import deque
-from collections.abc import MutableSequence, Sequence
+from collections.abc import MutableSequence
 from typing import Final
 
 import numpy as np
@@ -32,7 +28,6 @@ from fwd.proto.sa import ICV_BYTES, SaKeys
 HEADER_BYTES: Final = 16  # SPI, sequence number, IV
 TRAILER_BYTES: Final = 2  # pad length, next header
 OVERHEAD_BYTES: Final = HEADER_BYTES + ICV_BYTES
-SCALAR_MAX: Final = 2
 BATCH_MAX: Final = 256  # packets opened together, at most
 
 NEXT_IPV4, NEXT_IPV6, NEXT_DUMMY, NEXT_AGGFRAG = 4, 41, 59, 144
@@ -62,6 +57,26 @@ class PacketTable:
         self.low: npt.NDArray[np.uint32] = headers["low"]
         self.iv: npt.NDArray[np.uint64] = headers["iv"]
         self.ciphers = [self.view[i * packet_bytes + HEADER_BYTES : (i + 1) * packet_bytes] for i in range(count)]
+
+
+class Rows:
+    """`count` rows, `stride` octets apart in `buffer`, of which each holds up to `octets`."""
+
+    def __init__(self, buffer: bytearray | memoryview, stride: int, count: int, octets: int) -> None:
+        self.view = memoryview(buffer)
+        self.stride = stride
+        self.octets = octets
+        self.rows = [self.view[i * stride : i * stride + octets] for i in range(count)]
+
+    def row(self, index: int, octets: int) -> memoryview:
+        """The first octets of a row."""
+        start = index * self.stride
+        return self.view[start : start + octets]
+
+    def cut(self, first: int, count: int, octets: int) -> list[memoryview]:
+        """The first octets of each of `count` rows."""
+        rows = self.rows[first : first + count]
+        return rows if octets == self.octets else [row[:octets] for row in rows]
 
 
 class _Sa:
@@ -122,126 +137,13 @@ class InboundSa(_Sa):
         """Called for each packet that is not accepted; who wants to tell of it overrides this."""
 
 
-def seal_burst(
-    sa: OutboundSa, first: int, rows: Sequence[memoryview], full: int, tail: memoryview | None, out: PacketTable
-) -> int:
-    """Seal `full` rows of the table's size and a shorter `tail` behind them; returns the bytes of `out` filled.
-
-    1. Fill headers, nonces and AADs with the numbers from `first` on (see OutboundSa.claim)
-    2. Encrypt every full row to its place
-    3. Encrypt the tail to the place after them
-    """
-    if full + (tail is not None) <= SCALAR_MAX:
-        end = 0
-        for row in rows[:full]:
-            end = seal_one(sa, first, row, out.view, end)
-            first += 1
-        return end if tail is None else seal_one(sa, first, tail, out.view, end)
-    numbers = sa.index[:full] + np.uint64(first)
-    sa.nonce_iv[:full] = numbers
-    sa.aad_number[:full] = numbers
-    out.spi[:full] = sa.spi
-    out.low[:full] = numbers
-    out.iv[:full] = numbers
-    deque(map(sa.aead.encrypt_into, sa.nonces[:full], rows, sa.aads, out.ciphers), maxlen=0)
-    end = full * out.packet_bytes
-    return end if tail is None else seal_one(sa, first + full, tail, out.view, end)
-
-
 def seal_one(sa: OutboundSa, number: int, row: memoryview, out: memoryview, at: int) -> int:
-    """Seal one row as the packet at `out[at:]`; returns where it ends."""
+    """Seal one row as the packet at `out[at:]`; return where it ends."""
     iv = _IV.pack(number)
     _HEADER.pack_into(out, at, sa.spi, number & 0xFFFFFFFF, number)
     end = at + HEADER_BYTES + len(row) + ICV_BYTES
     sa.aead.encrypt_into(sa.salt + iv, row, sa.aad(number), out[at + HEADER_BYTES : end])
     return end
-
-
-def open_burst(
-    sa: InboundSa,
-    packets: PacketTable,
-    start: int,
-    ciphers: Sequence[memoryview],
-    rows: Sequence[memoryview],
-    drops: Rejects,
-) -> Sequence[int]:
-    """Open the packets from index `start` of the table on, all of this SA; `ciphers[i]` into `rows[i]`.
-
-    `ciphers` are the table's, but for packets shorter than its size. Returns the sequence number of each, 0 for one
-    that was refused and counted in `drops`; a `range` when all were accepted and follow each other, which is the
-    common case.
-
-    1. Numbers that only rise, above the window and within its reach: nothing to check; else one packet after another
-    2. Fill nonces and AADs, decrypt row by row through one map; go on behind a row that fails
-    3. Move the window over what authenticated, in order
-    """
-
-    # 1. Numbers.
-    window, count = sa.window, len(ciphers)
-    low = packets.low[start : start + count]
-    first = window.full_number(int(low[0]))
-    last = first + count - 1
-    if first <= window.top or last > window.furthest():
-        return _open_each(sa, packets, start, ciphers, rows, drops)
-    sa.aad_number[:count] = sa.index[:count] + np.uint64(first)
-    consecutive = low.tobytes() == sa.aad_low[:count].tobytes()
-    if not consecutive:
-        rise = low - low[0]  # wraps like the numbers themselves
-        last = first + int(rise[-1])
-        if not _rising(rise) or last > window.furthest():
-            return _open_each(sa, packets, start, ciphers, rows, drops)
-        sa.aad_number[:count] = rise + np.uint64(first)
-
-    # 2. Decrypt.
-    sa.nonce_iv[:count] = packets.iv[start : start + count]
-    failed = _decrypt(sa, ciphers, rows)
-
-    # 3. Move the window.
-    if consecutive and not failed:
-        window.commit_run(first, count)
-        return range(first, first + count)
-    numbers: list[int] = sa.aad_number[:count].tolist()
-    for i in failed:
-        drops[DropReason.BAD_ICV] += 1
-        sa.refused(DropReason.BAD_ICV, numbers[i])
-        numbers[i] = 0
-    for number in numbers:
-        if number:
-            window.commit(number)
-    return numbers
-
-
-def _open_each(
-    sa: InboundSa,
-    packets: PacketTable,
-    start: int,
-    ciphers: Sequence[memoryview],
-    rows: Sequence[memoryview],
-    drops: Rejects,
-) -> list[int]:
-    """The same, one packet after another."""
-    size, view = packets.packet_bytes, packets.view
-    return [
-        open_one(sa, view[at * size : at * size + HEADER_BYTES + len(cipher)], row, drops)
-        for at, (cipher, row) in enumerate(zip(ciphers, rows, strict=True), start)
-    ]
-
-
-def _rising(rise: npt.NDArray[np.uint32]) -> bool:
-    return int(rise[-1]) < 2**31 and bool((rise[1:] > rise[:-1]).all())
-
-
-def _decrypt(sa: InboundSa, ciphers: Sequence[memoryview], rows: Sequence[memoryview]) -> list[int]:
-    """Decrypt every cipher to its row; returns the indices of those that did not authenticate."""
-    failed: list[int] = []
-    source = iter(ciphers)  # its length hint tells which packet the map stopped at
-    work = map(sa.aead.decrypt_into, sa.nonces, source, sa.aads, rows)
-    while True:
-        try:
-            deque(work, maxlen=0)
-            return failed
-        except InvalidTag:
-            failed.append(len(ciphers) - operator.length_hint(source) - 1)
 
 
 def open_one(sa: InboundSa, packet: memoryview, row: memoryview, drops: Rejects) -> int:

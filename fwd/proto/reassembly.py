@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, MutableSequence, Sequence
 from typing import Final
 
-from fwd.proto.aggfrag import FRAMING_BYTES, RowBuffer
+from fwd.proto.aggfrag import RowBuffer
+from fwd.proto.burst import PEEK_BYTES, record_ends
 from fwd.proto.drops import DropReason
 from fwd.proto.ip import IP_MIN, VNET_BYTES, ip_length
 from fwd.proto.segments import part_header, tcp_layout
 
-_PEEK: Final = VNET_BYTES + 6  # octets of a record that tell its length
 _PIECES_MAX: Final = 256  # chunks kept for one record, whatever a peer sends
 
 Deliver = Callable[[Sequence[memoryview], int], None]
@@ -77,7 +77,7 @@ class Reassembler:
     def _missing_octets(self, buffer: RowBuffer) -> int:
         """Octets that the unfinished record still lacks; -1 while its length is not known."""
         have = self._rows * buffer.chunk - self._offset
-        if have < _PEEK:
+        if have < PEEK_BYTES:
             return -1
         return VNET_BYTES + ip_length(_peek(buffer, self._first_row, self._offset), VNET_BYTES) - have
 
@@ -87,30 +87,14 @@ class Reassembler:
         `tail`: octets of the last row if it is a short one. It ends a burst, or comes from a sender whose rows are
         shorter than ours: then a record may begin in it, and no other rest makes sense.
         """
-        first, at, chunk, data = self._first_row, self._offset, buffer.chunk, buffer.data
-        octets, stride, deliver = buffer.buffer, buffer.stride, self._deliver
-        while have - at >= _PEEK:
+        first, at, chunk, data, deliver = self._first_row, self._offset, buffer.chunk, buffer.data, self._deliver
+        ends, sound = record_ends(buffer.buffer, buffer.stride, chunk, first, at, have)
+
+        # A record is one piece of a row, or one of each row that it lies in.
+        for end in ends:
             row, offset = divmod(at, chunk)
             row += first
-            start = row * stride + FRAMING_BYTES + offset + VNET_BYTES
-
-            # The record tells its own length, in its IP header; that may lie across two rows.
-            if offset + _PEEK > chunk:
-                length = ip_length(_peek(buffer, row, offset), VNET_BYTES)
-            elif octets[start] >> 4 == 4:
-                length = octets[start + 2] << 8 | octets[start + 3]
-            else:
-                length = ip_length(octets, start)
-            if length < IP_MIN:
-                self._drops[DropReason.BAD_STREAM] += 1
-                at = have
-                break
-
-            # Only a whole record is delivered: as one piece of a row, or of each row that it lies in.
-            end = at + VNET_BYTES + length
-            if end > have:
-                break
-            stop = offset + VNET_BYTES + length
+            stop = offset + end - at
             if stop <= chunk:
                 pieces = [data[row][offset:stop]]
             else:
@@ -123,6 +107,9 @@ class Reassembler:
                     pieces.append(data[last_row][:stop])
             deliver(pieces, end - at)
             at = end
+        if not sound:
+            self._drops[DropReason.BAD_STREAM] += 1
+            at = have
 
         # Behind a short row nothing goes on, but for what begins in that row.
         if tail and at < have:
@@ -239,7 +226,7 @@ class Reassembler:
 
     def _whole_records(self, data: memoryview, at: int) -> int:
         """Deliver the records that lie wholly in `data` from `at` on; returns where the rest starts."""
-        while len(data) - at >= _PEEK:
+        while len(data) - at >= PEEK_BYTES:
             length = ip_length(data, at + VNET_BYTES)
             if length < IP_MIN:
                 self._drops[DropReason.BAD_STREAM] += 1
@@ -278,7 +265,7 @@ class Reassembler:
             return
         middles = [self._middles.pop(i) for i in range(start + 1, end)]
         record = b"".join([self._tails.pop(start)[0], *middles, self._heads.pop(end)])
-        if len(record) >= _PEEK:
+        if len(record) >= PEEK_BYTES:
             self._give(record)
         else:
             self._drops[DropReason.BAD_STREAM] += 1
@@ -364,7 +351,7 @@ class Reassembler:
 
 def _peek(buffer: RowBuffer, row: int, offset: int) -> memoryview | bytes:
     """The first octets of the record that starts `offset` octets into `row`."""
-    head = buffer.data[row][offset : offset + _PEEK]
-    if len(head) == _PEEK:
+    head = buffer.data[row][offset : offset + PEEK_BYTES]
+    if len(head) == PEEK_BYTES:
         return head
-    return bytes(head) + buffer.data[row + 1][: _PEEK - len(head)]
+    return bytes(head) + buffer.data[row + 1][: PEEK_BYTES - len(head)]

@@ -70,6 +70,43 @@ def rows_of_mark(mark: int) -> int:
     return max(1, mark & PACKETS_MAX)
 
 
+def lay_packet(
+    record: memoryview, octets: Words, length: int, count: int, rows: memoryview, grid: Words, words: Words, first: int
+) -> None:  # fmt: skip
+    """Lay the packet of a record into row `first`, or the payload of a super-packet over `count` rows from there on.
+
+    `octets` is the record, and `grid` the rows, as arrays. Each row's length goes to `words`, above the first one's
+    the mark that tells what is still to be done. The headers of a super-packet stay with its first row: without a mark
+    the other rows would keep what lay there before, so whoever reads the records refuses those that no mark can tell.
+    """
+    # What the mark cannot tell is completed here.
+    stride = grid.shape[1]
+    at, mark, start = first * stride, 0, 0
+    if record[0] & NEEDS_CSUM:
+        start, offset = record[6] | record[7] << 8, record[8] | record[9] << 8
+        mark = packet_mark(count, start, offset)
+        if not mark:
+            complete_checksum(record[VNET_BYTES:length], start, offset)
+    if count == 1:
+        rows[at : at + length - VNET_BYTES] = record[VNET_BYTES:length]
+        words[first] = mark << 16 | (length - VNET_BYTES)
+        return
+
+    # Each packet of a super-packet has its payload in a row of its own, behind room for its headers.
+    assert mark, "rows without headers of their own"
+    size = record[4] | record[5] << 8
+    header = start + (record[VNET_BYTES + start + 12] >> 4) * 4
+    whole = count - 1
+    end = VNET_BYTES + header + whole * size
+    rows[at : at + header] = record[VNET_BYTES : VNET_BYTES + header]
+    grid[first : first + whole, header : header + size] = octets[VNET_BYTES + header : end].reshape(whole, size)
+    last = at + whole * stride + header
+    rows[last : last + length - end] = record[end:length]
+    words[first : first + whole] = header + size
+    words[first + whole] = header + length - end
+    words[first] = mark << 16 | (header + size)
+
+
 def complete(grid: Grid, first: int, mark: int, lengths: Words) -> int:
     """Do what the mark of row `first` tells; `lengths` are those of the rows from it on. Returns how many it covers."""
     start, count = mark >> 8, mark & PACKETS_MAX

@@ -13,8 +13,8 @@ from fwd.bench.result import Plan, write
 from fwd.bench.rig import Path as DataPath
 from fwd.bench.rig import Record
 from fwd.datapath.counters import MemberCounter
+from fwd.proto.burst import open_burst, seal_burst
 from fwd.proto.drops import DropReason
-from fwd.proto.esp import open_burst, seal_burst
 
 
 def test_a_quick_run_is_whole_and_sane(tmp_path: Path) -> None:

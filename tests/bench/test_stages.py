@@ -56,13 +56,13 @@ def test_system_calls_are_told_by_what_the_line_calls(call: str, stage: Stage) -
 @pytest.mark.parametrize(
     ("file", "function", "name"),
     [
-        ("proto/esp.py", "seal_burst", "seal"),
-        ("proto/esp.py", "open_burst", "open"),
+        ("proto/burst.py", "seal_burst", "seal"),
+        ("proto/burst.py", "open_burst", "open"),
         ("proto/replay.py", "commit", "replay window"),
         ("proto/reassembly.py", "take_rows", "reassemble"),
         ("proto/flow.py", "flow_hash", "check and hash"),
         ("proto/aggfrag.py", "write_offsets", "framing"),
-        ("datapath/lane.py", "_copy", "ring copy"),
+        ("proto/burst.py", "lay_record", "ring copy"),
         ("datapath/counters.py", "publish", "counters"),
     ],
 )
@@ -73,14 +73,14 @@ def test_stages_of_functions(file: str, function: str, name: str) -> None:
 def test_the_innermost_frame_of_the_data_path_counts() -> None:
     inner = ";searchsorted (numpy/_core/fromnumeric.py:1501)"
     assert stages.stage_of(OUTER + frame("proto/aggfrag.py", "write_offsets") + inner) == stages.FRAMING
-    absolute = frame("proto/esp.py", "seal_burst").replace("(fwd/", "(/opt/x/fwd/")
+    absolute = frame("proto/burst.py", "seal_burst").replace("(fwd/", "(/opt/x/fwd/")
     assert stages.stage_of(OUTER + absolute) == stages.SEAL
     assert stages.stage_of("main (fwd/cli.py:29);_child (fwd/supervise/children.py:99)") == stages.OTHER
     assert stages.stage_of("") == stages.OTHER
 
 
 def test_samples_are_counted() -> None:
-    seal, check = (frame("proto/esp.py", "seal_burst"), frame("proto/flow.py", "flow_hash"))
+    seal, check = (frame("proto/burst.py", "seal_burst"), frame("proto/flow.py", "flow_hash"))
     counted = stages.count([f"{OUTER}{seal} 30\n", f"{OUTER}{check} 5\n", f"{seal} 10\n"])
     assert counted == {stages.SEAL: 40, stages.CHECK_OUT: 5}
 

@@ -31,9 +31,9 @@ def opens(r: Rig, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     real = inbound_module.open_burst
 
-    def counting(sa, packets, start, ciphers, rows, drops):
-        calls.append(len(ciphers))
-        return real(sa, packets, start, ciphers, rows, drops)
+    def counting(sa, packets, start, count, short, rows, first, drops):
+        calls.append(count)
+        return real(sa, packets, start, count, short, rows, first, drops)
 
     monkeypatch.setattr(inbound_module, "open_burst", counting)
     return calls

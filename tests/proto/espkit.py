@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fwd.proto.burst import open_burst
 from fwd.proto.drops import N_REASONS, DropReason
-from fwd.proto.esp import OVERHEAD_BYTES, InboundSa, OutboundSa, PacketTable, open_burst, seal_one
+from fwd.proto.esp import OVERHEAD_BYTES, InboundSa, OutboundSa, PacketTable, Rows, seal_one
 from fwd.proto.sa import SaKeys
 
 ROWS = 64
@@ -46,6 +47,11 @@ def forged(number: int, *, esn: bool = True) -> bytes:
     return bytes(data)
 
 
+def rows_of(octets: int, count: int, content: bytes = b"") -> Rows:
+    """So many rows, one behind the other, with this in them."""
+    return Rows(bytearray(content.ljust(octets * count, b"\0")), octets, count, octets)
+
+
 @dataclass
 class Opened:
     """What open_burst made of a batch."""
@@ -60,9 +66,7 @@ def open_all(sa: InboundSa, packets: list[bytes]) -> Opened:
     """Open packets of one size as one batch."""
     size = len(packets[0])
     buffer = bytearray(b"".join(packets))
-    rows = [memoryview(bytearray(size - OVERHEAD_BYTES)) for _ in packets]
-    drops = [0] * N_REASONS
-    table = PacketTable(buffer, size, len(packets))
-    numbers = open_burst(sa, table, 0, table.ciphers, rows, drops)
+    rows, drops = rows_of(size - OVERHEAD_BYTES, len(packets)), [0] * N_REASONS
+    numbers = open_burst(sa, PacketTable(buffer, size, len(packets)), 0, len(packets), (), rows, 0, drops)
     counted = {DropReason(i): n for i, n in enumerate(drops) if n}
-    return Opened(list(numbers), [bytes(row) for row in rows], counted, isinstance(numbers, range))
+    return Opened(list(numbers), [bytes(row) for row in rows.rows], counted, isinstance(numbers, range))

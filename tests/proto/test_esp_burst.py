@@ -5,19 +5,18 @@ from __future__ import annotations
 import random
 
 import pytest
-from espkit import ROWS, WINDOW, Opened, forged, open_all, packet, receiver, row_of, sender
+from espkit import ROWS, WINDOW, Opened, forged, open_all, packet, receiver, row_of, rows_of, sender
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fwd.proto.burst import open_burst, seal_burst
 from fwd.proto.drops import N_REASONS, DropReason
 from fwd.proto.esp import (
     OVERHEAD_BYTES,
     PacketTable,
     SaExhausted,
-    open_burst,
     padded,
     payload_length,
-    seal_burst,
     write_trailer,
 )
 
@@ -38,9 +37,8 @@ def accepted(opened: Opened) -> list[int]:
 def test_a_burst_is_its_packets_sealed_one_by_one(esn: bool, full: int, tail: int) -> None:
     sa, first, size = sender(esn=esn), 1000, 64 + OVERHEAD_BYTES
     table = PacketTable(bytearray(size * (full + 1)), size, full + 1)
-    rows = [memoryview(row_of(first + i)) for i in range(full)]
-    last = memoryview(row_of(first + full, tail)) if tail else None
-    end = seal_burst(sa, first, rows, full, last, table)
+    rows = rows_of(64, 2 + full + 1, bytes(2 * 64) + b"".join(row_of(first + i) for i in range(full + 1)))
+    end = seal_burst(sa, first, rows, 2, full, tail, table)
     expected = b"".join(packet(first + i, esn=esn) for i in range(full))
     if tail:
         expected += packet(first + full, esn=esn, size=tail)
@@ -91,9 +89,17 @@ def test_packets_in_order_are_all_accepted_as_a_range() -> None:
 def test_a_burst_may_start_anywhere_in_the_table() -> None:
     size = 64 + OVERHEAD_BYTES
     table = PacketTable(bytearray(b"".join(packet(n) for n in range(1, 11))), size, 10)
-    rows, drops = [memoryview(bytearray(64)) for _ in range(4)], [0] * N_REASONS
-    assert list(open_burst(receiver(), table, 5, table.ciphers[5:9], rows, drops)) == [6, 7, 8, 9]
-    assert [bytes(row) for row in rows] == [row_of(n) for n in (6, 7, 8, 9)]
+    rows, drops = rows_of(64, 7), [0] * N_REASONS
+    assert list(open_burst(receiver(), table, 5, 4, (), rows, 3, drops)) == [6, 7, 8, 9]
+    assert [bytes(row) for row in rows.rows[3:]] == [row_of(n) for n in (6, 7, 8, 9)]
+
+
+def test_packets_shorter_than_the_table_are_opened_with_the_others() -> None:
+    size = 64 + OVERHEAD_BYTES
+    sealed = [packet(n, size=40 if n == 3 else 64).ljust(size, b"\0") for n in range(1, 7)]
+    table, rows, drops = PacketTable(bytearray(b"".join(sealed)), size, 6), rows_of(64, 6), [0] * N_REASONS
+    assert open_burst(receiver(), table, 0, 6, [(2, 40 + OVERHEAD_BYTES)], rows, 0, drops) == range(1, 7)
+    assert [bytes(row) for row in rows.rows] == [row_of(n, 40 if n == 3 else 64).ljust(64, b"\0") for n in range(1, 7)]
 
 
 @pytest.mark.parametrize("at", [0, 1, 5, 9])
@@ -268,9 +274,11 @@ def test_any_batch_gives_each_authentic_number_once_and_counts_the_rest(seed: in
 def test_a_burst_of_the_greatest_size_comes_back() -> None:
     sa, size = sender(), 64 + OVERHEAD_BYTES
     table = PacketTable(bytearray(size * ROWS), size, ROWS)
-    seal_burst(sa, sa.claim(ROWS), [memoryview(row_of(n)) for n in range(1, ROWS + 1)], ROWS, None, table)
-    rows, drops = [memoryview(bytearray(64)) for _ in range(ROWS)], [0] * N_REASONS
-    assert open_burst(receiver(), table, 0, table.ciphers, rows, drops) == range(1, ROWS + 1)
+    sealed = rows_of(64, ROWS, b"".join(row_of(n) for n in range(1, ROWS + 1)))
+    seal_burst(sa, sa.claim(ROWS), sealed, 0, ROWS, 0, table)
+    rows, drops = rows_of(64, ROWS), [0] * N_REASONS
+    assert open_burst(receiver(), table, 0, ROWS, (), rows, 0, drops) == range(1, ROWS + 1)
+    assert rows.view == sealed.view
 
 
 # -- trailers --------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.ipsec import ESP, IPSecIntegrityError, SecurityAssociation
 from scapy.packet import Raw
 
+from fwd.proto.burst import seal_burst
 from fwd.proto.esp import (
     NEXT_IPV4,
     NEXT_IPV6,
@@ -18,9 +19,9 @@ from fwd.proto.esp import (
     InboundSa,
     OutboundSa,
     PacketTable,
+    Rows,
     padded,
     payload_length,
-    seal_burst,
     seal_one,
     write_trailer,
 )
@@ -113,7 +114,9 @@ def test_the_oracle_opens_a_whole_burst_across_a_rollover() -> None:
     rows, first = [row_of(packet) for packet in packets], 2**32 - 3
     size = len(rows[0]) + OVERHEAD_BYTES
     table = PacketTable(bytearray(size * 7), size, 7)
-    end = seal_burst(OutboundSa(keys(), ROWS), first, rows, 6, row_of(tail), table)
+    octets = len(rows[0])
+    burst = Rows(bytearray(b"".join([*rows, row_of(tail).tobytes().ljust(octets)])), octets, 7, octets)
+    end = seal_burst(OutboundSa(keys(), ROWS), first, burst, 0, 6, len(row_of(tail)), table)
     for i, packet in enumerate([*packets, tail]):
         sealed = bytes(table.view[i * size : min((i + 1) * size, end)])
         assert oracle_opens(sealed, first + i, esn=True) == packet
