@@ -9,6 +9,7 @@ such a notify.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Final
@@ -68,6 +69,12 @@ class Terms:
     def port_of(self, member: int) -> int:
         """Where a member listens; there is none beyond the last port."""
         return self.port if self.one_port else min(self.port + member, PORT_MAX)
+
+
+def terms_told(notifies: Sequence[Notification]) -> Terms | None:
+    """Return what another fwd has said among its notifies; None: the peer is no fwd. Raises ValueError."""
+    told = [one.data for one in notifies if one.kind == Notify.FWD_PEERING]
+    return Terms.decode(told[-1]) if told else None
 
 
 def _that_go_together(offloads: int) -> int:

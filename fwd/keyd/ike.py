@@ -12,13 +12,14 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.shared import LinkWord
 from fwd.datapath.udp import KEEPALIVE_S
 from fwd.keyd.accepted import NoSlotError
-from fwd.keyd.agreement import Terms, disagreement
+from fwd.keyd.agreement import Terms, disagreement, terms_told
+from fwd.keyd.beginning import Beginning
 from fwd.keyd.checkup import Checkup
 from fwd.keyd.connection import connection_of, for_member, terms_of
 from fwd.keyd.mailbox import KeydPeering
@@ -32,6 +33,7 @@ from fwd.keyd.record import Record
 from fwd.keyd.refusals import Refusals
 from fwd.keyd.renewal import Renewal
 from fwd.keyd.shown import concern, shown, unanswered_s
+from fwd.keyd.wants import REFUSED_S, Wants, spares
 from fwd.model.config import Peering
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Credentials
@@ -56,16 +58,11 @@ from fwd.proto.ike.events import (
 )
 from fwd.proto.ike.exchanges import resource
 from fwd.proto.ike.message import Header
-from fwd.proto.ike.numbers import Notify, notify_name
+from fwd.proto.ike.numbers import notify_name
 from fwd.proto.ike.sa import IkeSa
 from fwd.proto.ike.table import Commons
 from fwd.proto.logged import event
 
-AGAIN_S: Final = 1.0  # after a connection has closed; doubles up to AGAIN_MAX_S
-AGAIN_MAX_S: Final = 10.0
-REFUSED_S: Final = 10.0  # after the peer has refused a Child SA, or a member had no room for it
-OTHER_SIDE_S: Final = 0.3  # the side that did not begin asks for what is missing this much later
-_WAIT_S, _WAITS_MAX = 0.5, 3
 log = logging.getLogger(__name__)
 
 
@@ -88,7 +85,7 @@ class IkePeering:
         self.connection = connection_of(peering, credentials, self._terms)
         self._checkup = Checkup(peering, credentials)
         self._times = Times(float(peering.rekey_time), peering.life_s)
-        self._proof = self._proof_of(credentials)
+        self._proof = Proof.of(self.connection)
         self.members = [MemberPairs(i, one, self._times, self._proof) for i, one in enumerate(parts.members)]
         self._judge_inherited(now)
         self._renewal = Renewal(self._times, float(peering.ike.reauth_time))
@@ -98,21 +95,16 @@ class IkePeering:
         self._endpoint = Endpoint([self.connection], os.urandom, time.time, self._spi_free, reveal, commons)
         # Members that hold SAs come from a keyd before this one: what they use stays until it is replaced.
         self._initial_contact = not any(one.shared.link[LinkWord.SPI_OUT] for one in parts.members)
-        self._not_before = [0.0] * len(self.members)  # no Child SA more is asked for before then
-        self._missing_since: list[float | None] = [None] * len(self.members)
-        self._refused: dict[int, str] = {}  # members that the peer gives no Child SA, and why
+        self._wants = Wants(self.members)
         self._refusals = Refusals(self.name)
         self._record = Record(peering, auth.name_of(self.connection.remote_id))
         self._narrower = Narrower(peering)
         self._error = ""  # why there is no connection
         self._disagreement = ""  # why this peer cannot be joined, though it is who it is
         self._far_terms: Terms | None = None  # if it is another fwd
-        self._starts = peering.ike.start_action == "start"
-        self._begin_at: float | None = now if self._starts else None
-        self._begin_by = By.START if self._initial_contact else By.RELOAD
-        self._again_s = AGAIN_S
+        by = By.START if self._initial_contact else By.RELOAD
+        self._beginning = Beginning(starts=peering.ike.start_action == "start", by=by, now=now)
         self.faults = 0
-        self._waited = 0
         self._heard_esp = 0
         self.glance = Glance(self._shared)
         self.news = True  # `told` says something new
@@ -124,9 +116,6 @@ class IkePeering:
         assert self.peering.ike is not None
         reasons = {member.judge_inherited(float(self.peering.ike.grace), now) for member in self.members}
         self._note_end(", ".join(sorted(reasons - {""})))
-
-    def _proof_of(self, credentials: Credentials) -> Proof:
-        return Proof(credentials, self.connection.local_id, self.connection.remote_id)
 
     def _note_end(self, reason: str) -> None:
         """Tell why SAs of before end early, if they do."""
@@ -153,7 +142,7 @@ class IkePeering:
         self._record.change(peering, auth.name_of(self.connection.remote_id))
 
         # What both sides have proved may hold no more: then they are to do so anew, while that still serves.
-        before_that, self._proof = self._proof, self._proof_of(credentials)
+        before_that, self._proof = self._proof, Proof.of(self.connection)
         doubt = Doubt(self._proof, before_that, float(peering.ike.grace), now)
         for member in self.members:
             member.change(self._times, doubt, anew=before.subnets != peering.subnets)
@@ -161,17 +150,9 @@ class IkePeering:
             self._note_end(reason)
             self._endpoint.distrust(self.name, doubt.ends, reason, now)
         self._renewal.change(self._times, float(peering.ike.reauth_time), reason)
-        self._change_start(before.ike.start_action, peering.ike.start_action, now)
+        begun = bool(self._endpoint.begun(self.name))
+        self._beginning.change(before.ike.start_action, peering.ike.start_action, begun=begun, now=now)
         self.news = True
-
-    def _change_start(self, before: str, after: str, now: float) -> None:
-        """Begin, or leave that to the peer from now on, if that is what has changed."""
-        if after != before:
-            self._starts = after == "start"
-            self._begin_at = now if self._starts and not self._endpoint.begun(self.name) else None
-        elif self._begin_at is not None:
-            self._begin_at = now  # what the last attempt failed by may have changed
-            self._again_s = AGAIN_S
 
     # -- datagrams and time ---------------------------------------------------------------------------------------
 
@@ -207,16 +188,16 @@ class IkePeering:
 
     def next_timeout(self) -> float | None:
         """When `tick` is due at the latest, for IKE's own sake."""
-        times = [self._endpoint.next_timeout(), self._begin_at, *(member.next_end() for member in self.members)]
+        times = [self._endpoint.next_timeout(), self._beginning.at, *(member.next_end() for member in self.members)]
         return min((at for at in times if at is not None), default=None)
 
     def patience_s(self, now: float) -> float:
         """For how long `tick` need not be called while nothing comes and nothing is due (`next_timeout`)."""
         sas, sa = self._endpoint.begun(self.name), self._endpoint.established(self.name)
-        waits = bool(sas) or self._begin_at is not None or not self._starts
+        waits = bool(sas) or self._beginning.at is not None or not self._beginning.starts
         if self.news or not waits or len(sas) > 1:
             return TICK_S
-        return patience_s(self.peering, sa, self.members, self._spares(sa) if sa else None, self._not_before, now)
+        return patience_s(self.peering, sa, self.members, spares(sa) if sa else None, self._wants.not_before, now)
 
     def hear(self, index: int, now: float) -> None:
         """A member has something to tell."""
@@ -238,22 +219,12 @@ class IkePeering:
         self._endpoint.handle_timeout(now)
         for member in self.members:
             member.tick(now)
-        if self._begin_at is None and self._starts and not self._endpoint.begun(self.name):
-            self._begin_at = now + self._again_s  # our attempt gave way to the peer's, and that has come to nothing
-        if self._begin_at is not None and now >= self._begin_at:
-            self._begin(now)
+        begun, peer_begins = bool(self._endpoint.begun(self.name)), self._endpoint.begins(self.name, now)
+        if self._beginning.is_due(now, begun=begun, peer_begins=peer_begins):
+            contact = self._initial_contact
+            self._endpoint.initiate(self.name, now, initial_contact=contact, by=self._beginning.by)
         self._care(now)
         self.follow(now)
-
-    def _begin(self, now: float) -> None:
-        """Initiate, unless the peer is about to: its address can be forged, so wait at most three times."""
-        if self._endpoint.begins(self.name, now) and self._waited < _WAITS_MAX:
-            self._waited += 1
-            self._begin_at = now + _WAIT_S
-            return
-        self._waited = 0
-        self._begin_at = None
-        self._endpoint.initiate(self.name, now, initial_contact=self._initial_contact, by=self._begin_by)
 
     def _note_traffic(self, now: float) -> None:
         """What members have authenticated shows that the peer is there."""
@@ -265,6 +236,7 @@ class IkePeering:
     # -- what there is to do --------------------------------------------------------------------------------------
 
     def _care(self, now: float) -> None:
+        """Have deleted what was left, rekeyed what is old, and made what is missing."""
         endpoint = self._endpoint
         sa = endpoint.established(self.name)
         for member in self.members:
@@ -276,14 +248,17 @@ class IkePeering:
             return
         if silent_s := unanswered_s(sa, self.members, now):
             self._record.unanswered(silent_s, now)
+
+        # What there is is replaced in time, the IKE SA and its Child SAs.
         self._renew(sa, now)
         for index, member in enumerate(self.members):
-            alone = index in self._refused or not self._spares(sa)
-            hold = now < self._not_before[index]
-            for spi, by in member.due_to_rekey(now, alone=alone, hold=hold):
+            alone = index in self._wants.refused or not spares(sa)
+            for spi, by in member.due_to_rekey(now, alone=alone, hold=self._wants.is_held(index, now)):
                 endpoint.rekey_child(self.name, spi, now, by)
-        missing = [self._missing(index, sa, now) for index in range(len(self.members))]
-        for wanted in range(SPARES + 1, 0, -1):  # first one for each member, then their spares
+
+        # What is missing is asked for: first one for each member, then their spares.
+        missing = self._wants.missing(sa, lambda index: endpoint.asked(self.name, index), now)
+        for wanted in range(SPARES + 1, 0, -1):
             for index, count in enumerate(missing):
                 if count >= wanted:
                     told = for_member(index), resource(index)
@@ -291,8 +266,7 @@ class IkePeering:
 
     def _renew(self, sa: IkeSa, now: float) -> None:
         """Authenticate anew when it is time, or nothing else helps; once members have moved, the old IKE SA goes."""
-        in_need = any(index in self._refused and one.needs_more(now) for index, one in enumerate(self.members))
-        bare = bool(self._refused) and all(member.bare for member in self.members)
+        in_need, bare = self._wants.in_need(now), self._wants.bare()
         reason, by = self._renewal.reason(sa, in_need=in_need, bare=bare, now=now)
         if reason:
             told = event("ike.reauthenticates", peering=self.name, reason=reason)
@@ -301,24 +275,6 @@ class IkePeering:
         moved = not any(member.superseded for member in self.members)
         if self._renewal.is_old_done_with(moved=moved, now=now) and sa.standing.initiated:
             self._endpoint.delete_older(self.name, sa.standing.authentication, now)
-
-    def _spares(self, sa: IkeSa) -> int:
-        """How many unused pairs a member should have.
-
-        None with a peer that spreads its traffic and is no fwd: it would send on the spares, too, or on nothing else.
-        """
-        return 0 if sa.peer.spreads and not sa.peer.is_fwd else SPARES
-
-    def _missing(self, index: int, sa: IkeSa, now: float) -> int:
-        """How many Child SAs are to be asked for now."""
-        missing = self.members[index].missing(self._spares(sa)) - self._endpoint.asked(self.name, index)
-        if missing <= 0 or now < self._not_before[index]:
-            self._missing_since[index] = None
-            return 0
-        since = self._missing_since[index]
-        if since is None:
-            since = self._missing_since[index] = now
-        return missing if sa.initiator or now >= since + OTHER_SIDE_S else 0
 
     # -- what IKE tells -------------------------------------------------------------------------------------------
 
@@ -365,36 +321,38 @@ class IkePeering:
             member.settle(now)
 
     def _established(self, what: Established, now: float) -> None:
-        theirs = None
-        for notify in what.notifies:
-            if notify.kind == Notify.FWD_PEERING:
-                try:
-                    theirs = Terms.decode(notify.data)
-                except ValueError as error:
-                    self._record.terms_refused(str(error), now)
+        """Both sides have proved who they are: they are joined, unless they disagree."""
+        try:
+            theirs = terms_told(what.notifies)
+        except ValueError as error:
+            theirs = None
+            self._record.terms_refused(str(error), now)
         self._disagreement = disagreement(self._terms, theirs)
         if self._disagreement:
             self._endpoint.terminate(self.name, now, self._disagreement, By.REFUSED)
             return
+
+        # What earlier attempts have left counts no more.
         self._checkup.peer = what.certificate
         self._record.established(what.standing, now)
         self._error = ""
-        self._begin_at = None
-        self._begin_by = By.START
-        self._again_s = AGAIN_S
+        self._beginning.established()
         self._initial_contact = False
+        self._wants.begin_anew()
+
+        # Another fwd tells where its members are, and what its TUN device takes.
         self._far_terms = theirs
         sa = self._endpoint.established(self.name)
         if sa is not None and theirs is not None:
             sa.peer.behind_nat = theirs.behind_nat(sa.remote[0])
-        if self._renewal.established(what.standing, now):
-            for member in self.members:
-                member.supersede(what.standing.authentication)
-        self._refused.clear()
-        self._not_before = [0.0] * len(self.members)
         if self._terms.payload == "superpacket" and theirs is not None:
             self._peering_shared.far_offloads = theirs.offloads
         self._place_peer()
+
+        # If this is not the first time, all pairs of before are to be replaced.
+        if self._renewal.established(what.standing, now):
+            for member in self.members:
+                member.supersede(what.standing.authentication)
 
     def _place_peer(self) -> None:
         """Tell members where theirs are, and whether a NAT stands before us."""
@@ -414,18 +372,18 @@ class IkePeering:
                 "%s: %s", self.name, error, extra=event("ike.child_refused", peering=self.name, member=child.member)
             )
             self._endpoint.delete_child(self.name, child.inbound.spi, now, By.REFUSED)
-            self._not_before[child.member] = now + REFUSED_S
+            self._wants.hold(child.member, now + REFUSED_S)
             return
         self._renewal.helped()
         if what.replaces is None:  # a replacement is none more
-            self._refused.pop(child.member, None)
+            self._wants.given(child.member)
         self._narrower.note(child.member, child.outbound.narrowed)
         if self._reveal is not None:
             self._reveal(what)
 
     def _child_refused(self, what: ChildRefused, now: float) -> None:
-        reason = self._refused[what.member] = notify_name(what.notify)
-        self._not_before[what.member] = now + min(REFUSED_S, self._times.again_s)
+        reason = notify_name(what.notify)
+        self._wants.refuse(what.member, reason, now + min(REFUSED_S, self._times.again_s))
         self._refusals.note(ExchangeRefused(self.name, by_peer=True, reason=reason, member=what.member), now)
 
     def _faulty(self, what: Fault, now: float) -> None:
@@ -442,8 +400,7 @@ class IkePeering:
         self._narrower.clear()
         self._error = what.error or self._disagreement
         self._record.closed(self._error, now)
-        self._begin_at = now + self._again_s if self._starts else None
-        self._again_s = min(2 * self._again_s, AGAIN_MAX_S)
+        self._beginning.closed(now)
 
     def failures(self) -> Counter[str]:
         """Count what has failed, by reason."""
@@ -460,8 +417,8 @@ class IkePeering:
             "faults": self.faults,
             "failures": dict(self.failures()),
             "narrower": self._narrower.told(),
-            "concern": concern(self.members, self._refused, self._inherited_end, sa, now),
-            "refused": {str(index): why for index, why in self._refused.items() if self.members[index].bare},
+            "concern": concern(self.members, self._wants.refused, self._inherited_end, sa, now),
+            "refused": self._wants.shown(),
         }
 
     def _spi_free(self, spi: int) -> bool:
@@ -478,16 +435,12 @@ class IkePeering:
 
     def terminate(self, now: float) -> None:
         """End the connection; it stays so until somebody begins."""
-        self._starts = False
-        self._begin_at = None
+        self._beginning.stop()
         self._endpoint.terminate(self.name, now)
 
     def initiate(self, now: float) -> None:
         """Begin, after `terminate` or with start_action none."""
-        self._starts = True
-        self._begin_by = By.USER
-        if not self._endpoint.begun(self.name):
-            self._begin_at = now
+        self._beginning.start(now, begun=bool(self._endpoint.begun(self.name)))
 
     def stopping(self, now: float) -> None:
         """fwd goes, or this peering does: tell the peer."""

@@ -90,6 +90,15 @@ class Pair:
         replace_s = min((one.replace_s for one in (times, self.times) if one.replace_s), default=float("inf"))
         return self.outdated or now >= self.made_at + replace_s * self.share
 
+    def is_settled(self, times: Times, now: float) -> bool:
+        """Whether nothing is to become of it: it is not on its way, nor going, nor old."""
+        return self.ready and self.gone_at is None and self.retire_at is None and not self.is_old(times, now)
+
+    def take(self, now: float) -> None:
+        """Note that somebody sends on it."""
+        self.used, self.taken_at = True, now
+        self.left, self.retire_at = False, None
+
     def again_s(self, times: Times) -> float:
         """Between two attempts to replace it."""
         return min(times.again_s, self.times.again_s)

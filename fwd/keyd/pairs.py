@@ -208,10 +208,7 @@ class MemberPairs:
         if pair.ends_early:  # it was taken before its record could say so
             self._end_outbound_by(pair.keys.outbound.deadline_ms)
             self._told = -1
-        pair.used = True
-        pair.taken_at = now
-        pair.left = False
-        pair.retire_at = None
+        pair.take(now)
         self._current = pair
         self._refresh()
 
@@ -349,11 +346,8 @@ class MemberPairs:
     def next_renewal(self) -> float | None:
         """When a pair is to be replaced next."""
         after_s = self._times.replace_s
-        return (
-            min((pair.made_at + after_s * pair.share for pair in self._pairs.values()), default=None)
-            if after_s
-            else None
-        )
+        due = [pair.made_at + after_s * pair.share for pair in self._pairs.values() if after_s]
+        return min(due, default=None)
 
     def is_at_rest(self, now: float) -> bool:
         """Whether no pair comes or goes, and the member sends on what it is thought to."""
@@ -364,11 +358,8 @@ class MemberPairs:
             return False
         if shared.link[LinkWord.SPI_OUT] != self._sends_on or (current is not None and not self._sends()):
             return False
-        return all(
-            pair.ready and pair.gone_at is None and pair.retire_at is None and (pair.spare or pair is current)
-            and not pair.is_old(self._times, now)
-            for pair in self._pairs.values()
-        )  # fmt: skip
+        held = self._pairs.values()
+        return all((pair.spare or pair is current) and pair.is_settled(self._times, now) for pair in held)
 
     def pair(self, spi: int) -> Pair | None:
         """That of our inbound SPI."""

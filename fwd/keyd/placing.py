@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fwd.datapath.shared import MemberShared
 from fwd.keyd.agreement import Terms
+from fwd.proto.ike.mobility import heard_from
 from fwd.proto.ike.sa import IkeSa
 
 
@@ -24,4 +25,4 @@ def look_elsewhere(shared: MemberShared, sa: IkeSa | None, now: float, *, shared
     if heard is None or sa is None:
         return
     if shared_port or not sa.peer.behind_nat:  # else IKE's own port there is anybody's guess
-        sa.heard_from((heard[0], heard[1] if shared_port else 0), now)
+        heard_from(sa, (heard[0], heard[1] if shared_port else 0), now)

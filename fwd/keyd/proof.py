@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fwd.proto.ike import trust
 from fwd.proto.ike.auth import Certificates, Credentials, Psk
-from fwd.proto.ike.events import Standing
+from fwd.proto.ike.events import Connection, Standing
 from fwd.proto.ike.payloads import Identity
 
 _KEY_BYTES = _DIGEST_BYTES = 32
@@ -57,6 +57,11 @@ class Proof:
         self._credentials = credentials
         self._octets = b"".join(map(_block, (*_of_credentials(credentials), local_id.encode(), remote_id.encode())))
         self._key = os.urandom(_KEY_BYTES)
+
+    @classmethod
+    def of(cls, connection: Connection) -> Proof:
+        """Return that of a connection."""
+        return cls(connection.credentials, connection.local_id, connection.remote_id)
 
     def note(self, chains: Iterable[Chain]) -> Note:
         """For keyd's successor; `chains`: of the peer's certificates."""

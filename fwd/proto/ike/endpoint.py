@@ -22,33 +22,27 @@ from fwd.proto.ike.both import goes_first, peer_begins
 from fwd.proto.ike.causes import By, Failure, failure_of
 from fwd.proto.ike.crypto import Random
 from fwd.proto.ike.events import Address, Closed, Connection, Datagram, Event, Fault, Rejected, Standing, World
-from fwd.proto.ike.exchanges import CreateChild, DeleteChildren, DeleteIke, Liveness, respond_child, respond_delete
+from fwd.proto.ike.exchanges import CreateChild, DeleteChildren, DeleteIke, respond_delete
 from fwd.proto.ike.initial import Initiate, respond_auth, respond_init
-from fwd.proto.ike.limits import (
-    FRAGMENTS_BYTES_STRANGERS,
-    HALF_OPEN_S,
-    IKE_SAS_MAX,
-)
+from fwd.proto.ike.limits import FRAGMENTS_BYTES_STRANGERS, HALF_OPEN_S
 from fwd.proto.ike.message import Header, decode_clear, encode_clear
-from fwd.proto.ike.numbers import Exchange, Flag, Notify, Payload, Protocol, ProtocolError, syntax
+from fwd.proto.ike.numbers import Exchange, Flag, Notify, Payload, ProtocolError, syntax
 from fwd.proto.ike.payloads import (
     AnyPayload,
     Identity,
     Notification,
-    SecurityAssociation,
     is_about_children,
-    maybe,
     notified,
     notify_for,
     of_type,
 )
 from fwd.proto.ike.rate import NewestFirst
-from fwd.proto.ike.rekey import RekeyIke, respond_rekey, yield_to_rival
+from fwd.proto.ike.rekey import RekeyIke, respond_create, yield_to_rival
 from fwd.proto.ike.sa import NO_SPI, IkeSa
 from fwd.proto.ike.states import State
 from fwd.proto.ike.strangers import HalfOpen, Strangers, Verdict, read_first
 from fwd.proto.ike.table import Commons, IkeSas, fits
-from fwd.proto.ike.upkeep import Due, what_is_due, when_due, why_ended
+from fwd.proto.ike.upkeep import do_what_is_due, when_due
 
 
 class Endpoint:
@@ -200,7 +194,7 @@ class Endpoint:
 
     def begun(self, name: str) -> list[IkeSa]:
         """Those that we have begun, or a peer that has proved who it is: a stranger's first message is nothing."""
-        return [sa for sa in self.sas(name) if _counts(sa)]
+        return [sa for sa in self.sas(name) if sa.counts]
 
     # -- datagrams, time, events --------------------------------------------------------------------------------
 
@@ -258,29 +252,11 @@ class Endpoint:
         """What is due at `now`."""
         for sa in self._sas:
             with self._barrier(sa):
-                self._tick(sa, now)
+                sa.tick(now)
+                do_what_is_due(sa, self._beside(sa), self._sas.adopt, now)
         with self._barrier(None):
             self._sas.expire(now)
             self._sweep(now)
-
-    def _tick(self, sa: IkeSa, now: float) -> None:
-        """What is due on one IKE SA."""
-        sa.tick(now)
-        match what_is_due(sa, self._beside(sa), now):
-            case Due.FORGET:
-                self._world.fail(Failure.HALF_OPEN_TIMED_OUT if sa.state is State.CONNECTING else None)
-                sa.die("", By.REPLACED)
-            case Due.END if sa.state is State.ESTABLISHED and not sa.busy:
-                sa.submit(DeleteIke(why_ended(sa, now), By.TIMER), now)
-            case Due.END:
-                sa.say_farewell()
-                sa.die(sa.error or why_ended(sa, now), By.TIMER)
-            case Due.DELETE:
-                sa.submit(DeleteIke(), now)
-            case Due.REKEY:
-                sa.submit(RekeyIke(self._sas.adopt), now)
-            case Due.PROBE:
-                sa.submit(Liveness(), now)
 
     def _beside(self, sa: IkeSa) -> Sequence[IkeSa]:
         """Those on which depends what is due for it: none while it is half open, and of such there may be very many."""
@@ -374,9 +350,11 @@ class Endpoint:
                 return home._respond(sa, exchange, request, now)
             reply = respond_auth(sa, request, now)
             self._strangers.remove(sa)
-            self._give_way(sa)
+            for other in self._sas.that_give_way_to(sa):
+                self._forget(other)
             if notified(request, Notify.INITIAL_CONTACT):
-                self._forget_others(sa)
+                for other in self._sas.that_were_before(sa):
+                    other.die("")
             return reply
 
         # An authenticated peer. What it says of Child SAs tells which IKE SA of two rivals it means.
@@ -389,7 +367,7 @@ class Endpoint:
             return reply
 
         if exchange == Exchange.CREATE_CHILD_SA:
-            return self._respond_create(sa, request, now)
+            return respond_create(sa, request, self._sas.adopt, now)
         raise syntax(f"exchange {exchange}")
 
     def _choose_connection(self, sa: IkeSa, request: list[AnyPayload]) -> Endpoint:
@@ -399,55 +377,35 @@ class Endpoint:
         refused there.
         """
         peer, wanted = (of_type(request, kind, Identity) for kind in (Payload.IDI, Payload.IDR))
-        for home in self.neighbours:
-            for connection in home.connections.values():
-                if peer and connection.is_between(wanted, peer) and fits(connection, sa.local, sa.remote):
-                    sa.connection = connection
-                    if home is not self:
-                        self._forget(sa)
-                        sa.world, sa.respond = home._world, home._respond
-                        home._sas.adopt(sa)
-                    return home
-        return self
-
-    def _respond_create(self, sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPayload]:
-        offered = maybe(request, SecurityAssociation)
-        if offered and offered.proposals[0].protocol == Protocol.IKE:
-            return respond_rekey(sa, request, self._sas.adopt, now)
-        if sa.state is not State.ESTABLISHED:
-            raise ProtocolError(Notify.TEMPORARY_FAILURE, "the IKE SA is being replaced, or goes")
-        return respond_child(sa, request, now)
-
-    def _give_way(self, sa: IkeSa) -> None:
-        """The peer has begun, too, and come further: our attempt, of which it has kept nothing that counts, ends."""
-        for other in self.sas(sa.connection.name):
-            if other.initiator and other.state is State.CONNECTING and other.keys is None:
-                self._forget(other)
-
-    def _forget_others(self, sa: IkeSa) -> None:
-        """The peer has begun anew and knows of no IKE SA but this one (RFC 7296 §2.4).
-
-        One that was established while this one was under way is not meant: both have begun at once.
-        """
-        for other in self.sas(sa.connection.name):
-            if other is not sa and 0 < other.established_at < sa.begun_at:
-                other.die("")
+        near = [(home, one) for home in self.neighbours for one in home.connections.values()]
+        meant = [
+            (home, one) for home, one in near
+            if peer and one.is_between(wanted, peer) and fits(one, sa.local, sa.remote)
+        ]  # fmt: skip
+        if not meant:
+            return self
+        home, sa.connection = meant[0]
+        if home is not self:
+            self._forget(sa)
+            sa.world, sa.respond = home._world, home._respond
+            home._sas.adopt(sa)
+        return home
 
     # -- the end ------------------------------------------------------------------------------------------------
 
     def _sweep(self, now: float) -> None:
         """Forget what is dead; a connection whose last IKE SA that was is closed."""
-        if len(self._sas) > IKE_SAS_MAX:
-            self._shed()
+        for sa in self._sas.too_many(self.connections):
+            sa.die("")
         for sa in [sa for sa in self._sas if sa.state is State.DEAD]:
             if sa.has_last_words:
                 self._sas.keep_last_words(sa, now)
             self._forget(sa)
             name = sa.connection.name
-            in_vain = not _counts(sa) or (not sa.established_at and self.established(name) is not None)
+            in_vain = not sa.counts or (not sa.established_at and self.established(name) is not None)
             if in_vain and sa.error:
                 self._events.append(Rejected(name, sa.remote, sa.error))
-            if _counts(sa) and not any(_counts(other) and other.state is not State.REKEYED for other in self.sas(name)):
+            if sa.counts and not any(other.counts and other.state is not State.REKEYED for other in self.sas(name)):
                 self._events.append(Closed(name, sa.error))
 
     def _forget(self, sa: IkeSa) -> None:
@@ -485,15 +443,3 @@ class Endpoint:
             self._events.append(Fault(sa.connection.name, error))
             for home in self.neighbours:
                 home._forget(sa)
-
-    def _shed(self) -> None:
-        """A peer may begin or rekey as often as it likes; its oldest IKE SAs go without a word."""
-        for name in self.connections:
-            held = sorted((sa for sa in self.sas(name) if sa.established_at), key=lambda sa: sa.established_at)
-            for sa in held[:-IKE_SAS_MAX]:
-                sa.die("")
-
-
-def _counts(sa: IkeSa) -> bool:
-    """Whether it is more than somebody's half-open IKE SA."""
-    return sa.initiator or sa.established_at > 0

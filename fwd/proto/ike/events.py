@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -13,7 +13,7 @@ from cryptography import x509
 from fwd.proto.ike.auth import Credentials, same
 from fwd.proto.ike.causes import By, Failure
 from fwd.proto.ike.crypto import Random
-from fwd.proto.ike.numbers import ProtocolError
+from fwd.proto.ike.numbers import PRIVATE_STATUS_FIRST, ProtocolError
 from fwd.proto.ike.payloads import Identity, Notification
 from fwd.proto.ike.proposals import Proposal
 from fwd.proto.ike.rate import Budget
@@ -77,6 +77,14 @@ class PeerFacts:
     hashes: bytes = b""  # that it takes in signatures (RFC 7427 §4)
     behind_nat: bool = False  # we see it at another address than it does
     sees_nat: bool = False  # it sees us at another address than we do
+
+    def understood(self, notifies: Sequence[Notification]) -> list[Notification]:
+        """Those that it has said to know; standard ones go to everybody (RFC 7296 §3.12)."""
+        return [one for one in notifies if self.is_fwd or one.kind < PRIVATE_STATUS_FIRST]
+
+    def receiver_of(self, member: int) -> int:
+        """Which member is to receive on the inbound half of a member's Child SA (design §4)."""
+        return member if self.spreads else FIRST_MEMBER
 
 
 @dataclass(frozen=True)

@@ -70,10 +70,10 @@ class CreateChild:
             if old.use is not Use.INSTALLED:
                 return None
             old.move(Use.REKEYING)
-        receiver = sa.receiver_of(self.member)
+        receiver = sa.peer.receiver_of(self.member)
         self._offer = Offer.make(sa.connection, sa.world, self.member, receiver, self._group, first=False)
         rekey = [_rekey_notify(old)] if old else []
-        return [*rekey, *sa.understood(self._notifies), *self._offer.payloads()]
+        return [*rekey, *sa.peer.understood(self._notifies), *self._offer.payloads()]
 
     def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
         self._finish(sa, reply, now)
@@ -242,7 +242,7 @@ def respond_child(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyP
         if sum(child.keys.member == member for child in sa.children.values()) >= 2 * MEMBER_CHILDREN_MAX:
             reason = f"{2 * MEMBER_CHILDREN_MAX} Child SAs of member {member}"
             raise ProtocolError(Notify.NO_ADDITIONAL_SAS, reason)
-        keys, reply, nonce = answer(request, sa.connection, sa.world, sa.keys, member, sa.receiver_of(member))
+        keys, reply, nonce = answer(request, sa.connection, sa.world, sa.keys, member, sa.peer.receiver_of(member))
     except ProtocolError as error:
         error.member = member
         raise

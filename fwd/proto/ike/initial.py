@@ -218,7 +218,7 @@ class Authenticate:
             connection.remote_id,
             auth.authenticate(connection.credentials, keys.prf, octets, sa.peer.hashes),
             *([Notification(Notify.INITIAL_CONTACT)] if self._initial_contact else []),
-            *sa.understood(connection.notifies),
+            *sa.peer.understood(connection.notifies),
             *self._offer.payloads(first=True),
         ]
 
@@ -368,7 +368,7 @@ def respond_auth(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPa
         mine,
         *auth.certificate_payloads(connection.credentials),
         auth.authenticate(connection.credentials, keys.prf, octets, sa.peer.hashes),
-        *sa.understood(connection.notifies),
+        *sa.peer.understood(connection.notifies),
     ]
 
     # The IKE SA stands, whatever becomes of its first Child SA (§1.2).

@@ -18,7 +18,7 @@ import hmac
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Literal
 
-from fwd.proto.ike.events import Address
+from fwd.proto.ike.events import Address, Moved, Strayed
 from fwd.proto.ike.numbers import Exchange, Notify, ProtocolError
 from fwd.proto.ike.payloads import AnyPayload, Notification, notified
 
@@ -59,6 +59,39 @@ def judge(
     return Verdict.CHECK if mobility == "address" or nat_before_peer else Verdict.STRAY
 
 
+def consider(sa: IkeSa, path: Path, now: float) -> None:
+    """Something of the peer's, authentic and new, has taken this path: follow, look, or stay."""
+    verdict = judge(
+        sa.connection.mobility, (sa.local, sa.remote), path,
+        established=sa.speaks, nat_before_us=sa.peer.sees_nat, nat_before_peer=sa.peer.behind_nat,
+    )  # fmt: skip
+    if verdict is Verdict.MOVE:
+        follow(sa, path)
+    elif verdict is Verdict.STRAY:
+        stray(sa, path[1], f"mobility is {sa.connection.mobility}")
+    elif verdict is Verdict.CHECK and now >= sa.probe_not_before:
+        looks = any(isinstance(task, Probe) and task.path is not None for task in sa.tasks())
+        if not looks:
+            sa.submit_first(Probe(path), now)
+
+
+def heard_from(sa: IkeSa, remote: Address, now: float) -> None:
+    """Traffic of the peer's, authentic and new, has come from this address; port 0: from which is not known."""
+    consider(sa, (sa.local, (remote[0], remote[1] or sa.remote[1])), now)
+
+
+def follow(sa: IkeSa, path: Path) -> None:
+    """From now on the peer is there."""
+    sa.local, sa.remote = path
+    if sa.speaks:
+        sa.world.tell(Moved(sa.connection.name, sa.remote))
+
+
+def stray(sa: IkeSa, remote: Address, reason: str) -> None:
+    """The peer is not followed there."""
+    sa.world.tell(Strayed(sa.connection.name, remote, reason))
+
+
 class Probe:
     """Whether the peer can be reached on a path: an INFORMATIONAL request that goes there, whoever else is waiting.
 
@@ -83,7 +116,7 @@ class Probe:
     def give_up(self, sa: IkeSa) -> None:
         """Nobody has answered from there. What is sent to where the peer was must not say the cookie."""
         assert self.path is not None
-        sa.stray(self.path[1], "no answer came from there")
+        stray(sa, self.path[1], "no answer came from there")
         self.path = None
 
     def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
@@ -92,11 +125,11 @@ class Probe:
             return
         given = notified(reply, Notify.COOKIE2)
         if self._cookie and not (given and hmac.compare_digest(given.data, self._cookie)):
-            sa.stray(self.path[1], "the answer is not to our request")
+            stray(sa, self.path[1], "the answer is not to our request")
         elif sa.answered_from != self.path[1]:
-            sa.stray(self.path[1], "the answer came from elsewhere")
+            stray(sa, self.path[1], "the answer came from elsewhere")
         else:
-            sa.follow(self.path)
+            follow(sa, self.path)
 
     def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
         sa.probe_not_before = now + PROBE_EVERY_S

@@ -13,7 +13,7 @@ from fwd.proto.ike.causes import By, by_notify
 from fwd.proto.ike.child import NONCE_BYTES
 from fwd.proto.ike.crypto import DiffieHellman, IkeKeys, Suite
 from fwd.proto.ike.events import ExchangeRefused
-from fwd.proto.ike.exchanges import RETRY_S, DeleteIke
+from fwd.proto.ike.exchanges import RETRY_S, DeleteIke, respond_child
 from fwd.proto.ike.numbers import (
     SPI_BYTES,
     Exchange,
@@ -30,6 +30,7 @@ from fwd.proto.ike.payloads import (
     Nonce,
     SecurityAssociation,
     error_of,
+    maybe,
     notified,
     only,
     public_value,
@@ -222,3 +223,13 @@ def _answer_rekey(sa: IkeSa, request: list[AnyPayload], adopt: Adopt, now: float
         Nonce(nr),
         KeyExchange(suite.group, secret.public),
     ]
+
+
+def respond_create(sa: IkeSa, request: list[AnyPayload], adopt: Adopt, now: float) -> list[AnyPayload]:
+    """Answer CREATE_CHILD_SA: the IKE SA is to be rekeyed, or a Child SA made or rekeyed. Raises ProtocolError."""
+    offered = maybe(request, SecurityAssociation)
+    if offered and offered.proposals[0].protocol == Protocol.IKE:
+        return respond_rekey(sa, request, adopt, now)
+    if sa.state is not State.ESTABLISHED:
+        raise ProtocolError(Notify.TEMPORARY_FAILURE, "the IKE SA is being replaced, or goes")
+    return respond_child(sa, request, now)

@@ -10,7 +10,6 @@ state does not allow. A message of the peer's own that breaks the format ends th
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -20,7 +19,6 @@ from fwd.proto.ike.channel import Channel
 from fwd.proto.ike.child import Child
 from fwd.proto.ike.crypto import IkeKeys, Suite
 from fwd.proto.ike.events import (
-    FIRST_MEMBER,
     Address,
     ChildConfirmed,
     ChildDown,
@@ -30,21 +28,20 @@ from fwd.proto.ike.events import (
     ExchangeRefused,
     IkeDown,
     IkeUp,
-    Moved,
     PeerFacts,
     Standing,
-    Strayed,
     World,
 )
 from fwd.proto.ike.limits import COPIES_PER_S, INIT_ERROR_S, MESSAGE_BYTES_STRANGER
 from fwd.proto.ike.message import Assemblies, Fragment, Header
-from fwd.proto.ike.mobility import PROBE_TRIES, Path, Probe, Verdict, judge
-from fwd.proto.ike.numbers import PRIVATE_STATUS_FIRST, SPI_BYTES, Exchange, Flag, Notify, ProtocolError
-from fwd.proto.ike.payloads import AnyPayload, Delete, Notification, decode_chain, notify_for
+from fwd.proto.ike.mobility import PROBE_TRIES, Path, Probe, consider
+from fwd.proto.ike.numbers import SPI_BYTES, Exchange, Flag, Notify, ProtocolError
+from fwd.proto.ike.payloads import AnyPayload, Delete, decode_chain, notify_for
 from fwd.proto.ike.rate import Rate
 from fwd.proto.ike.request import RETRANSMIT_S, TRIES_MAX, Request
 from fwd.proto.ike.states import IKE_MOVES, State, Use, check_move
 from fwd.proto.ike.task import Respond, Task
+from fwd.proto.ike.tasks import Tasks
 
 TRAFFIC_S: Final = 10.0  # a peer whose traffic came so lately is not given up
 NO_SPI: Final = bytes(SPI_BYTES)
@@ -106,8 +103,7 @@ class IkeSa:
         self.initial: Any = None  # what IKE_SA_INIT left for IKE_AUTH (initial.py)
 
         # Requests: those that wait, the one under way, and the last answer, one at a time (§2.3).
-        self._later: list[tuple[float, Task]] = []
-        self._queue: deque[Task] = deque()
+        self._tasks = Tasks()
         self._request: Request | None = None
         self._next_id = 0
         self._expected_id = 0
@@ -141,7 +137,17 @@ class IkeSa:
     @property
     def busy(self) -> bool:
         """Whether a request is under way or waits."""
-        return self._request is not None or bool(self._queue)
+        return self._request is not None or bool(self._tasks)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is more than somebody's half-open IKE SA."""
+        return self.initiator or self.established_at > 0
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether the peer has yet to answer the IKE_SA_INIT that it began with."""
+        return self._state is State.CONNECTING and self.keys is None
 
     @property
     def busy_with_children(self) -> bool:
@@ -174,7 +180,7 @@ class IkeSa:
 
     def tasks(self) -> list[Task]:
         """All that is under way, waits, or was put off."""
-        return [*([self._request.task] if self._request else []), *self._queue, *(task for _, task in self._later)]
+        return [*([self._request.task] if self._request else []), *self._tasks.all()]
 
     def is_planned(self, kind: type) -> bool:
         """Whether such a task is under way, waits, or was put off."""
@@ -182,31 +188,28 @@ class IkeSa:
 
     def submit(self, task: Task, now: float) -> None:
         """Do this as soon as nothing else is under way."""
-        self._queue.append(task)
+        self._tasks.append(task)
         self._start_next(now)
 
     def submit_first(self, task: Task, now: float) -> None:
-        """The same, before all that waits."""
-        self._queue.appendleft(task)
+        """Do this as soon as nothing else is under way, before all that waits."""
+        self._tasks.append(task, first=True)
         self._start_next(now)
 
     def submit_later(self, task: Task, due: float) -> None:
         """Do this, but not before `due`."""
-        self._later.append((due, task))
+        self._tasks.put_off(task, due)
 
     def take_queue(self) -> list[Task]:
         """What waits, to be done by a successor."""
-        waiting = [*self._queue, *(task for _, task in self._later)]
-        self._queue.clear()
-        self._later.clear()
-        return waiting
+        return self._tasks.take_all()
 
     def _start_next(self, now: float) -> None:
-        while self._request is None and self._queue and self.state is not State.DEAD:
+        while self._request is None and self._tasks and self.state is not State.DEAD:
             if self._next_id > MESSAGE_ID_MAX:
                 self.die("its message ids are used up", By.COUNT)
                 return
-            task = self._queue.popleft()
+            task = self._tasks.pop()
             payloads = task.start(self, now)
             if payloads is not None:
                 self.send_request(task, payloads, now)
@@ -226,13 +229,9 @@ class IkeSa:
             self.die(self.error)
             return
 
-        # What was put off is due by now.
-        due = [task for at, task in self._later if at <= now]
-        self._later = [(at, task) for at, task in self._later if at > now]
-        for task in due:
+        # What was put off is due by now. The request under way is sent again, until it was sent often enough.
+        for task in self._tasks.pop_due(now):
             self.submit(task, now)
-
-        # The request under way is sent again, until it was sent often enough.
         request = self._request
         if request is None or now < request.due or self._refused_at is not None:
             return
@@ -249,17 +248,18 @@ class IkeSa:
 
         request.try_again(now)
         self._send(request.datagrams, request.path)
-        for task in self._queue:  # the peer may be where we would look if this request were answered
+        for task in self._tasks.waiting():  # the peer may be where we would look if this request were answered
             if isinstance(task, Probe):
                 self._send(request.datagrams, task.path)
 
     def next_timeout(self) -> float | None:
         """When `tick` is due."""
-        times = [due for due, _ in self._later]
-        times += [self._request.due] if self._request and self._refused_at is None else []
-        times += self._channel.assemblies.timeouts()
-        times += [self._refused_at + INIT_ERROR_S] if self._refused_at is not None else []
-        return min(times, default=None)
+        times = [self._tasks.next_due(), *self._channel.assemblies.timeouts()]
+        if self._refused_at is not None:
+            times.append(self._refused_at + INIT_ERROR_S)
+        elif self._request:
+            times.append(self._request.due)
+        return min((at for at in times if at is not None), default=None)
 
     # -- messages that come -----------------------------------------------------------------------------------
 
@@ -297,7 +297,7 @@ class IkeSa:
 
         # The message is whole: who sends it lives, and may have moved.
         self.heard_at = now  # of what had come before anybody may have kept a copy (RFC 7296 §2.4)
-        self.consider(path, now)
+        consider(self, path, now)
         if header.is_response:
             self.answered_from = path[1]
             self._take_answer(*whole, now)
@@ -330,12 +330,9 @@ class IkeSa:
     def take_init_answer(self, header: Header, data: bytes, payloads: list[AnyPayload], now: float) -> None:
         """The answer to our IKE_SA_INIT, which is not encrypted."""
         request = self._request
-        if (
-            request is None
-            or request.task.exchange != Exchange.IKE_SA_INIT
-            or header.message_id
-            or self._channel.is_encrypted
-        ):
+        if request is None or request.task.exchange != Exchange.IKE_SA_INIT:
+            return
+        if header.message_id or self._channel.is_encrypted:
             return
         self.initial.take(header, data)
         try:
@@ -385,48 +382,7 @@ class IkeSa:
         """The responder's IKE_SA_INIT is answered: the next request is number 1."""
         self._expected_id = 1
 
-    # -- where the peer is ------------------------------------------------------------------------------------
-
-    def consider(self, path: Path, now: float) -> None:
-        """Something of the peer's, authentic and new, has taken this path: follow, look, or stay (mobility.py)."""
-        verdict = judge(
-            self.connection.mobility, (self.local, self.remote), path,
-            established=self.speaks, nat_before_us=self.peer.sees_nat, nat_before_peer=self.peer.behind_nat,
-        )  # fmt: skip
-        if verdict is Verdict.MOVE:
-            self.follow(path)
-        elif verdict is Verdict.STRAY:
-            self.stray(path[1], f"mobility is {self.connection.mobility}")
-        elif verdict is Verdict.CHECK and now >= self.probe_not_before and not self._looks():
-            self.submit_first(Probe(path), now)
-
-    def _looks(self) -> bool:
-        """Whether it is about to look for the peer somewhere, or does."""
-        return any(isinstance(task, Probe) and task.path is not None for task in self.tasks())
-
-    def heard_from(self, remote: Address, now: float) -> None:
-        """Traffic of the peer's, authentic and new, has come from this address; port 0: from which is not known."""
-        self.consider((self.local, (remote[0], remote[1] or self.remote[1])), now)
-
-    def follow(self, path: Path) -> None:
-        """From now on the peer is there."""
-        self.local, self.remote = path
-        if self.speaks:
-            self.world.tell(Moved(self.connection.name, self.remote))
-
-    def stray(self, remote: Address, reason: str) -> None:
-        """The peer is not followed there."""
-        self.world.tell(Strayed(self.connection.name, remote, reason))
-
     # -- Child SAs --------------------------------------------------------------------------------------------
-
-    def understood(self, notifies: Sequence[Notification]) -> list[Notification]:
-        """Those that the peer has said to know; standard ones go to everybody (RFC 7296 §3.12)."""
-        return [one for one in notifies if self.peer.is_fwd or one.kind < PRIVATE_STATUS_FIRST]
-
-    def receiver_of(self, member: int) -> int:
-        """Which member is to receive on the inbound half of a member's Child SA (design §4)."""
-        return member if self.peer.spreads else FIRST_MEMBER
 
     def add_child(self, child: Child, replaces: int | None = None, by: By = By.PEER) -> None:
         """It is installed: both its SAs may be used."""

@@ -6,13 +6,19 @@ comes again, since the first answer may be lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from fwd.proto.ike.child import SPI_MIN, Child
 from fwd.proto.ike.crypto import Random
 from fwd.proto.ike.events import Address, Connection
-from fwd.proto.ike.limits import FRAGMENTS_BYTES_ALL, HALF_OPEN_BYTES_ALL, LAST_WORDS_MAX, LAST_WORDS_S
+from fwd.proto.ike.limits import (
+    FRAGMENTS_BYTES_ALL,
+    HALF_OPEN_BYTES_ALL,
+    IKE_SAS_MAX,
+    LAST_WORDS_MAX,
+    LAST_WORDS_S,
+)
 from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import Notify, ProtocolError
 from fwd.proto.ike.rate import Budget
@@ -66,6 +72,26 @@ class IkeSas:
     def find_child(self, name: str, spi: int) -> tuple[IkeSa, Child] | None:
         """The Child SA that we receive on `spi`, and whose it is."""
         return next(((sa, sa.children[spi]) for sa in self.of(name) if spi in sa.children), None)
+
+    def that_give_way_to(self, sa: IkeSa) -> list[IkeSa]:
+        """Attempts of ours of which the peer has kept nothing that counts: it has begun, too, and come further."""
+        return [one for one in self.of(sa.connection.name) if one.initiator and one.is_unanswered]
+
+    def that_were_before(self, sa: IkeSa) -> list[IkeSa]:
+        """Those that end as the peer has begun anew and knows of no IKE SA but this one (RFC 7296 §2.4).
+
+        One that was established while this one was under way is not meant: both have begun at once.
+        """
+        others = [one for one in self.of(sa.connection.name) if one is not sa]
+        return [one for one in others if 0 < one.established_at < sa.begun_at]
+
+    def too_many(self, names: Iterable[str]) -> list[IkeSa]:
+        """The oldest of each connection: a peer may begin or rekey as often as it likes."""
+        found: list[IkeSa] = []
+        for name in names if len(self) > IKE_SAS_MAX else ():
+            held = sorted((sa for sa in self.of(name) if sa.established_at), key=lambda sa: sa.established_at)
+            found += held[:-IKE_SAS_MAX]
+        return found
 
     def adopt(self, sa: IkeSa) -> None:
         """Messages for it find it from now on."""

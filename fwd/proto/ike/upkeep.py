@@ -12,8 +12,10 @@ from enum import Enum
 from typing import Final
 
 from fwd.proto.ike.both import DOUBLE_S, is_double, replaced_at
+from fwd.proto.ike.causes import By, Failure
+from fwd.proto.ike.exchanges import DeleteIke, Liveness
 from fwd.proto.ike.limits import HALF_OPEN_S
-from fwd.proto.ike.rekey import RekeyIke
+from fwd.proto.ike.rekey import Adopt, RekeyIke
 from fwd.proto.ike.sa import IkeSa
 from fwd.proto.ike.states import State
 
@@ -60,6 +62,25 @@ def what_is_due(sa: IkeSa, sas: Sequence[IkeSa], now: float) -> Due | None:
     """The first of what is due at `now`."""
     found = when_due(sa, sas)
     return next((due for due in Due if found.get(due, now + 1) <= now), None)
+
+
+def do_what_is_due(sa: IkeSa, sas: Sequence[IkeSa], adopt: Adopt, now: float) -> None:
+    """Do what is due at `now`; `adopt` takes the successor if it is to be rekeyed."""
+    match what_is_due(sa, sas, now):
+        case Due.FORGET:
+            sa.world.fail(Failure.HALF_OPEN_TIMED_OUT if sa.state is State.CONNECTING else None)
+            sa.die("", By.REPLACED)
+        case Due.END if sa.state is State.ESTABLISHED and not sa.busy:
+            sa.submit(DeleteIke(why_ended(sa, now), By.TIMER), now)
+        case Due.END:
+            sa.say_farewell()
+            sa.die(sa.error or why_ended(sa, now), By.TIMER)
+        case Due.DELETE:
+            sa.submit(DeleteIke(), now)
+        case Due.REKEY:
+            sa.submit(RekeyIke(adopt), now)
+        case Due.PROBE:
+            sa.submit(Liveness(), now)
 
 
 def ends_at(sa: IkeSa) -> float:

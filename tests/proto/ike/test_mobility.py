@@ -9,7 +9,7 @@ from ikekit import NAME, A, B, Net, ask, connection, for_member
 
 from fwd.proto.ike import initial, mobility
 from fwd.proto.ike.events import Address, Closed, Datagram, Moved, Strayed
-from fwd.proto.ike.mobility import PROBE_EVERY_S, Verdict, judge
+from fwd.proto.ike.mobility import PROBE_EVERY_S, Verdict, heard_from, judge
 from fwd.proto.ike.numbers import VENDOR_ID, Exchange, Notify
 from fwd.proto.ike.payloads import AnyPayload, Notification, Vendor
 
@@ -202,7 +202,7 @@ def test_a_look_at_the_wrong_port_does_not_keep_the_peer_from_being_found() -> N
     """Behind a NAT a member's port says nothing of IKE's; the peer's own message does."""
     roaming = Roaming(nat=True)
     roaming.at = X
-    roaming.sa.heard_from((X[0], 0), roaming.net.now)
+    heard_from(roaming.sa, (X[0], 0), roaming.net.now)
     roaming.run(5.0)
     assert roaming.moved == []
     roaming.says()
@@ -215,7 +215,7 @@ def test_looks_are_bounded_however_many_messages_come_from_elsewhere() -> None:
     roaming = Roaming(mobility="address")
     start = roaming.net.now
     for n in range(200):
-        roaming.sa.heard_from((f"203.0.113.{n % 200 + 1}", 0), roaming.net.now)
+        heard_from(roaming.sa, (f"203.0.113.{n % 200 + 1}", 0), roaming.net.now)
         roaming.run(0.2)
     looks = [one for one in roaming.sent if one.remote[0].startswith("203.")]
     assert 5 < len(looks) <= mobility.PROBE_TRIES * (1 + (roaming.net.now - start) / PROBE_EVERY_S)
@@ -228,7 +228,7 @@ def test_traffic_shows_where_the_peer_is() -> None:
     for heard, port in ((X, X[1]), ((X[0], 0), B[1])):
         roaming = Roaming(nat=True)
         roaming.at = X[0], port
-        roaming.sa.heard_from(heard, roaming.net.now)
+        heard_from(roaming.sa, heard, roaming.net.now)
         roaming.run(0.5)
         assert roaming.moved == [roaming.at]
 
