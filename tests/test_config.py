@@ -9,6 +9,7 @@ import pytest
 
 from fwd.model.config import Config, load, parse, with_members, without_offload
 from fwd.model.example import EXAMPLE
+from fwd.model.render import render
 from fwd.model.words import ConfigError
 
 KEYS = '[peering.keys]\nsource = "lab"\nsecret = "/etc/fwd/lab.secret"\n'
@@ -329,3 +330,61 @@ def test_peerings_told_apart_by_identity_offer_the_same_for_ike() -> None:
     proposals = 'ike_proposals = ["aes128gcm16-prfsha256-x25519"]\n'
     assert "ike_proposals" in refusal(two_of_one_pair("", 'local_id = "other.example"\n' + proposals))
     parse(two_of_one_pair("", "ike_port = 510\n" + proposals), "file")
+
+
+# -- several far gateways --------------------------------------------------------------------------------------
+
+TWO_FAR = '["192.0.2.2", "192.0.2.3"]'
+
+
+def test_a_peering_has_one_far_gateway_or_several() -> None:
+    one = parse(peering(keys=PSK), "f").peering[0]
+    assert [str(far.address) for far in one.fars] == ["192.0.2.2"]
+    assert one.towards(one.fars[0]) == one
+    two = parse(peering(keys=PSK, remote_addrs=TWO_FAR, members="5"), "f").peering[0]
+    legs = [two.towards(far) for far in two.fars]
+    assert [str(leg.far) for leg in legs] == ["192.0.2.2", "192.0.2.3"]
+    assert [leg.members for leg in legs] == [3, 2]
+    assert [leg.remote_id for leg in legs] == ["192.0.2.2", "192.0.2.3"]
+
+
+def test_each_far_gateway_has_its_own_identity() -> None:
+    keys = PSK + 'remote_id = ["a.example", "b.example"]\n'
+    two = parse(peering(keys=keys, remote_addrs=TWO_FAR), "f").peering[0]
+    assert [two.towards(far).remote_id for far in two.fars] == ["a.example", "b.example"]
+    one = parse(peering(keys=PSK + 'remote_id = ["a.example"]\n'), "f").peering[0]
+    assert one.remote_id == "a.example"
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys", "reason"),
+    [
+        ({"remote_addrs": "[]"}, PSK, "remote_addrs: has no entries"),
+        ({"remote_addrs": '["192.0.2.2", "192.0.2.2"]'}, PSK, "remote_addrs: 192.0.2.2 stands here twice"),
+        ({"remote_addrs": '["192.0.2.2", "192.0.2"]'}, PSK, "remote_addrs: '192.0.2' is no IP address"),
+        ({"remote_addrs": '["192.0.2.2", "gw3.example"]'}, PSK, "gw3.example is a name, which a list does not take"),
+        ({"remote_addrs": '["192.0.2.2", "2001:db8::2"]'}, PSK, "different IP versions"),
+        ({"remote_addrs": '["192.0.2.2", "192.0.2.1"]'}, PSK, "are the same address"),
+        ({"remote_addrs": TWO_FAR}, KEYS, "several far gateways need IKE keys"),
+        ({"remote_addrs": TWO_FAR, "members": "1"}, PSK, "members 1 are fewer than the 2 far gateways"),
+        ({"remote_addrs": TWO_FAR}, PSK + 'remote_id = "a.example"\n', "keys.remote_id is one identity"),
+        ({"remote_addrs": TWO_FAR}, PSK + 'remote_id = ["a"]\n', "keys.remote_id has 1 entries, and remote_addrs 2"),
+        ({}, PSK + "remote_id = []\n", "remote_id: has no entries"),
+        ({}, PSK + "remote_id = [1]\n", "remote_id: expected a text in quotes"),
+        ({"remote_addrs": TWO_FAR, "remote_ts": '["192.0.2.3/32"]'}, PSK, "contains a gateway's own outer address"),
+    ],
+)
+def test_far_gateways_that_cannot_be_paired_are_refused(changes: dict[str, str], keys: str, reason: str) -> None:
+    assert reason in refusal(peering(keys=keys, **changes))
+
+
+def test_two_peerings_may_not_share_a_far_gateway_that_cannot_be_told_apart() -> None:
+    text = peering(keys=PSK, remote_addrs=TWO_FAR) + other(keys=PSK, remote_addrs='"192.0.2.3"')
+    assert "vpc2 and vpc3" in refusal(text)
+    parse(text.replace('"192.0.2.3"\n', '"192.0.2.4"\n'), "f")
+
+
+def test_several_far_gateways_are_written_as_they_are_read() -> None:
+    config = parse(peering(keys=PSK + 'remote_id = ["a", "b"]\n', remote_addrs=TWO_FAR), "f")
+    assert parse(render(config), "f") == config
+    assert 'remote_addrs = "192.0.2.2"' in render(parse(peering(keys=PSK), "f"))

@@ -81,6 +81,14 @@ class Brief(_Shape):
     narrower: dict[str, Narrower] = Field(default_factory=dict)
 
 
+class FarTold(_Shape):
+    """Of one far gateway."""
+
+    number: int = 0
+    established: bool = False
+    error: str = ""
+
+
 class Told(Brief):
     """Of one peering, all of it."""
 
@@ -89,6 +97,7 @@ class Told(Brief):
     faults: int = Field(default=0, ge=0)
     failures: dict[str, Annotated[int, Field(ge=0, le=2**63)]] = Field(default_factory=dict)
     certificates: Annotated[Certificates | None, BeforeValidator(lambda told: told or None)] = None
+    far: list[FarTold] = Field(default_factory=list)
 
     @property
     def failures_by_reason(self) -> dict[str, int]:

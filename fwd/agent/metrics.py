@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from fwd.model import shown
 from fwd.model.reasons import Code
 from fwd.model.shown import Shown
-from fwd.model.status import Demux, Gateway, Peering, Process, Status, Traffic
+from fwd.model.status import Demux, FarGateway, Gateway, Peering, Process, Status, Traffic
 from fwd.model.status import Member as MemberStatus
 from fwd.proto.drops import DropReason
 
@@ -77,6 +77,7 @@ def _parts(status: Status) -> Iterator[tuple[type, Sequence[str], _Rows]]:
         ("peering", "member", "direction"),
         [((*labels, way), part) for labels, m in members for way, part in (("out", m.out), ("in", m.in_))],
     )
+    yield FarGateway, ("peering", "far"), [((p.name, far.address), far) for p in peerings for far in p.far]
     yield Peering, ("peering",), [((p.name,), p) for p in peerings]
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, get_args
 from fwd.agent import ike
 from fwd.agent.view import GatewayView, PeeringView
 from fwd.datapath.shared import LinkWord, MemberShared, ProcessState
+from fwd.model.pairing import Far, far_of
 from fwd.model.readiness import Carried, MemberFacts, PeeringFacts, peering_reasons, process_reasons
 from fwd.model.reasons import Code, Reason, from_json
 from fwd.model.status import State
@@ -57,18 +58,25 @@ def _facts(view: PeeringView, told: ike.Brief) -> PeeringFacts:
     error = told.error if told.error not in (ike.NOTHING, ike.UNREADABLE) else ""
     return PeeringFacts(
         name=config.name,
-        remote=str(config.remote_addrs),
+        remote=config.where,
         ports=ports,
         demux=STATES[view.shared.demux.state],
-        members=[_member(member) for member in view.shared.members],
+        members=[_member(member, far_of(i, config.fars)) for i, member in enumerate(view.shared.members)],
         refused=frozenset(told.refused),
         narrower=held,
         why=told.concern or error,
     )
 
 
-def _member(member: MemberShared) -> MemberFacts:
-    return MemberFacts(STATES[member.process.state], bool(member.link[LinkWord.SPI_OUT]), member.path_down)
+def _member(member: MemberShared, far: Far) -> MemberFacts:
+    state, sends = STATES[member.process.state], bool(member.link[LinkWord.SPI_OUT])
+    return MemberFacts(state, sends, member.path_down, far.number)
+
+
+def carries(member: MemberShared) -> bool:
+    """Whether a member runs, can send, and its path is up."""
+    running = member.process.state is ProcessState.RUNNING
+    return running and bool(member.link[LinkWord.SPI_OUT]) and not member.path_down
 
 
 class Watch:

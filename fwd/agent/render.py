@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fwd.model.shown import read
-from fwd.model.status import Certificates, IkeSa, Peering, Process, SharedProcess, Status
+from fwd.model.status import Certificates, FarGateway, IkeSa, Peering, Process, SharedProcess, Status
 from fwd.proto.drops import DropReason
 from fwd.proto.errors import UserError
 
@@ -105,6 +105,7 @@ def _peering(peering: Peering) -> list[RenderableType]:
         _fact("device", f"{peering.tun}, MTU {peering.tun_mtu}"),
         _fact("offloads", ", ".join(offloads.in_force) or "none"),
         *(_fact("refused", f"{name}: {reason}", "yellow") for name, reason in offloads.refused.items()),
+        *(_far(far) for far in peering.far if len(peering.far) > 1),
         *([_fact("IKE", peering.ike_error, "red")] if peering.ike_error and not peering.ike_sas else []),
         *(
             _fact("fewer members", f"none for member {index}: {reason}", "yellow")
@@ -115,6 +116,12 @@ def _peering(peering: Peering) -> list[RenderableType]:
         *(Padding(table, (0, 0, 0, 2)) for table in (_processes(peering), _traffic(peering))),
         *(line for sa in peering.ike_sas for line in _ike_sa(sa)),
     ]
+
+
+def _far(far: FarGateway) -> Text:
+    members = ", ".join(map(str, far.members))
+    why = f": {far.error}" if far.error and far.state == "down" else ""
+    return _fact("far gateway", f"{far.address} {far.state}, members {members}{why}", _STYLES[far.state])
 
 
 def drops(told: Json) -> RenderableType:

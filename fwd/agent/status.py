@@ -18,12 +18,14 @@ from fwd.datapath.counters import DemuxCounter, MemberCounter
 from fwd.datapath.ring import SEGMENTS, RingWords
 from fwd.datapath.shared import LinkWord, MemberShared, ProcessWords
 from fwd.datapath.tun import TUN_FLAGS
+from fwd.model.pairing import Far
 from fwd.model.shown import as_json
 from fwd.model.status import (
     Books,
     Certificates,
     ChildSa,
     Demux,
+    FarGateway,
     Gateway,
     IkeSa,
     LedgerEntry,
@@ -110,7 +112,7 @@ def _peering(view: PeeringView, now_ns: int, tun: TunLink | None, told: ike.Told
         tun=config.tun,
         tun_mtu=tun.mtu_bytes,
         local_addrs=str(config.local_addrs),
-        remote_addrs=str(config.remote_addrs),
+        remote_addrs=config.where,
         local_ts=[str(subnet) for subnet in config.local_ts],
         remote_ts=[str(subnet) for subnet in config.remote_ts],
         offloads=_offloads(view),
@@ -120,6 +122,7 @@ def _peering(view: PeeringView, now_ns: int, tun: TunLink | None, told: ike.Told
             bytes=demux[DemuxCounter.BYTES],
         ),
         members=[_member(view, i, counted[i], buckets[i], now_ns) for i in range(n)],
+        far=[_far(view, far, told) for far in config.fars],
         icmp_errors={
             "out": demux[DemuxCounter.ICMP_ERRORS],
             "in": sum(counters[MemberCounter.IN_ICMP_ERRORS] for counters in counted),
@@ -127,6 +130,19 @@ def _peering(view: PeeringView, now_ns: int, tun: TunLink | None, told: ike.Told
         drops={reason.label: count for reason, count in drops.items()},
         books=_books(view, demux, counted, drops),
         **_ike(told, lab=config.ike is None),
+    )
+
+
+def _far(view: PeeringView, far: Far, told: ike.Told) -> FarGateway:
+    members = far.members(len(view.shared.members))
+    of_keyd = next((one for one in told.far if one.number == far.number), ike.FarTold())
+    carries = any(readiness.carries(view.shared.members[i]) for i in members)
+    return FarGateway(
+        address=str(far.address),
+        members=list(members),
+        state="up" if carries else "down",
+        established=None if view.config.ike is None else of_keyd.established,
+        error=of_keyd.error,
     )
 
 

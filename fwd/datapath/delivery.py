@@ -19,6 +19,7 @@ import numpy as np
 from fwd.datapath.counters import MemberCounter
 from fwd.model.config import Peering
 from fwd.proto.drops import DropReason
+from fwd.proto.echo import read_dummy
 from fwd.proto.esp import NEXT_DUMMY, NEXT_IPV4, NEXT_IPV6, payload_length
 from fwd.proto.icmp import ERROR_MAX, ERRORS_PER_S, Errors
 from fwd.proto.ip import (
@@ -48,7 +49,7 @@ class Delivery:
     """Writes to the TUN device `tun_fd`, whose offloads in force are `tun_flags`; counts in `counters`.
 
     What it is given comes from the SA that `enter` has named last. Inner addresses outside its selectors are told to
-    `on_stranger(spi, address pair, how many)`.
+    `on_stranger(spi, address pair, how many)`, echoes in payload esp to `on_echo(sub-type, number)`.
     """
 
     def __init__(self, peering: Peering, tun_fd: int, tun_flags: int, counters: array[int]) -> None:
@@ -65,6 +66,7 @@ class Delivery:
         self._datagrams: dict[bytes, Datagrams] = {}  # by flow, of this batch
         self.spi = 0
         self.on_stranger: Callable[[int, bytes, int], None] = lambda spi, pair, count: None
+        self.on_echo: Callable[[int, int], None] = lambda subtype, number: None
 
     def enter(self, spi: int, selectors: Selectors) -> None:
         """What comes now is of this SA, and held to these."""
@@ -164,7 +166,7 @@ class Delivery:
             counters[DropReason.BAD_PADDING] += 1
             return
         if next_header == NEXT_DUMMY:
-            counters[DropReason.DUMMY] += 1
+            self._dummy(row[:length])
             return
         if next_header not in (NEXT_IPV4, NEXT_IPV6):
             counters[DropReason.BAD_NEXT_HEADER] += 1
@@ -179,6 +181,15 @@ class Delivery:
             counters[DropReason.ECN_CE_LOST] += 1
         else:
             self._write([memoryview(NO_VNET), row[:size]], address_pair(row), size)
+
+    def _dummy(self, payload: memoryview) -> None:
+        """A dummy packet is dropped (RFC 4303 §2.6), unless it is an echo of another fwd's."""
+        echo = read_dummy(payload)
+        if echo is None:
+            self._counters[DropReason.DUMMY] += 1
+        else:
+            self._counters[_IN_ESP_OK] += 1
+            self.on_echo(*echo)
 
     # -- both -------------------------------------------------------------------------------------------------
 

@@ -84,6 +84,7 @@ class Inbound:
         self._counters: array[int] = counters.values
         self._delivery = Delivery(peering, tun_fd, tun_flags, counters.values)
         self._delivery.on_stranger = self._audit_stranger
+        self._delivery.on_echo = lambda subtype, number: self.on_echo(subtype, number)
         self._slots = slots
         self._link = link
         self._taken = self._taken_bytes = 0  # of the counters' units, and not counted yet

@@ -21,6 +21,7 @@ from fwd.datapath.barrier import Barrier
 from fwd.datapath.boot import take_boot_record, wait_for_keys
 from fwd.datapath.clock import boot_ms
 from fwd.datapath.counters import MemberCounter
+from fwd.datapath.echoes import Echoes
 from fwd.datapath.geometry import Geometry, inner_mtu_min
 from fwd.datapath.inbound import Inbound
 from fwd.datapath.outbound import Outbound
@@ -31,15 +32,13 @@ from fwd.datapath.tun import Offloads
 from fwd.datapath.tuning import Follower, Tuning
 from fwd.datapath.udp import ANCILLARY_BYTES, KEEPALIVE, KEEPALIVE_S, Sender, path_mtu, read_ancillary
 from fwd.model.config import Peering
-from fwd.proto.aggfrag import FRAMING_BYTES, SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY
-from fwd.proto.esp import NEXT_AGGFRAG
+from fwd.model.pairing import far_of
 from fwd.proto.logged import event
-from fwd.proto.path import Echo, PathMonitor
+from fwd.proto.path import PathMonitor
 from fwd.proto.sa import DEADLINE_MAX_MS, SET_BYTES_MAX, EventKind, MessageError, SaEvent, SaSet
 
 IDLE_TICK_S: Final = 0.2
 _REST_TICKS = 5  # in a row without traffic, after which it rests
-_ECHO_BYTES = FRAMING_BYTES + 4
 _UNKNOWN_EVERY_S = 0.1
 _ASK_KERNEL_S = 1.0  # what the path takes
 _ASK_KERNEL_SOON_S = 0.1  # after EMSGSIZE, which may come with every send
@@ -111,7 +110,8 @@ class Member:
         # The path, from what a predecessor or the kernel knows of it.
         self._far = self._shared.far.get()
         self.outbound.peer = self._known_peer()
-        self._path = self._known_path(now)
+        sizes = self._known_path(now)
+        self.echoes = Echoes(self._shared, parts.geometry, self.outbound, self._counters, sizes, esp=self._esp)
 
         # What a predecessor held is counted as lost before anything new is taken.
         self.outbound.recover(skip=skip)
@@ -125,7 +125,7 @@ class Member:
         self._kernel_asked = self._unknown_at = self._elsewhere_at = 0.0
         self._traffic = 0, 0  # ESP packets sent and received, at the last tick
         self._quiet_ticks = 0  # in a row without any
-        self._publish_path()
+        self.echoes.publish()
         self._install(boot)
         self._tell(EventKind.STARTED, self._link[LinkWord.SPI_OUT])
 
@@ -144,7 +144,8 @@ class Member:
             # Two segments at most before the other direction has its turn.
             busy = work()
             if busy:
-                self._path.sent(self._now)
+                if self.echoes.sent(self._now):
+                    due = min(due, self._now + self.echoes.next_timeout(self._now))
                 busy = work()
 
             # It blocks if nothing waits: up to the next tick, or for as long as nothing is due at all.
@@ -200,7 +201,7 @@ class Member:
         inbound.open(self._now)
         if inbound.heard_records:
             inbound.heard_records = False
-            self._path.heard(self._now)
+            self.echoes.sizes.heard(self._now)
 
     def _on_heard(self, sa: Receiving, address: tuple[str, int]) -> None:
         """Something authenticated came on `sa`, newer than all before it, from `address`."""
@@ -228,27 +229,7 @@ class Member:
             self._tell(EventKind.UNKNOWN, spi)
 
     def _on_echo(self, subtype: int, number: int) -> None:
-        if subtype == SUBTYPE_ECHO_REPLY:
-            self._path.answered(number, self._now)
-            self._publish_path()
-        else:
-            self._counters[MemberCounter.ECHOES_ANSWERED] += 1
-            self.outbound.send_control(_echo(SUBTYPE_ECHO_REPLY, number, _ECHO_BYTES), NEXT_AGGFRAG)
-
-    def _ask(self, echoes: list[Echo]) -> None:
-        geometry = self._parts.geometry
-        for echo in echoes:
-            full = FRAMING_BYTES + geometry.chunk_for(echo.mtu_bytes) if echo.mtu_bytes else 0
-            self._counters[MemberCounter.ECHOES_SENT] += 1
-            self.outbound.send_control(_echo(SUBTYPE_ECHO, echo.number, max(full, _ECHO_BYTES)), NEXT_AGGFRAG)
-        if echoes:
-            self._publish_path()
-
-    def _publish_path(self) -> None:
-        link, mtu = self._link, self._path.mtu_bytes
-        link[LinkWord.PATH_DOWN] = not self._path.up
-        link[LinkWord.PATH_MTU] = mtu
-        link[LinkWord.CHUNK] = self._parts.geometry.chunk_for(mtu)
+        self.echoes.take(subtype, number, self._now)
 
     def _follow_far(self) -> None:
         """Go where IKE has found the peer; a NAT's port that IKE does not know, at the address that it tells, stays."""
@@ -266,7 +247,8 @@ class Member:
         heard, far = self._shared.peer.get(), self._shared.far.get()
         if heard is not None and (far is None or heard[0] == far[0]):
             return heard
-        return far or (str(peering.far), peering.port_of(self._parts.index))
+        paired = far_of(self._parts.index, peering.fars)
+        return far or (str(paired.address), peering.port_of(paired.partner(self._parts.index)))
 
     def _known_path(self, now: float) -> PathMonitor:
         """Begin to watch the path from what a predecessor, or else the kernel, knows of its MTU."""
@@ -291,8 +273,7 @@ class Member:
         self._sender.too_big = False
         if self._now - self._kernel_asked >= due_s:
             self._ask_kernel()
-        if not self._esp and self.outbound.sa:
-            self._ask(self._path.poll(self._now))
+        self.echoes.look(self._now)
         self._link[LinkWord.GSO_REFUSED] = self._sender.gso_refused
         self._follow_far()
         self.inbound.expire(self._now)
@@ -313,8 +294,7 @@ class Member:
         wait_s = IDLE_TICK_S
         if self._quiet_ticks >= _REST_TICKS:
             wait_s = min(REST_S, max(IDLE_TICK_S, (self._deadline_ms - self.clock_ms()) / 1000))
-        asks = not self._esp and self.outbound.sa is not None
-        return min(wait_s, self._path.next_timeout(self._now)) if asks else wait_s
+        return min(wait_s, self.echoes.next_timeout(self._now))
 
     def _tune(self, tuning: Tuning) -> None:
         """Follow what the supervisor has put in force."""
@@ -332,12 +312,12 @@ class Member:
         self._kernel_asked = self._now
         tuning, found = self._tuning, self._kernel_mtu()
         if self._esp:
-            self._path.follow(found)
-            self._publish_path()
+            self.echoes.sizes.follow(found)
+            self.echoes.publish()
             least = inner_mtu_min((*tuning.local_ts, *tuning.remote_ts))
-            self._sender.allow_fragments(self._parts.geometry.inner_mtu_for(self._path.mtu_bytes) < least)
+            self._sender.allow_fragments(self._parts.geometry.inner_mtu_for(self.echoes.sizes.mtu_bytes) < least)
         else:
-            self._path.too_big(found, self._now)
+            self.echoes.sizes.too_big(found, self._now)
 
     def _kernel_mtu(self) -> int:
         peer = self.outbound.peer
@@ -417,8 +397,3 @@ class Member:
         """Events are hints: keyd finds the same in the shared words, so a full or dead queue loses nothing."""
         with contextlib.suppress(OSError):
             self._parts.control.send(SaEvent(kind, self._incarnation, spi).encode())
-
-
-def _echo(subtype: int, number: int, length: int) -> bytes:
-    """An echo of `length` octets: framing, number, zeros."""
-    return (bytes([subtype, 0, 0, 0]) + number.to_bytes(4, "big")).ljust(length, b"\0")

@@ -7,7 +7,7 @@
 | heartbeat, counters, bucket table, last use | demux | supervisor, agent, successor |
 | heartbeat, link words, replay slots, ledger, counters, where the peer is, how far the ring is | member-I | all |
 | offloads that the far side takes | keyd | supervisor, agent |
-| next epoch; where the far member is, keepalives | keyd-I | keyd's successor; member; supervisor |
+| next epoch; where the far member is, what it answers, keepalives | keyd-I | keyd's successor; member; supervisor |
 
 All words are aligned and written through a view of their own size (the bucket table 16 and 32 bits, the rest 64), so
 that a store is never torn. A process has the attributes of what memory.ACCESS gives it, and no others.
@@ -244,6 +244,7 @@ class MemberShared:
             self.next_epoch = words.take(1)
             self.far = AddressWords(words.take(AddressWords.SIZE))  # as negotiated
             self.keepalive = words.take(1)  # 1: a NAT is before us, and this member's port has a mapping to keep
+            self.echoes = words.take(1)  # 1: the far member answers echoes in payload esp, too
 
     @property
     def path_down(self) -> bool:

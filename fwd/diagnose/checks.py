@@ -154,7 +154,7 @@ def reverse_path(facts: Facts) -> Iterator[Finding]:
             continue
         values = {name: facts.sysctls.get(f"net.ipv4.conf.{name}.rp_filter", "0") for name in ("all", device)}
         if max(values.values()) == "1" and around.peering.local_addrs.version == 4:
-            what = f"what comes from {around.peering.remote_addrs} on {device} may be dropped: it is routed elsewhere"
+            what = f"what comes from {around.far} on {device} may be dropped: it is routed elsewhere"
             evidence = f"rp_filter of {device} is strict; the way back is {around.outer.device}"
             remedy = f"sysctl -w net.ipv4.conf.{device}.rp_filter=2 (and all), or route it by {device}"
             yield Finding("rp_filter", "warning", around.peering.name, what, evidence, remedy)
@@ -222,7 +222,7 @@ def addresses(facts: Facts) -> Iterator[Finding]:
             yield Finding("address", "fault", name, what, "no device has it", remedy)
         if around.outer is None:
             remedy = "add a route, or see whether its device is up"
-            yield Finding("route", "fault", name, f"no route to {peering.remote_addrs}", "asked of the kernel", remedy)
+            yield Finding("route", "fault", name, f"no route to {around.far}", "asked of the kernel", remedy)
         for version in sorted({subnet.version for subnet in peering.local_ts}):
             subnets = [str(subnet) for subnet in peering.local_ts if subnet.version == version]
             if not around.own.intersection(subnets):
@@ -259,7 +259,7 @@ def path_mtu(facts: Facts) -> Iterator[Finding]:
         if peering.name in told:  # what the members have found since
             used = max([member.path_mtu for member in told[peering.name].members] or [used])
         if echo.largest_bytes < used:
-            what = f"the path to {peering.remote_addrs} takes {echo.largest_bytes} octets, and fwd sends up to {used}"
+            what = f"the path to {around.far} takes {echo.largest_bytes} octets, and fwd sends up to {used}"
             evidence = f"the largest echo that was answered; {way.device} takes {way.mtu_bytes}"
             remedy = f"let ICMP 'fragmentation needed' pass on the way, or set path_mtu = {echo.largest_bytes}"
             severity: Literal["fault", "warning"] = "fault" if echo.largest_bytes < _OUTER_MIN_BYTES else "warning"
@@ -280,16 +280,16 @@ def ports(facts: Facts) -> Iterator[Finding]:
 
 def far_gateway(facts: Facts) -> Iterator[Finding]:
     """Yield far gateways that have answered nothing to IKE."""
-    around_of = {around.peering.name: around for around in facts.peerings}
-    for peering in facts.status.peerings if facts.status else ():
-        around = around_of.get(peering.name)
-        silent = peering.ike_failures.get("no_answer", 0)
-        if around is None or not silent or any(sa.state == "established" for sa in peering.ike_sas):
+    told = {peering.name: peering for peering in facts.status.peerings} if facts.status else {}
+    for around in facts.peerings:
+        peering, address = told.get(around.peering.name), str(around.far)
+        silent = peering.ike_failures.get("no_answer", 0) if peering else 0
+        if peering is None or not silent or any(far.established for far in peering.far if far.address == address):
             continue
         answers = around.echo is not None and around.echo.answers
         echo = "it answers echo requests" if answers else "it answers no echo request either, or was not asked"
         ike_port = around.peering.ike.ike_port if around.peering.ike else 0
-        what = f"{peering.remote_addrs} does not answer IKE"
+        what = f"{address} does not answer IKE"
         remedy = f"see whether it runs, and what drops UDP to port {ike_port} on the way, both directions"
         yield Finding("far_gateway", "fault", peering.name, what, f"no answer {silent} times; {echo}", remedy)
 

@@ -9,6 +9,7 @@ from typing import Literal
 from fwd.keyd.checkup import Finding as KeyFinding
 from fwd.model.config import Config, Peering
 from fwd.model.status import Status
+from fwd.model.words import Address
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Port:
 
 @dataclass(frozen=True)
 class Around:
-    """What the host has around one peering."""
+    """What the host has around one peering and far gateway."""
 
-    peering: Peering
+    peering: Peering  # as that far gateway has it
     outer_device: str = ""  # that has local_addrs; empty: none has
     outer: Way | None = None  # to remote_addrs
     inner: Mapping[str, Way | None] = field(default_factory=dict)  # to an address of each remote subnet
@@ -52,6 +53,11 @@ class Around:
     ports: Sequence[Port] = ()
     keys: Sequence[KeyFinding] = ()
     filters: Sequence[str] = ()  # chains that drop all that is forwarded to or from the TUN device
+
+    @property
+    def far(self) -> Address:
+        """Where the far gateway is."""
+        return self.peering.far
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from fwd.diagnose import echo
 from fwd.diagnose.facts import Around, Echo, Facts, Limits, Port, Way
 from fwd.keyd.checkup import examine
 from fwd.model.config import Config, Peering
+from fwd.model.pairing import Far
 from fwd.model.shown import read
 from fwd.model.status import SCHEMA, Status
 from fwd.model.words import Address, ConfigError, is_address
@@ -65,7 +66,8 @@ def gather(config: Config, control: Path, *, is_root: bool) -> Facts:
     status = look.at("the gateway", _status, control)
     placed, nameless = _placed(config, status)
     with IPRoute() as ip:
-        peerings = [_peering(look, ip, peering, runs=status is not None) for peering in placed]
+        pairs = [(peering, far) for peering in placed for far in peering.fars]
+        peerings = [_peering(look, ip, peering, far, runs=status is not None) for peering, far in pairs]
 
     strict = look.at("filters", network.strict_tables, root=True) or ""
     peerings = [replace(one, filters=filters.dropping(strict, one.peering.tun, one.lans)) for one in peerings]
@@ -110,14 +112,14 @@ def _looked_up(name: str, local: Address) -> str:
     return str(socket.getaddrinfo(name, None, _FAMILIES[local.version], socket.SOCK_DGRAM)[0][4][0])
 
 
-def _peering(look: Look, ip: IPRoute, peering: Peering, *, runs: bool) -> Around:
-    """What the host has around one peering; its ports are its own while it runs."""
-    name = peering.name
-    around = look.at(f"{name}: addresses and routes", _around, ip, peering) or Around(peering)
+def _peering(look: Look, ip: IPRoute, peering: Peering, far: Far, *, runs: bool) -> Around:
+    """What the host has around one peering and far gateway; its ports are its own while it runs."""
+    name, leg = peering.name, peering.towards(far)
+    around = look.at(f"{name}: addresses and routes", _around, ip, leg) or Around(leg)
     return replace(
         around,
-        keys=look.at(f"{name}: keys", examine, peering, root=True) or [],
-        ports=[] if runs else list(_ports(peering)),
+        keys=look.at(f"{name}: keys", examine, leg, root=True) or [],
+        ports=[] if runs or far.number else list(_ports(peering)),
     )
 
 

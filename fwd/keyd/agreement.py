@@ -1,9 +1,10 @@
 """What two fwd gateways tell each other of a peering in IKE_AUTH, and what follows from both (design §4, §7).
 
 A private-use notify carries version, payload, the offloads whose super-packets its sender takes, where its members
-listen, and, from version 2 on, its own address as it knows it: seen at another one, it is behind a NAT. `superpacket`
-is not sent unless both have said it: a peer that says nothing is a standard one. Refused, as ValueError: what is not
-such a notify.
+listen, whether they answer echoes in payload esp, and, from version 2 on, its own address as it knows it: seen at
+another one, it is behind a NAT. Members of a sender with n far gateways that are paired with one of them have every nth
+port. `superpacket` is not sent unless both have said it: a peer that says nothing is a standard one. Refused, as
+ValueError: what is not such a notify.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from fwd.proto.ip import CSUM, TSO4, TSO6, USO4, USO6
 VERSION: Final = 2
 _OLDEST: Final = 1
 PORT_MAX: Final = 65535
-_FORM = struct.Struct(">BBBBHH")  # version, payload, flags, zero, offloads, UDP port of member 0
+_FORM = struct.Struct(">BBBBHH")  # version, payload, flags, ports' distance - 1, offloads, UDP port of the first member
 _ADDRESS_BYTES: Final = 16  # behind that, from version 2 on
 _IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _PAYLOADS: Final[dict[int, Payload]] = {1: "superpacket", 2: "esp"}
 _ONE_PORT = 1
+_ECHOES = 2
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,15 @@ class Terms:
     payload: Payload
     offloads: int
     port: int
-    one_port: bool  # for all members; else member i has `port` + i
+    one_port: bool  # for all members; else member i has `port` + i × `apart`
     address: str | None = None  # of its sender, as that knows it; None: it does not tell
+    apart: int = 1
+    echoes: bool = False  # its members answer them in payload esp, too
 
     def notification(self) -> Notification:
         number = next(number for number, name in _PAYLOADS.items() if name == self.payload)
-        data = _FORM.pack(VERSION, number, _ONE_PORT if self.one_port else 0, 0, self.offloads, self.port)
+        flags = (_ONE_PORT if self.one_port else 0) | (_ECHOES if self.echoes else 0)
+        data = _FORM.pack(VERSION, number, flags, self.apart - 1, self.offloads, self.port)
         address = ip_address(self.address) if self.address else None
         if address is None:
             return Notification(Notify.FWD_PEERING, data)
@@ -53,14 +58,15 @@ class Terms:
         """Raises ValueError. Octets behind those of this version are of a later one, and passed over."""
         if len(data) < _FORM.size:
             raise ValueError(f"notify of {len(data)} octets")
-        version, number, flags, _, offloads, port = _FORM.unpack_from(data)
+        version, number, flags, between, offloads, port = _FORM.unpack_from(data)
         if version < _OLDEST or number not in _PAYLOADS or not port:
             raise ValueError(f"version {version}, payload {number}, port {port}")
         address = None
         if version >= VERSION and len(data) >= _FORM.size + _ADDRESS_BYTES:
             found = IPv6Address(data[_FORM.size : _FORM.size + _ADDRESS_BYTES])
             address = str(found.ipv4_mapped or found)
-        return cls(_PAYLOADS[number], _that_go_together(offloads), port, bool(flags & _ONE_PORT), address)
+        one_port, echoes = bool(flags & _ONE_PORT), bool(flags & _ECHOES)
+        return cls(_PAYLOADS[number], _that_go_together(offloads), port, one_port, address, between + 1, echoes)
 
     def behind_nat(self, seen: str) -> bool:
         """Whether a NAT is before its sender, whom we see at `seen`."""
@@ -68,7 +74,7 @@ class Terms:
 
     def port_of(self, member: int) -> int:
         """Where a member listens; there is none beyond the last port."""
-        return self.port if self.one_port else min(self.port + member, PORT_MAX)
+        return self.port if self.one_port else min(self.port + member * self.apart, PORT_MAX)
 
 
 def terms_told(notifies: Sequence[Notification]) -> Terms | None:

@@ -16,6 +16,7 @@ from fwd.datapath.shared import REST_S
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.inbox import Message
 from fwd.keyd.patience import TICK_S
+from fwd.model.pairing import ALONE, Far
 from fwd.proto.ike.limits import TIME_S, TIME_SHARE
 from fwd.proto.ike.rate import Rate
 from fwd.proto.logged import event
@@ -54,14 +55,16 @@ class Barrier:
 
 
 class Guarded(Barrier):
-    """See the module. `make` gives the peering's IKE at a time, or None if it can have none.
+    """See the module; of a peering with several far gateways each has one.
 
+    `make` gives the peering's IKE at a time, or None if it can have none.
     `due`: when `tick` is wanted. `restless`: something is under way in it.
     `touched`: something has been done with it since the last `settle`.
     """
 
-    def __init__(self, name: str, make: Callable[[float], IkePeering | None], now: float) -> None:
+    def __init__(self, name: str, make: Callable[[float], IkePeering | None], now: float, far: Far = ALONE) -> None:
         super().__init__(name)
+        self.far = far
         self.peering: IkePeering | None = None
         self.due = now
         self.touched = True

@@ -116,7 +116,7 @@ def findings(peering: Peering, credentials: Credentials, time: datetime) -> list
     if not isinstance(credentials, Certificates) or not isinstance(keys, CertificateKeys):
         return []
     local = auth.identity(keys.local_id or str(peering.local_addrs), Payload.IDI)
-    remote = auth.identity(keys.remote_id or str(peering.remote_addrs), Payload.IDR)
+    remote = auth.identity(peering.remote_id, Payload.IDR)
     parts: tuple[Callable[[], Iterator[Finding]], ...] = (
         partial(_own, keys, credentials, local, time),
         partial(_authorities, keys, credentials, time),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fwd.keyd.agreement import Terms
 from fwd.model.config import Peering
 from fwd.model.keys import CertificateKeys
+from fwd.model.pairing import Far
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Credentials
 from fwd.proto.ike.events import Connection
@@ -14,13 +15,15 @@ from fwd.proto.ike.payloads import Notification
 from fwd.proto.ike.proposals import parse
 
 
-def terms_of(peering: Peering, offloads: int) -> Terms:
-    """What this side says of a peering; `offloads`: what its TUN device takes."""
-    return Terms(peering.payload, offloads, peering.port, peering.shared_port, str(peering.local_addrs))
+def terms_of(peering: Peering, offloads: int, far: Far) -> Terms:
+    """What this side says of a peering to one far gateway; `offloads`: what its TUN device takes."""
+    port = peering.port_of(far.member(0))
+    address = str(peering.local_addrs)
+    return Terms(peering.payload, offloads, port, peering.shared_port, address, far.count, echoes=True)
 
 
 def connection_of(peering: Peering, credentials: Credentials, terms: Terms) -> Connection:
-    """The connection that a peering's configuration describes."""
+    """The connection that a peering's configuration describes; it has one far gateway."""
     keys = peering.ike
     assert keys is not None
     port = keys.ike_port
@@ -30,7 +33,7 @@ def connection_of(peering: Peering, credentials: Credentials, terms: Terms) -> C
         local=(str(peering.local_addrs), port),
         remote=(str(peering.far), port),
         local_id=auth.certified(auth.identity(keys.local_id or str(peering.local_addrs), Payload.IDI), credentials),
-        remote_id=auth.identity(keys.remote_id or str(peering.far), Payload.IDR),
+        remote_id=auth.identity(peering.remote_id, Payload.IDR),
         credentials=credentials,
         ike_proposals=tuple(parse(words, Protocol.IKE) for words in keys.ike_proposals),
         esp_proposals=tuple(parse(words, Protocol.ESP) for words in keys.esp_proposals),

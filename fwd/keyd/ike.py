@@ -24,12 +24,13 @@ from fwd.keyd.checkup import Checkup
 from fwd.keyd.connection import connection_of, for_member, terms_of
 from fwd.keyd.mailbox import KeydPeering
 from fwd.keyd.narrower import Narrower
+from fwd.keyd.offers import Offers
 from fwd.keyd.pair import Times
 from fwd.keyd.pairs import SPARES, MemberPairs
 from fwd.keyd.patience import TICK_S, Glance, patience_s
 from fwd.keyd.placing import look_elsewhere, place_peer
 from fwd.keyd.proof import Doubt, Proof
-from fwd.keyd.record import Record
+from fwd.keyd.record import Record, label
 from fwd.keyd.refusals import Refusals
 from fwd.keyd.renewal import Renewal
 from fwd.keyd.shown import concern, shown, unanswered_s
@@ -81,23 +82,28 @@ class IkePeering:
         peering = self.peering = parts.peering
         assert peering.ike is not None
         self.name = peering.name
-        self._terms = terms_of(peering, parts.offloads)
+        self._far = parts.far or peering.fars[0]
+        self._label = label(self.name, self._far)
+        self._terms = terms_of(peering, parts.offloads, self._far)
         self.connection = connection_of(peering, credentials, self._terms)
         self._checkup = Checkup(peering, credentials)
         self._times = Times(float(peering.rekey_time), peering.life_s)
         self._proof = Proof.of(self.connection)
-        self.members = [MemberPairs(i, one, self._times, self._proof) for i, one in enumerate(parts.members)]
+        self.members = [
+            MemberPairs(self._far.member(i), one, self._times, self._proof) for i, one in enumerate(parts.members)
+        ]
         self._judge_inherited(now)
         self._renewal = Renewal(self._times, float(peering.ike.reauth_time))
-        self._peering_shared = parts.shared
+        self._offers = parts.offers or Offers(parts.shared, 1)
         self._shared = [one.shared for one in parts.members]
         self._reveal = reveal
-        self._endpoint = Endpoint([self.connection], os.urandom, time.time, self._spi_free, reveal, commons)
+        octet = self._far.member
+        self._endpoint = Endpoint([self.connection], os.urandom, time.time, self._spi_free, reveal, commons, octet)
         # Members that hold SAs come from a keyd before this one: what they use stays until it is replaced.
         self._initial_contact = not any(one.shared.link[LinkWord.SPI_OUT] for one in parts.members)
         self._wants = Wants(self.members)
-        self._refusals = Refusals(self.name)
-        self._record = Record(peering, auth.name_of(self.connection.remote_id))
+        self._refusals = Refusals(self.name, self._label)
+        self._record = Record(peering, auth.name_of(self.connection.remote_id), self._far)
         self._narrower = Narrower(peering)
         self._error = ""  # why there is no connection
         self._disagreement = ""  # why this peer cannot be joined, though it is who it is
@@ -124,7 +130,7 @@ class IkePeering:
         if reason:
             told = event("ike.inherited_end", peering=self.name, reason=reason)
             grace = self.peering.ike.grace
-            log.warning("%s: the SAs of before end within %d s: %s", self.name, grace, reason, extra=told)
+            log.warning("%s: the SAs of before end within %d s: %s", self._label, grace, reason, extra=told)
 
     def change(self, peering: Peering, credentials: Credentials, now: float) -> None:
         """Take other times, words and secrets for what comes next; what rests on secrets of before ends after `grace`.
@@ -270,7 +276,7 @@ class IkePeering:
         reason, by = self._renewal.reason(sa, in_need=in_need, bare=bare, now=now)
         if reason:
             told = event("ike.reauthenticates", peering=self.name, reason=reason)
-            log.info("%s: authenticates anew beside the IKE SA that there is: %s", self.name, reason, extra=told)
+            log.info("%s: authenticates anew beside the IKE SA that there is: %s", self._label, reason, extra=told)
             self._endpoint.reauthenticate(self.name, now, by)
         moved = not any(member.superseded for member in self.members)
         if self._renewal.is_old_done_with(moved=moved, now=now) and sa.standing.initiated:
@@ -346,7 +352,7 @@ class IkePeering:
         if sa is not None and theirs is not None:
             sa.peer.behind_nat = theirs.behind_nat(sa.remote[0])
         if self._terms.payload == "superpacket" and theirs is not None:
-            self._peering_shared.far_offloads = theirs.offloads
+            self._offers.put(self._far.number, theirs.offloads)
         self._place_peer()
 
         # If this is not the first time, all pairs of before are to be replaced.
@@ -364,27 +370,27 @@ class IkePeering:
         child = what.child
         if self._disagreement or child.member >= len(self.members):
             return
-        receiver = self.members[child.inbound.spi & 0xFF].accepted
+        member, receiver = self._far.member(child.member), self._far.partner(child.inbound.spi & 0xFF)
         try:
-            self.members[child.member].up(child, what.replaces, receiver, what.standing, now)
+            self.members[child.member].up(child, what.replaces, self.members[receiver].accepted, what.standing, now)
         except NoSlotError as error:
-            log.warning(
-                "%s: %s", self.name, error, extra=event("ike.child_refused", peering=self.name, member=child.member)
-            )
+            told = event("ike.child_refused", peering=self.name, member=member)
+            log.warning("%s: %s", self._label, error, extra=told)
             self._endpoint.delete_child(self.name, child.inbound.spi, now, By.REFUSED)
             self._wants.hold(child.member, now + REFUSED_S)
             return
         self._renewal.helped()
         if what.replaces is None:  # a replacement is none more
             self._wants.given(child.member)
-        self._narrower.note(child.member, child.outbound.narrowed)
+        self._narrower.note(member, child.outbound.narrowed)
         if self._reveal is not None:
             self._reveal(what)
 
     def _child_refused(self, what: ChildRefused, now: float) -> None:
         reason = notify_name(what.notify)
         self._wants.refuse(what.member, reason, now + min(REFUSED_S, self._times.again_s))
-        self._refusals.note(ExchangeRefused(self.name, by_peer=True, reason=reason, member=what.member), now)
+        member = self._far.member(what.member)
+        self._refusals.note(ExchangeRefused(self.name, by_peer=True, reason=reason, member=member), now)
 
     def _faulty(self, what: Fault, now: float) -> None:
         """A fault of fwd's has ended an IKE SA; what its members have of Child SAs that are gone goes, too."""
@@ -410,7 +416,7 @@ class IkePeering:
         """What there is to see of it (shown.py)."""
         sa = self._endpoint.established(self.name)
         return {
-            "sas": [shown(sa, self.members, now) for sa in self._endpoint.begun(self.name)],
+            "sas": [shown(sa, self.members, self._far, now) for sa in self._endpoint.begun(self.name)],
             "half_open": len(self._endpoint.sas(self.name)) - len(self._endpoint.begun(self.name)),
             "error": self._error,
             "certificates": self._checkup.told(),
@@ -418,7 +424,7 @@ class IkePeering:
             "failures": dict(self.failures()),
             "narrower": self._narrower.told(),
             "concern": concern(self.members, self._wants.refused, self._inherited_end, sa, now),
-            "refused": self._wants.shown(),
+            "refused": {str(self._far.member(index)): why for index, why in self._wants.shown().items()},
         }
 
     def _spi_free(self, spi: int) -> bool:

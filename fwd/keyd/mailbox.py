@@ -14,11 +14,13 @@ import logging
 import socket
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from fwd.datapath.shared import MemberShared, PeeringShared
+from fwd.keyd.offers import Offers
 from fwd.model.config import Peering
+from fwd.model.pairing import Far
 from fwd.proto.sa import SET_BYTES_MAX, MessageError, SaEvent, SaKeys, SaSet
 
 BOOT_RECORDS: Final = 2
@@ -51,6 +53,13 @@ class KeydPeering:
     members: list[KeydMember]
     shared: PeeringShared
     offloads: int  # flags of TUNSETOFFLOAD that its TUN device was given
+    far: Far | None = None  # which of several far gateways this is of; None: there is one
+    offers: Offers | None = None  # of all of them together
+
+    def towards(self, far: Far, offers: Offers) -> KeydPeering:
+        """What belongs to one of its far gateways: the members that are paired with it."""
+        members = [self.members[index] for index in far.members(len(self.members))]
+        return replace(self, peering=self.peering.towards(far), members=members, far=far, offers=offers)
 
 
 class Mailbox:

@@ -11,12 +11,16 @@ from fwd.proto.ike.sa import IkeSa
 
 
 def place_peer(members: Sequence[MemberShared], sa: IkeSa, theirs: Terms | None, *, shared_port: bool) -> None:
-    """Tell members where theirs are, and whether a NAT stands before us. `theirs` None: the peer is no fwd."""
+    """Tell members where theirs are, what those answer, and whether a NAT stands before us.
+
+    `theirs` None: the peer is no fwd.
+    """
     # Where all share one port with IKE, a NAT's port for it is the members', too.
     of_ike = theirs is None or (theirs.one_port and shared_port)
     for index, shared in enumerate(members):
         shared.far.put(sa.remote if theirs is None or of_ike else (sa.remote[0], theirs.port_of(index)))
         shared.keepalive[0] = int(sa.peer.sees_nat and not shared_port)
+        shared.echoes[0] = int(theirs is not None and theirs.echoes)
 
 
 def look_elsewhere(shared: MemberShared, sa: IkeSa | None, now: float, *, shared_port: bool) -> None:

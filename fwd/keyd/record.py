@@ -14,6 +14,7 @@ from typing import Final
 
 from fwd.keyd.checkup import audit
 from fwd.model.config import Peering
+from fwd.model.pairing import Far
 from fwd.proto.ike.causes import By
 from fwd.proto.ike.events import Address, ChildDown, ChildUp, Fault, IkeDown, IkeUp, Moved, Rejected, Standing, Strayed
 from fwd.proto.ike.rate import Rate
@@ -32,10 +33,12 @@ log = logging.getLogger(__name__)
 
 
 class Record:
-    """See the module. `peer`: the far gateway's identity."""
+    """See the module. `peer`: the far gateway's identity; `far`: which of several it is."""
 
-    def __init__(self, peering: Peering, peer: str) -> None:
+    def __init__(self, peering: Peering, peer: str, far: Far) -> None:
         self._name = peering.name
+        self._label = label(peering.name, far)
+        self._far = far
         self._peer = peer
         self._wanted = peering.audit
         self._rate = Rate(RECORDS_PER_S, RECORDS_FIRST + MEMBER_RECORDS * peering.members)
@@ -73,7 +76,7 @@ class Record:
     def child_up(self, what: ChildUp, now: float) -> None:
         """A Child SA is made, or has replaced another."""
         child = what.child
-        self._children[child.inbound.spi] = child.member, child.outbound.spi
+        self._children[child.inbound.spi] = self._far.member(child.member), child.outbound.spi
         fields: Fields = {
             "peer": self._peer, **self._child(child.inbound.spi), "proposal": child.proposal,
             "initiator": child.initiated, "by": what.by.value, **audit(what.standing.chain),
@@ -108,7 +111,7 @@ class Record:
         if self._suppressed and self._rate.allows(now, RECORDS_PER_S):
             count, self._suppressed = self._suppressed, 0
             told = event("audit.suppressed", peering=self._name, suppressed=count)
-            log.info("%s: %d records of SAs are left out", self._name, count, extra=told)
+            log.info("%s: %d records of SAs are left out", self._label, count, extra=told)
 
     def _child(self, spi: int) -> Fields:
         member, spi_out = self._children.get(spi, (None, 0))
@@ -125,7 +128,7 @@ class Record:
         if self._suppressed:
             fields["suppressed"], self._suppressed = self._suppressed, 0
         said = " ".join(f"{key}={value}" for key, value in fields.items() if key != "peering")
-        log.info("%s: %s: %s", self._name, text, said, extra=told)
+        log.info("%s: %s: %s", self._label, text, said, extra=told)
 
     # -- the connection -------------------------------------------------------------------------------------------
 
@@ -133,7 +136,7 @@ class Record:
         """The peer has proved who it is."""
         if self._is_due("established", now, SECOND_S):
             told = event("ike.established", peering=self._name, peer=self._peer, **audit(standing.chain))
-            log.info("%s: IKE SA with %s established", self._name, self._peer, extra=told)
+            log.info("%s: IKE SA with %s established", self._label, self._peer, extra=told)
 
     def closed(self, error: str, now: float) -> None:
         """The connection's last IKE SA is gone. `error`: why, unless it was wanted."""
@@ -141,52 +144,57 @@ class Record:
             return
         if error:
             told = event("ike.gone", peering=self._name, reason=error)
-            log.warning("%s: IKE SA is gone: %s", self._name, error, extra=told)
+            log.warning("%s: IKE SA is gone: %s", self._label, error, extra=told)
         else:
-            log.info("%s: IKE SA is closed", self._name, extra=event("ike.closed", peering=self._name))
+            log.info("%s: IKE SA is closed", self._label, extra=event("ike.closed", peering=self._name))
 
     def unanswered(self, silent_s: float, now: float) -> None:
         """The peer has left a request unanswered for so long; while its traffic is heard, the IKE SA stays."""
         if self._is_due("unanswered", now, UNANSWERED_EVERY_S):
             told = event("ike.unanswered", peering=self._name)
-            log.warning("%s: the peer does not answer, for %.0f s now", self._name, silent_s, extra=told)
+            log.warning("%s: the peer does not answer, for %.0f s now", self._label, silent_s, extra=told)
 
     def terms_refused(self, error: str, now: float) -> None:
         """What the peer says of the peering makes no sense."""
         if self._is_due("terms", now, SECOND_S):
             told = event("ike.terms_refused", peering=self._name)
-            log.warning("%s: malformed FWD_PEERING notify: %s", self._name, error, extra=told)
+            log.warning("%s: malformed FWD_PEERING notify: %s", self._label, error, extra=told)
 
     def moved(self, what: Moved, now: float) -> None:
         """The peer is somewhere else now."""
         if self._is_due("moved", now, SECOND_S):
             told = event("ike.moved", peering=self._name, **_place(what.remote))
-            log.info("%s: the peer is at %s port %d now", self._name, *what.remote, extra=told)
+            log.info("%s: the peer is at %s port %d now", self._label, *what.remote, extra=told)
 
     def strayed(self, what: Strayed, now: float) -> None:
         """The peer is heard where it is not followed, and may go on being so."""
         if self._is_due("strayed", now, STRAYED_EVERY_S):
             told = event("ike.strayed", peering=self._name, **_place(what.remote))
             text = "%s: messages of the peer's come from %s port %d, where it is not followed: %s"
-            log.warning(text, self._name, *what.remote, what.reason, extra=told)
+            log.warning(text, self._label, *what.remote, what.reason, extra=told)
 
     def rejected(self, what: Rejected, now: float) -> None:
         """Somebody was refused, which anybody can be again and again."""
         if self._is_due("rejected", now, SECOND_S):
             told = event("ike.refused", peering=self._name, **_place(what.remote))
-            log.warning("%s: IKE with %s port %d refused: %s", self._name, *what.remote, what.error, extra=told)
+            log.warning("%s: IKE with %s port %d refused: %s", self._label, *what.remote, what.error, extra=told)
 
     def fault(self, what: Fault, now: float) -> None:
         """A fault of fwd's own has ended an IKE SA."""
         if self._is_due("fault", now, SECOND_S):
             told = event("ike.fault", peering=self._name, error=type(what.error).__name__)
-            log.error("%s: a fault of fwd's has ended an IKE SA", self._name, exc_info=what.error, extra=told)
+            log.error("%s: a fault of fwd's has ended an IKE SA", self._label, exc_info=what.error, extra=told)
 
     def _is_due(self, kind: str, now: float, every_s: float) -> bool:
         if now < self._told_at.get(kind, float("-inf")) + every_s:
             return False
         self._told_at[kind] = now
         return True
+
+
+def label(name: str, far: Far) -> str:
+    """How the log calls a peering: with the far gateway that is meant, if it has several."""
+    return name if far.count == 1 else f"{name} ({far.address})"
 
 
 def _place(remote: Address) -> Fields:

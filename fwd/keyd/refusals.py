@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 class Refusals:
     """Of one peering. It remembers one reason for each kind."""
 
-    def __init__(self, peering: str) -> None:
-        self._peering = peering
+    def __init__(self, peering: str, label: str = "") -> None:
+        self._peering, self._label = peering, label or peering
         self._told: dict[tuple[bool, int | None], tuple[float, str]] = {}
 
     def note(self, what: ExchangeRefused, now: float) -> None:
@@ -41,4 +41,4 @@ class Refusals:
             about, told = "a new IKE SA", event("ike.rekey_refused", peering=self._peering, by=who, reason=reason)
         # Both sides may want to rekey at once: that is no fault, and tried again.
         level = logging.INFO if reason.startswith(Notify.TEMPORARY_FAILURE.name) else logging.WARNING
-        log.log(level, "%s: CREATE_CHILD_SA for %s refused by %s: %s", self._peering, about, who, reason, extra=told)
+        log.log(level, "%s: CREATE_CHILD_SA for %s refused by %s: %s", self._label, about, who, reason, extra=told)

@@ -22,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from fwd.datapath.clock import boot_s
 from fwd.datapath.shared import REST_S, Board, GatewayShared
@@ -32,11 +32,14 @@ from fwd.keyd.epochs import MemberKeys
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.inbox import Inbox, Message
 from fwd.keyd.mailbox import KeydPeering
+from fwd.keyd.offers import Offers
 from fwd.keyd.report import report
 from fwd.keyd.reveal import KeyLog
 from fwd.keyd.secrets import SecretError, credentials
+from fwd.keyd.shown import together
 from fwd.keyd.source import LabSource
 from fwd.model.config import Peering
+from fwd.model.pairing import Far
 from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.events import Address, Datagram
 from fwd.proto.ike.numbers import Exchange
@@ -111,10 +114,12 @@ class Service:
             self._derived[name] = []
             self._lab.call(partial(self._derive, parts, now), now)
         else:
-            guard = Guarded(name, partial(self._negotiate, name), now)
-            self._guards.append(guard)
-            for index, member in enumerate(parts.members):
-                self._listen(member.control, partial(_hear, guard, index))
+            offers = Offers(parts.shared, len(parts.peering.fars))
+            for far in parts.peering.fars:
+                guard = Guarded(name, partial(self._negotiate, name, far, offers), now, far)
+                self._guards.append(guard)
+                for index in far.members(len(parts.members)):
+                    self._listen(parts.members[index].control, partial(_hear, guard, far.partner(index)))
         self._know_places()
         self._beat()  # private keys take their time to load
 
@@ -154,7 +159,8 @@ class Service:
             member.change(peering)
         for guard in self._guards:
             if guard.name == peering.name and known is not None:
-                guard.use(lambda of: of.change(peering, known, now), now, None)
+                leg = peering.towards(guard.far)
+                guard.use(lambda of, leg=leg: of.change(leg, known, now), now, None)  # type: ignore[misc]
                 guard.retry(now)
         self._know_places()
 
@@ -186,8 +192,8 @@ class Service:
     def _hear_lab(self, member: MemberKeys, now: float) -> None:
         self._lab.call(lambda: member.hear(now), now)
 
-    def _negotiate(self, name: str, now: float) -> IkePeering | None:
-        """A peering's IKE, or None if its files say nothing that could be used."""
+    def _negotiate(self, name: str, far: Far, offers: Offers, now: float) -> IkePeering | None:
+        """A peering's IKE with one far gateway, or None if its files say nothing that could be used."""
         parts = self._peerings[name]
         try:
             known = credentials(parts.peering.keys, parts.fds)
@@ -195,7 +201,7 @@ class Service:
             told = event("ike.no_keys", peering=name)
             log.error("peering %s has no keys: %s", name, error, extra=told)
             return None
-        return IkePeering(parts, known, now, self._key_log, self._commons)
+        return IkePeering(parts.towards(far, offers), known, now, self._key_log, self._commons)
 
     def _know_places(self) -> None:
         """Look up anew which endpoint is whose, and which have connections between the same addresses."""
@@ -319,7 +325,10 @@ class Service:
         for guard in self._guards:
             if guard.peering is not None:
                 guard.peering.news = False
-        told = {guard.name: guard.tell(now) for guard in self._guards}
+        each: dict[str, dict[Far, dict[str, Any]]] = defaultdict(dict)
+        for guard in self._guards:
+            each[guard.name][guard.far] = guard.tell(now)
+        told = {name: together(of) for name, of in each.items()}
         self._parts.gateway.ike.put(report({name: one for name, one in told.items() if one}, Board.SIZE))
         self._told_at = self._news_at = now
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from fwd.keyd.pairs import MemberPairs
+from fwd.model.pairing import Far
 from fwd.proto.ike import auth
 from fwd.proto.ike.child import Child
 from fwd.proto.ike.sa import IkeSa
@@ -15,8 +17,11 @@ UNANSWERED_S: Final = 5.0  # a peer that has not answered for so long is spoken 
 _NEVER = float("inf")
 
 
-def shown(sa: IkeSa, members: Sequence[MemberPairs], now: float) -> dict[str, Any]:
-    """What there is to see of an IKE SA, as `swanctl --list-sas` has it; ages and what is left in seconds."""
+def shown(sa: IkeSa, members: Sequence[MemberPairs], far: Far, now: float) -> dict[str, Any]:
+    """What there is to see of an IKE SA, as `swanctl --list-sas` has it; ages and what is left in seconds.
+
+    `members` are those that are paired with `far`.
+    """
     host, port = sa.remote
     return {
         "state": sa.state.name.lower(),
@@ -30,15 +35,15 @@ def shown(sa: IkeSa, members: Sequence[MemberPairs], now: float) -> dict[str, An
         "established_s": round(now - sa.established_at) if sa.established_at else None,
         "authenticated_s": round(now - sa.standing.authenticated_at) if sa.established_at else None,
         "ends_s": _left(ends_at(sa), now) if sa.established_at else None,
-        "children": [_child(child, members, now) for child in sa.children.values()],
+        "children": [_child(child, members, far, now) for child in sa.children.values()],
     }
 
 
-def _child(child: Child, members: Sequence[MemberPairs], now: float) -> dict[str, Any]:
+def _child(child: Child, members: Sequence[MemberPairs], far: Far, now: float) -> dict[str, Any]:
     member = child.keys.member
     pair = members[member].pair(child.spi_in) if member < len(members) else None
     return {
-        "member": member,
+        "member": far.member(member),
         "state": child.use.name.lower(),
         "spi_in": f"{child.spi_in:#010x}",
         "spi_out": f"{child.spi_out:#010x}",
@@ -80,3 +85,47 @@ def unanswered_s(sa: IkeSa, members: Sequence[MemberPairs], now: float) -> float
     """For how long the peer has not answered, if that is worth a word: it is long, or there is nothing to send on."""
     silent_s = sa.unanswered_s(now)
     return silent_s if silent_s >= UNANSWERED_S or all(member.bare for member in members) else 0.0
+
+
+def together(told: Mapping[Far, Mapping[str, Any]]) -> dict[str, Any]:
+    """What there is to see of a peering, of what there is to see of each far gateway that has anything."""
+    each = {far: one for far, one in told.items() if one}
+    if not each:
+        return {}
+    return {
+        "sas": [sa for one in each.values() for sa in one["sas"]],
+        **{key: sum(one.get(key, 0) for one in each.values()) for key in ("half_open", "faults")},
+        **{key: _of_all(each, key) for key in ("error", "concern")},
+        "failures": dict(sum((Counter(one.get("failures", {})) for one in each.values()), Counter[str]())),
+        "certificates": _certificates([one["certificates"] for one in each.values() if one.get("certificates")]),
+        **{key: _by_member(one.get(key, {}) for one in each.values()) for key in ("refused", "narrower")},
+        "far": [_far(far, one) for far, one in each.items()],
+    }
+
+
+def _by_member(told: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is told of members, in their order."""
+    found = {member: words for one in told for member, words in one.items()}
+    return dict(sorted(found.items(), key=lambda item: int(item[0])))
+
+
+def _far(far: Far, told: Mapping[str, Any]) -> dict[str, Any]:
+    """What there is to see of one far gateway alone."""
+    established = any(sa["state"] in ("established", "rekeying") for sa in told["sas"])
+    return {"number": far.number, "established": established, "error": told.get("error", "")}
+
+
+def _of_all(each: Mapping[Far, Mapping[str, Any]], key: str) -> str:
+    """A sentence about one far gateway or several; with several, each is named."""
+    said = {far: one[key] for far, one in each.items() if one.get(key)}
+    return "; ".join(text if far.count == 1 else f"{far.address}: {text}" for far, text in said.items())
+
+
+def _certificates(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Ours, and of the far ones that which ends first."""
+    if not told:
+        return {}
+    days = [one for one in told if one.get("remote_days") is not None]
+    first = min(days, key=lambda one: one["remote_days"], default=told[0])
+    findings = list(dict.fromkeys(finding for one in told for finding in one.get("findings", ())))
+    return {**first, "findings": findings}

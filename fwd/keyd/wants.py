@@ -51,9 +51,9 @@ class Wants:
         """Whether the peer refuses, and no member has anything to send on."""
         return bool(self.refused) and all(member.bare for member in self._members)
 
-    def shown(self) -> dict[str, str]:
+    def shown(self) -> dict[int, str]:
         """Return the members that have nothing, and why the peer gives them nothing."""
-        return {str(index): why for index, why in self.refused.items() if self._members[index].bare}
+        return {index: why for index, why in self.refused.items() if self._members[index].bare}
 
     def missing(self, sa: IkeSa, asked: Callable[[int], int], now: float) -> list[int]:
         """Return how many Child SAs to ask for now, by member; `asked`: how many have been asked for."""

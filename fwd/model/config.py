@@ -27,6 +27,7 @@ from pydantic import (
 from fwd.files import why_not_believed
 from fwd.model.keys import CertificateKeys, IkeKeys, Keys, LabKeys
 from fwd.model.mistakes import first_reason
+from fwd.model.pairing import Far, far_gateways
 from fwd.model.subnets import SUBNETS_MAX, first_shared
 from fwd.model.words import (
     Address,
@@ -53,12 +54,13 @@ SHARED_MEMBERS_MAX = 8  # whose inbound SAs one of them may have to hold
 
 
 class Peering(Strict):
-    """One encrypted connection to one far gateway: one TUN device, one demux, N members."""
+    """One encrypted connection to a far side: one TUN device, one demux, N members, one or several far gateways."""
 
     name: Restart[str] = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", description="letters, digits and dashes")
     local_addrs: Restart[HostAddress] = Field(description="this gateway's outer address")
     remote_addrs: Restart[FarAddress] = Field(
-        description="the far gateway's outer address, or its name (not with lab keys), looked up when IKE begins"
+        description="the far gateway's outer address, or its name (not with lab keys), looked up when IKE begins; or a "
+        "list of addresses of far gateways: member i is paired with number i mod n"
     )
     local_ts: Live[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="subnets on this side")
     remote_ts: Live[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="those on the far side")
@@ -109,6 +111,21 @@ class Peering(Strict):
         return self.port if self.shared_port else self.port + member
 
     @property
+    def fars(self) -> tuple[Far, ...]:
+        """The far gateways, and whose members are paired with them."""
+        return far_gateways(self.addresses)
+
+    def towards(self, far: Far) -> Peering:
+        """The peering as one of its far gateways has it: with that one alone, and with the members paired with it."""
+        keys = self.keys
+        own: dict[str, Any] = {"remote_addrs": far.address, "members": len(far.members(self.members))}
+        if far.count == 1:
+            return self
+        if isinstance(keys, IkeKeys) and isinstance(keys.remote_id, list):
+            own["keys"] = keys.model_copy(update={"remote_id": keys.remote_id[far.number]})
+        return self.model_copy(update=own)
+
+    @property
     def subnets(self) -> tuple[list[Network], list[Network]]:
         """Those of this side, and of the far one."""
         return self.local_ts, self.remote_ts
@@ -142,9 +159,28 @@ class Peering(Strict):
 
     @property
     def far(self) -> Address:
-        """The far gateway's address; not of a peering that has its name alone."""
-        assert not isinstance(self.remote_addrs, str), "a name is looked up first (supervise/names.py)"
-        return self.remote_addrs
+        """The far gateway's address; not of a peering that has its name alone, or several."""
+        (address,) = self.addresses
+        return address
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Those of the far gateways; of a peering that has a name alone, there is none yet (supervise/names.py)."""
+        if isinstance(self.remote_addrs, str):
+            return ()
+        return self.remote_addrs if isinstance(self.remote_addrs, tuple) else (self.remote_addrs,)
+
+    @property
+    def where(self) -> str:
+        """The far gateways' addresses, or the name, in words."""
+        return ", ".join(map(str, self.addresses)) or str(self.remote_addrs)
+
+    @property
+    def remote_id(self) -> str:
+        """What IKE calls the far gateway, where there is one: its address, unless the configuration says otherwise."""
+        assert self.ike is not None
+        named = self.ike.remote_id
+        return (named[0] if isinstance(named, list) else named) or str(self.remote_addrs)
 
     def at(self, address: Address) -> Peering:
         """The same peering with the address of its name. Raises ConfigError if it cannot be there."""
@@ -163,10 +199,12 @@ class Peering(Strict):
     def _coherent(self) -> Peering:
         if isinstance(self.remote_addrs, str):
             self._fit_for_a_name()
-        elif self.local_addrs.version != self.remote_addrs.version:
+        if any(one.version != self.local_addrs.version for one in self.addresses):
             raise ValueError("local_addrs and remote_addrs are of different IP versions")
-        elif self.local_addrs == self.remote_addrs:
+        if self.local_addrs in self.addresses:
             raise ValueError("local_addrs and remote_addrs are the same address")
+        if reason := self._unpaired():
+            raise ValueError(reason)
         for name in ("time", "packets", "bytes"):
             soft, hard = getattr(self, f"rekey_{name}"), getattr(self, f"life_{name}")
             if hard and hard <= soft:
@@ -182,13 +220,28 @@ class Peering(Strict):
         if overlap := first_shared({"local_ts": self.local_ts, "remote_ts": self.remote_ts}):
             (a, one), (b, other) = overlap
             raise ValueError(f"{a} {one} and {b} {other} overlap{_all_of_it(one, other)}")
-        for address in (self.remote_addrs, self.local_addrs):
+        for address in (*self.addresses, self.local_addrs):
             for subnet in self.remote_ts:
-                if not isinstance(address, str) and address in subnet:
+                if address in subnet:
                     raise ValueError(
                         f"remote_ts {subnet} contains a gateway's own outer address, {address}{_all_of_it(subnet)}"
                     )
         return self
+
+    def _unpaired(self) -> str:
+        """Why its far gateways cannot be told apart, or have nobody to be paired with; empty: all is well."""
+        count, identities = len(self.addresses) or 1, self.ike.remote_id if self.ike else None
+        if isinstance(identities, list) and len(identities) != count:
+            return f"keys.remote_id has {len(identities)} entries, and remote_addrs {count}: give each one its own"
+        if count == 1:
+            return ""
+        if self.ike is None:
+            return "remote_addrs: several far gateways need IKE keys"
+        if isinstance(identities, str):
+            return f"keys.remote_id is one identity, and remote_addrs are {count}: give each one its own, in a list"
+        if count > self.members:
+            return f"members {self.members} are fewer than the {count} far gateways: each is paired with one, at least"
+        return ""
 
 
 def _endpoint(text: str) -> str:
@@ -266,24 +319,32 @@ def _clash(a: Peering, b: Peering) -> int | None:
 
 def indistinct(a: Peering, b: Peering) -> str:
     """Why a peer that begins IKE could be either peering's; empty: it can be told."""
-    if not a.ike or not b.ike or (a.local_addrs, a.remote_addrs) != (b.local_addrs, b.remote_addrs):
+    shared = _legs_in_common(a, b)
+    if not a.ike or not b.ike or a.local_addrs != b.local_addrs or not shared:
         return ""
     if a.ike.ike_port != b.ike.ike_port:
         return ""
     same = f"have the same addresses and keys.ike_port {a.ike.ike_port}"
-    if _identities(a) == _identities(b):
+    if any(_identities(one) == _identities(other) for one, other in shared):
         return f"{same}, and no identities to tell them apart: give one another ike_port, or local_id and remote_id"
     if a.ike.ike_proposals != b.ike.ike_proposals:  # chosen before the peer says who it is
         return f"{same}: then their ike_proposals must be the same, too, or give one another ike_port"
     return ""
 
 
+def _legs_in_common(a: Peering, b: Peering) -> list[tuple[Peering, Peering]]:
+    """Both peerings as each far gateway has them that they share; one whose name alone is known is told by that."""
+    if isinstance(a.remote_addrs, str) or isinstance(b.remote_addrs, str):
+        return [(a, b)] if a.remote_addrs == b.remote_addrs else []
+    pairs = [(one, other) for one in a.fars for other in b.fars if one.address == other.address]
+    return [(a.towards(one), b.towards(other)) for one, other in pairs]
+
+
 def _identities(peering: Peering) -> tuple[str, str]:
     """What IKE calls both sides: their addresses, unless the configuration says otherwise."""
     keys = peering.ike
     assert keys is not None
-    local, remote = keys.local_id or str(peering.local_addrs), keys.remote_id or str(peering.remote_addrs)
-    return local.casefold(), remote.casefold()
+    return (keys.local_id or str(peering.local_addrs)).casefold(), peering.remote_id.casefold()
 
 
 _TABLES: Final[dict[str, type[BaseModel]]] = {"gateway": Gateway, "peering": Peering}

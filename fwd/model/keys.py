@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticKnownError
 
 from fwd.model.words import FilePath, Live, Restart, Seconds, Strict
 from fwd.proto.ike import auth, proposals
@@ -42,14 +43,29 @@ def _identity(text: str) -> str:
     return text
 
 
+def _identities(value: object) -> object:
+    """One identity, or a list of them."""
+    found = value if isinstance(value, list) else [] if value is None else [value]
+    for one in found:
+        if not isinstance(one, str):
+            raise PydanticKnownError("string_type")
+        _identity(one)
+    if value == []:
+        raise ValueError("has no entries: leave it out, or give each far gateway its own")
+    return value
+
+
 Identity = Annotated[str, AfterValidator(_identity)]
+Identities = Annotated[str | list[str] | None, BeforeValidator(_identities)]
 
 
 class IkeKeys(Strict):
     """What both ways to authenticate by IKEv2 share."""
 
     local_id: Live[Identity | None] = Field(default=None, description="this gateway's identity; default: its address")
-    remote_id: Live[Identity | None] = Field(default=None, description="the far gateway's; default: its address")
+    remote_id: Live[Identities] = Field(
+        default=None, description="the far gateway's, or a list of as many as remote_addrs; default: its address"
+    )
     ike_proposals: Live[_proposals(Protocol.IKE)] = Field(  # type: ignore[valid-type]
         default=["aes256gcm16-prfsha384-x25519-ecp384", "aes256gcm16-aes128gcm16-prfsha256-x25519-ecp256"],
         description="for IKE, in swanctl's words, the best first",

@@ -19,6 +19,7 @@ class MemberFacts(NamedTuple):
     state: str
     sends: bool  # it has an SA to send on
     path_down: bool = False  # the far side does not answer it
+    far: int = 0  # which far gateway it is paired with
 
 
 class Carried(NamedTuple):
@@ -53,13 +54,14 @@ def peering_reasons(facts: PeeringFacts) -> Iterator[Reason]:
     # The far side may have fewer members: no fault of theirs, unless it is so with all.
     refused = facts.refused if any(member.sends for member in facts.members) else frozenset()
     wanted = {i: member for i, member in enumerate(facts.members) if str(i) not in refused}
+    gone = _gone(facts.members)
     yield from process_reasons("demux", facts.demux, facts.name)
     for i, member in wanted.items():
         yield from process_reasons(f"member {i}", member.state, facts.name)
 
     why = f": {facts.why}" if facts.why else ""
     for i, member in wanted.items():
-        if member.state == _RUNNING and not member.sends:
+        if member.state == _RUNNING and not member.sends and member.far not in gone:
             yield Reason.of(Code.NO_CHILD_SA, facts.name, what=f"member {i}", why=why)
 
     # Buckets of a member whose path is down go to others, while there are others.
@@ -67,6 +69,13 @@ def peering_reasons(facts: PeeringFacts) -> Iterator[Reason]:
     if senders and all(member.path_down for member in senders):
         yield Reason.of(Code.PATH_DOWN, facts.name, remote=facts.remote, ports=facts.ports)
     yield from _narrower(facts)
+
+
+def _gone(members: Sequence[MemberFacts]) -> set[int]:
+    """Return the far gateways to which no member sends, if those to others carry everything meanwhile."""
+    carried = any(member.sends and not member.path_down for member in members)
+    reached = {member.far for member in members if member.sends}
+    return {member.far for member in members if carried} - reached
 
 
 def _narrower(facts: PeeringFacts) -> Iterator[Reason]:

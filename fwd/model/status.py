@@ -198,8 +198,29 @@ class Books:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FarGateway:
+    """One of the far gateways of a peering."""
+
+    __pydantic_config__ = STRICT
+
+    address: Annotated[str, "Its outer address, as configured."]
+    members: Annotated[list[int], "The members that are paired with it."]
+    state: Annotated[
+        Literal["up", "down"],
+        "`up`: one of these members, at least, has an SA to send on, and its path is up.",
+        gauge("fwd_far_gateway_up", one="up"),
+    ]
+    established: Annotated[
+        bool | None,
+        "Whether there is an IKE SA with it; null: with `lab` keys there is none.",
+        gauge("fwd_far_gateway_established"),
+    ]
+    error: Annotated[str, "Why there is no IKE SA; empty: there is one, or none was wanted."]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Peering:
-    """The encrypted connection to one far gateway."""
+    """The encrypted connection to a far side, by one far gateway or several."""
 
     __pydantic_config__ = STRICT
 
@@ -209,12 +230,15 @@ class Peering:
     tun: Annotated[str, "Name of the TUN device."]
     tun_mtu: Annotated[int, "MTU of the TUN device now, in bytes."]
     local_addrs: Annotated[str, "This gateway's outer address."]
-    remote_addrs: Annotated[str, "The far gateway's outer address."]
+    remote_addrs: Annotated[str, "The far gateways' outer addresses, with commas between them."]
     local_ts: Annotated[list[str], "Subnets on this side."]
     remote_ts: Annotated[list[str], "Subnets on the far side."]
     offloads: Annotated[Offloads, "Segmentation and checksum offloads."]
     demux: Annotated[Demux, "The demux."]
     members: Annotated[list[Member], "The members, in order."]
+    far: Annotated[list[FarGateway], "The far gateways, in the order of the configuration."] = field(
+        default_factory=list
+    )
     ike_sas: Annotated[list[IkeSa], "IKE SAs; none with `lab` keys."]
     ike_half_open: Annotated[
         int, "Attempts of the peer, or of who writes its address, that have not come to anything yet."

@@ -1,9 +1,10 @@
-"""Whether a member's path works, and how large a packet it takes (design §4; RFC 8899's idea, on echoes of our own).
+"""How large a packet a member's path takes (design §4; RFC 8899's idea, on echoes of our own).
 
 A *round* asks with two echoes, a small one and one of the full size, up to TRIES times. The full one answered: all is
-well. Only the small one: the path takes less than was thought, the next smaller size is tried. None: the path is down,
-and asking goes on. Silence alone proves nothing, so a round starts only after sending without hearing. Requests of
-the far side do not count as heard: they say nothing of what it hears. What the kernel says of the path is a hint,
+well. Only the small one: the path takes less than was thought, the next smaller size is tried. None: that says nothing
+of sizes, and asking goes on; whether the path works at all is pulse.py's. Silence alone proves nothing, so a round
+starts only after sending without hearing. Requests of the far side do not count as heard: they say nothing of what it
+hears. What the kernel says of the path is a hint,
 since one forged ICMP message makes it say so (RFC 8899 §4.6): it is asked about, and believed if the full echo fails.
 Refuses: answers to what was not asked.
 """
@@ -16,12 +17,12 @@ from typing import Final
 SILENCE_S: Final = 0.3
 TRY_S: Final = 0.15
 TRIES: Final = 3
-DOWN_TRY_S: Final = 0.5
+VAIN_TRY_S: Final = 0.5  # after TRIES of which no echo was answered
 CHECK_S: Final = 10.0  # while sending, the full size is confirmed this often
 RAISE_S: Final = 600.0  # after shrinking, the first size is tried again this often
 PLATEAUS: Final = (8900, 4464, 2002, 1492, 1460, 1420, 1400, 1380, 1340, 1280, 1200, 1100, 1006, 900, 800, 700, 576)
 
-_NUMBERS = 2**32 - 2  # of echoes, which have 32 bits each: even, so that no number is above it
+_NUMBERS = 2**31 - 2  # of echoes: even, so that no number is above it; those above are the pulse's
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Echo:
 
 
 class PathMonitor:
-    """One member's path. `mtu_bytes` is in force; `up` says whether the far side answers."""
+    """One member's path. `mtu_bytes` is in force."""
 
     def __init__(self, mtu_bytes: int, now: float, ceiling_bytes: int = 0) -> None:
         """`ceiling_bytes`: what the path should take, where a predecessor or the kernel has found less.
@@ -41,7 +42,6 @@ class PathMonitor:
         Then the first `poll` asks whether it does by now.
         """
         self.mtu_bytes = mtu_bytes
-        self.up = True
         self._ceiling = ceiling_bytes or mtu_bytes
         self._number = 0
         self._sent = False  # something since the last time anything was heard
@@ -75,7 +75,6 @@ class PathMonitor:
         if size is None:
             return
         self.heard(now)
-        self.up = True
         if size == 0:
             self._small_ok = True
         else:
@@ -83,6 +82,10 @@ class PathMonitor:
                 self._hints_from = now + CHECK_S
             self.mtu_bytes = size
             self._finish(now)
+
+    def check(self, now: float) -> None:
+        """The path is up again: the next `poll` asks whether it still takes the full size."""
+        self._tries, self._unchecked, self._checked = 0, True, now - CHECK_S
 
     def too_big(self, mtu_bytes: int, now: float) -> None:
         """Take the kernel's hint that the path is smaller: the next `poll` asks whether it is."""
@@ -132,11 +135,8 @@ class PathMonitor:
     def _next_try(self, now: float) -> list[Echo]:
         if self._tries >= TRIES and self._small_ok:
             return self._shrink(now)
-        if self._tries >= TRIES:
-            self.up = False
-            self._small_ok = False
+        self._try_at = now + (TRY_S if self._tries < TRIES else VAIN_TRY_S)
         self._tries = min(self._tries + 1, TRIES)
-        self._try_at = now + (TRY_S if self.up else DOWN_TRY_S)
         echoes = [Echo(self._number + 1, 0), Echo(self._number + 2, self._probe)]
         self._number = (self._number + 2) % _NUMBERS
         for echo in echoes:

@@ -342,11 +342,10 @@ class Keeper:
         return self._wants(kept.peering, kept.listing, kept.parts.device() if kept.parts else None)
 
     def _wants(self, peering: Peering, listing: str = "", device: Device | None = None) -> Wanted:
-        far = peering.remote_addrs
         return Wanted(
             peering=peering.name, table=guards.table_name(peering), listing=listing, owner=self._number,
             local_ts=tuple(peering.local_ts), remote_ts=tuple(peering.remote_ts),
-            local=peering.local_addrs, remote=None if isinstance(far, str) else far, device=device,
+            local=peering.local_addrs, remotes=peering.addresses, device=device,
         )  # fmt: skip
 
     def _ways(self, addresses: Iterable[Address]) -> dict[Address, Route | None]:

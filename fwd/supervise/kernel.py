@@ -87,7 +87,7 @@ class Wanted:
     local_ts: tuple[Network, ...]
     remote_ts: tuple[Network, ...]
     local: Address
-    remote: Address | None  # None: its name has no address yet
+    remotes: tuple[Address, ...]  # none: the far gateway's name has no address yet
     device: Device | None = None
 
 
@@ -224,10 +224,10 @@ def outside(
 ) -> dict[int, tuple[Network, ...]]:
     """Return the devices that lead outside, and the local subnets that are not there, whatever routes say.
 
-    Outside is where the outer address is, the way to the far gateway, the default route, and what was outside before.
+    Outside is where the outer address is, the ways to the far gateways, the default route, and what was outside before.
     """
-    far = ways.get(wanted.remote) if wanted.remote else None
-    outer = {own.device for own in has.addresses if own.address == wanted.local} | (far.devices if far else set())
+    far = {device for one in wanted.remotes if (way := ways.get(one)) for device in way.devices}
+    outer = {own.device for own in has.addresses if own.address == wanted.local} | far
     found: dict[int, tuple[Network, ...]] = {}
     for subnet in wanted.local_ts:
         if subnet.prefixlen < _EVERYWHERE[subnet.version]:
@@ -249,12 +249,12 @@ def _is_at(device: int, subnet: Network, has: Has, ways: Mapping[Address, Route 
 
 
 def asked(wanted: Wanted, has: Has, suspects: Iterable[Network] = ()) -> set[Address]:
-    """Addresses whose ways tell of obstacles: in every subnet, in what others have set there, the far gateway."""
+    """Addresses whose ways tell of obstacles: in every subnet, in what others have set there, the far gateways."""
     within = [one for one in suspects if any(_holds(subnet, one) for subnet in wanted.remote_ts)]
     of_remote = {address for subnet in (*wanted.remote_ts, *within) for address in _ends(subnet)}
     of_local = {address for subnet in wanted.local_ts for address in _probes(subnet, has)}
     default = {NOBODYS[subnet.version] for subnet in wanted.local_ts}
-    return {*([wanted.remote] if wanted.remote else []), *default, *of_remote, *of_local}
+    return {*wanted.remotes, *default, *of_remote, *of_local}
 
 
 def lan_devices(wanted: Wanted, has: Has, ways: Mapping[Address, Route | None]) -> set[int]:
@@ -321,9 +321,10 @@ def obstacles(wanted: Wanted, has: Has, around: Around) -> list[Reason]:
 def _of_outer(wanted: Wanted, has: Has, around: Around) -> list[Reason]:
     if not has.has_address(wanted.local):
         return [Reason.of(Code.NO_OUTER_ADDRESS, wanted.peering, local=wanted.local)]
-    if wanted.remote and around.ways.get(wanted.remote, wanted) is None:
-        return [Reason.of(Code.NO_OUTER_ROUTE, wanted.peering, remote=wanted.remote)]
-    return []
+    lost = [one for one in wanted.remotes if around.ways.get(one, wanted) is None]
+    if not lost or len(lost) < len(wanted.remotes):  # members of one that cannot be reached leave theirs to the others
+        return []
+    return [Reason.of(Code.NO_OUTER_ROUTE, wanted.peering, remote=", ".join(map(str, lost)))]
 
 
 def _of_routes(wanted: Wanted, device: Device, around: Around) -> list[Reason]:

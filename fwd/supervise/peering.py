@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 _PATH_MTU_DEFAULT = 1500
 _QUEUE_RECORDS = 1000  # of the TUN device: small packets that come while the demux waits for a core
 _PACKETS_OF_A_SUPER_PACKET = 64  # which payload esp splits into bursts, not longer than the rows of one
-_KeyName = tuple[Address, Address, int]
+_KeyName = tuple[Address, tuple[Address, ...], int]
 
 
 @dataclass
@@ -76,7 +76,7 @@ class KeyMaterial:
 
 
 def _key_name(peering: Peering, index: int) -> _KeyName:
-    return peering.local_addrs, peering.far, peering.port + index
+    return peering.local_addrs, peering.addresses, peering.port + index
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,11 @@ class PeeringParts:
     def _path_mtu(self) -> int:
         """What members' paths take at most: a smaller one found, by whatever, is theirs to follow, down and up."""
         peering = self.peering
-        found = peering.path_mtu or network.route_mtu(peering.local_addrs, peering.far)
-        if not found:
-            self.warnings.append(f"peering {peering.name}: no route to {peering.remote_addrs}")
-        return min(found or _PATH_MTU_DEFAULT, 65535)
+        if peering.path_mtu:
+            return min(peering.path_mtu, 65535)
+        found = {one: network.route_mtu(peering.local_addrs, one) for one in peering.addresses}
+        self.warnings += [f"peering {peering.name}: no route to {one}" for one, mtu in found.items() if not mtu]
+        return min(max(found.values()) or _PATH_MTU_DEFAULT, 65535)
 
     def _inner_mtu(self) -> int:
         if self.peering.payload == "superpacket":

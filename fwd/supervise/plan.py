@@ -97,7 +97,7 @@ class Open:
 
     def __str__(self) -> str:
         one = self.peering
-        return f"{one.name}: open, with {one.members} members to {one.remote_addrs}"
+        return f"{one.name}: open, with {one.members} members to {one.where}"
 
 
 @dataclass(frozen=True)

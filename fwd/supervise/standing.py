@@ -21,6 +21,7 @@ from fwd.datapath.shared import GatewayShared
 from fwd.keyd import secrets
 from fwd.model.config import Gateway, Peering
 from fwd.model.keys import Keys, LabKeys, with_proof_of
+from fwd.model.words import Address
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import network, plan, sockets
@@ -126,7 +127,12 @@ class Standing:
 
     def look_up_again(self, peerings: Sequence[Peering]) -> None:
         """Look up the names of a configuration that is new."""
-        self.names.again(peerings, {name: parts.peering.far for name, parts in self.peerings.items()})
+        self.names.again(peerings, self._by_one_address())
+
+    def _by_one_address(self) -> dict[str, Address]:
+        """Where far gateways are, of peerings that have one; those with several have no name."""
+        found = {name: parts.peering.addresses for name, parts in self.peerings.items()}
+        return {name: addresses[0] for name, addresses in found.items() if len(addresses) == 1}
 
     def in_force(self, peerings: Iterable[Peering]) -> InForce:
         """What holds now; and of those that are wanted, whose secret files are others by now."""

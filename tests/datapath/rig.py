@@ -220,7 +220,7 @@ class Gateway:
         for i, (ring, wire) in enumerate(zip(self.rings, self.wires, strict=True)):
             undo.callback(ring.close)
             undo.callback(wire.close)
-            wire.address = str(peering.remote_addrs), peering.port_of(i)
+            wire.address = str(peering.far), peering.port_of(i)
             self.shared.members[i].link[LinkWord.CHUNK] = self.geometry.chunk
             control, keyd = socket_pair(undo)
             self.controls.append(keyd)

@@ -194,7 +194,7 @@ def test_in_echoes_and_ticks(every_time: bool) -> None:
             r.a.demux_turn()
             r.a.work()
             watched.carry()
-            member._path.sent(member._now)
+            member.echoes.sent(member._now)
             member._now += SILENCE_S + 0.01
 
             def ask_and_answer() -> None:

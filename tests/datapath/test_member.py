@@ -14,8 +14,10 @@ from fwd.datapath.counters import MemberCounter
 from fwd.datapath.shared import LinkWord
 from fwd.model.keys import PskKeys
 from fwd.proto.drops import DropReason
+from fwd.proto.esp import NEXT_DUMMY
 from fwd.proto.ip import VNET_BYTES
-from fwd.proto.path import SILENCE_S, TRIES
+from fwd.proto.path import SILENCE_S
+from fwd.proto.pulse import ECHO_S, MISSES
 from fwd.proto.sa import EventKind, SaSet
 
 
@@ -23,14 +25,14 @@ def turn(gateway: Gateway, now: float) -> None:
     """What a member's loop does about its path, at `now`."""
     member = gateway.members[0]
     member._now = now
-    member._ask(member._path.poll(now))
+    member.echoes.look(now)
 
 
 def sends(r: Rig, now: float, *records: bytes) -> None:
     r.a.send(*records)
     r.a.demux_turn()
     r.a.work()
-    r.a.members[0]._path.sent(now)
+    r.a.members[0].echoes.sent(now)
 
 
 def test_an_echo_is_answered_and_the_path_is_up() -> None:
@@ -42,11 +44,12 @@ def test_an_echo_is_answered_and_the_path_is_up() -> None:
         r.b.members[0]._now = now
         turn(r.a, now)
         r.carry()
-        assert r.a.counted(MemberCounter.ECHOES_SENT) == 2 or r.a.members[0]._counters[MemberCounter.ECHOES_SENT] == 2
-        assert r.b.counted(MemberCounter.ECHOES_ANSWERED) == 2
+        assert r.a.members[0]._counters[MemberCounter.ECHOES_SENT] == 3, "one of the pulse, two that ask for the size"
+        assert r.b.counted(MemberCounter.ECHOES_ANSWERED) == 3
         r.carry()
         assert not r.a.shared.members[0].link[LinkWord.PATH_DOWN]
-        assert r.a.members[0]._path.poll(now) == []
+        turn(r.a, now)
+        assert r.a.members[0]._counters[MemberCounter.ECHOES_SENT] == 3
         r.a.check_books()
         r.b.check_books()
 
@@ -56,9 +59,9 @@ def test_unanswered_echoes_take_the_path_down_and_an_answer_brings_it_up() -> No
         link = r.a.shared.members[0].link
         now = r.a.members[0]._now + 1
         sends(r, now, record(1))
-        for _ in range(TRIES + 1):
+        for _ in range(MISSES + 1):
             assert not link[LinkWord.PATH_DOWN]
-            now += SILENCE_S + 0.01
+            now += ECHO_S + 0.001
             turn(r.a, now)
             r.a.wires[0].sent()  # lost
         assert link[LinkWord.PATH_DOWN] == 1
@@ -110,7 +113,7 @@ def test_the_kernels_word_that_the_path_is_smaller_is_asked_about(monkeypatch: p
             r.a.members[0]._tick()
             r.carry()
         assert link[LinkWord.PATH_MTU] == 1500
-        assert r.a.members[0]._counters[MemberCounter.ECHOES_SENT] <= 4, "the same hint again is no reason to ask again"
+        assert r.a.members[0]._counters[MemberCounter.ECHOES_SENT] <= 5, "the same hint again is no reason to ask again"
 
 
 def test_the_kernels_word_is_believed_once_echoes_of_the_size_in_force_fail(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +128,7 @@ def test_the_kernels_word_is_believed_once_echoes_of_the_size_in_force_fail(monk
             r.a.members[0]._tick()
         assert link[LinkWord.PATH_MTU] == 1300
         assert link[LinkWord.CHUNK] == geometry.chunk_for(1300)
-        assert now < r.a.members[0]._path._raised + 1
+        assert now < r.a.members[0].echoes.sizes._raised + 1
         r.a.respawn(0)  # its successor starts from there
         assert link[LinkWord.PATH_MTU] == 1300
 
@@ -411,3 +414,92 @@ def test_superpackets_are_not_ect_outside_and_as_they_were_inside(inner: int) ->
         assert group.tos == 0x28
         r.b.arrive(0, [type(group)(group.data, group.size, group.tos | CE)])
         assert r.b.delivered() == [data]
+
+
+# -- echoes in payload esp -------------------------------------------------------------------------------------
+
+
+def esp_pair(r: Rig, *, known: bool = True) -> None:
+    """Both sides have said that they answer echoes, or a standard peer has said nothing."""
+    for gateway in (r.a, r.b):
+        gateway.shared.members[0].echoes[0] = int(known)
+
+
+def test_a_standard_peer_is_sent_no_echo() -> None:
+    with rig(members=1, payload="esp") as r:
+        now = r.a.members[0]._now + 1
+        sends(r, now, record(1))
+        r.carry()
+        for _ in range(20):
+            now += ECHO_S + 0.001
+            turn(r.a, now)
+        assert r.a.wires[0].sent() == []
+        assert not r.a.shared.members[0].link[LinkWord.PATH_DOWN]
+        assert r.a.members[0].echoes.next_timeout(now) == float("inf")
+
+
+def test_another_fwd_answers_echoes_in_payload_esp() -> None:
+    with rig(members=1, payload="esp") as r:
+        esp_pair(r)
+        link, now = r.a.shared.members[0].link, r.a.members[0]._now + 1
+        sends(r, now, record(1))
+        turn(r.a, now)
+        r.carry()
+        r.carry()
+        assert r.a.members[0]._counters[MemberCounter.ECHOES_SENT] == 1, "no size is tried"
+        assert r.b.members[0]._counters[MemberCounter.ECHOES_ANSWERED] == 1
+        assert r.a.members[0].echoes.next_timeout(now + 0.01) == float("inf"), "it is answered, and nothing was sent"
+        for _ in range(MISSES + 1):
+            assert not link[LinkWord.PATH_DOWN]
+            now += ECHO_S + 0.001
+            sends(r, now, record(2))
+            turn(r.a, now)
+            r.a.wires[0].sent()  # lost
+        assert link[LinkWord.PATH_DOWN] == 1
+        now += 1
+        turn(r.a, now)
+        r.carry()
+        r.carry()
+        assert not link[LinkWord.PATH_DOWN]
+        r.a.check_books()
+        r.b.check_books()
+
+
+def test_a_peer_that_answers_echoes_no_more_is_trusted_again() -> None:
+    """A far gateway may be replaced by one that is no fwd."""
+    with rig(members=1, payload="esp") as r:
+        esp_pair(r)
+        link, now = r.a.shared.members[0].link, r.a.members[0]._now + 1
+        sends(r, now, record(1))
+        for _ in range(MISSES + 2):
+            turn(r.a, now)
+            now += ECHO_S + 0.001
+        assert link[LinkWord.PATH_DOWN] == 1
+        esp_pair(r, known=False)
+        turn(r.a, now)
+        assert not link[LinkWord.PATH_DOWN]
+
+
+def test_an_echo_among_packets_of_one_batch_disturbs_none_of_them() -> None:
+    with rig(members=1, payload="esp") as r:
+        esp_pair(r)
+        sent = [record(i, 1000) for i in range(40)]
+        now = r.a.members[0]._now + 1
+        sends(r, now, *sent[:20])
+        turn(r.a, now)
+        sends(r, now, *sent[20:])
+        r.carry()
+        assert r.b.delivered() == sent
+        assert r.b.members[0]._counters[MemberCounter.ECHOES_ANSWERED] == 1
+        r.b.check_books()
+
+
+def test_a_dummy_packet_that_is_no_echo_is_dropped() -> None:
+    with rig(members=1, payload="esp") as r:
+        esp_pair(r)
+        for payload in (b"", b"fwd", b"\xd1fwe" + bytes(4), b"\xd0fwd" + bytes(4), b"\xd1fwd" + bytes(5)):
+            r.a.members[0].outbound.send_control(payload, NEXT_DUMMY)
+        r.carry()
+        assert r.b.dropped(DropReason.DUMMY) == 5
+        assert r.b.members[0]._counters[MemberCounter.ECHOES_ANSWERED] == 0
+        r.b.check_books()

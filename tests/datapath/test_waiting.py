@@ -19,6 +19,7 @@ from fwd.datapath import boot as boot_module
 from fwd.datapath import member as member_module
 from fwd.datapath.member import IDLE_TICK_S, Member, MemberParts
 from fwd.datapath.shared import REST_S, LinkWord
+from fwd.proto.pulse import ECHO_S, MISSES
 from fwd.proto.sa import SaSet
 
 
@@ -144,8 +145,10 @@ def test_a_member_whose_path_is_down_rests_when_it_has_no_sa_to_ask_on() -> None
         r.a.send(record(1, 100))
         r.a.demux_turn()
         r.a.work()
-        member._path.sent(member._now)
-        tick(member, 20)
+        member.echoes.sent(member._now)
+        for _ in range(MISSES + 1):
+            member._tick()
+            member._now += ECHO_S + 0.001
         assert member._shared.path_down
         assert tick(member, 1) < 1.0, "it goes on asking"
         member.outbound.stop()

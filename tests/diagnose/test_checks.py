@@ -99,7 +99,7 @@ OUTSIDE = {REMOTE: Way(PEERING.tun, 1500, "198.51.100.7")}
         (host(limits=Limits(1024, 100 << 20)), "memory", "warning", "100 MiB"),
         (host(nameless={PEERING.name: "no such name"}), "name", "fault", "no such name"),
         (around(outer_device=""), "address", "fault", str(PEERING.local_addrs)),
-        (around(outer=None), "route", "fault", str(PEERING.remote_addrs)),
+        (around(outer=None), "route", "fault", str(PEERING.far)),
         (around(own=frozenset()), "own_source", "warning", LOCAL),
         (around(keys=[KeyFinding("/s: empty")]), "keys", "fault", "/s: empty"),
         (around(keys=[KeyFinding("/c: ends in 3 days", fault=False)]), "keys", "warning", "3 days"),

@@ -390,13 +390,20 @@ def pairs_without_trace(config: pytest.Config) -> Iterator[MakePair]:
     before = outer.Belongings.now()
     with contextlib.ExitStack() as stack:
 
-        def make(peerings: Any = None, *, lab: Json | None = None, start: bool = True, **other: Any) -> Pair:
-            topology = Topology(f"t{os.getpid()}-g{next(_serial)}", **(lab or {}))
+        def make(
+            peerings: Any = None,
+            *,
+            lab: Json | None = None,
+            start: bool = True,
+            kinds: tuple[type[Topology], type[Pair]] = (Topology, Pair),
+            **other: Any,
+        ) -> Pair:
+            topology = kinds[0](f"t{os.getpid()}-g{next(_serial)}", **(lab or {}))
             _standing.add(topology.name)
             stack.callback(_standing.discard, topology.name)
             stack.callback(topology.down)
             topology.up()
-            pair = Pair(topology, peerings or ({},), **other)
+            pair = kinds[1](topology, peerings or ({},), **other)
             stack.callback(pair.close)
             return pair.start() if start else pair
 

@@ -14,6 +14,7 @@ TAKEN = [0, CSUM, CSUM | TSO4 | TSO6, CSUM | TSO4 | TSO6 | USO4 | USO6]  # by TU
 TERMS = st.builds(
     Terms, st.sampled_from(["superpacket", "esp"]), st.sampled_from(TAKEN), st.integers(1, 0xFFFF), st.booleans(),
     st.one_of(st.none(), st.ip_addresses(network="192.0.0.0/8").map(str), st.ip_addresses(network="2000::/3").map(str)),
+    st.integers(1, 64), st.booleans(),
 )  # fmt: skip
 SUPER, ESP = Terms("superpacket", 7, 4500, False), Terms("esp", 7, 4500, True)
 
@@ -91,3 +92,13 @@ def test_superpacket_needs_a_peer_that_speaks_it() -> None:
 
 def test_esp_is_for_anybody() -> None:
     assert disagreement(ESP, None) == disagreement(ESP, ESP) == disagreement(SUPER, SUPER) == ""
+
+
+def test_members_that_are_paired_with_one_of_several_far_gateways_have_ports_further_apart() -> None:
+    terms = Terms.decode(Terms("esp", 7, 4501, False, apart=3).notification().data)
+    assert [terms.port_of(i) for i in range(3)] == [4501, 4504, 4507]
+    assert [Terms("esp", 7, 4500, True, apart=3).port_of(i) for i in range(3)] == [4500, 4500, 4500]
+
+
+def test_who_does_not_say_that_it_answers_echoes_in_payload_esp_is_not_asked() -> None:
+    assert not Terms.decode(ESP.notification().data).echoes

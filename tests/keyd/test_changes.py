@@ -18,7 +18,7 @@ from fwd.datapath import channel
 from fwd.datapath.channel import Notice
 from fwd.datapath.memory import Memory
 from fwd.datapath.shared import peering_sizes
-from fwd.keyd import barrier, ike
+from fwd.keyd import barrier, beginning
 from fwd.keyd.mailbox import KeydPeering
 from fwd.model.config import Peering
 
@@ -27,7 +27,7 @@ P, Q = b"the secret of one peering, of p", b"the secret of the other, of q"
 
 @pytest.fixture
 def undo(monkeypatch: pytest.MonkeyPatch) -> Iterator[contextlib.ExitStack]:
-    for module in (barrier, ike):
+    for module in (barrier, beginning):
         monkeypatch.setattr(module, "AGAIN_S", 0.01)
         monkeypatch.setattr(module, "AGAIN_MAX_S", 0.01)
     with contextlib.ExitStack() as stack:

@@ -10,7 +10,7 @@ import pytest
 from test_pairs import STANDARD, World
 
 from fwd.keyd.refusals import CHANGED_S, SAME_S, Refusals
-from fwd.proto.ike import endpoint, initial
+from fwd.proto.ike import initial, rekey
 from fwd.proto.ike.events import ExchangeRefused
 from fwd.proto.ike.numbers import Notify, ProtocolError
 from fwd.proto.ike.payloads import Vendor
@@ -66,7 +66,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
         error.member = 1
         raise error
 
-    monkeypatch.setattr(endpoint, "respond_child", respond)
+    monkeypatch.setattr(rekey, "respond_child", respond)
 
 
 @pytest.mark.usefixtures("refusing")

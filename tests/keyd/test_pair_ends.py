@@ -17,7 +17,7 @@ from test_pairs import STEP_S, PlayedMember, World
 from fwd.keyd import ike
 from fwd.keyd.pair import Times
 from fwd.model.keys import CertificateKeys, PskKeys
-from fwd.proto.ike import endpoint
+from fwd.proto.ike import rekey
 from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.numbers import Notify, ProtocolError
 from fwd.proto.ike.states import State
@@ -58,7 +58,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         def respond(*_: Any) -> Any:
             raise ProtocolError(Notify(notify), "not with us")
 
-        monkeypatch.setattr(endpoint, "respond_child", respond)
+        monkeypatch.setattr(rekey, "respond_child", respond)
 
     return refuse
 

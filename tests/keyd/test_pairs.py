@@ -22,7 +22,7 @@ from fwd.keyd.ike import IkePeering
 from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, KeydPeering
 from fwd.keyd.pairs import ANSWER_S, OLD_SA_S
 from fwd.model.keys import PskKeys
-from fwd.proto.ike import endpoint, exchanges
+from fwd.proto.ike import endpoint, exchanges, rekey
 from fwd.proto.ike.auth import Credentials, Psk
 from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import Notify, ProtocolError
@@ -408,7 +408,7 @@ def test_a_peer_that_gives_one_child_sa_is_content_and_a_death_is_mended_by_reke
             raise ProtocolError(Notify.NO_ADDITIONAL_SAS, "one is enough")
         return real(sa, request, now)
 
-    monkeypatch.setattr(endpoint, "respond_child", one_only)
+    monkeypatch.setattr(rekey, "respond_child", one_only)
     world.run(3.0)
     ours = world.sides[0]
     assert ours.keyd is not None

@@ -169,7 +169,7 @@ def test_with_audit_off_nothing_of_it_is_recorded(undo: contextlib.ExitStack, to
 
 def test_who_fills_the_log_is_bounded_and_what_is_left_out_is_counted(undo: contextlib.ExitStack, told: Told) -> None:
     peering: Peering = World(undo, members=1).sides[0].peering
-    record, now, total = Record(peering, "gw2"), 100.0, 10_000
+    record, now, total = Record(peering, "gw2", peering.fars[0]), 100.0, 10_000
     for _ in range(total):
         record.child_down(ChildDown(peering.name, 0, 0x100, By.PEER), now)
         now += 0.001

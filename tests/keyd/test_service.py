@@ -19,7 +19,7 @@ from test_pairs import Side
 import fwd
 from fwd.datapath.clock import boot_s
 from fwd.datapath.shared import GatewayShared, ProcessState
-from fwd.keyd import barrier, ike, inbox, service
+from fwd.keyd import barrier, beginning, inbox, service
 from fwd.keyd.barrier import Guarded
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.inbox import Inbox
@@ -98,7 +98,7 @@ class Gateway:
 
 @pytest.fixture
 def undo(monkeypatch: pytest.MonkeyPatch) -> Iterator[contextlib.ExitStack]:
-    for module in (barrier, ike):
+    for module in (barrier, beginning):
         monkeypatch.setattr(module, "AGAIN_S", 0.01)
         monkeypatch.setattr(module, "AGAIN_MAX_S", 0.01)
     with contextlib.ExitStack() as stack:
@@ -394,7 +394,7 @@ def test_a_peering_that_was_begun_anew_is_still_told_from_its_neighbour(
         until(pair, lambda: not pair[1].sa("q"))
         monkeypatch.undo()
         monkeypatch.setattr(service, "credentials", lambda keys, fds: Psk({"p": ONE, "q": OTHER}[str(keys.secret)]))
-        for module in (barrier, ike):
+        for module in (barrier, beginning):
             monkeypatch.setattr(module, "AGAIN_S", 0.01)
 
 

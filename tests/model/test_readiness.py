@@ -10,6 +10,7 @@ GOOD = MemberFacts("running", sends=True)
 BARE = MemberFacts("running", sends=False)
 DEAD = MemberFacts("failed", sends=True)
 CUT = MemberFacts("running", sends=True, path_down=True)
+BARE_THERE, CUT_THERE = BARE._replace(far=1), CUT._replace(far=1)
 LESS = {"0": Carried(("10.1.0.0/24",), ("10.2.0.0/16",), ("10.1.0.0/16 - 10.2.0.0/16",))}
 NO_MEMBERS: frozenset[str] = frozenset()
 
@@ -30,6 +31,13 @@ NO_MEMBERS: frozenset[str] = frozenset()
         ("running", [CUT, CUT], NO_MEMBERS, {}, ["path_down"]),
         ("running", [CUT, BARE], NO_MEMBERS, {}, ["no_child_sa", "path_down"]),
         ("running", [GOOD, GOOD], NO_MEMBERS, LESS, ["narrower"]),
+        # A far gateway that is gone: the others carry everything, as long as one does.
+        ("running", [GOOD, BARE_THERE, GOOD, BARE_THERE], NO_MEMBERS, {}, []),
+        ("running", [GOOD, CUT_THERE, GOOD, CUT_THERE], NO_MEMBERS, {}, []),
+        ("running", [GOOD, CUT_THERE, GOOD, BARE_THERE], NO_MEMBERS, {}, ["no_child_sa"]),
+        ("running", [CUT, BARE_THERE], NO_MEMBERS, {}, ["no_child_sa", "path_down"]),
+        ("running", [BARE, BARE_THERE], NO_MEMBERS, {}, ["no_child_sa", "no_child_sa"]),
+        ("running", [GOOD, BARE, BARE_THERE], NO_MEMBERS, {}, ["no_child_sa"]),
     ],
 )
 def test_why_a_peering_is_not_ready(

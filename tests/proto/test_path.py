@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from fwd.proto.path import (
     CHECK_S,
-    DOWN_TRY_S,
     PLATEAUS,
     RAISE_S,
     SILENCE_S,
     TRIES,
     TRY_S,
+    VAIN_TRY_S,
     Echo,
     PathMonitor,
 )
@@ -52,7 +52,7 @@ class Path:
                     self._due.append((self.now + DELAY_S, echo.number))
 
 
-# -- up and down -----------------------------------------------------------------------------------------------
+# -- when it asks ----------------------------------------------------------------------------------------------
 
 
 def test_who_sends_nothing_asks_nothing() -> None:
@@ -60,7 +60,6 @@ def test_who_sends_nothing_asks_nothing() -> None:
     path.sending = False
     path.run(20)
     assert path.echoes == []
-    assert path.monitor.up
 
 
 def test_who_hears_asks_only_to_confirm_the_size() -> None:
@@ -93,25 +92,19 @@ def test_silence_after_sending_starts_a_round_with_a_small_and_a_full_echo() -> 
     assert [echo.mtu_bytes for echo in monitor.poll(START + SILENCE_S + 0.001)] == [0, 1500]
 
 
-def test_an_answered_path_stays_up_and_keeps_its_size() -> None:
+def test_an_answered_path_keeps_its_size() -> None:
     path = Path()
     path.run(60)
-    assert path.monitor.up
     assert path.monitor.mtu_bytes == 1500
 
 
-def test_a_dead_path_is_down_within_a_second_and_up_with_the_first_answer() -> None:
+def test_a_path_that_is_up_again_is_asked_for_its_size_at_once() -> None:
     path = Path()
     path.run(1)
-    path.takes = -1
-    path.run(SILENCE_S + TRIES * TRY_S + 3 * TICK_S + DELAY_S)
-    assert not path.monitor.up
-    path.run(60)
-    assert not path.monitor.up
-    path.takes = 1500
-    path.run(DOWN_TRY_S + DELAY_S + 2 * TICK_S)
-    assert path.monitor.up
-    assert path.monitor.mtu_bytes == 1500
+    path.takes = 1492
+    path.monitor.check(path.now)
+    path.run(TRIES * TRY_S + 4 * TICK_S)
+    assert path.monitor.mtu_bytes == 1492
 
 
 def test_a_dead_path_is_asked_on_and_keeps_its_size() -> None:
@@ -119,11 +112,11 @@ def test_a_dead_path_is_asked_on_and_keeps_its_size() -> None:
     path.run(2)
     before = len(path.echoes)
     path.run(10)
-    assert 2 * 10 / DOWN_TRY_S - 4 <= len(path.echoes) - before <= 2 * 10 / DOWN_TRY_S + 2
+    assert 2 * 10 / VAIN_TRY_S - 4 <= len(path.echoes) - before <= 2 * 10 / VAIN_TRY_S + 2
     assert path.monitor.mtu_bytes == 1500
 
 
-def test_one_lost_try_is_not_down() -> None:
+def test_one_lost_try_shrinks_nothing() -> None:
     monitor = PathMonitor(1500, START)
     monitor.sent(START)
     lost = monitor.poll(START + SILENCE_S)
@@ -131,7 +124,7 @@ def test_one_lost_try_is_not_down() -> None:
     assert len(lost) == len(again) == 2
     for echo in again:
         monitor.answered(echo.number, START + SILENCE_S + TRY_S + 0.01)
-    assert monitor.up
+    assert monitor.mtu_bytes == 1500
     assert monitor.poll(START + SILENCE_S + 2 * TRY_S) == []
 
 
@@ -145,7 +138,6 @@ def test_unanswered_full_echoes_shrink_to_what_the_path_takes(takes: int) -> Non
     path.takes = takes
     path.run(30)
     assert path.monitor.mtu_bytes == takes
-    assert path.monitor.up
 
 
 def test_a_smaller_path_is_found_while_other_packets_are_heard() -> None:
@@ -160,7 +152,6 @@ def test_a_path_below_every_size_is_left_at_the_smallest() -> None:
     path = Path(takes=100)
     path.run(60)
     assert path.monitor.mtu_bytes == PLATEAUS[-1]
-    assert path.monitor.up
 
 
 def test_the_first_size_is_tried_again_and_taken_back_into_use() -> None:
@@ -179,7 +170,6 @@ def test_a_raise_that_the_path_does_not_take_changes_nothing() -> None:
     path.run(RAISE_S + CHECK_S)
     assert any(echo.mtu_bytes == 1500 for at, echo in path.echoes if at > START + 60)
     assert path.monitor.mtu_bytes == 1400
-    assert path.monitor.up
 
 
 def test_the_kernels_smaller_size_is_asked_about_at_once_and_believed_when_echoes_fail() -> None:
@@ -223,16 +213,16 @@ def test_the_kernels_size_that_is_none_or_no_smaller_is_ignored(mtu: int) -> Non
     assert monitor.poll(START + 1) == []
 
 
-def test_numbers_of_echoes_stay_within_their_32_bits() -> None:
+def test_numbers_of_echoes_stay_below_those_of_the_pulse() -> None:
     monitor, now, numbers = PathMonitor(1500, START), START, []
-    monitor._number = 2**32 - 6
+    monitor._number = 2**31 - 6
     for _ in range(5):
         now += CHECK_S
         monitor.sent(now)
         echoes = monitor.poll(now)
         numbers += [echo.number for echo in echoes]
         monitor.answered(echoes[1].number, now)
-    assert all(0 < number < 2**32 for number in numbers)
+    assert all(0 < number < 2**31 for number in numbers)
     assert len(set(numbers)) == len(numbers) == 10
 
 
@@ -249,9 +239,11 @@ def test_where_nobody_answers_echoes_the_kernel_is_followed_both_ways() -> None:
 def test_a_reply_to_what_was_not_asked_changes_nothing() -> None:
     path = Path(takes=-1)
     path.run(3)
+    before = len(path.echoes)
     for number in (0, -1, 10**9, 1):
         path.monitor.answered(number, path.now)
-    assert not path.monitor.up
+    path.run(2 * VAIN_TRY_S)
+    assert len(path.echoes) > before  # nothing is confirmed
 
 
 def test_a_reply_counts_once() -> None:
@@ -312,8 +304,7 @@ def test_polling_at_the_timeout_loses_nothing() -> None:
     for _ in range(12):
         now += monitor.next_timeout(now) + 1e-9
         monitor.poll(now)
-    assert not monitor.up
-    assert now - START < 12 * DOWN_TRY_S
+    assert now - START < 12 * VAIN_TRY_S
 
 
 @pytest.mark.parametrize(("takes", "wanted"), [(1500, 1500), (1400, 1400), (-1, 1400)])

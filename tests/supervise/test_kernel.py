@@ -26,7 +26,7 @@ def own(text: str, device: int = LAN) -> Own:
 
 GATEWAY, OUTER = own("10.1.0.1/24"), own("192.0.2.1/24", WAN)
 WANTED = Wanted(
-    "far", "fwd_far", LISTING, ME, (LOCAL,), (REMOTE,), OUTER.address, ip_address("192.0.2.2"), DEVICE
+    "far", "fwd_far", LISTING, ME, (LOCAL,), (REMOTE,), OUTER.address, (ip_address("192.0.2.2"),), DEVICE
 )  # fmt: skip
 LINK = Link(TUN, up=True, mtu_bytes=1438, queue_records=1000, segments_max=64, addr_gen_mode=1)
 GUARD = Route(REMOTE, 0, METRIC, ME, refuses=True)

@@ -56,7 +56,9 @@ class Endpoint:
         spi_free: Callable[[int], bool] = lambda spi: True,
         reveal: Callable[[Any], None] | None = None,
         commons: Commons | None = None,
+        octet: Callable[[int], int] = lambda member: member,
     ) -> None:
+        """`octet`: the low octet of a member's inbound SPIs, by which a socket that several share is split."""
         commons = commons or Commons()
         self.neighbours: Sequence[Endpoint] = (self,)  # those with connections between the same addresses and ports
         self.connections = {connection.name: connection for connection in connections}
@@ -67,7 +69,7 @@ class Endpoint:
         self._strangers = Strangers(random, commons.half_open, known_port)
         fragments = commons.fragments
         self._world = World(
-            random, lambda member: self._sas.unused_spi(member, random, spi_free),
+            random, lambda member: self._sas.unused_spi(octet(member), random, spi_free),
             lambda: self._sas.unused_ike_spi(random), wall_clock, self._outbox.append, self._events.append,
             self._strangers.admits, fragments, NewestFirst(FRAGMENTS_BYTES_STRANGERS, fragments), reveal,
         )  # fmt: skip

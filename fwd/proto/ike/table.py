@@ -114,11 +114,11 @@ class IkeSas:
             pass
         return spi
 
-    def unused_spi(self, member: int, random: Random, spi_free: Any) -> int:
-        """An inbound SPI of a Child SA with the member in its low byte, that nobody uses."""
+    def unused_spi(self, octet: int, random: Random, spi_free: Any) -> int:
+        """An inbound SPI of a Child SA with this low octet, that nobody uses."""
         used = {spi for sa in self._sas.values() for spi in sa.children}
         for _ in range(_UNUSED_TRIES):
-            spi = int.from_bytes(random(3), "big") << 8 | member
+            spi = int.from_bytes(random(3), "big") << 8 | octet
             if spi >= SPI_MIN and spi not in used and spi_free(spi):
                 return spi
         raise ProtocolError(Notify.NO_ADDITIONAL_SAS, "no unused SPI is left")

@@ -44,7 +44,7 @@ from hostile import (
 )
 from ikekit import NAME, A, B, Net, Side, connection, for_member
 
-from fwd.proto.ike import auth, endpoint, exchanges, limits
+from fwd.proto.ike import auth, exchanges, limits, table
 from fwd.proto.ike import payloads as p
 from fwd.proto.ike import strangers as strangers_module
 from fwd.proto.ike.crypto import IV_BYTES, IkeKeys, Sealer
@@ -60,7 +60,7 @@ CPU_S = 1.0  # the same; a hundred times what any needs, on a busy machine or wh
 ROUNDS_MAX = 30
 SMALL = {
     (exchanges, "CHILDREN_MAX"): 6, (strangers_module, "HALF_OPEN_COOKIES"): 2, (strangers_module, "HALF_OPEN_MAX"): 4,
-    (endpoint, "IKE_SAS_MAX"): 4,
+    (table, "IKE_SAS_MAX"): 4,
 }  # fmt: skip
 MADE_BYTES_MAX = 100_000  # kept of datagrams by one IKE SA
 Harness = Callable[[bytes], None]
@@ -176,8 +176,8 @@ class HostileNet(Net):
         for side in (self.a, self.b):
             side.check_told()
             sas = side.endpoint.sas(NAME)
-            assert len([sa for sa in sas if sa.established_at]) <= SMALL[endpoint, "IKE_SAS_MAX"]
-            assert len(sas) <= SMALL[endpoint, "IKE_SAS_MAX"] + SMALL[strangers_module, "HALF_OPEN_MAX"] + ROUNDS_MAX
+            assert len([sa for sa in sas if sa.established_at]) <= SMALL[table, "IKE_SAS_MAX"]
+            assert len(sas) <= SMALL[table, "IKE_SAS_MAX"] + SMALL[strangers_module, "HALF_OPEN_MAX"] + ROUNDS_MAX
             for sa in sas:
                 check_limits(sa)
             check_budgets(side, sas)

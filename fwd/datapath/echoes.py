@@ -1,0 +1,104 @@
+"""A member's path checks: echoes, answered by the far member inside the SA, and what they tell supervisor and demux.
+
+The pulse (proto/pulse.py) asks whether the path works, the path monitor (proto/path.py) how large a packet it takes.
+In payload esp no size is tried, and nothing is asked or answered unless the peer has said that it knows echoes.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from fwd.datapath.counters import MemberCounter
+from fwd.datapath.geometry import Geometry
+from fwd.datapath.outbound import Outbound
+from fwd.datapath.shared import LinkWord, MemberShared
+from fwd.proto.aggfrag import FRAMING_BYTES, SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY
+from fwd.proto.echo import in_dummy, in_stream
+from fwd.proto.esp import NEXT_AGGFRAG, NEXT_DUMMY
+from fwd.proto.path import PathMonitor
+from fwd.proto.pulse import Pulse
+
+
+class Echoes:
+    """Of one member. `sizes` is its path monitor."""
+
+    def __init__(
+        self,
+        shared: MemberShared,
+        geometry: Geometry,
+        outbound: Outbound,
+        counters: array[int],
+        sizes: PathMonitor,
+        *,
+        esp: bool,
+    ) -> None:
+        self._shared = shared
+        self._geometry = geometry
+        self._outbound = outbound
+        self._counters = counters
+        self._esp = esp
+        self.sizes = sizes
+        self.pulse = Pulse()
+
+    def sent(self, now: float) -> bool:
+        """Records were sent; returns whether an echo may be due sooner by it."""
+        self.sizes.sent(now)
+        return self.pulse.sent()
+
+    @property
+    def are_answered(self) -> bool:
+        """Whether the far member knows echoes."""
+        return not self._esp or self._shared.echoes[0] != 0
+
+    def look(self, now: float) -> None:
+        """Send what is due."""
+        if self._outbound.sa is None:
+            return
+        if not self.are_answered:
+            if not self.pulse.up:
+                self.pulse.trust()
+                self.publish()
+            return
+
+        number = self.pulse.poll(now)
+        if number is not None:
+            self._send(SUBTYPE_ECHO, number)
+        due = self.sizes.poll(now) if self.pulse.up and not self._esp else []
+        for echo in due:
+            full = FRAMING_BYTES + self._geometry.chunk_for(echo.mtu_bytes) if echo.mtu_bytes else 0
+            self._send(SUBTYPE_ECHO, echo.number, full)
+        if number is not None or due:
+            self.publish()
+
+    def next_timeout(self, now: float) -> float:
+        """Seconds until `look` may have something to send; infinite: it will not, unless records are sent."""
+        if self._outbound.sa is None or not self.are_answered:
+            return float("inf")
+        pulse_s = self.pulse.next_timeout(now)
+        return pulse_s if self._esp or not self.pulse.up else min(pulse_s, self.sizes.next_timeout(now))
+
+    def take(self, subtype: int, number: int, now: float) -> None:
+        """An echo has come, or an answer to one."""
+        if subtype == SUBTYPE_ECHO_REPLY:
+            if self.pulse.answered(number, now):
+                self.sizes.check(now)
+            self.sizes.answered(number, now)
+            self.publish()
+        elif self.are_answered:
+            self._counters[MemberCounter.ECHOES_ANSWERED] += 1
+            self._send(SUBTYPE_ECHO_REPLY, number)
+
+    def publish(self) -> None:
+        """Show the supervisor and the demux what is in force."""
+        link, mtu = self._shared.link, self.sizes.mtu_bytes
+        link[LinkWord.PATH_DOWN] = not self.pulse.up
+        link[LinkWord.PATH_MTU] = mtu
+        link[LinkWord.CHUNK] = self._geometry.chunk_for(mtu)
+
+    def _send(self, subtype: int, number: int, octets: int = 0) -> None:
+        if subtype == SUBTYPE_ECHO:
+            self._counters[MemberCounter.ECHOES_SENT] += 1
+        if self._esp:
+            self._outbound.send_control(in_dummy(subtype, number), NEXT_DUMMY)
+        else:
+            self._outbound.send_control(in_stream(subtype, number, octets), NEXT_AGGFRAG)

@@ -1,0 +1,32 @@
+"""The octets of an echo between two members of fwd, and of the answer to one; both name a number of 32 bits.
+
+superpacket   next header 144: sub-type, three zeros, number, zeros up to the size that is tried
+esp           next header 59: sub-type, "fwd", number. For anybody else it is a dummy packet (RFC 4303 §2.6), which
+              every receiver drops
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fwd.proto.aggfrag import FRAMING_BYTES, SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY
+
+ECHO_BYTES: Final = FRAMING_BYTES + 4
+_MARK: Final = b"fwd"
+
+
+def in_stream(subtype: int, number: int, octets: int = 0) -> bytes:
+    """An echo of payload superpacket, of `octets` if that is more than it needs."""
+    return (bytes([subtype, 0, 0, 0]) + number.to_bytes(4, "big")).ljust(octets, b"\0")
+
+
+def in_dummy(subtype: int, number: int) -> bytes:
+    """An echo of payload esp."""
+    return bytes([subtype]) + _MARK + number.to_bytes(4, "big")
+
+
+def read_dummy(payload: memoryview) -> tuple[int, int] | None:
+    """Sub-type and number of an echo of payload esp; None: it is an ordinary dummy packet."""
+    if len(payload) != ECHO_BYTES or bytes(payload[1:4]) != _MARK or payload[0] not in (SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY):
+        return None
+    return payload[0], int.from_bytes(payload[4:8], "big")

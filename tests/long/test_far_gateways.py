@@ -1,0 +1,70 @@
+"""One of two far gateways killed, or cut off, twenty times under load.
+
+Its flows are on the other one within a second at p99, no TCP connection is reset, and nothing is out of order when it
+is back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from farkit import ITS_MEMBERS, MEMBERS, Fan, Fork
+from gwkit import MakePair, ended, until
+
+from fwd.lab import traffic
+from fwd.lab.probe import Arrived
+
+TIMES = int(os.environ.get("FWD_LONG_FAR_GATEWAYS", "20"))
+STREAMS = 4
+GAP_MS_MAX = 1000.0
+RESULT = Path(__file__).parents[2] / "build" / "long-far-gateways.json"
+
+
+def goes_once(fan: Fan, how: str) -> tuple[list[Arrived], int]:
+    """Let gw3 go, and come back, under flows of every member: what came of the flows, and TCP connections reset."""
+    server = traffic.start_server(fan.topology, "client2")
+    client = traffic.start_even(fan.topology, members=MEMBERS, streams=STREAMS, seconds=120)
+    before = traffic.tcp_resets(fan.topology)
+    with ended(server), ended(client), fan.probes(fan.flow_ports(MEMBERS)) as arrived:
+        into = fan.peering("gw3")["books"]["in_records_out"]
+        until(lambda: fan.peering("gw3")["books"]["in_records_out"] > into + 1000, 30.0, "flows by way of gw3")
+        with fan.gw3_gone(how):
+            until(lambda: fan.buckets() == [0, 0], 10.0, "its members' buckets go to the others")
+            until(lambda: fan.far()["state"] == "down", 10.0, "it is told")
+            assert fan.ready("gw1")
+            into = fan.peering("gw2")["books"]["in_records_out"]
+            until(lambda: fan.peering("gw2")["books"]["in_records_out"] > into + 3000, 30.0, "flows by way of gw2")
+        until(lambda: fan.far()["state"] == "up" and all(fan.buckets()), 30.0, "it is back")
+        into = fan.peering("gw2")["books"]["in_records_out"]
+        until(lambda: fan.peering("gw2")["books"]["in_records_out"] > into + 3000, 30.0, "flows by way of gw2")
+        assert client.poll() is None, "iperf3 has ended"
+        resets = traffic.tcp_resets(fan.topology) - before
+        client.kill()
+    return list(arrived.values()), resets
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("payload", ["superpacket", "esp"])
+def test_a_far_gateway_that_goes_again_and_again(pairs: MakePair, payload: str) -> None:
+    fan = pairs([{"payload": payload}], kinds=(Fork, Fan))
+    assert isinstance(fan, Fan)
+    whole, gaps, moved, resets = fan.buckets(), [], 0, 0
+    for i in range(TIMES):
+        until(lambda: fan.buckets() == whole, 30.0, "every bucket is where it belongs")
+        arrived, reset = goes_once(fan, ("killed", "cut off")[i % 2])
+        resets += reset
+        moved += sum(flow.inversions + flow.duplicates for flow in arrived)
+        gaps += [arrived[member].longest_gap_ms for member in ITS_MEMBERS]
+
+    p99_ms = float(np.percentile(gaps, 99))
+    result = {"payload": payload, "times": TIMES, "median_gap_ms": float(np.median(gaps)), "p99_gap_ms": p99_ms,
+              "longest_gap_ms": max(gaps), "tcp_resets": resets, "out_of_order": moved}  # fmt: skip
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.with_suffix(f".{payload}.json").write_text(json.dumps(result, indent=1) + "\n")
+    assert resets == 0
+    assert moved == 0
+    assert p99_ms < GAP_MS_MAX
