@@ -110,8 +110,7 @@ class Member:
         # The path, from what a predecessor or the kernel knows of it.
         self._far = self._shared.far.get()
         self.outbound.peer = self._known_peer()
-        sizes = self._known_path(now)
-        self.echoes = Echoes(self._shared, parts.geometry, self.outbound, self._counters, sizes, esp=self._esp)
+        self.echoes = self._watch_path(now)
 
         # What a predecessor held is counted as lost before anything new is taken.
         self.outbound.recover(skip=skip)
@@ -250,11 +249,12 @@ class Member:
         paired = far_of(self._parts.index, peering.fars)
         return far or (str(paired.address), peering.port_of(paired.partner(self._parts.index)))
 
-    def _known_path(self, now: float) -> PathMonitor:
+    def _watch_path(self, now: float) -> Echoes:
         """Begin to watch the path from what a predecessor, or else the kernel, knows of its MTU."""
-        widest = self._parts.geometry.path_mtu
+        geometry, widest = self._parts.geometry, self._parts.geometry.path_mtu
         known = self._shared.path_mtu or self._kernel_mtu() or widest
-        return PathMonitor(min(known, widest), now, widest)
+        sizes = PathMonitor(min(known, widest), now, widest)
+        return Echoes(self._shared, geometry, self.outbound, self._counters, sizes, esp=self._esp)
 
     def _tick(self) -> float:
         """What need not be done on every turn; returns after how many seconds it is due again, at the latest."""

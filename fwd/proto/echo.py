@@ -27,6 +27,7 @@ def in_dummy(subtype: int, number: int) -> bytes:
 
 def read_dummy(payload: memoryview) -> tuple[int, int] | None:
     """Sub-type and number of an echo of payload esp; None: it is an ordinary dummy packet."""
-    if len(payload) != ECHO_BYTES or bytes(payload[1:4]) != _MARK or payload[0] not in (SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY):
+    subtype, mark = (payload[0], bytes(payload[1:4])) if len(payload) == ECHO_BYTES else (0, b"")
+    if mark != _MARK or subtype not in (SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY):
         return None
-    return payload[0], int.from_bytes(payload[4:8], "big")
+    return subtype, int.from_bytes(payload[4:], "big")

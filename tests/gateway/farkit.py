@@ -95,9 +95,9 @@ class Fan(Pair):
         self.secret = b"\x5a\x01\x77" * 10 + bytes(range(16))
         for host in HOSTS:
             self.launch(host)
-        self.wait_ready(*HOSTS)
-        until(lambda: [far["state"] for far in self.peering("gw1")["far"]] == ["up", "up"], what="both far gateways up")
-        until(lambda: all(m["buckets"] for m in self.peering("gw1")["members"]), what="all members have buckets")
+        self.wait_ready(*HOSTS, seconds=60.0)
+        until(lambda: [far["state"] for far in self.peering("gw1")["far"]] == ["up", "up"], 30.0, "both far up")
+        until(lambda: all(m["buckets"] for m in self.peering("gw1")["members"]), 30.0, "buckets")
         return self
 
     def far(self) -> Json:

@@ -6,7 +6,7 @@ import pytest
 from farkit import ITS_MEMBERS, MEMBERS, Fan, Fork
 from gwkit import MakePair, assert_books_balance, until
 
-GAP_MS_MAX = 2000.0  # on a busy machine; tests/long/test_far_gateways.py holds it to one second
+GAP_MS_MAX = 2000.0  # on a busy machine; tests/long/test_far_again.py holds it to one second
 
 
 @pytest.mark.parametrize(
