@@ -8,7 +8,7 @@ TESTBED_ARGS ?=
 
 .DEFAULT_GOAL := help
 PARTS := peers scale micro failover profile
-.PHONY: help setup demo lint test long interop ike-vectors testbed bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean fuzz deb deb-test
+.PHONY: help setup demo lint check test test-memory test-netns long interop ike-vectors testbed bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean fuzz deb deb-test
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -24,8 +24,16 @@ lint: setup ## ruff and mypy
 	@ruff format --check .
 	@mypy
 
-test: lint ## lint, types, unit and namespace tests; the latter need root
-	@pytest -m "not long and not deb" $(PYTEST_ARGS)
+check: lint ## lint, types, and the quick tests that need no root: before each commit
+	@pytest -q -n auto --dist loadfile -m "not netns and not slow and not long and not deb" $(PYTEST_ARGS)
+
+test: lint test-memory test-netns ## lint, types, and all tests but the long ones (root)
+
+test-memory: setup ## all tests that need no root, on all cores
+	@pytest -n auto --dist loadfile -m "not netns and not long and not deb" $(PYTEST_ARGS)
+
+test-netns: setup ## tests with real gateways in network namespaces, one at a time (root)
+	@pytest -m "netns and not long and not deb" $(PYTEST_ARGS)
 
 long: setup ## minutes of load: kills, soak (root)
 	@pytest -m long $(PYTEST_ARGS)

@@ -67,7 +67,10 @@ def _mark_descendants() -> None:
     os.environ[_MARK] = str(os.getpid())
 
 
-@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.long)], ids=["once", "every time"])
+@pytest.fixture(
+    params=[pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.long)],
+    ids=["once", "every time"],
+)
 def every_time(request: pytest.FixtureRequest) -> bool:
     """For a test that breaks a process at each place of the code: at each time it comes there, or just once a place."""
     return bool(request.param)

@@ -12,7 +12,7 @@ import pytest
 
 from fwd import __version__
 
-pytestmark = pytest.mark.timeout(600)  # pip may have to fetch the libraries
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # pip may have to fetch the libraries
 ROOT = Path(__file__).parents[2]
 MODULES = {str(file.relative_to(ROOT)) for file in (ROOT / "fwd").rglob("*.py")}
 

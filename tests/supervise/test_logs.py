@@ -86,6 +86,7 @@ def raw(texts: bytes, level: int = logging.ERROR, at: float = 0.0, lost: int = 0
     return HEAD.pack(level, at, lost) + texts
 
 
+@pytest.mark.slow
 def test_a_hundred_kills_of_a_logging_member(slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture) -> None:
     slot, other_slot, _ = slots
     for turn in range(100):

@@ -25,6 +25,7 @@ from fwd.supervise import policy, vitals
 from fwd.supervise.children import Child
 from fwd.supervise.supervisor import Supervisor
 
+pytestmark = pytest.mark.slow
 LONG = [pytest.mark.long, pytest.mark.timeout(600)]
 SPIN_CPU_S_MAX = 1.0
 STOPPED_S_MAX = 1.5
