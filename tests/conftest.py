@@ -145,7 +145,7 @@ def _identity(process: psutil.Process) -> tuple[int, str]:
 def _is_ours(process: psutil.Process) -> bool:
     """Was it started, over whatever descendants, by this run? The environment tells, even of a daemon."""
     try:
-        return process.environ().get(_MARK) == str(os.getpid())
+        return bool(process.environ().get(_MARK) == str(os.getpid()))
     except psutil.Error:
         return False
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -186,7 +186,7 @@ def test_an_egress_that_refuses_segmentation(view: GatewayView) -> None:
 
 def test_books_balance_with_every_reason_counted_once(view: GatewayView) -> None:
     """Each drop reason of a balanced gateway is in exactly the sum it belongs to, or in none."""
-    shared, ring = view.peerings[0].shared, view.peerings[0].rings[1]
+    shared, ring = view.peerings[0].shared, cast(Ring, view.peerings[0].rings[1])
     demux, member = shared.demux_counters, shared.members[1]
     for reason in DropReason:
         (demux if reason.stage == "demux" else member.counters).values[reason] = 1

@@ -26,7 +26,10 @@ from fwd.lab.topology import Topology
 
 A, B, A6, B6 = "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"
 MARKER = bytes(range(16))
-ETHERNET = {"src": "02:00:00:00:00:01", "dst": "02:00:00:00:00:02"}  # else scapy asks the network for them
+ETHERNET: dict[str, Any] = {
+    "src": "02:00:00:00:00:01",
+    "dst": "02:00:00:00:00:02",
+}  # else scapy asks the network for them
 GSO_TCP4, GSO_UDP = 1, 5
 SPI = 0x1000
 
@@ -251,15 +254,15 @@ def test_on_a_bridge_it_sees_what_passes_through_once_and_not_what_its_host_send
 @contextlib.contextmanager
 def capturing(topology: Topology, directory: Path, *options: str) -> Iterator[dict[str, Any]]:
     """A capture on gw1, and somebody at 192.0.2.2 who takes what SENDER sends; the result is there afterwards."""
-    out, result = directory / "out.json", {}
+    out, result = directory / "out.json", dict[str, Any]()
     argv = [sys.executable, "-m", "fwd.lab.capture", "--outer", A, "--outer", B, "--out", str(out), *options]
     # A socket at the far end, so that no ICMP error answers; it need not read.
     sink = topology.popen("gw2", [sys.executable, "-c", SINK], stdout=subprocess.PIPE, text=True)
     capture = topology.popen("gw1", [*argv, "--seconds", "30"], stdout=subprocess.PIPE, text=True)
     try:
         for process in (sink, capture):
-            assert select.select([process.stdout], [], [], 10)[0]
             assert process.stdout is not None
+            assert select.select([process.stdout], [], [], 10)[0]
             assert process.stdout.readline() == "ready\n"
         yield result
         capture.send_signal(signal.SIGTERM)

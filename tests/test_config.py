@@ -268,7 +268,7 @@ def test_offloads_off_changes_nothing_else() -> None:
 def test_a_configuration_cannot_be_changed_in_place() -> None:
     config: Config = parse(peering(), "fwd.toml")
     with pytest.raises(ValueError, match="frozen"):
-        config.peering[0].members = 9  # type: ignore[misc]
+        config.peering[0].members = 9
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def events_in_code() -> Iterator[str]:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "event":
                 (name, *_) = node.args
                 assert isinstance(name, ast.Constant), f"{file}: an event's name is not written out"
-                yield name.value
+                yield str(name.value)
 
 
 def test_every_event_is_documented() -> None:

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fwd.lab import gateways, processes
 from fwd.lab.processes import Process
-from fwd.lab.topology import RUN_DIR, LabError, Topology
+from fwd.lab.topology import RUN_DIR, LabError, Topology, Version
 
 MakeLab = Callable[..., Topology]
 
@@ -69,7 +70,7 @@ def test_up_refuses_other_parameters(lab: MakeLab) -> None:
 
 @pytest.mark.netns
 @pytest.mark.parametrize("version", [4, 6])
-def test_clients_reach_one_another_in_the_clear_without_fwd(lab: MakeLab, version: int) -> None:
+def test_clients_reach_one_another_in_the_clear_without_fwd(lab: MakeLab, version: Version) -> None:
     topology = lab()
     for here, there in (("client1", "client2"), ("client2", "client1")):
         topology.run(here, ["ping", "-c1", "-W2", topology.address(there, version=version)])
@@ -84,7 +85,7 @@ def test_two_labs_side_by_side(lab: MakeLab) -> None:
 
 @pytest.mark.netns
 @pytest.mark.parametrize("version", [4, 6])
-def test_router_makes_a_narrow_path_behind_wide_interfaces(lab: MakeLab, version: int) -> None:
+def test_router_makes_a_narrow_path_behind_wide_interfaces(lab: MakeLab, version: Version) -> None:
     topology = lab(router=True, router_mtu_bytes=1400)
     headers_bytes = 28 if version == 4 else 48
     for here, there in (("gw1", "gw2"), ("gw2", "gw1")):
@@ -191,7 +192,8 @@ def test_status_shows_a_lab_whose_gateways_do_not_run(lab: MakeLab) -> None:
 @pytest.mark.netns
 def test_gateways_refuse_a_configuration_that_fwd_would_refuse(lab: MakeLab) -> None:
     topology = lab()
-    for wrong, words in (({"members": 0}, "members"), ({"nonsense": 1}, "unknown key")):
+    cases: list[tuple[dict[str, Any], str]] = [({"members": 0}, "members"), ({"nonsense": 1}, "unknown key")]
+    for wrong, words in cases:
         with pytest.raises(LabError, match=words):
             gateways.start(topology, **wrong)
     assert gateways.alive(topology) == {}

@@ -6,7 +6,9 @@ change; docs/status.md lists them. How they are written is fwd/supervise/logline
 
 from __future__ import annotations
 
+from typing import Any
 
-def event(name: str, /, **fields: object) -> dict[str, object]:
+
+def event(name: str, /, **fields: object) -> dict[str, Any]:
     """What to pass as `extra`. The fields are text, numbers, or lists of them, and never a key or a secret."""
     return {"event": name, "fields": fields}

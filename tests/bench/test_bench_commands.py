@@ -45,7 +45,7 @@ def part(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[Any, ...]]
                 return run(plan)
             return {k: v for k, v in results()[name].items() if k not in HEAD} | changed
 
-        monkeypatch.setitem(sys.modules, f"fwd.bench.{name}", SimpleNamespace(run=fake))  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, f"fwd.bench.{name}", SimpleNamespace(run=fake))
         return calls
 
     return make
@@ -168,7 +168,7 @@ def test_without_targets_there_is_no_verdict(
 )
 def test_what_a_user_gets_wrong(words: list[str], reasons: list[str], part: Any, refused: Any, tmp_path: Path) -> None:
     calls = [part(name) for name in PARTS]
-    where = [] if "--out" in words else ["--out", tmp_path]
+    where: list[str | Path] = [] if "--out" in words else ["--out", tmp_path]
     refused(bench(*words, *where), *reasons)
     assert not any(calls)
 

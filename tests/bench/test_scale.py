@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from fwd.lab.topology import LabError
 
 
 @pytest.mark.netns
-def test_a_quick_run_has_a_point_for_each_number_of_members(tmp_path) -> None:
+def test_a_quick_run_has_a_point_for_each_number_of_members(tmp_path: Path) -> None:
     steps: list[tuple[int, int, str]] = []
     body = run(Plan(True, tmp_path, lambda *step: steps.append(step)))
     assert [point["members"] for point in body["cores"]["points"]] == cores.counts()

@@ -66,7 +66,7 @@ def test_a_missing_figure_falls_short(target: Target) -> None:
 def test_limits_are_met_at_the_limit_but_not_below_it() -> None:
     found = {"profile": {"quick": False, "demux_share": 0.2}}
 
-    def state(**limit: float) -> list[str]:
+    def state(**limit: Any) -> list[str]:
         return states(found, Target(name="x", part="profile", figure="demux_share", **limit))
 
     assert state(at_least=0.2) == state(at_most=0.2) == ["ok"]

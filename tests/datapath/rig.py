@@ -80,7 +80,7 @@ def identity_of(data: bytes) -> int:
 def checksum(header: bytes) -> int:
     total = sum(struct.unpack(f">{len(header) // 2}H", header))
     total = (total & 0xFFFF) + (total >> 16)
-    return ~(total + (total >> 16)) & 0xFFFF
+    return int(~(total + (total >> 16)) & 0xFFFF)
 
 
 # -- what stands for the kernel ---------------------------------------------------------------------------------

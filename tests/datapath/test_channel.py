@@ -13,7 +13,7 @@ import pytest
 
 from fwd.datapath import channel
 from fwd.datapath.channel import ChannelError, Notice, answered, hear, send
-from fwd.datapath.memory import Memory
+from fwd.datapath.memory import Memory, map_descriptor
 from fwd.supervise.sockets import seqpacket_pair
 
 Pair = tuple[socket.socket, socket.socket]
@@ -84,7 +84,7 @@ def test_memory_is_mapped_as_the_process_may_have_it_and_goes_with_its_views(pai
 def test_what_only_is_read_cannot_be_opened_to_write(pair: Pair) -> None:
     memory = Memory({"member-0": 4096}, "given")
     with memory.opened("keyd", ["member-0"]) as fds, pytest.raises(PermissionError):
-        channel.map_descriptor(fds["member-0"], 4096, "write")
+        map_descriptor(fds["member-0"], 4096, "write")
     memory.close()
 
 

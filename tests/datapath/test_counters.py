@@ -45,7 +45,7 @@ def test_a_read_is_never_torn(published: int, half_way: bool) -> None:
         writer._halves[words[0] + 1 & 1][:] = array("Q", [99] * COUNT)
 
     publish()
-    meanwhile: list[object] = [publish] * published + [begin_another] * half_way
+    meanwhile: list[object] = [*[publish] * published, *[begin_another] * half_way]
     reader._halves = tuple(SlowHalf(half, meanwhile) for half in reader._halves)  # type: ignore[assignment]
     seen = reader.read()
     assert len(set(seen)) == 1

@@ -331,7 +331,7 @@ def _selector_in(r: Rig) -> int:
 @raises(DropReason.ICMP_LIMIT_OUT)
 @raises(DropReason.ICMP_LIMIT_OUT, "esp")
 def _icmp_limit_out(r: Rig) -> int:
-    r.a.demux._errors.allows = lambda _: False  # type: ignore[method-assign]
+    r.a.demux._errors.allows = lambda now: False  # type: ignore[method-assign]
     assert r.pass_over(error(), error(v6=True)) == []
     return 2
 
@@ -339,7 +339,7 @@ def _icmp_limit_out(r: Rig) -> int:
 @raises(DropReason.ICMP_LIMIT_IN)
 @raises(DropReason.ICMP_LIMIT_IN, "esp")
 def _icmp_limit_in(r: Rig) -> int:
-    r.b.members[0].inbound._delivery._errors.allows = lambda _: False  # type: ignore[method-assign]
+    r.b.members[0].inbound._delivery._errors.allows = lambda now: False  # type: ignore[method-assign]
     assert r.pass_over(error(), error(v6=True)) == []
     return 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from rig import Group, Rig, identity_of, record, rig, sa_keys
@@ -12,7 +13,7 @@ from fwd.datapath.counters import MemberCounter
 from fwd.datapath.shared import LinkWord
 from fwd.datapath.udp import RECEIVE_BYTES
 from fwd.proto.drops import DropReason
-from fwd.proto.esp import BATCH_MAX
+from fwd.proto.esp import BATCH_MAX, open_burst
 
 
 def bursts(r: Rig, count: int, records: int = 1, length: int = 3000) -> list[Group]:
@@ -29,11 +30,11 @@ def bursts(r: Rig, count: int, records: int = 1, length: int = 3000) -> list[Gro
 def opens(r: Rig, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Packets of each call of open_burst from here on."""
     calls: list[int] = []
-    real = inbound_module.open_burst
+    real = open_burst
 
-    def counting(sa, packets, start, count, short, rows, first, drops):
-        calls.append(count)
-        return real(sa, packets, start, count, short, rows, first, drops)
+    def counting(*arguments: Any) -> Any:
+        calls.append(arguments[3])
+        return real(*arguments)
 
     monkeypatch.setattr(inbound_module, "open_burst", counting)
     return calls

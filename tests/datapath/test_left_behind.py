@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from types import CodeType, FrameType
 from typing import Any
@@ -25,8 +25,8 @@ OLD, NEW = range(3), range(10, 12)
 
 
 @pytest.fixture(params=["superpacket", "esp"])
-def payload(request: pytest.FixtureRequest) -> Iterator[str]:
-    return request.param
+def payload(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def fill(r: Rig, identities: range) -> None:
@@ -137,7 +137,7 @@ def test_a_member_that_sleeps_with_a_segment_in_hand_does_not_send_it_late(paylo
     while where:
         with rig(payload=payload) as r:
             fill(r, range(1))
-            before = []
+            before: list[Any] = []
 
             def meanwhile(r: Rig = r, before: list[Group] = before) -> None:
                 before += r.a.wires[0].sent()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import select
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from rig import Rig, record, rig, sa_keys
 
 from fwd.datapath import member as member_module
+from fwd.datapath.clock import boot_ms
 from fwd.datapath.shared import LinkWord
 from fwd.proto.drops import DropReason
 from fwd.proto.sa import EventKind, SaKeys, SaSet
@@ -79,7 +81,7 @@ def test_the_deadline_is_looked_at_in_every_turn_before_the_tick(monkeypatch: py
         member = r.a.members[0]
         monkeypatch.setattr(member, "_tick", tick)
         for now_ms, ended in ((OVER_MS - 1, False), (OVER_MS, True)):
-            member.clock_ms = lambda now_ms=now_ms: now_ms
+            member.clock_ms = partial(int, now_ms)
             with pytest.raises(Ticked):
                 member.run()
             assert (member.outbound.sa is None) == ended
@@ -170,7 +172,7 @@ def test_an_sa_with_an_end_in_octets_alone_is_replaced_before_it() -> None:
 def test_a_boot_record_that_has_waited_until_its_end_is_passed_over() -> None:
     """Two wait: the first is too old, the second is taken."""
     with rig(members=1) as r:
-        now_ms = member_module.boot_ms()
+        now_ms = boot_ms()
         records = [ends(sa_keys(1, 0, 7), now_ms - 1), ends(sa_keys(1, 0, 8), now_ms + 3_600_000)]
         taken: list[SaKeys | None] = []
 

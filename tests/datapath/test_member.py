@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rig import Gateway, Rig, packet, peering_of, record, rig, sa_keys
@@ -168,7 +170,7 @@ def test_what_the_kernel_says_at_the_start_is_where_it_begins_and_no_limit(
 
 
 def test_esp_without_ipv6_inside_makes_no_fragments_above_576(monkeypatch: pytest.MonkeyPatch) -> None:
-    subnets = {"local_ts": ["10.1.0.0/16"], "remote_ts": ["10.2.0.0/16"]}
+    subnets: dict[str, Any] = {"local_ts": ["10.1.0.0/16"], "remote_ts": ["10.2.0.0/16"]}
     with rig(members=1, payload="esp") as r:
         r.a.peering = r.a.peering.model_copy(update=peering_of(1, payload="esp", **subnets).__dict__)
         r.a.parts[0] = replace(r.a.parts[0], peering=r.a.peering)
@@ -340,7 +342,7 @@ def test_a_late_packet_moves_nothing() -> None:
 
 
 def test_where_the_peer_may_not_move_not_even_its_port_is_followed() -> None:
-    keys = PskKeys(source="psk", secret="unused", mobility="none")
+    keys = PskKeys(source="psk", secret=Path("unused"), mobility="none")
     with rig(members=1, keys=keys) as r:
         r.a.shared.members[0].far.put(("192.0.2.2", 4500))
         r.a.members[0]._tick()

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fwd.datapath.counters import CounterBlock
 from fwd.datapath.memory import ACCESS, Memory, Region, access, check_machine
-from fwd.datapath.shared import AddressWords, CounterBlock, GatewayShared, peering_sizes
+from fwd.datapath.shared import AddressWords, GatewayShared, peering_sizes
 from fwd.proto.errors import UserError
 
 _libc = ctypes.CDLL(None, use_errno=True)

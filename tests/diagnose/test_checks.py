@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,11 @@ from fwd.model.status import Status
 CONFIG = config.parse(EXAMPLE.replace("members = 4", "members = 2"), "example")
 PEERING = CONFIG.peering[0]
 CERTIFIED = PEERING.model_copy(
-    update={"keys": CertificateKeys(source="cert", certificate="/c.pem", key="/k.pem", authorities="/ca.pem")}
+    update={
+        "keys": CertificateKeys(
+            source="cert", certificate=Path("/c.pem"), key=Path("/k.pem"), authorities=Path("/ca.pem")
+        )
+    }
 )
 LOCAL, REMOTE = str(PEERING.local_ts[0]), str(PEERING.remote_ts[0])
 AROUND = Around(

@@ -156,10 +156,10 @@ class Pair:
     def status(self, host: str) -> Json:
         """A gateway's status; waits while its agent is being replaced."""
 
-        def ask() -> Json | None:
+        def ask() -> Json:
             with contextlib.suppress(OSError):
                 return query(self.control(host))
-            return None
+            return {}
 
         return until(ask, 8.0, f"status of {host}")
 
@@ -315,13 +315,13 @@ class Pair:
         """The books of both gateways once nothing moves: no record waits and two looks agree."""
         last: list[Any] = [None]
 
-        def settled() -> tuple[Json, ...] | None:
+        def settled() -> tuple[Json, ...]:
             now = tuple(self.peering(host)["books"] for host in hosts or GATEWAYS)
             quiet = now == last[0] and not any(b["out_waiting"] or b["in_esp_waiting"] for b in now)
             last[0] = now
             if not quiet:
                 time.sleep(0.25)  # longer than an echo waits for its answer
-            return now if quiet else None
+            return now if quiet else ()
 
         return until(settled, 20.0, "books at rest")
 
@@ -387,6 +387,7 @@ def pairs_without_trace(config: pytest.Config) -> Iterator[MakePair]:
     if reason := why_not():
         pytest.skip(reason)
     outer = config.pluginmanager.get_plugin(str(Path(__file__).parents[1] / "conftest.py"))
+    assert outer is not None
     before = outer.Belongings.now()
     with contextlib.ExitStack() as stack:
 

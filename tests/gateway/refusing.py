@@ -39,7 +39,7 @@ def main() -> None:
     def unless_refusing(ask: Any) -> Any:
         return lambda self, name, *rest, **more: None if refuses(name) else ask(self, name, *rest, **more)
 
-    Endpoint._respond = answer  # type: ignore[method-assign]
+    Endpoint._respond = answer  # type: ignore[assignment,method-assign]
     for name in ("create_child", "rekey_child", "rekey_ike", "initiate", "reauthenticate"):
         setattr(Endpoint, name, unless_refusing(getattr(Endpoint, name)))
     cli.main()

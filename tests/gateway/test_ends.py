@@ -6,7 +6,9 @@ import os
 import signal
 from typing import Any
 
-from gwkit import GATEWAYS, MakePair, Pair, until
+from gwkit import MakePair, Pair, until
+
+from fwd.lab.topology import GATEWAYS
 
 
 def make(pairs: MakePair, keys: dict[str, Any] | None = None, **peering: Any) -> Pair:

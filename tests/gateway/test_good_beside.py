@@ -17,9 +17,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from gwkit import GATEWAYS, Json, MakePair, Pair, until
+from gwkit import Json, MakePair, Pair, until
 
 from fwd.keyd import generate
+from fwd.lab.topology import GATEWAYS
 
 HERE = Path(__file__).parent
 NAMES = ("good", "changed", "revoked", "silent", "refusing", "no-pfs")

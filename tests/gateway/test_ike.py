@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gwkit import GATEWAYS, MakePair, Pair, until
+from gwkit import MakePair, Pair, until
+
+from fwd.lab.topology import GATEWAYS
 
 PSK = {"source": "psk"}
 CONGESTION = ("ring_full", "tun_queue_full", "socket_overflow", "send_failed")
@@ -25,7 +27,7 @@ def make(pairs: MakePair, keys: dict[str, Any] | None = None, **peering: Any) ->
 
 
 @pytest.fixture(scope="module")
-def pair(module_pairs: MakePair) -> Iterator[Pair]:
+def pair(module_pairs: MakePair) -> Pair:
     return make(module_pairs)
 
 
@@ -82,12 +84,20 @@ def test_the_pre_shared_key_is_nowhere_to_be_seen(pair: Pair) -> None:
     assert pair.secret_path("gw1").read_text() == secret, "the test looks for what is there"
 
 
+def is_another(pair: Pair, before: object) -> bool:
+    return spis(pair, "gw1")[0] not in (before, None)
+
+
+def has_refused(pair: Pair, times: int) -> bool:
+    return pair.log("gw1").count("keeps the secrets of before") == times
+
+
 def test_a_killed_member_takes_a_spare_and_there_is_a_new_one(pair: Pair) -> None:
     for _ in range(6):
         before = spis(pair, "gw1")[0]
         pid = pair.kill("gw1", "member-0")
         pair.wait_replaced("gw1", "member-0", pid)
-        until(lambda before=before: spis(pair, "gw1")[0] not in (before, None), 2.0, "another SA")
+        until(partial(is_another, pair, before), 2.0, "another SA")
         assert pair.ping("-W", "2", count=3)
         time.sleep(0.7)
     assert not key_drops(pair)
@@ -165,7 +175,7 @@ def test_a_secret_that_is_not_good_leaves_the_one_of_before_in_force(pairs: Make
         path.write_bytes(octets)
         path.chmod(mode)
         pair.running["gw1"].send_signal(signal.SIGHUP)
-        until(lambda n=number: pair.log("gw1").count("keeps the secrets of before") == n, what=f"refusal {number}")
+        until(partial(has_refused, pair, number), what=f"refusal {number}")
     pair.keys = {**pair.keys, "dpd_delay": 7}
     pair.write_config("gw1")
     pair.running["gw1"].send_signal(signal.SIGHUP)

@@ -7,8 +7,10 @@ import random
 from typing import Any
 
 import pytest
-from gwkit import GATEWAYS, Json, MakePair, Pair, until
+from gwkit import Json, MakePair, Pair, until
 from test_reload import ONE, TWO, reload
+
+from fwd.lab.topology import GATEWAYS
 
 SECOND: dict[str, Any] = {**TWO, "members": 3}
 OF_TWO = {"ike_port": 501}
@@ -137,7 +139,7 @@ def random_changes(pair: Pair, seed: int, count: int) -> None:
                 apply(pair, ONE)
                 continue
             peering = {"members": dice.choice([1, 3]), "payload": dice.choice(["esp", "superpacket"])}
-            keys = {"dpd_delay": dice.choice([2, 10]), "ike_port": dice.choice([501, 502])}
+            keys: dict[str, Any] = {"dpd_delay": dice.choice([2, 10]), "ike_port": dice.choice([501, 502])}
             if dice.random() < 0.5:
                 keys |= {"local_id": f"a{dice.randrange(3)}", "remote_id": f"b{dice.randrange(3)}"}
             apply(pair, ONE, second({**peering, "rekey_time": dice.choice([60, 3600])}, **keys))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from gwkit import GATEWAYS, MakePair, Pair, until
+from gwkit import MakePair, Pair, until
 from test_reload import ONE, TWO, ping_both
+
+from fwd.lab.topology import GATEWAYS
 
 PORT = {"ike_port": 510}
 IDENTITIES = {
@@ -18,7 +19,7 @@ IDENTITIES = {
 
 
 @pytest.fixture(params=["a port of its own", "identities of its own"])
-def pair(request: pytest.FixtureRequest, pairs: MakePair) -> Iterator[Pair]:
+def pair(request: pytest.FixtureRequest, pairs: MakePair) -> Pair:
     """The second peering is told from the first one by this, and has another secret."""
     keys: dict[str, Any] = dict.fromkeys(GATEWAYS, PORT) if "port" in request.param else IDENTITIES
     pair = pairs(start=False, keys={"source": "psk"})

@@ -33,10 +33,11 @@ FAR = generate.issue(CA, "gw2.example", 300)
 def peering(**keys: Any) -> Peering:
     made = {"certificate": "gw1.pem", "key": "gw1.key", "authorities": "ca.pem", "local_id": "gw1.example"} | keys
     made |= {"remote_id": "gw2.example", "source": "cert"}
-    return Peering(
-        name="vpc2", local_addrs="192.0.2.1", remote_addrs="192.0.2.2", local_ts=["10.1.0.0/16"],
-        remote_ts=["10.2.0.0/16"], keys=CertificateKeys(**made),
-    )  # fmt: skip
+    values = {
+        "name": "vpc2", "local_addrs": "192.0.2.1", "remote_addrs": "192.0.2.2", "local_ts": ["10.1.0.0/16"],
+        "remote_ts": ["10.2.0.0/16"], "keys": CertificateKeys.model_validate(made),
+    }  # fmt: skip
+    return Peering.model_validate(values)
 
 
 def mine(own: generate.Pair = OWN, *cas: x509.Certificate, **rules: Any) -> Certificates:

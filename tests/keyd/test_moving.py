@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,11 +30,11 @@ def undo() -> Iterator[contextlib.ExitStack]:
 class Abroad(World):
     """The second side is seen at, and reached by, `outside` and other ports than its own."""
 
-    def __init__(self, undo: contextlib.ExitStack, outside: str, mobility: str = "port", **more: Any) -> None:
+    def __init__(self, undo: contextlib.ExitStack, outside: str, mobility: Any = "port", **more: Any) -> None:
         self.outside = outside
         super().__init__(undo, **more)
         self.sides[0] = Side(1, len(self.sides[0].members), undo, 0, **more)
-        keys = PskKeys(source="psk", secret="unused", mobility=mobility, remote_id=OWN[2])
+        keys = PskKeys(source="psk", secret=Path("unused"), mobility=mobility, remote_id=OWN[2])
         self.sides[0].peering = self.sides[0].peering.model_copy(
             update={"remote_addrs": ip_address(outside), "keys": keys}
         )
@@ -93,7 +94,7 @@ def test_one_fresh_message_from_elsewhere_moves_no_member(
 
 @pytest.mark.parametrize("shared_port", [False, True])
 def test_each_tells_the_other_whether_a_nat_is_before_it(undo: contextlib.ExitStack, shared_port: bool) -> None:
-    more = {"payload": "esp", "shared_port": shared_port}
+    more: dict[str, Any] = {"payload": "esp", "shared_port": shared_port}
     world = Abroad(undo, "198.51.100.7", **more)
     world.run(3.0)
     ours, theirs = (told(side, world.now) for side in world.sides)

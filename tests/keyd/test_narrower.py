@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from ipaddress import IPv4Address, ip_network
+from typing import Any
 
 import pytest
 from test_pairs import World
@@ -28,7 +29,7 @@ def part_of(world: World) -> tuple[str, str, str]:
     return str(mine), str(theirs), str(world.sides[1].peering.local_ts[0])
 
 
-def narrowed_world(undo: contextlib.ExitStack, **more: object) -> World:
+def narrowed_world(undo: contextlib.ExitStack, **more: Any) -> World:
     subnet = ip_network(next(iter(World(undo).sides[1].peering.local_ts)))
     return World(undo, theirs={"local_ts": [next(subnet.subnets(new_prefix=subnet.prefixlen + 8))]}, **more)
 
@@ -78,7 +79,10 @@ def test_as_many_subnets_as_there_may_be_are_agreed_on_and_a_side_that_lacks_one
 ) -> None:
     """Of IPv6, so that IKE_AUTH is as long as it gets."""
     near, far = ([ip_network(f"fd00:{side}:{n:x}::/48") for n in range(0, 2 * SUBNETS_MAX, 2)] for side in (1, 2))
-    sides = {"local_ts": near, "remote_ts": far}, {"local_ts": far[:-1], "remote_ts": near}
+    sides: tuple[dict[str, Any], dict[str, Any]] = (
+        {"local_ts": near, "remote_ts": far},
+        {"local_ts": far[:-1], "remote_ts": near},
+    )
     world = World(undo, theirs=sides[1], **sides[0])
     world.run(2.0)
     world.check_sends()

@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +28,7 @@ NEW = b"another secret, of one side"
 
 
 def psk(**changes: Any) -> PskKeys:
-    return PskKeys(source="psk", secret="unused", **changes)
+    return PskKeys(source="psk", secret=Path("unused"), **changes)
 
 
 def lossless(world: World, seconds: float) -> None:
@@ -171,7 +172,7 @@ def test_a_peer_that_does_not_answer_is_told_of_before_sas_end_and_after(
         keyd._endpoint.heard("p", world.now)
     concern = keyd.told(world.now)["concern"]
     assert re.fullmatch(r"the peer does not answer, for \d+ s now: SAs end in \d s", concern)
-    assert [r.getMessage() for r in caplog.records if r.event == "ike.unanswered"] == [
+    assert [r.getMessage() for r in caplog.records if getattr(r, "event", "") == "ike.unanswered"] == [
         "p: the peer does not answer, for 5 s now"
     ]
     for _ in range(8):
@@ -413,8 +414,10 @@ def test_a_member_that_takes_what_a_dead_keyd_had_left_does_not_stay_with_it(
 
 
 def certified(number: int) -> CertificateKeys:
-    names = {"local_id": f"gw{number}.example", "remote_id": f"gw{3 - number}.example"}
-    return CertificateKeys(source="cert", certificate="unused", key="unused", authorities="unused", **names)
+    names: dict[str, Any] = {"local_id": f"gw{number}.example", "remote_id": f"gw{3 - number}.example"}
+    return CertificateKeys(
+        source="cert", certificate=Path("unused"), key=Path("unused"), authorities=Path("unused"), **names
+    )
 
 
 def test_a_crl_ends_what_two_keyds_before_it_have_left(

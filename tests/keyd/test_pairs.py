@@ -10,6 +10,7 @@ import random
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,7 +122,7 @@ class Side:
     """keyd and the members of one gateway."""
 
     def __init__(self, number: int, members: int, undo: contextlib.ExitStack, rekey_time: int, **more: Any) -> None:
-        keys = PskKeys(source="psk", secret="unused", dpd_delay=10)
+        keys = PskKeys(source="psk", secret=Path("unused"), dpd_delay=10)
         self.standard = more.pop("standard", False)  # it does not say that it is an fwd
         self.reveal = more.pop("reveal", None)
         self.certificates: Credentials | None = more.pop("certificates", None)
@@ -348,7 +349,7 @@ def test_no_key_and_no_secret_is_shown(undo: contextlib.ExitStack, caplog: pytes
         assert repr(secret)[2:-1] not in shown
 
 
-STANDARD = {"payload": "esp", "shared_port": True}
+STANDARD: dict[str, Any] = {"payload": "esp", "shared_port": True}
 
 
 def errors(world: World) -> list[str]:
@@ -507,7 +508,7 @@ def test_the_spares_of_a_dead_keyd_serve_until_its_successor_has_its_own(undo: c
 
 
 def test_a_terminated_connection_stays_so_until_somebody_initiates(undo: contextlib.ExitStack) -> None:
-    keys = PskKeys(source="psk", secret="unused", start_action="none")
+    keys = PskKeys(source="psk", secret=Path("unused"), start_action="none")
     world = World(undo, theirs={"keys": keys})
     world.run(2.0)
     keyd = world.sides[0].keyd

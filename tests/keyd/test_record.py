@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ Told = Callable[[str], list[dict[str, Any]]]
 
 
 def psk(**changes: Any) -> PskKeys:
-    return PskKeys(source="psk", secret="unused", **changes)
+    return PskKeys(source="psk", secret=Path("unused"), **changes)
 
 
 @pytest.fixture

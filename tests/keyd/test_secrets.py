@@ -7,6 +7,7 @@ import datetime
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -36,8 +37,8 @@ def write(path: Path, data: bytes, mode: int = 0o600) -> Path:
     return path
 
 
-def pem(key: object) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())  # type: ignore[attr-defined]
+def pem(key: Any) -> bytes:
+    return bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def certificate(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -194,6 +195,7 @@ def test_files_that_cannot_be_used_are_told_in_one_line(files: CertificateKeys, 
             secrets.open_all(keys)
         assert "\n" not in str(refused.value)
     files.key.chmod(0o600)
+    assert files.authorities is not None
     files.authorities.unlink()
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(SecretError, match="authorities: certificate cannot be opened"):

@@ -6,7 +6,9 @@ import contextlib
 import json
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from types import FrameType
@@ -70,7 +72,7 @@ class Gateway:
                 "name": name, "local_addrs": ip_address(ADDRESSES[number]), "remote_addrs": ip_address(remote),
                 "local_ts": [ip_network(f"10.{1 + number}.{index}.0/24")],
                 "remote_ts": [ip_network(f"10.{2 - number}.{index}.0/24")],
-                "keys": PskKeys(source="psk", secret=name, **ids),
+                "keys": PskKeys(source="psk", secret=Path(name), **ids),
             }  # fmt: skip
             peering = side.peering.model_copy(update=changes)
             self.parts.append(finish(KeydPeering(peering, {}, [m.parts for m in side.members], side.shared, 0)))
@@ -183,7 +185,7 @@ def test_a_datagram_costs_the_same_with_64_peerings_as_with_one(
     monkeypatch.setattr(service, "credentials", lambda keys, fds: Psk(ONE))
     decoded = []
     decode = Header.decode
-    monkeypatch.setattr(inbox.Header, "decode", lambda data: decoded.append(1) or decode(data))
+    monkeypatch.setattr(Header, "decode", lambda data: decoded.append(1) or decode(data))
     calls = []
     for count in (1, 64):
         port = free_port()
@@ -220,7 +222,7 @@ def test_a_flood_on_one_socket_leaves_turns_for_others_and_ends_in_time(
         stranger.sendto(JUNK, calm)
     box = Inbox(sockets, ())
     clock = iter(n / 1000 for n in range(1000))  # each datagram takes a millisecond
-    monkeypatch.setattr(inbox.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     came = [message.local for message in box.messages(box.fds())]
     assert 40 < len(came) <= 50
     assert calm in came[:20]
@@ -251,7 +253,7 @@ def test_a_peer_that_asks_without_end_has_its_share_of_time_and_leaves_the_rest(
     pair = meet(p=(ONE, first), q=(OTHER, second))
     until(pair, lambda: all(gateway.sa(name) for gateway in pair for name in "pq"))
     keyd, heard, spent = pair[0].service, list[str](), [0.0]
-    monkeypatch.setattr(barrier.time, "thread_time", lambda: spent[0])
+    monkeypatch.setattr(time, "thread_time", lambda: spent[0])
 
     def receive(peering: IkePeering, *message: Any) -> None:
         heard.append(peering.name)
@@ -270,7 +272,7 @@ def test_a_peer_that_asks_without_end_has_its_share_of_time_and_leaves_the_rest(
         assert set(heard) <= {name}
         return len(heard)
 
-    now = service.boot_s() + 100
+    now = boot_s() + 100
     assert send("p", 1000, now) == pytest.approx(TIME_S / 0.01, abs=2)
     assert send("q", 10, now) == 10
     assert send("p", 1000, now + 1) == pytest.approx(TIME_SHARE / 0.01, abs=2)
@@ -302,7 +304,7 @@ def raising_at(number: int, guard: Guarded) -> Iterator[list[str]]:
 
     def traced_use(act: Any, now: float, otherwise: Any) -> Any:
         def traced(peering: IkePeering) -> Any:
-            sys.settrace(trace)  # type: ignore[arg-type]
+            sys.settrace(trace)
             try:
                 return act(peering)
             finally:
@@ -354,6 +356,10 @@ def test_what_has_no_ike_sa_to_blame_begins_the_peering_anew(
     assert json.loads(pair[0].shared.ike.get())["p"]["failures"]["wrong_secret"] == 3, "they count on"
 
 
+def has_good(pair: list[Gateway]) -> bool:
+    return all(gateway.sa("good") for gateway in pair)
+
+
 def test_one_peerings_files_stop_no_other_peering(undo: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever reading them raises."""
     for error in (SecretError("no secret"), IsADirectoryError("a directory"), ValueError("no idea")):
@@ -366,7 +372,7 @@ def test_one_peerings_files_stop_no_other_peering(undo: contextlib.ExitStack, mo
         monkeypatch.setattr(service, "credentials", read)
         peerings = {"bad": (ONE, {"ike_port": free_port()}), "good": (ONE, {"ike_port": free_port()})}
         pair = [Gateway(number, peerings, undo) for number in (0, 1)]
-        until(pair, lambda pair=pair: all(gateway.sa("good") for gateway in pair))
+        until(pair, partial(has_good, pair))
         assert not pair[0].sa("bad")
 
 

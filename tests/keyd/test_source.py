@@ -28,11 +28,12 @@ def secret(tmp_path: Path) -> Path:
 
 def peering(side: int, *, esn: bool = True) -> Peering:
     mine, theirs = (1, 2) if side == 1 else (2, 1)
-    return Peering(
-        name="p", local_addrs=f"192.0.2.{mine}", remote_addrs=f"192.0.2.{theirs}",
-        local_ts=[f"10.{mine}.0.0/16"], remote_ts=[f"10.{theirs}.0.0/16"],
-        keys=LabKeys(source="lab", secret=Path("x")), esn=esn,
-    )  # fmt: skip
+    values = {
+        "name": "p", "local_addrs": f"192.0.2.{mine}", "remote_addrs": f"192.0.2.{theirs}",
+        "local_ts": [f"10.{mine}.0.0/16"], "remote_ts": [f"10.{theirs}.0.0/16"],
+        "keys": LabKeys(source="lab", secret=Path("x")), "esn": esn,
+    }  # fmt: skip
+    return Peering.model_validate(values)
 
 
 @pytest.fixture

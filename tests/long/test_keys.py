@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gwkit import GATEWAYS, MakePair, Pair, ended, until
+from gwkit import MakePair, Pair, ended, until
 from test_soak import descriptors, private_kib
 
 from fwd.lab import traffic, verdict
+from fwd.lab.topology import GATEWAYS
 from fwd.proto.ike.limits import HALF_OPEN_COOKIES
 
 SECONDS = int(os.environ.get("FWD_LONG_KEYS_S", "60"))

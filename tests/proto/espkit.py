@@ -15,6 +15,8 @@ KEY = bytes(range(100, 132))
 SALT = b"\x01\x02\x03\x04"
 SPI = 0xC0FFEE01
 
+REASONS = list(DropReason)
+
 
 def keys(*, esn: bool = True, spi: int = SPI) -> SaKeys:
     return SaKeys(spi, esn, KEY, SALT)
@@ -68,5 +70,5 @@ def open_all(sa: InboundSa, packets: list[bytes]) -> Opened:
     buffer = bytearray(b"".join(packets))
     rows, drops = rows_of(size - OVERHEAD_BYTES, len(packets)), [0] * N_REASONS
     numbers = open_burst(sa, PacketTable(buffer, size, len(packets)), 0, len(packets), (), rows, 0, drops)
-    counted = {DropReason(i): n for i, n in enumerate(drops) if n}
+    counted = {REASONS[i]: n for i, n in enumerate(drops) if n}
     return Opened(list(numbers), [bytes(row) for row in rows.rows], counted, isinstance(numbers, range))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import struct
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scapy.layers.inet import GRE, ICMP, IP, TCP, UDP, IPOption_NOP, fragment
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, fragment
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
     IPv6,
@@ -20,12 +21,13 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrHopByHop,
     IPv6ExtHdrRouting,
 )
+from scapy.layers.l2 import GRE
 from scapy.packet import Packet, Raw
 
 from fwd.proto.flow import BUCKET_MASK, BUCKETS, NOBODY, flow_hash, owners, rendezvous_scores, settle
 
-V4 = {"src": "10.1.0.10", "dst": "10.2.0.10"}
-V6 = {"src": "fd00:1::10", "dst": "fd00:2::10"}
+V4: dict[str, Any] = {"src": "10.1.0.10", "dst": "10.2.0.10"}
+V6: dict[str, Any] = {"src": "fd00:1::10", "dst": "fd00:2::10"}
 STABLE_V4, STABLE_V6 = 0xC426B258121E8D2C, 0x75E5E5B4DC53B043  # UDP, ports 1 and 2
 
 

@@ -238,7 +238,9 @@ def test_remembered_decisions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
 # -- ECN of a tunnel -------------------------------------------------------------------------------------------
 
 NOT, ECT1, ECT0, CE = range(4)
-TABLE = {  # RFC 6040 figure 4: inner → outcome for outer Not-ECT, ECT(0), ECT(1), CE; None: drop
+TABLE: dict[
+    int, dict[int, int | None]
+] = {  # RFC 6040 figure 4: inner → outcome for outer Not-ECT, ECT(0), ECT(1), CE; None: drop
     NOT: {NOT: NOT, ECT0: NOT, ECT1: NOT, CE: None},
     ECT0: {NOT: ECT0, ECT0: ECT0, ECT1: ECT1, CE: CE},
     ECT1: {NOT: ECT1, ECT0: ECT1, ECT1: ECT1, CE: CE},
@@ -255,10 +257,10 @@ def test_ecn_is_combined_as_rfc_6040_says(inner: int, outer: int, dscp: int) -> 
         (IPv6(tc=dscp << 2 | inner, fl=0xABCDE) / UDP() / Raw(b"payload"), "tc"),
     ):
         octets = bytearray(bytes(packet))
-        kept = decapsulate_ecn(memoryview(octets), 0xA4 | outer)
-        assert kept is (TABLE[inner][outer] is not None)
-        if kept:
-            setattr(packet, field, dscp << 2 | TABLE[inner][outer])
+        combined = TABLE[inner][outer]
+        assert decapsulate_ecn(memoryview(octets), 0xA4 | outer) is (combined is not None)
+        if combined is not None:
+            setattr(packet, field, dscp << 2 | combined)
         assert octets == bytes(packet)  # its header checksum, too
 
 

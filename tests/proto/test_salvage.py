@@ -156,7 +156,7 @@ def _end_of(data: bytes, packet: bytes) -> int:
     _, kind, _, size, *_ = segkit.VNET.unpack_from(data)
     if not kind:
         return len(data)
-    return min(HEADER + (found.index(packet) + 1) * size, len(data))
+    return int(min(HEADER + (found.index(packet) + 1) * size, len(data)))
 
 
 # -- rows shorter than the receiver's ------------------------------------------------------------------------------

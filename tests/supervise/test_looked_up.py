@@ -7,6 +7,7 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ ANSWERS: dict[str, str] = {}  # what the child says of a name; the child is fork
 def child(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A child that knows ANSWERS, and of other names says nothing and does not end."""
 
-    def look_up(name: module.Name, user: module.User, parent: int, far: int) -> None:
+    def look_up(name: module.Name, user: Any, parent: int, far: int) -> None:
         if name[0] not in ANSWERS:
             time.sleep(60)
         os.write(far, f"{ANSWERS[name[0]]}\n".encode())

@@ -23,6 +23,7 @@ from fwd.model import config
 from fwd.model.example import EXAMPLE
 from fwd.supervise import telling
 from fwd.supervise.peering import KeyMaterial, _Pairs
+from fwd.supervise.standing import RETRY_S
 from fwd.supervise.telling import LATE_S, NotHeardError, Teller
 
 
@@ -229,7 +230,7 @@ def test_what_a_process_could_not_do_it_is_told_anew_a_while_later(
     assert process.heard() == ["open q", "member q"]
     assert teller.tell(standing), "others are not to wait for it"
     process.refused = set()
-    clock[0] += telling.RETRY_S
+    clock[0] += RETRY_S
     assert told(teller, standing) == ["close q", "open q", "member q"]
 
 

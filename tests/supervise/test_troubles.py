@@ -26,7 +26,7 @@ def test_no_exception_goes_further(error: Exception) -> None:
 
 def test_a_stop_goes_further() -> None:
     with pytest.raises(KeyboardInterrupt):
-        Troubles().apart("a", fail, KeyboardInterrupt())  # type: ignore[arg-type]
+        Troubles().apart("a", fail, KeyboardInterrupt())
 
 
 def test_the_log_has_one_traceback_a_second(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 from cryptography import x509
@@ -20,7 +21,7 @@ NOW = auth.time_of(WALL)
 DAY = datetime.timedelta(days=1)
 IS_CA = x509.BasicConstraints(ca=True, path_length=None)
 RSA = rsa.generate_private_key(65537, 2048)
-KEYS = {
+KEYS: dict[str, Callable[[], Any]] = {
     "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),
     "P-384": lambda: ec.generate_private_key(ec.SECP384R1()),
     "RSA": lambda: RSA,

@@ -118,7 +118,7 @@ def request(octets: Octets, spis: Sequence[int]) -> tuple[int, list[Raw]]:
     spi = octets.one(spis)
     theirs = bytes([7, octets.below(256), 0, 0])
     offered = octets.one(SELECTORS)
-    child = [
+    child: list[AnyPayload] = [
         p.SecurityAssociation((Proposal(Protocol.ESP, _words("aes256gcm16 x25519 esn"), 1, theirs),)), *KEYED,
         p.TrafficSelectors(Payload.TSI, offered), p.TrafficSelectors(Payload.TSR, offered),
     ]  # fmt: skip
@@ -185,7 +185,7 @@ SELECTORS = [
 ]
 
 
-KEYED = [p.Nonce(b"n" * 32), p.KeyExchange(31, b"\7" * 32)]
+KEYED: list[AnyPayload] = [p.Nonce(b"n" * 32), p.KeyExchange(31, b"\7" * 32)]
 
 
 def _words(words: str) -> tuple[Transform, ...]:

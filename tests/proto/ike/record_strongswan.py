@@ -100,7 +100,7 @@ class Recorder:
 
     def do(self, command: str, **arguments: Any) -> None:
         """One step; what it has to say goes out."""
-        step = {"at": self._now(), "do": command, **({"with": arguments} if arguments else {})}
+        step: dict[str, Any] = {"at": self._now(), "do": command, **({"with": arguments} if arguments else {})}
         step |= recording.take(self.endpoint, step)
         self.made["steps"].append(step)
         for datagram in step["sends"]:
@@ -241,7 +241,7 @@ def version(charon: Charon) -> str:
 def by_psk() -> Recording:
     """fwd begins; strongSwan wants a cookie and another group. Afterwards everything that either side can ask for."""
     ours = {"psk": PSK, "ike": ["aes256gcm16-prfsha384-x25519-ecp384"], "liveness_s": 1.0}
-    theirs = {"ike": "aes256gcm16-prfsha384-ecp384", "esp": "aes256gcm16-x25519", "dpd_s": 0}
+    theirs: dict[str, Any] = {"ike": "aes256gcm16-prfsha384-ecp384", "esp": "aes256gcm16-x25519", "dpd_s": 0}
     with lab(ours, theirs, cookie_threshold="1") as r:
         r.stranger(theirs["ike"])
         r.do("initiate")

@@ -216,7 +216,8 @@ def test_a_request_on_a_new_ike_sa_shows_that_it_has_won_before_the_old_one_is_d
             side.endpoint.rekey_ike(NAME, net.now)
         net.run(0.1)
         (spi,) = net.b.children()
-        won += net.b.endpoint.established(NAME).initiator
+        sa = net.b.endpoint.established(NAME)
+        won += sa is not None and sa.initiator
         net.b.endpoint.rekey_child(NAME, spi, net.now)
         net.run(10)
         net.check_agreement()

@@ -49,7 +49,7 @@ def test_a_chain_with_a_ca_between() -> None:
 def test_four_certificates_are_sent_and_accepted() -> None:
     """RFC 7296 §3.6."""
     root = above = Ca("root")
-    between = []
+    between: list[x509.Certificate] = []
     for number in range(3):
         above = Ca(f"between {number}", parent=above)
         between.insert(0, above.certificate)
@@ -67,7 +67,7 @@ def test_key_usage_for_signatures_and_purposes_for_ike_are_fine() -> None:
     assert meet(mine, credentials(ca, "b.example")).b.of(Established)
 
 
-BAD = {
+BAD: dict[str, dict[str, Any]] = {
     "expired": {"end": NOW - DAY / 2},
     "not yet valid": {"start": NOW + DAY / 2},
     "another name": {"names": [x509.DNSName("c.example")]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import Any
 
 import harnesses
 import pytest
@@ -96,7 +97,7 @@ def test_a_fragment_that_comes_twice_or_of_another_cut_does_no_harm() -> None:
     sealer = Sealer(bytes(range(36)))
     chain: list[p.AnyPayload] = [p.Vendor(bytes([n]) * 100) for n in range(10)]
 
-    def parts(limit: int, iv: int) -> list:
+    def parts(limit: int, iv: int) -> list[Any]:
         return [open_message(Header.decode(d), d, sealer) for d in seal_message(HEADER, chain, sealer, iv, limit)]
 
     large, small = parts(500, 0), parts(200, 100)

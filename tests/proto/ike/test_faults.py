@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 from ikekit import NAME, A, B, Net, for_member
@@ -38,7 +39,7 @@ def raising_at(number: int, within: str = WITHIN) -> Iterator[list[str]]:
                 where.append(frame.f_code.co_qualname)
                 raise InjectedError(where[0])
 
-    sys.settrace(trace)  # type: ignore[arg-type]
+    sys.settrace(trace)
     try:
         yield where
     finally:
@@ -133,7 +134,7 @@ def test_the_peer_is_told_that_it_is_over() -> None:
     net.b.may_fail = True
     (sa,) = net.b.endpoint.sas(NAME)
 
-    def fail(*args: object) -> None:
+    def fail(*args: object) -> Any:
         raise InjectedError
 
     sa.respond = fail
@@ -149,10 +150,11 @@ def test_what_cannot_be_ended_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> N
     net.b.may_fail = True
     (sa,) = net.b.endpoint.sas(NAME)
 
-    def fail(*args: object) -> None:
+    def fail(*args: object) -> Any:
         raise InjectedError
 
-    sa.respond = sa.die = sa.move = sa.say_farewell = fail
+    for name in ("respond", "die", "move", "say_farewell"):
+        setattr(sa, name, fail)
     net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)
     net.run(0.1)
     assert not net.b.endpoint.sas(NAME)

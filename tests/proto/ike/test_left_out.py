@@ -5,6 +5,8 @@ strongSwan 6 offers KE_NONE for ESP by default, and `ke1_mlkem768-ke1_none` wher
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from ikekit import ESP, IKE, NAME, Net, ask, connection, for_member
 
@@ -123,7 +125,7 @@ def test_a_further_key_exchange_that_is_mandatory_is_refused_cleanly() -> None:
     net.run(3.1)
     assert not net.a.endpoint.sas(NAME) + net.b.endpoint.sas(NAME)
     net = Net(2, connection("a")).connect()
-    offer = [
+    offer: list[p.AnyPayload] = [
         p.SecurityAssociation((with_more(parse(WITHOUT, Protocol.ESP), (KE, X25519), (KE1, ML_KEM_768)),)),
         p.Nonce(bytes(32)),
         p.KeyExchange(X25519, bytes([9] * 32)),
@@ -135,6 +137,6 @@ def test_a_further_key_exchange_that_is_mandatory_is_refused_cleanly() -> None:
     net.check_agreement()
 
 
-def _selectors(net: Net) -> list[tuple[Payload, tuple]]:
+def _selectors(net: Net) -> list[tuple[Payload, tuple[Any, ...]]]:
     (up,) = net.a.children().values()
     return [(Payload.TSI, up.child.local_ts), (Payload.TSR, up.child.remote_ts)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hostile import seal
 from ikekit import NAME, A, B, Net, ask, connection, for_member
@@ -9,7 +11,7 @@ from ikekit import NAME, A, B, Net, ask, connection, for_member
 from fwd.proto.ike import auth, initial
 from fwd.proto.ike.child import Offer
 from fwd.proto.ike.crypto import Prf, Sealer
-from fwd.proto.ike.events import Closed, Rejected
+from fwd.proto.ike.events import Closed, Datagram, Rejected
 from fwd.proto.ike.limits import (
     COOKIE_BYTES,
     COPIES_PER_S,
@@ -163,7 +165,7 @@ def test_a_peers_notifies_are_never_said_as_ours() -> None:
     (theirs,) = net.b.live()
     respond, asked = theirs.respond, []
 
-    def talkative(sa: IkeSa, exchange: int, request: list[object], now: float) -> list[object]:
+    def talkative(sa: IkeSa, exchange: int, request: list[Any], now: float) -> list[Any]:
         asked.append(request)
         reply = respond(sa, exchange, request, now)
         return [*reply, *extra] if exchange == Exchange.CREATE_CHILD_SA else reply
@@ -385,7 +387,7 @@ def test_a_refusal_of_ike_auth_that_is_lost_is_told_again() -> None:
     net = Net(1, connection("a", credentials=auth.Psk(b"not what the other side has")))
     lost: list[bytes] = []
 
-    def lose_the_refusal(datagram: object) -> list[float]:
+    def lose_the_refusal(datagram: Datagram) -> list[float]:
         if datagram.local == B and Header.decode(datagram.data).exchange == Exchange.IKE_AUTH and not lost:
             lost.append(datagram.data)
             return []

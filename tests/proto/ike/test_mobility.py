@@ -137,7 +137,8 @@ def test_a_peer_that_may_not_move_is_not_even_looked_for(changes: dict[str, Any]
 
 
 def test_a_port_is_followed_unless_that_is_forbidden() -> None:
-    for changes, moves in (({}, True), ({"mobility": "none"}, False)):
+    cases: list[tuple[dict[str, Any], bool]] = [({}, True), ({"mobility": "none"}, False)]
+    for changes, moves in cases:
         roaming = Roaming(**changes)
         roaming.at = (B[0], 60_000)
         roaming.says()

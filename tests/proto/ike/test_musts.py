@@ -7,6 +7,7 @@ import itertools
 import struct
 from collections.abc import Callable
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 from ikekit import NAME, WALL, A, B, Net, Side, connection, for_member
@@ -64,12 +65,17 @@ def asked(net: Net, since: int = 0) -> list[Header]:
     return [header for header in headers if not header.is_response]
 
 
+def noting(said: list[Any]) -> Callable[[Payloads], Payloads]:
+    """Note what goes by, and change nothing."""
+    return lambda reply: said.append(reply) or reply
+
+
 def answers(side: Side, change: Callable[[Payloads], Payloads]) -> None:
     """From now on a side's answers are changed before they are sealed."""
     for sa in side.live():
         respond = sa.respond
 
-        def changed(sa: IkeSa, exchange: int, request: Payloads, now: float, respond=respond) -> Payloads:
+        def changed(sa: IkeSa, exchange: int, request: Payloads, now: float, respond: Any = respond) -> Payloads:
             return change(respond(sa, exchange, request, now))
 
         sa.respond = changed
@@ -139,9 +145,9 @@ def test_one_request_is_under_way_at_a_time() -> None:
     for _ in range(40):
         net.step(net.now + 1)
         said = [(Header.decode(one.data), one.local) for one in net.sent[before:]]
-        for side in (A, B):
-            questions = {header.message_id for header, local in said if local == side and not header.is_response}
-            answered = {header.message_id for header, local in said if local != side and header.is_response}
+        for here in (A, B):
+            questions = {header.message_id for header, local in said if local == here and not header.is_response}
+            answered = {header.message_id for header, local in said if local != here and header.is_response}
             assert len(questions - answered) <= 1
     assert len(net.a.children()) == 7
     net.check_agreement()
@@ -155,7 +161,7 @@ def test_what_is_not_protected_changes_nothing_and_is_not_answered(exchange: Exc
     net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)
     net.a.endpoint.datagrams_to_send()
     (sa,) = net.a.live()
-    lies = [Delete(Protocol.IKE), *(Notification(kind) for kind in Notify if kind < STATUS_FIRST)]
+    lies: list[AnyPayload] = [Delete(Protocol.IKE), *(Notification(kind) for kind in Notify if kind < STATUS_FIRST)]
     for message_id in range(4):
         for payloads in ([lie] for lie in lies):
             header = Header(sa.spi_i, sa.spi_r, exchange, flags, message_id)
@@ -297,10 +303,11 @@ def test_a_rekeyed_child_sa_has_the_selectors_that_it_had() -> None:
 
 def test_nonces_and_public_values_are_drawn_anew_for_every_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     """§2.10, §2.12: 32 octets are half of the longest PRF key and more."""
-    nonces, publics = [], []
+    nonces: list[bytes] = []
+    publics: list[bytes] = []
     for kind, field, found in ((Nonce, "data", nonces), (KeyExchange, "public", publics)):
 
-        def encode(self, encode=kind.encode, field=field, found=found) -> bytes:
+        def encode(self: Any, encode: Any = kind.encode, field: str = field, found: list[bytes] = found) -> Any:
             found.append(getattr(self, field))
             return encode(self)
 
@@ -396,7 +403,7 @@ def test_reserved_bits_are_zero_and_those_of_others_are_passed_over(payload: Any
     for at in (1, *(4 + at for at in RESERVED.get(payload.TYPE, ()))):
         assert encoded[at] == 0
         changed[at] = 0xFF
-    assert decode_chain(first, memoryview(changed)) == [payload]
+    assert decode_chain(first, bytes(changed)) == [payload]
 
 
 def test_bits_of_the_header_that_mean_nothing_are_passed_over() -> None:
@@ -549,9 +556,10 @@ def test_the_delete_is_the_last_request_on_an_ike_sa() -> None:
 def test_a_delete_is_answered_by_that_of_the_other_half_but_not_twice() -> None:
     """§1.4.1: each side names its own inbound SPI; when both delete, neither answer names any."""
     for both in (False, True):
-        net, said = Net().connect(), []
+        net = Net().connect()
+        said: list[Any] = []
         (up,) = net.a.children().values()
-        answers(net.b, lambda reply, said=said: said.append(reply) or reply)
+        answers(net.b, noting(said))
         net.a.endpoint.delete_child(NAME, up.child.inbound.spi, net.now)
         if both:
             net.b.endpoint.delete_child(NAME, up.child.outbound.spi, net.now)

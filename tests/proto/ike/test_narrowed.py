@@ -130,7 +130,7 @@ def test_an_answer_that_is_for_one_port_is_refused(first: bool, monkeypatch: pyt
 def test_an_offer_for_one_port_is_refused_unless_there_is_one_for_all(also: tuple[Selector, ...]) -> None:
     net = Net().connect()
     (up,) = net.a.children().values()
-    offer = [
+    offer: list[p.AnyPayload] = [
         p.SecurityAssociation(_offered()),
         p.Nonce(bytes(32)),
         p.KeyExchange(31, bytes([9] * 32)),

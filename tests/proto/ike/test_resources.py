@@ -7,7 +7,7 @@ from ikekit import NAME, Net, connection, for_member
 
 from fwd.proto.ike import initial
 from fwd.proto.ike.events import ChildRefused, Established
-from fwd.proto.ike.exchanges import MEMBER_CHILDREN_MAX
+from fwd.proto.ike.limits import MEMBER_CHILDREN_MAX
 from fwd.proto.ike.numbers import Notify
 from fwd.proto.ike.payloads import Notification, Vendor
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ikekit import NAME, Net
@@ -18,14 +19,14 @@ from fwd.proto.ike.states import CHILD_MOVES, IKE_MOVES, IllegalMoveError, State
 
 DOCS = Path(__file__).parents[3] / "docs"
 ENOUGH = 40  # schedules for every move
-LIES = [
+LIES: list[list[AnyPayload]] = [
     [],
     [Delete(Protocol.IKE)],
     [Notification(Notify.INVALID_KE_PAYLOAD, b"\0\x13")],
-    *([Notification(kind)] for kind in (
+    *[[Notification(kind)] for kind in (
         Notify.TEMPORARY_FAILURE, Notify.CHILD_SA_NOT_FOUND, Notify.NO_ADDITIONAL_SAS, Notify.INVALID_SYNTAX,
         Notify.INITIAL_CONTACT,
-    )),
+    )],
 ]  # fmt: skip
 
 
@@ -36,9 +37,11 @@ def run_with_liar(seed: int) -> Net:
     for sa in net.b.live():
         respond = sa.respond
 
-        def lie(sa: IkeSa, exchange: int, request: list[AnyPayload], now: float, respond=respond) -> list[AnyPayload]:
+        def lie(
+            sa: IkeSa, exchange: int, request: list[AnyPayload], now: float, respond: Any = respond
+        ) -> list[AnyPayload]:
             answer = respond(sa, exchange, request, now)
-            return dice.choice(LIES) if dice.random() < 0.3 else answer
+            return dice.choice(LIES) if dice.random() < 0.3 else list(answer)
 
         sa.respond = lie
     trouble(net, dice)
