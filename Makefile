@@ -19,10 +19,11 @@ setup: ## make .venv, and install the Debian packages that are missing
 demo: setup ## two VPCs, four tunnels, load, a member killed half way (root)
 	@fwd lab demo
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff and mypy, of fwd and the tests
 	@ruff check .
 	@ruff format --check .
 	@mypy
+	@mypy --config-file tests/mypy.ini
 
 check: lint ## lint, types, and the quick tests that need no root: before each commit
 	@pytest -q -n auto --dist loadfile -m "not netns and not slow and not long and not deb" $(PYTEST_ARGS)

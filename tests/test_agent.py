@@ -32,7 +32,7 @@ from fwd.agent.readiness import LOOK_S, Watch
 from fwd.agent.status import collect, status_of
 from fwd.agent.view import GatewayView, TunLink
 from fwd.datapath.counters import DemuxCounter, MemberCounter
-from fwd.datapath.ring import RECORDS
+from fwd.datapath.ring import RECORDS, Ring
 from fwd.datapath.shared import LinkWord, ProcessState
 from fwd.lab.testbed import observe
 from fwd.model.reasons import Code, Reason

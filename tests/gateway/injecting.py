@@ -106,7 +106,7 @@ def main() -> int:
         turn(self)
 
     policy.STORM, policy.BACKOFF_S = 10**9, 0.0  # type: ignore[misc]  # children are begun again at once
-    supervisor.RETRY_S = RETRY_S  # type: ignore[misc]
+    supervisor.RETRY_S = RETRY_S  # type: ignore[attr-defined]
     supervisor.Supervisor._turn = profiled  # type: ignore[method-assign]
     return supervisor.run(Path(config))
 

@@ -23,11 +23,12 @@ LIES: list[list[AnyPayload]] = [
     [],
     [Delete(Protocol.IKE)],
     [Notification(Notify.INVALID_KE_PAYLOAD, b"\0\x13")],
-    *[[Notification(kind)] for kind in (
-        Notify.TEMPORARY_FAILURE, Notify.CHILD_SA_NOT_FOUND, Notify.NO_ADDITIONAL_SAS, Notify.INVALID_SYNTAX,
-        Notify.INITIAL_CONTACT,
-    )],
-]  # fmt: skip
+    [Notification(Notify.TEMPORARY_FAILURE)],
+    [Notification(Notify.CHILD_SA_NOT_FOUND)],
+    [Notification(Notify.NO_ADDITIONAL_SAS)],
+    [Notification(Notify.INVALID_SYNTAX)],
+    [Notification(Notify.INITIAL_CONTACT)],
+]
 
 
 def run_with_liar(seed: int) -> Net:
