@@ -12,8 +12,9 @@ from fwd.datapath import inbound as inbound_module
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.shared import LinkWord
 from fwd.datapath.udp import RECEIVE_BYTES
+from fwd.proto.burst import open_burst
 from fwd.proto.drops import DropReason
-from fwd.proto.esp import BATCH_MAX, open_burst
+from fwd.proto.esp import BATCH_MAX
 
 
 def bursts(r: Rig, count: int, records: int = 1, length: int = 3000) -> list[Group]:

@@ -10,6 +10,7 @@ import json
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ class Keyd:
         self._life = contextlib.ExitStack()
         self._undo.callback(self._life.close)
         self.side = Side(1, self._members, self._life, 0)
-        keys = PskKeys(source="psk", secret="unused", ike_port=self._port, dpd_delay=1, **self.ids)
+        keys = PskKeys(source="psk", secret=Path("unused"), ike_port=self._port, dpd_delay=1, **self.ids)
         self.peering = self.side.peering.model_copy(update={**self._peering, "keys": keys})
         parts = KeydPeering(self.peering, {}, [m.parts for m in self.side.members], self.side.shared, self.offloads)
         sock = self._life.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))

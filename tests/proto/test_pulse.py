@@ -43,10 +43,10 @@ class Path:
             self.now += tick_s
             if self.sending:
                 self.pulse.sent()
-            for due, number in list(self._due):
+            for due, answered in list(self._due):
                 if due <= self.now:
-                    self._due.remove((due, number))
-                    self.pulse.answered(number, self.now)
+                    self._due.remove((due, answered))
+                    self.pulse.answered(answered, self.now)
             was_up, number = self.pulse.up, self.pulse.poll(self.now)
             self.downs += was_up and not self.pulse.up
             if number is not None:
@@ -261,7 +261,8 @@ STEPS = st.lists(st.tuples(st.sampled_from(["sent", "poll", "answer"]), st.integ
 
 @given(STEPS)
 def test_any_sequence_of_events_stays_in_bounds(steps: list[tuple[str, int]]) -> None:
-    pulse, now, numbers = Pulse(), START, []
+    pulse, now = Pulse(), START
+    numbers: list[int] = []
     for what, value in steps:
         now += value / 1000
         if what == "sent":
