@@ -254,7 +254,8 @@ class MemberShared:
     @property
     def has_begun(self) -> bool:
         """Whether the incarnation that lives has had an SA to send on."""
-        return self.ledger.sender == self.process.incarnation > 0
+        sender = self.ledger.sender
+        return sender > 0 and sender == self.process.incarnation
 
     @property
     def can_send(self) -> bool:

@@ -371,13 +371,8 @@ class Keeper:
 
     def _has(self, kept: Collection[_Kept]) -> Has:
         """Look; at nftables only if rules have changed since. A table that was just set is known by its listing."""
-        links = {}
-        for one in kept:
-            if one.parts:
-                name = one.peering.tun
-                links[name] = link = self._kernel.link(name)
-                if link:
-                    self.seen[name] = link.mtu_bytes, link.queue_drops
+        links = self._kernel.links([one.peering.tun for one in kept if one.parts])
+        self.seen.update({name: (link.mtu_bytes, link.queue_drops) for name, link in links.items() if link})
         generation = self._kernel.generation()
         if generation != self._generation:
             try:

@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final, TypeVar
@@ -45,6 +45,7 @@ _NFT_GROUP = 7
 _BUFFER: Final = memoryview(bytearray(1 << 18))  # for what one read gives
 _BUFFER_BYTES = 1 << 20
 _SOME, _ALL = 20_000, 1 << 62
+_MANY = 8  # devices: from here on all that there are are asked for at once
 _ATTEMPTS = 5  # of a dump during which what is dumped changes
 _ANSWER_S = 2.0
 
@@ -82,6 +83,18 @@ class Kernel:
                 return None
             raise
         return self._read(f"link {name}", answer, link_in)
+
+    def links(self, names: Collection[str]) -> dict[str, Link | None]:
+        """What is known of the devices of these names: of many with one question."""
+        if len(names) < _MANY:
+            return {name: self.link(name) for name in names}
+        found: dict[str, Link | None] = dict.fromkeys(names)
+        for answer in self._ask(_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0), _DUMP):
+            own = next((value for kind, value in _attributes(answer, _LINK.size) if kind == _IFNAME), b"")
+            name = own.rstrip(b"\0").decode(errors="replace")
+            if name in found:
+                found[name] = self._read(f"link {name}", answer, link_in)
+        return found
 
     def addresses(self) -> tuple[Own, ...]:
         """This host's own, as the kernel lists them; without those that may not be used yet."""

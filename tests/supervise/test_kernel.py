@@ -8,9 +8,10 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 
 from fwd.model.reasons import Code
-from fwd.supervise import kernel
+from fwd.supervise import kernel, netlink
 from fwd.supervise.guards import METRIC
 from fwd.supervise.kernel import Around, Device, Do, Has, Link, Own, Route, Wanted
+from fwd.supervise.netlink import Kernel
 
 ME, OTHER, TUN, LAN, WAN = 200, 201, 7, 2, 3
 LOCAL, REMOTE, REMOTE6 = ip_network("10.1.0.0/24"), ip_network("10.2.0.0/24"), ip_network("fd00:2::/64")
@@ -153,6 +154,16 @@ def test_what_was_outside_stays_so_until_the_lan_is_there() -> None:
 def test_a_local_subnet_that_is_half_of_the_internet_may_be_anywhere() -> None:
     half = replace(WANTED, local_ts=(ip_network("0.0.0.0/1"),))
     assert not kernel.outside(half, WELL, {kernel.NOBODYS[4]: DEFAULT})
+
+
+def test_devices_are_the_same_whether_few_are_asked_for_or_many() -> None:
+    """Of this host's own: `lo`, and names that nobody has."""
+    asks = Kernel()
+    names = ["lo", *(f"none{i}" for i in range(netlink._MANY))]
+    assert asks.links(names) == {name: asks.link(name) for name in names}
+    assert asks.links(["lo"]) == {"lo": asks.link("lo")}
+    assert asks.link("lo")
+    asks.close()
 
 
 def test_a_gateway_that_speaks_for_itself_alone_need_not_forward() -> None:
