@@ -24,6 +24,11 @@ METRIC: Final = 1_000_000
 OWNERLESS: Final = 4  # RTPROT_STATIC, as the guards of a fwd without numbers are marked
 STRANGERS: Final = 0  # the owner of a table that is not fwd's, whatever it is called
 _PREFIX: Final = "fwd_"
+# What the kernel itself may tell a host of the LAN, with the beginning of a packet that it had sent.
+_QUOTING: Final = {
+    4: "icmp type { destination-unreachable, redirect, time-exceeded, parameter-problem }",
+    6: "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, nd-redirect }",
+}
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,13 @@ def ruleset(
         clamp = [
             f'{way} "{tun}" tcp flags syn / syn,rst tcp option maxseg size set rt mtu' for way in ("oifname", "iifname")
         ]
-    kept_in = [] if closed else list(_kept_in(tun, outside or {}))
+    kept_in = [] if closed else list(_kept_in(f'iifname "{tun}" ', outside or {}))
+    quoting = list(_kept_in("", outside or {}, _QUOTING))
     chains = (
         ("from_wire", "type filter hook prerouting priority raw; policy accept;", inward),
         ("to_wire", "type filter hook postrouting priority filter; policy accept;", outward),
         ("to_lan", "type filter hook forward priority filter; policy accept;", kept_in),
+        ("from_here", "type filter hook output priority filter; policy accept;", quoting),
         ("clamp", "type filter hook forward priority mangle; policy accept;", clamp),
     )
     body = "\n".join(f"chain {c} {{ {hook}\n" + "\n".join(rules) + "\n}" for c, hook, rules in chains)
@@ -85,12 +92,13 @@ def ruleset(
     return f"table inet {name}\ndelete table inet {name}\ntable inet {name} {{\n{comment}\n{body}\n}}\n"
 
 
-def _kept_in(tun: str, outside: Outside) -> Iterator[str]:
+def _kept_in(start: str, outside: Outside, which: Mapping[int, str] | None = None) -> Iterator[str]:
     for device, subnets in sorted(outside.items()):
         for version, family in ((4, "ip"), (6, "ip6")):
             listed = ", ".join(str(subnet) for subnet in subnets if subnet.version == version)
             if listed:
-                yield f'iifname "{tun}" oifname "{device}" {family} daddr {{ {listed} }} counter drop'
+                kind = f" {which[version]}" if which else ""
+                yield f'{start}oifname "{device}" {family} daddr {{ {listed} }}{kind} counter drop'
 
 
 def stands(listing: str, rules: str) -> bool:

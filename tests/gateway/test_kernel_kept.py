@@ -126,6 +126,24 @@ def test_what_was_decrypted_does_not_leave_in_the_clear_when_the_lan_goes(pair: 
     assert wire["plaintext_packets"] == 0, wire["plaintext_examples"]
 
 
+def test_errors_that_quote_a_packet_of_the_lan_do_not_leave_when_it_has_gone(pair: Pair) -> None:
+    """gw1 has neither a LAN nor a TUN device: the kernel tells client1 so, by the default route, if it may."""
+    pair.wait_ready("gw1", seconds=SECONDS)
+    supervisor = pair.running["gw1"]
+    with pair.capture(marker=MARKER) as wire, pinging(pair):
+        supervisor.send_signal(signal.SIGSTOP)
+        try:
+            shell(pair, "ip addr del 10.1.0.1/24 dev lan; ip link set fwd0 down")
+            listing = ["nft", "list", "chain", "inet", TABLE, "from_here"]
+            until(lambda: sum(nft_packets(pair.topology.run("gw1", listing).stdout)), SECONDS, "kept in")
+        finally:
+            supervisor.send_signal(signal.SIGCONT)
+            shell(pair, "ip addr add 10.1.0.1/24 dev lan")
+        pair.wait_ready("gw1", seconds=SECONDS)
+        until(lambda: pair.ping("-p", MARKER.hex()), SECONDS, "carries")
+    assert wire["plaintext_packets"] == 0, wire["plaintext_examples"]
+
+
 def test_the_source_of_the_gateways_own_packets_follows_the_lans_address(pair: Pair) -> None:
     far = pair.topology.address("client2")
     shell(

@@ -141,7 +141,12 @@ def test_what_comes_out_of_the_tun_device_must_not_leave_to_the_outside() -> Non
         'iifname "fwd0" oifname "wan" ip daddr { 10.2.0.0/24 } counter drop',
         'iifname "fwd0" oifname "wan" ip6 daddr { fd00:2::/64 } counter drop',
     ]
-    assert "wan" not in guards.ruleset(peering("far", WIDE), ME, outside=outside, closed=True)
+    closed = guards.ruleset(peering("far", WIDE), ME, outside=outside, closed=True)
+    assert 'iifname "fwd0"' not in closed
+    for text in (rules, closed):
+        quoting = [line for line in text.splitlines() if line.startswith("oifname") and "type {" in line]
+        assert len(quoting) == 3
+        assert all(line.endswith("} counter drop") for line in quoting)
 
 
 @pytest.fixture

@@ -71,6 +71,7 @@ def test_mss_is_clamped_where_packets_cannot_be_split(payload: str, wanted: bool
 @pytest.mark.parametrize("payload", ["esp", "superpacket"])
 @pytest.mark.parametrize("remote_ts", SUBNETS)
 def test_nft_takes_it(remote_ts: list[str], payload: str) -> None:
-    text = ruleset(peering(remote_ts, payload=payload))
+    one = peering(remote_ts, payload=payload)
+    text = guards.ruleset(one, NUMBER, outside={"wan": one.local_ts})
     done = subprocess.run(["nft", "-c", "-f", "-"], input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
