@@ -13,7 +13,7 @@ from typing import Final
 from fwd.agent.view import GatewayView, PeeringView
 from fwd.datapath.channel import ChannelError, Notice, hear
 from fwd.datapath.ring import RingWords
-from fwd.datapath.shared import PeeringShared
+from fwd.datapath.shared import MemberShared, PeeringShared
 from fwd.datapath.tun import Offloads
 from fwd.model.config import Peering
 from fwd.proto.logged import event
@@ -29,6 +29,7 @@ class _Opening:
     notice: Notice
     config: Peering
     maps: dict[str, memoryview]
+    count: int  # of its members
     members: int = 0
 
     def view(self) -> PeeringView:
@@ -60,17 +61,14 @@ class Changes:
         match notice.act:
             case "open":
                 peering = Peering.model_validate(notice.body["peering"])
-                self._opening[name] = _Opening(notice, peering, dict(notice.map("agent")))
+                count = int(notice.body.get("members", peering.members))  # those that leave are still there
+                self._opening[name] = _Opening(notice, peering, dict(notice.map("agent")), count)
             case "member":
-                opening = self._opening.get(name)
-                if opening is None:
-                    notice.close()
-                    raise ChannelError(f"a member of {name}, which is not being opened")
-                opening.maps |= notice.map("agent")
-                opening.members += 1
-                if opening.members == opening.config.members:
-                    del self._opening[name]
-                    self._view.peerings.append(opening.view())
+                self._add_member(notice)
+            case "leave":
+                shown = self._shown(name, int(notice.body["index"]) + 1)
+                shown.shared.members.pop()
+                shown.rings.pop()
             case "close":
                 self._opening.pop(name, None)
                 self._view.peerings[:] = [one for one in self._view.peerings if one.config.name != name]
@@ -81,3 +79,24 @@ class Changes:
                 ]
             case other:
                 raise ChannelError(f"the agent does not know how to {other}")
+
+    def _add_member(self, notice: Notice) -> None:
+        name, index = notice.peering, int(notice.body["index"])
+        maps, opening = notice.map("agent"), self._opening.get(name)
+        if opening is None:
+            shown, member = self._shown(name, index), MemberShared(maps, index)
+            shown.rings.append(RingWords(maps[f"demux-{index}"], member.ring))
+            shown.shared.members.append(member)
+            return
+        opening.maps |= maps
+        opening.members += 1
+        if opening.members == opening.count:
+            del self._opening[name]
+            self._view.peerings.append(opening.view())
+
+    def _shown(self, name: str, members: int) -> PeeringView:
+        """Return a peering that is shown with so many members. Raises ChannelError."""
+        for one in self._view.peerings:
+            if one.config.name == name and len(one.shared.members) == members:
+                return one
+        raise ChannelError(f"a member of {name} is out of turn")

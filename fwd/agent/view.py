@@ -20,7 +20,7 @@ class PeeringView:
 
     config: Peering
     shared: PeeringShared
-    rings: Sequence[RingWords]
+    rings: list[RingWords]
     offloads: Offloads
     inner_mtu_bytes: int
     warnings: Sequence[str] = ()  # what was found when it was set up

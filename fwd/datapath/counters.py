@@ -20,7 +20,7 @@ class DemuxCounter(IntEnum):
     RECORDS = N_REASONS  # read from the TUN device
     BYTES = N_REASONS + 1
     ICMP_ERRORS = N_REASONS + 2  # records outside the selectors that go on for what they quote (proto/icmp.py)
-    HEADS = N_REASONS + 3  # from here on: the ring head of each member
+    HEADS = N_REASONS + 3  # from here on: the ring head of each member that there may be
 
 
 class MemberCounter(IntEnum):

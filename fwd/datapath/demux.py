@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import socket
 import time
 from typing import Final
 
@@ -20,14 +21,27 @@ import numpy as np
 import numpy.typing as npt
 
 from fwd.datapath.barrier import Barrier
-from fwd.datapath.counters import DemuxCounter
+from fwd.datapath.channel import ChannelError, Notice, hear
+from fwd.datapath.counters import DemuxCounter, MemberCounter
 from fwd.datapath.lane import Lane
-from fwd.datapath.ring import Ring
-from fwd.datapath.shared import REST_S, PeeringShared
+from fwd.datapath.parking import Parking
+from fwd.datapath.ring import Ring, RingMaps
+from fwd.datapath.shared import REST_S, MaskWord, MemberShared, PeeringShared
 from fwd.datapath.tuning import Follower
 from fwd.model.config import Peering
 from fwd.proto.drops import DropReason
-from fwd.proto.flow import BUCKET_MASK, TICK_MASK, flow_hash, owners, settle
+from fwd.proto.flow import (
+    BUCKET_MASK,
+    NOBODY,
+    PARKED,
+    TICK_MASK,
+    flow_hash,
+    owners,
+    park,
+    receivers,
+    scores_of,
+    settle,
+)
 from fwd.proto.icmp import Errors
 from fwd.proto.ip import (
     CSUM,
@@ -82,11 +96,12 @@ class Demux:
 
     def __init__(
         self, peering: Peering, tun_fd: int, rings: list[Ring], shared: PeeringShared,
-        scores: npt.NDArray[np.uint64], bell: int | None = None,
+        scores: npt.NDArray[np.uint64], bell: int | None = None, channel: socket.socket | None = None,
     ) -> None:  # fmt: skip
-        """`bell`: an eventfd that is rung when the live mask has changed."""
+        """`bell`: an eventfd that is rung when a mask has changed; `channel`: by which rings come and go."""
         self._fd = tun_fd
         self._bell = bell
+        self._channel = channel
         self._reads_before = self._quiet_ticks = 0
         self._shared = shared
         self._block = shared.demux_counters
@@ -95,13 +110,17 @@ class Demux:
         self._errors = Errors(self._selectors)
         self._follower = Follower(shared.tuning)
         self._esp = peering.payload == "esp"
+        self._rings = rings
         self._lanes = [
             Lane(ring, member.link, self._block, i, esp=self._esp)
             for i, (ring, member) in enumerate(zip(rings, shared.members, strict=True))
         ]
         self._scores = scores
-        self._live = -1
+        self._masks, self._masks_seen, self._notices = shared.live, b"", shared.live[MaskWord.RINGS]
+        self._live = self._receivers = -1
         self._target = shared.owners
+        shared.owners[shared.owners == PARKED] = NOBODY  # what had waited is gone with the predecessor
+        self._parking = Parking()
         self._unsettled = 0
         self._settled_at = 0
         self._dropped = False
@@ -133,12 +152,13 @@ class Demux:
             heartbeat[0] = now_ns = time.monotonic_ns()
             self._follow_live(now_ns // _TICK_NS)
             self._follow_tuning()
+            self._go_on(now_ns)
             try:
                 drained = self._read_burst(now_ns // _TICK_NS)
             except DeviceError as error:
                 log.error("the TUN device is gone, or gives no records: %s", error, extra=event("demux.device_gone"))
                 return DEVICE_GONE
-            held = self._hand_over()
+            held = self._hand_over() or self._parking.active
             if drained:
                 wait_s = _HELD_S if held else self._idle_s()
                 if wait_s > IDLE_TICK_S:
@@ -156,7 +176,7 @@ class Demux:
     def _read_burst(self, tick: int) -> bool:
         """Up to _READS_MAX records into the lanes; True when the device is drained."""
         try:
-            return self._read_records(tick & TICK_MASK)
+            return self._parking.full or self._read_records(tick & TICK_MASK)
         except DeviceError:
             raise
         except Exception:  # noqa: BLE001 - the barrier tells of it
@@ -169,6 +189,8 @@ class Demux:
         self._block.revert()
         for lane in self._lanes:
             lane.go_on()
+        self._parking.clear()
+        self._unpark()
         lost = self._reads - self._counters[_RECORDS]
         self._counters[DropReason.INTERNAL_ERROR] += lost
         self._counters[_RECORDS] += lost
@@ -214,7 +236,10 @@ class Demux:
                 used[bucket] = tick
                 member = owner[bucket]
                 if member >= nobody:
-                    self._drop(DropReason.NO_LIVE_MEMBER)
+                    if member == PARKED and self._parking.active:
+                        self._parking.put(bucket, record[:length])
+                    else:
+                        self._drop(DropReason.NO_LIVE_MEMBER)
                     continue
                 # A virtio header that says nothing is well, and one that was, of a record no longer than this.
                 if scratch[1] or size > longest or (esp and scratch[0] and size < sums.get(start.tobytes(), never)):
@@ -311,19 +336,98 @@ class Demux:
         return held
 
     def _follow_live(self, tick: int) -> None:
-        """Let the bucket table follow the live mask: at once for the dead, when idle for the rest."""
-        live = self._shared.live[0]
-        if live == self._live and (not self._unsettled or (tick - self._settled_at) & TICK_MASK < _SETTLE_TICKS):
-            return
+        """Let the bucket table follow the masks: for the dead at once, for others when idle, or in order."""
         try:
-            if live != self._live:
-                self._target = owners(self._scores, live)
-                self._leave_dead(live)
-            idle = int(IDLE_BUCKET_S * 1e9) // _TICK_NS
-            self._unsettled = settle(self._shared.owners, self._target, self._shared.last_used, live, tick, idle)
-            self._settled_at, self._live = tick, live
+            seen = self._masks.tobytes()
+            settled = not self._unsettled or (tick - self._settled_at) & TICK_MASK < _SETTLE_TICKS
+            if seen != self._masks_seen or not settled:
+                self._follow_masks(tick)
+                self._masks_seen = seen
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._barrier.caught("live mask")
+
+    def _follow_masks(self, tick: int) -> None:
+        live, draining, over, notices = self._masks.tolist()
+        if notices != self._notices:
+            self._notices = notices
+            self._hear_of_rings()
+
+        # Members of which nothing is known here get nothing, whoever says that they are there.
+        live &= (1 << len(self._lanes)) - 1
+        getting = receivers(live, draining)
+        if (live, getting) != (self._live, self._receivers):
+            self._target = owners(self._scores, getting)
+            self._leave_dead(live)
+        self._take_busy(over & live & ~getting)
+        idle = int(IDLE_BUCKET_S * 1e9) // _TICK_NS
+        self._unsettled = settle(self._shared.owners, self._target, self._shared.last_used, live, tick, idle)
+        self._settled_at, self._live, self._receivers = tick, live, getting
+
+    # -- members that come and go -------------------------------------------------------------------------------------
+
+    def _hear_of_rings(self) -> None:
+        """Take rings of members that come, and leave those of members that have gone."""
+        while self._channel is not None and hear(self._channel, self._change_rings):
+            pass
+
+    def _change_rings(self, notice: Notice) -> None:
+        """Do what a notice says. Raises ChannelError."""
+        index = int(notice.body["index"])
+        match notice.act:
+            case "ring" if index == len(self._lanes):
+                maps, first = notice.map("demux"), self._rings[0]
+                member, bell = MemberShared(maps, index), notice.kept()["bell"]
+                of = RingMaps(maps[f"demux-{index}"], member.ring, maps[f"rows-{index}"], bell)
+                self._rings.append(Ring(first.stride, first.rows, of))
+                self._shared.members.append(member)
+                self._lanes.append(Lane(self._rings[-1], member.link, self._block, index, esp=self._esp))
+                self._scores = np.column_stack([self._scores[:, :index], scores_of(index)])
+            case "unring" if 0 < index == len(self._lanes) - 1:
+                counted = self._shared.members.pop().counters.read()
+                self._lanes.pop().close(counted[MemberCounter.DONE])
+                self._rings.pop().close()
+                self._scores = self._scores[:, :index]
+            case _:
+                notice.close()
+                raise ChannelError(f"{notice.act} {index}, with {len(self._lanes)} rings")
+
+    def _take_busy(self, leaving: int) -> None:
+        """Take from members that leave what they still have; their records wait until all before them is sent."""
+        if leaving and park(self._shared.owners, leaving):
+            held = [lane for index, lane in enumerate(self._lanes) if leaving >> index & 1]
+            for lane in held:
+                if lane.open:
+                    lane.flush()
+            self._parking.begin({lane: lane.head for lane in held}, time.monotonic_ns())
+
+    def _go_on(self, now_ns: int) -> None:
+        """Let parked records go to their new members, once they may."""
+        if not self._parking.active:
+            return
+        try:
+            if self._parking.is_over(now_ns) and self._parking.release(self._put_parked):
+                self._unpark()
+        except Exception:  # noqa: BLE001 - the barrier tells of it
+            self._barrier.caught("parked records")
+            self._lose_burst()
+
+    def _put_parked(self, bucket: int, record: bytes) -> bool:
+        """Give a record to its bucket's new member; False: that has no room yet."""
+        length, member, scratch = len(record), int(self._target[bucket]), self._scratch
+        self._record[:length] = record
+        if member >= len(self._lanes):
+            self._drop(DropReason.NO_LIVE_MEMBER)
+            return True
+        size = length - VNET_BYTES
+        if (scratch[0] or scratch[1] or size > self._longest) and (reason := self._refusal(size)) is not None:
+            self._drop(reason)
+            return True
+        return self._lanes[member].put(self._record, self._octets, length, tos(scratch, VNET_BYTES))
+
+    def _unpark(self) -> None:
+        """Give the buckets that were parked to their new members."""
+        parked = self._shared.owners == PARKED
+        self._shared.owners[parked] = self._target[parked]
 
     def _follow_tuning(self) -> None:
         """Take the subnets in force: of flows that were remembered some may not pass any more."""

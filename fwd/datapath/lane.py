@@ -51,12 +51,32 @@ class Lane:
         """
         self.open = False
         self.chunk, self.told_chunk = 0, -1  # limit and grids are made anew
-        head, done = self.counters[self.head_index], self.ring.done
+        head, done = self._counted(), self.ring.done
         if not done <= head <= done + SEGMENTS and done < COUNTS_END:  # one of the two wrote what it liked: begin anew
             head = self.counters[self.head_index] = done
         self.ring.left = min(self.ring.left, head)
         self.head = self.ring.head = head
         self.ring.ring_bell()
+
+    def _counted(self) -> int:
+        """Return the head that was counted, if it is of this ring and not of one that was here before.
+
+        It is the ring's own, or one more; and a segment that was handed over has records.
+        """
+        head, stored = self.counters[self.head_index], self.ring.head
+        if head != stored and not (head == stored + 1 and self.ring.records(stored)):
+            head = self.counters[self.head_index] = stored
+        return head
+
+    def close(self, done: int) -> None:
+        """Count what its member, which has ended, leaves behind the segments that it has counted (`done`)."""
+        if self.open:
+            self.give_up(DropReason.NO_LIVE_MEMBER)
+        first = max(min(done, self.head), self.head - SEGMENTS)
+        lost = sum(min(self.ring.records(number), RECORDS_MAX) for number in range(first, self.head))
+        self.counters[DropReason.NO_LIVE_MEMBER] += lost
+        self.counters[self.head_index] = 0
+        self.block.publish()
 
     def give_up(self, reason: DropReason) -> None:
         """Drop the open segment."""

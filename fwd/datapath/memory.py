@@ -112,16 +112,26 @@ class Memory:
     def __init__(self, sizes: Mapping[str, int], peering: str = "") -> None:
         self._prefix = f"{peering}/" if peering else ""
         self.regions: dict[str, Region] = {}
+        self.add(sizes)
+
+    def add(self, sizes: Mapping[str, int]) -> None:
+        """Make more regions; all of them or none."""
         try:
             for name, size in sizes.items():
                 self.regions[name] = Region(self._prefix + name, size)
         except OSError:  # no descriptor left: it is tried again, and must not cost more of them each time
-            self.close()
+            self.drop(sizes)
             raise
 
-    def map(self, process: str) -> dict[str, memoryview]:
-        """Map what `process` is given."""
-        found = {name: access(self._prefix + name, process) for name in self.regions}
+    def drop(self, names: Iterable[str]) -> None:
+        """Close these regions; each goes with its last map."""
+        for name in names:
+            if (region := self.regions.pop(name, None)) is not None:
+                region.close()
+
+    def map(self, process: str, names: Iterable[str] | None = None) -> dict[str, memoryview]:
+        """Map what `process` is given, of these regions or of all."""
+        found = {name: access(self._prefix + name, process) for name in (self.regions if names is None else names)}
         return {name: self.regions[name].map(how) for name, how in found.items() if how}
 
     def sizes(self, process: str) -> dict[str, int]:
@@ -142,14 +152,13 @@ class Memory:
             for fd in found.values():
                 os.close(fd)
 
-    def map_all(self) -> dict[str, memoryview]:
-        """Map everything to write to, for what must be there before the first process is."""
-        return {name: region.map("write") for name, region in self.regions.items()}
+    def map_to_write(self, names: Iterable[str]) -> dict[str, memoryview]:
+        """Map these to write to, for what must be there before the first process is."""
+        return {name: self.regions[name].map("write") for name in names}
 
     def close(self) -> None:
         """Close the descriptors."""
-        for region in self.regions.values():
-            region.close()
+        self.drop(list(self.regions))
 
 
 def map_descriptor(fd: int, size: int, access: Access) -> memoryview:

@@ -2,11 +2,11 @@
 
 | words | memory (its writer) | readers |
 |---|---|---|
-| live mask; the demux's row of the process table (state, pid, …); tuning.py's | supervisor | demux, members |
+| masks; what members that left had counted; the demux's row; tuning.py's | supervisor | demux, members, agent |
 | a member's row | supervisor-I | member, keyd, agent |
 | heartbeat, counters, bucket table, last use | demux | supervisor, agent, successor |
 | heartbeat, link words, replay slots, ledger, counters, where the peer is, how far the ring is | member-I | all |
-| offloads that the far side takes | keyd | supervisor, agent |
+| offloads that the far side takes; how many members it has | keyd | supervisor, agent |
 | next epoch; where the far member is, what it answers, keepalives | keyd-I | keyd's successor; member; supervisor |
 
 All words are aligned and written through a view of their own size (the bucket table 16 and 32 bits, the rest 64), so
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv6Address, ip_address
@@ -28,12 +29,14 @@ import numpy.typing as npt
 from fwd.datapath.counters import COUNTS_END, MEMBER_COUNTERS, CounterBlock, DemuxCounter
 from fwd.datapath.geometry import PATH_MTU_MIN
 from fwd.datapath.memory import Maps, anonymous
+from fwd.model.config import MEMBERS_MAX
 from fwd.proto.flow import BUCKETS
 from fwd.proto.sa import SLOTS
 
 LEDGER_ENTRIES = 256
 REST_S: Final = 5.0  # a loop that has nothing to do blocks for so long, unless something comes
 RING_WORDS: Final = 16  # how far a member is with its ring (ring.py)
+_DRAIN_MAX_S = 65535
 _BOARD_TRIES = 16
 _PAGE_BYTES = 4096
 _MEMBER_BYTES = 16384
@@ -116,6 +119,15 @@ class ProcessRow:
     started_ns: int
     incarnation: int
     heartbeat_ns: int
+
+
+class MaskWord(IntEnum):
+    """Indices in the words by which the supervisor tells a demux of its members; bit i of a mask is member i."""
+
+    LIVE = 0  # may own buckets
+    DRAINING = 1  # get no more of them
+    OVER = 2  # and give up those that are busy
+    RINGS = 3  # no mask: how many notices of rings were sent to this demux (rings.py)
 
 
 class LinkWord(IntEnum):
@@ -276,20 +288,23 @@ class PeeringShared:
         maps = anonymous(peering_sizes(members)) if maps is None else maps
         if table := maps.get("supervisor"):
             words = _Words(table)
-            self.live = words.take(1)  # bit i: member i may own buckets
+            self.live = words.take(len(MaskWord))
             row = words.take(ProcessWords.SIZE)
+            self.left = LeftBehind(words.take(LeftBehind.SIZE))
             self.tuning = Board(table[_PAGE_BYTES:])
         if own := maps.get("demux"):
             words = _Words(own)
             self.demux = ProcessWords(row, words.take(1))
-            counters = DemuxCounter.HEADS + members
+            counters = DemuxCounter.HEADS + MEMBERS_MAX
             self.demux_counters = CounterBlock(words.take(CounterBlock.size(counters)), counters)
             self.owner_words = words.take_bytes(BUCKETS * 2).cast("H")
             self.used_words = words.take_bytes(BUCKETS * 4).cast("I")
             self.owners: npt.NDArray[np.uint16] = np.frombuffer(self.owner_words, np.uint16)
             self.last_used: npt.NDArray[np.uint32] = np.frombuffer(self.used_words, np.uint32)
         if told := maps.get("keyd"):
-            self._far_offloads = _Words(told).take(1)
+            words = _Words(told)
+            self._far_offloads = words.take(1)
+            self._far_members = words.take(2)
         self.members = [MemberShared(maps, i) for i in range(members)]
 
     @property
@@ -303,13 +318,59 @@ class PeeringShared:
         """keyd only."""
         self._far_offloads[0] = 0 if flags is None else flags + 1
 
+    @property
+    def far_members(self) -> tuple[int, float]:
+        """How many members the far side has, and for how many seconds those that it had may be busy still.
+
+        0: it has not told.
+        """
+        count, drain_s = self._far_members.tolist()
+        return min(count, MEMBERS_MAX), float(min(drain_s, _DRAIN_MAX_S))
+
+    @far_members.setter
+    def far_members(self, told: tuple[int, float]) -> None:
+        """keyd only."""
+        self._far_members[1] = int(told[1])
+        self._far_members[0] = told[0]
+
+
+class LeftBehind:
+    """What members that have left had counted, so that sums never go back; and how many are there.
+
+    Both change at once: no reader counts a member twice, or not at all.
+    """
+
+    _COUNT: Final = MEMBER_COUNTERS + 1
+    SIZE: Final = CounterBlock.size(_COUNT)
+
+    def __init__(self, words: memoryview) -> None:
+        self._block = CounterBlock(words, self._COUNT)
+
+    def read(self) -> tuple[list[int], int]:
+        """Return the sums, and how many members there are; 0: all that there have ever been."""
+        *sums, members = self._block.read()
+        return sums, members
+
+    def add(self, counted: Sequence[int], members: int) -> None:
+        """Count for one that has left; so many are there now. Supervisor only."""
+        values = self._block.attach()
+        for index, value in enumerate(counted):
+            values[index] += value
+        values[MEMBER_COUNTERS] = members
+        self._block.publish()
+
 
 def peering_sizes(members: int) -> dict[str, int]:
     """Octets of each memory of a peering, but for its rings' (ring.sizes)."""
     sizes = {"supervisor": _PAGE_BYTES + Board.BYTES, "demux": BUCKETS * 6 + _MEMBER_BYTES, "keyd": _PAGE_BYTES}
     for i in range(members):
-        sizes |= {f"supervisor-{i}": _PAGE_BYTES, f"member-{i}": _MEMBER_BYTES, f"keyd-{i}": _PAGE_BYTES}
+        sizes |= member_sizes(i)
     return sizes
+
+
+def member_sizes(index: int) -> dict[str, int]:
+    """Octets of each memory that a member adds, but for its ring's."""
+    return {f"supervisor-{index}": _PAGE_BYTES, f"member-{index}": _MEMBER_BYTES, f"keyd-{index}": _PAGE_BYTES}
 
 
 class Board:

@@ -3,8 +3,10 @@
 A private-use notify carries version, payload, the offloads whose super-packets its sender takes, where its members
 listen, whether they answer echoes in payload esp, and, from version 2 on, its own address as it knows it: seen at
 another one, it is behind a NAT. Members of a sender with n far gateways that are paired with one of them have every nth
-port. `superpacket` is not sent unless both have said it: a peer that says nothing is a standard one. Refused, as
-ValueError: what is not such a notify.
+port. From version 3 on it has the number of its members, and for how long those beyond it may still be busy; it comes
+again in INFORMATIONAL when that changes. The two need not have as many members: those of one number are partners.
+`superpacket` is not sent unless both have said it: a peer that says nothing is a standard one. Refused, as ValueError:
+what is not such a notify.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ from fwd.proto.ike.numbers import Notify
 from fwd.proto.ike.payloads import Notification
 from fwd.proto.ip import CSUM, TSO4, TSO6, USO4, USO6
 
-VERSION: Final = 2
+VERSION: Final = 3
+_WITH_ADDRESS: Final = 2
 _OLDEST: Final = 1
 PORT_MAX: Final = 65535
 _FORM = struct.Struct(">BBBBHH")  # version, payload, flags, ports' distance - 1, offloads, UDP port of the first member
 _ADDRESS_BYTES: Final = 16  # behind that, from version 2 on
+_MEMBERS = struct.Struct(">BBH")  # behind that, from version 3 on: members, zero, seconds
 _IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _PAYLOADS: Final[dict[int, Payload]] = {1: "superpacket", 2: "esp"}
 _ONE_PORT = 1
@@ -42,6 +46,8 @@ class Terms:
     address: str | None = None  # of its sender, as that knows it; None: it does not tell
     apart: int = 1
     echoes: bool = False  # its members answer them in payload esp, too
+    members: int = 0  # that its sender has; 0: it does not tell
+    drain_s: int = 0  # for how long members beyond those may still be busy
 
     def notification(self) -> Notification:
         number = next(number for number, name in _PAYLOADS.items() if name == self.payload)
@@ -51,7 +57,7 @@ class Terms:
         if address is None:
             return Notification(Notify.FWD_PEERING, data)
         packed = address.packed if address.version == 6 else _IPV4_MAPPED + address.packed
-        return Notification(Notify.FWD_PEERING, data + packed)
+        return Notification(Notify.FWD_PEERING, data + packed + _MEMBERS.pack(self.members, 0, self.drain_s))
 
     @classmethod
     def decode(cls, data: bytes) -> Terms:
@@ -61,12 +67,16 @@ class Terms:
         version, number, flags, between, offloads, port = _FORM.unpack_from(data)
         if version < _OLDEST or number not in _PAYLOADS or not port:
             raise ValueError(f"version {version}, payload {number}, port {port}")
-        address = None
-        if version >= VERSION and len(data) >= _FORM.size + _ADDRESS_BYTES:
-            found = IPv6Address(data[_FORM.size : _FORM.size + _ADDRESS_BYTES])
+        address, members, drain_s, end = None, 0, 0, _FORM.size + _ADDRESS_BYTES
+        if version >= _WITH_ADDRESS and len(data) >= end:
+            found = IPv6Address(data[_FORM.size : end])
             address = str(found.ipv4_mapped or found)
-        one_port, echoes = bool(flags & _ONE_PORT), bool(flags & _ECHOES)
-        return cls(_PAYLOADS[number], _that_go_together(offloads), port, one_port, address, between + 1, echoes)
+        if version >= VERSION and len(data) >= end + _MEMBERS.size:
+            members, _, drain_s = _MEMBERS.unpack_from(data, end)
+        return cls(
+            _PAYLOADS[number], _that_go_together(offloads), port, bool(flags & _ONE_PORT), address, between + 1,
+            bool(flags & _ECHOES), members, drain_s,
+        )  # fmt: skip
 
     def behind_nat(self, seen: str) -> bool:
         """Whether a NAT is before its sender, whom we see at `seen`."""

@@ -31,6 +31,12 @@ class Changing(Protocol):
     def remove(self, name: str, now: float) -> None:
         """End a peering, and tell its peer."""
 
+    def add_member(self, name: str, index: int, member: KeydMember, now: float) -> None:
+        """Negotiate for one member more."""
+
+    def drop_member(self, name: str, index: int, now: float) -> None:
+        """Delete the SAs of a peering's last member, and forget it."""
+
     def change(self, peering: Peering, fds: dict[str, int], now: float) -> None:
         """Take other parameters, and other secrets if there are descriptors, for what comes next."""
 
@@ -45,6 +51,7 @@ class _Opening:
     notice: Notice
     peering: Peering
     maps: dict[str, memoryview]
+    count: int  # of its members
     members: list[dict[str, int]] = field(default_factory=list)
 
     def close(self) -> None:
@@ -75,16 +82,13 @@ class Changes:
             case "open":
                 self._drop(notice.peering)
                 peering = Peering.model_validate(notice.body["peering"])
-                self._opening[notice.peering] = _Opening(notice, peering, dict(notice.map("keyd")))
+                count = int(notice.body.get("members", peering.members))  # those that leave are still there
+                self._opening[notice.peering] = _Opening(notice, peering, dict(notice.map("keyd")), count)
                 self._begin_if_whole(notice.peering, now)
             case "member":
-                opening = self._opening.get(notice.peering)
-                if opening is None:
-                    notice.close()
-                    raise ChannelError(f"a member of {notice.peering}, which is not being opened")
-                opening.maps |= notice.map("keyd")
-                opening.members.append(notice.kept())
-                self._begin_if_whole(notice.peering, now)
+                self._add_member(notice, now)
+            case "leave":
+                self._of.drop_member(notice.peering, int(notice.body["index"]), now)
             case "close":
                 self._drop(notice.peering)
                 self._of.remove(notice.peering, now)
@@ -97,12 +101,22 @@ class Changes:
             case other:
                 raise ChannelError(f"keyd does not know how to {other}")
 
+    def _add_member(self, notice: Notice, now: float) -> None:
+        opening, index = self._opening.get(notice.peering), int(notice.body["index"])
+        if opening is None:
+            shared = MemberShared(notice.map("keyd"), index)
+            self._of.add_member(notice.peering, index, _member(shared, notice.kept()), now)
+            return
+        opening.maps |= notice.map("keyd")
+        opening.members.append(notice.kept())
+        self._begin_if_whole(notice.peering, now)
+
     def _begin_if_whole(self, name: str, now: float) -> None:
         opening = self._opening[name]
-        if len(opening.members) < opening.peering.members:
+        if len(opening.members) < opening.count:
             return
         del self._opening[name]
-        shared = PeeringShared(opening.peering.members, opening.maps)
+        shared = PeeringShared(opening.count, opening.maps)
         members = [_member(one, fds) for one, fds in zip(shared.members, opening.members, strict=True)]
         offloads = int(opening.notice.body["offloads"]["tun_flags"])
         self._of.add(KeydPeering(opening.peering, opening.notice.kept(), members, shared, offloads), now)

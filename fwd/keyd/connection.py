@@ -19,7 +19,10 @@ def terms_of(peering: Peering, offloads: int, far: Far) -> Terms:
     """What this side says of a peering to one far gateway; `offloads`: what its TUN device takes."""
     port = peering.port_of(far.member(0))
     address = str(peering.local_addrs)
-    return Terms(peering.payload, offloads, port, peering.shared_port, address, far.count, echoes=True)
+    return Terms(
+        peering.payload, offloads, port, peering.shared_port, address, far.count,
+        echoes=True, members=peering.members, drain_s=peering.drain_deadline,
+    )  # fmt: skip
 
 
 def connection_of(peering: Peering, credentials: Credentials, terms: Terms) -> Connection:

@@ -11,7 +11,8 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fwd.datapath.counters import MemberCounter
@@ -21,12 +22,13 @@ from fwd.keyd.accepted import NoSlotError
 from fwd.keyd.agreement import Terms, disagreement, terms_told
 from fwd.keyd.beginning import Beginning
 from fwd.keyd.checkup import Checkup
-from fwd.keyd.connection import connection_of, for_member, terms_of
-from fwd.keyd.mailbox import KeydPeering
+from fwd.keyd.connection import connection_of, for_member
+from fwd.keyd.mailbox import KeydMember, KeydPeering
 from fwd.keyd.narrower import Narrower
 from fwd.keyd.offers import Offers
 from fwd.keyd.pair import Times
 from fwd.keyd.pairs import SPARES, MemberPairs
+from fwd.keyd.partners import Partners
 from fwd.keyd.patience import TICK_S, Glance, patience_s
 from fwd.keyd.placing import look_elsewhere, place_peer
 from fwd.keyd.proof import Doubt, Proof
@@ -34,7 +36,7 @@ from fwd.keyd.record import Record, label
 from fwd.keyd.refusals import Refusals
 from fwd.keyd.renewal import Renewal
 from fwd.keyd.shown import concern, shown, unanswered_s
-from fwd.keyd.wants import REFUSED_S, Wants, spares
+from fwd.keyd.wants import REFUSED_S, Wants
 from fwd.model.config import Peering
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Credentials
@@ -53,13 +55,15 @@ from fwd.proto.ike.events import (
     Fault,
     IkeDown,
     IkeUp,
+    Informed,
     Moved,
     Rejected,
     Strayed,
 )
-from fwd.proto.ike.exchanges import resource
+from fwd.proto.ike.exchanges import Inform, resource
 from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import notify_name
+from fwd.proto.ike.payloads import Notification
 from fwd.proto.ike.sa import IkeSa
 from fwd.proto.ike.table import Commons
 from fwd.proto.logged import event
@@ -84,15 +88,17 @@ class IkePeering:
         self.name = peering.name
         self._far = parts.far or peering.fars[0]
         self._label = label(self.name, self._far)
-        self._terms = terms_of(peering, parts.offloads, self._far)
-        self.connection = connection_of(peering, credentials, self._terms)
+        self._partners = Partners(peering, parts.offloads, self._far, parts.shared)
+        self.connection = connection_of(peering, credentials, self._partners.ours)
         self._checkup = Checkup(peering, credentials)
         self._times = Times(float(peering.rekey_time), peering.life_s)
         self._proof = Proof.of(self.connection)
         self.members = [
             MemberPairs(self._far.member(i), one, self._times, self._proof) for i, one in enumerate(parts.members)
         ]
-        self._judge_inherited(now)
+        # What SAs of before rest on may have changed since: by SIGHUP, or while keyd was away.
+        reasons = {member.judge_inherited(float(peering.ike.grace), now) for member in self.members}
+        self._note_end(", ".join(sorted(reasons - {""})))
         self._renewal = Renewal(self._times, float(peering.ike.reauth_time))
         self._offers = parts.offers or Offers(parts.shared, 1)
         self._shared = [one.shared for one in parts.members]
@@ -101,13 +107,12 @@ class IkePeering:
         self._endpoint = Endpoint([self.connection], os.urandom, time.time, self._spi_free, reveal, commons, octet)
         # Members that hold SAs come from a keyd before this one: what they use stays until it is replaced.
         self._initial_contact = not any(one.shared.link[LinkWord.SPI_OUT] for one in parts.members)
-        self._wants = Wants(self.members)
+        self._wants = Wants(self.members, self._partners.lacks)
         self._refusals = Refusals(self.name, self._label)
         self._record = Record(peering, auth.name_of(self.connection.remote_id), self._far)
         self._narrower = Narrower(peering)
         self._error = ""  # why there is no connection
         self._disagreement = ""  # why this peer cannot be joined, though it is who it is
-        self._far_terms: Terms | None = None  # if it is another fwd
         by = By.START if self._initial_contact else By.RELOAD
         self._beginning = Beginning(starts=peering.ike.start_action == "start", by=by, now=now)
         self.faults = 0
@@ -116,12 +121,6 @@ class IkePeering:
         self.news = True  # `told` says something new
         self.stirred = True  # so much that `tick` may find something to do
         self._keepalive_at = now
-
-    def _judge_inherited(self, now: float) -> None:
-        """What SAs of before rest on may have changed since: by SIGHUP, or while keyd was away."""
-        assert self.peering.ike is not None
-        reasons = {member.judge_inherited(float(self.peering.ike.grace), now) for member in self.members}
-        self._note_end(", ".join(sorted(reasons - {""})))
 
     def _note_end(self, reason: str) -> None:
         """Tell why SAs of before end early, if they do."""
@@ -135,14 +134,15 @@ class IkePeering:
     def change(self, peering: Peering, credentials: Credentials, now: float) -> None:
         """Take other times, words and secrets for what comes next; what rests on secrets of before ends after `grace`.
 
-        Addresses, ports and members are the same (supervise/plan.py). Child SAs of other subnets are made anew.
+        Addresses and ports are the same (supervise/plan.py). Child SAs of other subnets are made anew.
         """
         before, self.peering = self.peering, peering
         assert before.ike is not None
         assert peering.ike is not None
-        self.connection = connection_of(peering, credentials, self._terms)
+        self._partners.change(peering)
+        self.connection = connection_of(peering, credentials, self._partners.ours)
         self._times = Times(float(peering.rekey_time), peering.life_s)
-        self._endpoint.change(self.connection)
+        self._know_members()
         self._checkup.change(peering, credentials)
         self._narrower.change(peering)
         self._record.change(peering, auth.name_of(self.connection.remote_id))
@@ -158,6 +158,29 @@ class IkePeering:
         self._renewal.change(self._times, float(peering.ike.reauth_time), reason)
         begun = bool(self._endpoint.begun(self.name))
         self._beginning.change(before.ike.start_action, peering.ike.start_action, begun=begun, now=now)
+        self.news = True
+
+    def add_member(self, parts: KeydMember) -> None:
+        """Negotiate for one member more."""
+        self.members.append(MemberPairs(self._far.member(len(self.members)), parts, self._times, self._proof))
+        self._shared.append(parts.shared)
+        self._know_members()
+        self._place_peer()
+
+    def drop_member(self, now: float) -> None:
+        """Forget the last member, which carries nothing any more, and delete its SAs."""
+        member = self.members.pop()
+        self._shared.pop()
+        self._know_members()
+        self._narrower.note(self._far.member(len(self.members)), None)
+        for spi in member.leave():
+            self._endpoint.delete_child(self.name, spi, now)
+
+    def _know_members(self) -> None:
+        """What the peer may ask for is for the members that there are; those that leave are among them."""
+        self._wants.resize()
+        self.connection = replace(self.connection, members=len(self.members))
+        self._endpoint.change(self.connection)
         self.news = True
 
     # -- datagrams and time ---------------------------------------------------------------------------------------
@@ -203,7 +226,8 @@ class IkePeering:
         waits = bool(sas) or self._beginning.at is not None or not self._beginning.starts
         if self.news or not waits or len(sas) > 1:
             return TICK_S
-        return patience_s(self.peering, sa, self.members, spares(sa) if sa else None, self._wants.not_before, now)
+        spares = [self._wants.spares(index, sa) for index in range(len(self.members))] if sa else None
+        return patience_s(self.peering, sa, self.members, spares, self._wants.not_before, now)
 
     def hear(self, index: int, now: float) -> None:
         """A member has something to tell."""
@@ -255,10 +279,14 @@ class IkePeering:
         if silent_s := unanswered_s(sa, self.members, now):
             self._record.unanswered(silent_s, now)
 
+        # The far side knows how many members there are to be.
+        if (news := self._partners.news()) is not None:
+            sa.submit(Inform([news]), now)
+
         # What there is is replaced in time, the IKE SA and its Child SAs.
         self._renew(sa, now)
         for index, member in enumerate(self.members):
-            alone = index in self._wants.refused or not spares(sa)
+            alone = index in self._wants.refused or not self._wants.spares(index, sa)
             for spi, by in member.due_to_rekey(now, alone=alone, hold=self._wants.is_held(index, now)):
                 endpoint.rekey_child(self.name, spi, now, by)
 
@@ -311,6 +339,8 @@ class IkePeering:
                     self._child_refused(what, now)
                 case ExchangeRefused():
                     self._refusals.note(what, now)
+                case Informed():
+                    self._informed(what, now)
                 case Moved():
                     self._record.moved(what, now)
                     self._place_peer()
@@ -328,12 +358,8 @@ class IkePeering:
 
     def _established(self, what: Established, now: float) -> None:
         """Both sides have proved who they are: they are joined, unless they disagree."""
-        try:
-            theirs = terms_told(what.notifies)
-        except ValueError as error:
-            theirs = None
-            self._record.terms_refused(str(error), now)
-        self._disagreement = disagreement(self._terms, theirs)
+        theirs = self._terms_in(what.notifies, now)
+        self._disagreement = disagreement(self._partners.ours, theirs)
         if self._disagreement:
             self._endpoint.terminate(self.name, now, self._disagreement, By.REFUSED)
             return
@@ -347,11 +373,11 @@ class IkePeering:
         self._wants.begin_anew()
 
         # Another fwd tells where its members are, and what its TUN device takes.
-        self._far_terms = theirs
+        self._partners.hear(theirs)
         sa = self._endpoint.established(self.name)
         if sa is not None and theirs is not None:
             sa.peer.behind_nat = theirs.behind_nat(sa.remote[0])
-        if self._terms.payload == "superpacket" and theirs is not None:
+        if self._partners.ours.payload == "superpacket" and theirs is not None:
             self._offers.put(self._far.number, theirs.offloads)
         self._place_peer()
 
@@ -360,14 +386,32 @@ class IkePeering:
             for member in self.members:
                 member.supersede(what.standing.authentication)
 
+    def _informed(self, what: Informed, now: float) -> None:
+        """The far side has another number of members now."""
+        theirs = self._terms_in([what.notify], now)
+        if theirs is not None and self._partners.theirs is not None and not disagreement(self._partners.ours, theirs):
+            if self._partners.hear(theirs):
+                self._wants.begin_anew()
+            self._place_peer()
+
+    def _terms_in(self, notifies: Sequence[Notification], now: float) -> Terms | None:
+        """Return what another fwd says of the peering; None: the peer is none, or is not understood."""
+        try:
+            return terms_told(notifies)
+        except ValueError as error:
+            self._record.terms_refused(str(error), now)
+            return None
+
     def _place_peer(self) -> None:
         """Tell members where theirs are, and whether a NAT stands before us."""
         sa = self._endpoint.established(self.name)
         if sa is not None:
-            place_peer(self._shared, sa, self._far_terms, shared_port=self.peering.shared_port)
+            place_peer(self._shared, sa, self._partners.theirs, shared_port=self.peering.shared_port)
 
     def _child_up(self, what: ChildUp, now: float) -> None:
         child = what.child
+        if child.member >= len(self.members):  # it has left while this was under way
+            self._endpoint.delete_child(self.name, child.inbound.spi, now)
         if self._disagreement or child.member >= len(self.members):
             return
         member, receiver = self._far.member(child.member), self._far.partner(child.inbound.spi & 0xFF)
@@ -415,6 +459,8 @@ class IkePeering:
     def told(self, now: float) -> dict[str, Any]:
         """What there is to see of it (shown.py)."""
         sa = self._endpoint.established(self.name)
+        without = self._partners.why_refused(len(self.members))
+        refused = self._wants.shown() | {i: why for i, why in without.items() if self.members[i].bare}
         return {
             "sas": [shown(sa, self.members, self._far, now) for sa in self._endpoint.begun(self.name)],
             "half_open": len(self._endpoint.sas(self.name)) - len(self._endpoint.begun(self.name)),
@@ -424,7 +470,7 @@ class IkePeering:
             "failures": dict(self.failures()),
             "narrower": self._narrower.told(),
             "concern": concern(self.members, self._wants.refused, self._inherited_end, sa, now),
-            "refused": {str(self._far.member(index)): why for index, why in self._wants.shown().items()},
+            "refused": {str(self._far.member(index)): why for index, why in refused.items()},
         }
 
     def _spi_free(self, spi: int) -> bool:

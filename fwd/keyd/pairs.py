@@ -142,6 +142,13 @@ class MemberPairs:
             self.lack = by
         self._refresh()
 
+    def leave(self) -> set[int]:
+        """Give up all pairs of a member that goes; returns the SPIs that the far side is to be told to delete."""
+        for pair in self._pairs.values():
+            if pair.receiver is not self.accepted:  # its own process goes, too
+                pair.receiver.remove(pair.spi)
+        return self.spis()
+
     def settle(self, now: float) -> None:
         """After all that IKE had to tell: do not send on what is gone, if there is anything else."""
         self._tell_accepted()

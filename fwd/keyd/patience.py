@@ -20,17 +20,17 @@ def patience_s(
     peering: Peering,
     sa: IkeSa | None,
     members: Sequence[MemberPairs],
-    spares: int | None,
+    spares: Sequence[int | None] | None,
     not_before: Sequence[float],
     now: float,
 ) -> float:
     """Seconds until a peering is to be looked at; TICK_S if something is under way.
 
-    `spares`: how many pairs beyond the one in use each member should have (None: there is nobody to ask for them), and
-    `not_before`: when it may be asked for more.
+    `spares`: how many pairs beyond the one in use each member should have (None: there is nobody to ask for them, or it
+    has no partner), and `not_before`: when it may be asked for more.
     """
-    for member, at in zip(members, not_before, strict=True):
-        if not member.is_at_rest(now) or (spares is not None and now >= at and member.missing(spares) > 0):
+    for member, at, wanted in zip(members, not_before, spares or [None] * len(members), strict=True):
+        if not member.is_at_rest(now) or (wanted is not None and now >= at and member.missing(wanted) > 0):
             return TICK_S
     times = [*(member.next_renewal() for member in members), *not_before]
     most_s = REST_S

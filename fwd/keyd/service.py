@@ -31,7 +31,7 @@ from fwd.keyd.changes import Changes
 from fwd.keyd.epochs import MemberKeys
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.inbox import Inbox, Message
-from fwd.keyd.mailbox import KeydPeering
+from fwd.keyd.mailbox import KeydMember, KeydPeering
 from fwd.keyd.offers import Offers
 from fwd.keyd.report import report
 from fwd.keyd.reveal import KeyLog
@@ -142,6 +142,33 @@ class Service:
         self._told_at = float("-inf")
         del parts, member
         gc.collect()  # what was mapped goes with the last that refers to it
+
+    def add_member(self, name: str, index: int, member: KeydMember, now: float) -> None:
+        """Negotiate for one member more. Raises ValueError if it is not the next one."""
+        parts = self._peerings.get(name)
+        if parts is None or index != len(parts.members):
+            member.close()
+            raise ValueError(f"member {index} of {name} is out of turn")
+        parts.members.append(member)
+        for guard in self._paired(name, index):
+            self._listen(member.control, partial(_hear, guard, guard.far.partner(index)))
+            guard.use(lambda of: of.add_member(member), now, None)
+
+    def drop_member(self, name: str, index: int, now: float) -> None:
+        """Delete the SAs of a peering's last member, and forget it. Raises ValueError if it is not the last one."""
+        parts = self._peerings.get(name)
+        if parts is None or index != len(parts.members) - 1:
+            raise ValueError(f"member {index} of {name} is out of turn")
+        for guard in self._paired(name, index):
+            guard.use(lambda of: of.drop_member(now), now, None)
+        member = parts.members.pop()
+        self._forget(member.control.fileno())
+        member.close()
+        gc.collect()  # what was mapped goes with the last that refers to it
+
+    def _paired(self, name: str, index: int) -> list[Guarded]:
+        """Return the IKE, if there is any, of the far gateway that a member is paired with."""
+        return [guard for guard in self._guards if guard.name == name and index in guard.far.members(index + 1)]
 
     def change(self, peering: Peering, fds: dict[str, int], now: float) -> None:
         """Take a peering's other parameters, and secrets if there are descriptors; what cannot be used changes none."""

@@ -13,13 +13,22 @@ OTHER_SIDE_S: Final = 0.3  # the side that is not the initiator asks for what is
 
 
 class Wants:
-    """Of one peering's members. `refused`: those to whom the peer gives no Child SA, and why."""
+    """Of one peering's members. `refused`: those to whom the peer gives no Child SA, and why; `lacks`: whether the far
+    side has no member of this number."""
 
-    def __init__(self, members: Sequence[MemberPairs]) -> None:
+    def __init__(self, members: Sequence[MemberPairs], lacks: Callable[[int], bool]) -> None:
         self._members = members
+        self._lacks = lacks
         self.refused: dict[int, str] = {}
         self.not_before = [0.0] * len(members)  # no Child SA more is asked for before then
         self._missing_since: list[float | None] = [None] * len(members)
+
+    def resize(self) -> None:
+        """There is one member more, or the last one has gone."""
+        count = len(self._members)
+        self.not_before = [*self.not_before, 0.0][:count]
+        self._missing_since = [*self._missing_since, None][:count]
+        self.refused.pop(count, None)
 
     def begin_anew(self) -> None:
         """Ask a new IKE SA for everything: what its predecessor's peer has refused counts no more."""
@@ -28,8 +37,9 @@ class Wants:
 
     def refuse(self, member: int, reason: str, until: float) -> None:
         """Ask for nothing more for a member until then: the peer has refused it."""
-        self.refused[member] = reason
-        self.not_before[member] = until
+        if member < len(self._members):  # else it has left meanwhile
+            self.refused[member] = reason
+            self.not_before[member] = until
 
     def hold(self, member: int, until: float) -> None:
         """Ask for nothing more for a member until then: it has no room."""
@@ -60,7 +70,8 @@ class Wants:
         return [self._missing(index, sa, asked(index), now) for index in range(len(self._members))]
 
     def _missing(self, index: int, sa: IkeSa, asked: int, now: float) -> int:
-        missing = self._members[index].missing(spares(sa)) - asked
+        spares = self.spares(index, sa)
+        missing = 0 if spares is None else self._members[index].missing(spares) - asked
         if missing <= 0 or self.is_held(index, now):
             self._missing_since[index] = None
             return 0
@@ -69,10 +80,11 @@ class Wants:
             since = self._missing_since[index] = now
         return missing if sa.initiator or now >= since + OTHER_SIDE_S else 0
 
+    def spares(self, index: int, sa: IkeSa) -> int | None:
+        """Return how many unused pairs a member should have; None: it has no partner, and should have no pair at all.
 
-def spares(sa: IkeSa) -> int:
-    """Return how many unused pairs a member should have.
-
-    None with a peer that spreads its traffic and is no fwd: it would send on the spares, too, or on nothing else.
-    """
-    return 0 if sa.peer.spreads and not sa.peer.is_fwd else SPARES
+        0 with a peer that spreads its traffic and is no fwd: it would send on the spares, too, or on nothing else.
+        """
+        if self._lacks(index):
+            return None
+        return 0 if sa.peer.spreads and not sa.peer.is_fwd else SPARES

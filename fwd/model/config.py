@@ -65,7 +65,7 @@ class Peering(Strict):
     local_ts: Live[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="subnets on this side")
     remote_ts: Live[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="those on the far side")
     keys: Keys
-    members: Restart[int] = Field(default=4, ge=1, le=MEMBERS_MAX, description="worker processes, one ESP tunnel each")
+    members: Live[int] = Field(default=4, ge=1, le=MEMBERS_MAX, description="worker processes, one ESP tunnel each")
     payload: Restart[Payload] = Field(
         default="superpacket", description="superpacket: with another fwd; esp: plain RFC 4303"
     )
@@ -104,6 +104,9 @@ class Peering(Strict):
     reorder_ms: Live[float] = Field(default=2.0, gt=0, le=100, description="longest wait for a hole")
     offload: Restart[bool] = Field(default=True, description="segmentation offloads of the TUN device and the sockets")
     mss_clamp: Live[bool] = Field(default=True, description="clamp TCP's MSS to the TUN device's MTU (payload esp)")
+    drain_deadline: Live[Seconds] = Field(
+        default=60, ge=0, le=3600, description="a member that leaves keeps busy flows for so long at most"
+    )
     audit: Live[bool] = Field(default=True, description="log what ESP refuses (RFC 4303 §4)")
 
     def port_of(self, member: int) -> int:

@@ -9,6 +9,7 @@ Refuses nothing: a packet that is cut short hashes on what it has.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -20,6 +21,7 @@ Buffer = bytes | bytearray | memoryview
 BUCKETS: Final = 65536
 BUCKET_MASK: Final = BUCKETS - 1
 NOBODY: Final = 0xFFFF  # owner of a bucket when no member is live
+PARKED: Final = 0xFFFE  # of one whose records wait until its member has sent all that it holds
 TICK_MASK: Final = 0xFFFFFFFF  # the last use of a bucket is kept in 32 bits
 
 TCP, UDP, DCCP, SCTP, UDPLITE = 6, 17, 33, 132, 136
@@ -72,9 +74,18 @@ def _behind_extensions(packet: memoryview) -> int:
 
 def rendezvous_scores(members: int) -> npt.NDArray[np.uint64]:
     """Score of every (bucket, member): shape (BUCKETS, members). The highest live one owns the bucket."""
-    buckets = np.array([_xxh(b.to_bytes(4, "little")) for b in range(BUCKETS)], dtype=np.uint64)
-    names = np.array([_xxh(m.to_bytes(4, "little"), 1) for m in range(members)], dtype=np.uint64)
-    return _mix(buckets[:, None] ^ names[None, :])
+    return np.column_stack([scores_of(member) for member in range(members)])
+
+
+def scores_of(member: int) -> npt.NDArray[np.uint64]:
+    """Score of every bucket for one member."""
+    return _mix(_bucket_names() ^ np.uint64(_xxh(member.to_bytes(4, "little"), 1)))
+
+
+@cache
+def _bucket_names() -> npt.NDArray[np.uint64]:
+    """Return the hash of every bucket: worked out once, before a demux is forked, which may get members later."""
+    return np.array([_xxh(b.to_bytes(4, "little")) for b in range(BUCKETS)], dtype=np.uint64)
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -105,11 +116,25 @@ def settle(
     """Move buckets of `current` to `target`, in place; returns how many still differ.
 
     A bucket moves when its owner is not in `live`, or when it has not been used for `idle` (the unit of
-    `now` and `last_used`): design rule 3. `now` and `last_used` are 32 bits of a clock that may wrap; a bucket that was
-    used one whole turn ago looks busy, and moves `idle` later.
+    `now` and `last_used`): design rule 3. Where `target` has none of a live member's, that member drains: its busy
+    buckets stay. So do parked ones that are busy. `now` and `last_used` are 32 bits of a clock that may wrap; a bucket
+    that was used one whole turn ago looks busy, and moves `idle` later.
     """
     alive = np.zeros(NOBODY + 1, dtype=np.bool_)
     alive[[m for m in range(64) if live >> m & 1]] = True
+    alive[PARKED] = True
     free = ~alive[current] | (np.uint32(now & TICK_MASK) - last_used >= np.uint32(idle))
     current[free] = target[free]
     return int(np.count_nonzero(current != target))
+
+
+def receivers(live: int, draining: int) -> int:
+    """Return which members get buckets: the live ones that do not drain; if all of them drain, they keep theirs."""
+    return live & ~draining or live
+
+
+def park(current: npt.NDArray[np.uint16], leaving: int) -> int:
+    """Take the buckets of the members in `leaving` from them, in place; returns how many have nobody now."""
+    taken = np.isin(current, [m for m in range(64) if leaving >> m & 1])
+    current[taken] = PARKED
+    return int(np.count_nonzero(taken))

@@ -1,4 +1,4 @@
-"""Carries out the steps of a plan that end no process of a peering: guards, secrets, and keys that are live."""
+"""Carries out the steps of a plan that end no process at once: guards, secrets, members, live keys."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ def _act(standing: Standing, step: plan.Step, *, secrets_due: bool) -> Callable[
             return partial(standing.reguard, peering)
         case plan.Secrets(peering) if secrets_due:
             return partial(standing.reopen_secrets, peering)
+        case plan.Grow(peering) | plan.Shrink(peering):
+            return partial(standing.resize, peering, peering.members)
         case plan.Follow():
             return partial(standing.follow, step)
         case plan.LogLevel(level):

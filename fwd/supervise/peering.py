@@ -15,17 +15,15 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from fwd.agent.view import PeeringView
 from fwd.datapath import member, ring
+from fwd.datapath.counters import COUNTS_END, MemberCounter
 from fwd.datapath.demux import Demux
 from fwd.datapath.geometry import Geometry, inner_mtu_min
 from fwd.datapath.member import MemberParts
 from fwd.datapath.memory import Maps, Memory
 from fwd.datapath.ring import Ring, RingMaps, RingWords
-from fwd.datapath.shared import LinkWord, MemberShared, PeeringShared, peering_sizes
+from fwd.datapath.shared import LinkWord, MaskWord, MemberShared, PeeringShared, member_sizes, peering_sizes
 from fwd.datapath.tun import Offloads, Tun, offloads_in_common, super_packets_accepted
 from fwd.datapath.tuning import Tuning, publish
 from fwd.datapath.udp import open_socket, renew
@@ -33,6 +31,7 @@ from fwd.keyd.mailbox import KeydMember, KeydPeering
 from fwd.keyd.source import EPOCHS_MAX
 from fwd.model.config import Peering
 from fwd.model.words import Address
+from fwd.proto.drops import DropReason
 from fwd.proto.flow import rendezvous_scores
 from fwd.proto.logged import event
 from fwd.supervise import network
@@ -80,7 +79,7 @@ def _key_name(peering: Peering, index: int) -> _KeyName:
 
 
 @dataclass(frozen=True)
-class _Pairs:
+class Pairs:
     """A member's socket pairs. Nobody but keyd and the member reads them, and no death closes them."""
 
     boot_keyd: socket.socket
@@ -90,7 +89,7 @@ class _Pairs:
     memory: tuple[socket.socket, socket.socket]  # keyd's own, for the next keyd
 
     @classmethod
-    def make(cls) -> _Pairs:
+    def make(cls) -> Pairs:
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
         for sock in (s for pair in pairs for s in pair):
             sock.setblocking(False)
@@ -131,45 +130,71 @@ class PeeringParts:
         if refused:
             self.tun.set_offloads(self.offloads, wanted=False)
             self.offloads.refused["super-packet writes"] = refused
-        self.sockets: list[socket.socket] = []
-        for i in range(peering.members):
-            sock = open_socket(
-                peering.local_addrs, peering.port_of(i), self.offloads,
-                wanted=peering.offload, marks=peering.payload == "esp", shared=peering.shared_port,
-                probes=peering.payload == "superpacket",
-            )  # fmt: skip
-            undo.callback(sock.close)
-            self.sockets.append(sock)
-        self._open_memory(undo)
+        self.memory = Memory(peering_sizes(0), peering.name)
+        undo.callback(self.memory.close)
+        self.shared = PeeringShared(0, self.memory.map("supervisor"))
         self.demux_bell = ring.open_bell()
         undo.callback(os.close, self.demux_bell)
+        self.sockets: list[socket.socket] = []
         self.bells: list[int] = []
-        self.pairs: list[_Pairs] = []
+        self.pairs: list[Pairs] = []
+        self.retired = 0  # of the last members: keyd is to know of them no more
+        self._members: list[contextlib.ExitStack] = []
+        undo.callback(self._close_members)
         for _ in range(peering.members):
-            self.bells.append(ring.open_bell())
-            undo.callback(os.close, self.bells[-1])
-            self.pairs.append(_Pairs.make())
-            undo.callback(self.pairs[-1].close)
-        self.scores: npt.NDArray[np.uint64] = rendezvous_scores(peering.members)
+            self.add_member()
         self.inner_mtu = peering.tun_mtu or self._inner_mtu()
         for name, reason in self.offloads.refused.items():
             told = event("peering.offload_refused", peering=peering.name, offload=name)
             log.warning("peering %s: offload %s refused by the kernel: %s", peering.name, name, reason, extra=told)
 
-    def _open_memory(self, undo: contextlib.ExitStack) -> None:
-        """The memory of all its processes, and in it what the first of them must find."""
-        members = self.peering.members
-        told, rows = ring.sizes(self.geometry.stride, self.geometry.rows)
-        sizes = peering_sizes(members)
-        for i in range(members):
-            sizes |= {f"demux-{i}": told, f"rows-{i}": rows}
-        self.memory = Memory(sizes, self.peering.name)
-        undo.callback(self.memory.close)
+    # -- members that come and go -----------------------------------------------------------------------------------
 
-        for i, shared in enumerate(PeeringShared(members, self.memory.map_all()).members):
+    @property
+    def count(self) -> int:
+        """How many members there are, those that leave among them."""
+        return len(self._members)
+
+    def add_member(self) -> None:
+        """Open what the next member needs: port, ring, memory, and in it what its first process must find."""
+        peering, index = self.peering, self.count
+        told, rows = ring.sizes(self.geometry.stride, self.geometry.rows)
+        sizes = {**member_sizes(index), f"demux-{index}": told, f"rows-{index}": rows}
+        with contextlib.ExitStack() as undo:
+            sock = open_socket(
+                peering.local_addrs, peering.port_of(index), self.offloads,
+                wanted=peering.offload, marks=peering.payload == "esp", shared=peering.shared_port,
+                probes=peering.payload == "superpacket",
+            )  # fmt: skip
+            undo.callback(sock.close)
+            self.memory.add(sizes)
+            undo.callback(self.memory.drop, sizes)
+            bell, pairs = ring.open_bell(), Pairs.make()
+            undo.callback(os.close, bell)
+            undo.callback(pairs.close)
+
+            shared = MemberShared(self.memory.map_to_write(sizes), index)
             shared.link[LinkWord.CHUNK] = self.geometry.chunk
-            self.material.recall(self.peering, i, shared)
-        self.shared = PeeringShared(members, self.memory.map("supervisor"))
+            self.material.recall(peering, index, shared)
+            self.shared.members.append(MemberShared(self.memory.map("supervisor", sizes), index))
+            self._members.append(undo.pop_all())
+        self.sockets.append(sock)
+        self.bells.append(bell)
+        self.pairs.append(pairs)
+        self.shared.left.add((), self.count)
+
+    def drop_member(self) -> None:
+        """Close what the last member had, whose process has ended; what it had counted stays in the sums."""
+        last = self.shared.members[-1]
+        self.shared.left.add(counted_by(last), self.count - 1)
+        for of in (self.sockets, self.bells, self.pairs, self.shared.members):
+            of.pop()
+        self.retired = max(0, self.retired - 1)
+        self._members.pop().close()
+
+    def _close_members(self) -> None:
+        while self._members:
+            self._members.pop().close()
 
     def _path_mtu(self) -> int:
         """What members' paths take at most: a smaller one found, by whatever, is theirs to follow, down and up."""
@@ -253,25 +278,35 @@ class PeeringParts:
 
     # -- what each process has, mapped in that process ----------------------------------------------------------
 
-    def demux(self) -> Callable[[], int]:
-        """The demux, ready to run."""
+    def demux(self, channel: socket.socket) -> Callable[[], int]:
+        """The demux, ready to run; `channel`: by which it hears of rings that come and go (rings.py)."""
         maps = self.memory.map("demux")
-        shared = PeeringShared(self.peering.members, maps)
+        shared = PeeringShared(self.count, maps)
         rings = [self._ring(maps, i, one) for i, one in enumerate(shared.members)]
-        return lambda: Demux(self.peering, self.tun.fd, rings, shared, self.scores, self.demux_bell).run()
+        scores, bell = rendezvous_scores(self.count), self.demux_bell
+        return lambda: Demux(self.peering, self.tun.fd, rings, shared, scores, bell, channel).run()
 
     def demux_fds(self) -> set[int]:
-        """The descriptors that the demux keeps."""
+        """The descriptors that the demux keeps, but for its channel."""
         return {*self.demux_inputs(), *self.bells}
 
     def demux_inputs(self) -> set[int]:
         """Those of them by which work comes."""
         return {self.tun.fd, self.demux_bell}
 
-    def tell_live(self, mask: int) -> None:
-        """Let the members of `mask` own buckets, and no others."""
-        self.shared.live[0] = mask
-        os.eventfd_write(self.demux_bell, 1)
+    def tell_masks(self, live: int, draining: int, over: int) -> None:
+        """Let the members of `live` own buckets, and no others; those in `draining` get no more of them, and those in
+        `over` give up what is busy.
+        """
+        self.shared.live[MaskWord.DRAINING] = draining
+        self.shared.live[MaskWord.OVER] = over
+        self.shared.live[MaskWord.LIVE] = live
+        self.wake_demux()
+
+    def wake_demux(self) -> None:
+        """Have the demux look at what it is told."""
+        with contextlib.suppress(BlockingIOError):  # rung as often as it can be
+            os.eventfd_write(self.demux_bell, 1)
 
     def member(self, index: int, *, skip: bool) -> Callable[[], None]:
         """Member `index`, ready to run; `skip` as in datapath.member."""
@@ -304,23 +339,39 @@ class PeeringParts:
 
     def keyd(self) -> KeydPeering:
         """What keyd inherits, and what it shares."""
-        shared = PeeringShared(self.peering.members, self.memory.map("keyd"))
+        served = self.served_pairs()
+        shared = PeeringShared(len(served), self.memory.map("keyd"))
         members = [
             KeydMember(one, pair.boot_keyd, pair.boot_member, pair.control_keyd, pair.memory)
-            for one, pair in zip(shared.members, self.pairs, strict=True)
+            for one, pair in zip(shared.members, served, strict=True)
         ]
         return KeydPeering(self.peering, self.material.fds, members, shared, self.offloads.tun_flags)
+
+    def served_pairs(self) -> list[Pairs]:
+        """Return the socket pairs of the members that keyd is to know."""
+        return self.pairs[: self.count - self.retired]
 
     def view(self) -> PeeringView:
         """What the agent sees."""
         maps = self.memory.map("agent")
-        shared = PeeringShared(self.peering.members, maps)
+        shared = PeeringShared(self.count, maps)
         rings = [RingWords(maps[f"demux-{i}"], one.ring) for i, one in enumerate(shared.members)]
         return PeeringView(self.peering, shared, rings, self.offloads, self.inner_mtu, self.warnings)
 
     def _ring(self, maps: Maps, index: int, shared: MemberShared) -> Ring:
         of = RingMaps(maps[f"demux-{index}"], shared.ring, maps[f"rows-{index}"], self.bells[index])
         return Ring(self.geometry.stride, self.geometry.rows, of)
+
+
+def counted_by(member: MemberShared) -> list[int]:
+    """Return what a member that has ended had counted; what it had taken and not looked at is lost."""
+    counted = member.counters.read()
+    counted = [value if value < COUNTS_END else 0 for value in counted]
+    lost = member.link[LinkWord.RX_TAKEN] - counted[MemberCounter.IN_ESP]
+    if 0 < lost < COUNTS_END:
+        counted[DropReason.DIED_WITH_MEMBER_IN] += lost
+        counted[MemberCounter.IN_ESP] += lost
+    return counted
 
 
 def close_material(material: KeyMaterial) -> None:

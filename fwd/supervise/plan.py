@@ -1,7 +1,7 @@
 """What is to be done to bring what is open to what a configuration wants: a list of steps, decided without touching
 anything.
 
-    in force, wanted ──plan──▶ Guard, Secrets, Follow, Close, Open, LogLevel, Metrics, Unguard ──▶ standing.py
+    in force, wanted ──plan──▶ Guard, Secrets, Follow, Grow, Shrink, Close, Open, LogLevel, Metrics, Unguard
 
 Guards of what comes stand first, and those of what has gone go last; a subnet that one peering gives and another takes
 is guarded by both meanwhile. What differs in keys that are live (model/words.py) is followed by the processes that run;
@@ -74,6 +74,40 @@ class Follow:
 
 
 @dataclass(frozen=True)
+class Grow:
+    """Open more members; they get buckets that are idle."""
+
+    peering: Peering
+    before: int
+
+    @property
+    def name(self) -> str:
+        """The peering's."""
+        return self.peering.name
+
+    def __str__(self) -> str:
+        return f"{self.name}: grow from {self.before} to {self.peering.members} members"
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """Let the last members leave: busy flows stay until they are idle, or until the deadline."""
+
+    peering: Peering
+    before: int
+
+    @property
+    def name(self) -> str:
+        """The peering's."""
+        return self.peering.name
+
+    def __str__(self) -> str:
+        one = self.peering
+        most = f"busy flows move after {one.drain_deadline} s"
+        return f"{one.name}: shrink from {self.before} to {one.members} members; {most}"
+
+
+@dataclass(frozen=True)
 class Close:
     """End a peering's processes and close what it has. Its guards stand."""
 
@@ -133,7 +167,7 @@ class Unguard:
         return f"{self.name}: guard {_listed(self.subnets)} no more"
 
 
-Step = Guard | Secrets | Follow | Close | Open | LogLevel | Metrics | Unguard
+Step = Guard | Secrets | Follow | Grow | Shrink | Close | Open | LogLevel | Metrics | Unguard
 
 
 @dataclass(frozen=True)
@@ -162,6 +196,7 @@ def plan(now: InForce, wanted: Config) -> list[Step]:
     steps += [Guard(_both(step)) for step in follows if {"remote_ts", "mss_clamp"} & set(step.keys)]
     steps += [Secrets(one) for one in staying if one.name in now.renewed or one.keys != now.peerings[one.name].keys]
     steps += follows
+    steps += [resize for one in staying if (resize := _resize(now.peerings[one.name], one))]
     steps += [Close(name, anew.get(name, ())) for name in gone]
     steps += [Open(one) for one in coming]
     steps += _gateway(now.gateway, wanted.gateway)
@@ -195,6 +230,8 @@ def _not_followed(now: InForce, wanted: Peering) -> tuple[str, ...]:
         return ()
     found = [key for key in differing(open_now, wanted) if key != "keys" and change_of(Peering, key) != "live"]
     mine, theirs = open_now.keys, wanted.keys
+    if open_now.members != wanted.members and (isinstance(mine, LabKeys) or len(wanted.fars) > 1):
+        found.append("members")  # nothing tells the far side of it, or others would be paired with each
     if isinstance(mine, LabKeys) or isinstance(theirs, LabKeys):
         if mine != theirs or wanted.name in now.renewed:
             found.append("keys.secret" if type(mine) is type(theirs) else "keys.source")
@@ -207,12 +244,20 @@ def _not_followed(now: InForce, wanted: Peering) -> tuple[str, ...]:
 
 def _follow(open_now: Peering, wanted: Peering) -> Follow | None:
     """Return how a peering that stays differs from what is wanted, if it does."""
-    keys = tuple(key for key in differing(open_now, wanted) if key != "keys")
+    keys = tuple(key for key in differing(open_now, wanted) if key not in ("keys", "members"))
     keys += differing_keys(open_now.keys, wanted.keys)
     if not keys:
         return None
     routes = tuple(subnet for subnet in wanted.remote_ts if subnet not in open_now.remote_ts)
     return Follow(wanted, keys, routes, tuple(s for s in open_now.remote_ts if s not in wanted.remote_ts))
+
+
+def _resize(open_now: Peering, wanted: Peering) -> Grow | Shrink | None:
+    """Return how many members more or fewer there are to be, if that differs."""
+    before = open_now.members
+    if wanted.members == before:
+        return None
+    return Grow(wanted, before) if wanted.members > before else Shrink(wanted, before)
 
 
 def _both(step: Follow) -> Peering:

@@ -52,7 +52,8 @@ _COMMON: Final = (
 )  # fmt: skip
 _EPOLL: Final = ("epoll_wait", "epoll_pwait", "epoll_create1", "epoll_ctl")
 ALLOWED: Final = {
-    "demux": ("readv", *_COMMON),
+    # By recvmsg it is given the rings of members that come.
+    "demux": ("readv", "recvmsg", *_COMMON),
     # A UDP socket of its own for a moment: to ask for the path's MTU.
     "member": (
         "sendmsg", "recvmsg", "writev", "setsockopt", "recvfrom", *_EPOLL,

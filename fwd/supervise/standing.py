@@ -166,7 +166,7 @@ class Standing:
         """Let a peering that is open follow keys that are live."""
         parts = self.peerings[step.peering.name]
         # Secrets that were refused are not followed: those of before stay.
-        wanted = step.peering.model_copy(update={"keys": parts.peering.keys})
+        wanted = step.peering.model_copy(update={"keys": parts.peering.keys, "members": parts.peering.members})
         refused = set(plan.differing_keys(step.peering.keys, wanted.keys))
         keys = [key for key in step.keys if key not in refused]
         if {"local_ts", "remote_ts"} & set(keys):
@@ -179,6 +179,24 @@ class Standing:
         if keys:
             told = event("peering.follows", peering=wanted.name, keys=keys)
             log.info("peering %s follows %s", wanted.name, ", ".join(keys), extra=told)
+
+    def has_changed(self) -> None:
+        """Have keyd and the agent told of what is open by now."""
+        self.version += 1
+
+    def resize(self, peering: Peering, members: int) -> None:
+        """Open what more members need, or let the last ones leave, which takes its time (members.py)."""
+        parts = self.peerings[peering.name]
+        try:
+            for _ in range(parts.count, members):
+                parts.add_member()
+        finally:
+            if peering.shared_port:
+                self.ike_sockets.open(parts.peering.model_copy(update={"members": parts.count}))
+            self.version += 1
+        before, parts.peering = parts.peering.members, parts.peering.model_copy(update={"members": members})
+        told = event("peering.resized", peering=peering.name, before=before, members=members)
+        log.info("peering %s: members change from %d to %d", peering.name, before, members, extra=told)
 
     def log_from(self, level: str) -> None:
         """Let every process log from this level on."""

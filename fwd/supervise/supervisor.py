@@ -34,7 +34,6 @@ from fwd.supervise.examine import open_examined
 from fwd.supervise.following import follow
 from fwd.supervise.loglines import Form
 from fwd.supervise.notify import ServiceManager, summary
-from fwd.supervise.peering import PeeringParts
 from fwd.supervise.policy import Action
 from fwd.supervise.standing import RETRY_S, Standing, is_short_of_descriptors
 from fwd.supervise.telling import Teller, Tellers
@@ -185,8 +184,9 @@ class Supervisor:
         # Each child and each peering for itself: trouble stays with it. Of one that rests nothing is new.
         stirred = self._look(now)
         for name, parts in self._standing.peerings.items():
+            turn = partial(self._tree.members.turn, stirred=name in stirred)
+            self._troubles.apart(name, turn, parts, self._forgiven_at, now)
             if name in stirred:
-                self._troubles.apart(name, self._publish_live, parts, now)
                 self._troubles.apart(name, parts.follow_path_mtu)
                 self._troubles.apart(name, parts.follow_far_offloads)
         self._troubles.apart("kernel", self._keep_kernel, now)
@@ -264,18 +264,6 @@ class Supervisor:
         elif action is Action.KILL:
             child.signal(signal.SIGKILL)
 
-    def _publish_live(self, parts: PeeringParts, now: float) -> None:
-        name = parts.peering.name
-        lives = [self._tree.children[f"{name}/member-{i}"].life for i in range(parts.peering.members)]
-        members = parts.shared.members
-        begun, able = [m.has_begun for m in members], [m.can_send for m in members]
-        mask = policy.live_mask(lives, begun, able, self._forgiven_at, now)
-        if mask != parts.shared.live[0]:
-            parts.tell_live(mask)
-            alive = [i for i in range(len(lives)) if mask >> i & 1]
-            told = event("peering.members", peering=name, members=alive)
-            log.info("peering %s: buckets are shared by members %s", name, alive or "none", extra=told)
-
     def _keep_kernel(self, now: float) -> None:
         """Restore what others took; processes whose TUN device is another now are replaced."""
         for name in self._standing.kernel.turn(now):
@@ -309,6 +297,7 @@ class Supervisor:
         apart("agent", self._tree.end, list(self._tree.children.values()))
         self._standing.close_all(self._troubles, guards_too=self._stopping)
         self._tellers.close()
+        self._tree.members.close()
 
     def _re_read(self) -> None:
         """SIGHUP: a file that cannot be used changes nothing, and where nothing has changed nothing happens."""
@@ -351,6 +340,7 @@ class Supervisor:
         coming = standing.guard([step.peering for step in steps if isinstance(step, plan.Open)])
         for name in gone:
             self._tree.end_peering(name)
+            self._tree.members.forget(name)
             standing.close(name)
             self._changed += 1
         standing.drop_unused(gone)
@@ -365,7 +355,12 @@ class Supervisor:
     def _follow(self, steps: Sequence[plan.Step]) -> set[str]:
         """Carry out what ends no process of a peering; returns the peerings for which something went wrong."""
         served_at = self._standing.metrics
+        for step in steps:
+            if isinstance(step, plan.Grow):  # what is on its way out makes room for what comes
+                parts = self._standing.peerings[step.name]
+                self._troubles.apart(step.name, self._tree.members.close_retired, parts)
         followed, failed = follow(self._standing, steps, self._troubles, secrets_due=self._secrets_due)
+        self._tree.grow()
         self._changed += len(followed - {plan.GATEWAY} - set(self._standing.leaving))
         if self._standing.metrics is not served_at and (child := self._tree.children["agent"]).process:
             child.signal(signal.SIGKILL)  # its successor inherits the socket

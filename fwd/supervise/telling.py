@@ -15,7 +15,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from fwd.datapath import channel
 from fwd.datapath.channel import Notice
 from fwd.proto.logged import event
 from fwd.supervise.children import Child
-from fwd.supervise.peering import PeeringParts
+from fwd.supervise.peering import Pairs, PeeringParts
 from fwd.supervise.sockets import Endpoint, seqpacket_pair
 from fwd.supervise.standing import RETRY_S, Standing
 
@@ -42,6 +42,7 @@ class _Known:
 
     parts: PeeringParts
     facts: tuple[object, ...]
+    members: tuple[object, ...]  # their socket pairs, which are no other's
 
 
 class Teller:
@@ -66,7 +67,7 @@ class Teller:
         self.close()
         self._near, self.far = seqpacket_pair()
         self._selector.register(self._near, selectors.EVENT_READ, self)
-        self._known = {name: _Known(parts, self._facts(parts)) for name, parts in standing.served().items()}
+        self._known = {name: self._known_of(parts) for name, parts in standing.served().items()}
         self._sockets, self._version = standing.ike_served(), standing.version
         self._queue.clear()
         self._sent = self._answered = 0
@@ -153,9 +154,11 @@ class Teller:
             facts, known_as = self._facts(parts), known.get(name)
             if known_as is None:
                 told += [(notice, parts) for notice in self._opening(parts)]
-            elif known_as.facts != facts:
-                told.append((self._change(parts, secrets=known_as.facts[1:] != facts[1:]), None))
-            known[name] = _Known(parts, facts)
+            else:
+                if known_as.facts != facts:
+                    told.append((self._change(parts, secrets=known_as.facts[1:] != facts[1:]), None))
+                told += [(notice, parts) for notice in self._members(parts, known_as.members)]
+            known[name] = self._known_of(parts)
         self._queue, self._known, self._sockets = deque(told), known, sockets
 
     def _moving(self, sockets: dict[Endpoint, socket.socket]) -> Iterator[Notice]:
@@ -178,12 +181,30 @@ class Teller:
         """The peering, then each member: of many members there are more descriptors than one message can have."""
         name, of, keyd = parts.peering.name, parts.memory.sizes(self.name), self.name == "keyd"
         body: dict[str, Any] = {"peering": _words(parts), "offloads": asdict(parts.offloads)}
+        body["members"] = len(self._pairs(parts))
         body |= {} if keyd else {"inner_mtu": parts.inner_mtu, "warnings": parts.warnings}
         own = {one: octets for one, octets in of.items() if "-" not in one}
         yield Notice("open", name, body, dict(parts.material.fds) if keyd else {}, own)
-        for index in range(parts.peering.members):
+        yield from self._members(parts, ())
+
+    def _members(self, parts: PeeringParts, known: Sequence[object]) -> Iterator[Notice]:
+        """Members that have gone, the last first; then those that have come."""
+        there, of, keyd = self._pairs(parts), parts.memory.sizes(self.name), self.name == "keyd"
+        same = next((i for i, (a, b) in enumerate(zip(known, there, strict=False)) if a is not b), len(known))
+        first = min(same, len(there))
+        for index in reversed(range(first, len(known))):
+            yield Notice("leave", parts.peering.name, {"index": index})
+        for index in range(first, len(there)):
             own = {one: octets for one, octets in of.items() if one.endswith(f"-{index}")}
-            yield Notice("member", name, {"index": index}, parts.pairs[index].for_keyd() if keyd else {}, own)
+            fds = there[index].for_keyd() if keyd else {}
+            yield Notice("member", parts.peering.name, {"index": index}, fds, own)
+
+    def _pairs(self, parts: PeeringParts) -> list[Pairs]:
+        """keyd forgets a member before its process ends, and the agent after that."""
+        return parts.served_pairs() if self.name == "keyd" else parts.pairs
+
+    def _known_of(self, parts: PeeringParts) -> _Known:
+        return _Known(parts, self._facts(parts), tuple(self._pairs(parts)))
 
 
 class Tellers:

@@ -21,6 +21,7 @@ from fwd.datapath.shared import GatewayShared, ProcessState
 from fwd.keyd import service as keyd
 from fwd.supervise import logs
 from fwd.supervise.children import Child, Main
+from fwd.supervise.members import Members
 from fwd.supervise.peering import PeeringParts
 from fwd.supervise.standing import Standing
 from fwd.supervise.telling import Tellers
@@ -44,6 +45,7 @@ class Tree:
     ) -> None:
         self.children: dict[str, Child] = {}
         self.work = Work()
+        self.members = Members(self.children, self.end, standing.has_changed, lambda: tellers.done)
         self._standing = standing
         self._tellers = tellers
         self._selector = selector
@@ -59,7 +61,7 @@ class Tree:
         for parts in self._standing.peerings.values():
             name = parts.peering.name
             self.add(f"{name}/demux", partial(self._demux, parts))
-            for i in range(parts.peering.members):
+            for i in range(parts.count):
                 self.add(f"{name}/member-{i}", partial(self._member, parts, i))
         self.add("keyd", lambda: Child("keyd", shared.keyd, self._keyd_fds, self._keyd_main))
         self.add("agent", lambda: Child("agent", shared.agent, self._agent_fds, self._agent_main, self._agent_inputs))
@@ -82,23 +84,27 @@ class Tree:
         """Fork a process; the predecessor has been reaped. Raises whatever it was refused with."""
         self.unwatch(child)
         self._tellers.renew(child.name)
+        if child.kind == "demux":
+            self.members.renew(self._standing.peerings[child.peering])
         user = self._users[child.kind]
         child.start(user, now, lambda fd: self._selector.register(fd, selectors.EVENT_READ, child))
 
     # -- what each inherits -------------------------------------------------------------------------------------------
 
     def _demux(self, parts: PeeringParts) -> Child:
-        name, words = f"{parts.peering.name}/demux", parts.shared.demux
-        return Child(name, words, parts.demux_fds, lambda child: parts.demux(), parts.demux_inputs)
+        name, words, rings = f"{parts.peering.name}/demux", parts.shared.demux, self.members.of(parts).rings
+        fds = lambda: {*parts.demux_fds(), rings.channel().fileno()}  # noqa: E731
+        return Child(name, words, fds, lambda child: parts.demux(rings.channel()), parts.demux_inputs)
 
     def _member(self, parts: PeeringParts, index: int) -> Child:
+        shared = parts.shared.members[index]
         return Child(
             f"{parts.peering.name}/member-{index}",
-            parts.shared.members[index].process,
+            shared.process,
             lambda: parts.member_fds(index),
             lambda child: parts.member(index, skip=child.life.failed),
             partial(parts.member_inputs, index),
-            lambda: parts.shared.members[index].has_begun,  # until it has keys, what comes for it has to wait
+            lambda: shared.has_begun,  # until it has keys, what comes for it has to wait
         )
 
     def _keyd_fds(self) -> set[int]:
@@ -107,7 +113,7 @@ class Tree:
         fds |= {standing.key_log} if standing.key_log is not None else set()
         for parts in standing.served().values():
             fds |= set(parts.material.fds.values())
-            for pair in parts.pairs:
+            for pair in parts.served_pairs():
                 fds |= set(pair.for_keyd().values())
         return fds | {self._tellers.channel("keyd").fileno()}
 

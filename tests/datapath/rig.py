@@ -12,6 +12,7 @@ import hashlib
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -272,6 +273,7 @@ class Gateway:
         while not drained:
             self.demux._follow_live(self.tick)
             self.demux._follow_tuning()
+            self.demux._go_on(time.monotonic_ns())
             drained = self.demux._read_burst(self.tick)
             self.demux._hand_over()
             for lane in self.demux._lanes:  # what is held back from a busy member

@@ -216,5 +216,5 @@ def test_writer_killed_while_it_publishes(every_time: bool) -> None:
 def test_demux_counts_and_heads_agree() -> None:
     with rig() as r:
         fill(r.a, segments(5))
-        heads = r.a.shared.demux_counters.read()[DemuxCounter.HEADS :]
+        heads = r.a.shared.demux_counters.read()[DemuxCounter.HEADS :][: len(r.a.rings)]
         assert heads == [ring.head for ring in r.a.rings]

@@ -70,7 +70,7 @@ def test_writing_to_what_is_read_kills_the_writer(memory: Memory) -> None:
 
 
 def test_a_map_is_not_inherited(memory: Memory) -> None:
-    views = memory.map_all()
+    views = memory.map_to_write(memory.regions)
 
     def act() -> None:
         assert "memfd:fwd/" not in Path("/proc/self/maps").read_text()

@@ -62,6 +62,17 @@ TABLE: list[tuple[str, Config, Config, tuple[str, ...], list[str]]] = [
          "vpc2: open, with 2 members to 192.0.2.9"],
     ),
     ("the audit log", config(vpc2(), vpc3()), config(vpc2(audit=False), vpc3()), (), ["vpc2: follow audit"]),
+    ("more members", config(vpc2()), config(vpc2(members=6)), (), ["vpc2: grow from 2 to 6 members"]),
+    (
+        "fewer members, and another key", config(vpc2()), config(vpc2(members=1, drain_deadline=5, audit=False)), (),
+        ["vpc2: follow drain_deadline, audit", "vpc2: shrink from 2 to 1 members; busy flows move after 5 s"],
+    ),
+    (
+        "more members with the lab's keys, of which nothing tells the far side",
+        config(vpc2(keys=LAB)), config(vpc2(keys=LAB, members=3)), (),
+        ["vpc2: guard 10.2.0.0/16", "vpc2: close, to set up anew: members",
+         "vpc2: open, with 3 members to 192.0.2.2"],
+    ),
     (
         "clamping", config(vpc2()), config(vpc2(mss_clamp=False)), (),
         ["vpc2: guard 10.2.0.0/16", "vpc2: follow mss_clamp"],
@@ -122,7 +133,7 @@ OTHERS: dict[str, Any] = {
     "remote_ts": ["10.9.0.0/16"], "members": 3, "payload": "esp", "port": 4700, "shared_port": True, "tun": "fwd7",
     "tun_mtu": 1400, "path_mtu": 1400, "esn": False, "replay_window": 2048, "rekey_time": 60, "rekey_packets": 4096,
     "rekey_bytes": 2**30, "life_time": 86400, "life_packets": 2**40, "life_bytes": 2**40, "reorder_packets": 9,
-    "reorder_ms": 9.0, "offload": False, "mss_clamp": False, "audit": False,
+    "reorder_ms": 9.0, "offload": False, "mss_clamp": False, "audit": False, "drain_deadline": 5,
     "control": "/run/other", "metrics": "127.0.0.1:1", "user": "other", "log_level": "error",
     "local_id": "a.example", "remote_id": "b.example", "ike_proposals": ["aes256gcm16-prfsha384-ecp384"],
     "esp_proposals": ["aes256gcm16-esn"], "ike_rekey_time": 60, "reauth_time": 60, "grace": 1, "dpd_delay": 1,

@@ -22,7 +22,7 @@ from fwd.datapath.tun import Offloads
 from fwd.model import config
 from fwd.model.example import EXAMPLE
 from fwd.supervise import telling
-from fwd.supervise.peering import KeyMaterial, _Pairs
+from fwd.supervise.peering import KeyMaterial, Pairs
 from fwd.supervise.standing import RETRY_S
 from fwd.supervise.telling import LATE_S, NotHeardError, Teller
 
@@ -49,7 +49,7 @@ class Standing:
             sizes |= {f"demux-{i}": told, f"rows-{i}": rows}
         memory = Memory(sizes, name)
         self._undo.callback(memory.close)
-        pairs = [_Pairs.make() for _ in range(members)]
+        pairs = [Pairs.make() for _ in range(members)]
         for one in pairs:
             self._undo.callback(one.close)
         material = KeyMaterial({"secret": self.fd()})

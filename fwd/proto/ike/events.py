@@ -202,6 +202,14 @@ class ExchangeRefused:
 
 
 @dataclass(frozen=True)
+class Informed:
+    """The peer, another fwd, tells anew what it has told in IKE_AUTH."""
+
+    connection: str
+    notify: Notification
+
+
+@dataclass(frozen=True)
 class Moved:
     """The peer's packets, authenticated, come from another address now (RFC 7296 §2.23)."""
 
@@ -252,6 +260,7 @@ Event = (
     | ChildDown
     | ChildRefused
     | ExchangeRefused
+    | Informed
     | Moved
     | Strayed
     | Rejected

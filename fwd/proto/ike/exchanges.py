@@ -14,7 +14,7 @@ from typing import Final
 
 from fwd.proto.ike.causes import By, Failure, by_notify
 from fwd.proto.ike.child import Child, Offer, answer
-from fwd.proto.ike.events import FIRST_MEMBER, ChildRefused, ExchangeRefused
+from fwd.proto.ike.events import FIRST_MEMBER, ChildRefused, ExchangeRefused, Informed
 from fwd.proto.ike.limits import CHILDREN_MAX, MEMBER_CHILDREN_MAX
 from fwd.proto.ike.mobility import cookie2_of
 from fwd.proto.ike.numbers import ESP_SPI_BYTES, Exchange, Notify, Protocol, ProtocolError, notify_name
@@ -196,6 +196,25 @@ class Liveness:
         pass
 
 
+class Inform:
+    """Tell another fwd something anew."""
+
+    exchange = Exchange.INFORMATIONAL
+    about_children = False
+
+    def __init__(self, notifies: Iterable[Notification]) -> None:
+        self._notifies = list(notifies)
+
+    def start(self, sa: IkeSa, now: float) -> list[AnyPayload] | None:
+        return [*self._notifies]
+
+    def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
+        pass
+
+    def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
+        pass
+
+
 class DeleteIke:
     """End the IKE SA. `error`: why, unless it is wanted or has a successor."""
 
@@ -305,6 +324,8 @@ def resource(member: int) -> Notification:
 def respond_delete(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPayload]:
     """Answer INFORMATIONAL: Deletes, error notifies, or nothing at all, which asks whether we live, and where."""
     deletes = [one for one in request if isinstance(one, Delete)]
+    if (told := notified(request, Notify.FWD_PEERING)) is not None:
+        sa.world.tell(Informed(sa.connection.name, told))
     if notified(request, Notify.AUTHENTICATION_FAILED):
         sa.error = "the peer does not trust us"
         sa.world.fail(Failure.REFUSED_BY_PEER)

@@ -1,0 +1,83 @@
+"""Where records wait while their buckets go from a member that leaves, and is still sending, to others.
+
+A busy bucket changes hands in order (design rule 3): its records wait here until the old member has sent all that its
+ring held when the bucket was taken from it, and SPACING_NS more, since two members' packets go different ways. They
+then go to the new one before any that come later. What waits is bounded: when it is full the demux reads no more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from fwd.datapath.lane import Lane
+
+SPACING_NS: Final = 5_000_000
+WAIT_MAX_NS: Final = 500_000_000  # for a member that sends no more, and yet lives
+_OCTETS_MAX: Final = 1 << 20
+_RECORDS_MAX: Final = 4096
+
+
+class Parking:
+    """`active`: some buckets are parked."""
+
+    def __init__(self) -> None:
+        self.active = False
+        self._waiting: deque[tuple[int, bytes]] = deque()  # bucket, record
+        self._octets = 0
+        self._held: dict[Lane, int] = {}  # by lane: its head when its buckets were taken
+        self._since_ns = self._sent_ns = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether no more should be read, for want of room."""
+        return self._octets >= _OCTETS_MAX or len(self._waiting) >= _RECORDS_MAX
+
+    def begin(self, lanes: Mapping[Lane, int], now_ns: int) -> None:
+        """Wait for these lanes' members, from each lane's head on."""
+        self.active = True
+        self._held |= lanes
+        self._since_ns, self._sent_ns = now_ns, 0
+
+    def put(self, bucket: int, record: memoryview) -> None:
+        """Keep a copy of a record whose bucket is parked."""
+        self._waiting.append((bucket, bytes(record)))
+        self._octets += len(record)
+
+    def is_over(self, now_ns: int) -> bool:
+        """Whether the records may go on: all that was before them is sent, or will not be."""
+        done = all(has_sent(lane.ring.done, lane.head, head) for lane, head in self._held.items())
+        if done and not self._sent_ns:
+            self._sent_ns = now_ns
+        return may_go_on(self._since_ns, self._sent_ns, now_ns)
+
+    def release(self, put: Callable[[int, bytes], bool]) -> bool:
+        """Give what waits to `put`, in order, as long as it has room; True: nothing waits any more."""
+        while self._waiting:
+            bucket, record = self._waiting[0]
+            if not put(bucket, record):
+                return False
+            self._waiting.popleft()
+            self._octets -= len(record)
+        self.clear()
+        return True
+
+    def clear(self) -> int:
+        """Forget all of it; returns how many records are lost by that."""
+        lost = len(self._waiting)
+        self._waiting.clear()
+        self._held.clear()
+        self._octets = 0
+        self.active = False
+        return lost
+
+
+def has_sent(done: int, head: int, wanted: int) -> bool:
+    """Whether a member has sent all up to segment `wanted`; what it says counts only if it can be (`head` is ours)."""
+    return wanted <= done <= head
+
+
+def may_go_on(since_ns: int, sent_ns: int, now_ns: int) -> bool:
+    """Whether parked records may go on; `sent_ns`: when all before them was found sent, 0: it is not yet."""
+    return bool(sent_ns and now_ns - sent_ns >= SPACING_NS) or now_ns - since_ns >= WAIT_MAX_NS

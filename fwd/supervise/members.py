@@ -1,0 +1,153 @@
+"""Which members of each peering may own buckets; and how those that are to leave do so, one after the other.
+
+A member that leaves is there until draining.py says that it may go. Then keyd deletes its SAs and forgets it; LINGER_S
+later, when the peer has heard of that, its process ends, and what it had is closed. Only the last member of a peering
+ever goes, so that those that stay keep their numbers, ports and partners.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from fwd.datapath.counters import DemuxCounter, MemberCounter
+from fwd.datapath.shared import MaskWord
+from fwd.proto.logged import event
+from fwd.supervise import policy
+from fwd.supervise.children import Child
+from fwd.supervise.draining import Leaving, Seen, Stage, leaving, stage
+from fwd.supervise.peering import PeeringParts
+from fwd.supervise.rings import Rings
+
+log = logging.getLogger(__name__)
+LINGER_S: Final = 2.0
+
+
+@dataclass
+class _Peering:
+    parts: PeeringParts
+    rings: Rings
+    leaving: dict[int, Leaving] = field(default_factory=dict)
+    retired_at: float = 0.0  # when the last one was
+
+
+class Members:
+    """Of all peerings. `end`: ends a process and gives its slot up; `changed`: keyd or agent are to be told; and
+    `all_told`: they are, and no descriptor waits to be sent to them.
+    """
+
+    def __init__(
+        self,
+        children: Mapping[str, Child],
+        end: Callable[[list[Child]], None],
+        changed: Callable[[], None],
+        all_told: Callable[[], bool],
+    ) -> None:
+        self._children = children
+        self._end = end
+        self._changed = changed
+        self._all_told = all_told
+        self._of: dict[str, _Peering] = {}
+
+    def of(self, parts: PeeringParts) -> _Peering:
+        """Return what is known of a peering."""
+        name = parts.peering.name
+        known = self._of.get(name)
+        if known is None or known.parts is not parts:
+            if known is not None:
+                known.rings.close()
+            known = self._of[name] = _Peering(parts, Rings(parts))
+        return known
+
+    def renew(self, parts: PeeringParts) -> None:
+        """Make the channel of a demux that is about to be forked."""
+        self.of(parts).rings.renew()
+
+    def turn(self, parts: PeeringParts, forgiven_at: float, now: float, *, stirred: bool) -> None:
+        """Publish what follows from the members' lives; let go whoever may."""
+        one = self.of(parts)
+        over = self._drain(one, now)
+        if stirred or one.leaving or parts.shared.live[MaskWord.DRAINING]:
+            self._publish(one, over, forgiven_at, now)
+        one.rings.tell(self._children[f"{parts.peering.name}/demux"], now)
+
+    def _publish(self, one: _Peering, over: int, forgiven_at: float, now: float) -> None:
+        parts = one.parts
+        name, members = parts.peering.name, parts.shared.members
+        lives = [self._children[f"{name}/member-{i}"].life for i in range(parts.count)]
+        begun, able = [m.has_begun for m in members], [m.can_send for m in members]
+        live = policy.live_mask(lives, begun, able, forgiven_at, now)
+        draining = sum(1 << index for index in one.leaving)
+        before = parts.shared.live.tolist()
+        if [live, draining, over] == before[: MaskWord.RINGS]:
+            return
+        parts.tell_masks(live, draining, over)
+        alive, leave = ([i for i in range(parts.count) if mask >> i & 1] for mask in (live & ~draining, draining))
+        if [live, draining] != before[: MaskWord.OVER]:
+            told = event("peering.members", peering=name, members=alive, leaving=leave)
+            text = f"; members {leave} leave" if leave else ""
+            log.info("peering %s: buckets are shared by members %s%s", name, alive or "none", text, extra=told)
+
+    def _drain(self, one: _Peering, now: float) -> int:
+        """Look at members that leave; returns the mask of those that give up what is busy."""
+        parts = one.parts
+        far, far_s = parts.shared.far_members
+        members, wanted = parts.count, parts.peering.members
+        gone = leaving(members, wanted, far)
+        one.leaving = {index: one.leaving.get(index) or Leaving(now) for index in gone}
+        if not one.leaving:
+            return 0
+
+        # Only the last one goes, and only if this side wants fewer: else it waits for a partner.
+        ours_s = float(parts.peering.drain_deadline)
+        stages: dict[int, Stage] = {}
+        for index, known in one.leaving.items():
+            deadline_s = ours_s if index >= wanted else min(ours_s, far_s)
+            stages[index] = stage(known, self._seen(parts, index), deadline_s, now)
+        self._let_go(one, stages, now)
+        return sum(1 << index for index in one.leaving if stages[index] is not Stage.STAYS)
+
+    def _seen(self, parts: PeeringParts, index: int) -> Seen:
+        shared = parts.shared
+        counted = shared.members[index].counters.read()
+        head, done = shared.demux_counters.read()[DemuxCounter.HEADS + index], counted[MemberCounter.DONE]
+        buckets = int(np.count_nonzero(shared.owners == index))
+        return Seen(counted[MemberCounter.IN_RECORDS], buckets, head > done)
+
+    def _let_go(self, one: _Peering, stages: Mapping[int, Stage], now: float) -> None:
+        """Retire members, the last before others; close the last once the peer has heard of it."""
+        parts = one.parts
+        while (index := parts.count - parts.retired - 1) >= parts.peering.members and stages[index] is Stage.GOES:
+            parts.retired += 1
+            one.retired_at = now
+            self._changed()
+            log.info(
+                "peering %s: member %d has nothing left to carry, and goes", parts.peering.name, index,
+                extra=event("member.leaves", peering=parts.peering.name, member=index),
+            )  # fmt: skip
+        if parts.retired and now >= one.retired_at + LINGER_S and self._all_told():
+            self.close_retired(parts)
+
+    def close_retired(self, parts: PeeringParts) -> None:
+        """End the processes of members that keyd knows no more, and close what they had."""
+        one = self.of(parts)
+        while parts.retired:
+            index = parts.count - 1
+            self._end([self._children[f"{parts.peering.name}/member-{index}"]])
+            one.leaving.pop(index, None)
+            parts.drop_member()
+            self._changed()
+
+    def forget(self, name: str) -> None:
+        """Close what is kept for a peering that is closed."""
+        if (known := self._of.pop(name, None)) is not None:
+            known.rings.close()
+
+    def close(self) -> None:
+        """Close all of it."""
+        for name in list(self._of):
+            self.forget(name)
