@@ -58,6 +58,8 @@ class Changes:
 
     def _do(self, notice: Notice) -> None:
         name = notice.peering
+
+        # What is not complete yet is not shown.
         match notice.act:
             case "open":
                 peering = Peering.model_validate(notice.body["peering"])

@@ -61,7 +61,9 @@ def _facts(view: PeeringView, told: ike.Brief) -> PeeringFacts:
         remote=config.where,
         ports=ports,
         demux=STATES[view.shared.demux.state],
-        members=[_member(member, far_of(i, config.fars)) for i, member in enumerate(view.shared.members)],
+        members=[
+            _member(member, far_of(i, config.fars)) for i, member in enumerate(view.shared.members[: config.members])
+        ],
         refused=frozenset(told.refused),
         narrower=held,
         why=told.concern or error,

@@ -168,7 +168,7 @@ def _processes(peering: Peering) -> Table:
     table.add_row("demux", *_life(peering.demux))
     for member in peering.members:
         path = Text.assemble((member.path, _STYLES[member.path]), f" {member.path_mtu}")
-        cells = (path, member.spi_out or "none", f"{member.buckets:,}")
+        cells = (path, member.spi_out or "none", f"{member.buckets:,}{' (drains)' if member.draining else ''}")
         table.add_row(f"member {member.index}", *_life(member), *cells)
     return table
 

@@ -16,7 +16,7 @@ from fwd.agent import ike, readiness
 from fwd.agent.view import GatewayView, PeeringView, TunLink
 from fwd.datapath.counters import DemuxCounter, MemberCounter
 from fwd.datapath.ring import SEGMENTS, RingWords
-from fwd.datapath.shared import LinkWord, MemberShared, ProcessWords
+from fwd.datapath.shared import LinkWord, MaskWord, MemberShared, ProcessWords
 from fwd.datapath.tun import TUN_FLAGS
 from fwd.model.pairing import Far
 from fwd.model.shown import as_json
@@ -98,11 +98,14 @@ def _peering(view: PeeringView, now_ns: int, tun: TunLink | None, told: ike.Told
     tun = tun or TunLink(view.inner_mtu_bytes, 0)
 
     # Members before the demux: see the module.
-    counted = [member.counters.read() for member in shared.members]
+    n = len(members_of(view))
+    counted = [member.counters.read() for member in shared.members[:n]]
     demux = shared.demux_counters.read()
-    n = len(shared.members)
     buckets = np.bincount(shared.owners, minlength=n)[:n].tolist()
-    drops = {reason: sum(counters[reason] for counters in (demux, *counted)) for reason in DropReason}
+
+    # Sums never go back: members that have left are in them.
+    everybody = [*counted, shared.left.read()[0]]
+    drops = {reason: sum(counters[reason] for counters in (demux, *everybody)) for reason in DropReason}
     drops[DropReason.TUN_QUEUE_FULL] += tun.queue_drops
 
     return Peering(
@@ -125,10 +128,10 @@ def _peering(view: PeeringView, now_ns: int, tun: TunLink | None, told: ike.Told
         far=[_far(view, far, told) for far in config.fars],
         icmp_errors={
             "out": demux[DemuxCounter.ICMP_ERRORS],
-            "in": sum(counters[MemberCounter.IN_ICMP_ERRORS] for counters in counted),
+            "in": sum(counters[MemberCounter.IN_ICMP_ERRORS] for counters in everybody),
         },
         drops={reason.label: count for reason, count in drops.items()},
-        books=_books(view, demux, counted, drops),
+        books=_books(view, demux, everybody, drops),
         **_ike(told, lab=config.ike is None),
     )
 
@@ -183,6 +186,12 @@ def _offloads(view: PeeringView) -> Offloads:
     return Offloads(in_force=in_force, refused=refused)
 
 
+def members_of(view: PeeringView) -> list[MemberShared]:
+    """Return the members that there are: of one that has just left, the sums say so first."""
+    there = view.shared.left.read()[1]
+    return view.shared.members[: there or None]
+
+
 # -- a member -----------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +210,7 @@ def _member(view: PeeringView, index: int, counters: list[int], buckets: int, no
         spi_out=_spi(link[LinkWord.SPI_OUT]) if link[LinkWord.SPI_OUT] else None,
         spis_in={_spi(spi): highest for spi, highest in member.slots.heard().items()},
         buckets=buckets,
+        draining=_drains(view, index, buckets),
         ring_waiting=max(0, ring.head - ring.done),
         echoes_sent=counters[c.ECHOES_SENT],
         echoes_answered=counters[c.ECHOES_ANSWERED],
@@ -208,6 +218,12 @@ def _member(view: PeeringView, index: int, counters: list[int], buckets: int, no
         in_=_traffic(counters, c.IN_RECORDS_OK, c.IN_BYTES, c.IN_ESP, c.IN_ESP_BYTES),
         ledger=_ledger(member),
     )
+
+
+def _drains(view: PeeringView, index: int, buckets: int) -> bool:
+    """Return whether a member gets no more buckets; one that has none for want of a partner only waits."""
+    told: int = view.shared.live[MaskWord.DRAINING]
+    return bool(told >> index & 1) and (buckets > 0 or index >= view.config.members)
 
 
 def _traffic(counters: list[int], records: int, octets: int, esp: int, esp_octets: int) -> Traffic:
@@ -249,25 +265,29 @@ def _spi(spi: int) -> str:
 
 
 def _books(view: PeeringView, demux: list[int], members: Sequence[list[int]], drops: Mapping[DropReason, int]) -> Books:
-    """Return both sides of the identities of design rule 5; equal when nothing is under way."""
+    """Return both sides of the identities of design rule 5; equal when nothing is under way.
+
+    `members`: what they have counted, and after them what those that have left had.
+    """
 
     def total(counter: MemberCounter) -> int:
         return sum(counters[counter] for counters in members)
 
-    taken = sum(member.link[LinkWord.RX_TAKEN] for member in view.shared.members)
+    there = list(zip(view.rings, view.shared.members, members[:-1], strict=False))
+    under_way = (member.link[LinkWord.RX_TAKEN] - counters[MemberCounter.IN_ESP] for _, member, counters in there)
     return Books(
         out_records_in=demux[DemuxCounter.RECORDS],
         out_records_out=total(MemberCounter.OUT_RECORDS),
         out_drops=_lost(drops, "record", "demux", "outbound"),
         out_waiting=sum(
             _waiting(ring, counters[MemberCounter.DONE], demux[DemuxCounter.HEADS + i])
-            for i, (ring, counters) in enumerate(zip(view.rings, members, strict=True))
+            for i, (ring, _, counters) in enumerate(there)
         ),
         out_esp_sent=total(MemberCounter.OUT_ESP),
         in_esp_in=total(MemberCounter.IN_ESP),
         in_esp_ok=total(MemberCounter.IN_ESP_OK),
         in_esp_drops=_lost(drops, "esp", "inbound"),
-        in_esp_waiting=max(0, taken - total(MemberCounter.IN_ESP)),
+        in_esp_waiting=max(0, sum(under_way)),
         in_records_in=total(MemberCounter.IN_RECORDS),
         in_records_out=total(MemberCounter.IN_RECORDS_OK),
         in_drops=_lost(drops, "record", "inbound"),

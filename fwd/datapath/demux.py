@@ -148,6 +148,7 @@ class Demux:
         if self._bell is not None:
             poll.register(self._bell, select.POLLIN)
         heartbeat = self._shared.demux.heartbeat
+
         while True:
             heartbeat[0] = now_ns = time.monotonic_ns()
             self._follow_live(now_ns // _TICK_NS)

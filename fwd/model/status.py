@@ -99,6 +99,11 @@ class Member(Process):
     spi_out: Annotated[str | None, "SPI of the SA it sends on; null: none."]
     spis_in: Annotated[dict[str, int], "SPIs of inbound SAs that have accepted anything → highest sequence number."]
     buckets: Annotated[int, "Buckets of the flow table that it owns, of 65,536.", gauge("fwd_member_buckets")]
+    draining: Annotated[
+        bool,
+        "It is to leave, or the far side has no partner for it: it gets no more buckets.",
+        gauge("fwd_member_draining"),
+    ] = False
     ring_waiting: Annotated[
         int, "Segments in its ring that it has not finished.", gauge("fwd_member_ring_segments_waiting")
     ]

@@ -17,7 +17,7 @@ from fwd.datapath import channel
 from fwd.datapath.channel import Notice, hear
 from fwd.datapath.memory import Memory
 from fwd.datapath.ring import sizes as ring_sizes
-from fwd.datapath.shared import peering_sizes
+from fwd.datapath.shared import member_sizes, peering_sizes
 from fwd.datapath.tun import Offloads
 from fwd.model import config
 from fwd.model.example import EXAMPLE
@@ -61,6 +61,7 @@ class Standing:
             offloads=Offloads(),
             inner_mtu=1400,
             warnings=[],
+            served_pairs=lambda: self.peerings[name].pairs,
         )
         self.version += 1
 
@@ -148,6 +149,22 @@ def test_a_peering_comes_with_its_members_one_by_one_changes_and_goes(teller: Te
     assert told(teller, standing) == ["change q"]
     standing.close("q")
     assert told(teller, standing) == ["close q"]
+
+
+def test_members_that_have_gone_are_told_before_others_the_last_first(teller: Teller, standing: Any) -> None:
+    parts = standing.peerings["p"]
+    pairs = Pairs.make()
+    parts.pairs.append(pairs)
+    parts.memory.add({**member_sizes(2), "demux-2": 4096, "rows-2": 4096})
+    standing.version += 1
+    assert told(teller, standing) == ["member p"]
+    parts.pairs[1:] = [pairs]
+    standing.version += 1
+    assert told(teller, standing) == ["leave p", "leave p", "member p"]
+    del parts.pairs[1:]
+    standing.change("p", members=1)
+    assert told(teller, standing) == ["change p", "leave p"]
+    pairs.close()
 
 
 def test_what_goes_is_told_before_what_comes(teller: Teller, standing: Any) -> None:
