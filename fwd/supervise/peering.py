@@ -138,6 +138,7 @@ class PeeringParts:
         self.sockets: list[socket.socket] = []
         self.bells: list[int] = []
         self.pairs: list[Pairs] = []
+        self.resized = 0  # how often there was a member more or fewer
         self.retired = 0  # of the last members: keyd is to know of them no more
         self._members: list[contextlib.ExitStack] = []
         undo.callback(self._close_members)
@@ -182,6 +183,7 @@ class PeeringParts:
         self.bells.append(bell)
         self.pairs.append(pairs)
         self.shared.left.add((), self.count)
+        self.resized += 1
 
     def drop_member(self) -> None:
         """Close what the last member had, whose process has ended; what it had counted stays in the sums."""
@@ -190,6 +192,7 @@ class PeeringParts:
         for of in (self.sockets, self.bells, self.pairs, self.shared.members):
             of.pop()
         self.retired = max(0, self.retired - 1)
+        self.resized += 1
         self._members.pop().close()
 
     def _close_members(self) -> None:

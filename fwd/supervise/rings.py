@@ -29,6 +29,7 @@ class Rings:
         self._near: socket.socket | None = None
         self.far: socket.socket | None = None
         self._known: list[object] = []  # whose ring it has: the members' socket pairs, which are no other's
+        self._seen = -1  # how often there had been a member more or fewer
         self._sent = self._answered = 0
         self._told_at = 0.0
 
@@ -46,7 +47,7 @@ class Rings:
 
     def tell(self, child: Child, now: float) -> None:
         """Tell what is new. A demux that answers nonsense, or not at all, is ended: its successor has it all."""
-        if self._near is None or child.process is None:
+        if self._near is None or child.process is None or (self._answered == self._sent and self._is_known()):
             return
         try:
             self._answered, wrong = channel.answered(self._near, self._answered)
@@ -55,8 +56,13 @@ class Rings:
                 raise channel.ChannelError("it does not do what it is told")
             while (notice := self._next()) is not None and self._send(notice, now):
                 pass
+            if notice is None:
+                self._seen = self._parts.resized
         except (channel.ChannelError, OSError):
             child.signal(signal.SIGKILL)
+
+    def _is_known(self) -> bool:
+        return self._seen == self._parts.resized
 
     def _next(self) -> Notice | None:
         """Return the next notice that it needs: what has gone first, the last member before others."""
