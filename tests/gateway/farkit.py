@@ -15,11 +15,13 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from gwkit import Json, Pair, inside, until
 
 from fwd.lab import processes
 from fwd.lab.topology import Topology
 from fwd.model import render
+from fwd.proto.flow import owners, rendezvous_scores
 
 HOSTS = ("gw1", "gw2", "gw3")
 MEMBERS = 4  # of gw1; the others have two each
@@ -97,8 +99,13 @@ class Fan(Pair):
             self.launch(host)
         self.wait_ready(*HOSTS, seconds=60.0)
         until(lambda: [far["state"] for far in self.peering("gw1")["far"]] == ["up", "up"], 30.0, "both far up")
-        until(lambda: all(m["buckets"] for m in self.peering("gw1")["members"]), 30.0, "buckets")
+        self.wait_shared()
         return self
+
+    def wait_shared(self) -> None:
+        """Every bucket is with the member that it belongs to while all are there."""
+        owned = np.bincount(owners(rendezvous_scores(MEMBERS), (1 << MEMBERS) - 1), minlength=MEMBERS).tolist()
+        until(lambda: [m["buckets"] for m in self.peering("gw1")["members"]] == owned, 30.0, "every bucket at home")
 
     def far(self) -> Json:
         """What gw1 says of gw3."""
