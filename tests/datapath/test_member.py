@@ -74,6 +74,30 @@ def test_unanswered_echoes_take_the_path_down_and_an_answer_brings_it_up() -> No
         assert not link[LinkWord.PATH_DOWN]
 
 
+def test_a_path_that_is_up_again_is_asked_for_its_size_at_once() -> None:
+    """It may be another path by now; that records come says nothing of what goes."""
+    with rig(members=1) as r:
+        member, link, now = r.a.members[0], r.a.shared.members[0].link, r.a.members[0]._now + 1
+        sends(r, now, record(1))
+        turn(r.a, now)
+        r.carry()
+        r.carry()  # the size is confirmed
+        for _ in range(MISSES + 1):
+            now += ECHO_S + 0.001
+            sends(r, now, record(2))
+            turn(r.a, now)
+            r.a.wires[0].sent()  # lost
+        assert link[LinkWord.PATH_DOWN] == 1
+        now += 1
+        turn(r.a, now)
+        r.carry()
+        r.carry()
+        assert not link[LinkWord.PATH_DOWN]
+        member.echoes.sizes.heard(now)
+        turn(r.a, now)
+        assert r.a.geometry.packet_bytes_for(1500) in [group.size for group in r.a.wires[0].sent()]
+
+
 def test_a_path_that_takes_less_gets_smaller_chunks() -> None:
     with rig(members=1) as r:
         link, geometry = r.a.shared.members[0].link, r.a.geometry
