@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -74,6 +75,18 @@ def test_clients_reach_one_another_in_the_clear_without_fwd(lab: MakeLab, versio
     topology = lab()
     for here, there in (("client1", "client2"), ("client2", "client1")):
         topology.run(here, ["ping", "-c1", "-W2", topology.address(there, version=version)])
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("version", [4, 6])
+def test_several_gateways_a_site_reach_one_another_and_both_clients(lab: MakeLab, version: int) -> None:
+    topology = lab(sites={"vpc1": 2, "vpc2": 3}, spread=True)
+    for here, there in itertools.permutations(topology.gateways, 2):
+        topology.run(here, ["ping", "-c1", "-W2", topology.address(there, version=version)])
+    for site in topology.plan:
+        for gateway in site.gateways:
+            topology.run(gateway, ["ping", "-c1", "-W2", topology.address(site.client, version=version)])
+    topology.run("client1", ["ping", "-c1", "-W2", topology.address("client2", version=version)])
 
 
 @pytest.mark.netns

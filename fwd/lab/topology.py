@@ -1,16 +1,7 @@
-"""The two VPCs of the lab as network namespaces, joined by veth pairs and nothing else.
+"""The lab's sites as network namespaces, joined by veth pairs and nothing else.
 
-    client1 eth0 ── lan gw1 wan ══════════ wan gw2 lan ── eth0 client2
-    10.1.0.10      .1   192.0.2.1   192.0.2.2   .1      10.2.0.10
-    fd00:1::10     ::1  2001:db8::1 2001:db8::2 ::1     fd00:2::10
-
-Each gateway's default route is the other gateway: without fwd the clients reach one another in the clear, so
-a leak shows on the wire instead of dying for want of a route. With `router=True` a fifth namespace stands
-between the WANs; it answers what exceeds `router_mtu_bytes` with "fragmentation needed" or "packet too big".
-
-Every host has IPv4 and, where the kernel knows it, IPv6, inside and outside; `ipv6` only says over which of
-the two the tunnels run. Nothing here connects to the machine's own network. What runs inside the namespaces
-belongs to the lab: `down` ends it, and touches no other process.
+What there is, and how it is called, is a value (`world.py`); here it is carried out. Nothing connects to the machine's
+own network. What runs inside the namespaces belongs to the lab: `down` ends it, and touches no other process.
 """
 
 from __future__ import annotations
@@ -24,41 +15,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from fwd.lab import processes
+from fwd.lab.world import LabError, Version, World
 
-Version = Literal[4, 6]
-
-GATEWAYS = ("gw1", "gw2")
-CLIENTS = ("client1", "client2")
-SUBNETS = {"gw1": ("10.1.0.0/24", "fd00:1::/64"), "gw2": ("10.2.0.0/24", "fd00:2::/64")}
+# Of the usual world, a gateway at each of two sites.
+GATEWAYS = World().gateways
+SUBNETS = {gateway: World().site(gateway).subnets for gateway in GATEWAYS}
 RUN_DIR = Path("/run/fwd-lab")
 TOOLS = ("ip", "nft", "ethtool", "sysctl")
 
 _NETNS_DIR = Path("/run/netns")
 _END_TIMEOUT_S = 15.0
-
-# host → device → (IPv4, IPv6)
-_ADDRESSES = {
-    "client1": {"eth0": ("10.1.0.10/24", "fd00:1::10/64")},
-    "gw1": {"lan": ("10.1.0.1/24", "fd00:1::1/64"), "wan": ("192.0.2.1/24", "2001:db8::1/64")},
-    "gw2": {"lan": ("10.2.0.1/24", "fd00:2::1/64"), "wan": ("192.0.2.2/24", "2001:db8::2/64")},
-    "client2": {"eth0": ("10.2.0.10/24", "fd00:2::10/64")},
-    "router": {
-        "wan1": ("192.0.2.253/32", "2001:db8::fd/128"),
-        "wan2": ("192.0.2.254/32", "2001:db8::fe/128"),
-    },
-}
-_MAIN_DEVICE = {"client1": "eth0", "gw1": "wan", "gw2": "wan", "client2": "eth0"}
-
-
-def _place(version: Version) -> int:
-    return 0 if version == 4 else 1
-
-
-class LabError(Exception):
-    """The lab cannot do what was asked; its text is one line for the user."""
+_HOST = re.compile(r"client\d+|gw\d+|router")
 
 
 class Hosts(Protocol):
@@ -93,22 +63,17 @@ def kernel_has_ipv6() -> bool:
 
 
 @dataclass(frozen=True)
-class Topology:
+class Topology(World):
     """One lab, known by its name: two with different names stand side by side."""
 
     name: str = "fwd"
-    ipv6: bool = False  # the tunnels run over the outer IPv6 addresses
-    wan_mtu_bytes: int = 1500
-    router: bool = False
-    router_mtu_bytes: int = 1500
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", self.name):
             raise LabError(f"lab name {self.name!r}: use up to 31 lower-case letters, digits and dashes")
         if self.ipv6 and not kernel_has_ipv6():
             raise LabError("--ipv6: this kernel has no IPv6")
-        if not 1280 <= self.router_mtu_bytes <= self.wan_mtu_bytes:
-            raise LabError(f"MTU of the path, {self.router_mtu_bytes}: expected 1280 to {self.wan_mtu_bytes}")
 
     @classmethod
     def load(cls, name: str) -> Topology | None:
@@ -121,11 +86,6 @@ class Topology:
         return lab if lab._complete() else None
 
     @property
-    def hosts(self) -> tuple[str, ...]:
-        hosts = ("client1", "gw1", "gw2", "client2")
-        return (*hosts, "router") if self.router else hosts
-
-    @property
     def run_dir(self) -> Path:
         """Where the lab keeps its files; only root may look into it."""
         return RUN_DIR / self.name
@@ -136,19 +96,11 @@ class Topology:
             raise LabError(f"the lab has no host {host}: choose one of {', '.join(self.hosts)}")
         return f"{self.name}-{host}"
 
-    def address(self, host: str, dev: str | None = None, version: Version = 4) -> str:
-        """The address of a host; without `dev`, a client's only one and a gateway's outer one."""
-        return _ADDRESSES[host][dev or _MAIN_DEVICE[host]][_place(version)].partition("/")[0]
-
     def addresses(self, host: str, version: Version) -> list[str]:
         """All addresses of a host, the inner one first, without the link's own."""
         if version == 6 and not kernel_has_ipv6():
             return []
-        return [self.address(host, dev, version) for dev in _ADDRESSES[host]]
-
-    def outer(self, host: str) -> str:
-        """The address that a gateway's tunnels use."""
-        return self.address(host, "wan", 6 if self.ipv6 else 4)
+        return [self.address(host, dev, version) for dev in self.plan_of_addresses[host]]
 
     def run(self, host: str, argv: Sequence[str], check: bool = True, **kw: Any) -> subprocess.CompletedProcess[str]:
         """Run a command in a host's namespace to its end; captures its output unless `kw` redirects it."""
@@ -190,8 +142,10 @@ class Topology:
 
         Gateways are better stopped before (gateways.stop): here they end like any process left inside.
         """
-        namespaces = [_NETNS_DIR / f"{self.name}-{host}" for host in _ADDRESSES]
-        namespaces = [path for path in namespaces if path.exists()]
+        # Whatever its world was: all names that a lab of this name has.
+        namespaces = [
+            path for path in _NETNS_DIR.glob(f"{self.name}-*") if _HOST.fullmatch(path.name, len(self.name) + 1)
+        ]
         deadline_s = time.monotonic() + _END_TIMEOUT_S
         # A supervisor that is told to end may fork once more before it does, hence again until none is left.
         while inside := [process for path in namespaces for process in processes.in_network_of(path)]:
@@ -225,7 +179,7 @@ class Topology:
         self._make_links()
         for host in self.hosts:
             # All devices first: an address on a device whose far end is still down comes to life late.
-            _ip(self.ns(host), [f"link set {dev} up" for dev in _ADDRESSES[host]])
+            _ip(self.ns(host), [f"link set {dev} up" for dev in self._devices(host)])
         for host in self.hosts:
             _ip(self.ns(host), self._configuration(host))
         # Written last: its presence says that the lab is whole.
@@ -236,8 +190,11 @@ class Topology:
 
         No reverse-path filter: it would hide a leak. No duplicate address detection: addresses work at once.
         """
-        forwards = int(host not in CLIENTS)
+        forwards = int(host not in self.clients)
         settings = {"ipv4.ip_forward": forwards}
+        families = ("ipv4", "ipv6") if kernel_has_ipv6() else ("ipv4",)
+        if self.spread:
+            settings |= {f"{family}.fib_multipath_hash_policy": 1 for family in families}
         for scope in ("all", "default"):
             settings[f"ipv4.conf.{scope}.rp_filter"] = 0
             if kernel_has_ipv6():
@@ -248,48 +205,25 @@ class Topology:
         _command(self._argv(host, ["sysctl", "-qw", *words]))
 
     def _make_links(self) -> None:
-        ends = [("client1", "eth0", "gw1", "lan"), ("gw2", "lan", "client2", "eth0")]
-        if self.router:
-            ends += [("gw1", "wan", "router", "wan1"), ("router", "wan2", "gw2", "wan")]
-        else:
-            ends += [("gw1", "wan", "gw2", "wan")]
-        for host, dev, peer, peer_dev in ends:
-            mtu = ["mtu", str(self.wan_mtu_bytes if dev.startswith("wan") else 1500)]
-            _command(["ip", "link", "add", dev, "netns", self.ns(host), *mtu, "type", "veth",
-                      "peer", "name", peer_dev, "netns", self.ns(peer), *mtu])  # fmt: skip
+        for link in self.links:
+            mtu = ["mtu", str(link.mtu_bytes)]
+            _command(["ip", "link", "add", link.device, "netns", self.ns(link.host), *mtu, "type", "veth",
+                      "peer", "name", link.far_device, "netns", self.ns(link.far_host), *mtu])  # fmt: skip
+        for host, ports in self.bridges.items():
+            _ip(self.ns(host), ["link add eth0 type bridge", *(f"link set {port} master eth0" for port in ports)])
+
+    def _devices(self, host: str) -> list[str]:
+        return [*self.plan_of_addresses[host], *self.bridges.get(host, ())]
 
     def _configuration(self, host: str) -> list[str]:
         """A host's addresses and routes, as lines for `ip -batch`."""
-        lines = []
-        for dev, pair in _ADDRESSES[host].items():
-            # Behind the router the WAN is no common subnet: each end has a route to its neighbour alone.
-            single = self.router and dev == "wan"
-            for address in pair if kernel_has_ipv6() else pair[:1]:
-                bare = address.partition("/")[0]
-                lines.append(f"addr add {bare if single else address} dev {dev}")
         versions: tuple[Version, ...] = (4, 6) if kernel_has_ipv6() else (4,)
-        for version in versions:
-            lines += [f"route add {route}" for route in self._routes(host, version)]
-        return lines
-
-    def _routes(self, host: str, version: Version) -> list[str]:
-        if host in CLIENTS:
-            gateway = "gw1" if host == "client1" else "gw2"
-            return [f"default via {self.address(gateway, 'lan', version)}"]
-        if host == "router":
-            # The locked metric makes the router refuse what is longer, though its devices would take it: a
-            # narrow path behind wide interfaces, in both directions.
-            mtu = f"mtu lock {self.router_mtu_bytes}"
-            routes = []
-            for gateway, dev in (("gw1", "wan1"), ("gw2", "wan2")):
-                outer = self.address(gateway, "wan", version)
-                subnet = SUBNETS[gateway][_place(version)]
-                routes += [f"{outer} dev {dev} {mtu}", f"{subnet} via {outer} dev {dev} {mtu}"]
-            return routes
-        if self.router:
-            hop = self.address("router", "wan1" if host == "gw1" else "wan2", version)
-            return [f"{hop} dev wan", f"default via {hop} dev wan"]
-        return [f"default via {self.address('gw2' if host == 'gw1' else 'gw1', 'wan', version)}"]
+        lines = [
+            f"addr add {address} dev {dev}"
+            for dev, both in self.plan_of_addresses[host].items()
+            for address in both[: len(versions)]
+        ]
+        return lines + [f"route add {route}" for version in versions for route in self.routes(host, version)]
 
 
 def _ip(namespace: str, lines: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Two real gateways in a lab of the test's own, and what the tests ask of them. Everything waits for a condition."""
+"""Real gateways in a lab of the test's own, and what the tests ask of them. Everything waits for a condition."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ import pytest
 from fwd.agent.client import query
 from fwd.lab import flows, probe, processes, traffic
 from fwd.lab.processes import Process
-from fwd.lab.topology import GATEWAYS, SUBNETS, Topology, why_not
+from fwd.lab.topology import Topology, why_not
+from fwd.lab.world import Pairing
 from fwd.model import render
 
 T = TypeVar("T")
@@ -42,8 +43,8 @@ def until(condition: Callable[[], T], seconds: float = 8.0, what: str = "") -> T
 
 
 class Pair:
-    """gw1 and gw2 on a lab that is up. `peerings`: tables that both configurations share, one a peering; `keys`: of
-    their keys."""
+    """The gateways of a lab that is up, gw1 and gw2 as a rule. `peerings`: tables that all configurations share, one a
+    peering; `keys`: of their keys."""
 
     def __init__(
         self,
@@ -77,28 +78,32 @@ class Pair:
         return (self.topology.run_dir / f"{host}.log").read_text(errors="replace")
 
     def write_config(self, host: str) -> Path:
-        far = "gw2" if host == "gw1" else "gw1"
-        peerings = []
-        for i, peering in enumerate(self.peerings):
-            subnets = peering.get("subnets", SUBNETS)
-            keys = {"source": "lab", "secret": str(self.secret_path(host)), **self.keys}
-            keys |= peering.get("keys", {}).get(host, {})
-            own = {key: value for key, value in peering.items() if key not in ("subnets", "keys")}
-            peerings.append(
-                {
-                    "name": f"to-{far}-{i}",
-                    "local_addrs": self.topology.outer(host),
-                    "remote_addrs": self.topology.outer(far),
-                    "local_ts": list(subnets[host]),
-                    "remote_ts": list(subnets[far]),
-                    "members": 2,
-                    **own,
-                    "keys": {key: value for key, value in keys.items() if value is not None},
-                }
-            )
+        peerings = [
+            self._peering(host, pairing, i, peering)
+            for i, peering in enumerate(self.peerings)
+            for pairing in self.topology.pairings(host)
+        ]
         gateway = {"control": str(self.control(host)), **self.gateway}
         self.config(host).write_text(render.write({"gateway": gateway, "peering": peerings}))
         return self.config(host)
+
+    def _peering(self, host: str, pairing: Pairing, index: int, peering: Mapping[str, Any]) -> Json:
+        """One table: `members` is those for each far gateway."""
+        far = pairing.far
+        subnets = peering.get("subnets") or {host: pairing.local_ts, far[0]: pairing.remote_ts}
+        keys = {"source": "lab", "secret": str(self.secret_path(host)), **self.keys}
+        keys |= peering.get("keys", {}).get(host, {})
+        own = {key: value for key, value in peering.items() if key not in ("subnets", "keys", "members")}
+        return {
+            "name": f"to-{far[0]}-{index}",
+            "local_addrs": self.topology.outer(host),
+            "remote_addrs": [self.topology.outer(one) for one in far] if far[1:] else self.topology.outer(far[0]),
+            "local_ts": list(subnets[host]),
+            "remote_ts": list(subnets[far[0]]),
+            "members": peering.get("members", 2) * len(far),
+            **own,
+            "keys": {key: value for key, value in keys.items() if value is not None},
+        }
 
     def write_secret(self, host: str) -> None:
         fd = os.open(self.secret_path(host), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -110,10 +115,9 @@ class Pair:
     def start(self) -> Pair:
         """Both, with a secret never used before, and wait until they are ready."""
         self.secret = os.urandom(32)
-        for host in GATEWAYS:
+        for host in self.topology.gateways:
             self.launch(host)
-        for host in GATEWAYS:
-            self.wait_ready(host)
+        self.wait_ready()
         return self
 
     def launch(self, host: str) -> None:
@@ -131,7 +135,7 @@ class Pair:
         return False
 
     def wait_ready(self, *hosts: str, seconds: float = 15.0) -> None:
-        for host in hosts or GATEWAYS:
+        for host in hosts or self.topology.gateways:
             until(lambda host=host: self.ready(host), seconds, f"{host} ready")  # type: ignore[misc]
 
     def stop(self, host: str, number: signal.Signals = signal.SIGTERM) -> int:
@@ -316,7 +320,7 @@ class Pair:
         last: list[Any] = [None]
 
         def settled() -> tuple[Json, ...]:
-            now = tuple(self.peering(host)["books"] for host in hosts or GATEWAYS)
+            now = tuple(self.peering(host)["books"] for host in hosts or self.topology.gateways)
             quiet = now == last[0] and not any(b["out_waiting"] or b["in_esp_waiting"] for b in now)
             last[0] = now
             if not quiet:
@@ -396,15 +400,15 @@ def pairs_without_trace(config: pytest.Config) -> Iterator[MakePair]:
             *,
             lab: Json | None = None,
             start: bool = True,
-            kinds: tuple[type[Topology], type[Pair]] = (Topology, Pair),
+            kind: type[Pair] = Pair,
             **other: Any,
         ) -> Pair:
-            topology = kinds[0](f"t{os.getpid()}-g{next(_serial)}", **(lab or {}))
+            topology = Topology(f"t{os.getpid()}-g{next(_serial)}", **(lab or {}))
             _standing.add(topology.name)
             stack.callback(_standing.discard, topology.name)
             stack.callback(topology.down)
             topology.up()
-            pair = kinds[1](topology, peerings or ({},), **other)
+            pair = kind(topology, peerings or ({},), **other)
             stack.callback(pair.close)
             return pair.start() if start else pair
 

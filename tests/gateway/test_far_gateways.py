@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from farkit import ITS_MEMBERS, MEMBERS, Fan, Fork
+from farkit import FORK, ITS_MEMBERS, MEMBERS, Fan
 from gwkit import MakePair, assert_books_balance, until
 
 GAP_MS_MAX = 2000.0  # on a busy machine; tests/long/test_far_again.py holds it to one second
@@ -13,7 +13,7 @@ GAP_MS_MAX = 2000.0  # on a busy machine; tests/long/test_far_again.py holds it 
     ("how", "payload"), [("killed", "superpacket"), ("cut off", "esp")], ids=["killed", "cut off, payload esp"]
 )
 def test_a_far_gateway_that_is_gone_leaves_its_flows_to_the_other(pairs: MakePair, how: str, payload: str) -> None:
-    fan = pairs([{"payload": payload}], kinds=(Fork, Fan))
+    fan = pairs([{"payload": payload}], kind=Fan, **FORK)
     assert isinstance(fan, Fan)
     with fan.probes(fan.flow_ports(MEMBERS)) as arrived:
         before = fan.peering("gw3")["books"]["in_records_out"]

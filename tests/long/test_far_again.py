@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from farkit import ITS_MEMBERS, MEMBERS, Fan, Fork
+from farkit import FORK, ITS_MEMBERS, MEMBERS, Fan
 from gwkit import MakePair, ended, until
 
 from fwd.lab import traffic
@@ -50,7 +50,7 @@ def goes_once(fan: Fan, how: str) -> tuple[list[Arrived], int]:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("payload", ["superpacket", "esp"])
 def test_a_far_gateway_that_goes_again_and_again(pairs: MakePair, payload: str) -> None:
-    fan = pairs([{"payload": payload}], kinds=(Fork, Fan))
+    fan = pairs([{"payload": payload}], kind=Fan, **FORK)
     assert isinstance(fan, Fan)
     gaps, moved, resets = [], 0, 0
     for i in range(TIMES):
