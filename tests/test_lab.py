@@ -15,7 +15,8 @@ import pytest
 
 from fwd.lab import gateways, processes
 from fwd.lab.processes import Process
-from fwd.lab.topology import RUN_DIR, LabError, Topology, Version
+from fwd.lab.topology import RUN_DIR, Topology, Version
+from fwd.lab.world import LabError
 
 MakeLab = Callable[..., Topology]
 

@@ -16,7 +16,7 @@ import pytest
 
 from fwd.lab import flows, probe, traffic, verdict
 from fwd.lab.probe import Arrived, Sent
-from fwd.lab.topology import LabError
+from fwd.lab.world import LabError
 
 MS = 1_000_000
 MAGIC = b"0123456789abcdef"

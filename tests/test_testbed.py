@@ -12,7 +12,7 @@ import pytest
 
 from fwd.lab.testbed import logs, observe, run, silence
 from fwd.lab.testbed.engine import compose_command
-from fwd.lab.topology import LabError
+from fwd.lab.world import LabError
 
 # -- iperf3 -------------------------------------------------------------------------------------------------------
 

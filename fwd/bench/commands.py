@@ -26,7 +26,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from fwd.bench import plots, report, result, sanity, targets
 from fwd.bench.result import Plan, Result
-from fwd.lab.topology import LabError, why_not
+from fwd.lab.topology import why_not
+from fwd.lab.world import LabError
 from fwd.proto.errors import UserError
 
 

@@ -24,7 +24,7 @@ from fwd.bench.cpu import CpuTime
 from fwd.bench.result import Figure, figure
 from fwd.bench.rig import Path, Record
 from fwd.datapath.counters import MemberCounter
-from fwd.lab.topology import LabError
+from fwd.lab.world import LabError
 from fwd.proto.flow import BUCKET_MASK, flow_hash
 from fwd.proto.ip import VNET_BYTES
 

@@ -21,7 +21,8 @@ import numpy as np
 
 from fwd.bench.result import Plan
 from fwd.lab import flows, gateways, probe, tools, traffic
-from fwd.lab.topology import LabError, Topology
+from fwd.lab.topology import Topology
+from fwd.lab.world import LabError
 
 MEMBERS: Final = 4
 STREAMS: Final = 8

@@ -17,7 +17,8 @@ from typing import Any, Final
 from fwd.bench import loss
 from fwd.bench.result import figure
 from fwd.lab import gateways, tools, traffic
-from fwd.lab.topology import LabError, Topology
+from fwd.lab.topology import Topology
+from fwd.lab.world import LabError
 from fwd.model import config
 
 CAP_MBPS: Final = 100

@@ -21,7 +21,8 @@ from typing import Final
 from fwd.bench import loss, ping, udp
 from fwd.bench.cpu import CpuTime
 from fwd.lab import processes, tools, traffic
-from fwd.lab.topology import GATEWAYS, LabError, Topology
+from fwd.lab.topology import GATEWAYS, Topology
+from fwd.lab.world import LabError
 
 STREAMS: Final = (1, 4, 16)
 CPU_STREAMS: Final = 4  # of the forward run that CPU time is taken from

@@ -10,7 +10,8 @@ import contextlib
 import subprocess
 from collections.abc import Iterator
 
-from fwd.lab.topology import GATEWAYS, LabError, Topology
+from fwd.lab.topology import GATEWAYS, Topology
+from fwd.lab.world import LabError
 
 _OFFLOADS = ("tx-udp-segmentation", "tcp-segmentation-offload")
 _TABLE = "netdev fwd_bench_loss"

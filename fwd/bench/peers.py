@@ -18,7 +18,8 @@ from fwd.bench import load, tunnels
 from fwd.bench.result import Figure, Plan, figure, ratio
 from fwd.bench.tunnels import Peer
 from fwd.lab import traffic
-from fwd.lab.topology import LabError, Topology
+from fwd.lab.topology import Topology
+from fwd.lab.world import LabError
 
 OURS: Final = "fwd"
 OURS_ESP: Final = "fwd-esp"

@@ -10,7 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from fwd.lab.topology import LabError, Topology
+from fwd.lab.topology import Topology
+from fwd.lab.world import LabError
 
 INTERVAL_S: Final = 0.011  # below 10 ms ping itself keeps a core busy, and so the others awake
 _LAST_WAIT_S = 1

@@ -19,7 +19,8 @@ from fwd.bench import jumbo, stages
 from fwd.bench.cpu import CpuTime
 from fwd.bench.result import Plan, figure
 from fwd.lab import gateways, tools, traffic
-from fwd.lab.topology import GATEWAYS, LabError, Topology
+from fwd.lab.topology import GATEWAYS, Topology
+from fwd.lab.world import LabError
 
 MEMBERS: Final = 2
 STREAMS: Final = 16

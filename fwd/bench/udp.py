@@ -20,7 +20,8 @@ from typing import Final
 
 from fwd.bench.tunnels import ours
 from fwd.lab import flows, tools
-from fwd.lab.topology import LabError, Topology
+from fwd.lab.topology import Topology
+from fwd.lab.world import LabError
 
 LOSS_BELOW: Final = 0.01
 FLOWS: Final = 4

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from fwd.keyd import generate
-from fwd.lab.topology import LabError
+from fwd.lab.world import LabError
 
 EASYRSA: Final = "/usr/share/easy-rsa/easyrsa"
 SUBJECT: Final = "C=DE, O=Example, CN={}"  # of what openssl and pki make

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from fwd.lab import tools
-from fwd.lab.topology import LabError, Topology
+from fwd.lab.topology import Topology
+from fwd.lab.world import LabError
 
 CHARON: Final = "/usr/lib/ipsec/charon"
 _PLUGINS = (

@@ -22,7 +22,8 @@ from fwd.lab import certificates, charon, gateways, traffic
 from fwd.lab import interop as scenarios
 from fwd.lab.demo import demo_command
 from fwd.lab.testbed import run as testbed_run
-from fwd.lab.topology import GATEWAYS, LabError, Topology, why_not
+from fwd.lab.topology import GATEWAYS, Topology, why_not
+from fwd.lab.world import LabError
 from fwd.model.config import MEMBERS_MAX
 from fwd.model.words import Payload
 

@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fwd.lab import flows, gateways, probe, tools, traffic, verdict
-from fwd.lab.topology import LabError, Topology, why_not
+from fwd.lab.topology import Topology, why_not
 from fwd.lab.view import Reading, View
+from fwd.lab.world import LabError
 from fwd.model.config import MEMBERS_MAX
 
 ESP_PORT = 4500  # member i uses ESP_PORT + i

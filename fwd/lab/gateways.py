@@ -20,7 +20,8 @@ from typing import Any
 from fwd.agent.client import query
 from fwd.lab import processes
 from fwd.lab.processes import Process
-from fwd.lab.topology import GATEWAYS, SUBNETS, LabError, Topology, kernel_has_ipv6
+from fwd.lab.topology import GATEWAYS, SUBNETS, Topology, kernel_has_ipv6
+from fwd.lab.world import LabError
 from fwd.model import config, render
 from fwd.model.words import ConfigError
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from fwd.lab import certificates, tools, traffic
 from fwd.lab.meeting import Failed, Figures, Meeting, Setting, hide, meeting
-from fwd.lab.topology import LabError
+from fwd.lab.world import LabError
 
 SCHEMA: Final = 1
 _MEMBERS: Final = 4

@@ -22,7 +22,8 @@ from typing import Any, Final
 from fwd.agent.client import query
 from fwd.lab import certificates, tools, traffic
 from fwd.lab.charon import Charon, connection
-from fwd.lab.topology import SUBNETS, LabError, Topology
+from fwd.lab.topology import SUBNETS, Topology
+from fwd.lab.world import LabError
 
 Figures = dict[str, Any]
 Names = Mapping[str, str]

@@ -14,7 +14,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from fwd.lab import gateways
-from fwd.lab.topology import Hosts, LabError, Topology
+from fwd.lab.topology import Hosts, Topology
+from fwd.lab.world import LabError
 
 END_TIMEOUT_S = 20.0
 _READY_TIMEOUT_S = 10.0

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fwd.lab import flows
-from fwd.lab.topology import Hosts, LabError, Topology
+from fwd.lab.topology import Hosts, Topology
+from fwd.lab.world import LabError
 
 SERVER_PORT = 5201
 _LISTEN_TIMEOUT_S = 5.0

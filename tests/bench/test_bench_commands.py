@@ -18,7 +18,7 @@ from samples import PARTS, results, spread, store
 from fwd import cli
 from fwd.bench import commands, plots, targets
 from fwd.bench.result import Plan
-from fwd.lab.topology import LabError
+from fwd.lab.world import LabError
 
 Json = dict[str, Any]
 HEAD = ("schema", "part", "quick", "environment", "seconds")

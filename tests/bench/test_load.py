@@ -8,7 +8,7 @@ import pytest
 
 from fwd.bench import datagrams, load, loss, ping, sanity, udp
 from fwd.lab import traffic
-from fwd.lab.topology import LabError
+from fwd.lab.world import LabError
 
 PINGS = """PING 10.2.0.10 (10.2.0.10) 56(84) bytes of data.
 64 bytes from 10.2.0.10: icmp_seq=1 ttl=62 time=0.5 ms

@@ -10,7 +10,8 @@ import pytest
 
 from fwd.bench import load, loss, peers, udp
 from fwd.bench.tunnels import Peer, openvpn, ours, plain, strongswan, wireguard_go
-from fwd.lab.topology import LabError, Topology
+from fwd.lab.topology import Topology
+from fwd.lab.world import LabError
 
 MAKERS = {
     "fwd": ours.superpacket,

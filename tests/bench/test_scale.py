@@ -11,7 +11,7 @@ import pytest
 from fwd.bench import cores, line
 from fwd.bench.result import Plan
 from fwd.bench.scale import run
-from fwd.lab.topology import LabError
+from fwd.lab.world import LabError
 
 
 @pytest.mark.netns

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from fwd.lab import tools
-from fwd.lab.topology import GATEWAYS, SUBNETS, LabError, Topology
+from fwd.lab.topology import GATEWAYS, SUBNETS, Topology
+from fwd.lab.world import LabError
 
 FAR = {"gw1": "gw2", "gw2": "gw1"}
 SUBNET = {host: subnets[0] for host, subnets in SUBNETS.items()}  # IPv4

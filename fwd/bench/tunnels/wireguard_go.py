@@ -19,7 +19,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fwd.bench.tunnels.peer import FAR, SUBNET, Daemon, Peer, alone, first_line, require, start, until, wait_reachable
-from fwd.lab.topology import GATEWAYS, LabError, Topology
+from fwd.lab.topology import GATEWAYS, Topology
+from fwd.lab.world import LabError
 
 _NAME = "wireguard-go"
 _DEVICE = "wgbench"

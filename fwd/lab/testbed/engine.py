@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from fwd.lab.topology import LabError
+from fwd.lab.world import LabError
 
 PROJECT: Final = "fwd-testbed"
 PROFILES: Final = "interop,observability"

@@ -18,7 +18,7 @@ from fwd.keyd import generate
 from fwd.lab.testbed.bed import Bed, Failed
 from fwd.lab.testbed.engine import PROFILES, PROJECT, Engine
 from fwd.lab.testbed.scenarios import IMAGE_MIB, SCENARIOS, Scenario
-from fwd.lab.topology import LabError
+from fwd.lab.world import LabError
 
 SCHEMA: Final = 1
 BASE: Final = "python:3.12-slim-bookworm"

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from fwd.lab.topology import LabError
+from fwd.lab.world import LabError
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ from pyroute2 import netns
 from recording import Recording
 
 from fwd.lab.charon import Charon
-from fwd.lab.topology import LabError, Topology
+from fwd.lab.topology import Topology
+from fwd.lab.world import LabError
 from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.events import Address
 
