@@ -6,8 +6,10 @@ import os
 import time
 
 import pytest
-from gwkit import GATEWAYS, Json, MakePair, Pair, assert_books_balance, until
+from gwkit import Json, MakePair, Pair, assert_books_balance, until
 from test_reload import ONE, reload
+
+from fwd.lab.topology import GATEWAYS
 
 DEADLINE_S = 3
 
