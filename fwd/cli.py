@@ -133,26 +133,26 @@ _Control = Annotated[Path, typer.Option(metavar="PATH", help="The gateway's cont
 
 @app.command()
 def rekey(peering: _Peering, control: _Control = CONTROL) -> None:
-    """Replace every Child SA in use and the IKE SA of a peering, now; no packet is lost."""
-    from fwd.agent import command
+    """Replace every Child SA in use and the IKE SA of a peering, now; no packet is lost. As root."""
+    from fwd.control import ike
 
-    typer.echo(command.rekey(control, peering))
+    typer.echo(ike.rekey(control, peering))
 
 
 @app.command()
 def terminate(peering: _Peering, control: _Control = CONTROL) -> None:
-    """End a peering's IKE SA and Child SAs; it stays so until `fwd initiate`, or the far side begins."""
-    from fwd.agent import command
+    """End a peering's IKE SA and Child SAs; it stays so until `fwd initiate`, or the far side begins. As root."""
+    from fwd.control import ike
 
-    typer.echo(command.terminate(control, peering))
+    typer.echo(ike.terminate(control, peering))
 
 
 @app.command()
 def initiate(peering: _Peering, control: _Control = CONTROL) -> None:
-    """Begin a peering that was terminated, or waits for the far side (start_action none)."""
-    from fwd.agent import command
+    """Begin a peering that was terminated, or waits for the far side (start_action none). As root."""
+    from fwd.control import ike
 
-    typer.echo(command.initiate(control, peering))
+    typer.echo(ike.initiate(control, peering))
 
 
 @app.command()

@@ -40,6 +40,7 @@ _SIGNALS = [
 _FILES = [
     ("/etc/fwd/fwd.toml", "What fwd demux reads unless --config names another file, see fwd.toml(5)."),
     ("/run/fwd/fwd.sock", "The control socket, unless the configuration names another."),
+    ("/run/fwd/fwd-admin.sock", "The admin socket, beside it: what changes anything is asked there, by root."),
 ]
 _EXIT = [("0", "Success."), ("1", "Something failed; the log says what."), ("2", "Wrong usage, configuration or host.")]
 

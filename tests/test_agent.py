@@ -356,7 +356,6 @@ class Running:
     path: Path
     port: int
     view: GatewayView
-    keyd: socket.socket  # where commands for it arrive
 
     def send(self, request: bytes) -> bytes:
         """What comes back until the service closes; b"" if it closes without a word."""
@@ -386,20 +385,19 @@ def running(view: GatewayView, tmp_path: Path) -> Iterator[Running]:
     metrics.bind(("127.0.0.1", 0))
     for sock in (control, metrics):
         sock.listen(64)
-    commands, keyd = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
         try:
-            service.run(view, control, metrics, commands)
+            service.run(view, control, metrics)
         finally:
             os._exit(1)
     try:
-        yield Running(tmp_path / "c.sock", metrics.getsockname()[1], view, keyd)
+        yield Running(tmp_path / "c.sock", metrics.getsockname()[1], view)
         assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the service died"
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        for sock in (control, metrics, commands, keyd):
+        for sock in (control, metrics):
             sock.close()
 
 
@@ -541,18 +539,9 @@ def test_client_gives_up_in_time(tmp_path: Path) -> None:
         query(tmp_path / "s")
 
 
-@pytest.mark.parametrize("command", ["rekey", "terminate", "initiate"])
-def test_a_command_about_keys_is_handed_to_keyd(running: Running, command: str) -> None:
-    assert query(running.path, command, "vpc2") == {"asked": command}
-    assert json.loads(running.keyd.recv(4096)) == {"command": command, "peering": "vpc2"}
-
-
-@pytest.mark.parametrize("name", ["", "vpc9", "vpc2 "])
-def test_a_command_about_no_peering_is_refused_and_names_those_there_are(running: Running, name: str) -> None:
-    assert "vpc2" in query(running.path, "rekey", name)["error"]
-    running.keyd.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        running.keyd.recv(4096)
+@pytest.mark.parametrize("command", ["rekey", "terminate", "initiate", "drain", "apply"])
+def test_the_agent_changes_nothing(running: Running, command: str) -> None:
+    assert "unknown command" in query(running.path, command)["error"]
 
 
 def test_metrics_tell_of_ike(view: GatewayView) -> None:

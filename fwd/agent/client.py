@@ -19,13 +19,13 @@ from fwd.proto.errors import UserError
 ANSWER_BYTES_MAX: Final = 64 << 20  # 64 peerings of 64 members with full ledgers take less
 
 
-def query(path: Path, command: str = "status", peering: str = "", timeout_s: float = 2.0) -> dict[str, Any]:
-    """The agent's answer to `command` (about `peering`). Raises OSError if nobody answers within `timeout_s`."""
+def query(path: Path, command: str = "status", timeout_s: float = 2.0) -> dict[str, Any]:
+    """The agent's answer to `command`. Raises OSError if nobody answers within `timeout_s`."""
     deadline_s = time.monotonic() + timeout_s
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout_s)
         sock.connect(str(path))
-        sock.sendall(json.dumps({"command": command, "peering": peering}).encode() + b"\n")
+        sock.sendall(json.dumps({"command": command}).encode() + b"\n")
         answer = bytearray()
         while not answer.endswith(b"\n"):
             left_s = deadline_s - time.monotonic()
@@ -39,7 +39,7 @@ def query(path: Path, command: str = "status", peering: str = "", timeout_s: flo
             if len(answer) > ANSWER_BYTES_MAX:
                 raise ConnectionError("the answer is too long for an agent's")
     try:
-        value = _harmless(json.loads(answer))
+        value = harmless(json.loads(answer))
     except (ValueError, RecursionError):
         raise ConnectionError("the answer is not JSON") from None
     if not isinstance(value, dict):
@@ -47,21 +47,23 @@ def query(path: Path, command: str = "status", peering: str = "", timeout_s: flo
     return value
 
 
-def _harmless(value: Any) -> Any:
+def harmless(value: Any) -> Any:
     """The same without what a terminal would obey: who asks may be root, and an agent may be taken over."""
     if isinstance(value, str):
         return value if value.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in value)
     if isinstance(value, list):
-        return [_harmless(one) for one in value]
+        return [harmless(one) for one in value]
     if isinstance(value, dict):
-        return {_harmless(name): _harmless(one) for name, one in value.items()}
+        return {harmless(name): harmless(one) for name, one in value.items()}
     return value
 
 
-def ask(control: Path, command: str = "status", peering: str = "") -> dict[str, Any]:
+def ask(control: Path, command: str = "status") -> dict[str, Any]:
     """The same, for a user. Raises UserError, also when the agent answers with an error."""
     try:
-        answer = query(control, command, peering)
+        answer = query(control, command)
+    except PermissionError:
+        raise UserError(f"{control}: root alone may ask there, and its group: use sudo") from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(

@@ -1,8 +1,8 @@
 """The agent's process: answers on the control socket and, if there is one, on the metrics port.
 
 One selector loop, one request a connection. Control: a JSON line {"command": "status"} or {"command": "ping"} gives a
-JSON line back; {"command": "rekey", "peering": NAME}, or "terminate" or "initiate", is handed to keyd. HTTP: see
-http.py. Limits stand on everything: size of a request, time to send it, time to take the
+JSON line back. It only shows: what changes anything goes to the supervisor (supervise/admin.py). HTTP: see http.py.
+Limits stand on everything: size of a request, time to send it, time to take the
 answer, connections at a time (others wait in the kernel's queue). Any bytes get an answer or a closed connection, and
 no client is waited for: the loop writes its heartbeat before each thing it does.
 """
@@ -31,7 +31,6 @@ REQUEST_BYTES_MAX: Final = 4096
 REQUEST_S: Final = 1.0
 ANSWER_S: Final = 2.0
 CONNECTIONS_MAX: Final = 16  # at each of the two sockets
-IKE_COMMANDS: Final = ("rekey", "terminate", "initiate")
 _TICK_S: Final = 0.1  # while somebody is served
 
 Json = dict[str, Any]
@@ -41,13 +40,12 @@ def run(
     view: GatewayView,
     control: socket.socket,
     metrics: socket.socket | None,
-    commands: socket.socket,
     channel: socket.socket | None = None,
 ) -> NoReturn:
-    """Be the agent until the process is ended. Both sockets are bound and listen already; `commands` goes to keyd, and
-    by `channel` the supervisor tells of changes.
+    """Be the agent until the process is ended. Both sockets are bound and listen already; by `channel` the supervisor
+    tells of changes.
     """
-    agent = Agent(view, control, metrics, commands, channel)
+    agent = Agent(view, control, metrics, channel)
     while True:
         agent.turn()
 
@@ -81,12 +79,9 @@ class Agent:
         view: GatewayView,
         control: socket.socket,
         metrics: socket.socket | None,
-        commands: socket.socket,
         channel: socket.socket | None = None,
     ) -> None:
         self._view = view
-        self._commands = commands
-        self._commands.setblocking(False)  # whatever a predecessor made of it
         self._heartbeat = view.shared.agent.heartbeat
         self._beat()
         self._watch = Watch(view, time.monotonic())
@@ -190,20 +185,7 @@ class Agent:
             return _line(as_json(self._status()))
         if command == "ping":
             return _line({"pong": True, "pid": os.getpid()})
-        if command in IKE_COMMANDS:
-            return _line(self._ask_keyd(command, message.get("peering")))
-        return _line({"error": f"unknown command; known: {', '.join(('status', 'ping', *IKE_COMMANDS))}"})
-
-    def _ask_keyd(self, command: str, name: object) -> Json:
-        """Hand a command on; keyd's successor finds it if keyd is dead. What came of it, the status shows."""
-        known = [peering.config.name for peering in self._view.peerings if peering.config.ike]
-        if name not in known:
-            return {"error": f"no peering {name!r} with IKE; there are: {', '.join(known) or 'none'}"}
-        try:
-            self._commands.send(json.dumps({"command": command, "peering": name}).encode())
-        except OSError as error:
-            return {"error": f"keyd does not take commands: {error.strerror}"}
-        return {"asked": command}
+        return _line({"error": "unknown command; known: status, ping"})
 
     def _answer_http(self, request: bytes) -> bytes:
         return http.answer(request, self._status)

@@ -1,4 +1,5 @@
-"""What the supervisor tells keyd while it runs (datapath/channel.py): peerings that come, change and go, IKE's sockets.
+"""What the supervisor tells keyd while it runs (datapath/channel.py): peerings that come, change and go, IKE's sockets,
+and what users want of a peering.
 
 A peering comes in several notices: itself, then each of its members. It begins once it is complete.
 """
@@ -39,6 +40,9 @@ class Changing(Protocol):
 
     def change(self, peering: Peering, fds: dict[str, int], now: float) -> None:
         """Take other parameters, and other secrets if there are descriptors, for what comes next."""
+
+    def obey(self, name: str, command: str, now: float) -> None:
+        """Do what a user wants of a peering."""
 
     def change_sockets(self, close: Iterable[Address], opened: Iterable[socket.socket]) -> None:
         """Listen on other sockets for IKE."""
@@ -94,6 +98,8 @@ class Changes:
                 self._of.remove(notice.peering, now)
             case "change":
                 self._of.change(Peering.model_validate(notice.body["peering"]), notice.kept(), now)
+            case "command":
+                self._of.obey(notice.peering, notice.body["command"], now)
             case "sockets":
                 close = [(str(host), int(port)) for host, port in notice.body["close"]]
                 opened = [_udp(fd, notice.body["open"][int(name)][0]) for name, fd in notice.fds.items()]

@@ -9,9 +9,7 @@ What a turn of the loop does is bounded in time, and what goes wrong in one peer
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import json
 import logging
 import os
 import select
@@ -49,8 +47,6 @@ from fwd.proto.logged import event
 GLANCE_S: Final = 0.25  # at the members' shared words, which tell what nobody sends
 TOLD_EVERY_S: Final = 0.5  # while something is under way
 NEWS_EVERY_S: Final = 0.1  # strangers can make as much news as they like
-_COMMAND_BYTES = 4096
-_COMMANDS_MAX = 16
 COMMANDS: Final = {
     "rekey": IkePeering.rekey,
     "terminate": IkePeering.terminate,
@@ -66,7 +62,6 @@ class KeydParts:
     gateway: GatewayShared
     peerings: Sequence[KeydPeering]
     sockets: Sequence[socket.socket]  # IKE's, bound and non-blocking
-    commands: socket.socket  # of users, by way of the agent
     key_log: int | None = None  # where keys are revealed, if the user has asked for it
     channel: socket.socket | None = None  # by which the supervisor tells of changes
 
@@ -96,8 +91,6 @@ class Service:
         self._handlers: dict[int, Callable[[float], None]] = {}  # what to call when one is readable
         for fd in self._inbox.fds():
             self._poll.register(fd, select.POLLIN)
-        commands = Barrier("commands")
-        self._listen(parts.commands, lambda now: commands.call(lambda: self._obey(now), now))
         if parts.channel is not None:
             self._listen(parts.channel, Changes(parts.channel, self).hear)
         for peering in parts.peerings:
@@ -201,6 +194,14 @@ class Service:
                 self._poll.unregister(fd)
             self._poll.register(self._inbox.add(sock), select.POLLIN)
 
+    def obey(self, name: str, command: str, now: float) -> None:
+        """Do what a user wants of a peering."""
+        for guard in self._guards:
+            if guard.name == name:
+                told = event("ike.command", command=command, peering=name)
+                log.info("%s: a user asks to %s", name, command, extra=told)
+                guard.use(partial(COMMANDS[command], now=now), now, None)
+
     def _listen(self, sock: socket.socket, act: Callable[[float], None]) -> None:
         self._handlers[sock.fileno()] = act
         self._poll.register(sock, select.POLLIN)
@@ -285,17 +286,6 @@ class Service:
 
     # -- what comes -----------------------------------------------------------------------------------------------
 
-    def _obey(self, now: float) -> None:
-        """What a user wants of a peering. The agent, by which it comes, is not trusted with keyd's life."""
-        with contextlib.suppress(BlockingIOError):
-            for _ in range(_COMMANDS_MAX):
-                command, name = _command(self._parts.commands.recv(_COMMAND_BYTES))
-                for guard in self._guards:
-                    if command and guard.name == name:
-                        told = event("ike.command", command=command, peering=name)
-                        log.info("%s: a user asks to %s", name, command, extra=told)
-                        guard.use(partial(COMMANDS[command], now=now), now, None)
-
     def _receive(self, ready: Sequence[int], now: float) -> None:
         for message in self._inbox.messages(ready):
             guard = self._addressee(message)
@@ -373,14 +363,3 @@ def _tick_if_due(now: float, peering: IkePeering, *, regular: bool) -> None:
     at = peering.next_timeout()
     if regular or peering.stirred or (at is not None and now >= at):
         peering.tick(now)
-
-
-def _command(data: bytes) -> tuple[str, str]:
-    """A command and its peering; two empty texts if `data` is none."""
-    try:
-        wanted = json.loads(data)
-        command, name = wanted["command"], wanted["peering"]
-    except (ValueError, RecursionError, TypeError, KeyError):
-        return "", ""
-    known = isinstance(command, str) and command in COMMANDS and isinstance(name, str)
-    return (command, name) if known else ("", "")

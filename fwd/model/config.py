@@ -350,6 +350,11 @@ def _identities(peering: Peering) -> tuple[str, str]:
     return (keys.local_id or str(peering.local_addrs)).casefold(), peering.remote_id.casefold()
 
 
+def admin_path(control: Path) -> Path:
+    """Return the admin socket's path, beside the control socket's: /run/fwd/fwd.sock → /run/fwd/fwd-admin.sock."""
+    return control.with_name(f"{control.stem}-admin{control.suffix}")
+
+
 _TABLES: Final[dict[str, type[BaseModel]]] = {"gateway": Gateway, "peering": Peering}
 
 

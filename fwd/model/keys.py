@@ -15,6 +15,8 @@ from fwd.proto.ike import auth, proposals
 from fwd.proto.ike.numbers import Payload as IkePayload
 from fwd.proto.ike.numbers import Protocol
 
+StartAction = Literal["start", "none"]
+
 
 class LabKeys(Strict):
     """Keys derived from one shared secret: for the lab only. The file is unlinked once read."""
@@ -84,7 +86,7 @@ class IkeKeys(Strict):
     dpd_delay: Live[Seconds] = Field(
         default=10, ge=0, le=3600, description="silence before the peer is asked; 0: never"
     )
-    start_action: Live[Literal["start", "none"]] = Field(default="start", description="none: wait for the far gateway")
+    start_action: Live[StartAction] = Field(default="start", description="none: wait for the far gateway")
     mobility: Live[Literal["port", "address", "none"]] = Field(
         default="port",
         description="what of the far gateway's address may change; behind a NAT, port lets the address, too",

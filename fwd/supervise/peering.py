@@ -30,6 +30,7 @@ from fwd.datapath.udp import open_socket, renew
 from fwd.keyd.mailbox import KeydMember, KeydPeering
 from fwd.keyd.source import EPOCHS_MAX
 from fwd.model.config import Peering
+from fwd.model.keys import StartAction
 from fwd.model.words import Address
 from fwd.proto.drops import DropReason
 from fwd.proto.flow import rendezvous_scores
@@ -111,6 +112,7 @@ class PeeringParts:
 
     def __init__(self, peering: Peering, material: KeyMaterial) -> None:
         self.peering = peering
+        self.start_action: StartAction | None = None  # that a user wants, and not the configuration
         self.material = material
         self.warnings: list[str] = []
         self._far_offloads = -1
@@ -348,7 +350,15 @@ class PeeringParts:
             KeydMember(one, pair.boot_keyd, pair.boot_member, pair.control_keyd, pair.memory)
             for one, pair in zip(shared.members, served, strict=True)
         ]
-        return KeydPeering(self.peering, self.material.fds, members, shared, self.offloads.tun_flags)
+        return KeydPeering(self.as_keyd_has_it, self.material.fds, members, shared, self.offloads.tun_flags)
+
+    @property
+    def as_keyd_has_it(self) -> Peering:
+        """The configuration, but for what a user wants otherwise."""
+        keys = self.peering.ike
+        if keys is None or self.start_action is None:
+            return self.peering
+        return self.peering.model_copy(update={"keys": keys.model_copy(update={"start_action": self.start_action})})
 
     def served_pairs(self) -> list[Pairs]:
         """Return the socket pairs of the members that keyd is to know."""

@@ -122,6 +122,21 @@ def listen_unix(path: Path) -> socket.socket:
     return sock
 
 
+def listen_admin(path: Path) -> socket.socket:
+    """Listen on the admin socket, beside a control socket that is ours already. Raises UserError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        path.unlink(missing_ok=True)
+        sock.bind(str(path))
+        path.chmod(0o600)
+    except OSError as error:
+        sock.close()
+        raise UserError(f"{path}: admin socket (beside gateway.control): {error.strerror or error}") from None
+    sock.listen(32)
+    sock.setblocking(False)
+    return sock
+
+
 def listen_tcp(address: str) -> socket.socket:
     """Listen for HTTP at ADDR:PORT. Raises UserError."""
     host, _, port = address.rpartition(":")

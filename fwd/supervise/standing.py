@@ -19,8 +19,8 @@ from typing import Final
 from fwd.datapath.memory import Memory
 from fwd.datapath.shared import GatewayShared
 from fwd.keyd import secrets
-from fwd.model.config import Gateway, Peering
-from fwd.model.keys import Keys, LabKeys, with_proof_of
+from fwd.model.config import Gateway, Peering, admin_path
+from fwd.model.keys import Keys, LabKeys, StartAction, with_proof_of
 from fwd.model.words import Address
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
@@ -63,14 +63,15 @@ class Standing:
         self.version = 0  # goes up whenever `served` may give something else
         self.retry_at = 0.0
         self.ike_sockets = sockets.IkeSockets()
-        self.commands = sockets.seqpacket_pair()  # from the agent to keyd
         self.control: socket.socket | None = None
+        self.admin: socket.socket | None = None
         self.metrics: socket.socket | None = None
         self.key_log: int | None = None
         self.gateway = gateway  # as it is in force
         self.names = Names(looks_up or (os.getuid(), os.getgid()))
         self._open_secrets = open_secrets
         self._materials: dict[Path | str, KeyMaterial] = {}
+        self._start_actions: dict[str, StartAction] = {}  # that users want, and not the configuration
         self._asks = Kernel()
         standing = network.look(self._asks).tables.values()
         self._owner = Owner(gateway.control, [(one.owner, one.mark) for one in standing])
@@ -79,10 +80,11 @@ class Standing:
     # -- the start --------------------------------------------------------------------------------------------
 
     def open_front(self, save_keys: Path | None) -> None:
-        """Open the agent's sockets, and the file for keys if the user wants one. Raises UserError."""
+        """Open the agent's sockets, the admin socket, and the file for keys if the user wants one. Raises UserError."""
         if save_keys is not None:
             self.key_log = sockets.open_key_log(save_keys)
         self.control = sockets.listen_unix(self.gateway.control)
+        self.admin = sockets.listen_admin(admin_path(self.gateway.control))
         if self.gateway.metrics:
             self.metrics = sockets.listen_tcp(self.gateway.metrics)
 
@@ -198,6 +200,11 @@ class Standing:
         told = event("peering.resized", peering=peering.name, before=before, members=members)
         log.info("peering %s: members change from %d to %d", peering.name, before, members, extra=told)
 
+    def begin_or_wait(self, name: str, start_action: StartAction) -> None:
+        """Let keyd begin a peering's IKE, or leave that to the peer, whatever the configuration says."""
+        self._start_actions[name] = self.peerings[name].start_action = start_action
+        self.version += 1
+
     def log_from(self, level: str) -> None:
         """Let every process log from this level on."""
         logging.getLogger().setLevel(level.upper())
@@ -261,7 +268,9 @@ class Standing:
         return _seen(wanted.keys) != parts.material.seen
 
     def tidy(self, wanted: Sequence[Peering]) -> None:
-        """Remove the guards that nobody wants."""
+        """Remove the guards that nobody wants, and forget what was asked for of peerings that are gone."""
+        names = {one.name for one in wanted}
+        self._start_actions = {name: one for name, one in self._start_actions.items() if name in names}
         self.kernel.tidy(wanted, self._owner.others())
 
     def wait(self, name: str, error: Exception) -> None:
@@ -281,13 +290,14 @@ class Standing:
             troubles.apart("guards", self.kernel.remove)
         for material in self._materials.values():
             troubles.apart("secrets", close_material, material)
-        for sock in (*self.ike_sockets.all(), *self.commands, self.control, self.metrics):
+        for sock in (*self.ike_sockets.all(), self.control, self.admin, self.metrics):
             if sock is not None:
                 sock.close()
         if self.key_log is not None:
             os.close(self.key_log)
         if self.control is not None:
             troubles.apart("agent", self.gateway.control.unlink, True)
+            troubles.apart("admin", admin_path(self.gateway.control).unlink, True)
         self.names.close()
         self.kernel.close()
         self.memory.close()
@@ -306,6 +316,7 @@ class Standing:
             self._undo_later(undo, peering)
             self.ike_sockets.open(peering)
             parts = PeeringParts(peering, self._material(peering))
+            parts.start_action = self._start_actions.get(peering.name)
             undo.pop_all()
         return parts
 

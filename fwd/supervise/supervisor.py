@@ -29,11 +29,13 @@ from fwd.model.config import Config, load, with_members, without_offload
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import host, logs, plan, policy, privileges
+from fwd.supervise.admin import Admin, Visitor
 from fwd.supervise.children import Child, try_users
 from fwd.supervise.examine import open_examined
 from fwd.supervise.following import follow
 from fwd.supervise.loglines import Form
 from fwd.supervise.notify import ServiceManager, summary
+from fwd.supervise.orders import Orders
 from fwd.supervise.policy import Action
 from fwd.supervise.standing import RETRY_S, Standing, is_short_of_descriptors
 from fwd.supervise.telling import Teller, Tellers
@@ -122,12 +124,14 @@ class Supervisor:
         self._secrets_due = False
         self._forgiven_at = 0.0
         self._manager = ServiceManager()
+        self._admin: Admin | None = None
 
     def run(self) -> int:
         """Set up, loop, undo. The leak guards go if SIGTERM or SIGINT was taken, and in no other case."""
         try:
             self._install_signals()
             self._standing.open_front(self._save_keys)
+            self._serve_admin()
             self._standing.start(self._config.peering)
             self._tree.grow()
             host.tell_rights(self._users)
@@ -138,6 +142,10 @@ class Supervisor:
             self._stop_all()
             self._manager.close()
         return 0
+
+    def _serve_admin(self) -> None:
+        assert self._standing.admin is not None
+        self._admin = Admin(self._standing.admin, self._selector, Orders(self._standing, self._tellers).obey)
 
     def _install_signals(self) -> None:
         """A signal makes the loop turn; what it means is decided there."""
@@ -196,6 +204,8 @@ class Supervisor:
             if key.data not in (self._logs, self._standing.kernel):
                 self._troubles.apart(key.data.name if key.data else "supervisor", self._wakened, key)
         self._troubles.apart("log", self._logs.read, now)
+        if self._admin is not None:
+            self._troubles.apart("admin", self._admin.turn, now)
 
         self._unsettled |= self._standing.look_up_names(self._config.peering, now)
         if self._reload:
@@ -233,6 +243,8 @@ class Supervisor:
         if child is None:
             with contextlib.suppress(BlockingIOError):
                 self._wake[0].recv(4096)
+        elif isinstance(child, Admin | Visitor):
+            child.wake()
         elif isinstance(child, Teller):
             pass  # it is heard when there is something to tell, or to know
         elif key.fd == child.pidfd:
@@ -296,6 +308,8 @@ class Supervisor:
             apart(name, self._tree.end_peering, name)
         apart("agent", self._tree.end, list(self._tree.children.values()))
         self._standing.close_all(self._troubles, guards_too=self._stopping)
+        if self._admin is not None:
+            self._admin.close()
         self._tellers.close()
         self._tree.members.close()
 

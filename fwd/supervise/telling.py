@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from fwd.datapath import channel
 from fwd.datapath.channel import Notice
+from fwd.model.config import Peering
 from fwd.proto.logged import event
 from fwd.supervise.children import Child
 from fwd.supervise.peering import Pairs, PeeringParts
@@ -131,6 +132,11 @@ class Teller:
             self._told_of[self._sent] = notice.peering
         return sent
 
+    def order(self, command: str, peering: str) -> None:
+        """Tell what a user wants of a peering, if the process runs."""
+        if self._near is not None:
+            self._queue.append((Notice("command", peering, {"command": command}), None))
+
     def close(self) -> None:
         """Close the channel. What went wrong half-way can be done again."""
         self._well_at = 0.0
@@ -171,16 +177,22 @@ class Teller:
             yield Notice("sockets", "", {"close": [] if start else gone, "open": [at for at, _ in some]}, fds)
 
     def _facts(self, parts: PeeringParts) -> tuple[object, ...]:
-        return (parts.peering, parts.material.version) if self.name == "keyd" else (parts.peering,)
+        return (self._peering(parts), parts.material.version) if self.name == "keyd" else (parts.peering,)
+
+    def _peering(self, parts: PeeringParts) -> Peering:
+        return parts.as_keyd_has_it if self.name == "keyd" else parts.peering
+
+    def _words(self, parts: PeeringParts) -> dict[str, Any]:
+        return self._peering(parts).model_dump(mode="json")
 
     def _change(self, parts: PeeringParts, *, secrets: bool) -> Notice:
         files = parts.material.fds if secrets and self.name == "keyd" else {}
-        return Notice("change", parts.peering.name, {"peering": _words(parts)}, dict(files))
+        return Notice("change", parts.peering.name, {"peering": self._words(parts)}, dict(files))
 
     def _opening(self, parts: PeeringParts) -> Iterator[Notice]:
         """The peering, then each member: of many members there are more descriptors than one message can have."""
         name, of, keyd = parts.peering.name, parts.memory.sizes(self.name), self.name == "keyd"
-        body: dict[str, Any] = {"peering": _words(parts), "offloads": asdict(parts.offloads)}
+        body: dict[str, Any] = {"peering": self._words(parts), "offloads": asdict(parts.offloads)}
         body["members"] = len(self._pairs(parts))
         body |= {} if keyd else {"inner_mtu": parts.inner_mtu, "warnings": parts.warnings}
         own = {one: octets for one, octets in of.items() if "-" not in one}
@@ -226,6 +238,10 @@ class Tellers:
         assert far is not None
         return far
 
+    def order(self, command: str, peering: str) -> None:
+        """Have keyd told what a user wants of a peering."""
+        self._by_name["keyd"].order(command, peering)
+
     def tell(self, children: Mapping[str, Child]) -> bool:
         """Tell what is new; whether both have done all of it, or are forked with all of it.
 
@@ -248,7 +264,3 @@ class Tellers:
         """Close the channels."""
         for teller in self._by_name.values():
             teller.close()
-
-
-def _words(parts: PeeringParts) -> dict[str, Any]:
-    return parts.peering.model_dump(mode="json")

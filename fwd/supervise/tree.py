@@ -109,7 +109,7 @@ class Tree:
 
     def _keyd_fds(self) -> set[int]:
         standing = self._standing
-        fds = {standing.commands[1].fileno(), *(sock.fileno() for sock in standing.ike_served().values())}
+        fds = {sock.fileno() for sock in standing.ike_served().values()}
         fds |= {standing.key_log} if standing.key_log is not None else set()
         for parts in standing.served().values():
             fds |= set(parts.material.fds.values())
@@ -121,13 +121,13 @@ class Tree:
         standing = self._standing
         shared = GatewayShared(standing.memory.map("keyd"))
         peerings = [parts.keyd() for parts in standing.served().values()]
-        ike_sockets, commands = list(standing.ike_served().values()), standing.commands[1]
-        parts = keyd.KeydParts(shared, peerings, ike_sockets, commands, standing.key_log, self._tellers.channel("keyd"))
+        ike_sockets = list(standing.ike_served().values())
+        parts = keyd.KeydParts(shared, peerings, ike_sockets, standing.key_log, self._tellers.channel("keyd"))
         return lambda: keyd.run(parts)
 
     def _agent_fds(self) -> set[int]:
         standing = self._standing
-        socks = (standing.control, standing.metrics, standing.commands[0], self._tellers.channel("agent"))
+        socks = (standing.control, standing.metrics, self._tellers.channel("agent"))
         return {sock.fileno() for sock in socks if sock}
 
     def _agent_inputs(self) -> set[int]:
@@ -135,14 +135,14 @@ class Tree:
 
     def _agent_main(self, child: Child) -> Main:
         standing = self._standing
-        control, metrics, commands = standing.control, standing.metrics, standing.commands[0]
+        control, metrics = standing.control, standing.metrics
         assert control is not None
         shared = GatewayShared(standing.memory.map("agent"))
         peerings = [parts.view() for parts in standing.served().values()]
         users = {kind: uid for kind, (uid, _) in self._users.items()}
         view = GatewayView(standing.gateway, shared, peerings, os.getppid(), self._started_ns, users)
         channel = self._tellers.channel("agent")
-        return lambda: agent.run(view, control, metrics, commands, channel)
+        return lambda: agent.run(view, control, metrics, channel)
 
     # -- how they end -------------------------------------------------------------------------------------------------
 

@@ -218,3 +218,13 @@ def test_a_secret_that_cannot_be_used_leaves_the_one_of_before(pair: list[Told])
 def test_a_configuration_comes_through_the_channel_as_it_was(pair: list[Told]) -> None:
     config = Peering.model_validate(pair[0].config("q", 5000, reorder_ms=1.5, remote_ts=["fd00::/64", "10.9.9.0/24"]))
     assert Peering.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_users_commands_come_through_the_channel(pair: list[Told]) -> None:
+    pair[0].tell(Notice("command", "p", {"command": "terminate"}))
+    run(pair, lambda: not any(one.gateway.sa("p") for one in pair))
+    pair[0].tell(Notice("command", "p", {"command": "initiate"}))
+    run(pair, lambda: all(one.gateway.sa("p") for one in pair))
+    pair[0].tell(Notice("command", "nobody", {"command": "rekey"}))
+    run(pair, lambda: pair[0].has_done())
+    assert not pair[0].wrong

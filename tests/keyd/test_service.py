@@ -82,15 +82,11 @@ class Gateway:
         for sock, port in zip(sockets, ports, strict=True):
             sock.bind((ADDRESSES[number], port))
             sock.setblocking(False)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        undo.callback(ours.close)
-        undo.callback(theirs.close)
-        theirs.setblocking(False)
         self.shared = GatewayShared()
         self.channel, far = seqpacket_pair()  # the supervisor's end
         undo.callback(self.channel.close)
         undo.callback(far.close)
-        self.service = Service(KeydParts(self.shared, self.parts, sockets, theirs, channel=far), 0.0)
+        self.service = Service(KeydParts(self.shared, self.parts, sockets, channel=far), 0.0)
 
     def sa(self, name: str) -> Any:
         """The IKE SA that speaks for a peering."""

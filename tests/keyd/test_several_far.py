@@ -6,7 +6,6 @@ The keyds speak over UDP on addresses of the loopback device; members are played
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
@@ -72,11 +71,8 @@ class Keyd:
         sock = self._life.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         sock.bind((self._address, self._port))
         sock.setblocking(False)
-        commands = [self._life.enter_context(one) for one in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)]
-        commands[1].setblocking(False)
-        self.commands = commands[0]
         self.shared = GatewayShared()
-        self.service: Service | None = Service(KeydParts(self.shared, [parts], [sock], commands[1]), 0.0)
+        self.service: Service | None = Service(KeydParts(self.shared, [parts], [sock]), 0.0)
 
     def kill(self) -> None:
         """It is gone without a word, its members too."""
@@ -225,7 +221,8 @@ def test_a_command_is_for_all_far_gateways(undo: contextlib.ExitStack) -> None:
     here = keyds[0]
     until(keyds, all_send(keyds), "every member sends")
     before = told_spis(keyds)
-    here.commands.send(json.dumps({"command": "rekey", "peering": "p"}).encode())
+    assert here.service is not None
+    here.service.obey("p", "rekey", boot_s())
     until(keyds, lambda: len(spis(here) - before) == 2 and not spis(here) & before, "both IKE SAs have a successor")
 
 

@@ -27,6 +27,14 @@ from fwd.supervise.standing import RETRY_S
 from fwd.supervise.telling import LATE_S, NotHeardError, Teller
 
 
+class Parts(SimpleNamespace):
+    """A peering, with the parameters that it is configured with."""
+
+    @property
+    def as_keyd_has_it(self) -> Any:
+        return self.peering
+
+
 class Standing:
     """What the supervisor has open: peerings with members and secrets, and IKE's sockets."""
 
@@ -53,7 +61,7 @@ class Standing:
         for one in pairs:
             self._undo.callback(one.close)
         material = KeyMaterial({"secret": self.fd()})
-        self.peerings[name] = SimpleNamespace(
+        self.peerings[name] = Parts(
             peering=peering,
             memory=memory,
             pairs=pairs,
@@ -257,3 +265,13 @@ def test_who_answers_what_was_not_asked_is_given_up(teller: Teller, standing: An
     teller.far.send(answer)
     with pytest.raises(NotHeardError):
         teller.tell(standing)
+
+
+def test_an_order_is_told_once_and_only_to_who_runs(teller: Teller, standing: Any) -> None:
+    standing.open("a")
+    teller.renew(standing)
+    teller.order("rekey", "a")
+    assert told(teller, standing) == ["command a"]
+    teller.order("rekey", "a")
+    teller.renew(standing)  # a later life: what was asked for before it is not for it
+    assert told(teller, standing) == []

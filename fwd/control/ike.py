@@ -1,4 +1,4 @@
-"""`fwd rekey`, `fwd terminate` and `fwd initiate`: asked of the agent, and waited for by looking at the status.
+"""`fwd rekey`, `fwd terminate` and `fwd initiate`: asked of the supervisor, and waited for by looking at the status.
 
 Raises UserError where there is nothing to be done, or it is not done within WAIT_S; then the status says why.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fwd.agent.client import ask
+from fwd.control.admin import tell
 from fwd.proto.errors import UserError
 
 WAIT_S: Final = 10.0
@@ -49,7 +50,7 @@ def initiate(control: Path, name: str) -> str:
 
 def _ask_and_wait(control: Path, name: str, command: str, done: Callable[[Json], bool], what: str) -> float:
     start_s = time.monotonic()
-    ask(control, command, peering=name)
+    tell(control, command, peering=name)
     while not done(now := _peering(control, name)):
         if time.monotonic() > start_s + WAIT_S:
             raise UserError(f"{name}: not {what} within {WAIT_S:g} s{_why(now)}; `fwd status` shows what there is")

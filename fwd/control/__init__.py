@@ -1,0 +1,1 @@
+"""Commands for a gateway that runs: asked of its supervisor, as root."""

@@ -1,0 +1,41 @@
+"""What a user wants of a gateway that runs, by the admin socket.
+
+What is to last is kept here, so that it outlives keyd: a peering that was terminated stays so.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fwd.model.keys import StartAction
+from fwd.supervise.admin import RefusedError, Request
+from fwd.supervise.standing import Standing
+from fwd.supervise.telling import Tellers
+
+LASTING: Final[dict[str, StartAction]] = {"terminate": "none", "initiate": "start"}
+IKE: Final = ("rekey", *LASTING)
+Json = dict[str, Any]
+
+
+class Orders:
+    """Carries them out on what `standing` has open; `tellers` has keyd know of it."""
+
+    def __init__(self, standing: Standing, tellers: Tellers) -> None:
+        self._standing = standing
+        self._tellers = tellers
+
+    def obey(self, request: Request) -> Json:
+        """Do what is asked for; returns the answer. Raises RefusedError."""
+        if request.command in IKE:
+            return self._ike(request.command, request.text("peering"))
+        raise RefusedError(f"unknown command; known: {', '.join(IKE)}")
+
+    def _ike(self, command: str, name: str) -> Json:
+        """Hand it to keyd. What came of it, the status shows."""
+        known = [one for one, parts in self._standing.served().items() if parts.peering.ike]
+        if name not in known:
+            raise RefusedError(f"no peering {name!r} with IKE; there are: {', '.join(known) or 'none'}")
+        if command in LASTING:
+            self._standing.begin_or_wait(name, LASTING[command])
+        self._tellers.order(command, name)
+        return {"asked": command}
