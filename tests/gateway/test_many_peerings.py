@@ -41,7 +41,7 @@ def made(pairs: MakePair, peerings: int, members: int) -> Pair:
         pair.topology.run(host, ["sh", "-c", "; ".join(adds)])
     pair.secret = os.urandom(32)
     pair.launch("gw1")
-    until(lambda: pair.log("gw1").count("event=member.waits") >= peerings * members, LIMIT_S, "all members wait")
+    until(lambda: pair.log("gw1").count("event=member.waits") >= peerings * members, 3 * LIMIT_S, "all members wait")
     return pair
 
 
@@ -77,8 +77,8 @@ def all_up(pair: Pair) -> bool:
     return all(pair.ready(host) for host in ("gw2", "gw1"))
 
 
-def test_some_peerings_come_up_and_rest(pairs: MakePair) -> None:
-    """The short form: a share of a core is what a fast machine needs for many more."""
+def test_some_peerings_come_up_together(pairs: MakePair) -> None:
+    """The short form, without figures: those are for a machine that does nothing else."""
     pair = made(pairs, peerings=6, members=2)
     pair.launch("gw2")
     until(lambda: all_up(pair), LIMIT_S, "all peerings of both")
