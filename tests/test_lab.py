@@ -25,9 +25,9 @@ def namespaces(name: str) -> list[str]:
     return sorted(path.name for path in Path("/run/netns").glob(f"{name}-*"))
 
 
-def fwd(*argv: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def fwd(*argv: str, before: tuple[str, ...] = (), seconds: float = 30) -> subprocess.CompletedProcess[str]:
     command = [*before, sys.executable, "-P", "-m", "fwd", *argv]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds)
 
 
 def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -201,6 +201,34 @@ def test_status_shows_a_lab_whose_gateways_do_not_run(lab: MakeLab) -> None:
     for host in topology.hosts:
         assert host in shown.stdout
     assert "not running" in shown.stdout
+
+
+@pytest.mark.netns
+def test_several_gateways_a_site_come_up_and_carry(lab_name: str) -> None:
+    name = ("--name", lab_name)
+    done = fwd("lab", "up", "--gateways", "2", "--members", "1", *name, seconds=90)
+    assert done.returncode == 0, done.stderr
+    topology = Topology.load(lab_name)
+    assert topology is not None
+    assert topology.sites == {"vpc1": 2, "vpc2": 2}
+    before = esp_sent(topology)
+    for here, there in (("client1", "client2"), ("client2", "client1")):
+        for version in (4, 6):
+            topology.run(here, ["ping", "-c1", "-W5", topology.address(there, version=version)])  # type: ignore[arg-type]
+    assert esp_sent(topology) > before, "by way of fwd"
+    assert fwd("lab", "down", *name).returncode == 0
+    assert namespaces(lab_name) == []
+
+
+def esp_sent(topology: Topology) -> int:
+    """ESP packets that the gateways have sent, all together."""
+    found = 0
+    for host in topology.gateways:
+        status = gateways.status(topology, host)
+        assert status is not None
+        assert status["ready"]
+        found += sum(member["out"]["esp_packets"] for member in status["peerings"][0]["members"])
+    return found
 
 
 @pytest.mark.netns

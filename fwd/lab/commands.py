@@ -22,8 +22,8 @@ from fwd.lab import certificates, charon, gateways, traffic
 from fwd.lab import interop as scenarios
 from fwd.lab.demo import demo_command
 from fwd.lab.testbed import run as testbed_run
-from fwd.lab.topology import GATEWAYS, Topology, why_not
-from fwd.lab.world import LabError
+from fwd.lab.topology import Topology, why_not
+from fwd.lab.world import SITE_GATEWAYS_MAX, LabError
 from fwd.model.config import MEMBERS_MAX
 from fwd.model.words import Payload
 
@@ -49,14 +49,17 @@ def clear_errors() -> Iterator[None]:
 
 @app.command()
 def up(
-    members: Annotated[int, typer.Option(min=1, max=MEMBERS_MAX, help="Tunnels between the gateways.")] = 4,
+    count: Annotated[
+        int, typer.Option("--gateways", min=1, max=SITE_GATEWAYS_MAX, help="Gateways of each VPC, paired one to one.")
+    ] = 1,
+    members: Annotated[int, typer.Option(min=1, max=MEMBERS_MAX, help="Tunnels between two gateways.")] = 4,
     payload: Annotated[Payload, typer.Option(help="What the tunnels carry.")] = "superpacket",
     ipv6: Annotated[bool, typer.Option("--ipv6", help="Run the tunnels over IPv6.")] = False,
     name: Name = "fwd",
 ) -> None:
-    """Bring the namespaces and both gateways up. A second time it does nothing."""
+    """Bring the namespaces and the gateways up. A second time it does nothing."""
     with clear_errors():
-        topology = Topology(name, ipv6=ipv6)
+        topology = Topology(name=name, ipv6=ipv6, sites={"vpc1": count, "vpc2": count}, spread=count > 1)
         fresh = not topology.exists()
         topology.up()
         try:
@@ -81,7 +84,7 @@ def down(name: Name = "fwd") -> None:
 
 @app.command("exec", context_settings={"allow_interspersed_args": False})
 def exec_(
-    host: Annotated[str, typer.Argument(help="client1, gw1, gw2 or client2.")],
+    host: Annotated[str, typer.Argument(help="client1, gw1, gw2, client2, and so on.")],
     command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The command and its arguments.")],
     name: Name = "fwd",
 ) -> None:
@@ -157,7 +160,7 @@ def status(name: Name = "fwd") -> None:
             pid = str(running[host].pid) if host in running else "not running"
             answer = gateways.status(topology, host) if host in running else None
             ready = "yes" if answer and answer["ready"] else "no"
-            last = (pid, ready) if host in GATEWAYS else ("", "")
+            last = (pid, ready) if host in topology.gateways else ("", "")
             addresses = (" ".join(topology.addresses(host, version)) for version in (4, 6))
             table.add_row(host, *addresses, *last)
         Console().print(table)

@@ -1,7 +1,7 @@
-"""The lab's two fwd gateways: their configurations, their secret, and the processes that outlive the command.
+"""The lab's fwd gateways: their configurations, their secret, and the processes that outlive the command.
 
 For each gateway the run directory of the lab holds `gwN.toml`, `gwN.secret` (mode 0600), `gwN.sock` and `gwN.log`;
-`gateways.json` remembers with what they were started, and which processes they are. Both get the same pre-shared key
+`gateways.json` remembers with what they were started, and which processes they are. All get the same pre-shared key
 for IKEv2, drawn afresh at each start.
 """
 
@@ -20,12 +20,12 @@ from typing import Any
 from fwd.agent.client import query
 from fwd.lab import processes
 from fwd.lab.processes import Process
-from fwd.lab.topology import GATEWAYS, SUBNETS, Topology, kernel_has_ipv6
+from fwd.lab.topology import Topology, kernel_has_ipv6
 from fwd.lab.world import LabError
 from fwd.model import config, render
 from fwd.model.words import ConfigError
 
-READY_TIMEOUT_S = 15.0
+READY_TIMEOUT_S = 15.0  # of a lab with two
 STOP_GRACE_S = 5.0
 _POLL_S = 0.05
 
@@ -54,10 +54,10 @@ def start(
     keys: Mapping[str, Setting] | None = None,
     **peering: Setting,
 ) -> None:
-    """Start both gateways of a lab that is up, and wait until both are ready; if one fails, neither stays.
+    """Start the gateways of a lab that is up, and wait until all are ready; if one fails, none stays.
 
-    `gateway`, `keys` and `peering` override keys of those tables in both configurations. Does nothing if the gateways
-    run with the same parameters; refuses if they run with others.
+    `members` are those for each far gateway. `gateway`, `keys` and `peering` override keys of those tables in all
+    configurations. Does nothing if the gateways run with the same parameters; refuses if they run with others.
     """
     wanted = {
         "members": members, "payload": payload, "gateway": dict(gateway or {}), "keys": dict(keys or {}),
@@ -68,18 +68,18 @@ def start(
     running = alive(topology)
     if running and parameters(topology) != wanted:
         raise LabError(f"lab {topology.name} runs with other parameters: take it down first")
-    if len(running) == len(GATEWAYS):
+    if len(running) == len(topology.gateways):
         return
     stop(topology)
 
-    # Both, or none.
+    # All, or none.
     secret = os.urandom(32)
-    settings: dict[str, Setting] = {"members": members, "payload": payload, **peering}
+    settings: dict[str, Setting] = {"payload": payload, **peering}
     try:
-        for host in GATEWAYS:
-            _configure(topology, host, secret, gateway or {}, keys or {}, settings)
+        for host in topology.gateways:
+            _configure(topology, host, secret, members, gateway or {}, keys or {}, settings)
         started: dict[str, Process] = {}
-        for host in GATEWAYS:
+        for host in topology.gateways:
             started[host] = _spawn(topology, host)
             _remember(topology, wanted, started)
         wait_ready(topology)
@@ -98,19 +98,19 @@ def again(topology: Topology, host: str) -> None:
 
 
 def wait_ready(topology: Topology) -> None:
-    """Until both are; raises LabError if one fails."""
+    """Until all are; raises LabError if one fails."""
     for host, process in _known(topology).items():
         _wait_ready(topology, host, process)
 
 
 def stop(topology: Topology) -> None:
-    """End both gateways and remove their files except the logs. Fine if there are none."""
+    """End the gateways and remove their files except the logs. Fine if there are none."""
     known = _known(topology)
     processes.end(known.values(), STOP_GRACE_S)
     for process in known.values():
         with contextlib.suppress(ChildProcessError):  # started by an earlier command, and so not our child
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG)
-    for host in GATEWAYS:
+    for host in topology.gateways:
         for path in (config_path(topology, host), _secret_path(topology, host), control_path(topology, host)):
             path.unlink(missing_ok=True)
     _record(topology).unlink(missing_ok=True)
@@ -139,25 +139,29 @@ def _configure(
     topology: Topology,
     host: str,
     secret: bytes,
+    members: int,
     gateway: Mapping[str, Setting],
     keys: Mapping[str, Setting],
     peering: Mapping[str, Setting],
 ) -> None:
     """Write a gateway's secret and configuration; refuses one that fwd itself would refuse."""
-    far = "gw2" if host == "gw1" else "gw1"
     families = slice(2 if kernel_has_ipv6() else 1)
-    wanted = {
-        "name": f"to-{far}",
-        "local_addrs": topology.outer(host),
-        "remote_addrs": topology.outer(far),
-        "local_ts": list(SUBNETS[host][families]),
-        "remote_ts": list(SUBNETS[far][families]),
-        **peering,
-        "keys": {"source": "psk", "secret": str(_secret_path(topology, host)), **keys},
-    }
+    wanted = [
+        {
+            "name": f"to-{pairing.far[0]}",
+            "local_addrs": topology.outer(host),
+            "remote_addrs": [topology.outer(far) for far in pairing.far],
+            "local_ts": list(pairing.local_ts[families]),
+            "remote_ts": list(pairing.remote_ts[families]),
+            **peering,
+            "members": members * len(pairing.far),
+            "keys": {"source": "psk", "secret": str(_secret_path(topology, host)), **keys},
+        }
+        for pairing in topology.pairings(host)
+    ]
 
     # Checked as fwd will check it, so that a mistake is told here.
-    text = render.write({"gateway": {"control": str(control_path(topology, host)), **gateway}, "peering": [wanted]})
+    text = render.write({"gateway": {"control": str(control_path(topology, host)), **gateway}, "peering": wanted})
     try:
         config.parse(text, str(config_path(topology, host)))
     except ConfigError as error:
@@ -192,7 +196,8 @@ def _spawn(topology: Topology, host: str) -> Process:
 
 
 def _wait_ready(topology: Topology, host: str, process: Process) -> None:
-    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    timeout_s = READY_TIMEOUT_S * len(topology.gateways) / 2
+    deadline_s = time.monotonic() + timeout_s
     while True:
         answer = status(topology, host)
         if answer is not None and answer["ready"]:
@@ -201,7 +206,7 @@ def _wait_ready(topology: Topology, host: str, process: Process) -> None:
             raise LabError(f"{host}: fwd ended before it was ready: {_last_words(topology, host)}")
         if time.monotonic() > deadline_s:
             words = _last_words(topology, host)
-            raise LabError(f"{host}: fwd was not ready within {READY_TIMEOUT_S:.0f} s: {words}")
+            raise LabError(f"{host}: fwd was not ready within {timeout_s:.0f} s: {words}")
         time.sleep(_POLL_S)
 
 
