@@ -6,6 +6,7 @@ is back.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -26,12 +27,14 @@ RESULT = Path(__file__).parents[2] / "build" / "long-far-gateways.json"
 
 def goes_once(fan: Fan, how: str) -> tuple[list[Arrived], int]:
     """Let gw3 go, and come back, under flows of every member: what came of the flows, and TCP connections reset."""
-    server = traffic.start_server(fan.topology, "client2")
-    client = traffic.start_even(fan.topology, members=MEMBERS, streams=STREAMS, seconds=120)
-    before = traffic.tcp_resets(fan.topology)
-    with ended(server), ended(client), fan.probes(fan.flow_ports(MEMBERS)) as arrived:
+    with contextlib.ExitStack() as stack:
+        arrived = stack.enter_context(fan.probes(fan.flow_ports(MEMBERS)))
         into = fan.peering("gw3")["books"]["in_records_out"]
-        until(lambda: fan.peering("gw3")["books"]["in_records_out"] > into + 1000, 30.0, "flows by way of gw3")
+        until(lambda: fan.peering("gw3")["books"]["in_records_out"] > into + 1000, 30.0, "probes by way of gw3")
+        before = traffic.tcp_resets(fan.topology)
+        stack.enter_context(ended(traffic.start_server(fan.topology, "client2")))
+        client = traffic.start_even(fan.topology, members=MEMBERS, streams=STREAMS, seconds=120)
+        stack.enter_context(ended(client))
         with fan.gw3_gone(how):
             until(lambda: fan.buckets() == [0, 0], 10.0, "its members' buckets go to the others")
             until(lambda: fan.far()["state"] == "down", 10.0, "it is told")
