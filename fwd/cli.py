@@ -132,6 +132,32 @@ _Control = Annotated[Path, typer.Option(metavar="PATH", help="The gateway's cont
 
 
 @app.command()
+def apply(
+    file: _File,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, and change nothing.")] = False,
+    confirm: Annotated[
+        str, typer.Option(metavar="TIME", help="Go back after this time, such as 60s, unless `fwd confirm` comes.")
+    ] = "",
+    control: _Control = CONTROL,
+) -> None:
+    """Put a configuration in force while traffic flows, and in the place of fwd's file; prints the plan. As root."""
+    from fwd.control import apply as applies
+    from fwd.model.words import seconds_in
+
+    confirm_s = seconds_in(confirm, "--confirm") if confirm else 0
+    for line in applies.apply(control, file, dry_run=dry_run, confirm_s=confirm_s):
+        typer.echo(line)
+
+
+@app.command()
+def confirm(control: _Control = CONTROL) -> None:
+    """Keep what `fwd apply --confirm` has put in force. As root."""
+    from fwd.control import apply as applies
+
+    typer.echo(applies.confirm(control))
+
+
+@app.command()
 def rekey(peering: _Peering, control: _Control = CONTROL) -> None:
     """Replace every Child SA in use and the IKE SA of a peering, now; no packet is lost. As root."""
     from fwd.control import ike

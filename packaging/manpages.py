@@ -34,11 +34,13 @@ _SIGNALS = [
         "SIGHUP",
         "Read the configuration and the files that it names again. A bad file leaves the running one in force; "
         "fwd.toml(5) says what a change of each key does. What a changed secret, CA or identity authenticated ends "
-        "after keys.grace.",
+        "after keys.grace. What fwd apply --confirm has on trial is over.",
     ),
 ]
 _FILES = [
     ("/etc/fwd/fwd.toml", "What fwd demux reads unless --config names another file, see fwd.toml(5)."),
+    ("/etc/fwd/fwd.toml.before", "What it held before fwd apply or fwd confirm replaced it."),
+    ("/etc/fwd/fwd.toml.pending", "What is on trial: fwd apply --confirm, until fwd confirm or the end of its time."),
     ("/run/fwd/fwd.sock", "The control socket, unless the configuration names another."),
     ("/run/fwd/fwd-admin.sock", "The admin socket, beside it: what changes anything is asked there, by root."),
 ]

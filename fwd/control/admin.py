@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,20 +13,28 @@ from fwd.agent.client import harmless
 from fwd.model.config import admin_path
 from fwd.proto.errors import UserError
 
-ANSWER_S: Final = 5.0
+ANSWER_S: Final = 15.0
 _ANSWER_BYTES_MAX: Final = 1 << 18
 Json = dict[str, Any]
 
 
 def tell(control: Path, command: str, **words: object) -> Json:
     """Have the gateway whose control socket is `control` do something. Raises UserError, also if it refuses."""
+    with contextlib.closing(answers(control, command, None, **words)) as said:
+        return next(said)
+
+
+def answers(control: Path, command: str, file: int | None, **words: object) -> Generator[Json]:
+    """Have it do something, with a file; gives what it says, bit by bit. Raises UserError, also if it refuses."""
     path = admin_path(control)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.settimeout(ANSWER_S)
         try:
             sock.connect(str(path))
-            sock.send(json.dumps({"command": command, **words}).encode())
-            return answer(sock, path)
+            request = json.dumps({"command": command, **words}).encode()
+            socket.send_fds(sock, [request], [] if file is None else [file])
+            while True:
+                yield answer(sock, path)
         except PermissionError:
             raise UserError(f"fwd {command} is for root alone: {path} refuses you") from None
         except OSError as error:

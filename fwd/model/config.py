@@ -48,7 +48,7 @@ from fwd.proto.sa import Life
 MEMBERS_MAX = 64
 LIFE_SHARE = 1.1  # of its soft limit: when an SA ends by default
 _SECONDS_MORE, _PACKETS_MORE, _OCTETS_MORE = 1.0, 2**20, 2**30  # than the soft limit, at least
-_FILE_OCTETS_MAX = 4 << 20
+FILE_OCTETS_MAX = 4 << 20
 _BYTE_ORDER_MARK, _UTF_16_MARKS = "\ufeff", (b"\xff\xfe", b"\xfe\xff")  # as Windows' editors write them
 SHARED_MEMBERS_MAX = 8  # whose inbound SAs one of them may have to hold
 
@@ -377,21 +377,26 @@ def load(path: Path) -> Config:
     """Read and check the file at `path`; links are followed. Raises ConfigError, one line."""
     try:
         with path.open("rb") as file:
-            about, data = os.fstat(file.fileno()), file.read(_FILE_OCTETS_MAX + 1)
+            about, data = os.fstat(file.fileno()), file.read(FILE_OCTETS_MAX + 1)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if stat.S_ISREG(about.st_mode) and (reason := why_not_believed(about)):
         raise ConfigError(f"{path}: configuration {reason}")
-    if len(data) > _FILE_OCTETS_MAX:
-        raise ConfigError(f"{path}: more than {_FILE_OCTETS_MAX} octets: is this a configuration?")
+    return parse_octets(data, str(path))[1]
+
+
+def parse_octets(data: bytes, source: str) -> tuple[str, Config]:
+    """Return the text that a file holds, and its configuration. Raises ConfigError, one line."""
+    if len(data) > FILE_OCTETS_MAX:
+        raise ConfigError(f"{source}: more than {FILE_OCTETS_MAX} octets: is this a configuration?")
     if data.startswith(_UTF_16_MARKS):
-        raise ConfigError(f"{path}: is UTF-16: save it as UTF-8")
+        raise ConfigError(f"{source}: is UTF-16: save it as UTF-8")
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}: not UTF-8 text, at line {line}: save it as UTF-8") from None
-    return parse(text, str(path))
+        raise ConfigError(f"{source}: not UTF-8 text, at line {line}: save it as UTF-8") from None
+    return text, parse(text, source)
 
 
 def with_members(config: Config, members: int) -> Config:

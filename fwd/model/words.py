@@ -77,6 +77,17 @@ def _duration_s(value: object) -> object:
 Seconds = Annotated[int, BeforeValidator(_duration_s)]
 
 
+def seconds_in(text: str, what: str) -> int:
+    """Return the seconds that a time of one or more has. Raises ConfigError, which names it `what`."""
+    try:
+        seconds = int(_duration_s(text))  # type: ignore[call-overload]
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}") from None
+    if not seconds:
+        raise ConfigError(f"{what}: expected a time of 1s or more")
+    return int(seconds)
+
+
 # -- addresses and subnets --------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import selectors
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from fwd.proto.ike.rate import Rate
 
 REQUEST_BYTES_MAX: Final = 4096
 REQUEST_S: Final = 1.0
+ANSWER_S: Final = 30.0  # for what takes its time
 VISITORS_MAX: Final = 8
 PER_S, BURST = 5.0, 20.0  # requests
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
@@ -50,7 +51,7 @@ class Request:
         return word
 
 
-Obey = Callable[[Request], Json]
+Obey = Callable[[Request], Json | Iterator[Json | None]]  # at once; or bit by bit, None being not yet
 
 
 class Admin:
@@ -83,17 +84,27 @@ class Admin:
             self._is_open = False
 
     def turn(self, now: float) -> None:
-        """Dismiss those whose time is over."""
+        """Go on with those who wait for an answer, and dismiss those whose time is over."""
+        for visitor in [one for one in self._visitors if one.answers is not None]:
+            self._go_on(visitor)
         for visitor in [one for one in self._visitors if now > one.until]:
             self.dismiss(visitor)
         if not self._is_open and len(self._visitors) < VISITORS_MAX:
             self._open()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody waits for an answer: then every turn counts."""
+        return any(one.answers is not None for one in self._visitors)
+
     def dismiss(self, visitor: Visitor) -> None:
         """Close a connection."""
         if visitor in self._visitors:
             del self._visitors[visitor]
-            self._selector.unregister(visitor.sock)
+            if visitor.answers is None:
+                self._selector.unregister(visitor.sock)
+            elif isinstance(visitor.answers, Generator):
+                visitor.answers.close()
             visitor.sock.close()
 
     def serve(self, visitor: Visitor) -> None:
@@ -116,8 +127,26 @@ class Admin:
         finally:
             if request.file is not None:
                 os.close(request.file)
-        visitor.say(said)
-        self.dismiss(visitor)
+        if isinstance(said, dict):
+            visitor.say(said)
+            self.dismiss(visitor)
+            return
+        self._selector.unregister(visitor.sock)  # it is not heard any more
+        visitor.answers, visitor.until = said, time.monotonic() + ANSWER_S
+
+    def _go_on(self, visitor: Visitor) -> None:
+        """Say what there is to say by now."""
+        assert visitor.answers is not None
+        try:
+            said = next(visitor.answers)
+        except StopIteration:
+            self.dismiss(visitor)
+        except RefusedError as error:
+            visitor.say({"error": str(error)})
+            self.dismiss(visitor)
+        else:
+            if said is not None:
+                visitor.say(said)
 
     def close(self) -> None:
         """Dismiss everybody."""
@@ -137,6 +166,7 @@ class Visitor:
     def __init__(self, admin: Admin, sock: socket.socket, until: float) -> None:
         self.sock = sock
         self.until = until
+        self.answers: Iterator[Json | None] | None = None
         self._admin = admin
 
     def wake(self) -> None:

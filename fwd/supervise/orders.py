@@ -5,10 +5,13 @@ What is to last is kept here, so that it outlives keyd: a peering that was termi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from fwd.model.keys import StartAction
+from fwd.supervise import applying
 from fwd.supervise.admin import RefusedError, Request
+from fwd.supervise.applying import Applying
 from fwd.supervise.standing import Standing
 from fwd.supervise.telling import Tellers
 
@@ -18,17 +21,22 @@ Json = dict[str, Any]
 
 
 class Orders:
-    """Carries them out on what `standing` has open; `tellers` has keyd know of it."""
+    """Carries them out on what `standing` has open; `tellers` has keyd know of it, `changes` are of configurations."""
 
-    def __init__(self, standing: Standing, tellers: Tellers) -> None:
+    def __init__(self, standing: Standing, tellers: Tellers, changes: Applying) -> None:
         self._standing = standing
+        self._changes = changes
         self._tellers = tellers
 
-    def obey(self, request: Request) -> Json:
-        """Do what is asked for; returns the answer. Raises RefusedError."""
+    def obey(self, request: Request) -> Json | Iterator[Json | None]:
+        """Do what is asked for; returns the answer, or all of them. Raises RefusedError."""
+        if request.command == "apply":
+            return self._changes.apply(request)
+        if request.command == "confirm":
+            return self._changes.confirm()
         if request.command in IKE:
             return self._ike(request.command, request.text("peering"))
-        raise RefusedError(f"unknown command; known: {', '.join(IKE)}")
+        raise RefusedError(f"unknown command; known: {', '.join((*applying.COMMANDS, *IKE))}")
 
     def _ike(self, command: str, name: str) -> Json:
         """Hand it to keyd. What came of it, the status shows."""

@@ -28,7 +28,7 @@ from fwd.datapath import memory
 from fwd.model.config import Config, load, with_members, without_offload
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
-from fwd.supervise import host, logs, plan, policy, privileges
+from fwd.supervise import applying, host, logs, plan, policy, privileges
 from fwd.supervise.admin import Admin, Visitor
 from fwd.supervise.children import Child, try_users
 from fwd.supervise.examine import open_examined
@@ -40,6 +40,7 @@ from fwd.supervise.policy import Action
 from fwd.supervise.standing import RETRY_S, Standing, is_short_of_descriptors
 from fwd.supervise.telling import Teller, Tellers
 from fwd.supervise.tree import Tree
+from fwd.supervise.trial import Store
 from fwd.supervise.troubles import Troubles, reason
 from fwd.supervise.users import find_users
 
@@ -56,11 +57,13 @@ def run(
 ) -> int:
     """`fwd demux`: run a gateway until it is told to stop; returns the exit status. Raises UserError."""
 
-    def read() -> Config:
-        config = load(config_path)
+    def amend(config: Config) -> Config:
         if members is not None:
             config = with_members(config, members)
         return without_offload(config) if no_offload else config
+
+    def read() -> Config:
+        return amend(load(config_path))
 
     config = read()
     memory.check_machine()
@@ -74,7 +77,7 @@ def run(
     faulthandler.enable()
     logs.set_up(config.gateway.log_level, log_format)
     try:
-        status = Supervisor(config, read, save_keys).run()
+        status = Supervisor(config, read, save_keys, config_path, amend).run()
     except UserError:
         logs.tear_down()
         raise
@@ -95,7 +98,14 @@ def run(
 class Supervisor:
     """A gateway's process tree."""
 
-    def __init__(self, config: Config, read: Callable[[], Config], save_keys: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        read: Callable[[], Config],
+        save_keys: Path | None = None,
+        path: Path = Path("fwd.toml"),
+        amend: Callable[[Config], Config] = lambda config: config,
+    ) -> None:
         self._read = read
         self._save_keys = save_keys
         self._users = find_users(config.gateway.user)
@@ -124,6 +134,10 @@ class Supervisor:
         self._secrets_due = False
         self._forgiven_at = 0.0
         self._manager = ServiceManager()
+        gateway = applying.Gateway(
+            lambda: self._config, self._steps_to, self._want, self._is_settled, lambda: self._standing.waiting, amend
+        )
+        self._applying = applying.Applying(gateway, Store(path), self._users["keyd"])
         self._admin: Admin | None = None
 
     def run(self) -> int:
@@ -134,6 +148,7 @@ class Supervisor:
             self._serve_admin()
             self._standing.start(self._config.peering)
             self._tree.grow()
+            self._applying.resume()
             host.tell_rights(self._users)
             gc.freeze()  # what the children inherit stays shared: the collector writes no headers
             self._loop()
@@ -145,7 +160,8 @@ class Supervisor:
 
     def _serve_admin(self) -> None:
         assert self._standing.admin is not None
-        self._admin = Admin(self._standing.admin, self._selector, Orders(self._standing, self._tellers).obey)
+        orders = Orders(self._standing, self._tellers, self._applying)
+        self._admin = Admin(self._standing.admin, self._selector, orders.obey)
 
     def _install_signals(self) -> None:
         """A signal makes the loop turn; what it means is decided there."""
@@ -206,6 +222,7 @@ class Supervisor:
         self._troubles.apart("log", self._logs.read, now)
         if self._admin is not None:
             self._troubles.apart("admin", self._admin.turn, now)
+            self._troubles.apart("admin", self._applying.turn)
 
         self._unsettled |= self._standing.look_up_names(self._config.peering, now)
         if self._reload:
@@ -232,7 +249,8 @@ class Supervisor:
                 all_rest = False
                 self._troubles.apart(child.name, self._manage, child, now)
             stirred.add(child.peering)
-        self._wait_s = policy.LOOK_S if all_rest else policy.TICK_S
+        is_busy = self._admin is not None and self._admin.is_busy
+        self._wait_s = policy.LOOK_S if all_rest and not is_busy else policy.TICK_S
         return stirred
 
     def _told(self) -> str:
@@ -318,15 +336,28 @@ class Supervisor:
         self._reload = False
         try:
             config = self._read()
-            plan.plan(self._standing.in_force(config.peering), self._standing.names.resolved(config))
+            self._steps_to(config)
         except Exception as error:  # noqa: BLE001
             told = event("config.refused")
             log.error("configuration not re-read, the running one stays in force: %s", reason(error), extra=told)
             return
+        self._applying.give_way()
+        self._want(config)
+
+    def _steps_to(self, config: Config) -> list[plan.Step]:
+        """Return what is to be done for a configuration. Raises UserError if fwd must be restarted."""
+        return plan.plan(self._standing.in_force(config.peering), self._standing.names.resolved(config))
+
+    def _want(self, config: Config) -> None:
+        """Have another configuration in force, as soon as may be."""
         self._config = config
         self._standing.look_up_again(config.peering)
         self._unsettled = self._secrets_due = True
         self._standing.retry_at = 0.0
+
+    def _is_settled(self) -> bool:
+        """Whether what is wanted is in force, but for what waits, and everybody knows."""
+        return not self._unsettled and not self._is_read and self._tellers.done
 
     def _settle(self) -> None:
         """Bring what is open to what the configuration wants.

@@ -23,15 +23,28 @@ class Served:
     def __init__(self, path: Path, user: int) -> None:
         self.path = path
         self.asked: list[Request] = []
+        self.let = False
         self.selector = selectors.DefaultSelector()
         self.listening = sockets.listen_admin(path)
         self.admin = Admin(self.listening, self.selector, self.obey, user)
 
-    def obey(self, request: Request) -> dict[str, Any]:
+    def obey(self, request: Request) -> dict[str, Any] | Iterator[dict[str, Any] | None]:
         self.asked.append(request)
+        if request.command == "slow":
+            return self.slowly()
         if request.command == "refuse":
             raise RefusedError("it is not to be")
         return {"done": request.command}
+
+    def slowly(self) -> Iterator[dict[str, Any] | None]:
+        """Says a first thing, waits until it is let, and ends with a refusal."""
+        try:
+            yield {"first": True}
+            while not self.let:
+                yield None
+            raise RefusedError("not in the end")
+        finally:
+            self.let = False
 
     def turn(self, now: float | None = None) -> None:
         """Deal with all that waits."""
@@ -142,3 +155,28 @@ def test_commands_have_a_rate(served: Served, monkeypatch: pytest.MonkeyPatch) -
     said = [served.say(request("rekey")) for _ in range(int(admin.BURST) + 1)]
     assert said[0] == {"done": "rekey"}
     assert "too many commands" in said[-1]["error"]
+
+
+def test_what_takes_its_time_is_answered_bit_by_bit_and_others_are_served_meanwhile(served: Served) -> None:
+    with served.connect() as sock:
+        sock.send(request("slow"))
+        served.turn()
+        assert json.loads(sock.recv(1 << 16)) == {"first": True}
+        assert served.admin.is_busy
+        assert served.say(request("rekey")) == {"done": "rekey"}
+        served.let = True
+        served.turn()
+        assert json.loads(sock.recv(1 << 16)) == {"error": "not in the end"}
+        assert sock.recv(1) == b""
+    assert not served.admin.is_busy
+
+
+def test_who_waits_for_too_long_is_dismissed_and_what_was_begun_for_it_ended(served: Served) -> None:
+    before = descriptors()
+    with served.connect() as sock:
+        sock.send(request("slow"))
+        served.turn()
+        served.let = None  # type: ignore[assignment]
+        served.turn(time.monotonic() + 2 * admin.ANSWER_S)
+        assert served.let is False
+    assert descriptors() == before

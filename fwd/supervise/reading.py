@@ -1,0 +1,138 @@
+"""A configuration that comes as a descriptor, read and checked by a child without rights.
+
+The supervisor waits for nobody: it looks whether the child has said something. What it says is the checked model and
+the text that it is of, or one line of refusal; a child that says neither within DEADLINE_S is ended, and nothing is
+taken. Whatever the descriptor is, no more than a configuration's size is read of it, and by offset: of what has none, a
+FIFO or a socket, nothing at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import signal
+from typing import Any, Final
+
+from fwd.model.config import FILE_OCTETS_MAX, Config, parse_octets
+from fwd.model.words import ConfigError
+from fwd.proto.errors import UserError
+from fwd.supervise import privileges, sandbox
+from fwd.supervise.users import User
+
+DEADLINE_S: Final = 10.0
+_SAID_BYTES_MAX: Final = 32 << 20
+_PIECE_BYTES: Final = 1 << 20  # that are taken in one turn
+_CHILD_OCTETS: Final = 1 << 30  # beyond what it inherits
+_REASON_CHARACTERS_MAX: Final = 1000
+
+
+class Reading:
+    """A child that reads one configuration, as `user`."""
+
+    def __init__(self, file: int, source: str, user: User, now: float) -> None:
+        near, far = os.pipe()
+        os.set_blocking(near, False)
+        parent = os.getpid()
+        try:
+            self._pid = os.fork()
+        except OSError:
+            os.close(near)
+            os.close(far)
+            raise
+        if self._pid == 0:
+            try:
+                _read(file, source, user, parent, far)
+            finally:
+                os._exit(0)
+        os.close(far)
+        self._near = near
+        self._until = now + DEADLINE_S
+        self._said = bytearray()
+        self._is_reaped = False
+
+    def heard(self, now: float) -> tuple[Config, str] | None:
+        """Return the configuration and its text once they are here; None: not yet. Raises UserError."""
+        with contextlib.suppress(BlockingIOError):
+            if data := os.read(self._near, _PIECE_BYTES):
+                self._said += data
+                if len(self._said) <= _SAID_BYTES_MAX:
+                    return None
+            return answer_in(bytes(self._said))
+        if now >= self._until:
+            raise UserError(f"it could not be read within {DEADLINE_S:.0f} s")
+        return None
+
+    def end(self) -> None:
+        """End the child; `is_gone` tells when that is done."""
+        if self._near >= 0:
+            os.close(self._near)
+            self._near = -1
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nobody listens to the child any more."""
+        return self._near < 0
+
+    def is_gone(self) -> bool:
+        """Whether nothing is left of the child."""
+        if not self._is_reaped:
+            pid, _ = os.waitpid(self._pid, os.WNOHANG)
+            self._is_reaped = pid != 0
+        return self._is_reaped
+
+
+def answer_in(said: bytes) -> tuple[Config, str]:
+    """Return what a child has said: a checked configuration, and its text. Raises UserError with the child's reason."""
+    try:
+        words = json.loads(said)
+        if "error" in words:
+            reason = str(words["error"])[:_REASON_CHARACTERS_MAX]
+        else:
+            return Config.model_validate(words["config"]), str(words["text"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        reason = "it could not be read: the process that reads it has ended without a word"
+    raise UserError("".join(one if one.isprintable() else " " for one in reason))
+
+
+# -- the child ------------------------------------------------------------------------------------------------------
+
+
+def _read(file: int, source: str, user: User, parent: int, far: int) -> None:
+    """Give up root, read, check, and say what comes of it."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    privileges.set_title("apply")
+    privileges.close_others({far, file})
+    privileges.limit(_CHILD_OCTETS, None)
+    privileges.drop(*user, parent)
+    sandbox.enter("keyd")
+
+    said: dict[str, Any]
+    try:
+        text, config = parse_octets(_octets(file), source)
+        said = {"config": config.model_dump(mode="json"), "text": text}
+    except UserError as error:
+        said = {"error": str(error)}
+    except (OSError, MemoryError) as error:
+        said = {"error": f"{source}: cannot be read: {getattr(error, 'strerror', None) or error!r}"}
+    data = memoryview(json.dumps(said).encode())
+    while data:
+        data = data[os.write(far, data) :]
+
+
+def _octets(file: int) -> bytes:
+    """Read a file from its beginning. Raises ConfigError if it is none."""
+    found = bytearray()
+    try:
+        while len(found) <= FILE_OCTETS_MAX and (data := os.pread(file, FILE_OCTETS_MAX + 1 - len(found), len(found))):
+            found += data
+    except OSError as error:
+        if error.errno not in (errno.ESPIPE, errno.EISDIR):
+            raise
+        raise ConfigError("what was given is not a regular file") from None
+    return bytes(found)

@@ -1,0 +1,137 @@
+"""A configuration on trial: in force, and gone again unless it is confirmed in time.
+
+The configuration file is what a gateway starts with, so it is replaced by what has been confirmed, and by nothing else.
+What is on trial lies beside it (`fwd.toml.pending`) with the time that it has, by clocks that go on without fwd: the
+supervisor that starts next tries it for as long as is left. What the file held before it was replaced is kept
+(`fwd.toml.before`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fwd.files import why_not_believed
+
+CONFIRM_S_MAX: Final = 86400
+_PENDING_BYTES_MAX: Final = 32 << 20  # the text as JSON
+_OWNER_ONLY: Final = 0o600
+_NUMBERS: Final = ("seconds", "began_since_boot_s", "began_of_day_s")
+
+
+@dataclass(frozen=True)
+class Now:
+    """What two clocks say: of the boot, which nobody sets, asleep or not; and of the day, which goes on over a boot."""
+
+    since_boot_s: float
+    of_day_s: float
+
+
+def now() -> Now:
+    """Look at both clocks."""
+    return Now(time.clock_gettime(time.CLOCK_BOOTTIME), time.time())
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is tried, since when, and for how long."""
+
+    text: str
+    seconds: float
+    began: Now
+
+    def left_s(self, at: Now) -> float:
+        """Return how long it may go on in the boot that it began in; 0: it is to go back."""
+        past_s = at.since_boot_s - self.began.since_boot_s
+        return max(0.0, self.seconds - past_s) if past_s >= 0 else 0.0
+
+    def left_after_restart_s(self, at: Now) -> float:
+        """Return how long it may go on if fwd has begun anew, or the machine has, which the day's clock tells, too."""
+        past_s = at.of_day_s - self.began.of_day_s
+        return min(self.left_s(at), max(0.0, self.seconds - past_s)) if past_s >= 0 else 0.0
+
+
+def trial_in(data: bytes) -> Trial | None:
+    """Return the trial that a pending file holds; None if it holds none."""
+    try:
+        words = json.loads(data)
+        text, numbers = words["text"], [float(words[name]) for name in _NUMBERS]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if not isinstance(text, str) or not all(math.isfinite(one) for one in numbers) or numbers[0] > CONFIRM_S_MAX:
+        return None
+    return Trial(text, numbers[0], Now(*numbers[1:]))
+
+
+def as_data(trial: Trial) -> bytes:
+    """Return what a pending file holds."""
+    numbers = (trial.seconds, trial.began.since_boot_s, trial.began.of_day_s)
+    return json.dumps({"text": trial.text, **dict(zip(_NUMBERS, numbers, strict=True))}).encode()
+
+
+class Store:
+    """The configuration file at `path`, and what lies beside it. Links are followed: the file itself is replaced."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self._pending = self.path.with_name(f"{self.path.name}.pending")
+        self._before = self.path.with_name(f"{self.path.name}.before")
+
+    def load(self) -> Trial | None:
+        """Return what was on trial when fwd ended last. What nobody but root can have written is believed."""
+        with contextlib.suppress(OSError):
+            fd = os.open(self._pending, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with os.fdopen(fd, "rb") as file:
+                about = os.fstat(fd)
+                if stat.S_ISREG(about.st_mode) and not why_not_believed(about):
+                    return trial_in(file.read(_PENDING_BYTES_MAX))
+        return None
+
+    def keep(self, trial: Trial) -> None:
+        """Have it on disk, whatever becomes of this process. Raises OSError."""
+        _write(self._pending, as_data(trial), None)
+
+    def drop(self) -> None:
+        """Have nothing on trial any more. Raises OSError."""
+        self._pending.unlink(missing_ok=True)
+
+    def replace(self, text: str) -> None:
+        """Have this as the configuration file, its mode and owner kept, and the former beside it. Raises OSError."""
+        about = self.path.stat()
+        _write(self._before, self.path.read_bytes(), about)
+        _write(self.path, text.encode(), about)
+
+
+def _write(path: Path, data: bytes, like: os.stat_result | None) -> None:
+    """Write a file whole or not at all, and to the disk; with the mode and owner of another, or for its owner alone."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER_ONLY)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            mine = os.fstat(fd)
+            if like is not None:
+                if (like.st_uid, like.st_gid) != (mine.st_uid, mine.st_gid):
+                    os.fchown(fd, like.st_uid, like.st_gid)
+                os.fchmod(fd, stat.S_IMODE(like.st_mode))
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        new.rename(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+    # The rename is on the disk only with its directory.
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
