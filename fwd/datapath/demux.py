@@ -340,7 +340,8 @@ class Demux:
         """Let the bucket table follow the masks: for the dead at once, for others when idle, or in order."""
         try:
             seen = self._masks.tobytes()
-            settled = not self._unsettled or (tick - self._settled_at) & TICK_MASK < _SETTLE_TICKS
+            settled = self._notices == self._masks[MaskWord.RINGS]
+            settled &= not self._unsettled or (tick - self._settled_at) & TICK_MASK < _SETTLE_TICKS
             if seen != self._masks_seen or not settled:
                 self._follow_masks(tick)
                 self._masks_seen = seen
@@ -349,9 +350,8 @@ class Demux:
 
     def _follow_masks(self, tick: int) -> None:
         live, draining, over, notices = self._masks.tolist()
-        if notices != self._notices:
+        if notices != self._notices and not self._hear_of_a_ring():
             self._notices = notices
-            self._hear_of_rings()
 
         # Members of which nothing is known here get nothing, whoever says that they are there.
         live &= (1 << len(self._lanes)) - 1
@@ -366,10 +366,9 @@ class Demux:
 
     # -- members that come and go -------------------------------------------------------------------------------------
 
-    def _hear_of_rings(self) -> None:
-        """Take rings of members that come, and leave those of members that have gone."""
-        while self._channel is not None and hear(self._channel, self._change_rings):
-            pass
+    def _hear_of_a_ring(self) -> bool:
+        """Hear of one ring that comes or goes, and no more in a turn: the device's queue is short. False: of none."""
+        return self._channel is not None and hear(self._channel, self._change_rings)
 
     def _change_rings(self, notice: Notice) -> None:
         """Do what a notice says. Raises ChannelError."""
@@ -382,7 +381,7 @@ class Demux:
                 self._rings.append(Ring(first.stride, first.rows, of))
                 self._shared.members.append(member)
                 self._lanes.append(Lane(self._rings[-1], member.link, self._block, index, esp=self._esp))
-                self._scores = np.column_stack([self._scores[:, :index], scores_of(index)])
+                self._scores = np.asfortranarray(np.column_stack([self._scores[:, :index], scores_of(index)]))
             case "unring" if 0 < index == len(self._lanes) - 1:
                 counted = self._shared.members.pop().counters.read()
                 self._lanes.pop().close(counted[MemberCounter.DONE])

@@ -185,6 +185,7 @@ class PeeringParts:
         self.bells.append(bell)
         self.pairs.append(pairs)
         self.shared.left.add((), self.count)
+        self.scores = rendezvous_scores(self.count)  # a demux that is forked has them at once
         self.resized += 1
 
     def drop_member(self) -> None:
@@ -196,6 +197,7 @@ class PeeringParts:
         self.retired = max(0, self.retired - 1)
         self.resized += 1
         self._members.pop().close()
+        self.scores = rendezvous_scores(self.count)
 
     def _close_members(self) -> None:
         while self._members:
@@ -288,7 +290,7 @@ class PeeringParts:
         maps = self.memory.map("demux")
         shared = PeeringShared(self.count, maps)
         rings = [self._ring(maps, i, one) for i, one in enumerate(shared.members)]
-        scores, bell = rendezvous_scores(self.count), self.demux_bell
+        scores, bell = self.scores, self.demux_bell
         return lambda: Demux(self.peering, self.tun.fd, rings, shared, scores, bell, channel).run()
 
     def demux_fds(self) -> set[int]:
