@@ -182,6 +182,24 @@ def initiate(peering: _Peering, control: _Control = CONTROL) -> None:
 
 
 @app.command()
+def drain(control: _Control = CONTROL) -> None:
+    """Show a gateway as not ready, here and to far gateways that are fwd; traffic goes on. As root."""
+    from fwd.control import admin
+
+    admin.tell(control, "drain")
+    typer.echo("draining: the gateway is not ready until `fwd undrain`, or until fwd is restarted; traffic goes on")
+
+
+@app.command()
+def undrain(control: _Control = CONTROL) -> None:
+    """End `fwd drain`. As root."""
+    from fwd.control import admin
+
+    admin.tell(control, "undrain")
+    typer.echo("not draining any more")
+
+
+@app.command()
 def diagnose(
     config: Annotated[Path, typer.Option("--config", metavar="FILE", help="The configuration, TOML.")] = CONFIG,
     control: Annotated[

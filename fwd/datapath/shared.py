@@ -427,6 +427,7 @@ class GatewayShared:
             rows = _Words(table)
             keyd, agent = rows.take(ProcessWords.SIZE), rows.take(ProcessWords.SIZE)
             self.log_level = rows.take(1)  # of keyd and the agent, as logging numbers it; 0: as they began
+            self.drains = rows.take(1)  # 1: a user wants the gateway out of service
             self.troubles = Board(table[_PAGE_BYTES:])
         if own := maps.get("keyd"):
             self.keyd = ProcessWords(keyd, _Words(own).take(1))

@@ -316,7 +316,10 @@ class Service:
             self._parts.gateway.follow_log_level()
             for member in [one for members in self._derived.values() for one in members]:
                 self._lab.call(partial(member.glance, now), now)
+        drains = bool(self._parts.gateway.drains[0])
         for guard in self._guards:
+            if guard.peering is not None and guard.peering.connection.drains != drains:
+                guard.use(partial(_drain, drains), now, None)
             if guard.due <= now and guard.begin(now):
                 self._know_places()
             regular = guard.due <= now or (glances and guard.peering is not None and guard.peering.glance.is_new())
@@ -352,6 +355,12 @@ class Service:
 
 def _hear(guard: Guarded, index: int, now: float) -> None:
     guard.use(lambda peering: peering.hear(index, now), now, None)
+
+
+def _drain(drains: bool, peering: IkePeering) -> None:
+    """Let the peer know whether this gateway is being drained."""
+    peering.connection = replace(peering.connection, drains=drains)
+    peering.endpoint.change(peering.connection)
 
 
 def _close(fds: dict[str, int]) -> None:

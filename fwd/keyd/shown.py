@@ -14,6 +14,7 @@ from fwd.proto.ike.sa import IkeSa
 from fwd.proto.ike.upkeep import ends_at
 
 UNANSWERED_S: Final = 5.0  # a peer that has not answered for so long is spoken of
+DRAINS: Final = "the far gateway is being drained: it is to go out of service"
 _NEVER = float("inf")
 
 
@@ -60,7 +61,7 @@ def _left(at: float, now: float) -> int | None:
 def concern(
     members: Sequence[MemberPairs], refused: Mapping[int, str], inherited_end: str, sa: IkeSa | None, now: float
 ) -> str:
-    """Say why members will soon have nothing to send on, and when, unless something changes; empty: they will not.
+    """Say why members may soon have nothing to send on, and when, if that is known; empty: they will have.
 
     `refused`: why the peer gives a member nothing more. `inherited_end`: why the SAs of a keyd before end. `sa`: the
     IKE SA that speaks for the connection.
@@ -78,7 +79,7 @@ def concern(
     silent_s = unanswered_s(sa, members, now)
     if silent_s and (left or all(member.bare for member in members)):
         return f"the peer does not answer, for {silent_s:.0f} s now: {when}"
-    return ""
+    return DRAINS if sa.drains else ""
 
 
 def unanswered_s(sa: IkeSa, members: Sequence[MemberPairs], now: float) -> float:

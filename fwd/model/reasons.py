@@ -18,6 +18,7 @@ from fwd.model.shown import STRICT, as_json, read
 class Code(StrEnum):
     """Names of what keeps a gateway from being ready; they do not change."""
 
+    DRAINING = "draining"
     PROCESS = "process"
     NOT_SET_UP = "not_set_up"
     NO_CHILD_SA = "no_child_sa"
@@ -44,6 +45,11 @@ class Kind(NamedTuple):
 
 
 KINDS: Final[Mapping[Code, Kind]] = {
+    Code.DRAINING: Kind(
+        "a user wants the gateway out of service (`fwd drain`); traffic goes on",
+        "draining: a user wants it out of service; traffic goes on",
+        "`fwd undrain`, once it is to serve again",
+    ),
     Code.PROCESS: Kind(
         "a process that packets or keys need does not run",
         "{what} is {state}",

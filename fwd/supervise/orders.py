@@ -5,10 +5,12 @@ What is to last is kept here, so that it outlives keyd: a peering that was termi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any, Final
 
 from fwd.model.keys import StartAction
+from fwd.proto.logged import event
 from fwd.supervise import applying
 from fwd.supervise.admin import RefusedError, Request
 from fwd.supervise.applying import Applying
@@ -17,6 +19,8 @@ from fwd.supervise.telling import Tellers
 
 LASTING: Final[dict[str, StartAction]] = {"terminate": "none", "initiate": "start"}
 IKE: Final = ("rekey", *LASTING)
+DRAINS: Final = {"drain": True, "undrain": False}
+log = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 
@@ -36,7 +40,17 @@ class Orders:
             return self._changes.confirm()
         if request.command in IKE:
             return self._ike(request.command, request.text("peering"))
-        raise RefusedError(f"unknown command; known: {', '.join((*applying.COMMANDS, *IKE))}")
+        if request.command in DRAINS:
+            return self._drain(request.command)
+        raise RefusedError(f"unknown command; known: {', '.join((*applying.COMMANDS, *IKE, *DRAINS))}")
+
+    def _drain(self, command: str) -> Json:
+        """Show the gateway as not ready, or no more; keyd tells the far gateways."""
+        drains = self._standing.shared.drains
+        if bool(drains[0]) != DRAINS[command]:
+            drains[0] = DRAINS[command]
+            log.warning("a user asks to %s the gateway", command, extra=event("gateway.asked", command=command))
+        return {"asked": command}
 
     def _ike(self, command: str, name: str) -> Json:
         """Hand it to keyd. What came of it, the status shows."""

@@ -21,6 +21,7 @@ from fwd.datapath.shared import GatewayShared
 from fwd.keyd import secrets
 from fwd.model.config import Gateway, Peering, admin_path
 from fwd.model.keys import Keys, LabKeys, StartAction, with_proof_of
+from fwd.model.reasons import Code, Reason
 from fwd.model.words import Address
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
@@ -204,6 +205,10 @@ class Standing:
         """Let keyd begin a peering's IKE, or leave that to the peer, whatever the configuration says."""
         self._start_actions[name] = self.peerings[name].start_action = start_action
         self.version += 1
+
+    def drained(self) -> list[Reason]:
+        """Return why the gateway is not ready, if a user wants it out of service."""
+        return [Reason.of(Code.DRAINING)] if self.shared.drains[0] else []
 
     def log_from(self, level: str) -> None:
         """Let every process log from this level on."""

@@ -309,7 +309,7 @@ class Supervisor:
             "waiting": self._waiting,
             "troubles": self._troubles.current(now),
             "tuns": self._standing.kernel.seen,
-            "reasons": [one.as_json() for one in self._standing.kernel.reasons()],
+            "reasons": [one.as_json() for one in (*self._standing.drained(), *self._standing.kernel.reasons())],
         }
         told = json.dumps(news).encode()
         if told != self._told_troubles:

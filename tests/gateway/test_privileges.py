@@ -69,7 +69,7 @@ def test_children_run_no_threads(proc: Path, request: pytest.FixtureRequest) -> 
 @pytest.mark.parametrize(
     ("proc", "kinds"),
     [
-        ("demux", {"/dev/net/tun": 1, "eventfd": 3, "socket": 1}),
+        ("demux", {"/dev/net/tun": 1, "eventfd": 3, "socket": 2}),
         ("member-0", {"/dev/net/tun": 1, "eventfd": 1, "eventpoll": 1, "socket": 4}),
         ("keyd", {"a secret": 1, "socket": 2 * 5 + 2}),
         ("agent", {"eventpoll": 1, "socket": 3}),
@@ -77,9 +77,9 @@ def test_children_run_no_threads(proc: Path, request: pytest.FixtureRequest) -> 
     indirect=["proc"],
 )
 def test_processes_hold_their_own_descriptors_only(proc: Path, kinds: dict[str, int]) -> None:
-    """demux: TUN, a bell for each member, one of its own. member: TUN, its bell, its epoll; UDP, boot, control. keyd:
-    the lab's secret; five of each member's, what it is told. agent: control, what it
-    is told. And each its log.
+    """demux: TUN, a bell for each member, one of its own, what it is told of rings. member: TUN, its bell, its epoll;
+    UDP, boot, control. keyd: the lab's secret; five of each member's, what it is told. agent: control, what it is told.
+    And each its log.
     """
 
     def held() -> Counter[str]:

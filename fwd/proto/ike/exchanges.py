@@ -181,13 +181,16 @@ class DeleteChildren:
 
 
 class Liveness:
-    """An empty message: whether the peer is still there (RFC 7296 §2.4)."""
+    """Whether the peer is still there (RFC 7296 §2.4): an empty message, or one that says what a fwd is to know."""
 
     exchange = Exchange.INFORMATIONAL
     about_children = False
 
     def start(self, sa: IkeSa, now: float) -> list[AnyPayload] | None:
-        return []
+        if not sa.owes_status:
+            return []
+        sa.told_drains = sa.connection.drains
+        return [Notification(Notify.FWD_STATUS, bytes([sa.told_drains]))]
 
     def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
         pass
@@ -322,7 +325,11 @@ def resource(member: int) -> Notification:
 
 
 def respond_delete(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPayload]:
-    """Answer INFORMATIONAL: Deletes, error notifies, or nothing at all, which asks whether we live, and where."""
+    """Answer INFORMATIONAL: Deletes, notifies, or nothing at all, which asks whether we live, and where."""
+    status = notified(request, Notify.FWD_STATUS)
+    if status is not None and status.data and sa.peer.is_fwd:
+        sa.drains = bool(status.data[0] & 1)
+
     deletes = [one for one in request if isinstance(one, Delete)]
     if (told := notified(request, Notify.FWD_PEERING)) is not None:
         sa.world.tell(Informed(sa.connection.name, told))

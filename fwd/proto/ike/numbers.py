@@ -100,6 +100,7 @@ class Notify(IntEnum):
     # Private use: between two fwd gateways.
     FWD_PEERING = 41200  # version, payload, offloads, UDP ports (keyd.agreement)
     FWD_MEMBER = 41201  # the member that a Child SA is for
+    FWD_STATUS = 41202  # one octet, whose lowest bit says that the sender is being drained
 
 
 PRIVATE_STATUS_FIRST: Final = 40960  # RFC 7296 §3.10.1

@@ -87,6 +87,8 @@ class IkeSa:
         self.peer = PeerFacts()
         self.standing = Standing()  # what the peer's proof of who it is is good for
         self.rekey_refused = False  # by the peer
+        self.drains = False  # the peer, by its own word
+        self.told_drains = False  # what the peer was told of us
         self.answered_from = remote  # from where the answer came that is being taken
         self.probe_not_before = 0.0
 
@@ -128,6 +130,11 @@ class IkeSa:
     def speaks(self) -> bool:
         """Whether it is in use: the peer has proved who it is, and no other has taken over."""
         return self._state in (State.ESTABLISHED, State.REKEYING)
+
+    @property
+    def owes_status(self) -> bool:
+        """Whether the peer, another fwd, was told of us what holds no more."""
+        return self.peer.is_fwd and self.told_drains != self.connection.drains
 
     @property
     def spi(self) -> bytes:

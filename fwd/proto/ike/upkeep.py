@@ -33,6 +33,7 @@ class Due(Enum):
     DELETE = "another one is there"
     REKEY = "it needs a successor"
     PROBE = "the peer is to show that it lives"
+    TELL = "the peer is to know whether we are being drained"
 
 
 def when_due(sa: IkeSa, sas: Sequence[IkeSa]) -> dict[Due, float]:
@@ -55,6 +56,8 @@ def when_due(sa: IkeSa, sas: Sequence[IkeSa]) -> dict[Due, float]:
         found[Due.REKEY] = sa.established_at + rekey_s
     if idle and connection.liveness_s:
         found[Due.PROBE] = sa.heard_at + connection.liveness_s
+    if idle and sa.owes_status:
+        found[Due.TELL] = sa.established_at
     return found
 
 
@@ -79,7 +82,7 @@ def do_what_is_due(sa: IkeSa, sas: Sequence[IkeSa], adopt: Adopt, now: float) ->
             sa.submit(DeleteIke(), now)
         case Due.REKEY:
             sa.submit(RekeyIke(adopt), now)
-        case Due.PROBE:
+        case Due.PROBE | Due.TELL:
             sa.submit(Liveness(), now)
 
 
