@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fwd.agent.view import GatewayView, PeeringView
-from fwd.datapath.ring import Ring
+from fwd.datapath.ring import Ring, RingWords
 from fwd.datapath.shared import GatewayShared, LinkWord, PeeringShared, ProcessState
 from fwd.datapath.tun import Offloads
 from fwd.model import config
@@ -34,7 +34,7 @@ def ready_view() -> Iterator[GatewayView]:
     rings = [Ring(64, 4) for _ in range(2)]
     offloads = Offloads(CSUM | TSO4, gso=True, refused={"uso": "[Errno 22] Invalid argument"})
     control = config.Gateway(control=Path("/run/x.sock"))
-    peerings = [PeeringView(peering, shared, rings, offloads, 1500, ["odd [b]"])]
+    peerings = [PeeringView(peering, shared, list[RingWords](rings), offloads, 1500, ["odd [b]"])]
     try:
         yield GatewayView(control, gateway, peerings, 999, NOW_NS - 5 * 10**9)
     finally:

@@ -15,8 +15,8 @@ import pytest
 
 from fwd.lab import gateways, processes
 from fwd.lab.processes import Process
-from fwd.lab.topology import RUN_DIR, Topology, Version
-from fwd.lab.world import LabError
+from fwd.lab.topology import RUN_DIR, Topology
+from fwd.lab.world import LabError, Version
 
 MakeLab = Callable[..., Topology]
 
@@ -80,7 +80,7 @@ def test_clients_reach_one_another_in_the_clear_without_fwd(lab: MakeLab, versio
 
 @pytest.mark.netns
 @pytest.mark.parametrize("version", [4, 6])
-def test_several_gateways_a_site_reach_one_another_and_both_clients(lab: MakeLab, version: int) -> None:
+def test_several_gateways_a_site_reach_one_another_and_both_clients(lab: MakeLab, version: Version) -> None:
     topology = lab(sites={"vpc1": 2, "vpc2": 3}, spread=True)
     for here, there in itertools.permutations(topology.gateways, 2):
         topology.run(here, ["ping", "-c1", "-W2", topology.address(there, version=version)])
@@ -214,7 +214,7 @@ def test_several_gateways_a_site_come_up_and_carry(lab_name: str) -> None:
     before = esp_sent(topology)
     for here, there in (("client1", "client2"), ("client2", "client1")):
         for version in (4, 6):
-            topology.run(here, ["ping", "-c1", "-W5", topology.address(there, version=version)])  # type: ignore[arg-type]
+            topology.run(here, ["ping", "-c1", "-W5", topology.address(there, version=version)])
     assert esp_sent(topology) > before, "by way of fwd"
     assert fwd("lab", "down", *name).returncode == 0
     assert namespaces(lab_name) == []

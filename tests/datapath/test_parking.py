@@ -25,8 +25,8 @@ BOTH, ZERO = 0b11, 0b01
 
 
 @pytest.fixture(params=["superpacket", "esp"])
-def payload(request: pytest.FixtureRequest) -> Iterator[str]:
-    return request.param
+def payload(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def port_of(member: int, members: int = 2) -> int:
