@@ -169,7 +169,9 @@ class Demux:
                         os.eventfd_read(fd)
 
     def _idle_s(self) -> float:
-        """How long nothing is due, unless a record comes or the live mask changes."""
+        """How long nothing is due, unless a record comes or the live mask changes; not at all while rings are told."""
+        if self._notices != self._masks[MaskWord.RINGS]:
+            return 0.0
         self._quiet_ticks = self._quiet_ticks + 1 if self._reads == self._reads_before else 0
         self._reads_before = self._reads
         return REST_S if self._quiet_ticks >= _REST_TICKS and not self._unsettled else IDLE_TICK_S
@@ -340,9 +342,8 @@ class Demux:
         """Let the bucket table follow the masks: for the dead at once, for others when idle, or in order."""
         try:
             seen = self._masks.tobytes()
-            settled = self._notices == self._masks[MaskWord.RINGS]
-            settled &= not self._unsettled or (tick - self._settled_at) & TICK_MASK < _SETTLE_TICKS
-            if seen != self._masks_seen or not settled:
+            settled = not self._unsettled or (tick - self._settled_at) & TICK_MASK < _SETTLE_TICKS
+            if seen != self._masks_seen or not settled or self._notices != self._masks[MaskWord.RINGS]:
                 self._follow_masks(tick)
                 self._masks_seen = seen
         except Exception:  # noqa: BLE001 - the barrier tells of it

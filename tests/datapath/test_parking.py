@@ -16,7 +16,7 @@ from fwd.datapath.counters import DemuxCounter
 from fwd.datapath.memory import Memory
 from fwd.datapath.parking import SPACING_NS, WAIT_MAX_NS, has_sent, may_go_on
 from fwd.datapath.ring import sizes as ring_sizes
-from fwd.datapath.shared import MaskWord, member_sizes
+from fwd.datapath.shared import REST_S, MaskWord, member_sizes
 from fwd.proto.drops import DropReason
 from fwd.proto.flow import BUCKET_MASK, PARKED, flow_hash, owners, receivers, rendezvous_scores, scores_of
 from fwd.supervise.sockets import seqpacket_pair
@@ -229,6 +229,17 @@ def test_a_ring_that_comes_gets_idle_buckets_and_no_busy_one(told: Told) -> None
     r.a.send(record(3, 300, port=busy))
     r.a.demux_turn()
     assert r.a.demux._lanes[2].ring.head == 1
+
+
+def test_a_demux_does_not_rest_while_it_is_told_of_rings(told: Told) -> None:
+    demux = told.r.a.demux
+    for _ in range(10):
+        demux._idle_s()
+    assert demux._idle_s() == REST_S
+    told.r.a.shared.live[MaskWord.RINGS] += 1
+    assert demux._idle_s() == 0.0, "one is heard of in a turn, and the bell has been read"
+    told.r.a.demux_turn()
+    assert demux._idle_s() > 0.0
 
 
 def test_a_ring_of_which_nothing_is_known_gets_nothing(told: Told) -> None:
