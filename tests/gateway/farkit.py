@@ -27,13 +27,13 @@ class Fan(Pair):
     def wait_ready(self, *hosts: str, seconds: float = 60.0) -> None:
         """Wait until they are, and gw1 has both far gateways."""
         super().wait_ready(*hosts, seconds=seconds)
-        until(lambda: [far["state"] for far in self.peering("gw1")["far"]] == ["up", "up"], 30.0, "both far up")
+        until(lambda: [far["state"] for far in self.peering("gw1")["far"]] == ["up", "up"], 60.0, "both far up")
         self.wait_shared()
 
     def wait_shared(self) -> None:
         """Every bucket is with the member that it belongs to while all are there."""
         owned = np.bincount(owners(rendezvous_scores(MEMBERS), (1 << MEMBERS) - 1), minlength=MEMBERS).tolist()
-        until(lambda: [m["buckets"] for m in self.peering("gw1")["members"]] == owned, 30.0, "every bucket at home")
+        until(lambda: [m["buckets"] for m in self.peering("gw1")["members"]] == owned, 60.0, "every bucket at home")
 
     def far(self) -> Json:
         """What gw1 says of gw3."""

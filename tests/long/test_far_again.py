@@ -28,22 +28,22 @@ RESULT = Path(__file__).parents[2] / "build" / "long-far-gateways.json"
 def goes_once(fan: Fan, how: str) -> tuple[list[Arrived], int]:
     """Let gw3 go, and come back, under flows of every member: what came of the flows, and TCP connections reset."""
     with contextlib.ExitStack() as stack:
-        arrived = stack.enter_context(fan.probes(fan.flow_ports(MEMBERS)))
+        arrived = stack.enter_context(fan.probes(fan.flow_ports(MEMBERS), 600.0))
         into = fan.peering("gw3")["books"]["in_records_out"]
-        until(lambda: fan.peering("gw3")["books"]["in_records_out"] > into + 1000, 30.0, "probes by way of gw3")
+        until(lambda: fan.peering("gw3")["books"]["in_records_out"] > into + 1000, 60.0, "probes by way of gw3")
         before = traffic.tcp_resets(fan.topology)
         stack.enter_context(ended(traffic.start_server(fan.topology, "client2")))
-        client = traffic.start_even(fan.topology, members=MEMBERS, streams=STREAMS, seconds=120)
+        client = traffic.start_even(fan.topology, members=MEMBERS, streams=STREAMS, seconds=300)
         stack.enter_context(ended(client))
         with fan.gw3_gone(how):
             until(lambda: fan.buckets() == [0, 0], 10.0, "its members' buckets go to the others")
             until(lambda: fan.far()["state"] == "down", 10.0, "it is told")
             assert fan.ready("gw1")
             into = fan.peering("gw2")["books"]["in_records_out"]
-            until(lambda: fan.peering("gw2")["books"]["in_records_out"] > into + 3000, 30.0, "flows by way of gw2")
-        until(lambda: fan.far()["state"] == "up" and all(fan.buckets()), 30.0, "it is back")
+            until(lambda: fan.peering("gw2")["books"]["in_records_out"] > into + 3000, 60.0, "flows by way of gw2")
+        until(lambda: fan.far()["state"] == "up" and all(fan.buckets()), 120.0, "it is back")
         into = fan.peering("gw2")["books"]["in_records_out"]
-        until(lambda: fan.peering("gw2")["books"]["in_records_out"] > into + 3000, 30.0, "flows by way of gw2")
+        until(lambda: fan.peering("gw2")["books"]["in_records_out"] > into + 3000, 60.0, "flows by way of gw2")
         assert client.poll() is None, "iperf3 has ended"
         resets = traffic.tcp_resets(fan.topology) - before
         client.kill()
