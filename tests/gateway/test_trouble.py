@@ -90,7 +90,7 @@ def test_whatever_call_of_the_loop_fails(pairs: MakePair, where: str, seconds: f
     pair.write_config("gw1")
     pair.running["gw1"].send_signal(signal.SIGHUP)
     until(lambda: lives(of(pair.status("gw1"), "fwd1")) == untouched and pair.ready("gw1"), 40.0, "all is well again")
-    until(lambda: pair.ping("-I", "10.1.0.10", to="10.2.0.10"), what="the peering carries again")
+    until(lambda: pair.ping("-I", "10.1.0.10", to="10.2.0.10"), 40.0, "the peering carries again")
     places = record.read_text().splitlines()
 
     assert len(places) >= places_min, places
