@@ -218,13 +218,13 @@ def test_two_fwds_on_one_host_leave_each_other_alone(pairs: MakePair) -> None:
     log = pair.topology.run_dir / "another.log"
     with pair.capture(marker=MARKER) as wire, pinging(pair), log.open("wb") as out:
         process = pair.topology.popen("gw1", argv, stdout=out, stderr=subprocess.STDOUT)
-        until(lambda: tables(pair) == ["fwd_another", "fwd_to_gw2_0"], 15.0, "both")
-        until(lambda: "agent started" in log.read_text(), 15.0, "the second runs")
+        until(lambda: tables(pair) == ["fwd_another", "fwd_to_gw2_0"], 40.0, "both")
+        until(lambda: "agent started" in log.read_text(), 40.0, "the second runs")
         second(pair, "another", subnets={"gw1": ["10.1.0.0/24"], "gw2": ["10.9.0.0/24", SUBNET]})
         process.send_signal(signal.SIGHUP)
-        until(lambda: "another fwd on this host" in log.read_text(), 15.0, "refused")
+        until(lambda: "another fwd on this host" in log.read_text(), 40.0, "refused")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(40) == 0
         assert tables(pair) == ["fwd_to_gw2_0"]
         assert unreachable(pair) == [SUBNET]
         assert pair.ping(count=3)
@@ -234,7 +234,7 @@ def test_two_fwds_on_one_host_leave_each_other_alone(pairs: MakePair) -> None:
         pair.write_secret("gw1")
         second(pair, "another")
         process = pair.topology.popen("gw1", argv, stdout=out, stderr=subprocess.STDOUT)
-        until(lambda: tables(pair) == ["fwd_another"], 15.0, "taken over")
+        until(lambda: tables(pair) == ["fwd_another"], 40.0, "taken over")
         assert unreachable(pair) == [SUBNET]
         process.kill()
         process.wait()
