@@ -80,6 +80,8 @@ class Inbound:
         self._ended: set[int] = set()  # SPIs that keyd names, and whose life is over
         self._audit = audit
         self._esp = peering.payload == "esp"
+
+        # Where what is opened goes, and where it is counted.
         self._block = counters
         self._counters: array[int] = counters.values
         self._delivery = Delivery(peering, tun_fd, tun_flags, counters.values)
@@ -91,6 +93,8 @@ class Inbound:
         self._other_size = self._other_count = 0
         self._strangers = Strangers(counters.values, audit, parks=self._esp)
         self._lay_out(geometry.stride)
+
+        # What the member follows: its SAs, the time, and who is to be told of what comes.
         self.sas: dict[int, Receiving] = {}
         self.heard_records = False  # set by records, cleared by the member: a path that carries them works
         self.now = 0.0  # when what is received next is; the member's to set

@@ -93,6 +93,8 @@ class Lane:
         """
         if self.esp:
             return self._put_packets(record, octets, length, tos)
+
+        # A segment holds records of one TOS byte, and ends on a record boundary.
         fill = self.fill + length
         if self.open and (
             tos != self.tos
@@ -105,6 +107,8 @@ class Lane:
             if not self._begin(tos):
                 return False
             fill = length
+
+        # Most records fit the row that is open; the others are laid over several.
         if length < self.room:
             at = self.at
             self.at = end = at + length

@@ -43,6 +43,8 @@ class MemberPairs:
         self._times = times
         self._proof = proof
         self._shared = parts.shared
+
+        # What the member has been given, and what it makes of that.
         self._mailbox = Mailbox(parts)
         self.accepted = Accepted(index, parts, self._mailbox)
         self._told = -1  # the version of `accepted` that boot records and the living member have
@@ -54,6 +56,8 @@ class MemberPairs:
         self.renew: By | None = None  # by what the pair in use is to be replaced before its time
         self.lack = By.START  # why it may have too few pairs
         self.strayed = False  # it hears the peer at another address
+
+        # What waits in boot records, and what of a predecessor's may still be used.
         self._recorded: set[int] = set()  # our SPIs of the pairs whose outbound SAs wait in boot records
         self._orphans: list[SaKeys] = []  # outbound SAs of a predecessor's boot records, used by nobody yet
         self._until_ms = 0  # when what a predecessor has handed out ends at the latest

@@ -208,6 +208,8 @@ class Peering(Strict):
             raise ValueError("local_addrs and remote_addrs are the same address")
         if reason := self._unpaired():
             raise ValueError(reason)
+
+        # Numbers: an SA ends after it is due to be replaced, and nobody has another's port.
         for name in ("time", "packets", "bytes"):
             soft, hard = getattr(self, f"rekey_{name}"), getattr(self, f"life_{name}")
             if hard and hard <= soft:
@@ -220,6 +222,8 @@ class Peering(Strict):
             raise ValueError(f"port {self.ike.ike_port} is IKE's (keys.ike_port) and a member's: choose another port")
         if self.ike and not self.esn:
             raise ValueError("esn = false is the lab's: with IKE say noesn, and not esn, in keys.esp_proposals")
+
+        # Subnets: a packet is of one side, and ESP's own does not go into the tunnel.
         if overlap := first_shared({"local_ts": self.local_ts, "remote_ts": self.remote_ts}):
             (a, one), (b, other) = overlap
             raise ValueError(f"{a} {one} and {b} {other} overlap{_all_of_it(one, other)}")

@@ -108,10 +108,14 @@ class Supervisor:
     ) -> None:
         self._read = read
         self._save_keys = save_keys
+
+        # What this host lacks is said before anything is opened.
         self._users = find_users(config.gateway.user)
         host.check(config, self._users)
         try_users(self._users)
         self._config = config
+
+        # What is open outlives the processes; each of these watches a part of it.
         self._standing = Standing(
             config.gateway, partial(open_examined, user=self._users["keyd"]), self._users["agent"]
         )
@@ -123,6 +127,8 @@ class Supervisor:
         self._tellers = Tellers(self._standing, self._selector)
         self._tree = Tree(self._standing, self._tellers, self._selector, self._logs, self._users, time.monotonic_ns())
         self._wait_s = policy.TICK_S
+
+        # What has been told, and what is under way of a change.
         self._troubles = Troubles()
         self._told_troubles = b""
         self._waiting: dict[str, str] = {}  # as the agent is told
