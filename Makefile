@@ -2,13 +2,15 @@
 VENV := .venv/bin
 export PATH := $(CURDIR)/$(VENV):$(PATH):/usr/sbin:/sbin
 PYTEST_ARGS ?=
+# A worker a core. Files stay whole: their tests share what is set up once.
+WORKERS := -n logical --dist loadfile --no-loadscope-reorder
 FUZZ_S ?= 60
 BENCH_ARGS ?=
 TESTBED_ARGS ?=
 
 .DEFAULT_GOAL := help
 PARTS := peers scale micro failover profile
-.PHONY: help setup demo lint check test test-memory test-netns long interop ike-vectors testbed bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean fuzz deb deb-test
+.PHONY: help setup demo lint types-fwd types-tests check test test-memory test-netns long interop ike-vectors testbed bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean fuzz deb deb-test
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -22,21 +24,27 @@ demo: setup ## two VPCs, four tunnels, load, a member killed half way (root)
 lint: setup ## ruff and mypy, of fwd and the tests
 	@ruff check .
 	@ruff format --check .
+	@$(MAKE) --no-print-directory -j 2 --output-sync types-fwd types-tests
+
+types-fwd:
 	@mypy
+
+types-tests:
 	@mypy --config-file tests/mypy.ini
 
 check: lint ## lint, types, and the quick tests that need no root: before each commit
-	@pytest -q -n auto --dist loadfile -m "not netns and not slow and not long and not deb" $(PYTEST_ARGS)
+	@pytest -q $(WORKERS) -m "not netns and not slow and not long and not deb" $(PYTEST_ARGS)
 
 test: lint test-memory test-netns ## lint, types, and all tests but the long ones (root)
 
 test-memory: setup ## all tests that need no root, on all cores
-	@pytest -n auto --dist loadfile -m "not netns and not long and not deb" $(PYTEST_ARGS)
+	@pytest $(WORKERS) -m "not netns and not long and not deb" $(PYTEST_ARGS)
 
 test-netns: setup ## tests with real gateways in network namespaces, one at a time (root)
 	@pytest -m "netns and not long and not deb" $(PYTEST_ARGS)
 
-long: setup ## minutes of load: kills, soak (root)
+long: setup ## all examples of each property; minutes of load: kills, soak (root)
+	@pytest $(WORKERS) --hypothesis-profile full -m "not netns and not long and not deb" $(PYTEST_ARGS)
 	@pytest -m long $(PYTEST_ARGS)
 
 fuzz: setup ## any octets to IKEv2 for FUZZ_S seconds, here 60; atheris has wheels for x86-64 alone

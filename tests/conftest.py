@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import settings
+from propkit import QUICK
 
 from fwd.lab import gateways
 from fwd.lab.topology import RUN_DIR, Topology, why_not
@@ -20,6 +22,8 @@ from fwd.lab.topology import RUN_DIR, Topology, why_not
 # A shell's background job ignores SIGINT, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.load_profile(QUICK)
 
 _serial = itertools.count()
 _MARK = "FWD_TEST_RUN"

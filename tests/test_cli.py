@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pty
@@ -13,13 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
 from fwd import __version__
-from fwd.cli import app
+from fwd.cli import _exit_status, app
 from fwd.model.example import EXAMPLE
 
 STATUS = {
@@ -30,11 +33,28 @@ STATUS = {
 }  # fmt: skip
 
 
-def fwd(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "fwd", *args], capture_output=True, text=True, timeout=30, check=False)
+@dataclass(frozen=True)
+class Done:
+    """What a command said, and its exit status."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+def fwd(*args: str) -> Done:
+    """Run a command in this process, which has imported already what each process would import anew."""
+    out, err = io.StringIO(), io.StringIO()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = _exit_status(list(args))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+def assert_refused(result: Done, *words: str) -> None:
     assert result.returncode == 2, result
     assert result.stdout == ""
     assert result.stderr.startswith("fwd")

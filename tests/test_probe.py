@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -98,7 +96,7 @@ def test_both_ends_on_loopback() -> None:
         assert (whole.received, whole.lost, whole.duplicates, whole.inversions) == (500, 0, 0, 0)
 
 
-def test_bad_input_is_one_line_and_status_2() -> None:
+def test_bad_input_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     magic = ["--magic", MAGIC.hex(), "--seconds", "1"]
     for argv, word in (
         (["send", "--to", "10.0.0.1", "--from-port", "1", *magic], "--to"),
@@ -108,11 +106,12 @@ def test_bad_input_is_one_line_and_status_2() -> None:
         (["receive", "--port", "7", "--out", "/dev/null", "--magic", "00", "--seconds", "1"], "--magic"),
         ([], "verb"),
     ):
-        command = [sys.executable, "-m", "fwd.lab.probe", *argv]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=30)
-        assert result.returncode == 2
-        assert len(result.stderr.splitlines()) == 1, result.stderr
-        assert word in result.stderr
+        with pytest.raises(SystemExit) as ended:
+            probe.main(argv)
+        assert ended.value.code == 2
+        told = capsys.readouterr().err
+        assert len(told.splitlines()) == 1, told
+        assert word in told
 
 
 def test_source_ports_reach_the_members_they_were_chosen_for() -> None:

@@ -21,6 +21,7 @@ from fwd.bench.result import Plan
 from fwd.lab.world import LabError
 
 Json = dict[str, Any]
+DRAW = plots.draw
 HEAD = ("schema", "part", "quick", "environment", "seconds")
 
 
@@ -29,6 +30,12 @@ def _no_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Neither root nor the machine's own lock."""
     monkeypatch.setattr(commands, "why_not", lambda: None)
     monkeypatch.setattr(commands, "LOCK", tmp_path / "lock")
+
+
+@pytest.fixture(autouse=True)
+def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wants them has `draw` back: to draw takes seconds."""
+    monkeypatch.setattr(plots, "draw", lambda out, results: [])
 
 
 @pytest.fixture
@@ -69,7 +76,10 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Callable[..., None]:
     return check
 
 
-def test_all_parts_in_their_order(part: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_all_parts_in_their_order(
+    part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plots, "draw", DRAW)
     calls = {name: part(name) for name in PARTS}
     assert bench("--out", tmp_path / "b", "--wireguard-go", sys.executable) == 0
     assert [len(of) for of in calls.values()] == [1] * 5

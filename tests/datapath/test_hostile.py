@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from propkit import examples
 from rig import Gateway, Group, Rig, record, rig, sa_keys
 
 from fwd.proto.aggfrag import SUBTYPE_RECORDS
@@ -68,7 +69,7 @@ datagrams = st.one_of(
 def test_any_datagrams(payload: str) -> None:
     with attacked(payload) as attacker:
 
-        @settings(max_examples=150, deadline=None)
+        @settings(max_examples=examples(150))
         @given(st.lists(datagrams, max_size=4), st.integers(0, 255))
         def check(batch: list[bytes], tos: int) -> None:
             for data in batch:
@@ -84,7 +85,7 @@ def test_any_merged_receive(payload: str) -> None:
     with attacked(payload) as attacker:
         own = attacker.b.geometry.packet_bytes
 
-        @settings(max_examples=150, deadline=None)
+        @settings(max_examples=examples(150))
         @given(headers, st.integers(0, 65536), st.one_of(st.integers(1, 70000), st.just(own)))
         def check(header: bytes, length: int, size: int) -> None:
             data = (header.ljust(size, b"\x5a") * (length // size + 1))[:length] if size <= length else bytes(length)
@@ -132,7 +133,7 @@ def test_any_payload_of_an_authenticated_peer(payload: str) -> None:
     """What is delivered is a packet within the selectors, with a header that says its length."""
     with attacked(payload) as attacker:
 
-        @settings(max_examples=300, deadline=None)
+        @settings(max_examples=examples(300))
         @given(st.lists(rows, min_size=1, max_size=5), st.integers(0, 3))
         def check(batch: list[bytes], ecn: int) -> None:
             for row in batch:
@@ -148,7 +149,7 @@ def test_runs_of_hostile_chunks_of_the_full_size() -> None:
     with attacked("superpacket") as attacker:
         chunk = attacker.b.geometry.chunk
 
-        @settings(max_examples=100, deadline=None)
+        @settings(max_examples=examples(100))
         @given(st.lists(st.tuples(framings, vnets, ip_heads), min_size=3, max_size=12), st.booleans())
         def check(parts: list[tuple[bytes, bytes, bytes]], regular: bool) -> None:
             sealed = [

@@ -13,6 +13,7 @@ import pytest
 import segkit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from propkit import examples
 from rig import Rig, record, rig
 from segkit import A6, B6, VNET
 
@@ -174,7 +175,7 @@ def test_any_records_of_a_client(payload: str) -> None:
     with rig(members=1, payload=payload) as r:
         fill_rows_with_others(r)
 
-        @settings(max_examples=150, deadline=None)
+        @settings(max_examples=examples(150))
         @given(st.lists(hostile, min_size=1, max_size=4))
         def check(batch: list[bytes]) -> None:
             sent = r.a.counted(MemberCounter.OUT_ESP)
@@ -196,7 +197,7 @@ def test_any_records_of_a_peer() -> None:
     with rig(members=1) as r:
         r.a.demux._refusal = lambda size: None  # type: ignore[method-assign]
 
-        @settings(max_examples=150, deadline=None)
+        @settings(max_examples=examples(150))
         @given(st.lists(hostile, min_size=1, max_size=4))
         def check(batch: list[bytes]) -> None:
             got = r.pass_over(*batch)

@@ -14,6 +14,7 @@ import pytest
 from aggkit import CHUNK, LATER, WAIT_S, Chunk, Receiver, Stream, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from propkit import examples
 
 from fwd.proto.aggfrag import row_bytes
 from fwd.proto.drops import DropReason
@@ -106,7 +107,7 @@ def test_in_order_every_record_is_delivered_from_chunks(bursts: list[list[int]])
     assert not receiver.pieces_kept()
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(BURSTS, st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.4]), st.sampled_from([0.0, 0.2, 0.6]))
 @pytest.mark.parametrize("way", ["chunks", "rows"])
 def test_lost_and_late_chunks_cost_only_the_records_they_carry(
@@ -301,7 +302,7 @@ def run_hostile(hostile: list[tuple[int, int, bytes]], in_rows: bool) -> tuple[R
     return receiver, top
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(HOSTILE, st.booleans(), st.booleans())
 def test_after_any_lies_the_next_good_bursts_are_delivered(
     hostile: list[tuple[int, int, bytes]], lies_in_rows: bool, good_in_rows: bool

@@ -13,6 +13,7 @@ import segkit
 from aggkit import CHUNK, Chunk, Receiver, Stream, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from propkit import examples
 
 from fwd.proto.aggfrag import row_bytes
 from fwd.proto.drops import DropReason
@@ -112,7 +113,7 @@ def delivered_tcp(receiver: Receiver) -> list[bytes]:
     return [p for data in receiver.records if data[1] or data[0] for p in segkit.segments(data)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.integers(0, 2**32))
 def test_nothing_is_made_up_and_nothing_delivered_twice(seed: int) -> None:
     """Any losses, in bursts of any records: only packets that were sent, and all before each first hole of a

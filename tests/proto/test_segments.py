@@ -11,6 +11,7 @@ import pytest
 import segkit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from propkit import examples
 from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
 from segkit import ACK, CWR, ECE, FIN, PSH, SYN, URG
@@ -64,7 +65,7 @@ def test_the_oracle_agrees_with_scapy(v6: bool) -> None:
         assert bytes(anew) == packet
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(
     st.booleans(), options, flags, sequences, st.integers(1, 1300), st.integers(2, 40), st.integers(0, 65535),
     st.integers(0, 1299), st.integers(0, 2**32),
@@ -206,7 +207,7 @@ def test_what_has_a_wrong_checksum_stays_apart(at: int) -> None:
     assert runs_of(packets) == [[packet] for packet in packets]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.integers(0, 2**32))
 def test_whatever_is_joined_is_split_into_the_same(seed: int) -> None:
     """Streams of all sizes in any order, some packets changed in a bit, with checksums put right or not."""
@@ -235,7 +236,7 @@ def _recomputed(packet: bytes) -> bytes:
     return segkit.with_checksum(_identified(packet, int.from_bytes(packet[4:6], "big")), 20, 16)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(st.lists(st.binary(min_size=4, max_size=100), min_size=1, max_size=30))
 def test_rows_of_any_octets_are_never_an_error(rows: list[bytes]) -> None:
     buffer = bytearray(STRIDE * ROWS)
@@ -273,7 +274,7 @@ def test_padding_beyond_alignment_stays_apart() -> None:
 # -- a part of a super-packet -------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.booleans(), options, flags, sequences, st.integers(48, 600), st.integers(2, 20), st.data())
 def test_a_part_is_split_into_the_same_packets(
     v6: bool, opts: bytes, flag: int, sequence: int, size: int, count: int, data: st.DataObject
@@ -312,7 +313,7 @@ def joined_datagrams(records: list[bytes]) -> list[list[bytes]]:
     return [segkit.segments(b"".join(group.pieces()) if isinstance(group, Datagrams) else group) for group in groups]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.integers(0, 2**32))
 def test_datagrams_come_out_in_order_each_as_it_was(seed: int) -> None:
     dice = random.Random(seed)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ikekit import NAME, A, B, Net, for_member
+from propkit import examples
 
 from fwd.proto.ike.crypto import Sealer
 from fwd.proto.ike.message import Header, seal_message
@@ -18,7 +19,7 @@ EXAMPLES = {"codec": 1000, "strangers": 150, "peer": 150, "insider": 300, "named
 
 @pytest.mark.parametrize("name", harnesses.HARNESSES)
 def test_any_octets(name: str) -> None:
-    @settings(max_examples=EXAMPLES[name])
+    @settings(max_examples=examples(EXAMPLES[name]))
     @given(st.binary(max_size=400))
     def run(data: bytes) -> None:
         harnesses.HARNESSES[name](data)

@@ -10,6 +10,7 @@ import harnesses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from propkit import examples
 
 from fwd.proto.ike import payloads as p
 from fwd.proto.ike.crypto import Sealer
@@ -68,7 +69,7 @@ some_payload = st.one_of(
 chains = st.lists(some_payload, max_size=8)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(chains)
 def test_every_message_is_decoded_to_the_same(chain: list[p.AnyPayload]) -> None:
     data = encode_clear(HEADER, chain)
@@ -77,7 +78,7 @@ def test_every_message_is_decoded_to_the_same(chain: list[p.AnyPayload]) -> None
     assert decode_clear(header, data) == chain
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(chains, st.integers(0, 2**40), st.sampled_from([0, 100, 300, 1280]))
 def test_every_sealed_message_opens_to_the_same(chain: list[p.AnyPayload], iv: int, limit: int) -> None:
     sealer = Sealer(bytes(range(36)))
@@ -122,7 +123,7 @@ def test_a_message_that_would_need_too_many_fragments_is_not_sent() -> None:
 # -- any bytes ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(chains, st.data())
 def test_any_change_of_a_message(chain: list[p.AnyPayload], data: st.DataObject) -> None:
     """In the clear, and as plaintext of the peer."""

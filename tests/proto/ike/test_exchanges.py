@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ikekit import NAME, WALL, A, B, Net, Side, connection, for_member
+from propkit import examples
 
 from fwd.proto.ike import auth
 from fwd.proto.ike.endpoint import Endpoint
@@ -330,7 +331,7 @@ class ChangedNet(Net):
         super().deliver(replace(datagram, data=bytes(data)))
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.sampled_from([A, B]), st.integers(0, 300), st.integers(1, 255))
 def test_over_a_first_message_that_was_changed_no_ike_sa_comes_about(to: Address, at: int, mask: int) -> None:
     """RFC 7296 §2.15: both sign what they sent, and nothing else keeps a stranger from weakening it."""

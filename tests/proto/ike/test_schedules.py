@@ -6,15 +6,15 @@ sides, or each side has told that it is closed; never two halves that disagree.
 
 from __future__ import annotations
 
-import os
 import random
 
 import pytest
 from ikekit import NAME, Net, for_member
+from propkit import examples
 
 from fwd.proto.ike.events import Closed
 
-SCHEDULES = int(os.environ.get("FWD_SCHEDULES", "300"))
+SCHEDULES = examples(300)
 MEMBERS = 3
 REST_S = 400.0  # longer than any retransmission, retry or REKEYED state
 
