@@ -287,12 +287,14 @@ def test_render_shows_what_people_ask_for(view: GatewayView) -> None:
     member.process.put(ProcessState.FAILED, 0, 9, NOW_NS, 10)
     member.counters.values[DropReason.REPLAYED] = 1234
     member.counters.publish()
+    view.shared.troubles.put(json.dumps({"trial_until": 1_900_000_000}).encode())
     console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115 - closed below
     console.print(render.render(collect(view, NOW_NS)))
     console.file.close()
     text = console.export_text()
     for words in ("not ready", "vpc2: member 1 is failed", "0x00001001", "replayed 1,234", "csum, tso", "odd [b]"):
         assert words in text
+    assert "on trial" in text
     assert "too_old" not in text  # nothing was dropped for that
     assert "uso: [Errno 22] Invalid argument" in text
 

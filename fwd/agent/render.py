@@ -9,7 +9,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
@@ -75,6 +75,9 @@ def render(told: Json) -> RenderableType:
     lines: list[RenderableType] = [head]
     lines += [_fact("waits for", line, "yellow") for line in status.not_ready]
     lines += [_fact("what to do", remedy) for remedy in dict.fromkeys(reason.remedy for reason in status.reasons)]
+    if status.gateway.trial_until is not None:
+        at = datetime.fromtimestamp(status.gateway.trial_until).strftime("%H:%M:%S")
+        lines.append(_fact("on trial", f"this configuration goes at {at} unless `fwd confirm` comes", "yellow"))
     lines += [_fact("warning", warning, "yellow") for warning in status.warnings]
     lines += [_shared_process(process) for process in status.processes]
     for peering in status.peerings:

@@ -63,6 +63,7 @@ def status_of(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None
             uptime_s=round((now_ns - view.started_ns) / 1e9, 3),
             control=str(view.gateway.control),
             users=dict(view.users),
+            trial_until=news.get("trial_until"),
         ),
         ready=not reasons,
         not_ready=[one.line for one in reasons],

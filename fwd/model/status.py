@@ -291,6 +291,11 @@ class Gateway:
     users: Annotated[dict[str, int], "Number of the user that each kind of process runs as."] = field(
         default_factory=dict
     )
+    trial_until: Annotated[
+        int | None,
+        "When the configuration on trial goes unless `fwd confirm` comes, in seconds since 1970; null: there is none.",
+        gauge("fwd_trial_until_seconds"),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

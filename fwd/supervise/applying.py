@@ -55,6 +55,11 @@ class Applying:
         self._before: Config | None = None  # in force until the trial began
         self._reading: Reading | None = None
 
+    @property
+    def trial_until(self) -> int | None:
+        """Return when a trial ends, in seconds of the day's clock since 1970; None: nothing is on trial."""
+        return round(self._trial.began.of_day_s + self._trial.seconds) if self._trial else None
+
     # -- by itself ----------------------------------------------------------------------------------------------------
 
     def resume(self) -> None:

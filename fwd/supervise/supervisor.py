@@ -315,6 +315,7 @@ class Supervisor:
             "waiting": self._waiting,
             "troubles": self._troubles.current(now),
             "tuns": self._standing.kernel.seen,
+            "trial_until": self._applying.trial_until,
             "reasons": [one.as_json() for one in (*self._standing.drained(), *self._standing.kernel.reasons())],
         }
         told = json.dumps(news).encode()

@@ -81,9 +81,11 @@ def test_what_is_confirmed_stays_and_is_in_the_file(pair: Pair, tmp_path: Path) 
     path = given(pair, tmp_path, **{"[gateway]\n": '[gateway]\nlog_level = "debug"\n'})
     applied(pair, path, confirm_s=600)
     assert files(pair) == {"gw1.toml", "gw1.toml.pending"}
+    until(lambda: pair.status("gw1")["gateway"]["trial_until"], what="the status says until when")
     assert "confirmed" in apply.confirm(pair.control("gw1"))
     assert pair.config("gw1").read_text() == path.read_text()
     assert files(pair) == {"gw1.toml", "gw1.toml.before"}
     with pytest.raises(UserError, match="nothing to confirm"):
         apply.confirm(pair.control("gw1"))
+    until(lambda: pair.status("gw1")["gateway"]["trial_until"] is None, what="nothing is on trial")
     until(pair.ping, what="traffic passes")
