@@ -279,14 +279,15 @@ class Keeper:
         return due
 
     def _restore(self, due: dict[str, list[Step]], now: float, done: dict[str, list[str]], renewed: list[str]) -> None:
-        """All guards first, together; then each peering's device and routes."""
+        """All guards first, both layers at the same time; then each peering's device and routes."""
         subnets = [s.subnet for todo in due.values() for s in todo if s.do is Do.GUARD_ROUTE and s.subnet]
         tables = {name for name, todo in due.items() if any(s.do is Do.GUARD_TABLE for s in todo)}
         whys = {Do.GUARD_ROUTE: "", Do.GUARD_TABLE: ""}
+        setting = network.begin_tables(self._kept[name].rules for name in tables) if tables else None
         if subnets:
             whys[Do.GUARD_ROUTE] = _why_not(network.set_guard_routes, subnets, self._number)
-        if tables:
-            whys[Do.GUARD_TABLE] = _why_not(network.set_tables, [self._kept[name].rules for name in tables])
+        if setting:
+            whys[Do.GUARD_TABLE] = _why_not(setting)
             self._generation = -1
             for name in tables:
                 self._kept[name].listing = ""

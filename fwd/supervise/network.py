@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Collection, Iterable
-from typing import Final
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from typing import Final, NoReturn
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -54,7 +56,18 @@ def tables(asks: Kernel, names: Collection[str] | None = None) -> dict[str, str]
 
 def set_tables(rules: Iterable[str]) -> None:
     """Make tables anew, as one transaction."""
-    _nft("".join(rules))
+    begin_tables(rules)()
+
+
+def begin_tables(rules: Iterable[str]) -> Callable[[], object]:
+    """Begin to make tables anew, as one transaction; calling what is returned waits for its end.
+
+    What cannot even begin raises there, too: who sets another guard meanwhile must not leave that out.
+    """
+    try:
+        return _begin_nft("".join(rules))
+    except (UserError, OSError) as error:
+        return partial(_raise, error)
 
 
 def remove_tables(names: Iterable[str]) -> None:
@@ -167,18 +180,37 @@ def _guard(subnet: Network) -> dict[str, object]:
 
 def _nft(commands: str, *options: str) -> str:
     """Let nft carry out `commands`, as one transaction; what it prints."""
+    return _begin_nft(commands, *options)()
+
+
+def _begin_nft(commands: str, *options: str) -> Callable[[], str]:
+    """Begin to; calling what is returned waits for the end."""
     binary = shutil.which("nft", path=NFT_PATH)
     if binary is None:
         raise UserError("nft is missing: the leak guards need it; install the package nftables")
-    # In a session of its own: ^C at the terminal is for fwd, and is no reason to leave a table where it is.
-    try:
-        done = subprocess.run(
-            [binary, *options, "-f", "-"], input=commands, capture_output=True, text=True, check=False,
-            start_new_session=True, timeout=_NFT_S,
+    with os.fdopen(os.memfd_create("nft"), "w+b", buffering=0) as script:
+        script.write(commands.encode())
+        script.seek(0)
+        # In a session of its own: ^C at the terminal is for fwd, and is no reason to leave a table where it is.
+        process = subprocess.Popen(
+            [binary, *options, "-f", "-"], stdin=script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
         )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise UserError(f"nft does not answer within {_NFT_S:.0f} s: the leak guards need it") from None
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[0] if done.stderr.strip() else f"exit status {done.returncode}"
+    return partial(_end_nft, process)
+
+
+def _end_nft(process: subprocess.Popen[str]) -> str:
+    with process:
+        try:
+            printed, said = process.communicate(timeout=_NFT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise UserError(f"nft does not answer within {_NFT_S:.0f} s: the leak guards need it") from None
+    if process.returncode:
+        reason = said.strip().splitlines()[0] if said.strip() else f"exit status {process.returncode}"
         raise UserError(f"nft refuses the leak guards: {reason}")
-    return done.stdout
+    return printed
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error

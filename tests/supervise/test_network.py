@@ -30,6 +30,13 @@ def test_nft_that_hangs_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         network.set_tables([""])
 
 
+def test_nft_that_cannot_begin_leaves_the_other_guard_to_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network.shutil, "which", lambda *_, **__: None)  # type: ignore[attr-defined]
+    wait = network.begin_tables([""])
+    with pytest.raises(UserError, match="nft is missing"):
+        wait()
+
+
 def test_interrupting_fwd_does_not_interrupt_nft(tmp_path: Path) -> None:
     """^C goes to all of the terminal's processes; one that removes a guard must carry it out."""
     script = (
