@@ -151,8 +151,21 @@ def tcp_resets(topology: Hosts, hosts: Iterable[str] = ("client1", "client2")) -
     return sum(resets_in(topology.run(host, ["cat", "/proc/net/snmp"]).stdout) for host in hosts)
 
 
+def connections_reset(topology: Hosts, hosts: Iterable[str] = ("client1", "client2")) -> int:
+    """Established connections reset so far, over all these hosts; without what answers a late copy of a last segment.
+
+    A host that repeats its FIN while the answer is under way gets a reset for a connection that both have closed.
+    """
+    return sum(counters_in(topology.run(host, ["cat", "/proc/net/snmp"]).stdout)["EstabResets"] for host in hosts)
+
+
 def resets_in(snmp: str) -> int:
     """EstabResets + OutRsts of a /proc/net/snmp."""
-    names, values = (line.split()[1:] for line in snmp.splitlines() if line.startswith("Tcp:"))
-    counters = dict(zip(names, map(int, values), strict=True))
+    counters = counters_in(snmp)
     return counters["EstabResets"] + counters["OutRsts"]
+
+
+def counters_in(snmp: str) -> dict[str, int]:
+    """TCP's counters of a /proc/net/snmp."""
+    names, values = (line.split()[1:] for line in snmp.splitlines() if line.startswith("Tcp:"))
+    return dict(zip(names, map(int, values), strict=True))

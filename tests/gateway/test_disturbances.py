@@ -188,5 +188,4 @@ def test_both_guards_at_once_and_quickly(pairs: MakePair) -> None:
         took_s.append(remove_both_layers(pair))
         assert not pair.status("gw1")["ready"]
         pair.wait_ready("gw1", seconds=LIMIT_S)
-    assert sorted(took_s)[9] < BOTH_RETURN_S, sorted(took_s)
-    assert max(took_s) < RETURN_S / 2, sorted(took_s)
+    assert max(took_s) < BOTH_RETURN_S, sorted(took_s)

@@ -1,0 +1,135 @@
+"""Members 2 → 6 → 3 → 2 again and again under TCP streams and numbered probes: nothing is lost, reordered or reset."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gwkit import Json, MakePair, Pair, assert_books_balance, ended, until
+
+from fwd.lab import traffic
+from fwd.lab.topology import GATEWAYS
+
+TIMES = int(os.environ.get("FWD_LONG_MEMBERS", "20"))
+STREAMS, STREAM_S, DEADLINE_S, PORT = 16, 20, 8, 5300
+RESULT = Path(__file__).parents[2] / "build" / "long-members.json"
+
+# Each stream sends for a while, hears how much has come, and begins anew. Whatever goes wrong is printed.
+CLIENT = """
+import socket, sys, threading, time
+to, port, streams, seconds = sys.argv[1], *map(int, sys.argv[2:])
+def stream(first_s):
+    while True:
+        try:
+            with socket.create_connection((to, port), 10) as s:
+                sent, end = 0, time.monotonic() + first_s
+                while time.monotonic() < end:
+                    s.sendall(bytes(16384))
+                    sent += 16384
+                    time.sleep(0.03)
+                s.shutdown(socket.SHUT_WR)
+                got = s.makefile().readline()
+                print("done" if int(got) == sent else f"{got} of {sent}", flush=True)
+        except Exception as error:
+            print(repr(error), flush=True)
+            time.sleep(1)
+        first_s = seconds
+for n in range(streams):
+    threading.Thread(target=stream, args=(1 + n * seconds / streams,), daemon=True).start()
+threading.Event().wait()
+"""
+SERVER = """
+import socket, sys, threading
+def serve(s):
+    with s:
+        got = 0
+        while data := s.recv(65536):
+            got += len(data)
+        s.sendall(f"{got}\\n".encode())
+with socket.create_server(("", int(sys.argv[1])), backlog=64) as listening:
+    print("ready", flush=True)
+    while True:
+        threading.Thread(target=serve, args=(listening.accept()[0],), daemon=True).start()
+"""
+
+
+def write(pair: Pair, members: int) -> None:
+    pair.peerings[0]["members"] = members
+    for host in GATEWAYS:
+        seen = pair.log(host).count("configuration re-read")
+        pair.write_config(host)
+        pair.running[host].send_signal(signal.SIGHUP)
+        until(lambda host=host, seen=seen: pair.log(host).count("configuration re-read") > seen, what="re-read")  # type: ignore[misc]
+
+
+def members(pair: Pair, host: str) -> list[Json]:
+    found: list[Json] = pair.peering(host)["members"]
+    return found
+
+
+def wait_for(pair: Pair, count: int) -> None:
+    """So many members carry, and there are no others."""
+
+    def carry(host: str) -> bool:
+        there = members(pair, host)
+        return len(there) == count and all(m["buckets"] and m["spi_out"] for m in there)
+
+    for host in GATEWAYS:
+        until(lambda host=host: carry(host), 60.0, f"{host}: {count} members carry")  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def streams(pair: Pair, said: list[str]) -> Iterator[None]:
+    """TCP streams that end and begin anew while the block runs; `said` has what came of them."""
+    topology, python = pair.topology, [sys.executable, "-c"]
+    numbers = [str(PORT), str(STREAMS), str(STREAM_S)]
+    with ended(topology.popen("client2", [*python, SERVER, numbers[0]], stdout=subprocess.PIPE)) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"ready\n"
+        argv = [*python, CLIENT, topology.address("client2"), *numbers]
+        with ended(topology.popen("client1", argv, stdout=subprocess.PIPE)) as client:
+            yield
+            assert client.stdout is not None
+            os.set_blocking(client.stdout.fileno(), False)
+            said += (client.stdout.read() or b"").decode().splitlines()
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("payload", ["superpacket", "esp"])
+def test_members_come_and_go_again_and_again(pairs: MakePair, payload: str) -> None:
+    peering = {"payload": payload, "members": 2, "drain_deadline": DEADLINE_S}
+    pair = pairs([peering], keys={"source": "psk"})
+    wait_for(pair, 2)
+    keyds, said = [pair.pids(host)["keyd"] for host in GATEWAYS], list[str]()
+    with pair.capture() as wire, pair.probes(pair.flow_ports(2)[:1], seconds=3500.0) as got, streams(pair, said):
+        resets = traffic.connections_reset(pair.topology)
+        for _ in range(TIMES):
+            write(pair, 6)
+            wait_for(pair, 6)
+            write(pair, 3)
+            wait_for(pair, 3)
+            write(pair, 2)
+            wait_for(pair, 2)
+        resets = traffic.connections_reset(pair.topology) - resets
+
+    lost, inversions = sum(one.lost for one in got.values()), sum(one.inversions for one in got.values())
+    result = {
+        "changes": TIMES * 3, "lost": lost, "inversions": inversions, "resets": resets,
+        "repeated_nonces": wire["repeated_nonces"], "streams": said.count("done"),
+        "wrong": [one for one in said if one != "done"],
+        "drops": [{why: count for why, count in pair.drops(host).items() if count} for host in GATEWAYS],
+    }  # fmt: skip
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    assert (lost, inversions, resets, wire["repeated_nonces"], result["wrong"]) == (0, 0, 0, 0, [])
+    assert said.count("done") > 0
+    assert [pair.pids(host)["keyd"] for host in GATEWAYS] == keyds
+    for books in pair.wait_quiet():
+        assert_books_balance(books)
