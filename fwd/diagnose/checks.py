@@ -266,6 +266,16 @@ def path_mtu(facts: Facts) -> Iterator[Finding]:
             yield Finding("path_mtu", severity, peering.name, what, evidence, remedy)
 
 
+def big_tcp(facts: Facts) -> Iterator[Finding]:
+    """Yield LAN devices that join IPv6 packets to more than a TUN device takes: the kernel cuts each of them again."""
+    for around in facts.peerings:
+        for device, most in around.big.items() if any(s.version == 6 for s in around.peering.local_ts) else ():
+            what = f"{device} joins IPv6 packets to more than 64 KiB (BIG TCP), and they pass several times slower"
+            evidence = f"gro_max_size of {device} is {most}; a TUN device takes 65536"
+            remedy = f"ip link set dev {device} gro_max_size 65536; on the LAN's hosts gso_max_size as well"
+            yield Finding("big_tcp", "warning", around.peering.name, what, evidence, remedy)
+
+
 def ports(facts: Facts) -> Iterator[Finding]:
     """Yield UDP ports that fwd could not have."""
     for around in facts.peerings:
@@ -300,6 +310,6 @@ def _holds(subnet: str, address: str) -> bool:
 
 
 CHECKS: Final[tuple[Callable[[Facts], Iterator[Finding]], ...]] = (
-    host, keys, names, addresses, ports, forwarding, filters, routes, reverse_path, path_mtu, far_gateway, clock,
-    limits, walls, restarts, drops,
+    host, keys, names, addresses, ports, forwarding, filters, routes, reverse_path, path_mtu, big_tcp, far_gateway,
+    clock, limits, walls, restarts, drops,
 )  # fmt: skip

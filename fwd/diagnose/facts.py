@@ -49,6 +49,7 @@ class Around:
     inner: Mapping[str, Way | None] = field(default_factory=dict)  # to an address of each remote subnet
     own: frozenset[str] = frozenset()  # local subnets in which this host has an address
     lans: frozenset[str] = frozenset()  # devices that have these
+    big: Mapping[str, int] = field(default_factory=dict)  # of these, what joins IPv6 packets to more than 64 KiB
     echo: Echo | None = None  # None: not tried
     ports: Sequence[Port] = ()
     keys: Sequence[KeyFinding] = ()

@@ -12,7 +12,7 @@ import os
 import resource
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import ip_address
@@ -38,6 +38,7 @@ from fwd.supervise.users import find_users
 T = TypeVar("T")
 _STA_UNSYNC, _TIMEX_BYTES, _TIMEX_STATUS = 0x40, 208, 40  # struct timex on 64-bit machines
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+_TUN_TAKES_BYTES: Final = 65536  # GSO_LEGACY_MAX_SIZE of Linux
 _PORT_ERRORS: Final = {errno.EADDRINUSE: "taken", errno.EADDRNOTAVAIL: "no address", errno.EACCES: "not permitted"}
 
 
@@ -156,7 +157,13 @@ def _around(ip: IPRoute, peering: Peering) -> Around:
     ]
     inner = {str(subnet): _way(ip, subnet[min(1, subnet.num_addresses - 1)]) for subnet in peering.remote_ts}
     own, lans = frozenset(subnet for subnet, _ in held), frozenset(device for _, device in held)
-    return Around(peering, outer_device, _way(ip, peering.far), inner, own, lans)
+    return Around(peering, outer_device, _way(ip, peering.far), inner, own, lans, _big(ip, lans))
+
+
+def _big(ip: IPRoute, lans: Collection[str]) -> dict[str, int]:
+    """Which of these devices join IPv6 packets to more than a TUN device takes (BIG TCP), and to how much."""
+    joined = {link.get_attr("IFLA_IFNAME"): link.get_attr("IFLA_GRO_MAX_SIZE") or 0 for link in ip.get_links()}
+    return {device: joined[device] for device in sorted(lans) if joined.get(device, 0) > _TUN_TAKES_BYTES}
 
 
 def _addresses(ip: IPRoute) -> Iterator[tuple[Address, str]]:

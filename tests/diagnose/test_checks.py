@@ -88,6 +88,8 @@ def not_ready(status: Status) -> Status:
     return replace(status, ready=False, reasons=[reason], not_ready=[reason.line])
 
 
+INNER_V6 = PEERING.model_copy(update={"local_ts": [*PEERING.local_ts, ip_network("fd00:1::/64")]})
+OWN_V6 = AROUND.own | {"fd00:1::/64"}
 ELSEWHERE = Way("lan", 1500, str(PEERING.local_addrs))
 STRICT = {"net.ipv4.conf.all.rp_filter": "1", "net.ipv4.conf.wan.rp_filter": "0", "net.ipv4.ip_forward": "1"}
 OUTSIDE = {REMOTE: Way(PEERING.tun, 1500, "198.51.100.7")}
@@ -112,6 +114,7 @@ OUTSIDE = {REMOTE: Way(PEERING.tun, 1500, "198.51.100.7")}
         (around(ports=[Port(500, "IKE", "not permitted")]), "port", "fault", "as root"),
         (around(echo=Echo(True, 1400)), "path_mtu", "warning", "path_mtu = 1400"),
         (around(echo=Echo(True, 900)), "path_mtu", "fault", "900 octets"),
+        (around(peering=INNER_V6, own=OWN_V6, big={"lan": 185000}), "big_tcp", "warning", "dev lan gro_max_size 65536"),
         (
             lambda f: around(outer=ELSEWHERE)(replace(f, sysctls=STRICT)),
             "rp_filter", "warning", "net.ipv4.conf.wan.rp_filter=2",
