@@ -115,9 +115,11 @@ class Lane:
             self.room -= length
             self.rows[at:end] = record[:length]
         else:
-            stride = self.ring.stride
-            self.at = at = lay_record(record, octets, length, self.rows, self.grid, stride, self.at)
-            self.room = self.chunk + FRAMING_BYTES - at % stride
+            stride, chunk = self.ring.stride, self.chunk
+            self.at = at = lay_record(
+                record, octets, length, self.rows, self.grid, stride, chunk, self.at, self.room
+            )  # fmt: skip
+            self.room = chunk + FRAMING_BYTES - at % stride
         self.ends[self.records] = self.fill = fill
         self.records += 1
         self.octets += length - VNET_BYTES

@@ -49,31 +49,29 @@ Short = Iterable[tuple[int, int]]
 
 
 def lay_record(
-    record: memoryview, octets: npt.NDArray[np.uint8], length: int, rows: memoryview, grid: npt.NDArray[np.uint8],
-    stride: int, at: int,
+    record: memoryview, octets: npt.NDArray[np.uint8], length: int,
+    rows: memoryview, grid: npt.NDArray[np.uint8], stride: int, chunk: int, at: int, room: int,
 ) -> int:  # fmt: skip
-    """Lay a record over rows from octet `at` of `rows` on, which it fills to the end of the row at least.
+    """Lay a record over rows from octet `at` of `rows` on, where `room` octets fit before the row ends, and no more do.
 
     `octets` is the record, and `grid` the data of the rows, as arrays. Returns where the next octet goes.
     """
     # The head fills the row that is begun.
-    row, chunk = at // stride, int(grid.shape[1])
-    head = row * stride + FRAMING_BYTES + chunk - at
-    rows[at : at + head] = record[:head]
-    row += 1
+    rows[at : at + room] = record[:room]
+    row = at // stride + 1
 
     # Whole rows are one strided copy.
-    whole = (length - head) // chunk
+    whole = (length - room) // chunk
     if whole:
-        end = head + whole * chunk
-        grid[row : row + whole] = octets[head:end].reshape(whole, chunk)
+        end = room + whole * chunk
+        grid[row : row + whole] = octets[room:end].reshape(whole, chunk)
         row += whole
-        head = end
+        room = end
 
     # The tail begins another row.
     at = row * stride + FRAMING_BYTES
-    end = at + length - head
-    rows[at:end] = record[head:length]
+    end = at + length - room
+    rows[at:end] = record[room:length]
     return end
 
 

@@ -43,7 +43,9 @@ class Segment:
             self.at += len(data)
         else:
             octets, rows = np.frombuffer(data, np.uint8), memoryview(self.buffer)
-            self.at = lay_record(memoryview(data), octets, len(data), rows, self.grid, self.stride, self.at)
+            self.at = lay_record(
+                memoryview(data), octets, len(data), rows, self.grid, self.stride, self.chunk, self.at, room
+            )
         self.ends.append(self.fill() + len(data))
 
 
