@@ -17,6 +17,7 @@ from fwd.datapath.geometry import Geometry
 from fwd.datapath.inbound import Inbound
 from fwd.datapath.lane import Lane
 from fwd.datapath.outbound import Outbound
+from fwd.datapath.receiving import Receiving
 from fwd.datapath.ring import Ring
 from fwd.datapath.shared import LinkWord, PeeringShared
 from fwd.datapath.udp import GSO_DATAGRAMS_MAX, Sender
@@ -42,6 +43,22 @@ class Wire:
         group = min(GSO_DATAGRAMS_MAX, SEND_MAX // packet_bytes) * packet_bytes
         self.sends += [(view[at : at + group], packet_bytes) for at in range(0, len(view), group)]
         return -(-len(view) // packet_bytes)
+
+
+class Deaf:
+    """Stands where the member hears what comes in (inbound.Listener)."""
+
+    def on_echo(self, subtype: int, number: int) -> None:
+        pass
+
+    def on_heard(self, sa: Receiving, address: tuple[str, int]) -> None:
+        pass
+
+    def on_unknown(self, spi: int) -> None:
+        pass
+
+    def on_news(self) -> None:
+        pass
 
 
 class Path:
@@ -71,14 +88,22 @@ class Path:
             self.member.link,
             1,
             audit,
-            esp=False,
+            payload="superpacket",
         )
         self.outbound.use(keys)
 
         # What is opened goes nowhere.
         self.null = os.open(os.devnull, os.O_RDWR)
         self.inbound = Inbound(
-            peering, geometry, self.null, 0xFF, self.member.counters, self.member.slots, self.member.link, audit
+            peering,
+            geometry,
+            self.null,
+            0xFF,
+            self.member.counters,
+            self.member.slots,
+            self.member.link,
+            audit,
+            Deaf(),
         )
         self.inbound.install([keys])
 

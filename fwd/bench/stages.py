@@ -69,7 +69,10 @@ FILES: Final = {
     "datapath/lane.py": LOOP,
     "datapath/outbound.py": FRAMING,
     "datapath/inbound.py": RECEIVING,
+    "datapath/accepted.py": RECEIVING,
     "datapath/delivery.py": CHECK_IN,
+    "datapath/payloads/superpacket.py": FRAMING,
+    "datapath/payloads/esp.py": FRAMING,
     "datapath/member.py": LOOP,
     "datapath/ring.py": FLUSH,
     "datapath/udp.py": SENDING,
@@ -92,6 +95,18 @@ FUNCTIONS: Final = {
     ("datapath/demux.py", "_hand_over"): FLUSH,
     ("datapath/demux.py", "_read_burst"): CHECK_OUT,
     ("datapath/udp.py", "read_ancillary"): RECEIVING,
+    ("datapath/payloads/superpacket.py", "take_run"): RECEIVING,
+    ("datapath/payloads/superpacket.py", "take_row"): RECEIVING,
+    ("datapath/payloads/superpacket.py", "_turn_to"): RECEIVING,
+    ("datapath/payloads/superpacket.py", "_take_each"): RECEIVING,
+    ("datapath/payloads/superpacket.py", "_take_payload"): RECEIVING,
+    ("datapath/payloads/superpacket.py", "_record"): CHECK_IN,
+    ("datapath/payloads/superpacket.py", "_gather"): CHECK_IN,
+    ("datapath/payloads/superpacket.py", "flush"): CHECK_IN,
+    ("datapath/payloads/esp.py", "take_run"): CHECK_IN,
+    ("datapath/payloads/esp.py", "take_row"): CHECK_IN,
+    ("datapath/payloads/esp.py", "_join"): CHECK_IN,
+    ("datapath/payloads/esp.py", "_packet"): CHECK_IN,
     ("proto/aggfrag.py", "all_records"): REASSEMBLE,
     ("proto/aggfrag.py", "block_offset"): REASSEMBLE,
     ("proto/burst.py", "lay_record"): COPY,
@@ -108,7 +123,7 @@ FUNCTIONS: Final = {
     ("proto/ip.py", "_gso_fault"): CHECK_IN,
 }
 _ROOT = Path(fwd.__file__).parent
-_FRAME = re.compile(r"(?P<function>\S.*) \((?:\S*/)?fwd/(?P<file>(?:datapath|proto)/\w+\.py):(?P<line>\d+)\)")
+_FRAME = re.compile(r"(?P<function>\S.*) \((?:\S*/)?fwd/(?P<file>(?:datapath|proto)/[\w/]+\.py):(?P<line>\d+)\)")
 
 
 def stage_of(stack: str) -> Stage:

@@ -91,21 +91,17 @@ class Member:
         self._tuning, self._follower = Tuning.of(parts.peering), Follower(parts.shared.tuning)
         self._barrier = Barrier()
 
-        # The two ways, and what the way in tells.
+        # The two ways. The way in tells this object what it hears.
         self.inbound = Inbound(
             parts.peering, parts.geometry, parts.tun_fd, parts.offloads.tun_flags,
-            parts.shared.counters, parts.shared.slots, self._link, self._audit,
+            parts.shared.counters, parts.shared.slots, self._link, self._audit, self,
         )  # fmt: skip
         self.outbound = Outbound(
             parts.ring, parts.geometry, self._sender, parts.shared.counters,
             parts.shared.ledger, self._link, self._incarnation, self._audit, self._barrier,
-            esp=self._esp,
+            payload=parts.peering.payload,
         )  # fmt: skip
         self.outbound.life = self._tuning.life
-        self.inbound.on_echo = self._on_echo
-        self.inbound.on_heard = self._on_heard
-        self.inbound.on_unknown = self._on_unknown
-        self.inbound.on_news = self._take_messages
 
         # The path, from what a predecessor or the kernel knows of it.
         self._far = self._shared.far.get()
@@ -197,12 +193,10 @@ class Member:
                 room = inbound.take(length, *read_ancillary(ancillary, length), address)
         except (BlockingIOError, ConnectionError):
             pass
-        inbound.open(self._now)
-        if inbound.heard_records:
-            inbound.heard_records = False
+        if inbound.open(self._now):
             self.echoes.sizes.heard(self._now)
 
-    def _on_heard(self, sa: Receiving, address: tuple[str, int]) -> None:
+    def on_heard(self, sa: Receiving, address: tuple[str, int]) -> None:
         """Something authenticated came on `sa`, newer than all before it, from `address`."""
         if address != self._heard_from:
             self._find_peer(sa, address)
@@ -222,12 +216,12 @@ class Member:
             self._shared.elsewhere.put(address)
             self._tell(EventKind.ELSEWHERE, sa.spi)
 
-    def _on_unknown(self, spi: int) -> None:
+    def on_unknown(self, spi: int) -> None:
         if self._now - self._unknown_at >= _UNKNOWN_EVERY_S:
             self._unknown_at = self._now
             self._tell(EventKind.UNKNOWN, spi)
 
-    def _on_echo(self, subtype: int, number: int) -> None:
+    def on_echo(self, subtype: int, number: int) -> None:
         self.echoes.take(subtype, number, self._now)
 
     def _follow_far(self) -> None:
@@ -338,12 +332,12 @@ class Member:
     def _hear_keyd(self) -> None:
         """Take all that keyd has sent."""
         try:
-            self._take_messages()
+            self.on_news()
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._barrier.caught("message from keyd")
             self.inbound.lose_batch()  # packets that had waited for these SAs, among others
 
-    def _take_messages(self) -> None:
+    def on_news(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 try:

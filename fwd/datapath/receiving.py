@@ -1,4 +1,4 @@
-"""An inbound SA as a member has it: window, life, and the records that are being put together from it."""
+"""An inbound SA as a member has it: window, selectors, and life."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ from fwd.datapath.shared import ReplaySlots
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import BATCH_MAX, InboundSa
 from fwd.proto.ip import Selectors
-from fwd.proto.reassembly import Reassembler
 from fwd.proto.sa import UNLIMITED, Life, SaKeys
 
 
 class Receiving(InboundSa):
-    """An inbound SA and the records that are being put together from it."""
+    """An inbound SA of a member's. What its payload puts together from it, the payload keeps (payloads/)."""
 
     def __init__(
         self,
         keys: SaKeys,
         window: int,
         floor: int,
-        reassembler: Reassembler,
         selectors: Selectors,
         on_refused: Callable[[int, DropReason, int], None],
         octets: int = 0,
@@ -28,7 +26,6 @@ class Receiving(InboundSa):
     ) -> None:
         """`selectors`: the peering's, to which what comes out of it is held, unless it is narrower; `life`: its end."""
         super().__init__(keys, BATCH_MAX, window, floor)
-        self.reassembler = reassembler
         held = keys.narrowed
         self.selectors = selectors if held is None else Selectors.of_ranges(held.remote, held.local)
         self.deadline_ms = keys.deadline_ms  # in CLOCK_BOOTTIME; 0: none

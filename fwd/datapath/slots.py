@@ -1,7 +1,8 @@
 """Where receives lie until they are opened: slots of one packet's size, one behind the other, in one buffer.
 
 The kernel writes merged datagrams of one size into consecutive slots by itself. One that is shorter than its slot is
-remembered. Datagrams of another size never become slots: `pieces` shows them where they were received.
+remembered. Datagrams of another size never become slots: `pieces` shows them where they were received. If enough of
+them come, slots of their size would be better: the sender's path has changed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from fwd.proto.esp import BATCH_MAX, OVERHEAD_BYTES, TRAILER_BYTES, PacketTable
 
 ESP_MIN: Final = OVERHEAD_BYTES + TRAILER_BYTES  # octets of the shortest ESP packet
 _RECEIVES: Final = 4  # that may wait to be opened together
+ROW_MIN: Final = 256  # no path is so narrow that full rows would be shorter
+_RESIZE_AFTER: Final = 16  # authentic packets of another size in a row, before slots should be of that size
 
 
 class Slots:
@@ -30,6 +33,17 @@ class Slots:
         self.table = PacketTable(self._buffer, packet_bytes, count)
         self._first = self._used = 0
         self._short: list[tuple[int, int]] = []  # slot, and octets in it
+        self._stride = packet_bytes - OVERHEAD_BYTES
+        self._other_size = self._other_count = 0  # of rows that are not of the slots' size
+        self.better_stride = 0  # the size of row that authentic packets have had instead, often enough
+
+    def note(self, octets: int) -> None:
+        """Remember the size of the row of an authentic packet that was opened alone, if it is not under ROW_MIN."""
+        if octets == self._stride or octets != self._other_size or octets % 4:
+            self._other_size, self._other_count = octets, 0
+        else:
+            self._other_count += 1
+        self.better_stride = octets if self._other_count >= _RESIZE_AFTER else 0
 
     @property
     def has_room(self) -> bool:

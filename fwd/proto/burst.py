@@ -86,9 +86,8 @@ def seal_burst(
     2. Encrypt every full row to its place
     3. Encrypt the tail to the place after them
     """
-    size = out.packet_bytes - OVERHEAD_BYTES
-    views = rows.cut(first, full, size)
     end = 0
+    views = rows.cut(first, full, out.packet_bytes - OVERHEAD_BYTES) if full else []
     if full + (tail > 0) <= SCALAR_MAX:
         for row in views:
             end = seal_one(sa, number, row, out.view, end)

@@ -30,8 +30,15 @@ PAYLOADS = pytest.mark.parametrize("payload", ["superpacket", "esp"])
 DATA_PATH = tuple(
     os.sep + os.path.join("fwd", *names)
     for names in [
-        *(("datapath", f"{name}.py") for name in ("demux", "outbound", "inbound", "delivery", "member", "udp")),
-        *(("proto", f"{name}.py") for name in ("esp", "segments", "reassembly", "aggfrag", "flow", "ip", "path")),
+        *(
+            ("datapath", f"{name}.py")
+            for name in ("demux", "outbound", "inbound", "accepted", "delivery", "member", "udp")
+        ),
+        *(("datapath", "payloads", f"{name}.py") for name in ("superpacket", "esp")),
+        *(
+            ("proto", f"{name}.py")
+            for name in ("burst", "esp", "segments", "reassembly", "aggfrag", "flow", "ip", "path")
+        ),
     ]
 )
 

@@ -120,6 +120,24 @@ def test_sas_of_different_selectors_are_held_to_their_own() -> None:
 
 
 @PAYLOADS
+def test_each_sa_is_held_to_its_own_selectors_whichever_was_in_hand_before(payload: str) -> None:
+    """Packets of the other SA come between, and so does giving up what waits, which goes by SA, the narrow one last."""
+    with rig(members=1, payload=payload) as r:
+        wide, other = sa_keys(1, 0, EPOCH), sa_keys(1, 0, EPOCH + 1)
+        r.b.members[0]._install(SaSet(1, (wide, replace(other, narrowed=flipped(LEAVES_OUT)))))
+        number = 0
+        for _ in range(2):
+            for keys, passes in ((wide, True), (other, False)):
+                r.a.members[0]._install(SaSet(1, (), keys))
+                for _ in range(2):
+                    number += 1
+                    assert sent_and_delivered(r, record(number)) == ([number] if passes else [])
+                    r.b.expire()
+        assert r.b.dropped(DropReason.SELECTOR_IN) == number // 2
+        r.b.check_books()
+
+
+@PAYLOADS
 def test_ipv6_and_ipv4_are_narrowed_each_for_itself(payload: str) -> None:
     with rig(members=1, payload=payload) as r:
         six = Narrowed(side(("fd01::", "fd01::ffff")), side(("fd02::", "fd02::ffff")))

@@ -83,7 +83,6 @@ def test_a_death_after_they_were_taken_up_amid_others_counts_none_twice() -> Non
     """Packets of two SAs come in one batch; the member asks for the second one, and gets that of those that wait."""
     with rig(members=1, payload="esp") as r:
         keys = come_early(r, 2)
-        inbound = r.b.members[0].inbound
 
         class Killed(Exception):
             pass
@@ -92,7 +91,7 @@ def test_a_death_after_they_were_taken_up_amid_others_counts_none_twice() -> Non
             install(r, keys)
             raise Killed
 
-        inbound.on_news = die_after_news
+        r.b.members[0].on_news = die_after_news
         for epoch in (0, FIRST + 1):
             r.a.members[0].outbound.use(sa_keys(1, 0, epoch))
             r.a.send(*(record(n) for n in range(3)))

@@ -146,7 +146,7 @@ def test_replies_to_echoes_do_not_wait_for_a_full_send_buffer(monkeypatch: pytes
         sender = r.a.members[0]._sender
         sender._sock = full = FullSocket(monkeypatch)  # type: ignore[assignment]
         for _ in range(50):
-            r.a.members[0]._on_echo(SUBTYPE_ECHO, 1)
+            r.a.members[0].on_echo(SUBTYPE_ECHO, 1)
         assert full.now == 0.0
 
 

@@ -1,0 +1,322 @@
+"""Payload superpacket: records in AGGFRAG framing (proto/aggfrag.py), many to a burst, each as long as it came.
+
+    out   a segment is one burst: write where its records begin and its last trailer, seal all of it, send it
+    in    rows that follow each other go to the SA's Reassembler as they lie, anything else row by row; whole records
+          are written to the TUN device, small UDP datagrams of one flow and batch as one super-packet
+
+Refused and counted: rows that carry neither records nor an echo, records whose headers contradict them. Outer ECN is
+Not-ECT (RFC 9347 §2.4.2, RFC 6040 compatibility mode).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+
+from fwd.datapath.counters import MemberCounter
+from fwd.datapath.delivery import Delivery
+from fwd.datapath.geometry import rows_for
+from fwd.datapath.narrow import keep_records
+from fwd.datapath.receiving import Receiving
+from fwd.datapath.ring import SEGMENTS, Ring, Segment
+from fwd.datapath.tuning import Tuning
+from fwd.proto.aggfrag import (
+    FRAMING_BYTES,
+    SUBTYPE_RECORDS,
+    Framer,
+    RowBuffer,
+    records_octets,
+    row_bytes,
+    row_fault,
+)
+from fwd.proto.burst import seal_burst
+from fwd.proto.drops import DropReason
+from fwd.proto.esp import (
+    NEXT_AGGFRAG,
+    OVERHEAD_BYTES,
+    OutboundSa,
+    PacketTable,
+    Rows,
+    payload_length,
+    write_trailer,
+)
+from fwd.proto.ip import USO4, VNET_BYTES, Selectors, record_fault
+from fwd.proto.reassembly import Reassembler
+from fwd.proto.segments import TCP, UDP, Datagrams
+
+_HEADERS = VNET_BYTES + 60  # octets of a record that are looked at
+# Plain integers: reading a member of an enum costs as much as the addition.
+_IN_ESP_OK = MemberCounter.IN_ESP_OK.value
+_IN_RECORDS = MemberCounter.IN_RECORDS.value
+
+
+# -- out ----------------------------------------------------------------------------------------------------------
+
+
+class _Framed:
+    """The rows of one segment for one chunk size, with their framing written."""
+
+    def __init__(self, ring: Ring, segment: Segment, chunk: int) -> None:
+        count = min(ring.rows, rows_for(chunk))
+        self.framer = Framer(segment.rows, ring.stride, count, chunk)
+        self.rows = Rows(segment.rows, ring.stride, count, row_bytes(chunk))
+
+
+class SuperpacketOut:
+    """Seals segments of records (payloads.PayloadOut)."""
+
+    tos_mask = 0xFC
+
+    def __init__(self, ring: Ring, out: bytearray, send: Callable[[int, int, int], None]) -> None:
+        self._ring = ring
+        self._out = out
+        self._send = send
+        self._chunk = 0
+        self._table = PacketTable(out, OVERHEAD_BYTES, 0)
+        self._framed: list[_Framed | None] = [None] * SEGMENTS
+
+    def packets(self, fill: int, chunk: int) -> int:
+        return -(-fill // chunk)
+
+    def keep(self, segment: Segment, fill: int, records: int, chunk: int, held: Selectors) -> tuple[int, int]:
+        return keep_records(segment, self._ring.stride, chunk, fill, records, held)
+
+    def forget(self) -> None:
+        self._chunk = 0
+
+    def seal(
+        self, sa: OutboundSa, number: int, segment: Segment, index: int, fill: int, records: int, chunk: int
+    ) -> int:
+        if chunk != self._chunk:
+            self._use_chunk(chunk)
+        framed, table = self._framed[index], self._table
+        if framed is None:
+            framed = self._framed[index] = _Framed(self._ring, segment, chunk)
+
+        # Offsets and trailer are written in place, then all of it is sealed in one go.
+        full, tail_octets = divmod(fill, chunk)
+        count = full + (tail_octets > 0)
+        if count > 1:
+            framed.framer.write_offsets(segment.ends_array[:records], count)
+        start = tail_end = full * self._ring.stride
+        if tail_octets:
+            tail_end = write_trailer(segment.rows, start, FRAMING_BYTES + tail_octets, NEXT_AGGFRAG)
+        end = seal_burst(sa, number, framed.rows, 0, full, tail_end - start, table)
+        if tail_end - start == framed.rows.octets:
+            segment.rows[tail_end - 2] = 0  # a full row of a later burst has no padding
+
+        self._send(end, table.packet_bytes, count)
+        return int(segment.ends[records - 1]) - VNET_BYTES * records
+
+    def _use_chunk(self, chunk: int) -> None:
+        self._table = PacketTable(self._out, row_bytes(chunk) + OVERHEAD_BYTES, self._ring.rows)
+        self._framed = [None] * SEGMENTS
+        self._chunk = chunk
+
+
+# -- in -----------------------------------------------------------------------------------------------------------
+
+
+class SuperpacketIn:
+    """Puts records together from opened rows, and delivers them (payloads.PayloadIn)."""
+
+    rows: Rows
+
+    def __init__(
+        self, delivery: Delivery, counters: array[int], on_echo: Callable[[int, int], None], stride: int
+    ) -> None:
+        """`on_echo` is told sub-type and number of each echo."""
+        self._delivery = delivery
+        self._counters = counters
+        self._on_echo = on_echo
+        self._gathers = bool(delivery.accepted & USO4)
+        self._datagrams: dict[bytes, Datagrams] = {}  # by flow, of this batch
+        self.heard_records = False
+        self.lay_out(stride)
+
+        # What is put together, by SPI, and the SA that the rows in hand are of: mostly the same as before.
+        self._assemblers: dict[int, Reassembler] = {}
+        self._sa: Receiving | None = None
+        self._assembler: Reassembler
+
+    @property
+    def is_empty(self) -> bool:
+        return self._buffer.owner is None
+
+    def lay_out(self, stride: int) -> None:
+        self.rows = self._buffer = RowBuffer(stride)
+
+    def room(self, count: int) -> int:
+        """The rows behind the unfinished record that lies in them; if there are too few it makes room for them."""
+        buffer = self._buffer
+        if buffer.owner is None:
+            return 0
+        if buffer.used + count > buffer.capacity:
+            buffer.owner.to_front(buffer)
+        return buffer.used
+
+    def begin(self, spi: int, tuning: Tuning, floor: int) -> None:
+        wait_s = tuning.reorder_ms / 1000
+        self._assemblers[spi] = Reassembler(self._record, self._counters, tuning.reorder_packets, wait_s, floor)
+
+    def end(self, spi: int) -> None:
+        self._assemblers.pop(spi).spill(self._buffer)
+        self._sa = None
+
+    def tune(self, tuning: Tuning) -> None:
+        for assembler in self._assemblers.values():
+            assembler.be_patient(tuning.reorder_packets, tuning.reorder_ms / 1000)
+
+    def _turn_to(self, sa: Receiving) -> None:
+        """Take rows of this SA from now on. What another has not finished gives way to what has authenticated."""
+        self._sa = None  # until all of this is done
+        self._assembler = assembler = self._assemblers[sa.spi]
+        owner = self._buffer.owner
+        if owner is not None and owner is not assembler:
+            owner.spill(self._buffer)
+        self._deliver_for(sa)
+        self._sa = sa
+
+    def _deliver_for(self, sa: Receiving) -> None:
+        if sa.selectors is not self._delivery.in_force:
+            self.flush()  # what was kept is another's
+        self._delivery.enter(sa.spi, sa.selectors)
+
+    def expire(self, sas: Mapping[int, Receiving], now: float) -> None:
+        self._sa = None
+        for spi, assembler in self._assemblers.items():
+            self._deliver_for(sas[spi])
+            assembler.expire(now)
+        self.flush()
+
+    def forget(self) -> None:
+        for assembler in self._assemblers.values():
+            assembler.forget()
+        self._buffer.owner, self._buffer.used, self._sa = None, 0, None
+        self._datagrams.clear()
+
+    # Rows.
+
+    def take_run(
+        self, sa: Receiving, numbers: Sequence[int], first: int, short: Sequence[tuple[int, int]], tos: int, now: float
+    ) -> None:
+        if sa is not self._sa:
+            self._turn_to(sa)
+        if type(numbers) is not range:
+            octets = dict(short)
+            self._take_each(numbers, [octets.get(i, 0) for i in range(len(numbers))], first, now)
+            return
+
+        # Numbers follow each other: full rows up to the next short one, which ends a burst.
+        buffer, number, at = self._buffer, numbers[0], 0
+        for stop, size in [*short, (len(numbers), 0)]:
+            full = stop - at
+            if full and not buffer.all_records(first + at, full):
+                self._take_each(range(number + at, number + stop), [0] * full, first + at, now)
+                full, at = 0, stop
+            row = buffer.row(first + stop, size - OVERHEAD_BYTES) if size else None
+            tail = records_octets(row) if row is not None else 0
+
+            # All of them together, if they are chunks of records.
+            if full or tail:
+                self._counters[_IN_ESP_OK] += full + (tail > 0)
+                self.heard_records = True
+                self._assembler.take_rows(buffer, number + at, first + at, full, tail, now)
+            if row is not None and not tail:
+                self._take_payload(number + stop, row, now)
+            at = stop + 1
+
+    def take_row(self, sa: Receiving, number: int, row: memoryview, first: int, tos: int, now: float) -> None:
+        if sa is not self._sa:
+            self._turn_to(sa)
+        octets = records_octets(row)
+        if octets and first >= 0:
+            self._counters[_IN_ESP_OK] += 1
+            self.heard_records = True
+            buffer = self._buffer
+            if octets == buffer.chunk:
+                self._assembler.take_rows(buffer, number, first, 1, 0, now)
+            else:
+                self._assembler.take_rows(buffer, number, first, 0, octets, now)
+        else:
+            self._take_payload(number, row, now)
+
+    def _take_each(self, numbers: Sequence[int], sizes: Sequence[int], first: int, now: float) -> None:
+        """Take rows one by one: some were refused, or are no chunks of records. `sizes`: of short packets; 0: full."""
+        buffer = self._buffer
+        self._assembler.spill(buffer)
+        for at, (number, size) in enumerate(zip(numbers, sizes, strict=True), first):
+            if number:
+                self._take_payload(number, buffer.row(at, size - OVERHEAD_BYTES if size else buffer.stride), now)
+
+    def _take_payload(self, number: int, row: memoryview, now: float) -> None:
+        """Take the payload of a row that cannot be taken where it lies: out of order, or no chunk of records."""
+        assembler, length = self._assembler, payload_length(row)
+        assembler.spill(self._buffer)
+        reason = row_fault(row, length)
+        if reason is not None:
+            self._counters[reason] += 1
+        elif row[0] == SUBTYPE_RECORDS:
+            self._counters[_IN_ESP_OK] += 1
+            self.heard_records = True
+            assembler.take_chunk(number, row[2] << 8 | row[3], row[FRAMING_BYTES:length], now)
+            return
+        else:
+            self._counters[_IN_ESP_OK] += 1
+            self._on_echo(row[0], int.from_bytes(row[FRAMING_BYTES : FRAMING_BYTES + 4], "big"))
+        assembler.passed(number, now)
+
+    # Records.
+
+    def _record(self, pieces: Sequence[memoryview], length: int) -> None:
+        """Deliver one whole record."""
+        self._counters[_IN_RECORDS] += 1
+        head, delivery = pieces[0], self._delivery
+        if len(pieces) > 1 and (len(head) < _HEADERS or _has_extensions(head)):
+            head = memoryview(b"".join(pieces[:2]))
+        if self._gathers and head[VNET_BYTES + 9] == UDP and self._gather(head, whole=len(pieces) == 1):
+            return
+        v4 = head[VNET_BYTES] >> 4 == 4
+        too_short = not v4 and length < VNET_BYTES + 40
+        if too_short or record_fault(head, length - VNET_BYTES, delivery.accepted) is not None:
+            self._counters[DropReason.BAD_RECORD] += 1
+        else:
+            pair = head[VNET_BYTES + 12 : VNET_BYTES + 20] if v4 else head[VNET_BYTES + 8 : VNET_BYTES + 40]
+            delivery.write(pieces, pair.tobytes(), length - VNET_BYTES)
+
+    def _gather(self, record: memoryview, *, whole: bool) -> bool:
+        """Keep a small datagram until this batch ends, for others of its flow to join it; False: it must go alone.
+
+        What is kept of its flow goes before it. What the selectors refuse is not kept: its SA is known now.
+        """
+        headers = record[: Datagrams.HEADERS].tobytes()
+        flow = headers[VNET_BYTES + 12 : VNET_BYTES + 24]
+        group = self._datagrams.get(flow)
+        if group is not None:
+            if whole and group.take(record, headers):
+                return True
+            del self._datagrams[flow]
+            self._write_datagrams(flow, group)
+
+        # It may be the first of others.
+        if not (whole and Datagrams.fit(record) and self._delivery.in_force.allow(flow[:8])):
+            return False
+        if record_fault(record, len(record) - VNET_BYTES, self._delivery.accepted) is not None:
+            return False
+        self._datagrams[flow] = Datagrams(record)
+        return True
+
+    def flush(self) -> None:
+        if self._datagrams:
+            for flow, group in self._datagrams.items():
+                self._write_datagrams(flow, group)
+            self._datagrams.clear()
+
+    def _write_datagrams(self, flow: bytes, group: Datagrams) -> None:
+        octets = len(group.payloads) * group.octets
+        self._delivery.write(group.pieces(), flow[:8], octets, len(group.payloads))
+
+
+def _has_extensions(record: memoryview) -> bool:
+    """Whether the record is a super-packet of IPv6 with extension headers, which may go on in the next piece."""
+    return record[1] > 0 and record[VNET_BYTES] >> 4 == 6 and record[VNET_BYTES + 6] not in (TCP, UDP)
