@@ -66,6 +66,7 @@ CALLS: Final = (
 # File below fwd/ → stage of its functions, but for those named.
 FILES: Final = {
     "datapath/demux.py": LOOP,
+    "datapath/shapes.py": CHECK_OUT,
     "datapath/lane.py": LOOP,
     "datapath/outbound.py": FRAMING,
     "datapath/inbound.py": RECEIVING,

@@ -3,7 +3,7 @@
 One record is one read, one hash and one copy, whatever its length up to 64 KiB. Records of one TOS octet share a
 segment; a segment goes to its member when it is full or the TUN device is drained, so nothing waits for a timer.
 Refused and counted: records whose length is not what their IP header says, inner addresses outside the selectors,
-super-packets of a shape that no sender has or that this payload cannot carry, records for a bucket without a live
+records of a shape that no sender has or that this payload cannot carry (shapes.py), records for a bucket without a live
 member or for a full ring. An ICMP error from outside the selectors goes, if the packet that it quotes is of the peering
 and not too many do. It never looks at keys.
 """
@@ -26,6 +26,7 @@ from fwd.datapath.counters import DemuxCounter, MemberCounter
 from fwd.datapath.lane import Lane
 from fwd.datapath.parking import Parking
 from fwd.datapath.ring import Ring, RingMaps
+from fwd.datapath.shapes import Shapes, keep
 from fwd.datapath.shared import REST_S, MaskWord, MemberShared, PeeringShared
 from fwd.datapath.tuning import Follower
 from fwd.model.config import Peering
@@ -43,32 +44,17 @@ from fwd.proto.flow import (
     settle,
 )
 from fwd.proto.icmp import Errors
-from fwd.proto.ip import (
-    CSUM,
-    IP_MIN,
-    RECORD_MAX,
-    TSO4,
-    TSO6,
-    USO4,
-    USO6,
-    VNET_BYTES,
-    Selectors,
-    address_pair,
-    ip_length,
-    record_fault,
-    tos,
-)
+from fwd.proto.ip import IP_MIN, RECORD_MAX, VNET_BYTES, Selectors, address_pair, ip_length, tos
 from fwd.proto.logged import event
-from fwd.proto.segments import PACKETS_MAX, START_MAX, TCP, UDP, packets_in
+from fwd.proto.segments import TCP, UDP
 
 log = logging.getLogger(__name__)
 DEVICE_GONE: Final = 76  # exit status
 IDLE_TICK_S = 0.2
-_REST_TICKS = 5  # in a row without a record, after which it rests (shared)
+_REST_TICKS = 5  # in a row without a record, after which it rests (shared.REST_S)
 IDLE_BUCKET_S = 1.0  # a bucket unused for so long may move: longer than any packet is under way
 _TICK_NS = 10_000_000  # unit of last use: 10 ms in 32 bits wrap after 497 days of the host's uptime
 _SETTLE_TICKS = 10
-_SANE_MAX = 1024
 _FLOWS_MAX = 16384  # remembered, of each protocol: bounded, so that no flood of flows can grow it
 _KEY6_END = 44  # of an IPv6 packet's addresses and ports
 _READS_MAX = 64  # records read before segments that are not full are handed over
@@ -84,15 +70,8 @@ class DeviceError(Exception):
     """The TUN device gives no records any more, and trying again will not help: its cause says why."""
 
 
-def _keep(known: dict[bytes, int], name: bytes, value: int, most: int = _SANE_MAX) -> None:
-    """Remember something, and not more than `most`."""
-    if len(known) >= most:
-        known.clear()
-    known[name] = value
-
-
 class Demux:
-    """The demux's loop. `scores` are flow.rendezvous_scores for the peering's members."""
+    """Reads the TUN device and fills the rings. `scores` are flow.rendezvous_scores for the peering's members."""
 
     def __init__(
         self, peering: Peering, tun_fd: int, rings: list[Ring], shared: PeeringShared,
@@ -102,14 +81,18 @@ class Demux:
         self._fd = tun_fd
         self._bell = bell
         self._channel = channel
-        self._reads_before = self._quiet_ticks = 0
         self._shared = shared
         self._block = shared.demux_counters
         self._counters = self._block.attach()
+        self._esp = peering.payload == "esp"
+        self._barrier = Barrier()
+
+        # What the configuration lets through.
         self._selectors = Selectors(peering.local_ts, peering.remote_ts)
         self._errors = Errors(self._selectors)
         self._follower = Follower(shared.tuning)
-        self._esp = peering.payload == "esp"
+
+        # Rings, and which member each bucket belongs to. What was parked is gone with the predecessor.
         self._rings = rings
         self._lanes = [
             Lane(ring, member.link, self._block, i, esp=self._esp)
@@ -119,30 +102,28 @@ class Demux:
         self._masks, self._masks_seen, self._notices = shared.live, b"", shared.live[MaskWord.RINGS]
         self._live = self._receivers = -1
         self._target = shared.owners
-        shared.owners[shared.owners == PARKED] = NOBODY  # what had waited is gone with the predecessor
+        shared.owners[shared.owners == PARKED] = NOBODY
         self._parking = Parking()
-        self._unsettled = 0
-        self._settled_at = 0
-        self._dropped = False
-        self._barrier = Barrier()
+        self._unsettled = self._settled_at = 0
+
+        # What the loop counts.
+        self._dropped = False  # something, since counters were published
         self._reads = self._counters[_RECORDS]  # records read, and counted once they are dropped or handed over
+        self._reads_before = self._quiet_ticks = 0
+
+        # Where each record is read to, and what is remembered of those before.
         self._scratch = bytearray(RECORD_MAX)
         self._record = memoryview(self._scratch)
         self._octets = np.frombuffer(self._scratch, np.uint8)
         self._packet = self._record[VNET_BYTES:]
+        self._shapes = Shapes(self._record, rings[0].stride, rings[0].rows, esp=self._esp)
         # Flows of TCP and UDP that the selectors allow → bucket, by version, protocol, and addresses with ports.
         self._key4, self._key6 = self._packet[12:24], self._packet[8:_KEY6_END]
         self._unknown: dict[bytes, int] = {}  # of other packets nothing is remembered
         self._flows = [[{} if p in (TCP, UDP) else self._unknown for p in range(256)] for _ in range(2)]
-        self._longest = rings[0].stride - 2 if self._esp else RECORD_MAX
-        self._super_packets = CSUM | TSO4 | TSO6 | (0 if self._esp else USO4 | USO6)
-        self._sane: dict[bytes, int] = {}  # shapes of super-packets that were well, and from which length on
-        # Payload esp completes checksums, which must fit: virtio headers that were well, and from which length on.
-        self._sums: dict[bytes, int] = {}
-        self._start, self._middle = self._record[: VNET_BYTES + 1], self._record[VNET_BYTES + 6 : VNET_BYTES + 10]
 
     def run(self) -> int:
-        """Until the process is ended, or the TUN device is gone: then return DEVICE_GONE."""
+        """Loop until the process is ended, or the TUN device is gone: then return DEVICE_GONE."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         if self._bell is not None:
@@ -154,12 +135,16 @@ class Demux:
             self._follow_live(now_ns // _TICK_NS)
             self._follow_tuning()
             self._go_on(now_ns)
+
+            # Records into the lanes, and what is filled to the members.
             try:
                 drained = self._read_burst(now_ns // _TICK_NS)
             except DeviceError as error:
                 log.error("the TUN device is gone, or gives no records: %s", error, extra=event("demux.device_gone"))
                 return DEVICE_GONE
             held = self._hand_over() or self._parking.active
+
+            # With nothing more to read it waits, and says for how long if that is longer than a tick.
             if drained:
                 wait_s = _HELD_S if held else self._idle_s()
                 if wait_s > IDLE_TICK_S:
@@ -177,7 +162,7 @@ class Demux:
         return REST_S if self._quiet_ticks >= _REST_TICKS and not self._unsettled else IDLE_TICK_S
 
     def _read_burst(self, tick: int) -> bool:
-        """Up to _READS_MAX records into the lanes; True when the device is drained."""
+        """Read up to _READS_MAX records into the lanes; True when the device is drained."""
         try:
             return self._parking.full or self._read_records(tick & TICK_MASK)
         except DeviceError:
@@ -188,7 +173,7 @@ class Demux:
             return False
 
     def _lose_burst(self) -> None:
-        """Go on as a successor would, from what is published; what was read since is lost."""
+        """Count what was read since counters were published as lost, and go on from there as a successor would."""
         self._block.revert()
         for lane in self._lanes:
             lane.go_on()
@@ -200,12 +185,13 @@ class Demux:
         self._block.publish()
 
     def _read_records(self, tick: int) -> bool:
+        """Read up to _READS_MAX records, and lay each into the lane of its bucket's member."""
         scratch, record, octets, fd = self._scratch, self._record, self._octets, self._fd
         buffers, lanes, nobody = [record], self._lanes, len(self._lanes)
         owner, used = self._shared.owner_words, self._shared.used_words
         (flows4, flows6), unknown, key4, key6 = self._flows, self._unknown, self._key4, self._key6
-        readv, longest, esp = os.readv, self._longest, self._esp
-        sums, start, never = self._sums, self._start, RECORD_MAX
+        readv, esp, shapes = os.readv, self._esp, self._shapes
+        longest, sums, start, never = shapes.longest, shapes.checksums, shapes.start, RECORD_MAX
         reads = 0
         try:
             for reads in range(1, _READS_MAX + 1):
@@ -219,6 +205,8 @@ class Demux:
                 except BaseException:
                     reads -= 1
                     raise
+
+                # Its length, TOS octet and flow; IPv4 without options is by far the most, and so is written out.
                 first = scratch[VNET_BYTES]
                 if first == 0x45:
                     size, tos_octet = scratch[VNET_BYTES + 2] << 8 | scratch[VNET_BYTES + 3], scratch[VNET_BYTES + 1]
@@ -231,6 +219,8 @@ class Demux:
                 if size < IP_MIN or length != size + VNET_BYTES:
                     self._drop(DropReason.RECORD_MALFORMED)
                     continue
+
+                # A flow that is known is of the peering, and its bucket has an owner.
                 bucket = known.get(flow)
                 if bucket is None:
                     bucket = self._find_bucket(known, flow, size)
@@ -244,9 +234,10 @@ class Demux:
                     else:
                         self._drop(DropReason.NO_LIVE_MEMBER)
                     continue
+
                 # A virtio header that says nothing is well, and one that was, of a record no longer than this.
                 if scratch[1] or size > longest or (esp and scratch[0] and size < sums.get(start.tobytes(), never)):
-                    reason = self._refusal(size)
+                    reason = shapes.fault(size)
                     if reason is not None:
                         self._drop(reason)
                         continue
@@ -263,7 +254,7 @@ class Demux:
             return None
         bucket = flow_hash(packet) & BUCKET_MASK
         if known is not self._unknown:
-            _keep(known, flow, bucket, _FLOWS_MAX)
+            keep(known, flow, bucket, _FLOWS_MAX)
         return bucket
 
     def _takes_error(self, size: int) -> bool:
@@ -277,41 +268,8 @@ class Demux:
         self._counters[DemuxCounter.ICMP_ERRORS] += 1
         return True
 
-    def _refusal(self, size: int) -> DropReason | None:
-        """Why the record, an IP packet of `size`, cannot go: it contradicts itself, or its packets fit no rows.
-
-        The kernel hands on whatever a client or another peering's peer wrote to it (GSO_DODGY), `gso_size` 1 included.
-        """
-        record = self._record
-        if not self._esp:
-            # All that is looked at of a TCP super-packet but its length, which may be longer at will.
-            shape = self._start.tobytes() + self._middle.tobytes()
-            if size >= self._sane.get(shape, RECORD_MAX):
-                return None
-        if record_fault(record, size, self._super_packets) is not None:
-            return DropReason.RECORD_MALFORMED
-        if not self._esp:
-            if record[1] & 0x7F in (1, 4) and (record[VNET_BYTES] >> 4 == 4 or record[VNET_BYTES + 6] == TCP):
-                _keep(self._sane, shape, size)
-            return None
-        if not record[1]:
-            if size > self._longest:
-                return DropReason.RECORD_TOO_BIG
-            _keep(self._sums, self._start.tobytes(), size)
-            return None
-
-        # A super-packet that is split: each packet into a row, with headers that a mark can tell.
-        start = record[6] | record[7] << 8
-        header = start + (record[VNET_BYTES + start + 12] >> 4) * 4
-        count = packets_in(record[: VNET_BYTES + size])
-        if header < start + 20 or not count:
-            return DropReason.RECORD_MALFORMED
-        longest = size if count == 1 else header + (record[4] | record[5] << 8)
-        if longest > self._longest or start > START_MAX or count > min(PACKETS_MAX, self._lanes[0].ring.rows):
-            return DropReason.RECORD_TOO_BIG
-        return None
-
     def _drop(self, reason: DropReason) -> None:
+        """Count the record in hand as read and dropped."""
         self._dropped = True
         self._counters[reason] += 1
         self._counters[DemuxCounter.RECORDS] += 1
@@ -350,17 +308,20 @@ class Demux:
             self._barrier.caught("live mask")
 
     def _follow_masks(self, tick: int) -> None:
+        """Take the masks as they are now, and move buckets to where they belong, as far as they may move yet."""
         live, draining, over, notices = self._masks.tolist()
         if notices != self._notices and not self._hear_of_a_ring():
             self._notices = notices
 
-        # Members of which nothing is known here get nothing, whoever says that they are there.
+        # A member without a ring here gets nothing, whoever says that it is there.
         live &= (1 << len(self._lanes)) - 1
         getting = receivers(live, draining)
         if (live, getting) != (self._live, self._receivers):
             self._target = owners(self._scores, getting)
             self._leave_dead(live)
         self._take_busy(over & live & ~getting)
+
+        # Buckets of the dead move at once, others when they are idle.
         idle = int(IDLE_BUCKET_S * 1e9) // _TICK_NS
         self._unsettled = settle(self._shared.owners, self._target, self._shared.last_used, live, tick, idle)
         self._settled_at, self._live, self._receivers = tick, live, getting
@@ -368,7 +329,7 @@ class Demux:
     # -- members that come and go -------------------------------------------------------------------------------------
 
     def _hear_of_a_ring(self) -> bool:
-        """Hear of one ring that comes or goes, and no more in a turn: the device's queue is short. False: of none."""
+        """Hear of one ring that comes or goes, and of no more in a turn: the device's queue is short. False: none."""
         return self._channel is not None and hear(self._channel, self._change_rings)
 
     def _change_rings(self, notice: Notice) -> None:
@@ -393,7 +354,7 @@ class Demux:
                 raise ChannelError(f"{notice.act} {index}, with {len(self._lanes)} rings")
 
     def _take_busy(self, leaving: int) -> None:
-        """Take from members that leave what they still have; their records wait until all before them is sent."""
+        """Take from members that leave the buckets that they still have, whose records then wait (parking.py)."""
         if leaving and park(self._shared.owners, leaving):
             held = [lane for index, lane in enumerate(self._lanes) if leaving >> index & 1]
             for lane in held:
@@ -414,13 +375,13 @@ class Demux:
 
     def _put_parked(self, bucket: int, record: bytes) -> bool:
         """Give a record to its bucket's new member; False: that has no room yet."""
-        length, member, scratch = len(record), int(self._target[bucket]), self._scratch
+        length, member, scratch, shapes = len(record), int(self._target[bucket]), self._scratch, self._shapes
         self._record[:length] = record
         if member >= len(self._lanes):
             self._drop(DropReason.NO_LIVE_MEMBER)
             return True
         size = length - VNET_BYTES
-        if (scratch[0] or scratch[1] or size > self._longest) and (reason := self._refusal(size)) is not None:
+        if (scratch[0] or scratch[1] or size > shapes.longest) and (reason := shapes.fault(size)) is not None:
             self._drop(reason)
             return True
         return self._lanes[member].put(self._record, self._octets, length, tos(scratch, VNET_BYTES))
@@ -431,7 +392,7 @@ class Demux:
         self._shared.owners[parked] = self._target[parked]
 
     def _follow_tuning(self) -> None:
-        """Take the subnets in force: of flows that were remembered some may not pass any more."""
+        """Take the subnets in force, and forget all flows, some of which may not pass any more."""
         try:
             if tuning := self._follower.news():
                 self._selectors.replace(tuning.local_ts, tuning.remote_ts)
@@ -442,7 +403,7 @@ class Demux:
             self._barrier.caught("subnets")
 
     def _leave_dead(self, live: int) -> None:
-        """What is filled for members that are not live is not to be sent late: their flows go on with others now."""
+        """Give up what is filled for members that are not live: sent late it would come behind what others now send."""
         for index, lane in enumerate(self._lanes):
             if not live >> index & 1:
                 if lane.open:

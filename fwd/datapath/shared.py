@@ -10,7 +10,7 @@
 | next epoch; where the far member is, what it answers, keepalives | keyd-I | keyd's successor; member; supervisor |
 
 All words are aligned and written through a view of their own size (the bucket table 16 and 32 bits, the rest 64), so
-that a store is never torn. A process has the attributes of what memory.ACCESS gives it, and no others.
+that a store is never torn. A process has the attributes of the memories that memory.ACCESS gives it, and no others.
 """
 
 from __future__ import annotations
@@ -59,12 +59,14 @@ class _Words:
         self._at = 0
 
     def take(self, count: int) -> memoryview:
+        """Give the next `count` words of 64 bits."""
         start = self._at
         self._at = start + -(-count * 8 // 64) * 64
         assert self._at <= len(self._view)
         return self._view[start : start + count * 8].cast("Q")
 
     def take_bytes(self, count: int) -> memoryview:
+        """Give the next `count` octets."""
         return self.take(count // 8).cast("B")
 
 
@@ -80,12 +82,12 @@ class ProcessWords:
         self.heartbeat = heartbeat
 
     def get(self) -> ProcessRow:
-        """The row as it stands."""
+        """Read the row."""
         state, pid, restarts, started_ns, incarnation = self._table.tolist()
         return ProcessRow(ProcessState(state), pid, restarts, started_ns, incarnation, self.heartbeat[0])
 
     def put(self, state: ProcessState, pid: int, restarts: int, started_ns: int, incarnation: int) -> None:
-        """Supervisor only."""
+        """Write the row. Supervisor only."""
         self._table[self.STATE] = state
         self._table[self.PID] = pid
         self._table[self.RESTARTS] = restarts
@@ -93,7 +95,7 @@ class ProcessWords:
         self._table[self.INCARNATION] = incarnation
 
     def beat_at(self, since: float) -> float:
-        """When the loop last turned, or will turn when it rests (monotonic seconds); 0: not since then.
+        """When the loop last turned or, while it rests, will turn (monotonic seconds); 0: not after `since`.
 
         A time beyond any rest is no heartbeat either: it would hide a hang.
         """
@@ -113,6 +115,8 @@ class ProcessWords:
 
 @dataclass(frozen=True, slots=True)
 class ProcessRow:
+    """One row of the process table, and the process's heartbeat, as they were read."""
+
     state: ProcessState
     pid: int
     restarts: int
@@ -125,8 +129,8 @@ class MaskWord(IntEnum):
     """Indices in the words by which the supervisor tells a demux of its members; bit i of a mask is member i."""
 
     LIVE = 0  # may own buckets
-    DRAINING = 1  # get no more of them
-    OVER = 2  # and give up those that are busy
+    DRAINING = 1  # get no more buckets
+    OVER = 2  # get no more, and give up those that are busy
     RINGS = 3  # no mask: how many notices of rings were sent to this demux (rings.py)
 
 
@@ -159,7 +163,7 @@ class Ledger:
         self._last = 0
 
     def begin(self, incarnation: int, spi: int) -> None:
-        """A new entry, with nothing claimed. Member only."""
+        """Begin an entry, with nothing claimed yet. Member only."""
         count = self._words[0] if self._words[0] < COUNTS_END else 0
         at = 1 + count % LEDGER_ENTRIES * 4
         self._words[at] = incarnation
@@ -170,39 +174,41 @@ class Ledger:
         self._words[0] = count + 1
 
     def claim(self, last: int) -> None:
-        """Numbers up to `last` are about to be sent. Member only."""
+        """Enter that numbers up to `last` are claimed; they may be sent from now on. Member only."""
         self._words[self._last] = last
 
     @property
     def sender(self) -> int:
-        """The incarnation that has begun an SA last; 0: none has."""
+        """The incarnation that began the newest entry; 0: there is none."""
         count: int = self._words[0]
         return self._words[1 + (count - 1) % LEDGER_ENTRIES * 4] if count else 0
 
     def entries(self) -> list[LedgerEntry]:
-        """Oldest first."""
+        """Read all entries, the oldest first."""
         count = self._words[0]
         starts = [1 + i % LEDGER_ENTRIES * 4 for i in range(max(0, count - LEDGER_ENTRIES), count)]
         return [LedgerEntry(*self._words[at : at + 4].tolist()) for at in starts]
 
 
 class ReplaySlots:
-    """For each inbound SA: its SPI and the highest number accepted, published before anything is delivered; and the
-    octets that it has accepted, if there is a limit."""
+    """For each inbound SA its SPI and the highest number accepted, which is published before anything is delivered.
+
+    Also the octets that it has accepted, if there is a limit to them.
+    """
 
     def __init__(self, words: memoryview, octets: memoryview) -> None:
         self.words = words
         self.octets = octets
 
     def floor(self, slot: int, spi: int) -> int:
-        """The highest number that any incarnation accepted on `spi`; takes the slot over from an older SPI."""
+        """Return the highest number that any incarnation accepted on `spi`; the slot becomes this SPI's."""
         if self.words[2 * slot] != spi:
             self.words[2 * slot + 1] = self.octets[slot] = 0
             self.words[2 * slot] = spi
         return self.words[2 * slot + 1]
 
     def heard(self) -> dict[int, int]:
-        """SPI → highest number, of those that have accepted anything."""
+        """Read the highest number of each SPI that has accepted anything."""
         pairs = zip(self.words[::2].tolist(), self.words[1::2].tolist(), strict=True)
         return {spi: highest for spi, highest in pairs if highest}
 
@@ -216,7 +222,7 @@ class AddressWords:
         self._block = CounterBlock(words, 3)
 
     def get(self) -> tuple[str, int] | None:
-        """The address as it was put last; None: none was."""
+        """Read the address that was put last; None: none was."""
         port, high, low = self._block.read()
         if not 0 < port <= 65535:
             return None
@@ -224,9 +230,9 @@ class AddressWords:
         return str(address.ipv4_mapped or address), port
 
     def put(self, address: tuple[str, int]) -> None:
-        """Writer only."""
-        found = ip_address(address[0])
-        value = int(found) | (0xFFFF << 32 if found.version == 4 else 0)
+        """Write an address. Its writer only."""
+        ip = ip_address(address[0])
+        value = int(ip) | (0xFFFF << 32 if ip.version == 4 else 0)
         values = self._block.attach()
         values[0], values[1], values[2] = address[1], value >> 64, value & (2**64 - 1)
         self._block.publish()
@@ -243,10 +249,10 @@ class MemberShared:
         self.slots = ReplaySlots(words.take(2 * SLOTS), words.take(SLOTS))
         self.ledger = Ledger(words.take(1 + 4 * LEDGER_ENTRIES))
         self.counters = CounterBlock(words.take(CounterBlock.size(MEMBER_COUNTERS)), MEMBER_COUNTERS)
-        self.peer = AddressWords(words.take(AddressWords.SIZE))  # as learned, by the member
-        # Where the far member was heard and must not be followed by itself.
-        self.elsewhere = AddressWords(words.take(AddressWords.SIZE))
+        self.peer = AddressWords(words.take(AddressWords.SIZE))  # where the far member was heard
+        self.elsewhere = AddressWords(words.take(AddressWords.SIZE))  # likewise, at another address than keyd's
 
+        # What others write for this member.
         if shown := maps.get("supervisor"):
             self.tuning = Board(shown[_PAGE_BYTES:])
         if row := maps.get(f"supervisor-{index}"):
@@ -254,31 +260,31 @@ class MemberShared:
         if told := maps.get(f"keyd-{index}"):
             words = _Words(told)
             self.next_epoch = words.take(1)
-            self.far = AddressWords(words.take(AddressWords.SIZE))  # as negotiated
-            self.keepalive = words.take(1)  # 1: a NAT is before us, and this member's port has a mapping to keep
+            self.far = AddressWords(words.take(AddressWords.SIZE))  # where the far member is, as IKE knows it
+            self.keepalive = words.take(1)  # 1: we are behind a NAT, whose mapping of this member's port must be kept
             self.echoes = words.take(1)  # 1: the far member answers echoes in payload esp, too
 
     @property
     def path_down(self) -> bool:
-        """Whether echoes are not answered."""
+        """Whether the far member leaves echoes unanswered."""
         return self.link[LinkWord.PATH_DOWN] != 0
 
     @property
     def has_begun(self) -> bool:
-        """Whether the incarnation that lives has had an SA to send on."""
+        """Whether the member's present incarnation has had an SA to send on."""
         sender = self.ledger.sender
         return sender > 0 and sender == self.process.incarnation
 
     @property
     def can_send(self) -> bool:
-        """Whether nothing keeps it from sending, as far as is known: its path is down, or its SA has ended."""
+        """Whether nothing is known that keeps it from sending, such as a path that is down or an SA that has ended."""
         return not self.path_down and (self.link[LinkWord.SPI_OUT] != 0 or not self.has_begun)
 
     @property
     def path_mtu(self) -> int:
         """The path MTU in force; 0: none that could be one."""
-        found: int = self.link[LinkWord.PATH_MTU]
-        return found if PATH_MTU_MIN <= found <= 65535 else 0
+        mtu: int = self.link[LinkWord.PATH_MTU]
+        return mtu if PATH_MTU_MIN <= mtu <= 65535 else 0
 
 
 class PeeringShared:
@@ -292,6 +298,8 @@ class PeeringShared:
             row = words.take(ProcessWords.SIZE)
             self.left = LeftBehind(words.take(LeftBehind.SIZE))
             self.tuning = Board(table[_PAGE_BYTES:])
+
+        # The demux's: heartbeat, counters, and of each bucket its owner and when it was used last.
         if own := maps.get("demux"):
             words = _Words(own)
             self.demux = ProcessWords(row, words.take(1))
@@ -301,6 +309,8 @@ class PeeringShared:
             self.used_words = words.take_bytes(BUCKETS * 4).cast("I")
             self.owners: npt.NDArray[np.uint16] = np.frombuffer(self.owner_words, np.uint16)
             self.last_used: npt.NDArray[np.uint32] = np.frombuffer(self.used_words, np.uint32)
+
+        # keyd's: what the far side has told in IKE_AUTH.
         if told := maps.get("keyd"):
             words = _Words(told)
             self._far_offloads = words.take(1)
@@ -315,21 +325,18 @@ class PeeringShared:
 
     @far_offloads.setter
     def far_offloads(self, flags: int | None) -> None:
-        """keyd only."""
+        """Write what the far side has told. keyd only."""
         self._far_offloads[0] = 0 if flags is None else flags + 1
 
     @property
     def far_members(self) -> tuple[int, float]:
-        """How many members the far side has, and for how many seconds those that it had may be busy still.
-
-        0: it has not told.
-        """
+        """How many members the far side has (0: it has not told), and for how long (s) those that left may be busy."""
         count, drain_s = self._far_members.tolist()
         return min(count, MEMBERS_MAX), float(min(drain_s, _DRAIN_MAX_S))
 
     @far_members.setter
     def far_members(self, told: tuple[int, float]) -> None:
-        """keyd only."""
+        """Write what the far side has told. keyd only."""
         self._far_members[1] = int(told[1])
         self._far_members[0] = told[0]
 
@@ -347,12 +354,12 @@ class LeftBehind:
         self._block = CounterBlock(words, self._COUNT)
 
     def read(self) -> tuple[list[int], int]:
-        """Return the sums, and how many members there are; 0: all that there have ever been."""
+        """Read the sums, and how many members there are (0: none has ever left)."""
         *sums, members = self._block.read()
         return sums, members
 
     def add(self, counted: Sequence[int], members: int) -> None:
-        """Count for one that has left; so many are there now. Supervisor only."""
+        """Add what a member that has left had counted; `members` are there now. Supervisor only."""
         values = self._block.attach()
         for index, value in enumerate(counted):
             values[index] += value
@@ -361,7 +368,7 @@ class LeftBehind:
 
 
 def peering_sizes(members: int) -> dict[str, int]:
-    """Octets of each memory of a peering, but for its rings' (ring.sizes)."""
+    """Return the octets of each memory of a peering, but for its rings' (ring.sizes)."""
     sizes = {"supervisor": _PAGE_BYTES + Board.BYTES, "demux": BUCKETS * 6 + _MEMBER_BYTES, "keyd": _PAGE_BYTES}
     for i in range(members):
         sizes |= member_sizes(i)
@@ -369,12 +376,12 @@ def peering_sizes(members: int) -> dict[str, int]:
 
 
 def member_sizes(index: int) -> dict[str, int]:
-    """Octets of each memory that a member adds, but for its ring's."""
+    """Return the octets of each memory that a member adds, but for its ring's."""
     return {f"supervisor-{index}": _PAGE_BYTES, f"member-{index}": _MEMBER_BYTES, f"keyd-{index}": _PAGE_BYTES}
 
 
 class Board:
-    """A text that one process writes and others read: whole, as it is or as it was before.
+    """A text that one process writes and others read: they get the newest or the one before, and always a whole one.
 
     Two halves and a commit word, as in CounterBlock. A text that is too long is not written.
     """
@@ -389,11 +396,11 @@ class Board:
 
     @property
     def version(self) -> int:
-        """Another number for each text; 0: none was put."""
+        """A number that changes with each text; 0: none was put."""
         return self._words[0]
 
     def put(self, text: bytes) -> None:
-        """Writer only."""
+        """Write a text. Its writer only."""
         if len(text) <= self.SIZE:
             commit = self._words[0] + 1 & 2**64 - 1  # whatever a predecessor has left there
             self._halves[commit & 1][: len(text)] = text
@@ -401,7 +408,7 @@ class Board:
             self._words[0] = commit
 
     def get(self) -> bytes:
-        """The text as it was put last; empty: none was. Of a writer that never rests, whatever is there."""
+        """Read the text that was put last; empty: none was. A writer that never rests gets read as it stands."""
         for _ in range(_BOARD_TRIES):
             commit = self._words[0]
             text = bytes(self._halves[commit & 1][: self._words[1 + (commit & 1)]])
@@ -411,8 +418,7 @@ class Board:
 
 
 class GatewayShared:
-    """What does not belong to a peering: the rows of keyd and the agent; what keyd tells of IKE, and the supervisor of
-    troubles and TUN devices (JSON)."""
+    """What belongs to no one peering. `ike` is keyd's, `troubles`, with TUN devices, the supervisor's (JSON, both)."""
 
     SIZES: Final = {
         "supervisor": _PAGE_BYTES + Board.BYTES,
@@ -427,7 +433,7 @@ class GatewayShared:
             rows = _Words(table)
             keyd, agent = rows.take(ProcessWords.SIZE), rows.take(ProcessWords.SIZE)
             self.log_level = rows.take(1)  # of keyd and the agent, as logging numbers it; 0: as they began
-            self.drains = rows.take(1)  # 1: a user wants the gateway out of service
+            self.drains = rows.take(1)  # 1: a user has drained the gateway
             self.troubles = Board(table[_PAGE_BYTES:])
         if own := maps.get("keyd"):
             self.keyd = ProcessWords(keyd, _Words(own).take(1))
@@ -436,7 +442,7 @@ class GatewayShared:
             self.agent = ProcessWords(agent, _Words(own).take(1))
 
     def follow_log_level(self) -> None:
-        """Log from the level on that the supervisor has put in force. keyd and the agent."""
+        """Take the log level that the supervisor has put in force. keyd and the agent only."""
         level: int = self.log_level[0]
         if level and level != logging.root.level:
             logging.root.setLevel(level)

@@ -66,7 +66,7 @@ def test_a_super_packet_of_tiny_segments_is_refused(payload: str, size: int, oct
 
 def test_a_peers_super_packet_of_tiny_segments_never_reaches_the_kernel() -> None:
     with rig(members=1) as r:
-        r.a.demux._refusal = lambda size: None  # type: ignore[method-assign]  # a peer that sends what it likes
+        r.a.demux._shapes.fault = lambda size: None  # type: ignore[method-assign]  # a peer that sends what it likes
         hostile = [segkit.super_record(bytes(1350), 1), segkit.super_record(bytes(60_000), 47)]
         udp = segkit.udp_packet(bytes(100))
         hostile += [VNET.pack(1, 5, 28, 1, 20, 6) + udp, VNET.pack(1, 5, 28, 15, 20, 6) + udp]
@@ -195,7 +195,7 @@ def test_any_records_of_a_client(payload: str) -> None:
 def test_any_records_of_a_peer() -> None:
     """What reaches the device is a record that was sent, and stands for no more packets than a sender makes."""
     with rig(members=1) as r:
-        r.a.demux._refusal = lambda size: None  # type: ignore[method-assign]
+        r.a.demux._shapes.fault = lambda size: None  # type: ignore[method-assign]
 
         @settings(max_examples=examples(150))
         @given(st.lists(hostile, min_size=1, max_size=4))

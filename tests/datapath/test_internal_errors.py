@@ -32,7 +32,7 @@ DATA_PATH = tuple(
     for names in [
         *(
             ("datapath", f"{name}.py")
-            for name in ("demux", "outbound", "inbound", "accepted", "delivery", "member", "udp")
+            for name in ("demux", "shapes", "outbound", "inbound", "accepted", "delivery", "member", "udp")
         ),
         *(("datapath", "payloads", f"{name}.py") for name in ("superpacket", "esp")),
         *(
