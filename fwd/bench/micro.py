@@ -58,7 +58,7 @@ class Pair:
 
 
 def run(plan: Plan) -> dict[str, Any]:
-    """The part's result."""
+    """Time all pairs; returns the part's result."""
     rounds = _QUICK_ROUNDS if plan.quick else _ROUNDS
     found, told = pairs(), {}
     for done, (name, pair) in enumerate(found.items()):

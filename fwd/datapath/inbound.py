@@ -48,16 +48,16 @@ class Listener(Protocol):
     """Who hears what comes in: the member."""
 
     def on_echo(self, subtype: int, number: int) -> None:
-        """An echo has come, or the reply to one."""
+        """Take an echo, or the reply to one."""
 
     def on_heard(self, sa: Receiving, address: Address) -> None:
-        """Something authentic has come on an SA, newer than all before it, from this address."""
+        """Note where the peer is: something authentic has come on an SA, newer than all before it."""
 
     def on_unknown(self, spi: int) -> None:
-        """Something has come for an SA that is not accepted."""
+        """Ask keyd for an SA that is not accepted: something has come for it."""
 
     def on_news(self) -> None:
-        """Install what keyd has sent meanwhile: an SPI is not known."""
+        """Install what keyd has sent meanwhile: there is an SPI that is not known."""
 
 
 class Inbound:

@@ -183,7 +183,7 @@ class Member:
             self.inbound.lose_batch()
 
     def _receive_batch(self) -> None:
-        """What the socket holds, but no more than is fair to the other direction."""
+        """Receive and open what the socket holds, but no more than is fair to the other direction."""
         sock, inbound = self._parts.sock, self.inbound
         inbound.now = self._now
         try:
@@ -251,7 +251,7 @@ class Member:
         return Echoes(self._shared, geometry, self.outbound, self._counters, sizes, esp=self._esp)
 
     def _tick(self) -> float:
-        """What need not be done on every turn; returns after how many seconds it is due again, at the latest."""
+        """Do what need not be done on every turn; returns after how many seconds it is due again, at the latest."""
         try:
             return self._do_tick()
         except Exception:  # noqa: BLE001 - the barrier tells of it

@@ -19,7 +19,7 @@ from fwd.proto.segments import rows_of_mark
 def keep_records(
     segment: Segment, stride: int, chunk: int, fill: int, records: int, selectors: Selectors
 ) -> tuple[int, int]:
-    """Octets and records that are left of a segment's stream, which is cut into rows of `chunk` octets."""
+    """Leave in a segment, cut into rows of `chunk` octets, what the SA carries; returns its octets and records."""
     grid = np.frombuffer(segment.rows, np.uint8).reshape(-1, stride)[:, FRAMING_BYTES : FRAMING_BYTES + chunk]
     stream = memoryview(grid[: -(-fill // chunk)].tobytes())
     kept: list[memoryview] = []
@@ -45,7 +45,7 @@ def keep_records(
 
 
 def keep_packets(segment: Segment, stride: int, count: int, selectors: Selectors) -> tuple[int, int]:
-    """Rows that are left of a segment whose rows are packets, and how many records have gone.
+    """Leave what the SA carries in a segment whose rows are packets; returns its rows, and how many records have gone.
 
     The packets of a super-packet, which is one record, go together: its first row alone has a header yet.
     """

@@ -74,7 +74,7 @@ class Slots:
         return None
 
     def at(self, index: int, octets: int) -> memoryview:
-        """The first octets of a slot."""
+        """Return the first octets of a slot."""
         start = index * self.packet_bytes
         return self._view[start : start + octets]
 

@@ -54,7 +54,7 @@ def open_socket(
     shared: bool = False,
     probes: bool = False,
 ) -> socket.socket:
-    """A bound, non-blocking socket with every offload that the kernel gives; `marks`: it tells the outer TOS octets.
+    """Open a bound, non-blocking socket with every offload that the kernel gives; `marks`: it tells outer TOS octets.
 
     An IPv6 socket always tells them, and the flow label, which the audit log wants (RFC 4303 §4).
 
@@ -149,7 +149,7 @@ def _try_option(sock: socket.socket, offloads: Offloads, name: str, option: int,
 
 
 def path_mtu(local: IPv4Address | IPv6Address, remote: str, port: int) -> int:
-    """What the kernel takes the path's MTU to be (its route's, or what ICMP told); 0 if there is no route."""
+    """Ask the kernel what the path's MTU is, by its route or by what ICMP has told; 0: there is no route."""
     v6 = local.version == 6
     with socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
@@ -189,7 +189,7 @@ class Sender:
         self._packet_bytes = 0
 
     def set_tos(self, tos: int) -> None:
-        """DSCP and ECN of what is sent from now on."""
+        """Set DSCP and ECN of what is sent from now on."""
         if tos != self._tos:
             level, option = (
                 (socket.IPPROTO_IPV6, socket.IPV6_TCLASS) if self._v6 else (socket.IPPROTO_IP, socket.IP_TOS)
@@ -222,7 +222,7 @@ class Sender:
         return sent
 
     def _send_group(self, view: memoryview, packet_bytes: int, peer: tuple[str, int]) -> int:
-        """One send, or one for each packet where segmentation offload is off or refused."""
+        """Send packets of one size at once, or one by one where segmentation offload is off or refused."""
         count = -(-len(view) // packet_bytes)
         if count > 1 and self.gso:
             number = self._send_one((view,), self._ancillary, peer)
@@ -240,7 +240,7 @@ class Sender:
     def _send_one(
         self, buffers: Sequence[memoryview], ancillary: Sequence[tuple[int, int, bytes]], peer: tuple[str, int]
     ) -> int:
-        """0, or the error's number. A full send buffer is waited for, which slows the ring, and so the senders."""
+        """Send once; returns 0, or the error's number. A full send buffer is waited for: that slows the senders."""
         for attempt in range(2):
             try:
                 self._sock.sendmsg(buffers, ancillary, 0, peer)
@@ -267,7 +267,7 @@ class Sender:
 
 
 def read_ancillary(ancillary: list[tuple[int, int, bytes]], received: int) -> tuple[int, int, int]:
-    """Size of each merged datagram (`received` if it is one), flow information, datagrams lost so far (0: none told).
+    """Read the size of each merged datagram (`received`: it is one), flow information, and how many were lost so far.
 
     Flow information is what the first word of an IPv6 header has behind the version: traffic class and flow label.
     For IPv4 it is the TOS octet at the same place.

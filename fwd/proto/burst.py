@@ -237,6 +237,6 @@ def record_ends(octets: bytearray, stride: int, chunk: int, first: int, at: int,
 
 
 def _peek(octets: bytearray, stride: int, chunk: int, start: int, offset: int) -> bytearray:
-    """The first octets of a record that begins `offset` octets into a row's data, and ends its head in the next."""
+    """Return the first octets of a record that begins `offset` octets into a row's data, and goes on in the next."""
     here = min(PEEK_BYTES, chunk - offset)
     return octets[start + offset : start + offset + here] + octets[start + stride : start + stride + PEEK_BYTES - here]

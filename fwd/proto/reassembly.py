@@ -75,7 +75,7 @@ class Reassembler:
         self._gather(buffer, (pending + full) * buffer.chunk + tail, tail)
 
     def _missing_octets(self, buffer: RowBuffer) -> int:
-        """Octets that the unfinished record still lacks; -1 while its length is not known."""
+        """Return how many octets the unfinished record still lacks; -1 while its length is not known."""
         have = self._rows * buffer.chunk - self._offset
         if have < PEEK_BYTES:
             return -1
@@ -144,7 +144,7 @@ class Reassembler:
     # -- out of order -----------------------------------------------------------------------------------------
 
     def _take_apart(self, buffer: RowBuffer, number: int, first: int, full: int, tail: int, now: float) -> None:
-        """The same chunks one by one."""
+        """Take the chunks of `take_rows` one by one."""
         self.spill(buffer)
         for i in range(full):
             self.take_chunk(number + i, buffer.block_offset(first + i), buffer.data[first + i], now)
@@ -171,7 +171,7 @@ class Reassembler:
             kept.clear()
 
     def take_chunk(self, number: int, offset: int, data: memoryview, now: float) -> None:
-        """One chunk, wherever it belongs: give its whole records, keep the rest, join what can be joined.
+        """Take one chunk, wherever it belongs: give its whole records, keep the rest, join what can be joined.
 
         What ends in this chunk goes first: records of one flow keep their order.
         """
@@ -196,7 +196,7 @@ class Reassembler:
             self._drops[DropReason.BAD_STREAM] += 1
 
     def passed(self, number: int, now: float) -> None:
-        """Packet `number` of this SA has come, and carries nothing for records."""
+        """Note that packet `number` of this SA has come, and carries nothing for records."""
         self.expire(now)
         self._note(number, now)
         self.expire(now)
@@ -239,7 +239,7 @@ class Reassembler:
         return at
 
     def _cross(self, number: int, in_time: bool) -> None:
-        """The record that crosses from packet `number` - 1 into `number`: deliver it, keep it or drop it.
+        """Deliver, keep or drop the record that crosses from packet `number` - 1 into `number`.
 
         `in_time`: the packets on both sides, if they came, came before they were given up. So one that lacks its
         part of the record contradicts the other; else the hole that was given up is counted already.
@@ -323,7 +323,7 @@ class Reassembler:
             self._drops[DropReason.BAD_STREAM] += 1
 
     def _take_before(self, number: int) -> tuple[bytes, int]:
-        """The start of the record that waits for packet `number`, and the octets of its chunks; empty if none does."""
+        """Take the start of the record that waits for packet `number`, and its chunks' size; empty: none waits."""
         parts = []
         number -= 1
         while number in self._middles:
@@ -350,7 +350,7 @@ class Reassembler:
 
 
 def _peek(buffer: RowBuffer, row: int, offset: int) -> memoryview | bytes:
-    """The first octets of the record that starts `offset` octets into `row`."""
+    """Return the first octets of the record that starts `offset` octets into `row`."""
     head = buffer.data[row][offset : offset + PEEK_BYTES]
     if len(head) == PEEK_BYTES:
         return head

@@ -254,7 +254,7 @@ def _sound(grid: Grid, first: int, rows: int, length: Words, row_lengths: Words,
 
 
 def _sound_alone(row: bytes, length: int) -> bool:
-    """The same for one row."""
+    """Whether one row can be part of a super-packet, as far as itself tells."""
     pad = len(row) - TRAILER_BYTES - length
     if not 0 <= pad <= _PAD_MAX or length < 2 * _IP4:
         return False

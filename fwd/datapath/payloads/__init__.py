@@ -31,18 +31,18 @@ class PayloadOut(Protocol):
     tos_mask: int  # of the records' TOS octet, what outer packets have
 
     def packets(self, fill: int, chunk: int) -> int:
-        """How many packets a segment makes."""
+        """Return how many packets a segment makes."""
 
     def keep(self, segment: Segment, fill: int, records: int, chunk: int, held: Selectors) -> tuple[int, int]:
-        """Take out what these selectors do not carry; what is left of `fill` and `records`."""
+        """Take out what these selectors do not carry; returns what is left of `fill` and `records`."""
 
     def seal(
         self, sa: OutboundSa, number: int, segment: Segment, index: int, fill: int, records: int, chunk: int
     ) -> int:
-        """Seal segment `index` of the ring with numbers from `number` on, and send it; octets of its IP packets."""
+        """Seal segment `index` of the ring with numbers from `number` on, and send it; returns its octets as IP."""
 
     def forget(self) -> None:
-        """Make framing and tables anew with the next segment: not all of them are whole."""
+        """Make framing and tables anew with the next segment, after an exception: one of them may be half written."""
 
 
 class PayloadIn(Protocol):
@@ -59,13 +59,13 @@ class PayloadIn(Protocol):
         """Make rows for packets of another size."""
 
     def room(self, count: int) -> int:
-        """The first of `count` rows that may be opened into."""
+        """Return the first of `count` rows that may be opened into."""
 
     def begin(self, spi: int, tuning: Tuning, floor: int) -> None:
-        """An SA is accepted from now on, from number `floor` on."""
+        """Expect rows of an SA from now on, behind number `floor`."""
 
     def end(self, spi: int) -> None:
-        """An SA is accepted no more."""
+        """Expect no more rows of an SA, and drop what it has not finished."""
 
     def tune(self, tuning: Tuning) -> None:
         """Follow what is in force now."""
@@ -85,7 +85,7 @@ class PayloadIn(Protocol):
         """Give up what has waited too long for its missing parts."""
 
     def flush(self) -> None:
-        """A batch ends: write what was kept for others to join it."""
+        """Write what was kept for others to join it: a batch ends."""
 
     def forget(self) -> None:
         """Drop all that waits."""

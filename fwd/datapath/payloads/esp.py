@@ -225,7 +225,7 @@ class EspIn:
         self._packet(row, tos)
 
     def _join(self, rows: Sequence[memoryview], first: int, tos: int) -> None:
-        """Rows from `first` of the grid on: TCP that a super-packet can stand for is written as one.
+        """Write rows from `first` of the grid on; TCP that a super-packet can stand for goes as one.
 
         `tos` is the outer TOS octet of all of them.
         """
@@ -251,7 +251,7 @@ class EspIn:
         self._delivery.write(pieces, rows[0][12:20].tobytes(), octets, len(rows))
 
     def _packet(self, row: memoryview, tos: int) -> None:
-        """One opened row holds one IP packet, perhaps with traffic-flow padding behind it (RFC 4303 §2.7)."""
+        """Write the IP packet of one row. Traffic-flow padding may lie behind it (RFC 4303 §2.7)."""
         counters = self._counters
         length, next_header = payload_length(row), row[-1]
         if length < 0:

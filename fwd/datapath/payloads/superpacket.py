@@ -147,7 +147,7 @@ class SuperpacketIn:
         self.rows = self._buffer = RowBuffer(stride)
 
     def room(self, count: int) -> int:
-        """The rows behind the unfinished record that lies in them; if there are too few it makes room for them."""
+        """Return the first row behind the unfinished record, which makes room if there are too few."""
         buffer = self._buffer
         if buffer.owner is None:
             return 0
