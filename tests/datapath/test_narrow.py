@@ -121,19 +121,17 @@ def test_sas_of_different_selectors_are_held_to_their_own() -> None:
 
 @PAYLOADS
 def test_each_sa_is_held_to_its_own_selectors_whichever_was_in_hand_before(payload: str) -> None:
-    """Packets of the other SA come between, and so does giving up what waits, which goes by SA, the narrow one last."""
+    """Packets of another SA come between, and so does giving up what waits, which goes by SA, a narrow one last."""
     with rig(members=1, payload=payload) as r:
-        wide, other = sa_keys(1, 0, EPOCH), sa_keys(1, 0, EPOCH + 1)
-        r.b.members[0]._install(SaSet(1, (wide, replace(other, narrowed=flipped(LEAVES_OUT)))))
-        number = 0
-        for _ in range(2):
-            for keys, passes in ((wide, True), (other, False)):
-                r.a.members[0]._install(SaSet(1, (), keys))
-                for _ in range(2):
-                    number += 1
-                    assert sent_and_delivered(r, record(number)) == ([number] if passes else [])
-                    r.b.expire()
-        assert r.b.dropped(DropReason.SELECTOR_IN) == number // 2
+        sas = [sa_keys(1, 0, EPOCH + n) for n in range(4)]
+        narrowed = [replace(sa, narrowed=flipped(LEAVES_OUT)) if n % 2 else sa for n, sa in enumerate(sas)]
+        r.b.members[0]._install(SaSet(1, tuple(narrowed)))
+        for n, sa in enumerate(sas):
+            r.a.members[0]._install(SaSet(1, (), sa))
+            for number in (2 * n, 2 * n + 1):
+                assert sent_and_delivered(r, record(number)) == ([] if n % 2 else [number])
+                r.b.expire()
+        assert r.b.dropped(DropReason.SELECTOR_IN) == 4
         r.b.check_books()
 
 

@@ -108,10 +108,13 @@ class EspOut:
         packets = self._packets[index]
         if packets is None:
             packets = self._packets[index] = _Packets(self._ring, segment)
-        words = segment.ends_array[:fill]
-        lengths = (words & 0xFFFF).tolist()
-        if int(words.max()) > 0xFFFF:
+
+        # Mostly the words are the packets' lengths, and nothing more; marks above them tell what is still to be done.
+        lengths = segment.ends[:fill].tolist()
+        if max(lengths) > 0xFFFF:
+            words = segment.ends_array[:fill]
             packets.complete(words)
+            lengths = (words & 0xFFFF).tolist()
 
         # Runs of one length and IP version, and one shorter packet behind each, go together.
         at, versions, stride = 0, segment.rows, self._ring.stride
