@@ -6,6 +6,7 @@ own network. What runs inside the namespaces belongs to the lab: `down` ends it,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -156,7 +157,7 @@ class Topology(World):
         for path in namespaces:
             _command(["ip", "netns", "del", path.name])
         shutil.rmtree(self.run_dir, ignore_errors=True)
-        if RUN_DIR.is_dir() and not any(RUN_DIR.iterdir()):
+        with contextlib.suppress(OSError):  # it is gone, or another lab's files are in it
             RUN_DIR.rmdir()
 
     @property
@@ -170,8 +171,7 @@ class Topology(World):
         return all((_NETNS_DIR / self.ns(host)).exists() for host in self.hosts)
 
     def _make(self) -> None:
-        RUN_DIR.mkdir(mode=0o755, exist_ok=True)
-        self.run_dir.mkdir(mode=0o700)
+        self._make_run_dir()
         for host in self.hosts:
             _command(["ip", "netns", "add", self.ns(host)])
             self._set_sysctls(host)
@@ -184,6 +184,14 @@ class Topology(World):
             _ip(self.ns(host), self._configuration(host))
         # Written last: its presence says that the lab is whole.
         self._record.write_text(json.dumps(asdict(self)))
+
+    def _make_run_dir(self) -> None:
+        """Make the lab's directory; another lab that goes meanwhile may take the empty one above with it."""
+        while True:
+            RUN_DIR.mkdir(mode=0o755, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                self.run_dir.mkdir(mode=0o700)
+                return
 
     def _set_sysctls(self, host: str) -> None:
         """Before the devices exist, so that they take the defaults over.

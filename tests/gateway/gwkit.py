@@ -134,7 +134,7 @@ class Pair:
             return bool(query(self.control(host))["ready"])
         return False
 
-    def wait_ready(self, *hosts: str, seconds: float = 15.0) -> None:
+    def wait_ready(self, *hosts: str, seconds: float = 60.0) -> None:
         for host in hosts or self.topology.gateways:
             until(lambda host=host: self.ready(host), seconds, f"{host} ready")  # type: ignore[misc]
 
@@ -151,9 +151,15 @@ class Pair:
 
     def close(self) -> None:
         """End what still runs, and everything that was started in a gateway's namespace."""
-        for host in list(self.running):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.stop(host)
+        ending = [self.running.pop(host) for host in list(self.running)]
+        for process in ending:  # all at once: each takes a moment
+            process.send_signal(signal.SIGTERM)
+        for process in ending:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     # -- what the gateways say --------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 import pytest
 from gwkit import Json, MakePair, Pair, until
@@ -37,6 +38,12 @@ def reload(pair: Pair, *hosts: str, words: str = "configuration re-read") -> Non
         seen = pair.log(host).count(words)
         pair.running[host].send_signal(signal.SIGHUP)
         until(lambda host=host, seen=seen: pair.log(host).count(words) > seen, what=words)  # type: ignore[misc]
+
+
+def metrics(pair: Pair) -> str:
+    """Return what gw1 says at its metrics' address; nothing while nobody listens there."""
+    script = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9595/metrics', timeout=5).read().decode())"
+    return pair.topology.run("gw1", [sys.executable, "-c", script], check=False).stdout
 
 
 def lives(peering: Json) -> list[int]:
@@ -85,7 +92,7 @@ def test_what_is_live_changes_under_traffic_and_no_process_of_the_data_path_ends
         pair.wait_ready()
         if passes:
             until(lambda: pair.ping("-I", "10.21.0.10", to="10.22.0.10"), what="the new subnet carries traffic")
-            until(lambda: "fwd_" in net.run("gw1", ["curl", "-s", "http://127.0.0.1:9595/metrics"], check=False).stdout)
+            until(lambda: "fwd_" in metrics(pair), what="metrics at their address")
         assert ping_both(pair)
     assert {host: [lives(one) for one in pair.status(host)["peerings"]] for host in ("gw1", "gw2")} == before
 
