@@ -43,7 +43,8 @@ test-memory: setup ## all tests that need no root, on all cores
 test-netns: setup ## tests with real gateways in network namespaces, one at a time (root)
 	@pytest -m "netns and not long and not deb" $(PYTEST_ARGS)
 
-long: setup ## all examples of each property; minutes of load: kills, soak (root)
+long: ## all examples of each property; minutes of load: kills, soak; the demo on a fresh Debian (root)
+	@scripts/setup mmdebstrap=mmdebstrap systemd-nspawn=systemd-container
 	@pytest $(WORKERS) --hypothesis-profile full -m "not netns and not long and not deb" $(PYTEST_ARGS)
 	@pytest -m long $(PYTEST_ARGS)
 

@@ -1,7 +1,8 @@
-"""A small Debian that runs: its own systemd, its own network, of Debian's packages alone.
+"""A small Debian that runs, of Debian's packages alone: mmdebstrap makes its root once, systemd-nspawn runs it.
 
-mmdebstrap makes the root once, systemd-nspawn boots it with an overlay that goes with it. Neither the machine's network
-nor its files are touched; commands run inside through nsenter.
+`booted` is one with its own systemd and its own network, on an overlay that goes with it: neither the machine's network
+nor its files are touched; commands run inside through nsenter. `run_in` runs one command in a root that keeps what it
+does, and with the machine's network, from which it may install.
 """
 
 from __future__ import annotations
@@ -10,23 +11,24 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
 PACKAGES = "systemd,systemd-sysv,dbus,python3,nftables,iproute2,iputils-ping,procps"
 BOOT_S = 60.0
+AUTHORITIES = (Path("/etc/ssl/certs/ca-certificates.crt"),)  # a machine may trust more than Debian's
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
-def make_root(directory: Path) -> None:
-    """A root of Debian's packages, and of nothing else, made once."""
+def make_root(directory: Path, packages: str = PACKAGES) -> None:
+    """Make a root of Debian's packages, and of nothing else, once."""
     if directory.exists():
         return
     part = directory.with_suffix(".part")
     subprocess.run(["rm", "-rf", str(part)], check=True)
-    options = ["--quiet", "--variant=minbase", "--format=directory", f"--include={PACKAGES}"]
+    options = ["--quiet", "--variant=minbase", "--format=directory", f"--include={packages}"]
     subprocess.run(["mmdebstrap", *options, "bookworm", str(part)], check=True, timeout=600)
     part.rename(directory)
 
@@ -60,17 +62,42 @@ class Container:
 @contextlib.contextmanager
 def booted(root: Path, log: Path) -> Iterator[Container]:
     """The container, up; at the end it is gone with all that it changed."""
-    argv = ["systemd-nspawn", "--quiet", f"--directory={root}", "--volatile=overlay", "--boot", "--private-network"]
-    argv += ["--bind=/dev/net/tun", "--register=no", "--keep-unit", "--link-journal=no", "--console=read-only"]
+    options = ["--volatile=overlay", "--boot", "--private-network", "--link-journal=no", "--console=read-only"]
+    with _nspawn(root, options, log) as process:
+        container = Container(_leader(process, log))
+        _wait_booted(container, log)
+        yield container
+
+
+def run_in(root: Path, script: str, log: Path, timeout_s: float, variables: Mapping[str, str]) -> int:
+    """Run a shell's script in a root that keeps what it does, with the machine's network; return its exit status.
+
+    It is root there, may make network namespaces, and has the machine's trusted authorities and resolver.
+    """
+    options = ["--as-pid2", "--console=pipe", "--capability=CAP_NET_ADMIN", "--resolv-conf=bind-host"]
+    options += [f"--bind-ro={file}" for file in AUTHORITIES if file.exists()]
+    options += [f"--setenv={name}={value}" for name, value in variables.items()]
+    # Sysctls of the network can be set there as on any machine: nspawn would mount them read-only.
+    with _nspawn(
+        root, options, log, ["/bin/sh", "-ec", script], {"SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"}
+    ) as process:
+        return process.wait(timeout_s)
+
+
+@contextlib.contextmanager
+def _nspawn(
+    root: Path, options: Sequence[str], log: Path, command: Sequence[str] = (), variables: Mapping[str, str] = {}
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a container in control groups of its own; at the end it is gone, and they are."""
+    argv = ["systemd-nspawn", "--quiet", f"--directory={root}", "--bind=/dev/net/tun", "--register=no", "--keep-unit"]
     group = f"fwd-deb-{os.getpid()}"
     with log.open("wb") as output, _own_cgroups(group):
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=lambda: _enter(group)
-        )
+            [*argv, *options, *command], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            preexec_fn=lambda: _enter(group), env={**os.environ, **variables},
+        )  # fmt: skip
         try:
-            container = Container(_leader(process, log))
-            _wait_booted(container, log)
-            yield container
+            yield process
         finally:
             process.terminate()
             try:
