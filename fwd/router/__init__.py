@@ -1,0 +1,1 @@
+"""The router of a VPC: spreads its flows over the gateways of a cluster, by the kernel's resilient next-hop group."""

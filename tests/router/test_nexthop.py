@@ -1,0 +1,70 @@
+"""The kernel's next hops, groups and routes, in a network namespace of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.netns
+
+DEVICES = """
+ip link set lo up
+ip link add lan type veth peer name far
+ip link set lan up; ip link set far up
+ip address add 10.1.0.1/24 dev lan
+ip address add fd01::1/64 dev lan nodad
+"""
+TRY = """
+import json, socket
+from ipaddress import ip_address, ip_network
+from fwd.router.kernel import group_id, members_of, state_of
+from fwd.router.nexthop import NextHops, Target, Way
+
+kernel, said = NextHops(), {}
+device = socket.if_nametoindex("lan")
+for version, gateways, network in (
+    (4, ("10.1.0.11", "10.1.0.12"), "10.2.0.0/16"),
+    (6, ("fd01::11", "fd01::12"), "fd02::/48"),
+):
+    group = group_id(0, version)
+    slots = members_of(group)
+    a, b = (Target(device, ip_address(one)) for one in gateways)
+    ways = [Way(ip_network(network), None), Way(ip_network(network), group)]
+    kernel.point(dict.fromkeys(slots, a))
+    kernel.make_group(group, slots)
+    kernel.route(ways)
+    before = kernel.table(group)
+    kernel.point({slots[7]: b})
+    has = state_of(kernel.owned(), kernel.ways())
+    said[version] = {
+        "slots": len(has.hops), "group": has.groups[group] == slots, "moved": has.hops[slots[7]] == b,
+        "others": all(has.hops[one] == a for one in slots if one != slots[7]),
+        "ways": set(ways) <= has.ways,
+        "table": [row.hop_id for row in before.values()] == [row.hop_id for row in kernel.table(group).values()],
+        "buckets": sorted(row.hop_id for row in before.values()) == list(slots),
+    }
+    kernel.route(ways, gone=True)
+    kernel.remove([group, *slots])
+    left = state_of(kernel.owned(), kernel.ways())
+    said[version]["left"] = len(left.hops) + len(left.groups) + len(left.ways)
+try:
+    kernel.point({1: Target(device, ip_address("192.0.2.9"))})
+except OSError as error:
+    said["refused"] = str(error)
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.usefixtures("needs_netns")
+def test_slots_group_and_routes_are_as_they_were_told_and_go() -> None:
+    script = f"set -e\n{DEVICES}\nexec {sys.executable} -P -c '{TRY.replace(chr(39), chr(34))}'"
+    done = subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    said = json.loads(done.stdout)
+
+    right = {"slots": 256, "group": True, "moved": True, "others": True, "ways": True, "table": True, "buckets": True}
+    assert said["4"] == said["6"] == {**right, "left": 0}
+    assert "gateway" in said["refused"]
