@@ -18,12 +18,16 @@ from fwd.proto.errors import UserError
 
 CONFIG = Path("/etc/fwd/fwd.toml")
 CONTROL = Path("/run/fwd/fwd.sock")
+ROUTER = Path("/etc/fwd/router.toml")
+ROUTER_CONTROL = Path("/run/fwd/router.sock")
 
 app = typer.Typer(no_args_is_help=True, help="A userspace, scale-out IPsec gateway.")
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration, or see an example.")
 app.add_typer(config_app, name="config")
 keygen_app = typer.Typer(no_args_is_help=True, help="Make keys for IKEv2.")
 app.add_typer(keygen_app, name="keygen")
+router_app = typer.Typer(help="Spread a VPC's flows over its gateways; without a command: do so until SIGTERM.")
+app.add_typer(router_app, name="router", invoke_without_command=True)
 
 
 class LogFormat(StrEnum):
@@ -308,3 +312,47 @@ def bench(context: typer.Context) -> int:
 
     status = bench_app(context.args, prog_name="fwd bench", standalone_mode=False)
     return status if isinstance(status, int) else 0
+
+
+@router_app.callback()
+def router(
+    context: typer.Context,
+    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="The configuration, TOML.")] = ROUTER,
+) -> None:
+    """Spread a VPC's flows over its gateways; without a command: do so until SIGTERM. Needs root."""
+    if context.invoked_subcommand is None:
+        from fwd.router import service
+
+        service.run(config)
+
+
+_RouterControl = Annotated[Path, typer.Option("--control", metavar="PATH", help="The router's socket.")]
+
+
+@router_app.command("status")
+def router_status(control: _RouterControl = ROUTER_CONTROL) -> None:
+    """Show a running router as JSON: each spread's gateways, their share and what keeps one out."""
+    import json
+
+    from fwd.router.client import ask
+
+    typer.echo(json.dumps(ask(control), indent=2))
+
+
+@router_app.command("ready")
+def router_ready(control: _RouterControl = ROUTER_CONTROL) -> int:
+    """Say whether the router can carry traffic: exit status 0, or 1 and why not. For keepalived's scripts."""
+    from fwd.router.client import ask
+
+    status = ask(control)
+    for reason in status["reasons"]:
+        typer.echo(reason)
+    return int(not status["ready"])
+
+
+@router_app.command("clear")
+def router_clear() -> None:
+    """Take away the routes and next hops that a router has left in the kernel."""
+    from fwd.router.service import clear
+
+    clear()

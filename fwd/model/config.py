@@ -8,10 +8,7 @@ This file reads no secret: `keys.secret` is a path, opened by the supervisor (de
 from __future__ import annotations
 
 import itertools
-import os
 import re
-import stat
-import tomllib
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -24,11 +21,11 @@ from pydantic import (
     model_validator,
 )
 
-from fwd.files import why_not_believed
 from fwd.model.keys import CertificateKeys, IkeKeys, Keys, LabKeys
 from fwd.model.mistakes import first_reason
 from fwd.model.pairing import Far, far_gateways
 from fwd.model.subnets import SUBNETS_MAX, first_shared
+from fwd.model.toml import parse_as, read_text, text_of
 from fwd.model.words import (
     Address,
     ConfigError,
@@ -48,8 +45,6 @@ from fwd.proto.sa import Life
 MEMBERS_MAX = 64
 LIFE_SHARE = 1.1  # of its soft limit: when an SA ends by default
 _SECONDS_MORE, _PACKETS_MORE, _OCTETS_MORE = 1.0, 2**20, 2**30  # than the soft limit, at least
-FILE_OCTETS_MAX = 4 << 20
-_BYTE_ORDER_MARK, _UTF_16_MARKS = "\ufeff", (b"\xff\xfe", b"\xfe\xff")  # as Windows' editors write them
 SHARED_MEMBERS_MAX = 8  # whose inbound SAs one of them may have to hold
 
 
@@ -364,42 +359,17 @@ _TABLES: Final[dict[str, type[BaseModel]]] = {"gateway": Gateway, "peering": Pee
 
 def parse(text: str, source: str) -> Config:
     """Parse a configuration's text; `source` names it in errors. Raises ConfigError, one line."""
-    try:
-        data = tomllib.loads(text.removeprefix(_BYTE_ORDER_MARK))
-    except tomllib.TOMLDecodeError as error:
-        hint = "; texts are in quotes" if str(error).startswith("Invalid value") else ""
-        raise ConfigError(f"{source}: not TOML: {error}{hint}") from None
-    except (ValueError, RecursionError):
-        raise ConfigError(f"{source}: not TOML: nested too deeply, or a number of too many digits") from None
-    try:
-        return Config.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {first_reason(error, _TABLES)}") from None
+    return parse_as(Config, text, source, _TABLES)
 
 
 def load(path: Path) -> Config:
     """Read and check the file at `path`; links are followed. Raises ConfigError, one line."""
-    try:
-        with path.open("rb") as file:
-            about, data = os.fstat(file.fileno()), file.read(FILE_OCTETS_MAX + 1)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if stat.S_ISREG(about.st_mode) and (reason := why_not_believed(about)):
-        raise ConfigError(f"{path}: configuration {reason}")
-    return parse_octets(data, str(path))[1]
+    return parse(read_text(path), str(path))
 
 
 def parse_octets(data: bytes, source: str) -> tuple[str, Config]:
     """Return the text that a file holds, and its configuration. Raises ConfigError, one line."""
-    if len(data) > FILE_OCTETS_MAX:
-        raise ConfigError(f"{source}: more than {FILE_OCTETS_MAX} octets: is this a configuration?")
-    if data.startswith(_UTF_16_MARKS):
-        raise ConfigError(f"{source}: is UTF-16: save it as UTF-8")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{source}: not UTF-8 text, at line {line}: save it as UTF-8") from None
+    text = text_of(data, source)
     return text, parse(text, source)
 
 

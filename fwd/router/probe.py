@@ -17,7 +17,6 @@ import struct
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Final
 
 EVERY_S: Final = 0.1
@@ -34,26 +33,27 @@ _MAC_BYTES: Final = 16
 _ID_BYTES: Final = 8
 _HEAD: Final = struct.Struct(f">4sBB{NONCE_BYTES}s")  # magic, version, kind, nonce
 _LOAD: Final = struct.Struct(">BHB")  # flags, load in 1/1000, number of peerings
-_ROW: Final = struct.Struct(f">{_ID_BYTES}sB")
+_ROW: Final = struct.Struct(f">{_ID_BYTES}sBH")  # a peering, whether its packets pass, loss in 1/1000
 _MAGIC, _VERSION = b"fwdp", 1
 _REQUEST, _ANSWER = 0, 1
 _DRAINING = 1
 REQUEST_BYTES: Final = _HEAD.size + _MAC_BYTES
 
 
-class Passes(IntEnum):
-    """Whether the packets of a peering would pass a gateway."""
+@dataclass(frozen=True)
+class Said:
+    """What a gateway says of one of its peerings: whether packets would pass, and the share that its echoes lose."""
 
-    NO = 0
-    YES = 1
+    passes: bool
+    loss: float = 0.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a gateway says of itself. `passes`: of each peering by `peering_id`. `load`: 0 to 1."""
+    """What a gateway says of itself. `peerings`: by `peering_id`. `load`: 0 to 1."""
 
     nonce: bytes
-    passes: Mapping[bytes, Passes] = field(default_factory=dict)
+    peerings: Mapping[bytes, Said] = field(default_factory=dict)
     draining: bool = False
     load: float = 0.0
 
@@ -76,12 +76,12 @@ def decode_request(data: bytes, key: bytes) -> bytes | None:
 
 def encode_answer(answer: Answer, key: bytes) -> bytes:
     """Make an answer. Raises ValueError for more than PEERINGS_MAX peerings."""
-    if len(answer.passes) > PEERINGS_MAX:
-        raise ValueError(f"{len(answer.passes)} peerings in an answer: {PEERINGS_MAX} at most")
-    load = round(1000 * min(1.0, max(0.0, answer.load)))
+    if len(answer.peerings) > PEERINGS_MAX:
+        raise ValueError(f"{len(answer.peerings)} peerings in an answer: {PEERINGS_MAX} at most")
     head = _HEAD.pack(_MAGIC, _VERSION, _ANSWER, answer.nonce)
-    rows = b"".join(_ROW.pack(name, passes) for name, passes in answer.passes.items())
-    return _sealed(head + _LOAD.pack(_DRAINING * answer.draining, load, len(answer.passes)) + rows, key)
+    load = _LOAD.pack(_DRAINING * answer.draining, _thousandths(answer.load), len(answer.peerings))
+    rows = (_ROW.pack(name, one.passes, _thousandths(one.loss)) for name, one in answer.peerings.items())
+    return _sealed(b"".join((head, load, *rows)), key)
 
 
 def decode_answer(data: bytes, key: bytes) -> Answer | None:
@@ -93,8 +93,12 @@ def decode_answer(data: bytes, key: bytes) -> Answer | None:
     rows = body[_HEAD.size + _LOAD.size :]
     if count > PEERINGS_MAX or len(rows) != count * _ROW.size:
         return None
-    passes = {name: Passes.YES if said == Passes.YES else Passes.NO for name, said in _ROW.iter_unpack(rows)}
-    return Answer(body[6 : 6 + NONCE_BYTES], passes, bool(flags & _DRAINING), min(load, 1000) / 1000)
+    said = {name: Said(passes == 1, min(loss, 1000) / 1000) for name, passes, loss in _ROW.iter_unpack(rows)}
+    return Answer(body[6 : 6 + NONCE_BYTES], said, bool(flags & _DRAINING), min(load, 1000) / 1000)
+
+
+def _thousandths(share: float) -> int:
+    return round(1000 * min(1.0, max(0.0, share)))
 
 
 def _sealed(body: bytes, key: bytes) -> bytes:

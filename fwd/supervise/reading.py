@@ -15,7 +15,8 @@ import os
 import signal
 from typing import Any, Final
 
-from fwd.model.config import FILE_OCTETS_MAX, Config, parse_octets
+from fwd.model.config import Config, parse_octets
+from fwd.model.toml import FILE_OCTETS_MAX
 from fwd.model.words import ConfigError
 from fwd.proto.errors import UserError
 from fwd.supervise import privileges, sandbox

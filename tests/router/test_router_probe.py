@@ -16,8 +16,8 @@ from fwd.router.probe import (
     PEERINGS_MAX,
     REQUEST_BYTES,
     Answer,
-    Passes,
     Reach,
+    Said,
     decode_answer,
     decode_request,
     encode_answer,
@@ -27,7 +27,7 @@ from fwd.router.probe import (
 
 KEY, OTHER = bytes(range(32)), bytes(32)
 NONCE = bytes(NONCE_BYTES)
-SAID = Answer(NONCE, {peering_id("to-b"): Passes.YES, peering_id("to-c"): Passes.NO}, draining=True, load=0.25)
+SAID = Answer(NONCE, {peering_id("to-b"): Said(True, 0.125), peering_id("to-c"): Said(False)}, draining=True, load=0.25)
 
 
 class Probing:
@@ -90,9 +90,9 @@ def test_any_octets_are_read(data: bytes) -> None:
 
 
 def test_an_answer_has_room_for_so_many_peerings_and_no_more() -> None:
-    passes = {peering_id(str(number)): Passes.YES for number in range(PEERINGS_MAX + 1)}
+    peerings = {peering_id(str(number)): Said(True) for number in range(PEERINGS_MAX + 1)}
     with pytest.raises(ValueError, match="64 at most"):
-        encode_answer(Answer(NONCE, passes), KEY)
+        encode_answer(Answer(NONCE, peerings), KEY)
 
 
 def test_a_gateway_is_down_until_ten_probes_are_answered(probing: Probing) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fwd.model.config import FILE_OCTETS_MAX, Config, parse
+from fwd.model.config import Config, parse
 from fwd.model.example import EXAMPLE
+from fwd.model.toml import FILE_OCTETS_MAX
 from fwd.proto.errors import UserError
 from fwd.supervise import reading
 from fwd.supervise.reading import Reading, answer_in

@@ -1,0 +1,60 @@
+"""What there is to see of a router: one JSON object, and whether it is ready.
+
+Ready means that the kernel has all that is wanted, and that each spread has a gateway that carries its packets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fwd import __version__
+from fwd.router.probe import Reach
+from fwd.router.slots import Use, shares
+from fwd.router.spread import Seen
+from fwd.router.tables import Place
+
+SCHEMA: Final = "fwd-router/1"
+
+
+def shown(
+    places: Mapping[str, Place], reaches: Mapping[str, Reach], troubles: Mapping[str, str], late: int, now: float
+) -> dict[str, Any]:
+    """Show everything. `late`: how often the router's own loop had no say."""
+    reasons = [f"{what}: {why}" for what, why in sorted(troubles.items())]
+    for name, place in places.items():
+        if not place.spread.seen:
+            reasons.append(f"{name}: the gateways have not had their first probes yet")
+        elif not any(seen.hop.use is not Use.DOWN for seen in place.spread.seen):
+            reasons.append(f"{name}: no gateway can carry its packets; the last set stays")
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "ready": not reasons,
+        "reasons": reasons,
+        "late": late,
+        "spreads": [_spread(name, place, reaches, now) for name, place in places.items()],
+    }
+
+
+def _spread(name: str, place: Place, reaches: Mapping[str, Reach], now: float) -> dict[str, Any]:
+    served = {str(table.version): shares(table.serving) for table in place.tables}
+    return {
+        "name": name,
+        "waiting": sum(table.waiting for table in place.tables),
+        "gateways": [_gateway(seen, reaches[seen.hop.name], served, now) for seen in place.spread.seen],
+    }
+
+
+def _gateway(seen: Seen, reach: Reach, served: Mapping[str, Mapping[str, float]], now: float) -> dict[str, Any]:
+    name = seen.hop.name
+    return {
+        "name": name,
+        "use": seen.hop.use.value,
+        "why": seen.why,
+        "weight": seen.hop.weight,
+        "share": {version: round(one.get(name, 0.0), 4) for version, one in served.items()},
+        "rtt_ms": round(1000 * reach.rtt_s, 3) if reach.rtt_s is not None else None,
+        "loss": round(reach.loss, 3),
+        "heard_s": round(now - reach.heard_at, 3) if reach.heard_at > 0 else None,
+    }
