@@ -1,0 +1,196 @@
+"""Judge how each host of a fleet is, from what it says, what routers see, and what its partners see: pure.
+
+A lost heartbeat is a hint and never a removal: a gateway that routers and partners see to be well keeps its traffic,
+and is *unreachable* for the controller alone. Whoever is *down* has been missed by those that send to it. Nothing that
+is decided here moves a packet: routers and gateways have done so by themselves, by the same evidence.
+
+Every verdict has a reason, the time since which it holds, and the evidence with its age.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+FRESH_S: Final = 3.0  # what is older is no evidence of how it is now
+GRAY_LOSS: Final = 0.02
+
+
+class Health(Enum):
+    """How a host is."""
+
+    JOINING = "joining"  # it has never said anything
+    UP = "up"
+    DEGRADED = "degraded"  # it carries traffic, and not as well as it should
+    DRAINING = "draining"
+    UNREACHABLE = "unreachable"  # for the controller alone, as far as anybody knows
+    DOWN = "down"
+    LEFT = "left"  # deleted
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a host has said of itself, and when. `reasons`: why it is not ready."""
+
+    at: float
+    ready: bool = True
+    draining: bool = False
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What another host sees of it, and when. `by`: a router, or the gateway at the other end of a pair."""
+
+    by: str
+    at: float
+    up: bool
+    loss: float = 0.0
+    rtt_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known of one host."""
+
+    report: Report | None = None
+    routers: tuple[Sight, ...] = ()
+    pairs: tuple[Sight, ...] = ()
+    deleted: bool = False
+    draining: bool = False  # by the operator's wish
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a host is, why, and since when. `evidence`: lines for the user, each with its age."""
+
+    health: Health
+    reason: str = ""
+    since: float = 0.0
+    evidence: tuple[str, ...] = field(default=(), compare=False)
+
+
+def judge(known: Evidence, now: float, before: Verdict | None = None) -> Verdict:
+    """Judge a host. `before`: the verdict so far, whose `since` stays while its state does."""
+    health, reason = _judge(known, now)
+    since = before.since if before is not None and before.health is health else now
+    return Verdict(health, reason, since, tuple(_lines(known, now)))
+
+
+def _judge(known: Evidence, now: float) -> tuple[Health, str]:
+    routers, pairs = _fresh(known.routers, now), _fresh(known.pairs, now)
+    seen = [one for one in (*routers, *pairs) if one.up]
+    if known.deleted:
+        return Health.LEFT, "deleted"
+    if known.report is None:
+        return Health.JOINING, "it has not reported yet"
+
+    # Without its own word that of others counts, and without any nobody knows.
+    if now - known.report.at > FRESH_S:
+        if seen:
+            return Health.UNREACHABLE, f"no heartbeat, and {seen[0].by} sees it up: it keeps its traffic"
+        if routers or pairs:
+            return Health.DOWN, f"no heartbeat, and {(*routers, *pairs)[0].by} does not see it either"
+        return Health.UNREACHABLE, "no heartbeat, and nobody else looks at it"
+
+    # It speaks. Whoever sends to it may still find that nothing comes through.
+    if routers and not any(one.up for one in routers):
+        return Health.DOWN, f"it reports, and no router reaches it ({', '.join(one.by for one in routers)})"
+    if pairs and not any(one.up for one in pairs):
+        return Health.DOWN, f"it reports, and no partner reaches it ({', '.join(one.by for one in pairs)})"
+    if known.draining or known.report.draining:
+        return Health.DRAINING, "is being drained"
+    if not known.report.ready:
+        return Health.DEGRADED, known.report.reasons[0] if known.report.reasons else "it is not ready"
+    return _shades(routers, pairs)
+
+
+def _shades(routers: Sequence[Sight], pairs: Sequence[Sight]) -> tuple[Health, str]:
+    """Tell up from degraded, of one that carries traffic."""
+    missing = [one.by for one in (*routers, *pairs) if not one.up]
+    if missing:
+        return Health.DEGRADED, f"not reached by {', '.join(missing)}"
+    lossy = [one for one in (*routers, *pairs) if one.loss >= GRAY_LOSS]
+    if lossy:
+        worst = max(lossy, key=lambda one: one.loss)
+        return Health.DEGRADED, f"loses {worst.loss:.1%} of the packets from {worst.by}"
+    return Health.UP, ""
+
+
+def _fresh(sights: Iterable[Sight], now: float) -> list[Sight]:
+    return [one for one in sights if now - one.at <= FRESH_S]
+
+
+def _lines(known: Evidence, now: float) -> Iterable[str]:
+    """Tell all evidence with its age."""
+    if known.report is not None:
+        said = "ready" if known.report.ready else "not ready: " + "; ".join(known.report.reasons)
+        yield f"its heartbeat {_age(known.report.at, now)}: {said}"
+    for kind, sights in (("router", known.routers), ("partner", known.pairs)):
+        for one in sights:
+            way = f"{one.rtt_ms:.1f} ms, " if one.rtt_ms is not None else ""
+            said = f"up, {way}{one.loss:.1%} lost" if one.up else "no answer"
+            yield f"{kind} {one.by} {_age(one.at, now)}: {said}"
+
+
+def _age(at: float, now: float) -> str:
+    return f"{max(0.0, now - at):.1f} s ago"
+
+
+# -- restarts ---------------------------------------------------------------------------------------------------------
+
+RESTARTS_MAX: Final = 3
+RESTARTS_S: Final = 600.0
+WAIT_S: Final = 3.0  # down for so long before it is restarted: what comes back by itself is let be
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """A restart that was ordered."""
+
+    host: str
+    at: float
+
+
+def to_restart(
+    verdicts: Mapping[str, Verdict],
+    groups: Mapping[str, Sequence[str]],
+    history: Sequence[Restarted],
+    now: float,
+    *,
+    most: int = RESTARTS_MAX,
+) -> tuple[list[str], dict[str, str]]:
+    """Say who is to be restarted now, and of the others that are down why not.
+
+    `groups`: the gateways of each cluster, and the routers of each VPC. Of a group one host at a time is restarted, and
+    only while another of it carries traffic or it is down as well: what still works is not to be lost to a cure.
+    """
+    chosen: list[str] = []
+    refused: dict[str, str] = {}
+    for host, verdict in sorted(verdicts.items()):
+        if verdict.health is not Health.DOWN or now - verdict.since < WAIT_S:
+            continue
+        lately = [one for one in history if now - one.at < RESTARTS_S]
+        mates = {name for members in groups.values() if host in members for name in members} - {host}
+        busy = sorted(mates & ({one.host for one in lately if _under_way(one, verdicts, now)} | set(chosen)))
+        if sum(one.host == host for one in lately) >= most:
+            refused[host] = (
+                f"restarted {most} times in {RESTARTS_S / 60:.0f} minutes: see to it, then restart it by hand"
+            )
+        elif any(one.host == host and _under_way(one, verdicts, now) for one in lately):
+            refused[host] = "is being restarted"
+        elif busy:
+            refused[host] = f"{busy[0]} is being restarted, and one of a group goes at a time"
+        else:
+            chosen.append(host)
+    return chosen, refused
+
+
+UNDER_WAY_S: Final = 30.0  # what has not come back by then has failed
+
+
+def _under_way(one: Restarted, verdicts: Mapping[str, Verdict], now: float) -> bool:
+    verdict = verdicts.get(one.host)
+    return verdict is not None and verdict.health is Health.DOWN and now - one.at < UNDER_WAY_S

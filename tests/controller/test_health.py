@@ -1,0 +1,97 @@
+"""How a host is, by what is known of it, and who is restarted."""
+
+from __future__ import annotations
+
+import pytest
+
+from fwd.controller.health import (
+    FRESH_S,
+    RESTARTS_S,
+    WAIT_S,
+    Evidence,
+    Health,
+    Report,
+    Restarted,
+    Sight,
+    Verdict,
+    judge,
+    to_restart,
+)
+
+NOW = 1000.0
+OLD = NOW - FRESH_S - 1
+WELL, SILENT = Report(NOW), Report(OLD)
+SEEN, MISSED, STALE = Sight("ra", NOW, True), Sight("ra", NOW, False), Sight("ra", OLD, False)
+PAIR, BROKEN = Sight("b1", NOW, True), Sight("b1", NOW, False)
+
+JUDGED = [
+    ("has never said anything", Evidence(), Health.JOINING),
+    ("all is well", Evidence(WELL, (SEEN,), (PAIR,)), Health.UP),
+    ("nobody else looks", Evidence(WELL), Health.UP),
+    ("no heartbeat, a router sees it", Evidence(SILENT, (SEEN,)), Health.UNREACHABLE),
+    ("no heartbeat, a partner sees it", Evidence(SILENT, (MISSED,), (PAIR,)), Health.UNREACHABLE),
+    ("no heartbeat, and nobody knows", Evidence(SILENT), Health.UNREACHABLE),
+    ("no heartbeat, and what others know is old", Evidence(SILENT, (STALE,)), Health.UNREACHABLE),
+    ("no heartbeat, and all miss it", Evidence(SILENT, (MISSED,), (BROKEN,)), Health.DOWN),
+    ("it speaks, and no router reaches it", Evidence(WELL, (MISSED,), (PAIR,)), Health.DOWN),
+    ("it speaks, and no partner reaches it", Evidence(WELL, (SEEN,), (BROKEN,)), Health.DOWN),
+    ("one of two partners misses it", Evidence(WELL, (SEEN,), (PAIR, Sight("b2", NOW, False))), Health.DEGRADED),
+    ("it is not ready", Evidence(Report(NOW, ready=False, reasons=("no route",)), (SEEN,)), Health.DEGRADED),
+    ("it loses packets", Evidence(WELL, (SEEN,), (Sight("b1", NOW, True, loss=0.05),)), Health.DEGRADED),
+    ("it drains", Evidence(Report(NOW, ready=False, draining=True), (SEEN,)), Health.DRAINING),
+    ("it is to drain", Evidence(WELL, (SEEN,), draining=True), Health.DRAINING),
+    ("it was deleted", Evidence(WELL, (SEEN,), deleted=True), Health.LEFT),
+]
+
+
+@pytest.mark.parametrize(("known", "health"), [case[1:] for case in JUDGED], ids=[case[0] for case in JUDGED])
+def test_verdicts(known: Evidence, health: Health) -> None:
+    assert judge(known, NOW).health is health
+
+
+def test_a_verdict_says_since_when_it_holds() -> None:
+    first = judge(Evidence(WELL), NOW)
+    second = judge(Evidence(Report(NOW + 1)), NOW + 1, first)
+    third = judge(Evidence(Report(NOW + 1), (Sight("ra", NOW + 2, False),)), NOW + 2, second)
+
+    assert (first.since, second.since, third.since) == (NOW, NOW, NOW + 2)
+
+
+def test_evidence_has_its_age() -> None:
+    said = judge(Evidence(Report(NOW - 1), (Sight("ra", NOW - 2, True, 0.01, 0.3),), (BROKEN,)), NOW).evidence
+
+    assert said == (
+        "its heartbeat 1.0 s ago: ready",
+        "router ra 2.0 s ago: up, 0.3 ms, 1.0% lost",
+        "partner b1 0.0 s ago: no answer",
+    )
+
+
+def down(*names: str, since: float = NOW - WAIT_S) -> dict[str, Verdict]:
+    return {name: Verdict(Health.DOWN, since=since) for name in names}
+
+
+UP = Verdict(Health.UP)
+GROUP = {"a": ["a1", "a2", "a3"]}
+
+RESTARTS: list[tuple[str, dict[str, Verdict], list[Restarted], list[str], str]] = [
+    ("one is down", {**down("a1"), "a2": UP}, [], ["a1"], ""),
+    ("it has only just gone", {**down("a1", since=NOW), "a2": UP}, [], [], ""),
+    ("two are down: one at a time", {**down("a1", "a2"), "a3": UP}, [], ["a1"], "a1 is being restarted, and one"),
+    ("another is under way", {**down("a1", "a2")}, [Restarted("a1", NOW - 5)], [], "is being restarted"),
+    ("another has come back", {**down("a1"), "a2": UP}, [Restarted("a2", NOW - 5)], ["a1"], ""),
+    ("it did not come back", {**down("a1"), "a2": UP}, [Restarted("a1", NOW - 60)], ["a1"], ""),
+    ("three times", {**down("a1")}, [Restarted("a1", NOW - 60 * n) for n in (1, 2, 3)], [], "3 times in 10 minutes"),
+    ("long ago", {**down("a1")}, [Restarted("a1", NOW - RESTARTS_S - n) for n in (1, 2, 3)], ["a1"], ""),
+    ("unreachable is not down", {"a1": Verdict(Health.UNREACHABLE)}, [], [], ""),
+]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "history", "chosen", "why"), [case[1:] for case in RESTARTS], ids=[case[0] for case in RESTARTS]
+)
+def test_restarts(verdicts: dict[str, Verdict], history: list[Restarted], chosen: list[str], why: str) -> None:
+    found, refused = to_restart(verdicts, GROUP, history, NOW)
+
+    assert found == chosen
+    assert why in " ".join(refused.values())
