@@ -1,0 +1,149 @@
+"""Change a fleet, one object at a time, and say what that means for the hosts: pure.
+
+Refuses, as RefusedError of one line: what the model refuses, what is there already or is not there, and the deletion of
+what others stand on. A gateway that is deleted leaves its clusters; whoever deletes it sees that in the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
+
+from fwd.controller.place import Pair, Placement, place
+from fwd.model.fleet import PEERINGS_MAX, Cluster, Fleet, Gateway, Peering, Router, Vpc
+from fwd.model.mistakes import first_reason
+
+KINDS: Final[Mapping[str, tuple[str, type[BaseModel]]]] = {
+    "vpc": ("vpcs", Vpc),
+    "gateway": ("gateways", Gateway),
+    "cluster": ("clusters", Cluster),
+    "router": ("routers", Router),
+    "peering": ("peerings", Peering),
+}
+Object = Mapping[str, Any]
+
+
+class RefusedError(Exception):
+    """A change that cannot be; its text is one line for the user. `missing`: there is no such object."""
+
+    def __init__(self, text: str, *, missing: bool = False) -> None:
+        super().__init__(text)
+        self.missing = missing
+
+
+def objects_of(fleet: Fleet, kind: str) -> dict[str, dict[str, Any]]:
+    """All objects of a kind by name, as JSON has them."""
+    field, _ = KINDS[kind]
+    return {one.name: one.model_dump(mode="json") for one in getattr(fleet, field)}
+
+
+def create(fleet: Fleet, kind: str, body: Object) -> Fleet:
+    """Add an object."""
+    name = body.get("name")
+    if isinstance(name, str) and name in objects_of(fleet, kind):
+        raise RefusedError(f"{kind} {name} is there already: `set` changes it")
+    if kind == "peering":
+        body = {**body, "number": _free_number(fleet)}
+    return _with(fleet, kind, [*objects_of(fleet, kind).values(), body])
+
+
+def change(fleet: Fleet, kind: str, name: str, fields: Object) -> Fleet:
+    """Change fields of an object; its name, and what it was made of, stay."""
+    objects = objects_of(fleet, kind)
+    _check_there(kind, name, objects)
+    fixed = {"name", "vpc", "number"} if kind != "vpc" else {"name"}
+    for field in sorted(fixed & fields.keys()):
+        if fields[field] != objects[name].get(field):
+            raise RefusedError(f"{kind} {name}: {field} cannot be changed: delete it, and create it anew")
+    objects[name] = {**objects[name], **fields}
+    return _with(fleet, kind, list(objects.values()))
+
+
+def delete(fleet: Fleet, kind: str, name: str) -> Fleet:
+    """Take an object away."""
+    objects = objects_of(fleet, kind)
+    _check_there(kind, name, objects)
+    if users := sorted(_users_of(fleet, kind, name)):
+        raise RefusedError(f"{kind} {name} is used by {', '.join(users)}: delete that first")
+    if kind == "gateway":
+        clusters = objects_of(fleet, "cluster")
+        for one in clusters.values():
+            one["gateways"] = [gateway for gateway in one["gateways"] if gateway != name]
+        fleet = _with(fleet, "cluster", list(clusters.values()))
+    del objects[name]
+    return _with(fleet, kind, list(objects.values()))
+
+
+def plan(before: Fleet, after: Fleet, pairs: Sequence[Pair]) -> tuple[Placement, list[str]]:
+    """Place the changed fleet, and say in lines what changes on which host. `pairs`: those that there are."""
+    old, new = place(before, pairs), place(after, pairs)
+    lines = [*_pair_lines(old, new), *_host_lines("gateway", old.gateways, new.gateways)]
+    return new, [*lines, *_host_lines("router", old.routers, new.routers)]
+
+
+def _pair_lines(old: Placement, new: Placement) -> Iterator[str]:
+    for pair in sorted(set(old.pairs) - set(new.pairs)):
+        yield f"peering {pair.peering}: {pair.a} and {pair.b} are joined no more"
+    for pair in sorted(set(new.pairs) - set(old.pairs)):
+        yield f"peering {pair.peering}: {pair.a} and {pair.b} are joined"
+
+
+def _host_lines(kind: str, old: Mapping[str, Object], new: Mapping[str, Object]) -> Iterator[str]:
+    for name in sorted(old.keys() | new.keys()):
+        if name not in new:
+            yield f"{kind} {name}: leaves"
+        elif name not in old:
+            yield f"{kind} {name}: comes"
+        elif old[name] != new[name]:
+            yield f"{kind} {name}: {_difference(old[name], new[name])}"
+
+
+def _difference(old: Object, new: Object) -> str:
+    """What of a host's configuration is another."""
+    words = []
+    for table in sorted(old.keys() | new.keys()):
+        if not isinstance(new.get(table), list):
+            if old.get(table) != new.get(table):
+                words.append(f"{table} {new.get(table)}")
+            continue
+        was, now = ({one["name"]: one for one in side.get(table, ())} for side in (old, new))
+        words += [f"{table} {name} opens" for name in now if name not in was]
+        words += [f"{table} {name} closes" for name in was if name not in now]
+        for name in (name for name in now if name in was and now[name] != was[name]):
+            keys = sorted(key for key in now[name] if now[name].get(key) != was[name].get(key))
+            words.append(f"{table} {name}: {', '.join(keys)}")
+    return "; ".join(words)
+
+
+def _with(fleet: Fleet, kind: str, objects: Sequence[Object]) -> Fleet:
+    """The fleet with these objects of a kind. Raises RefusedError."""
+    field, model = KINDS[kind]
+    data = {**fleet.model_dump(mode="json"), field: list(objects)}
+    try:
+        return Fleet.model_validate(data)
+    except ValidationError as error:
+        raise RefusedError(f"{kind}: {first_reason(error, {kind: model})}") from None
+
+
+def _check_there(kind: str, name: str, objects: Mapping[str, Object]) -> None:
+    if name not in objects:
+        raise RefusedError(f"there is no {kind} {name}", missing=True)
+
+
+def _users_of(fleet: Fleet, kind: str, name: str) -> Iterator[str]:
+    if kind == "vpc":
+        yield from (f"gateway {one.name}" for one in fleet.gateways if one.vpc == name)
+        yield from (f"router {one.name}" for one in fleet.routers if one.vpc == name)
+        yield from (f"cluster {one.name}" for one in fleet.clusters if one.vpc == name)
+    if kind == "cluster":
+        yield from (f"peering {one.name}" for one in fleet.peerings if name in one.clusters)
+
+
+def _free_number(fleet: Fleet) -> int:
+    taken = {one.number for one in fleet.peerings}
+    free = next((number for number in range(PEERINGS_MAX) if number not in taken), None)
+    if free is None:
+        raise RefusedError(f"there are {PEERINGS_MAX} peerings, and no more can be")
+    return free
