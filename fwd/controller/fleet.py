@@ -1,0 +1,133 @@
+"""The fleet in the store: read whole, changed one object at a time, and a document for each host that it concerns.
+
+A change is one transaction: the object, the pairs that follow, and the next generation; it says which revision of the
+object it has seen. Deletions are noted until every host that they concern has what came of them, so that a document can
+say what was taken away on purpose (link/document.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from fwd.controller.changes import KINDS, objects_of, plan
+from fwd.controller.place import Pair, Placement, place
+from fwd.controller.store import ABSENT, Store, Write
+from fwd.model.fleet import Fleet
+
+_OBJECT: Final = "object/"
+_PLACED: Final = "placed"  # pairs, generation, what was removed
+REMOVED_MAX: Final = 256
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the store holds, at one revision. `revisions`: of each object, by kind and name."""
+
+    fleet: Fleet = field(default_factory=Fleet)
+    pairs: tuple[Pair, ...] = ()
+    generation: int = 0
+    removed: tuple[str, ...] = ()  # peerings, the latest last
+    revisions: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    placed_revision: int = ABSENT
+
+    @property
+    def placement(self) -> Placement:
+        """What each host is to do."""
+        return place(self.fleet, self.pairs)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a change comes to. `lines`: its plan. `kept`: what holds afterwards; of a dry run, what would."""
+
+    kept: Kept
+    lines: tuple[str, ...]
+
+
+class StaleError(Exception):
+    """The object is another by now than the one that the user has seen (If-Match). `revision`: its revision now."""
+
+    def __init__(self, revision: int) -> None:
+        super().__init__(f"it has changed since: it is at revision {revision} now")
+        self.revision = revision
+
+
+async def load(store: Store) -> Kept:
+    """Read everything."""
+    entries, _ = await store.read("")
+    data: dict[str, list[Any]] = {field: [] for field, _ in KINDS.values()}
+    revisions: dict[tuple[str, str], int] = {}
+    placed: dict[str, Any] = {}
+    placed_revision = ABSENT
+    for entry in entries:
+        if entry.key == _PLACED:
+            placed, placed_revision = json.loads(entry.value), entry.revision
+        elif entry.key.startswith(_OBJECT):
+            _, kind, name = entry.key.split("/", 2)
+            data[KINDS[kind][0]].append(json.loads(entry.value))
+            revisions[kind, name] = entry.revision
+    return Kept(
+        Fleet.model_validate(data),
+        tuple(Pair(*one) for one in placed.get("pairs", ())),
+        placed.get("generation", 0),
+        tuple(placed.get("removed", ())),
+        revisions,
+        placed_revision,
+    )
+
+
+async def edit(
+    store: Store,
+    term: int,
+    kept: Kept,
+    act: Callable[[Fleet], Fleet],
+    *,
+    seen: tuple[str, str, int] | None = None,
+    dry_run: bool = False,
+) -> Outcome:
+    """Change the fleet by `act`. `seen`: kind, name and revision of an object that must still be so.
+
+    Raises RefusedError, StaleError, and what the store raises: ConflictError if it has other content than `kept`.
+    """
+    if seen is not None and kept.revisions.get(seen[:2], ABSENT) != seen[2]:
+        raise StaleError(kept.revisions.get(seen[:2], ABSENT))
+    after = act(kept.fleet)
+    placement, lines = plan(kept.fleet, after, kept.pairs)
+    gone = [one.name for one in kept.fleet.peerings if one.name not in {other.name for other in after.peerings}]
+    removed = _removed(kept, after, placement, gone)
+    outcome = Kept(after, placement.pairs, kept.generation + 1, removed, kept.revisions, kept.placed_revision)
+    if dry_run or after == kept.fleet:
+        return Outcome(outcome if dry_run else kept, tuple(lines))
+    await store.write(term, [*_object_writes(kept, after), _placed_write(kept, outcome)])
+    return Outcome(await load(store), tuple(lines))
+
+
+def _removed(kept: Kept, after: Fleet, placement: Placement, gone: list[str]) -> tuple[str, ...]:
+    """Peerings that hosts may lose by a person's wish: those deleted, and those whose clusters were changed."""
+    smaller = {pair.peering for pair in kept.pairs} & {pair.peering for pair in set(kept.pairs) - set(placement.pairs)}
+    names = [*(one for one in kept.removed if one not in smaller), *sorted(smaller | set(gone))]
+    return tuple(names[-REMOVED_MAX:])
+
+
+def _object_writes(kept: Kept, after: Fleet) -> list[Write]:
+    """The objects that are others now, each as it was seen."""
+    writes = []
+    for kind in KINDS:
+        was, now = objects_of(kept.fleet, kind), objects_of(after, kind)
+        for name in sorted(was.keys() | now.keys()):
+            if was.get(name) != now.get(name):
+                value = json.dumps(now[name]).encode() if name in now else None
+                writes.append(Write(f"{_OBJECT}{kind}/{name}", value, kept.revisions.get((kind, name), ABSENT)))
+    return writes
+
+
+def _placed_write(kept: Kept, after: Kept) -> Write:
+    value = {
+        "pairs": [(one.peering, one.a, one.b) for one in after.pairs],
+        "generation": after.generation,
+        "removed": list(after.removed),
+    }
+    return Write(_PLACED, json.dumps(value).encode(), kept.placed_revision)
