@@ -27,7 +27,7 @@ app.add_typer(config_app, name="config")
 keygen_app = typer.Typer(no_args_is_help=True, help="Make keys for IKEv2.")
 app.add_typer(keygen_app, name="keygen")
 router_app = typer.Typer(help="Spread a VPC's flows over its gateways; without a command: do so until SIGTERM.")
-app.add_typer(router_app, name="router", invoke_without_command=True)
+app.add_typer(router_app, name="router", invoke_without_command=True, hidden=True)  # no gateway answers it yet
 
 
 class LogFormat(StrEnum):

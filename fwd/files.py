@@ -14,8 +14,10 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from fwd.proto import probe
 from fwd.proto.errors import UserError
 
+_PROBE_KEY_OCTETS_MAX: Final = 4096
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -110,3 +112,19 @@ def read_copy(fd: int) -> bytes:
     return os.pread(
         fd, os.lseek(fd, 0, os.SEEK_END), 0
     )  # not fstat, which keyd's system call filter does not let through
+
+
+# -- the key of routers and beacons -----------------------------------------------------------------------------------
+
+
+def open_probe_key(path: Path) -> int:
+    """Copy the file of the probe key. Returns the copy's descriptor."""
+    return open_secret(path, "probe key", _PROBE_KEY_OCTETS_MAX, 2 * probe.KEY_BYTES)
+
+
+def probe_key_in(fd: int, path: Path) -> bytes:
+    """Read the probe key in a copy; `path` names it. Raises FileError."""
+    try:
+        return probe.key_in(read_copy(fd))
+    except ValueError as error:
+        raise FileError(f"{path}: probe key {error}") from None

@@ -74,6 +74,8 @@ def _fwd() -> Iterator[str]:
 def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Every command that does something itself, with its full name."""
     for sub_name, sub in sorted(getattr(command, "commands", {}).items()):
+        if sub.hidden:
+            continue
         sub = get_command(_PASSED_ON[sub_name]) if sub_name in _PASSED_ON else sub
         if hasattr(sub, "commands"):
             yield from _commands(sub, f"{name} {sub_name}")

@@ -1,5 +1,5 @@
-"""The layering of the design, read from the imports: cli → bench → lab, control, diagnose → supervise → keyd, agent →
-datapath → model → files → proto, one way. And what keeps a page readable: small files and functions, paragraphs."""
+"""The layering of the design, read from the imports: cli → bench → lab, control, diagnose, router, controller →
+supervise → keyd, agent, link → datapath → model → files → proto, one way. And what keeps a page readable: small files and functions, paragraphs."""
 
 from __future__ import annotations
 
@@ -33,10 +33,13 @@ LAYERS = {
     "datapath": 3,
     "keyd": 4,
     "agent": 4,
+    "link": 4,
     "supervise": 5,
     "diagnose": 6,
     "lab": 6,
     "control": 6,
+    "router": 6,
+    "controller": 6,
     "bench": 7,
     "cli": 8,
     "__main__": 9,

@@ -1,4 +1,4 @@
-"""Where a controller keeps what it must not lose: one interface, in memory and in SQLite (etcd: etcd.py).
+"""Where a controller keeps what it must not lose: one interface, in memory and in SQLite.
 
 A store has keys, values and one revision that each change raises. Who writes must lead, under a *term* that is higher
 than that of every leader before: a write under an older one is refused, whatever its writer believes. A write says

@@ -1,8 +1,8 @@
 """`fwd router`: probes the gateways of this VPC every 100 ms, and spreads its flows over those that can carry them.
 
 One loop, one process, root (it programs the kernel's routes). Nothing that passes through the router passes through
-this process: it may end, and the kernel goes on with the last set. So SIGTERM leaves all of it there; `--clear` takes
-it away. SIGHUP reads the configuration anew; one that cannot be used changes nothing.
+this process: it may end, and the kernel goes on with the last set. So SIGTERM leaves all of it there; `fwd router
+clear` takes it away. SIGHUP reads the configuration anew; one that cannot be used changes nothing.
 
 A loop that was late by 50 ms has waited for nobody: what is unanswered then counts for nothing.
 """
@@ -21,23 +21,14 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from fwd.files import open_secret, read_copy
+from fwd.files import open_probe_key, probe_key_in
 from fwd.model.router import RouterConfig, load_router
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
+from fwd.proto.probe import NONCE_BYTES, decode_answer, encode_request
 from fwd.router.kernel import State, state_of, steps
 from fwd.router.nexthop import NextHops
-from fwd.router.probe import (
-    EVERY_S,
-    HITS,
-    KEY_BYTES,
-    LATE_S,
-    MISSES,
-    NONCE_BYTES,
-    Reach,
-    decode_answer,
-    encode_request,
-)
+from fwd.router.reach import EVERY_S, HITS, LATE_S, MISSES, Reach
 from fwd.router.show import shown
 from fwd.router.tables import Tables, carry_out
 from fwd.supervise.loglines import formatter
@@ -54,16 +45,11 @@ log = logging.getLogger(__name__)
 
 def read_key(path: Path) -> bytes:
     """Read the domain's probe key. Raises UserError."""
-    fd = open_secret(path, "probe key", 4096, 2 * KEY_BYTES)
+    fd = open_probe_key(path)
     try:
-        key = bytes.fromhex(read_copy(fd).decode("ascii").strip())
-    except ValueError:
-        raise UserError(f"{path}: probe key is not hexadecimal: make one by `openssl rand -hex {KEY_BYTES}`") from None
+        return probe_key_in(fd, path)
     finally:
         os.close(fd)
-    if len(key) != KEY_BYTES:
-        raise UserError(f"{path}: probe key has {len(key)} octets, and {KEY_BYTES} are wanted")
-    return key
 
 
 class Service:

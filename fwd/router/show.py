@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from fwd import __version__
-from fwd.router.probe import Reach
+from fwd.router.reach import Reach
 from fwd.router.slots import Use, shares
 from fwd.router.spread import Seen
 from fwd.router.tables import Place

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from fwd.model import router as model
-from fwd.router.probe import Reach, peering_id
+from fwd.proto.probe import peering_id
+from fwd.router.reach import Reach
 from fwd.router.slots import NOBODY, SLOTS, Hop, Moves, Use, moves, wish
 
 GRAY_LOSS: Final = 0.02  # from here on a gateway's share is less

@@ -18,7 +18,7 @@ from fwd.model.words import Address, Network
 from fwd.proto.logged import event
 from fwd.router.kernel import Make, Point, Remove, Route, State, Step, group_id, members_of, state_of, steps
 from fwd.router.nexthop import NextHops, Target, Way
-from fwd.router.probe import Reach
+from fwd.router.reach import Reach
 from fwd.router.slots import NOBODY, SLOTS
 from fwd.router.spread import Seen, Spread
 from fwd.supervise.kernel import Own

@@ -31,7 +31,7 @@ FLOWS = 64
 
 BEACON = """
 import json, socket, sys
-from fwd.router.probe import Answer, Said, decode_request, encode_answer, peering_id
+from fwd.proto.probe import Answer, Said, decode_request, encode_answer, peering_id
 key, path = bytes.fromhex(sys.argv[1]), sys.argv[2]
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.bind(("", 4790))

@@ -8,15 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwd.router.probe import (
-    EVERY_S,
-    HITS,
-    MISSES,
+from fwd.proto.probe import (
     NONCE_BYTES,
     PEERINGS_MAX,
     REQUEST_BYTES,
     Answer,
-    Reach,
     Said,
     decode_answer,
     decode_request,
@@ -24,6 +20,7 @@ from fwd.router.probe import (
     encode_request,
     peering_id,
 )
+from fwd.router.reach import EVERY_S, HITS, MISSES, Reach
 
 KEY, OTHER = bytes(range(32)), bytes(32)
 NONCE = bytes(NONCE_BYTES)

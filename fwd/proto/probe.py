@@ -1,12 +1,8 @@
-"""The probe by which a router learns what a gateway can carry: its messages, and what their coming and missing mean.
+"""The messages of the probe by which a router learns what a gateway can carry.
 
-Pure: bytes and `now` in, bytes and states out. A request carries a nonce; the answer repeats it and says for each of
-the gateway's peerings whether its packets would pass. Both end with a keyed BLAKE2b of 16 octets (RFC 7693) under the
-key of the domain, so that nobody on the LAN can speak for a gateway. An answer is no longer than what 64 peerings take,
-and is given to nobody who has not got the key.
-
-A gateway is down when nothing was heard since a probe that was sent MISSES intervals ago, and up again after HITS
-answers in a row. That counts only while its own loop is on time: one that was late has not waited, it has slept.
+A request carries a nonce; the answer repeats it and says for each of the gateway's peerings whether its packets would
+pass. Both end with a keyed BLAKE2b of 16 octets (RFC 7693) under the key of the domain, so that nobody on the LAN can
+speak for a gateway. An answer is no longer than what 64 peerings take, and is given to nobody who has not got the key.
 """
 
 from __future__ import annotations
@@ -14,17 +10,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-EVERY_S: Final = 0.1
-MISSES: Final = 3
-HITS: Final = 10
-LATE_S: Final = 0.05  # a loop that is later than that has no say
-SILENCE_S: Final = EVERY_S * (MISSES - 0.5)  # the half is for a loop that is a little early
-WINDOW: Final = 30  # probes over which loss is told
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 16
 PEERINGS_MAX: Final = 64
@@ -114,48 +103,12 @@ def _opened(data: bytes, key: bytes, kind: int) -> bytes | None:
     return body if hmac.compare_digest(mac, right) else None
 
 
-class Reach:
-    """Whether one gateway can be reached, as its probes tell. It counts as down until HITS have been answered."""
-
-    def __init__(self) -> None:
-        self.up = False
-        self.said: Answer | None = None  # by the last answer
-        self.heard_at = float("-inf")
-        self.rtt_s: float | None = None
-        self._asked: dict[bytes, float] = {}  # nonces that wait for an answer, and when they were sent; oldest first
-        self._hits = 0
-        self._window: deque[bool] = deque(maxlen=WINDOW)
-
-    def ask(self, nonce: bytes, now: float) -> None:
-        """Note that a probe is sent now, and look what has become of those before."""
-        for missed, at in [(one, at) for one, at in self._asked.items() if now - at >= SILENCE_S]:
-            del self._asked[missed]
-            self._window.append(False)
-            self._hits = 0
-            self.up = self.up and self.heard_at > at
-        self._asked[nonce] = now
-
-    def hear(self, answer: Answer, now: float) -> bool:
-        """Take an answer; False: it answers nothing that was asked, or comes too late."""
-        sent_at = self._asked.pop(answer.nonce, None)
-        if sent_at is None:
-            return False
-        self.said, self.heard_at, self.rtt_s = answer, now, now - sent_at
-        self._window.append(True)
-        self._hits += 1
-        self.up = self.up or self._hits >= HITS
-        return True
-
-    def void(self) -> None:
-        """Forget what is unanswered: the router itself was late."""
-        self._asked.clear()
-
-    def lose(self) -> None:
-        """Take it for down: the kernel says that nobody is there."""
-        self.up, self._hits = False, 0
-        self.void()
-
-    @property
-    def loss(self) -> float:
-        """Share of the last WINDOW probes that went unanswered."""
-        return 1 - sum(self._window) / len(self._window) if self._window else 0.0
+def key_in(data: bytes) -> bytes:
+    """Read the domain's key as its file has it. Raises ValueError, which does not show it."""
+    try:
+        key = bytes.fromhex(data.decode("ascii").strip())
+    except ValueError:
+        raise ValueError(f"is not hexadecimal: make one by `openssl rand -hex {KEY_BYTES}`") from None
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"has {len(key)} octets, and {KEY_BYTES} are wanted")
+    return key
