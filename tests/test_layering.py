@@ -1,5 +1,7 @@
 """The layering of the design, read from the imports: cli → bench → lab, control, diagnose, router, controller →
-supervise → keyd, agent, link → datapath → model → files → proto, one way. And what keeps a page readable: small files and functions, paragraphs."""
+supervise → keyd, agent, link → datapath → model → files → proto, one way. And what keeps a page readable: small files
+and functions, paragraphs.
+"""
 
 from __future__ import annotations
 

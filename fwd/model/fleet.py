@@ -113,12 +113,13 @@ class Fleet(Strict):
             ("routers", self.routers), ("peerings", self.peerings),
         ):  # fmt: skip
             _check_names(kind, [one.name for one in objects])
-        _check_names("gateways or routers", [one.name for one in (*self.gateways, *self.routers)])
-        for host in (*self.gateways, *self.routers):
+        hosts: list[Gateway | Router] = [*self.gateways, *self.routers]
+        _check_names("gateways or routers", [one.name for one in hosts])
+        for host in hosts:
             self._check_host(host)
         for cluster in self.clusters:
             self._check_cluster(cluster)
-        _check_apart("inner address", [(one.name, one.inner) for one in (*self.gateways, *self.routers)])
+        _check_apart("inner address", [(one.name, one.inner) for one in hosts])
         _check_apart("outer address", [(one.name, [one.outer]) for one in self.gateways])
         self._check_peerings()
         return self
@@ -156,8 +157,8 @@ class Fleet(Strict):
             if overlap := first_shared(
                 {f"VPC {name}": self.vpc[name].cidrs, **{f"VPC {n}": c for n, c in others.items()}}
             ):
-                (one, x), (other, y) = overlap
-                raise ValueError(f"{one} has {x} and {other} has {y}, which overlap: they cannot be peered")
+                (near, x), (other, y) = overlap
+                raise ValueError(f"{near} has {x} and {other} has {y}, which overlap: they cannot be peered")
 
 
 def _known(objects: Mapping[str, _T], name: str, whose: str, kind: str) -> _T:
