@@ -17,14 +17,13 @@ TWO = {"subnets": {"gw1": ["10.11.0.0/24"], "gw2": ["10.12.0.0/24"]}, "tun": "fw
 INJECTING = Path(__file__).with_name("injecting.py")
 NUMBERS = (signal.SIGKILL, 35, signal.SIGSTOP, signal.SIGABRT)  # a signal without a name among them
 LONG = [pytest.mark.long, pytest.mark.timeout(600)]
-# Where calls fail, for how long, and how many at least. The short form ends when so many have failed.
+# Where calls fail, for how long, and how many at least. The long form reaches every place.
 FORMS = [
-    ("turns", 90.0, 50),
-    ("changes", 90.0, 50),
+    ("turns", 30.0, 50),
+    ("changes", 30.0, 50),
     pytest.param("turns", 200.0, 100, marks=LONG),
     pytest.param("changes", 300.0, 150, marks=LONG),
 ]
-TURNS_MIN = 8  # of the short form, so that each child has had each signal
 
 
 def two_peerings(pairs: MakePair) -> Pair:
@@ -54,9 +53,7 @@ def lives(peering: Json) -> list[int]:
 
 
 @pytest.mark.parametrize(("where", "seconds", "places_min"), FORMS)
-def test_whatever_call_of_the_loop_fails(
-    request: pytest.FixtureRequest, pairs: MakePair, where: str, seconds: float, places_min: int
-) -> None:
+def test_whatever_call_of_the_loop_fails(pairs: MakePair, where: str, seconds: float, places_min: int) -> None:
     """One peering is killed, hung and changed all the while, as every call fails in turn; the other one carries on."""
     pair = two_peerings(pairs)
     pair.secret = os.urandom(32)
@@ -73,10 +70,8 @@ def test_whatever_call_of_the_loop_fails(
 
     record.touch()
     ends = time.monotonic() + seconds
-    turn, whole = 0, request.node.get_closest_marker("long") is not None
+    turn = 0
     while time.monotonic() < ends:
-        if not whole and turn >= TURNS_MIN and len(record.read_text().splitlines()) >= places_min:
-            break
         assert pair.running["gw1"].poll() is None, pair.log("gw1")[-3000:]
         with contextlib.suppress(StopIteration, ProcessLookupError):
             for n, pid in enumerate(lives(of(pair.status("gw1"), "fwd0"))):
