@@ -61,7 +61,9 @@ def test_status_of_a_ready_gateway(view: GatewayView) -> None:
     assert status["schema"] == 1
     assert status["ready"]
     assert status["not_ready"] == []
-    assert status["gateway"] == {"pid": 999, "uptime_s": 5.0, "control": "/run/x.sock", "users": {}}
+    assert status["gateway"] == {
+        "pid": 999, "uptime_s": 5.0, "control": "/run/x.sock", "users": {}, "trial_until": None,
+    }  # fmt: skip
     assert status["warnings"] == ["odd [b]"]
     keyd = {"name": "keyd", "state": "running", "pid": 1000, "restarts": 0, "heartbeat_age_ms": 50}
     assert status["processes"][0] == keyd

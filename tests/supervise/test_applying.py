@@ -132,7 +132,7 @@ def test_what_is_on_trial_is_in_force_and_not_in_the_file_until_it_is_confirmed(
     gateway.apply(other("debug"), confirm_s=60)
     clock[0] = 59.0
     gateway.applying.turn()
-    assert gateway.applying.trial_until == 60
+    assert gateway.applying.trial_until == 5060
     assert (gateway.config.gateway.log_level, gateway.path.read_text()) == ("debug", OLD)
     assert gateway.applying.confirm() == {"confirmed": str(gateway.path)}
     assert gateway.applying.trial_until is None
