@@ -339,7 +339,7 @@ def _icmp_limit_out(r: Rig) -> int:
 @raises(DropReason.ICMP_LIMIT_IN)
 @raises(DropReason.ICMP_LIMIT_IN, "esp")
 def _icmp_limit_in(r: Rig) -> int:
-    r.b.members[0].inbound._payload._delivery._errors.allows = lambda now: False  # type: ignore[method-assign]
+    r.b.members[0].inbound._payload._delivery._errors.allows = lambda now: False  # type: ignore[attr-defined]
     assert r.pass_over(error(), error(v6=True)) == []
     return 2
 
@@ -388,7 +388,7 @@ def _internal_error_in(r: Rig) -> int:
 @raises(DropReason.INTERNAL_ERROR_DELIVERY)
 @raises(DropReason.INTERNAL_ERROR_DELIVERY, "esp")
 def _internal_error_in_delivery(r: Rig) -> int:
-    barrier.reraise, r.b.members[0].inbound._payload._delivery.write = False, fails  # type: ignore[assignment]
+    barrier.reraise, r.b.members[0].inbound._payload._delivery.write = False, fails  # type: ignore[attr-defined]
     r.pass_over(record(1))
     barrier.reraise = True
     return 1

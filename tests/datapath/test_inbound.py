@@ -73,7 +73,7 @@ def test_what_comes_from_elsewhere_does_not_share_a_batch() -> None:
         one, two = bursts(r, 2)
         inbound = r.b.members[0].inbound
         heard: list[tuple[str, int]] = []
-        r.b.members[0].on_heard = lambda sa, address: heard.append(address)
+        r.b.members[0].on_heard = lambda sa, address: heard.append(address)  # type: ignore[method-assign]
         for group, address in ((one, ("192.0.2.1", 4500)), (two, ("203.0.113.9", 7))):
             inbound.space()[: len(group.data)] = group.data
             assert inbound.take(len(group.data), group.size, 0, 0, address)
@@ -221,7 +221,7 @@ def test_who_knows_two_spis_does_not_move_an_unfinished_record() -> None:
         (group,) = r.a.wires[0].sent()
         packets = group.datagrams()
         r.b.arrive(0, [Group(b"".join(packets[:4]), group.size)])
-        buffer = inbound._payload._buffer
+        buffer = inbound._payload._buffer  # type: ignore[attr-defined]
         owner = buffer.owner
         assert owner is not None
         forged = sa_keys(1, 0, 1).spi.to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes(group.size - 8)

@@ -91,7 +91,7 @@ def test_a_death_after_they_were_taken_up_amid_others_counts_none_twice() -> Non
             install(r, keys)
             raise Killed
 
-        r.b.members[0].on_news = die_after_news
+        r.b.members[0].on_news = die_after_news  # type: ignore[method-assign]
         for epoch in (0, FIRST + 1):
             r.a.members[0].outbound.use(sa_keys(1, 0, epoch))
             r.a.send(*(record(n) for n in range(3)))
