@@ -261,17 +261,17 @@ def scenarios() -> list[Scenario]:
             Scenario("pre-shared key", Setting(who), _carries),
             Scenario("certificates", Setting(who, "certificates"), _carries),
             Scenario("P-384, AES-128 in ESP", Setting(
-                who, fwd_keys={"ike_proposals": '["aes256gcm16-prfsha384-ecp384"]',
-                               "esp_proposals": '["aes128gcm16-ecp384-esn-noesn"]'},
+                who, fwd_keys={"ike_proposals": ["aes256gcm16-prfsha384-ecp384"],
+                               "esp_proposals": ["aes128gcm16-ecp384-esn-noesn"]},
                 strongswan={"ike": "aes256gcm16-prfsha384-ecp384", "esp": "aes128gcm16-ecp384"}), _carries),
             Scenario("another group is asked for", Setting(
-                who, fwd_keys={"ike_proposals": '["aes256gcm16-prfsha256-x25519-ecp256"]'
-                               if who == "fwd" else '["aes256gcm16-prfsha256-ecp256"]'},
+                who, fwd_keys={"ike_proposals": ["aes256gcm16-prfsha256-x25519-ecp256"
+                                                 if who == "fwd" else "aes256gcm16-prfsha256-ecp256"]},
                 strongswan={"ike": "aes256gcm16-prfsha256-ecp256" if who == "fwd"
                             else "aes256gcm16-prfsha256-x25519-ecp256"}), _carries),
             Scenario("cookies", Setting(who, half_open=20, charon={"block_threshold": "50"}), _cookies),
             Scenario("behind a NAT", Setting(who, nat=who), _behind_nat),
-            Scenario("four members", Setting(who, fwd_peering={"members": str(_MEMBERS)}), _many_members),
+            Scenario("four members", Setting(who, fwd_peering={"members": _MEMBERS}), _many_members),
             Scenario("fragmentation", Setting(who, "certificates", charon=small), _fragmented),
             Scenario("wrong pre-shared key", Setting(who, strongswan={"secret": "another"}),
                      _refused("AUTHENTICATION_FAILED" if who == "fwd" else "another one")),
@@ -287,27 +287,27 @@ def scenarios() -> list[Scenario]:
         ]  # fmt: skip
 
     # Those that are the same whoever begins.
-    quick = {"rekey_time": "1"}
+    quick = {"rekey_time": 1}
     found += [
         Scenario("Child SAs rekeyed by fwd", Setting(fwd_peering=quick), _fwd_rekeys_children),
         Scenario("Child SAs rekeyed by strongSwan", Setting("strongSwan"), _strongswan_rekeys_children),
-        Scenario("IKE SA rekeyed by fwd", Setting(fwd_keys={"ike_rekey_time": "2"}), _ike_rekeyed),
+        Scenario("IKE SA rekeyed by fwd", Setting(fwd_keys={"ike_rekey_time": 2}), _ike_rekeyed),
         Scenario(
             "IKE SA rekeyed by strongSwan", Setting("strongSwan"), lambda m: _ike_rekeyed(m, "--rekey", "--ike", "peer")
         ),
         Scenario(
             "no PFS at strongSwan",
-            Setting(fwd_peering={"rekey_time": "3", "life_time": "8"}, strongswan={"esp": "aes256gcm16"}),
+            Setting(fwd_peering={"rekey_time": 3, "life_time": 8}, strongswan={"esp": "aes256gcm16"}),
             _outlives_its_sas,
         ),
-        Scenario("fwd authenticates anew", Setting(fwd_keys={"reauth_time": "3"}), _ike_rekeyed),
+        Scenario("fwd authenticates anew", Setting(fwd_keys={"reauth_time": 3}), _ike_rekeyed),
         Scenario("fwd rekeys, terminates, initiates on command", Setting(), _on_command),
         Scenario("tshark with saved keys", Setting(save_keys=True), _decoded),
         Scenario("narrowed selectors", Setting(strongswan={"local_ts": "10.2.0.0/28"}), _narrowed),
         Scenario("strongSwan deletes the IKE SA", Setting(), _strongswan_deletes),
         Scenario("fwd ends", Setting(), _fwd_ends),
         Scenario("fwd's member dies", Setting(), _member_dies),
-        Scenario("strongSwan dies", Setting(fwd_keys={"dpd_delay": "1"}), _strongswan_dies),
+        Scenario("strongSwan dies", Setting(fwd_keys={"dpd_delay": 1}), _strongswan_dies),
     ]
     return found
 
@@ -315,10 +315,10 @@ def scenarios() -> list[Scenario]:
 def _of_other_makers(who: str) -> list[Scenario]:
     """Certificates with each tool's own defaults, held against its CRL."""
     ours, theirs = (certificates.SUBJECT.format(host) for host in ("gw1", "gw2"))
-    names = {"local_id": f'"{ours}"', "remote_id": f'"{theirs}"'}
+    names = {"local_id": ours, "remote_id": theirs}
     their_names = {"id": f'"{theirs}"', "peer_id": f'"{ours}"'}
     # easy-rsa's are for TLS servers, and of RSA, with which strongSwan signs as PKCS #1 v1.5 has it unless told.
-    tls, pss = {"tls_certificates": "true"}, {"rsa_pss": "yes"}
+    tls, pss = {"tls_certificates": True}, {"rsa_pss": "yes"}
     return [
         Scenario("certificates of openssl, distinguished names", Setting(
             who, "certificates", maker="openssl", fwd_keys=names, strongswan=their_names), _by_distinguished_name),

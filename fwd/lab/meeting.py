@@ -24,11 +24,13 @@ from fwd.lab import certificates, tools, traffic
 from fwd.lab.charon import Charon, connection
 from fwd.lab.topology import SUBNETS, Topology
 from fwd.lab.world import LabError
+from fwd.model import render
 
 Figures = dict[str, Any]
 Names = Mapping[str, str]
 NEAR, FAR = SUBNETS["gw1"][0], SUBNETS["gw2"][0]
 _WAIT_S = 8.0
+_START_S = 30.0  # on a busy machine
 _POLL_S = 0.05
 _PING_EVERY_S = 0.01
 _CONTROL, _KEYS = "gw1.sock", "gw1.keys"
@@ -48,8 +50,8 @@ class Setting:
 
     initiator: str = "fwd"
     auth: str = "psk"
-    fwd_peering: Names = field(default_factory=dict)  # TOML values by key
-    fwd_keys: Names = field(default_factory=dict)
+    fwd_peering: Mapping[str, Any] = field(default_factory=dict)
+    fwd_keys: Mapping[str, Any] = field(default_factory=dict)
     strongswan: Names = field(default_factory=dict)  # fields of its connection
     charon: Names = field(default_factory=dict)  # options of the daemon
     certificate: str = ""  # what is wrong with fwd's: expired, foreign; or with strongSwan's: revoked
@@ -189,7 +191,7 @@ def meeting(setting: Setting) -> Iterator[Meeting]:
             argv += ["--save-keys", str(directory / _KEYS)] if setting.save_keys else []
             process = stack.enter_context(tools.ended(topology.popen("gw1", argv, stdout=output, stderr=output)))
         found = Meeting(topology, charon, directory, process, log, setting.nat)
-        found.until((directory / _CONTROL).is_socket, "fwd's control socket")
+        found.until((directory / _CONTROL).is_socket, "fwd's control socket", _START_S)
 
         if setting.initiator == "strongSwan":
             time.sleep(0.3)
@@ -247,37 +249,30 @@ def _strongswan(topology: Topology, setting: Setting, secret: str) -> str:
 
 
 def _fwd(topology: Topology, setting: Setting, secret: str, directory: Path) -> Path:
-    peering = {
-        "name": '"strongswan"', "local_addrs": f'"{topology.outer("gw1")}"',
-        "remote_addrs": f'"{_seen(topology, setting, "gw2")}"', "local_ts": f'["{NEAR}"]', "remote_ts": f'["{FAR}"]',
-        "members": "1", "payload": '"esp"', "shared_port": "true", **setting.fwd_peering,
+    peering: dict[str, Any] = {
+        "name": "strongswan", "local_addrs": topology.outer("gw1"), "remote_addrs": _seen(topology, setting, "gw2"),
+        "local_ts": [NEAR], "remote_ts": [FAR], "members": 1, "payload": "esp", "shared_port": True,
+        **setting.fwd_peering,
     }  # fmt: skip
-    keys = {
-        "local_id": '"gw1.example"', "remote_id": '"gw2.example"',
-        "start_action": '"start"' if setting.initiator == "fwd" else '"none"',
+    keys: dict[str, Any] = {
+        "local_id": "gw1.example", "remote_id": "gw2.example",
+        "start_action": "start" if setting.initiator == "fwd" else "none",
     }  # fmt: skip
 
     # Credentials: a secret, or files as the maker of certificates has written them.
     if setting.auth == "psk":
         path = directory / "gw1.psk"
         path.write_text(secret)
-        keys |= {"source": '"psk"', "secret": f'"{path}"'}
+        keys |= {"source": "psk", "secret": str(path)}
         path.chmod(0o600)
     else:
-        keys |= {"source": '"cert"', "certificate": f'"{directory}/gw1.pem"', "key": f'"{directory}/gw1.key"',
-                 "authorities": f'"{directory}/x509ca/ca.pem"'}  # fmt: skip
+        keys |= {"source": "cert", "certificate": f"{directory}/gw1.pem", "key": f"{directory}/gw1.key",
+                 "authorities": f"{directory}/x509ca/ca.pem"}  # fmt: skip
         if setting.maker != "fwd":
-            keys |= {"crls": f'["{directory}/ca.crl"]', "crl_policy": '"strict"'}
+            keys |= {"crls": [f"{directory}/ca.crl"], "crl_policy": "strict"}
 
     # The scenario's own settings come last.
-    tables = {
-        "[gateway]": {"control": f'"{directory / _CONTROL}"'},
-        "[[peering]]": peering,
-        "[peering.keys]": {**keys, **setting.fwd_keys},
-    }
-    text = "\n".join(
-        "\n".join([head, *(f"{key} = {value}" for key, value in table.items())]) for head, table in tables.items()
-    )
+    peering["keys"] = {**keys, **setting.fwd_keys}
     config = directory / "gw1.toml"
-    config.write_text(text + "\n")
+    config.write_text(render.write({"gateway": {"control": str(directory / _CONTROL)}, "peering": [peering]}))
     return config

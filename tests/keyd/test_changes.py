@@ -6,7 +6,7 @@ import contextlib
 import gc
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,12 @@ from fwd.datapath import channel
 from fwd.datapath.channel import Notice
 from fwd.datapath.memory import Memory
 from fwd.datapath.shared import peering_sizes
-from fwd.keyd import barrier, beginning
 from fwd.keyd.mailbox import KeydPeering
 from fwd.model.config import Peering
 
+pytestmark = pytest.mark.usefixtures("soon_again")
+
 P, Q = b"the secret of one peering, of p", b"the secret of the other, of q"
-
-
-@pytest.fixture
-def undo(monkeypatch: pytest.MonkeyPatch) -> Iterator[contextlib.ExitStack]:
-    for module in (barrier, beginning):
-        monkeypatch.setattr(module, "AGAIN_S", 0.01)
-        monkeypatch.setattr(module, "AGAIN_MAX_S", 0.01)
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 class Told:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_network
 from types import SimpleNamespace
@@ -23,12 +22,6 @@ from fwd.proto.ike.sa import IkeSa
 from fwd.proto.ike.trust import Crl, Rules
 
 OLD, NEW = b"both sides have this secret", b"another secret than before"
-
-
-@pytest.fixture
-def undo() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 def change(world: World, side: Side, known: Credentials | None = None, **changes: Any) -> None:

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 
-import pytest
 from test_pairs import PlayedMember, Side, World
 
 from fwd.datapath.shared import PeeringShared
 
 MANY = 6
-
-
-@pytest.fixture
-def undo() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 def want(world: World, side: Side, members: int, drain_deadline: int = 60) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,6 @@ from fwd.proto.sa import EventKind, SaEvent
 
 STRANGER = "203.0.113.9", 7777
 OWN = {1: "192.0.2.1", 2: "192.0.2.2"}
-
-
-@pytest.fixture
-def undo() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 class Abroad(World):

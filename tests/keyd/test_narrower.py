@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from ipaddress import IPv4Address, ip_network
 from typing import Any
 
@@ -15,12 +14,6 @@ from fwd.keyd.narrower import Narrower
 from fwd.model.subnets import SUBNETS_MAX
 from fwd.proto.ike.selectors import Selector, merged
 from fwd.proto.sa import Narrowed
-
-
-@pytest.fixture
-def undo() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 def part_of(world: World) -> tuple[str, str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,12 +13,6 @@ from fwd.proto.ike import initial, rekey
 from fwd.proto.ike.events import ExchangeRefused
 from fwd.proto.ike.numbers import Notify, ProtocolError
 from fwd.proto.ike.payloads import Vendor
-
-
-@pytest.fixture
-def undo() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,12 +43,6 @@ def nobody_sends(world: World) -> bool:
 
 def spis(world: World) -> set[int]:
     return {member.outbound.spi for side in world.sides for member in side.members if member.outbound}
-
-
-@pytest.fixture
-def undo() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

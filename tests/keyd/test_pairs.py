@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -226,12 +225,6 @@ class World:
         for data in waiting:
             side.members[index].parts.boot.send(data)
         return count
-
-
-@pytest.fixture
-def undo() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 def test_every_member_sends_soon_and_has_spares(undo: contextlib.ExitStack) -> None:

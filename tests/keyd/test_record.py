@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_pairs import World, undo
+from test_pairs import World
 
 from fwd.keyd.record import RECORDS_PER_S, Record
 from fwd.model.config import Peering
@@ -19,7 +19,6 @@ from fwd.proto.ike.causes import By
 from fwd.proto.ike.events import ChildDown, ChildUp
 from fwd.proto.sa import EventKind, SaEvent
 
-__all__ = ["undo"]
 NEW = b"another secret, of both sides"
 CERTIFICATE = {"certificate", "serial", "not_after"}
 Told = Callable[[str], list[dict[str, Any]]]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
-from test_pairs import World, undo  # noqa: F401  (the fixture)
+from test_pairs import World
 
 from fwd.keyd.reveal import KeyLog, esp_line
 from fwd.proto.sa import SaKeys
@@ -17,7 +18,7 @@ def test_an_esp_line_names_spi_key_and_salt() -> None:
     assert bytes(range(32)).hex() + b"salt".hex() in line
 
 
-def test_every_ike_sa_and_child_sa_is_told_once(undo, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+def test_every_ike_sa_and_child_sa_is_told_once(undo: contextlib.ExitStack, tmp_path: Path) -> None:
     path = tmp_path / "keys"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     undo.callback(os.close, fd)
@@ -34,7 +35,7 @@ def test_every_ike_sa_and_child_sa_is_told_once(undo, tmp_path: Path) -> None:  
             assert sum(f'"{spi}"' in line for line in lines) == 1
 
 
-def test_a_full_disk_costs_lines_and_nothing_else(undo) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+def test_a_full_disk_costs_lines_and_nothing_else(undo: contextlib.ExitStack) -> None:
     fd = os.open("/dev/full", os.O_WRONLY)
     undo.callback(os.close, fd)
     world = World(undo, reveal=KeyLog(fd))

@@ -36,6 +36,8 @@ from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import Exchange, Flag, Payload
 from fwd.supervise.sockets import seqpacket_pair
 
+pytestmark = pytest.mark.usefixtures("soon_again")
+
 ADDRESSES = ("127.0.0.2", "127.0.0.3")
 TURNS_MAX = 3000
 
@@ -92,15 +94,6 @@ class Gateway:
         """The IKE SA that speaks for a peering."""
         guards = [guard for guard in self.service._guards if guard.name == name]
         return guards[0].peering.endpoint.established(name) if guards and guards[0].peering else None
-
-
-@pytest.fixture
-def undo(monkeypatch: pytest.MonkeyPatch) -> Iterator[contextlib.ExitStack]:
-    for module in (barrier, beginning):
-        monkeypatch.setattr(module, "AGAIN_S", 0.01)
-        monkeypatch.setattr(module, "AGAIN_MAX_S", 0.01)
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from test_pairs import Side
 from fwd.agent import ike as agent_ike
 from fwd.datapath.clock import boot_s
 from fwd.datapath.shared import GatewayShared, LinkWord
-from fwd.keyd import barrier, beginning, service
+from fwd.keyd import service
 from fwd.keyd.mailbox import KeydPeering
 from fwd.keyd.service import KeydParts, Service
 from fwd.model.keys import PskKeys
@@ -95,14 +94,9 @@ class Keyd:
         return agent_ike.read(self.shared.ike.get(), ["p"])["p"]
 
 
-@pytest.fixture
-def undo(monkeypatch: pytest.MonkeyPatch) -> Iterator[contextlib.ExitStack]:
-    for module in (barrier, beginning):
-        monkeypatch.setattr(module, "AGAIN_S", 0.01)
-        monkeypatch.setattr(module, "AGAIN_MAX_S", 0.01)
+@pytest.fixture(autouse=True)
+def one_secret(soon_again: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "credentials", lambda keys, fds: Psk(SECRET))
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 def meet(undo: contextlib.ExitStack, ids: bool = False, **more: Any) -> tuple[Keyd, Keyd, Keyd]:
