@@ -93,11 +93,13 @@ def _efficiency(rates: dict[int, list[Rate]], members: int) -> Figure:
 
 
 def measure(members: int, seconds: float, *, opens: bool) -> Rate:
-    """One demux and so many members for so long."""
+    """One demux and so many members for so long; on a busy machine until anything has come through."""
     with running(members, opens=opens) as load:
         time.sleep(_WARM_UP_S)
         before, cpu, start = load.octets(), load.cpu_s(), time.perf_counter()
         time.sleep(seconds)
+        while load.octets() == before and time.perf_counter() - start < _CARRY_TIMEOUT_S:
+            time.sleep(_POLL_S)
         octets, elapsed = load.octets() - before, time.perf_counter() - start
         demux_s, workers_s = (now - then for now, then in zip(load.cpu_s(), cpu, strict=True))
     if not octets:
