@@ -7,7 +7,6 @@ alive, so that a peer whose keyd is away for a while is not given up (RFC 7296 ย
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections import Counter
@@ -17,26 +16,25 @@ from typing import Any
 
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.shared import LinkWord
-from fwd.datapath.udp import KEEPALIVE_S
-from fwd.keyd.accepted import NoSlotError
 from fwd.keyd.agreement import Terms, disagreement, terms_told
 from fwd.keyd.beginning import Beginning
+from fwd.keyd.care import Care
 from fwd.keyd.checkup import Checkup
-from fwd.keyd.connection import connection_of, for_member
+from fwd.keyd.connection import connection_of
+from fwd.keyd.handing import Handing
 from fwd.keyd.mailbox import KeydMember, KeydPeering
 from fwd.keyd.narrower import Narrower
 from fwd.keyd.offers import Offers
 from fwd.keyd.pair import Times
-from fwd.keyd.pairs import SPARES, MemberPairs
+from fwd.keyd.pairs import MemberPairs
 from fwd.keyd.partners import Partners
 from fwd.keyd.patience import TICK_S, Glance, patience_s
-from fwd.keyd.placing import look_elsewhere, place_peer
+from fwd.keyd.placing import Keepalive, look_elsewhere, place_peer
 from fwd.keyd.proof import Doubt, Proof
-from fwd.keyd.record import Record, label
-from fwd.keyd.refusals import Refusals
+from fwd.keyd.record import Record
 from fwd.keyd.renewal import Renewal
-from fwd.keyd.shown import concern, shown, unanswered_s
-from fwd.keyd.wants import REFUSED_S, Wants
+from fwd.keyd.shown import concern, shown
+from fwd.keyd.wants import Wants
 from fwd.model.config import Peering
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Credentials
@@ -51,24 +49,15 @@ from fwd.proto.ike.events import (
     Closed,
     Datagram,
     Established,
-    ExchangeRefused,
+    Event,
     Fault,
-    IkeDown,
-    IkeUp,
     Informed,
     Moved,
     Rejected,
-    Strayed,
 )
-from fwd.proto.ike.exchanges import Inform, resource
 from fwd.proto.ike.message import Header
-from fwd.proto.ike.numbers import notify_name
 from fwd.proto.ike.payloads import Notification
-from fwd.proto.ike.sa import IkeSa
 from fwd.proto.ike.table import Commons
-from fwd.proto.logged import event
-
-log = logging.getLogger(__name__)
 
 
 class IkePeering:
@@ -87,49 +76,50 @@ class IkePeering:
         assert peering.ike is not None
         self.name = peering.name
         self._far = parts.far or peering.fars[0]
-        self._label = label(self.name, self._far)
         self._partners = Partners(peering, parts.offloads, self._far, parts.shared)
         self.connection = connection_of(peering, credentials, self._partners.ours)
         self._checkup = Checkup(peering, credentials)
-        self._times = Times(float(peering.rekey_time), peering.life_s)
-        self._proof = Proof.of(self.connection)
-        self.members = [
-            MemberPairs(self._far.member(i), one, self._times, self._proof) for i, one in enumerate(parts.members)
-        ]
-        # What SAs of before rest on may have changed since: by SIGHUP, or while keyd was away.
+        self._record = Record(peering, auth.name_of(self.connection.remote_id), self._far)
+
+        # Members, and what a keyd before this one has left them. What that rests on may have changed since.
+        self._shared = [one.shared for one in parts.members]
+        self._times, self._proof = Times(float(peering.rekey_time), peering.life_s), Proof.of(self.connection)
+        numbered = enumerate(parts.members)
+        self.members = [MemberPairs(self._far.member(i), one, self._times, self._proof) for i, one in numbered]
         reasons = {member.judge_inherited(float(peering.ike.grace), now) for member in self.members}
         self._note_end(", ".join(sorted(reasons - {""})))
-        self._renewal = Renewal(self._times, float(peering.ike.reauth_time))
-        self._offers = parts.offers or Offers(parts.shared, 1)
-        self._shared = [one.shared for one in parts.members]
-        self._reveal = reveal
-        octet = self._far.member
-        self._endpoint = Endpoint([self.connection], os.urandom, time.time, self._spi_free, reveal, commons, octet)
-        # Members that hold SAs come from a keyd before this one: what they use stays until it is replaced.
-        self._initial_contact = not any(one.shared.link[LinkWord.SPI_OUT] for one in parts.members)
+        self._initial_contact = not any(shared.link[LinkWord.SPI_OUT] for shared in self._shared)
+
+        # IKE, what is wanted of it, and when this side begins.
+        is_free, octet = lambda spi: self._handing.is_free(spi), self._far.member
+        self._endpoint = Endpoint([self.connection], os.urandom, time.time, is_free, reveal, commons, octet)
         self._wants = Wants(self.members, self._partners.lacks)
-        self._refusals = Refusals(self.name, self._label)
-        self._record = Record(peering, auth.name_of(self.connection.remote_id), self._far)
+        self._renewal = Renewal(self._times, float(peering.ike.reauth_time))
         self._narrower = Narrower(peering)
+        wants = self._wants, self._renewal
+        self._asks = Care(self.name, self._endpoint, self.members, self._record, self._partners, *wants)
+        told = *wants, self._narrower, reveal
+        self._handing = Handing(self.name, self._far, self._times, self._endpoint, self.members, *told)
+        by, starts = By.START if self._initial_contact else By.RELOAD, peering.ike.start_action == "start"
+        self._beginning = Beginning(starts=starts, by=by, now=now)
+        self._keepalive = Keepalive(now)
+        self._heard_esp = 0
+
+        # What is told of it.
+        self._offers = parts.offers or Offers(parts.shared, 1)
         self._error = ""  # why there is no connection
         self._disagreement = ""  # why this peer cannot be joined, though it is who it is
-        by = By.START if self._initial_contact else By.RELOAD
-        self._beginning = Beginning(starts=peering.ike.start_action == "start", by=by, now=now)
         self.faults = 0
-        self._heard_esp = 0
         self.glance = Glance(self._shared)
         self.news = True  # `told` says something new
         self.stirred = True  # so much that `tick` may find something to do
-        self._keepalive_at = now
 
     def _note_end(self, reason: str) -> None:
         """Tell why SAs of before end early, if they do."""
         assert self.peering.ike is not None
         self._inherited_end = reason
         if reason:
-            told = event("ike.inherited_end", peering=self.name, reason=reason)
-            grace = self.peering.ike.grace
-            log.warning("%s: the SAs of before end within %d s: %s", self._label, grace, reason, extra=told)
+            self._record.inherited_end(reason, float(self.peering.ike.grace))
 
     def change(self, peering: Peering, credentials: Credentials, now: float) -> None:
         """Take other times, words and secrets for what comes next; what rests on secrets of before ends after `grace`.
@@ -141,7 +131,7 @@ class IkePeering:
         assert peering.ike is not None
         self._partners.change(peering)
         self.connection = connection_of(peering, credentials, self._partners.ours)
-        self._times = Times(float(peering.rekey_time), peering.life_s)
+        self._times = self._handing.times = Times(float(peering.rekey_time), peering.life_s)
         self._know_members()
         self._checkup.change(peering, credentials)
         self._narrower.change(peering)
@@ -209,11 +199,7 @@ class IkePeering:
 
     def keepalive(self, now: float) -> tuple[Address, Address] | None:
         """From where to where a NAT keepalive is due, on the port that IKE and ESP share (RFC 3948 ยง4)."""
-        sa = self._endpoint.established(self.name)
-        if sa is None or not sa.peer.sees_nat or not self.peering.shared_port or now < self._keepalive_at + KEEPALIVE_S:
-            return None
-        self._keepalive_at = now
-        return sa.local, sa.remote
+        return self._keepalive.path(self._endpoint.established(self.name), now) if self.peering.shared_port else None
 
     def next_timeout(self) -> float | None:
         """When `tick` is due at the latest, for IKE's own sake."""
@@ -263,52 +249,12 @@ class IkePeering:
             self._heard_esp = heard
             self._endpoint.heard(self.name, now)
 
-    # -- what there is to do --------------------------------------------------------------------------------------
-
     def _care(self, now: float) -> None:
-        """Have deleted what was left, rekeyed what is old, and made what is missing."""
-        endpoint = self._endpoint
-        sa = endpoint.established(self.name)
-        for member in self.members:
-            for spi, by in member.due_to_delete(now):
-                if by in (By.TIMER, By.COUNT):
-                    self._record.child_expired(spi, by, now)
-                endpoint.delete_child(self.name, spi, now, by)
-        if sa is None or self._disagreement:
-            return
-        if silent_s := unanswered_s(sa, self.members, now):
-            self._record.unanswered(silent_s, now)
-
-        # The far side knows how many members there are to be.
-        if (news := self._partners.news()) is not None:
-            sa.submit(Inform([news]), now)
-
-        # What there is is replaced in time, the IKE SA and its Child SAs.
-        self._renew(sa, now)
-        for index, member in enumerate(self.members):
-            alone = index in self._wants.refused or not self._wants.spares(index, sa)
-            for spi, by in member.due_to_rekey(now, alone=alone, hold=self._wants.is_held(index, now)):
-                endpoint.rekey_child(self.name, spi, now, by)
-
-        # What is missing is asked for: first one for each member, then their spares.
-        missing = self._wants.missing(sa, lambda index: endpoint.asked(self.name, index), now)
-        for wanted in range(SPARES + 1, 0, -1):
-            for index, count in enumerate(missing):
-                if count >= wanted:
-                    told = for_member(index), resource(index)
-                    endpoint.create_child(self.name, index, told, now, self.members[index].lack)
-
-    def _renew(self, sa: IkeSa, now: float) -> None:
-        """Authenticate anew when it is time, or nothing else helps; once members have moved, the old IKE SA goes."""
-        in_need, bare = self._wants.in_need(now), self._wants.bare()
-        reason, by = self._renewal.reason(sa, in_need=in_need, bare=bare, now=now)
-        if reason:
-            told = event("ike.reauthenticates", peering=self.name, reason=reason)
-            log.info("%s: authenticates anew beside the IKE SA that there is: %s", self._label, reason, extra=told)
-            self._endpoint.reauthenticate(self.name, now, by)
-        moved = not any(member.superseded for member in self.members)
-        if self._renewal.is_old_done_with(moved=moved, now=now) and sa.standing.initiated:
-            self._endpoint.delete_older(self.name, sa.standing.authentication, now)
+        """Ask for what there is to do; nothing new of a peer that cannot be joined."""
+        self._asks.delete(now)
+        sa = self._endpoint.established(self.name)
+        if sa is not None and not self._disagreement:
+            self._asks.renew_and_make(sa, now)
 
     # -- what IKE tells -------------------------------------------------------------------------------------------
 
@@ -318,43 +264,38 @@ class IkePeering:
         while (what := self._endpoint.next_event()) is not None:
             self.news = True
             changed |= not isinstance(what, Rejected)  # strangers cause as many of these as they like
-            match what:
-                case Established():
-                    self._established(what, now)
-                case IkeUp():
-                    self._record.ike_up(what, now)
-                case IkeDown():
-                    self._record.ike_down(what, now)
-                case ChildUp():
-                    self._record.child_up(what, now)
-                    self._child_up(what, now)
-                case ChildConfirmed():
-                    if what.member < len(self.members):
-                        self.members[what.member].confirm(what.spi)
-                case ChildDown():
-                    self._record.child_down(what, now)
-                    if what.member < len(self.members):
-                        self.members[what.member].down(what.spi, now, what.by)
-                case ChildRefused():
-                    self._child_refused(what, now)
-                case ExchangeRefused():
-                    self._refusals.note(what, now)
-                case Informed():
-                    self._informed(what, now)
-                case Moved():
-                    self._record.moved(what, now)
-                    self._place_peer()
-                case Strayed():
-                    self._record.strayed(what, now)
-                case Rejected():
-                    self._record.rejected(what, now)
-                case Closed():
-                    self._closed(what, now)
-                case Fault():
-                    self._faulty(what, now)
+            self._record.note(what, now)
+            self._act_on(what, now)
+
+        # Members are told once, of all that has come of it.
         self.stirred |= changed
         for member in self.members if changed else ():
             member.settle(now)
+
+    def _act_on(self, what: Event, now: float) -> None:
+        """Do what follows from one event. What only the log tells of (record.py) is not here."""
+        match what:
+            # The connection, and the peer at its other end.
+            case Established():
+                self._established(what, now)
+            case Informed():
+                self._informed(what, now)
+            case Moved():
+                self._place_peer()
+            case Closed():
+                self._closed(what, now)
+            case Fault():
+                self._faulty(now)
+
+            # Child SAs. Of a peer that cannot be joined none is used.
+            case ChildUp() if not self._disagreement:
+                self._handing.up(what, now)
+            case ChildConfirmed():
+                self._handing.confirmed(what)
+            case ChildDown():
+                self._handing.down(what, now)
+            case ChildRefused():
+                self._handing.refused(what, now)
 
     def _established(self, what: Established, now: float) -> None:
         """Both sides have proved who they are: they are joined, unless they disagree."""
@@ -408,38 +349,9 @@ class IkePeering:
         if sa is not None:
             place_peer(self._shared, sa, self._partners.theirs, shared_port=self.peering.shared_port)
 
-    def _child_up(self, what: ChildUp, now: float) -> None:
-        child = what.child
-        if child.member >= len(self.members):  # it has left while this was under way
-            self._endpoint.delete_child(self.name, child.inbound.spi, now)
-        if self._disagreement or child.member >= len(self.members):
-            return
-        member, receiver = self._far.member(child.member), self._far.partner(child.inbound.spi & 0xFF)
-        try:
-            self.members[child.member].up(child, what.replaces, self.members[receiver].accepted, what.standing, now)
-        except NoSlotError as error:
-            told = event("ike.child_refused", peering=self.name, member=member)
-            log.warning("%s: %s", self._label, error, extra=told)
-            self._endpoint.delete_child(self.name, child.inbound.spi, now, By.REFUSED)
-            self._wants.hold(child.member, now + REFUSED_S)
-            return
-        self._renewal.helped()
-        if what.replaces is None:  # a replacement is none more
-            self._wants.given(child.member)
-        self._narrower.note(member, child.outbound.narrowed)
-        if self._reveal is not None:
-            self._reveal(what)
-
-    def _child_refused(self, what: ChildRefused, now: float) -> None:
-        reason = notify_name(what.notify)
-        self._wants.refuse(what.member, reason, now + min(REFUSED_S, self._times.again_s))
-        member = self._far.member(what.member)
-        self._refusals.note(ExchangeRefused(self.name, by_peer=True, reason=reason, member=member), now)
-
-    def _faulty(self, what: Fault, now: float) -> None:
+    def _faulty(self, now: float) -> None:
         """A fault of fwd's has ended an IKE SA; what its members have of Child SAs that are gone goes, too."""
         self.faults += 1
-        self._record.fault(what, now)
         held = {spi for sa in self._endpoint.sas(self.name) for spi in sa.children}
         for member in self.members:
             for spi in member.spis() - held:
@@ -472,9 +384,6 @@ class IkePeering:
             "concern": concern(self.members, self._wants.refused, self._inherited_end, sa, now),
             "refused": {str(self._far.member(index)): why for index, why in refused.items()},
         }
-
-    def _spi_free(self, spi: int) -> bool:
-        return not any(member.accepted.knows(spi) for member in self.members)
 
     # -- what the user wants --------------------------------------------------------------------------------------
 

@@ -1,11 +1,14 @@
-"""Where the far members are, as both sides have agreed: told to our members, which send there."""
+"""Where the far members are, as both sides have agreed: told to our members, which send there; and that a NAT before us
+keeps the way back open."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from fwd.datapath.shared import MemberShared
+from fwd.datapath.udp import KEEPALIVE_S
 from fwd.keyd.agreement import Terms
+from fwd.proto.ike.events import Address
 from fwd.proto.ike.mobility import heard_from
 from fwd.proto.ike.sa import IkeSa
 
@@ -30,3 +33,17 @@ def look_elsewhere(shared: MemberShared, sa: IkeSa | None, now: float, *, shared
         return
     if shared_port or not sa.peer.behind_nat:  # else IKE's own port there is anybody's guess
         heard_from(sa, (heard[0], heard[1] if shared_port else 0), now)
+
+
+class Keepalive:
+    """When a NAT keepalive is due on the port that IKE and ESP share (RFC 3948 §4)."""
+
+    def __init__(self, now: float) -> None:
+        self._sent_at = now
+
+    def path(self, sa: IkeSa | None, now: float) -> tuple[Address, Address] | None:
+        """Return from where to where one is to be sent now; `sa` speaks for the peering."""
+        if sa is None or not sa.peer.sees_nat or now < self._sent_at + KEEPALIVE_S:
+            return None
+        self._sent_at = now
+        return sa.local, sa.remote

@@ -13,10 +13,26 @@ from collections.abc import Iterable
 from typing import Final
 
 from fwd.keyd.checkup import audit
+from fwd.keyd.refusals import Refusals
 from fwd.model.config import Peering
 from fwd.model.pairing import Far
 from fwd.proto.ike.causes import By
-from fwd.proto.ike.events import Address, ChildDown, ChildUp, Fault, IkeDown, IkeUp, Moved, Rejected, Standing, Strayed
+from fwd.proto.ike.events import (
+    Address,
+    ChildDown,
+    ChildRefused,
+    ChildUp,
+    Event,
+    ExchangeRefused,
+    Fault,
+    IkeDown,
+    IkeUp,
+    Moved,
+    Rejected,
+    Standing,
+    Strayed,
+)
+from fwd.proto.ike.numbers import notify_name
 from fwd.proto.ike.rate import Rate
 from fwd.proto.ike.sa import IkeSa
 from fwd.proto.logged import event
@@ -44,11 +60,41 @@ class Record:
         self._rate = Rate(RECORDS_PER_S, RECORDS_FIRST + MEMBER_RECORDS * peering.members)
         self._suppressed = 0
         self._told_at: dict[str, float] = {}
+        self._refusals = Refusals(peering.name, self._label)
         self._children: dict[int, tuple[int, int]] = {}  # by our SPI: the member, and the peer's SPI
 
     def change(self, peering: Peering, peer: str) -> None:
         """Tell of it as it is now."""
         self._peer, self._wanted = peer, peering.audit
+
+    def note(self, what: Event, now: float) -> None:
+        """Tell of an event what the log is to have; nothing of others, of which their consequences tell."""
+        match what:
+            case IkeUp():
+                self.ike_up(what, now)
+            case IkeDown():
+                self.ike_down(what, now)
+            case ChildUp():
+                self.child_up(what, now)
+            case ChildDown():
+                self.child_down(what, now)
+
+            # What either side has refused, which it may again and again.
+            case ExchangeRefused():
+                self._refusals.note(what, now)
+            case ChildRefused():
+                reason, member = notify_name(what.notify), self._far.member(what.member)
+                self._refusals.note(ExchangeRefused(self._name, by_peer=True, reason=reason, member=member), now)
+
+            # What anybody can cause.
+            case Moved():
+                self.moved(what, now)
+            case Strayed():
+                self.strayed(what, now)
+            case Rejected():
+                self.rejected(what, now)
+            case Fault():
+                self.fault(what, now)
 
     # -- SAs ------------------------------------------------------------------------------------------------------
 
@@ -159,6 +205,16 @@ class Record:
         if self._is_due("terms", now, SECOND_S):
             told = event("ike.terms_refused", peering=self._name)
             log.warning("%s: malformed FWD_PEERING notify: %s", self._label, error, extra=told)
+
+    def reauthenticates(self, reason: str) -> None:
+        """Both sides are to authenticate anew."""
+        told = event("ike.reauthenticates", peering=self._name, reason=reason)
+        log.info("%s: authenticates anew beside the IKE SA that there is: %s", self._label, reason, extra=told)
+
+    def inherited_end(self, reason: str, grace_s: float) -> None:
+        """SAs end early, since what they were authenticated by is no more what is configured."""
+        told = event("ike.inherited_end", peering=self._name, reason=reason)
+        log.warning("%s: SAs of before end within %d s: %s", self._label, grace_s, reason, extra=told)
 
     def moved(self, what: Moved, now: float) -> None:
         """The peer is somewhere else now."""
