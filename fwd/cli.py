@@ -171,7 +171,7 @@ def rekey(peering: _Peering, control: _Control = CONTROL) -> None:
 
 @app.command()
 def terminate(peering: _Peering, control: _Control = CONTROL) -> None:
-    """End a peering's IKE SA and Child SAs; it stays so until `fwd initiate`, or the far side begins. As root."""
+    """End a peering's IKE SA and Child SAs, and so all its traffic, until `fwd initiate`. As root."""
     from fwd.control import ike
 
     typer.echo(ike.terminate(control, peering))

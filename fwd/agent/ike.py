@@ -76,6 +76,7 @@ class Brief(_Shape):
     """Of one peering, what decides whether it is ready."""
 
     error: str = ""
+    stopped: bool = False
     concern: str = ""
     refused: dict[str, str] = Field(default_factory=dict)
     narrower: dict[str, Narrower] = Field(default_factory=dict)

@@ -67,6 +67,7 @@ def _facts(view: PeeringView, told: ike.Brief) -> PeeringFacts:
         refused=frozenset(told.refused),
         narrower=held,
         why=told.concern or error,
+        stopped=told.stopped,
     )
 
 

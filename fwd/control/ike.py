@@ -38,8 +38,8 @@ def rekey(control: Path, name: str) -> str:
 
 def terminate(control: Path, name: str) -> str:
     """Returns one line for the user."""
-    took_s = _ask_and_wait(control, name, "terminate", lambda now: not now["ike_sas"], "terminated")
-    return f"{name}: no IKE SA any more, after {took_s:.1f} s; `fwd initiate {name}` begins again"
+    took_s = _ask_and_wait(control, name, "terminate", _carries_nothing, "terminated")
+    return f"{name}: terminated after {took_s:.1f} s: no traffic passes until `fwd initiate {name}`"
 
 
 def initiate(control: Path, name: str) -> str:
@@ -64,6 +64,11 @@ def _peering(control: Path, name: str) -> Json:
         if peering["name"] == name:
             return peering
     raise UserError(f"{control}: no peering {name!r}; there are: {', '.join(one['name'] for one in found)}")
+
+
+def _carries_nothing(peering: Json) -> bool:
+    """Return whether all has ended here; a peer that is gone never answers the Delete."""
+    return _established(peering) is None and not any(member["spi_out"] for member in peering["members"])
 
 
 def _established(peering: Json) -> Json | None:

@@ -377,7 +377,7 @@ class Member:
         self.outbound.peer = self._known_peer()
         if sas.stop:
             self.outbound.stop()
-            log.info("no outbound SA: the peer deleted it", extra=event("member.stopped"))
+            log.info("no outbound SA: the peer or a user has ended it", extra=event("member.stopped"))
         if sas.until_ms:
             self.outbound.end_by(sas.until_ms)
         if sas.outbound is not None:

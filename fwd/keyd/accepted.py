@@ -68,6 +68,12 @@ class Accepted:
         if self._own.pop(spi, None) is not None:
             self.version += 1
 
+    def clear(self) -> None:
+        """Accept nothing any more, of a predecessor's neither."""
+        self._own.clear()
+        self._inherited = ()
+        self.version += 1
+
     def all(self) -> tuple[SaKeys, ...]:
         """All that the member accepts, the oldest first."""
         return (*self._inherited, *self._own.values())

@@ -12,13 +12,15 @@ _WAIT_S, _WAITS_MAX = 0.5, 3  # for a peer that seems to begin
 
 
 class Beginning:
-    """Of one connection. `starts`: this side begins, and again whenever the connection has closed.
+    """Of one connection. `starts`: this side begins, and again whenever the connection has closed. `stopped`: a user
+    has ended it, and it is to be begun by neither side.
 
     `at`: when it begins next; None: it need not. `by`: by whom or by what.
     """
 
     def __init__(self, *, starts: bool, by: By, now: float) -> None:
         self.starts = starts
+        self.stopped = False
         self.at: float | None = now if starts else None
         self.by = by
         self._again_s = AGAIN_S
@@ -26,6 +28,8 @@ class Beginning:
 
     def change(self, before: str, after: str, *, begun: bool, now: float) -> None:
         """Begin, or leave that to the peer from now on, if `start_action` has changed."""
+        if self.stopped:
+            return
         if after != before:
             self.starts = after == "start"
             self.at = now if self.starts and not begun else None
@@ -63,10 +67,10 @@ class Beginning:
 
     def stop(self) -> None:
         """Begin no more: a user has ended the connection."""
-        self.starts, self.at = False, None
+        self.starts, self.at, self.stopped = False, None, True
 
     def start(self, now: float, *, begun: bool) -> None:
         """Begin: a user asks for it."""
-        self.starts, self.by = True, By.USER
+        self.starts, self.by, self.stopped = True, By.USER, False
         if not begun:
             self.at = now

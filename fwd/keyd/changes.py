@@ -124,8 +124,9 @@ class Changes:
         del self._opening[name]
         shared = PeeringShared(opening.count, opening.maps)
         members = [_member(one, fds) for one, fds in zip(shared.members, opening.members, strict=True)]
-        offloads = int(opening.notice.body["offloads"]["tun_flags"])
-        self._of.add(KeydPeering(opening.peering, opening.notice.kept(), members, shared, offloads), now)
+        body, fds = opening.notice.body, opening.notice.kept()
+        offloads, stopped = int(body["offloads"]["tun_flags"]), bool(body.get("stopped"))
+        self._of.add(KeydPeering(opening.peering, fds, members, shared, offloads, stopped=stopped), now)
 
     def _drop(self, name: str) -> None:
         with contextlib.suppress(KeyError):

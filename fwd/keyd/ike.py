@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.shared import LinkWord
@@ -59,9 +59,13 @@ from fwd.proto.ike.message import Header
 from fwd.proto.ike.payloads import Notification
 from fwd.proto.ike.table import Commons
 
+STOPPED: Final = "terminated by a user: `fwd initiate {}` begins again"
+
 
 class IkePeering:
     """See the module. `reveal` is told the keys of IKE SAs, and is nobody unless the user has asked for it."""
+
+    _handing: Handing
 
     def __init__(
         self,
@@ -107,12 +111,12 @@ class IkePeering:
 
         # What is told of it.
         self._offers = parts.offers or Offers(parts.shared, 1)
-        self._error = ""  # why there is no connection
-        self._disagreement = ""  # why this peer cannot be joined, though it is who it is
+        self._error = self._disagreement = ""  # why there is no connection; why this peer cannot be joined
         self.faults = 0
         self.glance = Glance(self._shared)
-        self.news = True  # `told` says something new
-        self.stirred = True  # so much that `tick` may find something to do
+        self.news = self.stirred = True  # `told` says something new; `tick` may find something to do
+        if parts.stopped:
+            self.terminate(now)
 
     def _note_end(self, reason: str) -> None:
         """Tell why SAs of before end early, if they do."""
@@ -169,7 +173,11 @@ class IkePeering:
     def _know_members(self) -> None:
         """What the peer may ask for is for the members that there are; those that leave are among them."""
         self._wants.resize()
-        self.connection = replace(self.connection, members=len(self.members))
+        self._connect(members=len(self.members))
+
+    def _connect(self, **changes: Any) -> None:
+        """Let the connection be other than it was."""
+        self.connection = replace(self.connection, stopped=self._beginning.stopped, **changes)
         self._endpoint.change(self.connection)
         self.news = True
 
@@ -250,10 +258,10 @@ class IkePeering:
             self._endpoint.heard(self.name, now)
 
     def _care(self, now: float) -> None:
-        """Ask for what there is to do; nothing new of a peer that cannot be joined."""
+        """Ask for what there is to do; nothing new of a peer that is not to be joined."""
         self._asks.delete(now)
         sa = self._endpoint.established(self.name)
-        if sa is not None and not self._disagreement:
+        if sa is not None and not self._refuses:
             self._asks.renew_and_make(sa, now)
 
     # -- what IKE tells -------------------------------------------------------------------------------------------
@@ -287,8 +295,8 @@ class IkePeering:
             case Fault():
                 self._faulty(now)
 
-            # Child SAs. Of a peer that cannot be joined none is used.
-            case ChildUp() if not self._disagreement:
+            # Child SAs. Of a peer that is not to be joined none is used.
+            case ChildUp() if not self._refuses:
                 self._handing.up(what, now)
             case ChildConfirmed():
                 self._handing.confirmed(what)
@@ -376,7 +384,8 @@ class IkePeering:
         return {
             "sas": [shown(sa, self.members, self._far, now) for sa in self._endpoint.begun(self.name)],
             "half_open": len(self._endpoint.sas(self.name)) - len(self._endpoint.begun(self.name)),
-            "error": self._error,
+            "error": STOPPED.format(self.name) if self._beginning.stopped else self._error,
+            "stopped": self._beginning.stopped,
             "certificates": self._checkup.told(),
             "faults": self.faults,
             "failures": dict(self.failures()),
@@ -395,13 +404,23 @@ class IkePeering:
         self._endpoint.rekey_ike(self.name, now, By.USER)
 
     def terminate(self, now: float) -> None:
-        """End the connection; it stays so until somebody begins."""
+        """End the connection, and all traffic with it, until `initiate`: whoever else begins is refused."""
         self._beginning.stop()
+        self._connect()
+        self._initial_contact = True
         self._endpoint.terminate(self.name, now)
+        for member in self.members:
+            member.stop()
 
     def initiate(self, now: float) -> None:
         """Begin, after `terminate` or with start_action none."""
         self._beginning.start(now, begun=bool(self._endpoint.begun(self.name)))
+        self._connect()
+
+    @property
+    def _refuses(self) -> bool:
+        """Whether nothing is made with the peer: the sides disagree, or a user has ended the connection."""
+        return bool(self._disagreement) or self._beginning.stopped
 
     def stopping(self, now: float) -> None:
         """fwd goes, or this peering does: tell the peer."""

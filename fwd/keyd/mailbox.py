@@ -55,6 +55,7 @@ class KeydPeering:
     offloads: int  # flags of TUNSETOFFLOAD that its TUN device was given
     far: Far | None = None  # which of several far gateways this is of; None: there is one
     offers: Offers | None = None  # of all of them together
+    stopped: bool = False  # a user has ended it, and neither side is to begin it
 
     def towards(self, far: Far, offers: Offers) -> KeydPeering:
         """What belongs to one of its far gateways: the members that are paired with it."""

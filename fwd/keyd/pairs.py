@@ -70,6 +70,7 @@ class MemberPairs:
             self.lack = By.RELOAD
         self._untold = False  # the living member has yet to hear that its SAs end by then
         self._orphans_until_ms = 0  # when those end at the latest
+        self._stops = False  # the living member has yet to hear that it is to send on nothing
 
     # -- what a predecessor has left -----------------------------------------------------------------------------
 
@@ -152,6 +153,24 @@ class MemberPairs:
             if pair.receiver is not self.accepted:  # its own process goes, too
                 pair.receiver.remove(pair.spi)
         return self.spis()
+
+    def stop(self) -> None:
+        """Leave nothing to send on, nor to accept, to the member that lives or to those that come."""
+        self._mailbox.take_back()
+        self._orphans, self._before = [], None
+        for pair in self._pairs.values():
+            pair.receiver.remove(pair.spi)
+        self._pairs.clear()
+        self._recorded.clear()
+        self._over.clear()
+        self._current = None
+        self.accepted.clear()
+
+        # What is left to do is to tell the member, as often as it takes.
+        self._until_ms, self._untold = 0, False
+        self.lack, self.renew = By.START, None
+        self._stops = True
+        self._tell_accepted()
 
     def settle(self, now: float) -> None:
         """After all that IKE had to tell: do not send on what is gone, if there is anything else."""
@@ -406,10 +425,11 @@ class MemberPairs:
         """Tell the living member; False: it has no room, and is told what it accepts once more at the next tick."""
         incarnation = self._shared.process.incarnation
         until_ms = self._until_ms if outbound is None and incarnation == self._until_of else 0
-        if not self._mailbox.update(self.accepted.all(), outbound, until_ms=until_ms):
+        stop = self._stops and outbound is None
+        if not self._mailbox.update(self.accepted.all(), outbound, stop=stop, until_ms=until_ms):
             self._told = -1
             return False
-        self._told = self.accepted.version
+        self._told, self._stops = self.accepted.version, False
         if outbound is not None:
             self._until_ms = 0
         if self._untold:

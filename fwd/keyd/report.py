@@ -26,5 +26,5 @@ def _joined(texts: Mapping[str, str]) -> bytes:
 def _shortened(told: Json, octets: int) -> Json:
     children = sum(len(sa["children"]) for sa in told["sas"])
     reason = f"{len(told['sas'])} IKE SAs with {children} Child SAs ({octets} octets) are more than the status can show"
-    kept: Json = {key: told[key] for key in ("half_open", "faults", "failures", "far") if key in told}
+    kept: Json = {key: told[key] for key in ("half_open", "faults", "failures", "far", "stopped") if key in told}
     return {"sas": [], **kept, "error": reason, "refused": {}}

@@ -52,6 +52,7 @@ COMMANDS: Final = {
     "terminate": IkePeering.terminate,
     "initiate": IkePeering.initiate,
 }
+STOPS: Final = {"terminate": True, "initiate": False}
 log = logging.getLogger(__name__)
 
 
@@ -195,7 +196,9 @@ class Service:
             self._poll.register(self._inbox.add(sock), select.POLLIN)
 
     def obey(self, name: str, command: str, now: float) -> None:
-        """Do what a user wants of a peering."""
+        """Do what a user wants of a peering. What is to last is known to the IKE that comes after a fault, too."""
+        if name in self._peerings and command in STOPS:
+            self._peerings[name] = replace(self._peerings[name], stopped=STOPS[command])
         for guard in self._guards:
             if guard.name == name:
                 told = event("ike.command", command=command, peering=name)

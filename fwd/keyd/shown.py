@@ -97,6 +97,7 @@ def together(told: Mapping[Far, Mapping[str, Any]]) -> dict[str, Any]:
         "sas": [sa for one in each.values() for sa in one["sas"]],
         **{key: sum(one.get(key, 0) for one in each.values()) for key in ("half_open", "faults")},
         **{key: _of_all(each, key) for key in ("error", "concern")},
+        "stopped": any(one.get("stopped") for one in each.values()),
         "failures": dict(sum((Counter(one.get("failures", {})) for one in each.values()), Counter[str]())),
         "certificates": _certificates([one["certificates"] for one in each.values() if one.get("certificates")]),
         **{key: _by_member(one.get(key, {}) for one in each.values()) for key in ("refused", "narrower")},

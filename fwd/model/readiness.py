@@ -41,6 +41,7 @@ class PeeringFacts(NamedTuple):
     refused: frozenset[str] = frozenset()  # that the far side gives no Child SA
     narrower: Mapping[str, Carried] = {}
     why: str = ""  # there are no keys, if that is known
+    stopped: bool = False  # a user has ended its IKE
 
 
 def process_reasons(what: str, state: str, peering: str = "") -> Iterator[Reason]:
@@ -59,6 +60,10 @@ def peering_reasons(facts: PeeringFacts) -> Iterator[Reason]:
     for i, member in wanted.items():
         yield from process_reasons(f"member {i}", member.state, facts.name)
 
+    # Where a user has ended it, that is why no member has keys.
+    if facts.stopped:
+        yield Reason.of(Code.TERMINATED, facts.name, name=facts.name)
+        return
     why = f": {facts.why}" if facts.why else ""
     for i, member in wanted.items():
         if member.state == _RUNNING and not member.sends and member.far not in gone:

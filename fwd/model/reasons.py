@@ -21,6 +21,7 @@ class Code(StrEnum):
     DRAINING = "draining"
     PROCESS = "process"
     NOT_SET_UP = "not_set_up"
+    TERMINATED = "terminated"
     NO_CHILD_SA = "no_child_sa"
     NARROWER = "narrower"
     PATH_DOWN = "path_down"
@@ -59,6 +60,11 @@ KINDS: Final[Mapping[Code, Kind]] = {
         "a peering could not be set up",
         "not set up: {why}",
         "mend what it names: fwd tries again every 3 s",
+    ),
+    Code.TERMINATED: Kind(
+        "a user has ended a peering (`fwd terminate`); no traffic passes",
+        "terminated: a user wants no traffic with {name}",
+        "`fwd initiate {name}`, once it is to carry traffic again",
     ),
     Code.NO_CHILD_SA: Kind(
         "a member has no Child SA to send on",

@@ -352,7 +352,8 @@ class PeeringParts:
             KeydMember(one, pair.boot_keyd, pair.boot_member, pair.control_keyd, pair.memory)
             for one, pair in zip(shared.members, served, strict=True)
         ]
-        return KeydPeering(self.as_keyd_has_it, self.material.fds, members, shared, self.offloads.tun_flags)
+        flags, stopped = self.offloads.tun_flags, self.is_stopped
+        return KeydPeering(self.as_keyd_has_it, self.material.fds, members, shared, flags, stopped=stopped)
 
     @property
     def as_keyd_has_it(self) -> Peering:
@@ -361,6 +362,11 @@ class PeeringParts:
         if keys is None or self.start_action is None:
             return self.peering
         return self.peering.model_copy(update={"keys": keys.model_copy(update={"start_action": self.start_action})})
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a user has ended its IKE (`fwd terminate`)."""
+        return self.start_action == "none"
 
     def served_pairs(self) -> list[Pairs]:
         """Return the socket pairs of the members that keyd is to know."""

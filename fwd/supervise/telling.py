@@ -194,7 +194,7 @@ class Teller:
         name, of, keyd = parts.peering.name, parts.memory.sizes(self.name), self.name == "keyd"
         body: dict[str, Any] = {"peering": self._words(parts), "offloads": asdict(parts.offloads)}
         body["members"] = len(self._pairs(parts))
-        body |= {} if keyd else {"inner_mtu": parts.inner_mtu, "warnings": parts.warnings}
+        body |= {"stopped": parts.is_stopped} if keyd else {"inner_mtu": parts.inner_mtu, "warnings": parts.warnings}
         own = {one: octets for one, octets in of.items() if "-" not in one}
         yield Notice("open", name, body, dict(parts.material.fds) if keyd else {}, own)
         yield from self._members(parts, ())

@@ -24,14 +24,20 @@ def pair(module_pairs: MakePair) -> Pair:
 def test_a_peering_that_was_terminated_stays_so_when_keyd_is_replaced_until_it_is_initiated(pair: Pair) -> None:
     name, control = pair.peering("gw1")["name"], pair.control("gw1")
     ike.terminate(control, name)
-    pair.wait_replaced("gw1", "keyd", pair.kill("gw1", "keyd"), 20.0)
+    assert not pair.ping()
+    until(lambda: codes(pair, "gw1") == ["terminated"], 15.0, "it says why")
+    gone = pair.kill("gw1", "keyd")
+    until(lambda: pair.pids("gw1")["keyd"] not in (0, gone), 20.0, "keyd is replaced")
     admin.tell(control, "rekey", peering=name)  # which shows that keyd's loop turns
     until(lambda: f"{name}: a user asks to rekey" in pair.log("gw1"), 15.0, "keyd turns")
     assert pair.log("gw1").count("event=ike.established") == 1
+    until(lambda: codes(pair, "gw1") == ["terminated"], 15.0, "it still says why")
+    assert not pair.ping()
     ike.initiate(control, name)
     pair.wait_ready("gw1")
     since = pair.log("gw1").partition(f"{name}: a user asks to initiate")[2]
     assert since.count("event=ike.established") == 1
+    until(pair.ping, 15.0, "traffic passes again")
     assert "rekeyed" in ike.rekey(control, name)
 
 

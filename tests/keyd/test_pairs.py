@@ -131,9 +131,9 @@ class Side:
         self.members = [PlayedMember(self.shared, i, undo) for i in range(members)]
         self.keyd: IkePeering | None = None
 
-    def start_keyd(self, now: float, secret: bytes = b"both sides have this secret") -> None:
+    def start_keyd(self, now: float, secret: bytes = b"both sides have this secret", *, stopped: bool = False) -> None:
         members = [member.parts for member in self.members]
-        parts = KeydPeering(self.peering, {}, members, self.shared, TUN_FLAGS)
+        parts = KeydPeering(self.peering, {}, members, self.shared, TUN_FLAGS, stopped=stopped)
         self.keyd = IkePeering(parts, self.certificates or Psk(secret), now, self.reveal)
         if self.standard:
             endpoint = self.keyd._endpoint
@@ -513,6 +513,39 @@ def test_a_terminated_connection_stays_so_until_somebody_initiates(undo: context
     keyd.initiate(world.now)
     world.run(2.0)
     world.check_sends()
+
+
+def test_what_a_user_has_terminated_carries_nothing_whoever_begins(undo: contextlib.ExitStack) -> None:
+    world = World(undo)
+    world.run(2.0)
+    ours = world.sides[0]
+    assert ours.keyd is not None
+    ours.keyd.terminate(world.now)
+    world.run(1.0, traffic=False)
+    assert not any(member.outbound for member in ours.members), "a member goes on with what it has"
+    assert not any(one.accepted.all() for one in ours.keyd.members)
+
+    # The far side tries again and again, and is told that it is not to be now.
+    world.run(60.0, traffic=False)
+    told = ours.keyd.told(world.now)
+    assert (told["sas"], told["stopped"]) == ([], True)
+    assert "terminated" in told["error"]
+    assert not any(member.outbound for member in ours.members)
+    for member in ours.members:
+        member.alive = False  # nor has a successor anything
+    world.run(1.0, traffic=False)
+    assert not any(member.outbound for member in ours.members)
+
+    # Nor does a keyd that comes later let anybody begin.
+    ours.start_keyd(world.now, stopped=True)
+    world.run(60.0, traffic=False)
+    assert ours.keyd.told(world.now)["sas"] == []
+    assert not any(member.outbound for member in ours.members)
+
+    ours.keyd.initiate(world.now)
+    world.run(5.0, traffic=False)
+    world.check_sends()
+    assert not ours.keyd.told(world.now)["stopped"]
 
 
 def test_a_user_has_everything_rekeyed_without_a_loss(undo: contextlib.ExitStack) -> None:

@@ -53,6 +53,12 @@ def test_why_a_peering_is_not_ready(
     assert all(one.peering == "vpc2" and one.remedy for one in found)
 
 
+def test_a_peering_that_a_user_has_ended_says_that_and_no_more() -> None:
+    facts = PeeringFacts("p", "192.0.2.2", "4500 to 4501", "running", [BARE, BARE], why="terminated", stopped=True)
+    (found,) = peering_reasons(facts)
+    assert (found.code, found.remedy.split("`")[1]) == ("terminated", "fwd initiate p")
+
+
 def test_reasons_name_what_does_not_pass_and_why() -> None:
     (narrower,) = peering_reasons(PeeringFacts("p", "192.0.2.2", "4500", "running", [GOOD], narrower=LESS))
     assert narrower.subnets == ("10.1.0.0/16 - 10.2.0.0/16",)

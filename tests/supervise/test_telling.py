@@ -30,6 +30,8 @@ from fwd.supervise.telling import LATE_S, NotHeardError, Teller
 class Parts(SimpleNamespace):
     """A peering, with the parameters that it is configured with."""
 
+    is_stopped = False
+
     @property
     def as_keyd_has_it(self) -> Any:
         return self.peering

@@ -48,6 +48,7 @@ class Connection:
     float_port: int = 0  # where IKE goes on behind a NAT; 0: where it began
     mobility: Literal["none", "port", "address"] = "port"  # what of the peer's address may change (mobility.py)
     drains: bool = False  # what another fwd is told of us
+    stopped: bool = False  # a user has ended it: a peer that begins it is refused, once it has proved who it is
 
     def is_between(self, wanted: Identity | None, peer: Identity) -> bool:
         """Whether it is that of a peer who is `peer` and wants to talk to `wanted`, or does not say to whom."""

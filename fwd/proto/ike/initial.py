@@ -361,6 +361,11 @@ def respond_auth(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPa
     if wanted is not None and not auth.same(wanted, connection.local_id):
         raise auth.failed(f"the peer wants to talk to {auth.name_of(wanted)}", Failure.UNKNOWN_IDENTITY)
 
+    # Not now: the peer's next attempt may find it otherwise (RFC 7296 §2.21.2).
+    if connection.stopped:
+        sa.ends, sa.error = True, "a user has terminated the peering"
+        raise ProtocolError(Notify.TEMPORARY_FAILURE, sa.error)
+
     # Our own proof signs our first message (RFC 7296 §2.15).
     mine = Identity(Payload.IDR, connection.local_id.kind, connection.local_id.data)
     octets = auth.signed_octets(initial.reply, initial.ni, keys.prf, keys.pr, mine)
