@@ -108,7 +108,9 @@ class Member(Process):
         int, "Segments in its ring that it has not finished.", gauge("fwd_member_ring_segments_waiting")
     ]
     echoes_sent: Annotated[int, "Echo requests sent to find whether the path answers.", counter("fwd_echoes_sent")] = 0
-    echoes_answered: Annotated[int, "Of those, how many were answered.", counter("fwd_echoes_answered")] = 0
+    echoes_answered: Annotated[
+        int, "Echo requests of the far member that it has answered.", counter("fwd_echoes_answered")
+    ] = 0
     out: Annotated[Traffic, "What it has sent."]
     in_: Annotated[Traffic, "What it has received."]
     ledger: Annotated[list[LedgerEntry], "Sequence numbers claimed, oldest first; the last 256 entries."]
