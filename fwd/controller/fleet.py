@@ -62,6 +62,8 @@ async def load(store: Store) -> Kept:
     revisions: dict[tuple[str, str], int] = {}
     placed: dict[str, Any] = {}
     placed_revision = ABSENT
+
+    # Each object has a key of its own, by kind and name; what was placed is one.
     for entry in entries:
         if entry.key == _PLACED:
             placed, placed_revision = json.loads(entry.value), entry.revision

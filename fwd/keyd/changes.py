@@ -83,6 +83,7 @@ class Changes:
 
     def _do(self, notice: Notice, now: float) -> None:
         match notice.act:
+            # A peering, and its members.
             case "open":
                 self._drop(notice.peering)
                 peering = Peering.model_validate(notice.body["peering"])
@@ -98,6 +99,8 @@ class Changes:
                 self._of.remove(notice.peering, now)
             case "change":
                 self._of.change(Peering.model_validate(notice.body["peering"]), notice.kept(), now)
+
+            # What a user wants, and IKE's sockets.
             case "command":
                 self._of.obey(notice.peering, notice.body["command"], now)
             case "sockets":

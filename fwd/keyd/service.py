@@ -85,6 +85,8 @@ class Service:
         self._guards: list[Guarded] = []
         self._of_endpoint: dict[Endpoint, Guarded] = {}
         self._of_path: dict[tuple[str, int, str], list[Guarded]] = defaultdict(list)
+
+        # When what is due next, and whom to call when something comes.
         self._stopping = False
         self._tick_at = self._told_at = self._news_at = now
         self._inbox = Inbox(parts.sockets, ())
