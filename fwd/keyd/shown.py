@@ -79,7 +79,7 @@ def concern(
     silent_s = unanswered_s(sa, members, now)
     if silent_s and (left or all(member.bare for member in members)):
         return f"the peer does not answer, for {silent_s:.0f} s now: {when}"
-    return DRAINS if sa.drains else ""
+    return DRAINS if sa.peer.drains else ""
 
 
 def unanswered_s(sa: IkeSa, members: Sequence[MemberPairs], now: float) -> float:

@@ -5,7 +5,7 @@
     Event                       what it tells: `Established`, `ChildUp`, `ChildDown`, `Closed`, ... (events.py)
     Commons                     what the endpoints of one process share
 
-A message goes endpoint.py (whose is it?) → sa.py (ids, encryption, fragments) → what the exchange is about: initial.py
-(IKE_SA_INIT, IKE_AUTH), exchanges.py (Child SAs, Delete, liveness), rekey.py, mobility.py. What is due by itself is in
-upkeep.py; what strangers may cost in strangers.py and limits.py.
+A message goes endpoint.py (whose is it?) → sa.py (window.py: is it in turn? channel.py: is it authentic, and whole?) →
+what the exchange is about: initial.py (IKE_SA_INIT, IKE_AUTH), exchanges.py (Child SAs, Delete, liveness), rekey.py,
+mobility.py. What is due by itself is in upkeep.py; what strangers may cost in strangers.py and limits.py.
 """

@@ -71,7 +71,7 @@ class ChildKeys:
 
 @dataclass
 class PeerFacts:
-    """What one authenticated peer has told of itself: the same for every IKE SA that comes of the first by rekeying."""
+    """What is known of one authenticated peer: the same for every IKE SA that comes of the first by rekeying."""
 
     fragments: bool = False  # it knows RFC 7383
     is_fwd: bool = False  # it knows our private notifies
@@ -79,6 +79,8 @@ class PeerFacts:
     hashes: bytes = b""  # that it takes in signatures (RFC 7427 §4)
     behind_nat: bool = False  # we see it at another address than it does
     sees_nat: bool = False  # it sees us at another address than we do
+    drains: bool = False  # by its own word
+    told_drains: bool = False  # what it was told of us
 
     def understood(self, notifies: Sequence[Notification]) -> list[Notification]:
         """Those that it has said to know; standard ones go to everybody (RFC 7296 §3.12)."""

@@ -186,17 +186,22 @@ class Liveness:
     exchange = Exchange.INFORMATIONAL
     about_children = False
 
+    def __init__(self) -> None:
+        self._drains: bool | None = None  # as it says
+
     def start(self, sa: IkeSa, now: float) -> list[AnyPayload] | None:
         if not sa.owes_status:
             return []
-        sa.told_drains = sa.connection.drains
-        return [Notification(Notify.FWD_STATUS, bytes([sa.told_drains]))]
+        self._drains = sa.connection.drains
+        return [Notification(Notify.FWD_STATUS, bytes([self._drains]))]
 
     def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
-        pass
+        """Note what the peer knows by now: a request that ends with its IKE SA may not have come to it."""
+        if self._drains is not None:
+            sa.peer.told_drains = self._drains
 
     def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
-        pass
+        self.finish(sa, [], now)
 
 
 class Inform:
@@ -328,7 +333,7 @@ def respond_delete(sa: IkeSa, request: list[AnyPayload], now: float) -> list[Any
     """Answer INFORMATIONAL: Deletes, notifies, or nothing at all, which asks whether we live, and where."""
     status = notified(request, Notify.FWD_STATUS)
     if status is not None and status.data and sa.peer.is_fwd:
-        sa.drains = bool(status.data[0] & 1)
+        sa.peer.drains = bool(status.data[0] & 1)
 
     deletes = [one for one in request if isinstance(one, Delete)]
     if (told := notified(request, Notify.FWD_PEERING)) is not None:

@@ -7,6 +7,7 @@ who began it deletes what it made, the other the old one; the Child SAs go to wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from fwd.proto.ike.causes import By, by_notify
@@ -154,7 +155,7 @@ def retire(sa: IkeSa, now: float) -> None:
 def inherit(old: IkeSa, new: IkeSa, now: float) -> None:
     """What a new IKE SA takes over of the one it comes from."""
     new.local, new.remote = old.local, old.remote
-    new.peer = old.peer
+    new.peer = replace(old.peer)  # what comes late on the old one changes nothing here
     new.probe_not_before = old.probe_not_before
     new.standing = old.standing
     new.establish(now, old)

@@ -1,4 +1,4 @@
-"""One IKE SA: message ids, retransmission, encryption, and whose turn it is (RFC 7296 §2.1 to §2.4, §2.23).
+"""One IKE SA: retransmission, encryption, and whose turn it is (RFC 7296 §2.1 to §2.4, §2.23).
 
 What is said in the exchanges is in initial.py, exchanges.py and rekey.py, as *tasks*: `start` gives the payloads of a
 request, `finish` takes those of its answer. One request is under way at a time (a window of 1), others wait. Requests
@@ -32,20 +32,19 @@ from fwd.proto.ike.events import (
     Standing,
     World,
 )
-from fwd.proto.ike.limits import COPIES_PER_S, INIT_ERROR_S, MESSAGE_BYTES_STRANGER
+from fwd.proto.ike.limits import INIT_ERROR_S, MESSAGE_BYTES_STRANGER
 from fwd.proto.ike.message import Assemblies, Fragment, Header
 from fwd.proto.ike.mobility import PROBE_TRIES, Path, Probe, consider
 from fwd.proto.ike.numbers import SPI_BYTES, Exchange, Flag, Notify, ProtocolError
 from fwd.proto.ike.payloads import AnyPayload, Delete, decode_chain, notify_for
-from fwd.proto.ike.rate import Rate
 from fwd.proto.ike.request import RETRANSMIT_S, TRIES_MAX, Request
 from fwd.proto.ike.states import IKE_MOVES, State, Use, check_move
 from fwd.proto.ike.task import Respond, Task
 from fwd.proto.ike.tasks import Tasks
+from fwd.proto.ike.window import Window
 
 TRAFFIC_S: Final = 10.0  # a peer whose traffic came so lately is not given up
 NO_SPI: Final = bytes(SPI_BYTES)
-MESSAGE_ID_MAX: Final = 2**32 - 1
 
 
 class IkeSa:
@@ -62,9 +61,7 @@ class IkeSa:
         initiator: bool,
     ) -> None:
         """`spis`: the initiator's and the responder's, NO_SPI while it is not known."""
-        self.world = world
-        self.respond = respond
-        self.connection = connection
+        self.world, self.respond, self.connection = world, respond, connection
         self.local, self.remote = connection.local, remote
         self.initiator = initiator
         self.spi_i, self.spi_r = spis
@@ -87,31 +84,20 @@ class IkeSa:
         self.peer = PeerFacts()
         self.standing = Standing()  # what the peer's proof of who it is is good for
         self.rekey_refused = False  # by the peer
-        self.drains = False  # the peer, by its own word
-        self.told_drains = False  # what the peer was told of us
         self.answered_from = remote  # from where the answer came that is being taken
         self.probe_not_before = 0.0
 
-        # When what has happened, and how it ends.
-        self.begun_at = 0.0
-        self.established_at = 0.0
+        # When what has happened (0: it has not yet), and how it ends.
+        self.begun_at = self.established_at = self.rekeyed_at = self.heard_at = 0.0
         self.rekey_s = connection.rekey_s  # as it was when this one was established
-        self.heard_at = 0.0
         self.traffic_at = float("-inf")  # when ESP of the peer's was heard last
-        self.rekeyed_at = 0.0
         self.ends = False  # with the answer that is being made
         self.has_last_words = False  # its answer to the request that ended it may be asked for again
         self.error = ""
         self.initial: Any = None  # what IKE_SA_INIT left for IKE_AUTH (initial.py)
 
-        # Requests: those that wait, the one under way, and the last answer, one at a time (§2.3).
-        self._tasks = Tasks()
-        self._request: Request | None = None
-        self._next_id = 0
-        self._expected_id = 0
-        self._answer: list[bytes] = []  # to request `_expected_id` - 1
-        self._copies = [Rate(COPIES_PER_S, 2 * COPIES_PER_S) for _ in range(2)]  # elsewhere, and where the peer is
-
+        # What goes to and fro: tasks that wait, the messages in turn, and what encrypts them.
+        self._tasks, self._window = Tasks(), Window()
         self._channel = Channel(Assemblies(world.strangers_fragments, world.fragments))
         self._refused_at: float | None = None  # when an error in clear text has refused our IKE_SA_INIT
 
@@ -134,7 +120,7 @@ class IkeSa:
     @property
     def owes_status(self) -> bool:
         """Whether the peer, another fwd, was told of us what holds no more."""
-        return self.peer.is_fwd and self.told_drains != self.connection.drains
+        return self.peer.is_fwd and self.peer.told_drains != self.connection.drains
 
     @property
     def spi(self) -> bytes:
@@ -144,7 +130,7 @@ class IkeSa:
     @property
     def busy(self) -> bool:
         """Whether a request is under way or waits."""
-        return self._request is not None or bool(self._tasks)
+        return self._window.request is not None or bool(self._tasks)
 
     @property
     def counts(self) -> bool:
@@ -159,11 +145,11 @@ class IkeSa:
     @property
     def busy_with_children(self) -> bool:
         """Whether a request about Child SAs is under way."""
-        return self._request is not None and self._request.task.about_children
+        return self._window.request is not None and self._window.request.task.about_children
 
     def unanswered_s(self, now: float) -> float:
         """For how long the peer has left the request under way unanswered, though it was sent again; else 0."""
-        return self._request.unanswered_s(now) if self._request is not None else 0.0
+        return self._window.request.unanswered_s(now) if self._window.request is not None else 0.0
 
     def use_keys(self, keys: IkeKeys, suite: Suite) -> None:
         """From now on messages are encrypted."""
@@ -187,7 +173,7 @@ class IkeSa:
 
     def tasks(self) -> list[Task]:
         """All that is under way, waits, or was put off."""
-        return [*([self._request.task] if self._request else []), *self._tasks.all()]
+        return [*([self._window.request.task] if self._window.request else []), *self._tasks.all()]
 
     def is_planned(self, kind: type) -> bool:
         """Whether such a task is under way, waits, or was put off."""
@@ -212,8 +198,8 @@ class IkeSa:
         return self._tasks.take_all()
 
     def _start_next(self, now: float) -> None:
-        while self._request is None and self._tasks and self.state is not State.DEAD:
-            if self._next_id > MESSAGE_ID_MAX:
+        while self._window.request is None and self._tasks and self.state is not State.DEAD:
+            if self._window.is_used_up:
                 self.die("its message ids are used up", By.COUNT)
                 return
             task = self._tasks.pop()
@@ -223,10 +209,10 @@ class IkeSa:
 
     def send_request(self, task: Task, payloads: Sequence[AnyPayload], now: float) -> None:
         """Send a request; the one under way before is forgotten (IKE_SA_INIT may be tried again)."""
-        header = self._header(task.exchange, self._next_id, response=False)
+        header = self._header(task.exchange, self._window.next_id, response=False)
         datagrams = self._encode(header, payloads)
         path = task.path if isinstance(task, Probe) else None
-        self._request = Request(task, self._next_id, datagrams, path, now, now + RETRANSMIT_S)
+        self._window.request = Request(task, self._window.next_id, datagrams, path, now, now + RETRANSMIT_S)
         self._send(datagrams, path)
 
     def tick(self, now: float) -> None:
@@ -239,7 +225,7 @@ class IkeSa:
         # What was put off is due by now. The request under way is sent again, until it was sent often enough.
         for task in self._tasks.pop_due(now):
             self.submit(task, now)
-        request = self._request
+        request = self._window.request
         if request is None or now < request.due or self._refused_at is not None:
             return
         if isinstance(request.task, Probe) and request.path is not None and request.tries >= PROBE_TRIES:
@@ -264,8 +250,8 @@ class IkeSa:
         times = [self._tasks.next_due(), *self._channel.assemblies.timeouts()]
         if self._refused_at is not None:
             times.append(self._refused_at + INIT_ERROR_S)
-        elif self._request:
-            times.append(self._request.due)
+        elif self._window.request:
+            times.append(self._window.request.due)
         return min((at for at in times if at is not None), default=None)
 
     # -- messages that come -----------------------------------------------------------------------------------
@@ -275,14 +261,10 @@ class IkeSa:
         if self.state is State.DEAD or not self._channel.is_encrypted or header.by_initiator == self.initiator:
             return
 
-        # The window has one message: the answer to our request, the next request, or the last one again (§2.3).
-        if header.is_response:
-            if self._request is None or header.message_id != self._request.message_id:
-                return
-        elif header.message_id not in (self._expected_id, self._expected_id - 1):
+        # What is out of turn is dropped; so is a request of who has yet to prove who it is: it comes again.
+        unproven = self.state is State.CONNECTING and self.initiator
+        if not self._window.takes(header) or (unproven and not header.is_response):
             return
-        elif self.initiator and self.state is State.CONNECTING:
-            return  # the peer has yet to prove who it is, and asks again
 
         # What a stranger may cost is bounded before anything is opened.
         if self.state is State.CONNECTING and len(data) > MESSAGE_BYTES_STRANGER:
@@ -292,7 +274,7 @@ class IkeSa:
             return
 
         # From here on it is authentic. A request that comes again gets its answer again.
-        if not header.is_response and header.message_id == self._expected_id - 1:
+        if self._window.is_copy(header):
             self._answer_again(fragment, path, now)
             return
         whole = self._channel.assemblies.add(header, fragment, now, strange=self.state is State.CONNECTING)
@@ -313,20 +295,16 @@ class IkeSa:
 
     def repeat(self, header: Header, data: bytes, path: Path, now: float) -> None:
         """It is dead; whoever asks again what ended it has not had the answer."""
-        if header.is_response or header.message_id != self._expected_id - 1 or header.by_initiator == self.initiator:
-            return
-        self._answer_again(self._channel.open(header, data), path, now)
+        if self._window.is_copy(header) and header.by_initiator != self.initiator:
+            self._answer_again(self._channel.open(header, data), path, now)
 
     def _answer_again(self, copy: Fragment | None, path: Path, now: float) -> None:
         """It goes to where the copy seems to come from, and is longer: a few times a second, and elsewhere apart."""
-        if copy and copy.number == 1 and self._copies[path[1] == self.remote].allows(now):
-            self._send(self._answer, path)
+        if copy and copy.number == 1 and self._window.may_answer_again(now, to_the_peer=path[1] == self.remote):
+            self._send(self._window.answer, path)
 
     def _take_answer(self, first: int, plain: bytes, now: float) -> None:
-        assert self._request is not None
-        task = self._request.task
-        self._request = None
-        self._next_id += 1
+        task = self._window.take_request().task
         try:
             task.finish(self, decode_chain(first, plain), now)
         except ProtocolError as error:
@@ -336,7 +314,7 @@ class IkeSa:
 
     def take_init_answer(self, header: Header, data: bytes, payloads: list[AnyPayload], now: float) -> None:
         """The answer to our IKE_SA_INIT, which is not encrypted."""
-        request = self._request
+        request = self._window.request
         if request is None or request.task.exchange != Exchange.IKE_SA_INIT:
             return
         if header.message_id or self._channel.is_encrypted:
@@ -356,14 +334,14 @@ class IkeSa:
 
     def pass_init(self) -> None:
         """IKE_SA_INIT is over: the next request is number 1."""
-        self._request = None
+        self._window.request = None
         self._refused_at, self.error = None, ""
-        self._next_id = 1
+        self._window.next_id = 1
 
     def first_message(self) -> bytes:
         """Our IKE_SA_INIT request as it was sent last: AUTH signs it."""
-        assert self._request is not None
-        return self._request.datagrams[0]
+        assert self._window.request is not None
+        return self._window.request.datagrams[0]
 
     def _take_request(self, header: Header, first: int, plain: bytes, path: Path, now: float) -> None:
         self._confirm()  # with a window of 1 the peer has our last answer
@@ -377,9 +355,8 @@ class IkeSa:
             self.error = str(error) if fatal else self.error  # else it is not what this IKE SA will end of
             if header.exchange == Exchange.CREATE_CHILD_SA:
                 self.world.tell(ExchangeRefused.by_us(self.connection.name, error))
-        self._expected_id += 1
-        self._answer = self._encode(self._header(header.exchange, header.message_id, response=True), reply)
-        self._send(self._answer, path)  # to where the request came from (RFC 7296 §2.11)
+        self._window.answered(self._encode(self._header(header.exchange, header.message_id, response=True), reply))
+        self._send(self._window.answer, path)  # to where the request came from (RFC 7296 §2.11)
         if fatal or self.ends:
             self.has_last_words = True
             self.die(self.error)
@@ -387,7 +364,7 @@ class IkeSa:
 
     def answered_init(self) -> None:
         """The responder's IKE_SA_INIT is answered: the next request is number 1."""
-        self._expected_id = 1
+        self._window.expected_id = 1
 
     # -- Child SAs --------------------------------------------------------------------------------------------
 
@@ -425,7 +402,7 @@ class IkeSa:
             return
         self.error = error
         self.move(State.DEAD)
-        self._request = None
+        self._window.request = None
         self.take_queue()
         self._channel.assemblies.clear()
         for child in list(self.children.values()):
@@ -438,8 +415,8 @@ class IkeSa:
         if not self._channel.is_encrypted or self.state in (State.CONNECTING, State.DEAD):
             return
         # The peer takes the number after the request under way if that has come to it, else its number.
-        for number in (self._next_id, self._next_id + 1) if self._request else (self._next_id,):
-            header = self._header(Exchange.INFORMATIONAL, number, response=False)
+        for ahead in (0, 1) if self._window.request else (0,):
+            header = self._header(Exchange.INFORMATIONAL, self._window.next_id + ahead, response=False)
             self._send(self._encode(header, [Delete(numbers.Protocol.IKE)]))
 
     # -- sending ----------------------------------------------------------------------------------------------

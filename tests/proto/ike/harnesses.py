@@ -194,7 +194,7 @@ def check_limits(sa: IkeSa) -> None:
     assert len(sa.children) <= 2 * most + ROUNDS_MAX
     assert len(sa.gone_early) <= most
     assert len(sa.tasks()) <= 3 * ROUNDS_MAX
-    assert sum(map(len, sa._answer)) <= MADE_BYTES_MAX
+    assert sum(map(len, sa._window.answer)) <= MADE_BYTES_MAX
     assert sum(len(assembly._parts) for _, assembly in sa._channel.assemblies._assemblies.values()) <= 2 * FRAGMENTS_MAX
 
 
@@ -330,7 +330,7 @@ class TwistedNet(HostileNet):
             sa = self._octets.one(sas[::-1])
             flags = Flag(0) if sa.initiator else Flag.INITIATOR
             kind, payloads = request(self._octets, self.known_spis())
-            header = Header(sa.spi_i, sa.spi_r, kind, flags, sa._expected_id)
+            header = Header(sa.spi_i, sa.spi_r, kind, flags, sa._window.expected_id)
             sealer = self.sealer(side, header)
             assert sealer is not None
             yield from self._sealed(header, payloads, sealer)

@@ -97,8 +97,8 @@ def ask(net: Net, side: Side, exchange: int, payloads: Sequence[AnyPayload], whi
     sa = side.endpoint.sas(NAME)[which]
     assert sa.keys is not None
     out, back = (sa.keys.er, sa.keys.ei) if sa.initiator else (sa.keys.ei, sa.keys.er)
-    header = Header(sa.spi_i, sa.spi_r, exchange, 0 if sa.initiator else Flag.INITIATOR, sa._expected_id)
-    (data,) = seal_message(header, payloads, Sealer(out), (1 << 40) + sa._expected_id)
+    header = Header(sa.spi_i, sa.spi_r, exchange, 0 if sa.initiator else Flag.INITIATOR, sa._window.expected_id)
+    (data,) = seal_message(header, payloads, Sealer(out), (1 << 40) + sa._window.expected_id)
     net.flush()
     side.endpoint.receive(data, sa.local, sa.remote, net.now)
     sent = side.endpoint.datagrams_to_send()

@@ -41,7 +41,7 @@ def test_a_delete_of_thousands_costs_no_more_for_each_however_many_child_sas_the
     (ours,), (theirs,) = net.a.live(), net.b.live()
     assert len(theirs.children) == 101
     unknown = [Delete(Protocol.ESP, tuple(range(first, first + 256))) for first in range(256, 60 * 256, 256)]
-    header = Header(ours.spi_i, ours.spi_r, Exchange.INFORMATIONAL, Flag.INITIATOR, theirs._expected_id)
+    header = Header(ours.spi_i, ours.spi_r, Exchange.INFORMATIONAL, Flag.INITIATOR, theirs._window.expected_id)
     (data,) = seal_message(header, unknown, Sealer(ours.keys.ei), 1 << 40)
     with harnesses.counted(len(data)):
         net.b.endpoint.receive(data, B, A, net.now)

@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 from ikekit import NAME, Net, connection
 
+from fwd.proto.ike.events import Datagram
+from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import Exchange, Notify
 from fwd.proto.ike.payloads import Notification
+from fwd.proto.ike.sa import IkeSa
 
 
 @pytest.fixture
@@ -27,7 +30,13 @@ def drain(net: Net, *, drains: bool) -> None:
 
 def known(net: Net) -> list[bool]:
     """What `b` knows of `a`."""
-    return [sa.drains for sa in net.b.live()]
+    return [sa.peer.drains for sa in net.b.live()]
+
+
+def of_rekeying(datagram: Datagram, old: IkeSa) -> bool:
+    """Whether it is of the exchange that replaces the old IKE SA, or on its successor."""
+    header = Header.decode(datagram.data)
+    return header.exchange == Exchange.CREATE_CHILD_SA or header.spi_i != old.spi_i
 
 
 def test_the_peer_is_told_once_and_once_more_when_it_is_over(net: Net) -> None:
@@ -41,10 +50,33 @@ def test_the_peer_is_told_once_and_once_more_when_it_is_over(net: Net) -> None:
 
 def test_it_is_known_after_a_rekeying_and_so_is_its_end(net: Net) -> None:
     drain(net, drains=True)
+    sent = len(net.sent)
     net.a.endpoint.rekey_ike(NAME, net.now)
     net.run(1.0)
     assert known(net) == [True]
+    assert len(net.sent) == sent + 4  # the successor and the Delete of the old one: nothing was to be told anew
     drain(net, drains=False)
+    assert known(net) == [False]
+
+
+def test_it_is_known_though_the_ike_sa_on_which_it_was_said_is_replaced_before_that_comes(net: Net) -> None:
+    (old,) = net.a.live()
+    net.judge = lambda datagram: [0.0 if of_rekeying(datagram, old) else 30.0]
+    net.a.endpoint.change(replace(connection("a"), drains=True))
+    net.b.endpoint.rekey_ike(NAME, net.now)
+    net.run(1.0)
+    assert known(net) == [True]
+
+
+def test_what_was_said_on_an_ike_sa_that_was_replaced_changes_nothing_when_it_comes_late(net: Net) -> None:
+    (old,) = net.a.live()
+    net.judge = lambda datagram: [0.0 if of_rekeying(datagram, old) else 5.0]
+    net.a.endpoint.change(replace(connection("a"), drains=True))
+    net.b.endpoint.rekey_ike(NAME, net.now)
+    net.run(1.0)
+    drain(net, drains=False)
+    assert known(net) == [False]
+    net.run(10.0)
     assert known(net) == [False]
 
 
@@ -72,4 +104,4 @@ def test_whatever_the_peer_says_of_itself_ends_nothing(net: Net, data: bytes) ->
     theirs.respond(theirs, Exchange.INFORMATIONAL, [Notification(Notify.FWD_STATUS, data)], net.now)
     net.run(1.0)
     assert net.a.live() == [sa]
-    assert theirs.drains == bool(data and data[0] & 1)
+    assert theirs.peer.drains == bool(data and data[0] & 1)

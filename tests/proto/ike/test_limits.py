@@ -235,7 +235,7 @@ def test_who_rekeys_again_and_again_and_deletes_nothing_is_stopped() -> None:
 def copies(net: Net, sa: IkeSa, remote: tuple[str, int], count: int, octets: int = 1) -> int:
     """Requests of the last number, and of other octets, that seem to come from `remote`: how many are answered."""
     assert sa.keys is not None
-    header = Header(sa.spi_i, sa.spi_r, Exchange.CREATE_CHILD_SA, Flag.INITIATOR, sa._expected_id - 1)
+    header = Header(sa.spi_i, sa.spi_r, Exchange.CREATE_CHILD_SA, Flag.INITIATOR, sa._window.expected_id - 1)
     answers = 0
     for number in range(count):
         data = seal(header, Payload.SK, b"\0", b"", bytes(octets), Sealer(sa.keys.ei), (1 << 41) + number)

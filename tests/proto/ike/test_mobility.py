@@ -152,7 +152,7 @@ def test_a_peer_that_writes_another_address_cannot_answer_for_it() -> None:
     roaming.says(X)
     roaming.run()
     (peer,) = roaming.net.b.live()
-    (probe,) = [one.task for one in [roaming.sa._request] if one]
+    (probe,) = [one.task for one in [roaming.sa._window.request] if one]
     assert isinstance(probe, mobility.Probe)
     _answer_blindly(roaming, peer)
     roaming.run(2.0)
@@ -162,7 +162,7 @@ def test_a_peer_that_writes_another_address_cannot_answer_for_it() -> None:
 
 def _answer_blindly(roaming: Roaming, peer: Any) -> None:
     """What the peer would answer to a request that it has not seen."""
-    header = peer._header(Exchange.INFORMATIONAL, roaming.sa._next_id, response=True)
+    header = peer._header(Exchange.INFORMATIONAL, roaming.sa._window.next_id, response=True)
     for data in peer._encode(header, [Notification(Notify.COOKIE2, bytes(16))]):
         roaming.net.a.endpoint.receive(data, A, X, roaming.net.now)
 

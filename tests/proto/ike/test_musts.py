@@ -48,8 +48,9 @@ from fwd.proto.ike.payloads import (
     notify_for,
 )
 from fwd.proto.ike.proposals import Proposal, Transform, choose
-from fwd.proto.ike.sa import MESSAGE_ID_MAX, IkeSa
+from fwd.proto.ike.sa import IkeSa
 from fwd.proto.ike.selectors import Selector
+from fwd.proto.ike.window import MESSAGE_ID_MAX
 
 Payloads = list[AnyPayload]
 
@@ -229,7 +230,7 @@ def test_an_ike_sa_ends_when_its_message_ids_do() -> None:
     net = Net().connect()
     for side in (net.a, net.b):
         (sa,) = side.live()
-        sa._next_id = sa._expected_id = MESSAGE_ID_MAX
+        sa._window.next_id = sa._window.expected_id = MESSAGE_ID_MAX
     net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)
     net.run(1)
     net.check_agreement()
