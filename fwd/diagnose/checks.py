@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Final, Literal
 
-from fwd.diagnose.facts import Facts
+from fwd.diagnose.facts import Around, Facts
 from fwd.model.keys import CertificateKeys
 from fwd.proto.drops import DropReason
 
@@ -130,10 +130,18 @@ def forwarding(facts: Facts) -> Iterator[Finding]:
     for around in facts.peerings:
         wanted = {s.version for s in around.peering.local_ts if s.num_addresses > 1 or str(s) not in around.own}
         for version in sorted(wanted):
-            sysctl = _FORWARDING[version]
-            if facts.sysctls.get(sysctl) == "0":
+            for sysctl in _not_forwarding(facts, around, version):
                 what, remedy = f"this host does not forward IPv{version}", f"sysctl -w {sysctl}=1, and in /etc/sysctl.d"
                 yield Finding("forwarding_off", "fault", around.peering.name, what, f"{sysctl} = 0", remedy)
+
+
+def _not_forwarding(facts: Facts, around: Around, version: int) -> list[str]:
+    """The sysctls that are 0. Of IPv4 each device's own decides, where there are devices; the common one sets all."""
+    common = _FORWARDING[version]
+    own = [f"net.ipv4.conf.{one}.forwarding" for one in (around.peering.tun, *sorted(around.lans))]
+    known = [sysctl for sysctl in own if version == 4 and sysctl in facts.sysctls]
+    off = [sysctl for sysctl in known or [common] if facts.sysctls.get(sysctl) == "0"]
+    return [common] if off and facts.sysctls.get(common) == "0" else off
 
 
 def filters(facts: Facts) -> Iterator[Finding]:
@@ -141,7 +149,7 @@ def filters(facts: Facts) -> Iterator[Finding]:
     for around in facts.peerings:
         for chain in around.filters:
             tun, name = around.peering.tun, around.peering.name
-            evidence = f"{chain}: policy drop, and no rule that accepts it both ways"
+            evidence = f"{chain}: by its rules and its policy nothing of some subnet pair passes"
             remedy = f"accept what comes from {tun} and what goes to it there"
             yield Finding("filter_drops", "fault", name, "a filter drops all that is forwarded", evidence, remedy)
 

@@ -32,7 +32,7 @@ from fwd.model.shown import read
 from fwd.model.status import SCHEMA, Status
 from fwd.model.words import Address, ConfigError, is_address
 from fwd.proto.errors import UserError
-from fwd.supervise import filters, host, network, sandbox
+from fwd.supervise import filters, host, network, obstacles, sandbox
 from fwd.supervise.users import find_users
 
 T = TypeVar("T")
@@ -70,14 +70,19 @@ def gather(config: Config, control: Path, *, is_root: bool) -> Facts:
         pairs = [(peering, far) for peering in placed for far in peering.fars]
         peerings = [_peering(look, ip, peering, far, runs=status is not None) for peering, far in pairs]
 
-    strict = look.at("filters", network.strict_tables, root=True) or ""
-    peerings = [replace(one, filters=filters.dropping(strict, one.peering.tun, one.lans)) for one in peerings]
+    tables = look.at("filters", network.other_tables, root=True) or ""
+    peerings = [replace(one, filters=_dropping(tables, one)) for one in peerings]
 
     # Who does not answer costs seconds: all are asked at once.
     with ThreadPoolExecutor(len(peerings) or 1) as pool:
         answers = pool.map(lambda one: look.at(f"{one.peering.name}: echo", _echo, one, root=True), peerings)
         peerings = [replace(one, echo=answer) for one, answer in zip(peerings, answers, strict=True)]
-    devices = {one for a in peerings for one in (a.outer_device, a.outer.device if a.outer else "") if one}
+    devices = {
+        one
+        for around in peerings
+        for one in (around.outer_device, around.outer.device if around.outer else "", around.peering.tun, *around.lans)
+        if one
+    }
     return Facts(
         config=config,
         status=status,
@@ -160,6 +165,12 @@ def _around(ip: IPRoute, peering: Peering) -> Around:
     return Around(peering, outer_device, _way(ip, peering.far), inner, own, lans, _big(ip, lans))
 
 
+def _dropping(tables: str, around: Around) -> tuple[str, ...]:
+    """Chains that let nothing pass of some subnet pair."""
+    pairs = obstacles.pairs(around.peering.local_ts, around.peering.remote_ts)
+    return filters.dropping(tables, filters.ways(around.peering.tun, around.lans, pairs))
+
+
 def _big(ip: IPRoute, lans: Collection[str]) -> dict[str, int]:
     """Which of these devices join IPv6 packets to more than a TUN device takes (BIG TCP), and to how much."""
     joined = {link.get_attr("IFLA_IFNAME"): link.get_attr("IFLA_GRO_MAX_SIZE") or 0 for link in ip.get_links()}
@@ -233,7 +244,8 @@ def _inodes(table: Path, port: int) -> Iterable[str]:
 def _sysctls(devices: Iterable[str]) -> dict[str, str]:
     names = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]
     paths = {name: name.replace(".", "/") for name in names}
-    paths |= {f"net.ipv4.conf.{one}.rp_filter": f"net/ipv4/conf/{one}/rp_filter" for one in ("all", *devices)}
+    for setting in ("rp_filter", "forwarding"):
+        paths |= {f"net.ipv4.conf.{one}.{setting}": f"net/ipv4/conf/{one}/{setting}" for one in ("all", *devices)}
     found = {}
     for name, path in paths.items():
         with contextlib.suppress(OSError):  # a kernel without IPv6

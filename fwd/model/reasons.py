@@ -112,8 +112,8 @@ KINDS: Final[Mapping[Code, Kind]] = {
         "bring up the outer device, or set the route: `ip route get {remote}`",
     ),
     Code.ROUTE_TAKEN: Kind(
-        "another route, or a policy rule, takes packets for a remote subnet; the leak guards drop them",
-        "{address} does not go to {device}: a route to {taker} or a rule takes it",
+        "another route, or a policy rule, takes packets for a subnet; the leak guards drop them",
+        "{address} does not go to {device}: {why}",
         "see `ip route get {address}` and `ip rule`, and remove what is in the way",
     ),
     Code.FORWARDING_OFF: Kind(

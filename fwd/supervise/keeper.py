@@ -8,38 +8,32 @@ object is closed or the process ends. It never waits for anybody but nft.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from fwd.model.config import Peering
 from fwd.model.reasons import Code, Reason
-from fwd.model.words import Address, Network
+from fwd.model.words import Network
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
-from fwd.supervise import filters, guards, kernel, network
+from fwd.supervise import guards, kernel, network, obstacles, surroundings
 from fwd.supervise.guards import Found
-from fwd.supervise.kernel import Around, Device, Do, Has, Route, Step, Wanted
+from fwd.supervise.kernel import Device, Do, Has, Step, Wanted
 from fwd.supervise.netlink import Changes, Kernel, News
 from fwd.supervise.patience import Allowance, Patience
 from fwd.supervise.peering import PeeringParts
+from fwd.supervise.surroundings import Surroundings
 
 log = logging.getLogger(__name__)
 EVERY_S: Final = 1.0
 CONFIRM_S: Final = 0.25  # what was restored must stand so long before it counts
-_AROUND_EVERY_S: Final = 5.0  # what is not fwd's, without news; or as it may use _AROUND_SHARE of a core
-_AROUND_SHARE = 0.002
 _ROUNDS = 3  # of looking and restoring at one time: a device that is new needs all
 _SHARE = 0.05  # of a core, which looks may use in the long run
 _AT_ONCE_S = 5.0  # of it that they may use at once
 _LONGEST_S = 30.0  # between two looks
-_SUSPECTS_MAX = 256
-_SYSCTLS = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
 
 def _patience() -> dict[bool, Patience[Step]]:
@@ -77,11 +71,9 @@ class Keeper:
         self._before: Found | None = None
         self._tables: dict[str, str] = {}
         self._generation = -1
-        self._suspects: set[Network] = set()  # what others have set, perhaps within remote subnets
-        self._all_suspected = False  # what was set before we listened is among them
+        self._around = Surroundings(number, asks)
         self._trouble = ""
-        self.look_at = self._around_at = self._chains_at = 0.0  # when it is time, without news
-        self._chains_due, self._strict = True, ""  # listings of tables with a forward hook that drops
+        self.look_at = 0.0  # when it is time, without news
         self._pending = False
         self._spent_s, self._spent_at = 0.0, 0.0
         self.seen: dict[str, tuple[int, int]] = {}  # MTU and packets that found the queue full, by TUN device
@@ -105,8 +97,7 @@ class Keeper:
         kept = self._kept.get(peering.name)
         outside = kept.outside if kept else {}
         if not closed:
-            wanted, has = self._wants(peering), Has(addresses=self._kernel.addresses())
-            outside = self._outside(wanted, has, self._ways(kernel.asked(wanted, has)), outside)
+            outside = self._around.first(self._wants(peering), outside)
         rules = guards.ruleset(peering, self._number, self._mark, outside, closed=closed)
         if kept and kept.rules == rules:
             kept.peering = peering
@@ -125,7 +116,7 @@ class Keeper:
         except Exception:
             kept.parts = None
             raise
-        self._around_at, self._all_suspected = 0.0, False
+        self._around.look_anew()
 
     def reroute(self, name: str) -> None:
         """Set what is missing of a peering's device, and of the routes to it. Raises UserError."""
@@ -188,7 +179,7 @@ class Keeper:
 
         # What comes while this is done is looked at in the next turn.
         self._changes.listen(wanted=True)
-        around = self._pending or now >= self._around_at
+        around = self._pending or now >= self._around.look_at
         self._pending = False
         self._trouble, began = "", time.monotonic()
         try:
@@ -222,14 +213,11 @@ class Keeper:
             for kept in self._kept.values():
                 for patience in kept.patience.values():
                     patience.hope()
-        self._chains_due = self._chains_due or news.rules
+        self._around.note(news)
         if news.ours or (news.rules and not news.generation):
             self._generation = -1
         elif news.generation and self._generation >= 0:
             self._generation = news.generation  # whatever it was, it was not ours
-        for route in news.routes:
-            if route.owner != self._number and len(self._suspects) < _SUSPECTS_MAX:
-                self._suspects.add(route.subnet)
 
     def _keep(self, now: float, *, around: bool) -> list[str]:
         """Restore what is missing, and see whether it is there; gives whose device was made anew."""
@@ -253,8 +241,8 @@ class Keeper:
         devices = {kept.peering.tun for kept in self._kept.values() if kept.parts}
         self.seen = {name: seen for name, seen in self.seen.items() if name in devices}
         # What was taken at the same time may be seen at the next turn only, which must not be late.
-        if around and done and now < self._around_at + _AROUND_EVERY_S:
-            self._around_at = min(self._around_at, now)
+        if around and done and now < self._around.look_at + surroundings.EVERY_S:
+            self._around.look_at = min(self._around.look_at, now)
         elif around:
             self._look_around(has, now)
         return renewed
@@ -349,20 +337,6 @@ class Keeper:
             local=peering.local_addrs, remotes=peering.addresses, device=device,
         )  # fmt: skip
 
-    def _ways(self, addresses: Iterable[Address]) -> dict[Address, Route | None]:
-        return {address: self._kernel.way_to(address) for address in addresses}
-
-    def _outside(
-        self, wanted: Wanted, has: Has, ways: dict[Address, Route | None], before: dict[str, tuple[Network, ...]]
-    ) -> dict[str, tuple[Network, ...]]:
-        """Which devices lead outside, and which local subnets are not there; one that has gone may come back."""
-        there = {name: index for name in before if (index := _index(name))}
-        found = {name: subnets for name, subnets in before.items() if name not in there}
-        for device, subnets in kernel.outside(wanted, has, ways, there.values()).items():
-            found[_name(device)] = subnets
-        kept = {name: tuple(s for s in subnets if s in wanted.local_ts) for name, subnets in found.items()}
-        return {name: subnets for name, subnets in sorted(kept.items()) if name and subnets}
-
     def _keep_inside(self, kept: _Kept, outside: dict[str, tuple[Network, ...]]) -> None:
         """Let the guards know where decrypted packets must not go. Raises UserError."""
         if kept.parts and outside != kept.outside:
@@ -390,32 +364,15 @@ class Keeper:
         return Has(links, self._kernel.routes(self._number), self._tables, self._kernel.addresses())
 
     def _look_around(self, has: Has, now: float) -> None:
-        """Look at what is not fwd's, and may be in the way of packets."""
-        self._around_at, began = now + _AROUND_EVERY_S, time.monotonic()
-        off = frozenset((version, path.replace("/", ".")) for version, path in _SYSCTLS.items() if _is_zero(path))
-        if self._chains_due and now >= self._chains_at:
-            self._chains_due, self._chains_at = False, now + EVERY_S
-            self._strict = network.strict_tables()
-        elif self._chains_due:
-            self._around_at = self._chains_at
-
-        if not self._all_suspected:
-            self._suspects |= {r.subnet for r in self._kernel.some_routes() if r.owner != self._number}
-            self._all_suspected = True
-        ways: dict[Address, Route | None] = {}
+        """Look for what is not fwd's, and in the way of packets."""
+        self._around.begin(now)
         for kept in self._kept.values():
-            wanted = self._wanted(kept)
-            asked = kernel.asked(wanted, has, self._suspects) if kept.parts else set()
-            ways |= self._ways(asked - ways.keys())
-            of_peering = {address: ways[address] for address in asked}
-            self._keep_inside(kept, self._outside(wanted, has, of_peering, kept.outside))
-            lans = [_name(device) for device in kernel.lan_devices(wanted, has, of_peering)] if self._strict else []
-            around = Around(of_peering, off, filters.dropping(self._strict, kept.peering.tun, lans))
-            self._tell_obstacles(kept, kernel.obstacles(wanted, has, around), now)
-        if not self._chains_due:
-            took_s = time.monotonic() - began
-            self._around_at = now + min(max(_AROUND_EVERY_S, took_s / _AROUND_SHARE), _LONGEST_S)
-        self._suspects = kernel.taking(self._suspects, ways, {link.index for link in has.links.values() if link})
+            if kept.parts:
+                wanted = self._wanted(kept)
+                around, outside = self._around.of(wanted, has, kept.outside)
+                self._keep_inside(kept, outside)
+                self._tell_obstacles(kept, obstacles.obstacles(wanted, has, around), now)
+        self._around.end(now)
 
 
 def _why_not(act: Callable[..., object], *arguments: object) -> str:
@@ -425,21 +382,3 @@ def _why_not(act: Callable[..., object], *arguments: object) -> str:
     except (UserError, OSError) as error:
         return str(error)
     return ""
-
-
-def _name(device: int) -> str:
-    with contextlib.suppress(OSError):  # it has just gone
-        return socket.if_indextoname(device)
-    return ""
-
-
-def _index(device: str) -> int:
-    with contextlib.suppress(OSError):  # it has gone
-        return socket.if_nametoindex(device)
-    return 0
-
-
-def _is_zero(sysctl: str) -> bool:
-    with contextlib.suppress(OSError):  # a kernel without IPv6
-        return Path("/proc/sys", sysctl).read_text(encoding="ascii").strip() == "0"
-    return False

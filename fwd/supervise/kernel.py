@@ -2,16 +2,14 @@
 
 A peering wants its leak guards (guards.py), and once it is set up its TUN device with MTU and queue, and a route to the
 device for each remote subnet. `steps` says what is to be done where the kernel has something else; it is carried out by
-network.py, as often as it is needed (keeper.py). `obstacles` says what stands in the way of packets and is not fwd's to
-change: it is told, with what to do.
+network.py, as often as it is needed (keeper.py). What is in the way of packets and not fwd's to change: obstacles.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import ip_address
 from typing import Final
 
 from fwd.model.reasons import Code, Reason
@@ -20,9 +18,6 @@ from fwd.supervise.guards import METRIC
 
 IPV6_MTU_MIN: Final = 1280  # below, the kernel takes a device's IPv6 away
 GEN_MODE_NONE: Final = 1  # no link-local address, whose chatter no selector would allow
-# Addresses that nobody has (RFC 7600, RFC 6666): the way to them is the default route.
-NOBODYS: Final[Mapping[int, Address]] = {4: ip_address("192.0.0.8"), 6: ip_address("100::1")}
-_EVERYWHERE: Final = {4: 8, 6: 16}  # local subnets of shorter prefixes may be anywhere
 
 
 @dataclass(frozen=True)
@@ -103,15 +98,6 @@ class Has:
     def has_address(self, address: Address) -> bool:
         """Whether it is this host's own."""
         return any(own.address == address for own in self.addresses)
-
-
-@dataclass(frozen=True)
-class Around:
-    """What is not fwd's, but decides whether packets pass."""
-
-    ways: Mapping[Address, Route | None] = field(default_factory=dict)  # what a packet to an address would take
-    not_forwarding: frozenset[tuple[int, str]] = frozenset()  # IP version, and the sysctl that is 0
-    filters: Sequence[str] = ()  # chains that let nothing pass
 
 
 class Do(StrEnum):
@@ -219,74 +205,6 @@ def source_for(
     return kept if kept in found else next(iter(found), None)
 
 
-def outside(
-    wanted: Wanted, has: Has, ways: Mapping[Address, Route | None], before: Iterable[int] = ()
-) -> dict[int, tuple[Network, ...]]:
-    """Return the devices that lead outside, and the local subnets that are not there, whatever routes say.
-
-    Outside is where the outer address is, the ways to the far gateways, the default route, and what was outside before.
-    """
-    far = {device for one in wanted.remotes if (way := ways.get(one)) for device in way.devices}
-    outer = {own.device for own in has.addresses if own.address == wanted.local} | far
-    found: dict[int, tuple[Network, ...]] = {}
-    for subnet in wanted.local_ts:
-        if subnet.prefixlen < _EVERYWHERE[subnet.version]:
-            continue
-        default = ways.get(NOBODYS[subnet.version])
-        leads = default.devices if default and not default.subnet.prefixlen else frozenset()
-        for device in sorted({*outer, *leads, *before}):
-            if not _is_at(device, subnet, has, ways, strict=device in outer):
-                found[device] = (*found.get(device, ()), subnet)
-    return found
-
-
-def _is_at(device: int, subnet: Network, has: Has, ways: Mapping[Address, Route | None], *, strict: bool) -> bool:
-    """Whether a local subnet, or part of it, is at a device; `strict`: a route to more than it does not count."""
-    if any(own.device == device and own.address in subnet for own in has.addresses):
-        return True
-    routes = [way for address in _probes(subnet, has) if (way := ways.get(address)) and way.subnet.prefixlen]
-    return any(device in way.devices and (_holds(subnet, way.subnet) or not strict) for way in routes)
-
-
-def asked(wanted: Wanted, has: Has, suspects: Iterable[Network] = ()) -> set[Address]:
-    """Addresses whose ways tell of obstacles: in every subnet, in what others have set there, the far gateways."""
-    within = [one for one in suspects if any(_holds(subnet, one) for subnet in wanted.remote_ts)]
-    of_remote = {address for subnet in (*wanted.remote_ts, *within) for address in _ends(subnet)}
-    of_local = {address for subnet in wanted.local_ts for address in _probes(subnet, has)}
-    default = {NOBODYS[subnet.version] for subnet in wanted.local_ts}
-    return {*wanted.remotes, *default, *of_remote, *of_local}
-
-
-def lan_devices(wanted: Wanted, has: Has, ways: Mapping[Address, Route | None]) -> set[int]:
-    """Devices that the local subnets are at, as far as it is known."""
-    probes = [address for subnet in wanted.local_ts for address in _probes(subnet, has)]
-    return {way.device for one in probes if (way := ways.get(one)) and way.subnet.prefixlen and way.device > 0}
-
-
-def taking(suspects: Iterable[Network], ways: Mapping[Address, Route | None], ours: Iterable[int]) -> set[Network]:
-    """Those of the subnets that others have set which were asked for, and do take something."""
-    devices = {0, *ours}
-    return {one for one in suspects if any((way := ways.get(end)) and way.device not in devices for end in _ends(one))}
-
-
-def _holds(subnet: Network, other: Network) -> bool:
-    return subnet.version == other.version and other.subnet_of(subnet)  # type: ignore[arg-type]
-
-
-def _ends(subnet: Network) -> tuple[Address, Address]:
-    """The first and the last address that a host may have."""
-    last = subnet.num_addresses - 1
-    return (subnet[min(1, last)], subnet[max(0, last - 1)])
-
-
-def _probes(subnet: Network, has: Has) -> list[Address]:
-    """Addresses of which the way to one, at least, must be known for the local subnet to be: neighbours of our own."""
-    ours = [own for own in has.addresses if own.address in subnet]
-    if not ours:
-        return [_ends(subnet)[0]]
-    return [next((a for a in _ends(own.network) if a != own.address), own.address) for own in ours]
-
-
 def reason(step: Step, peering: str, why: str = "") -> Reason:
     """Why packets of the peering do not pass, or may leave in the clear, before a step is done."""
     why = f": {why}" if why else ""
@@ -296,54 +214,3 @@ def reason(step: Step, peering: str, why: str = "") -> Reason:
         return Reason.of(Code.GUARD_MISSING, peering, what=step.subnet or peering, why=f" ({step}){why}")
     lack = {Do.DEVICE: "gone", Do.UP: "down", Do.MTU: "set to another MTU", Do.IPV6: "without IPv6"}
     return Reason.of(Code.DEVICE_DOWN, peering, device=step.name, why=lack.get(step.do, "set otherwise") + why)
-
-
-def obstacles(wanted: Wanted, has: Has, around: Around) -> list[Reason]:
-    """What keeps packets of the peering from passing and is not for fwd to change."""
-    if wanted.device is None:
-        return []
-    name, device = wanted.peering, wanted.device
-    reasons = [*_of_outer(wanted, has, around), *_of_routes(wanted, device, around)]
-    away = outside(wanted, has, around.ways)
-    not_there = {s: {device.index, *(one for one in away if s in away[one])} for s in wanted.local_ts}
-    lost = [subnet for subnet in wanted.local_ts if not _is_known(subnet, not_there[subnet], has, around)]
-    reasons += [Reason.of(Code.NO_LAN_ADDRESS, name, [str(subnet)], what=f"local_ts {subnet}") for subnet in lost]
-
-    # Packets of others than the gateway itself.
-    forwarded = {s.version for s in wanted.local_ts if s.num_addresses > 1 or not has.has_address(s[0])}
-    off = [sysctl for version, sysctl in sorted(around.not_forwarding) if version in forwarded]
-    reasons += [Reason.of(Code.FORWARDING_OFF, name, sysctl=sysctl) for sysctl in off]
-    if forwarded:
-        reasons += [Reason.of(Code.FILTER_DROPS, name, chain=c, device=device.name) for c in around.filters]
-    return reasons
-
-
-def _of_outer(wanted: Wanted, has: Has, around: Around) -> list[Reason]:
-    if not has.has_address(wanted.local):
-        return [Reason.of(Code.NO_OUTER_ADDRESS, wanted.peering, local=wanted.local)]
-    lost = [one for one in wanted.remotes if around.ways.get(one, wanted) is None]
-    if not lost or len(lost) < len(wanted.remotes):  # members of one that cannot be reached leave theirs to the others
-        return []
-    return [Reason.of(Code.NO_OUTER_ROUTE, wanted.peering, remote=", ".join(map(str, lost)))]
-
-
-def _of_routes(wanted: Wanted, device: Device, around: Around) -> list[Reason]:
-    """One reason for each remote subnet of which some address goes elsewhere."""
-    reasons = []
-    for subnet in wanted.remote_ts:
-        for address, way in around.ways.items():
-            if way is not None and address in subnet and way.device != device.index:
-                told = {"address": address, "taker": way.subnet, "device": device.name}
-                reasons.append(Reason.of(Code.ROUTE_TAKEN, wanted.peering, [str(subnet)], **told))
-                break
-    return reasons
-
-
-def _is_known(subnet: Network, not_there: Set[int], has: Has, around: Around) -> bool:
-    """Whether the host knows where a local subnet is: not by its default route, nor by another that leads outside."""
-    for address in _probes(subnet, has):
-        way = around.ways.get(address)
-        leads_away = way is None or not way.subnet.prefixlen or (way.devices and way.devices <= not_there)
-        if has.has_address(address) or not leads_away:
-            return True
-    return False

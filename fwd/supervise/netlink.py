@@ -60,7 +60,7 @@ _PATH = struct.Struct("=HxxI")  # length, device
 _IFNAME, _MTU, _TXQLEN, _STATS, _AF_SPEC, _GSO_SEGMENTS = 3, 4, 13, 23, 26, 40
 _GEN_MODE, _TX_DROPPED = 8, 56
 _PREFIX, _LOCAL, _ADDRESS_FLAGS = 1, 2, 8
-_DST, _OIF, _PRIORITY, _PREFSRC, _PATHS, _TABLE = 1, 4, 6, 7, 9, 15
+_DST, _SRC, _IIF, _OIF, _PRIORITY, _PREFSRC, _PATHS, _TABLE = 1, 2, 3, 4, 6, 7, 9, 15
 
 
 class Kernel:
@@ -124,11 +124,17 @@ class Kernel:
                 found += [route for one in answers if one[0] == family and (route := route_in(one))]
         return tuple(found)
 
-    def way_to(self, address: Address) -> Route | None:
-        """The route that a packet to `address` would take; None: it would be refused."""
+    def way_to(self, address: Address, source: Address | None = None, arrives: int = 0) -> Route | None:
+        """The route that a packet to `address` would take; None: it would be refused.
+
+        The host's own packet; or one that it is to forward, of `source`, by the device of which it `arrives`.
+        """
         family, bits = FAMILIES[address.version], address.max_prefixlen
         flags = 0x2000  # RTM_F_FIB_MATCH: the route as it stands in the table
-        body = _ROUTE.pack(family, bits, 0, 0, 0, 0, 0, 0, flags) + _packed(_DST, address.packed)
+        attributes = _packed(_DST, address.packed)
+        if source:
+            attributes += _packed(_SRC, source.packed) + _packed(_IIF, struct.pack("=I", arrives))
+        body = _ROUTE.pack(family, bits, bits if source else 0, 0, 0, 0, 0, 0, flags) + attributes
         try:
             (answer,) = self._ask(_GETROUTE, body)
         except OSError:

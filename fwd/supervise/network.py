@@ -77,9 +77,9 @@ def remove_tables(names: Iterable[str]) -> None:
             _nft(f"table inet {name}\ndelete table inet {name}\n")
 
 
-def strict_tables() -> str:
-    """Listings of the tables with a forward hook whose policy is to drop."""
-    return "".join(_nft(f"list table {name}\n") for name in filters.strict_tables(_nft("list chains\n")))
+def other_tables() -> str:
+    """Listings of other programs' tables that may drop what is forwarded, without counters and named sets."""
+    return "".join(_nft(f"list table {name}\n", "-s", "-t") for name in filters.judged_tables(_nft("list chains\n")))
 
 
 # -- routes and devices ---------------------------------------------------------------------------------------

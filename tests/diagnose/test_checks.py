@@ -101,6 +101,8 @@ OUTSIDE = {REMOTE: Way(PEERING.tun, 1500, "198.51.100.7")}
         (host(lacks=["nft is missing: install the package nftables"]), "host", "fault", "install the package"),
         (host(walls=["no Landlock: this kernel has none"]), "kernel", "warning", "no Landlock"),
         (host(sysctls={"net.ipv4.ip_forward": "0"}), "forwarding_off", "fault", "net.ipv4.ip_forward=1"),
+        (host(sysctls={"net.ipv4.ip_forward": "1", "net.ipv4.conf.fwd0.forwarding": "0"}), "forwarding_off", "fault",
+         "conf.fwd0"),
         (around(filters=["ip filter FORWARD"]), "filter_drops", "fault", "ip filter FORWARD"),
         (host(limits=Limits(100, 8 << 30)), "descriptors", "fault", "the hard limit is 100"),
         (host(limits=Limits(1024, 100 << 20)), "memory", "warning", "100 MiB"),

@@ -1,4 +1,4 @@
-"""What is to be done in the kernel, by what is wanted and what it has: a table; and what is in the way of packets."""
+"""What is to be done in the kernel, by what is wanted and what it has: a table."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
-from fwd.model.reasons import Code
 from fwd.supervise import kernel, netlink
 from fwd.supervise.guards import METRIC
-from fwd.supervise.kernel import Around, Device, Do, Has, Link, Own, Route, Wanted
+from fwd.supervise.kernel import Device, Do, Has, Link, Own, Route, Wanted
 from fwd.supervise.netlink import Kernel
 
 ME, OTHER, TUN, LAN, WAN = 200, 201, 7, 2, 3
@@ -84,78 +83,6 @@ def test_the_source_is_an_own_address_within_local_ts_and_stays_while_it_is_one(
     assert kernel.source_for(6, [LOCAL], [OUTER, GATEWAY]) is None
 
 
-LAN_ROUTE = Route(LOCAL, LAN, 0, 2)
-WAYS = dict.fromkeys(map(ip_address, ("10.2.0.1", "10.2.0.254")), ROUTE) | {
-    ip_address("192.0.2.2"): Route(ip_network("192.0.2.0/24"), WAN, 0, 2),
-    ip_address("10.1.0.254"): LAN_ROUTE,
-    ip_address("10.1.0.1"): LAN_ROUTE,
-    kernel.NOBODYS[4]: DEFAULT,
-}  # fmt: skip
-TAKEN = Route(ip_network("10.2.0.128/25"), WAN, 0, 3)
-WIDER = replace(DEFAULT, subnet=ip_network("10.0.0.0/8"))
-FORWARDING = frozenset([(4, "net.ipv4.ip_forward")])
-OBSTACLES = [
-    ("nothing", WELL, {}, Around(), []),
-    ("one address goes elsewhere", WELL, {"10.2.0.254": TAKEN}, Around(), [Code.ROUTE_TAKEN]),
-    ("no route to the far gateway", WELL, {"192.0.2.2": None}, Around(), [Code.NO_OUTER_ROUTE]),
-    ("no outer address", replace(WELL, addresses=(GATEWAY,)), {}, Around(), [Code.NO_OUTER_ADDRESS]),
-    ("not forwarding", WELL, {}, Around(not_forwarding=FORWARDING), [Code.FORWARDING_OFF]),
-    ("not forwarding IPv6", WELL, {}, Around(not_forwarding=frozenset([(6, "…")])), []),
-    ("a filter", WELL, {}, Around(filters=["ip filter FORWARD"]), [Code.FILTER_DROPS]),
-    ("the LAN's device is down", WELL, {"10.1.0.254": DEFAULT}, Around(), [Code.NO_LAN_ADDRESS]),
-    ("its address is gone", replace(WELL, addresses=(OUTER,)), {"10.1.0.1": DEFAULT}, Around(), [Code.NO_LAN_ADDRESS]),
-    ("the LAN is behind a router", replace(WELL, addresses=(OUTER,)), {}, Around(), []),
-    ("a wider route leads outside", WELL, {"10.1.0.254": WIDER}, Around(), [Code.NO_LAN_ADDRESS]),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("what", "has", "ways", "around", "codes"), OBSTACLES, ids=[row[0] for row in OBSTACLES])
-def test_obstacles(what: str, has: Has, ways: dict[str, Route | None], around: Around, codes: list[Code]) -> None:
-    asked = kernel.asked(WANTED, has)
-    found = WAYS | {ip_address(text): way for text, way in ways.items()}
-    around = replace(around, ways={address: found[address] for address in asked})
-    assert [one.code for one in kernel.obstacles(WANTED, has, around)] == codes
-
-
-# Addresses of the host, ways to the LAN and to everywhere, and which devices are outside for the local subnet.
-NO_LAN = (OUTER,)
-OUTSIDE = [
-    ("two legs", WELL.addresses, LAN_ROUTE, DEFAULT, {WAN}),
-    ("the LAN has gone", NO_LAN, DEFAULT, DEFAULT, {WAN}),
-    ("a wider route in its place", NO_LAN, WIDER, DEFAULT, {WAN}),
-    ("the LAN is behind a router", NO_LAN, LAN_ROUTE, DEFAULT, {WAN}),
-    ("no default route", WELL.addresses, LAN_ROUTE, None, {WAN}),
-    ("the default route is by a third device", WELL.addresses, LAN_ROUTE, replace(DEFAULT, device=9), {WAN, 9}),
-    ("the default route is by the LAN", WELL.addresses, LAN_ROUTE, replace(DEFAULT, device=LAN), {WAN}),
-    ("and the LAN by a wider route", NO_LAN, replace(WIDER, device=LAN), replace(DEFAULT, device=LAN), {WAN}),
-    ("several default routes", NO_LAN, LAN_ROUTE, replace(DEFAULT, device=-1, several=(WAN, 9)), {WAN, 9}),
-    ("one leg, in the LAN", (OUTER, own("10.1.0.1/24", WAN)), replace(LAN_ROUTE, device=WAN), DEFAULT, set()),
-    ("one leg, and a route to the LAN", NO_LAN, replace(LAN_ROUTE, device=WAN), DEFAULT, set()),
-    ("one leg, and part of the LAN routed", NO_LAN, Route(ip_network("10.1.0.0/25"), WAN, 0, 3), DEFAULT, set()),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("what", "addresses", "lan", "default", "devices"), OUTSIDE, ids=[row[0] for row in OUTSIDE])
-def test_where_decrypted_packets_must_not_go(
-    what: str, addresses: tuple[Own, ...], lan: Route, default: Route | None, devices: set[int]
-) -> None:
-    has = Has(addresses=addresses)
-    ways = {**WAYS, ip_address("10.1.0.254"): lan, ip_address("10.1.0.1"): lan, kernel.NOBODYS[4]: default}
-    found = kernel.outside(WANTED, has, ways)
-    assert found == dict.fromkeys(devices, (LOCAL,))
-
-
-def test_what_was_outside_stays_so_until_the_lan_is_there() -> None:
-    has = Has(addresses=(GATEWAY,))
-    assert kernel.outside(WANTED, has, {}, [WAN]) == {WAN: (LOCAL,)}
-    assert not kernel.outside(WANTED, Has(addresses=(own("10.1.0.1/24", WAN),)), {}, [WAN])
-
-
-def test_a_local_subnet_that_is_half_of_the_internet_may_be_anywhere() -> None:
-    half = replace(WANTED, local_ts=(ip_network("0.0.0.0/1"),))
-    assert not kernel.outside(half, WELL, {kernel.NOBODYS[4]: DEFAULT})
-
-
 def test_devices_are_the_same_whether_few_are_asked_for_or_many() -> None:
     """Of this host's own: `lo`, and names that nobody has."""
     asks = Kernel()
@@ -164,19 +91,3 @@ def test_devices_are_the_same_whether_few_are_asked_for_or_many() -> None:
     assert asks.links(["lo"]) == {"lo": asks.link("lo")}
     assert asks.link("lo")
     asks.close()
-
-
-def test_a_gateway_that_speaks_for_itself_alone_need_not_forward() -> None:
-    alone = replace(WANTED, local_ts=(ip_network("10.1.0.1/32"),))
-    around = Around(WAYS, FORWARDING, ["ip filter FORWARD"])
-    assert not kernel.obstacles(alone, WELL, around)
-
-
-def test_what_others_set_within_a_remote_subnet_is_asked_for_while_it_takes_something() -> None:
-    host = ip_network("10.2.0.77/32")
-    suspects = {host, ip_network("10.9.0.0/16"), ip_network("0.0.0.0/0")}
-    asked = kernel.asked(WANTED, WELL, suspects)
-    assert host[0] in asked
-    assert ip_address("10.9.0.1") not in asked
-    assert kernel.taking(suspects, {host[0]: Route(host, WAN, 0, 3)}, [TUN]) == {host}
-    assert not kernel.taking(suspects, {host[0]: ROUTE}, [TUN])
