@@ -400,7 +400,7 @@ class Board:
         return self._words[0]
 
     def put(self, text: bytes) -> None:
-        """Write a text. Its writer only."""
+        """Write a text of SIZE octets at most. Its writer only."""
         if len(text) <= self.SIZE:
             commit = self._words[0] + 1 & 2**64 - 1  # whatever a predecessor has left there
             self._halves[commit & 1][: len(text)] = text

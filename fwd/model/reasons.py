@@ -8,7 +8,7 @@ hands its own to the agent as JSON (`shared.troubles`, key `reasons`: a list of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -161,6 +161,22 @@ class Reason:
         """The reason as JSON has it."""
         told: dict[str, Any] = as_json(self)
         return told
+
+
+def folded(reasons: Iterable[Reason], most: int = 8) -> list[Reason]:
+    """Return them with one in place of all beyond the first `most` of a kind and peering; it has all their subnets."""
+    by_kind: dict[tuple[str, str], list[Reason]] = {}
+    for one in reasons:
+        by_kind.setdefault((one.peering, one.code), []).append(one)
+    found = []
+    for alike in by_kind.values():
+        rest = alike[most - 1 :]
+        if len(rest) > 1:
+            text = f"{rest[0].text}; and {len(rest) - 1} more like this"
+            subnets = tuple(dict.fromkeys(subnet for one in rest for subnet in one.subnets))
+            rest = [replace(rest[0], text=text, subnets=subnets if all(one.subnets for one in rest) else ())]
+        found += [*alike[: most - 1], *rest]
+    return found
 
 
 def from_json(told: Mapping[str, Any]) -> Reason:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
-import json
 import logging
 import multiprocessing
 import os
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from fwd.datapath import memory
+from fwd.datapath.shared import Board
 from fwd.model.config import Config, load, with_members, without_offload
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
@@ -41,7 +41,7 @@ from fwd.supervise.standing import RETRY_S, Standing, is_short_of_descriptors
 from fwd.supervise.telling import Teller, Tellers
 from fwd.supervise.tree import Tree
 from fwd.supervise.trial import Store
-from fwd.supervise.troubles import Troubles, reason
+from fwd.supervise.troubles import Troubles, reason, report
 from fwd.supervise.users import find_users
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class Supervisor:
             self._serve_admin()
             self._standing.start(self._config.peering)
             self._tree.grow()
-            self._applying.resume()
+            self._troubles.apart("admin", self._applying.resume)
             host.tell_rights(self._users)
             gc.freeze()  # what the children inherit stays shared: the collector writes no headers
             self._loop()
@@ -316,9 +316,9 @@ class Supervisor:
             "troubles": self._troubles.current(now),
             "tuns": self._standing.kernel.seen,
             "trial_until": self._applying.trial_until,
-            "reasons": [one.as_json() for one in (*self._standing.drained(), *self._standing.kernel.reasons())],
         }
-        told = json.dumps(news).encode()
+        reasons = [*self._standing.drained(), *self._standing.kernel.reasons()]
+        told = report(news, reasons, Board.SIZE)
         if told != self._told_troubles:
             self._standing.shared.troubles.put(told)
             self._told_troubles = told

@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import stat
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from fwd.files import why_not_believed
+from fwd.proto.logged import event
+
+log = logging.getLogger(__name__)
 
 CONFIRM_S_MAX: Final = 86400
 _PENDING_BYTES_MAX: Final = 32 << 20  # the text as JSON
@@ -63,7 +68,7 @@ def trial_in(data: bytes) -> Trial | None:
     try:
         words = json.loads(data)
         text, numbers = words["text"], [float(words[name]) for name in _NUMBERS]
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
     if not isinstance(text, str) or not all(math.isfinite(one) for one in numbers) or numbers[0] > CONFIRM_S_MAX:
         return None
@@ -95,26 +100,39 @@ class Store:
         return None
 
     def keep(self, trial: Trial) -> None:
-        """Have it on disk, whatever becomes of this process. Raises OSError."""
-        _write(self._pending, as_data(trial), None)
+        """Have it on disk, whatever becomes of this process. Raises OSError; then nothing is kept."""
+        with _prepared(self._pending, as_data(trial), None) as put:
+            put()
 
     def drop(self) -> None:
         """Have nothing on trial any more. Raises OSError."""
         self._pending.unlink(missing_ok=True)
 
     def replace(self, text: str) -> None:
-        """Have this as the configuration file, its mode and owner kept, and the former beside it. Raises OSError."""
+        """Have this as the configuration file, its mode and owner kept, and the former beside it.
+
+        Raises OSError; then both are as they were.
+        """
         about = self.path.stat()
-        _write(self._before, self.path.read_bytes(), about)
-        _write(self.path, text.encode(), about)
+        with (
+            _prepared(self.path, text.encode(), about) as put,
+            _prepared(self._before, self.path.read_bytes(), about) as put_former,
+        ):
+            put_former()
+            put()
 
 
-def _write(path: Path, data: bytes, like: os.stat_result | None) -> None:
-    """Write a file whole or not at all, and to the disk; with the mode and owner of another, or for its owner alone."""
+@contextlib.contextmanager
+def _prepared(path: Path, data: bytes, like: os.stat_result | None) -> Iterator[Callable[[], None]]:
+    """Write a file whole, beside its place; what is given puts it there. Its mode and owner: another's, or its owner's.
+
+    What can fail does so before it is in its place.
+    """
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER_ONLY)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER_ONLY)
         with os.fdopen(fd, "wb") as file:
             mine = os.fstat(fd)
             if like is not None:
@@ -124,14 +142,17 @@ def _write(path: Path, data: bytes, like: os.stat_result | None) -> None:
             file.write(data)
             file.flush()
             os.fsync(fd)
-        new.rename(path)
-    except BaseException:
+        yield lambda: _put(new, path, directory)
+    finally:
         new.unlink(missing_ok=True)
-        raise
+        os.close(directory)
 
-    # The rename is on the disk only with its directory.
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+def _put(new: Path, path: Path, directory: int) -> None:
+    """Put a file in its place. It is there then, though a machine that loses power at once may not know it any more."""
+    new.rename(path)
     try:
         os.fsync(directory)
-    finally:
-        os.close(directory)
+    except OSError as error:
+        told = event("config.not_synced", path=str(path), reason=error.strerror)
+        log.warning("%s is written, perhaps not to the disk yet: %s", path, error.strerror, extra=told)

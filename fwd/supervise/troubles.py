@@ -6,11 +6,14 @@ peering is done through `apart`. The log has a traceback once a second at most; 
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
+from fwd.model.reasons import Code, Reason, folded
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 
@@ -51,6 +54,21 @@ class Troubles:
         """Name → reason, of what befell lately."""
         self._seen = {name: seen for name, seen in self._seen.items() if now - seen[0] < KEPT_S}
         return {name: why for name, (_, why) in self._seen.items()}
+
+
+def report(news: Mapping[str, object], reasons: Collection[Reason], octets_max: int) -> bytes:
+    """Encode what the agent is told, as JSON. It always fits, and never loses that there are reasons."""
+    shown = folded(reasons)
+    summary = []
+    if shown:
+        why = f"{len(reasons)} reasons are more than the status can show; the first: {shown[0].line}"
+        summary = [Reason.of(Code.KERNEL, why=why)]
+    without_subnets = [replace(one, subnets=()) for one in shown]
+    for more, some in ((news, shown), (news, without_subnets), (news, summary), ({}, summary)):
+        text = json.dumps({**more, "reasons": [one.as_json() for one in some]}).encode()
+        if len(text) <= octets_max:
+            return text
+    raise AssertionError("one reason is longer than all may be")
 
 
 def reason(error: Exception) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,8 @@ def test_a_trial_is_read_as_it_was_written() -> None:
     [
         b"", b"{}", b"[]", b"\xff", b"[" * 100_000, b"7",
         as_data(TRIAL)[:-5], as_data(TRIAL).replace(b'"text": "text"', b'"text": 7'),
-        as_data(TRIAL).replace(b"60.0", b"NaN"), as_data(TRIAL).replace(b"60.0", b"[]"),
+        as_data(TRIAL).replace(b"60.0", b"NaN"), as_data(TRIAL).replace(b"60.0", b"9" * 400),
+        as_data(TRIAL).replace(b"60.0", b"[]"),
         as_data(Trial("text", CONFIRM_S_MAX + 1.0, Now(0.0, 0.0))),
     ],
 )  # fmt: skip
@@ -94,3 +97,38 @@ def test_a_link_stays_one_and_what_it_leads_to_is_replaced(store: Store, tmp_pat
     Store(link).replace("new")
     assert link.is_symlink()
     assert store.path.read_text() == "new"
+
+
+@pytest.mark.parametrize("fails", ["open", "fsync", "rename"])
+def test_what_cannot_be_written_leaves_everything_as_it_was(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    store.replace("newer")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "no more")
+
+    monkeypatch.setattr(*{"open": (os, "open"), "fsync": (os, "fsync"), "rename": (Path, "rename")}[fails], fail)
+    for act in (lambda: store.replace("newest"), lambda: store.keep(TRIAL)):
+        with pytest.raises(OSError, match="no more"):
+            act()
+    monkeypatch.undo()
+    assert {one.name: one.read_text() for one in tmp_path.iterdir()} == {"fwd.toml": "newer", "fwd.toml.before": "old"}
+
+
+def test_a_file_system_that_syncs_no_directory_is_told_of_and_no_failure(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    synced = os.fsync
+
+    def files_alone(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        synced(fd)
+
+    monkeypatch.setattr(os, "fsync", files_alone)
+    store.keep(TRIAL)
+    store.replace("new")
+    assert store.load() == TRIAL
+    assert store.path.read_text() == "new"
+    assert {record.event for record in caplog.records} == {"config.not_synced"}  # type: ignore[attr-defined]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 
+from fwd.datapath.shared import Board
+from fwd.model.reasons import Code, Reason, folded
 from fwd.proto.errors import UserError
 from fwd.supervise import troubles
-from fwd.supervise.troubles import Troubles
+from fwd.supervise.troubles import Troubles, report
 
 
 def fail(error: Exception) -> None:
@@ -48,3 +51,25 @@ def test_what_does_not_come_again_is_forgotten() -> None:
 def test_a_reason_is_one_line_of_bounded_length() -> None:
     assert troubles.reason(UserError("a\n b")) == "a b"
     assert len(troubles.reason(ValueError("x" * 10_000))) <= 300
+
+
+def taken(peering: str, subnet: str) -> Reason:
+    return Reason.of(Code.ROUTE_TAKEN, peering, [subnet], address=subnet, device="fwd0", why="a rule takes it")
+
+
+def test_reasons_of_many_subnets_are_one_after_the_first_few() -> None:
+    shown = folded([taken("far", f"10.2.{i}.0/24") for i in range(255)])
+    assert len(shown) == 8
+    assert "and 247 more" in shown[-1].text
+    assert {subnet for one in shown for subnet in one.subnets} == {f"10.2.{i}.0/24" for i in range(255)}
+    assert folded(shown) == shown
+
+
+@pytest.mark.parametrize(("peerings", "subnets"), [(2, 255), (64, 255), (3000, 9)])
+def test_what_the_agent_is_told_always_fits_and_says_that_there_are_reasons(peerings: int, subnets: int) -> None:
+    reasons = [taken(f"peering-{i}", f"fd00:2:{i:x}:{n:x}::/64") for i in range(peerings) for n in range(subnets)]
+    told = json.loads(report({"waiting": {}}, reasons, Board.SIZE))
+    assert {one["code"] for one in told["reasons"]} <= {Code.ROUTE_TAKEN, Code.KERNEL}
+    assert told["reasons"]
+    assert json.loads(report({"waiting": {"far": "x" * Board.SIZE}}, reasons, Board.SIZE))["reasons"]
+    assert json.loads(report({"waiting": {}}, [], Board.SIZE)) == {"waiting": {}, "reasons": []}
