@@ -114,6 +114,15 @@ def read_copy(fd: int) -> bytes:
     )  # not fstat, which keyd's system call filter does not let through
 
 
+def stamp_of(path: Path) -> object:
+    """Return what tells whether a file was written or replaced since, without reading it."""
+    try:
+        about = path.stat()
+    except OSError:
+        return path, None
+    return path, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
 # -- the key of routers and beacons -----------------------------------------------------------------------------------
 
 

@@ -1,4 +1,5 @@
-"""What the supervisor tells the agent while it runs (datapath/channel.py): peerings that come, change and go.
+"""What the supervisor tells the agent, or the beacon, while it runs (datapath/channel.py): peerings that come, change
+and go.
 
 A peering comes in several notices: itself, then each of its members. It is shown once it is complete.
 """
@@ -40,11 +41,12 @@ class _Opening:
 
 
 class Changes:
-    """Brings `view` to what has been told."""
+    """Brings `view` to what has been told. `process`: who is told, "agent" or "beacon"."""
 
-    def __init__(self, channel: socket.socket, view: GatewayView) -> None:
+    def __init__(self, channel: socket.socket, view: GatewayView, process: str = "agent") -> None:
         self.channel = channel
         self._view = view
+        self._process = process
         self._opening: dict[str, _Opening] = {}
 
     def hear(self) -> None:
@@ -64,7 +66,7 @@ class Changes:
             case "open":
                 peering = Peering.model_validate(notice.body["peering"])
                 count = int(notice.body.get("members", peering.members))  # those that leave are still there
-                self._opening[name] = _Opening(notice, peering, dict(notice.map("agent")), count)
+                self._opening[name] = _Opening(notice, peering, dict(notice.map(self._process)), count)
             case "member":
                 self._add_member(notice)
             case "leave":
@@ -80,11 +82,11 @@ class Changes:
                     replace(one, config=peering) if one.config.name == name else one for one in self._view.peerings
                 ]
             case other:
-                raise ChannelError(f"the agent does not know how to {other}")
+                raise ChannelError(f"the {self._process} does not know how to {other}")
 
     def _add_member(self, notice: Notice) -> None:
         name, index = notice.peering, int(notice.body["index"])
-        maps, opening = notice.map("agent"), self._opening.get(name)
+        maps, opening = notice.map(self._process), self._opening.get(name)
         if opening is None:
             shown, member = self._shown(name, index), MemberShared(maps, index)
             shown.rings.append(RingWords(maps[f"demux-{index}"], member.ring))

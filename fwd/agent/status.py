@@ -14,13 +14,14 @@ import numpy as np
 from fwd import __version__
 from fwd.agent import ike, readiness
 from fwd.agent.view import GatewayView, PeeringView, TunLink
-from fwd.datapath.counters import DemuxCounter, MemberCounter
+from fwd.datapath.counters import BeaconCounter, DemuxCounter, MemberCounter
 from fwd.datapath.ring import SEGMENTS, RingWords
-from fwd.datapath.shared import LinkWord, MaskWord, MemberShared, ProcessWords
+from fwd.datapath.shared import LinkWord, MaskWord, MemberShared, ProcessState, ProcessWords
 from fwd.datapath.tun import TUN_FLAGS
 from fwd.model.pairing import Far
 from fwd.model.shown import as_json
 from fwd.model.status import (
+    Beacon,
     Books,
     Certificates,
     ChildSa,
@@ -54,6 +55,7 @@ def status_of(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None
     if tuns is None:
         tuns = {name: TunLink(*seen) for name, seen in news.get("tuns", {}).items()}
     reasons = readiness.reasons(view, news, told)
+    beacon = _beacon(view)
 
     # Why it is not ready is said once, and read from there by all.
     return Status(
@@ -76,7 +78,9 @@ def status_of(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None
         processes=[
             SharedProcess(name="keyd", **_process(view.shared.keyd, now_ns)),
             SharedProcess(name="agent", **_process(view.shared.agent, now_ns)),
+            *([SharedProcess(name="beacon", **_process(view.shared.beacon, now_ns))] if beacon else []),
         ],
+        beacon=beacon,
         peerings=[
             _peering(one, now_ns, tuns.get(one.config.tun), told.get(one.config.name, ike.Told()))
             for one in view.peerings
@@ -89,6 +93,13 @@ def _concerns(told: Mapping[str, ike.Told]) -> Iterator[str]:
     for name, of in told.items():
         yield from (f"{name}: {finding}" for finding in (of.certificates.findings if of.certificates else ()))
     yield from (f"{name}: {of.concern}" for name, of in told.items() if of.concern)
+
+
+def _beacon(view: GatewayView) -> Beacon | None:
+    if view.shared.beacon.state is ProcessState.STOPPED:
+        return None
+    counted = view.shared.beacon_counters.read()
+    return Beacon(answered=counted[BeaconCounter.ANSWERED], refused=counted[BeaconCounter.REFUSED])
 
 
 # -- a peering ----------------------------------------------------------------------------------------------------
@@ -212,6 +223,7 @@ def _member(view: PeeringView, index: int, counters: list[int], buckets: int, no
         spis_in={_spi(spi): highest for spi, highest in member.slots.heard().items()},
         buckets=buckets,
         draining=_drains(view, index, buckets),
+        loss=member.loss,
         ring_waiting=max(0, ring.head - ring.done),
         echoes_sent=counters[c.ECHOES_SENT],
         echoes_answered=counters[c.ECHOES_ANSWERED],

@@ -1,6 +1,6 @@
-"""What the agent looks at: the shared memory of every process, and the facts that do not change while it lives.
+"""What the agent and the beacon look at: the shared memory of every process, and facts that do not change meanwhile.
 
-Built in the agent's process over what it may see (datapath.memory). It only reads, its own heartbeat excepted.
+Built in the process itself over what it may see (datapath.memory). It only reads, its own heartbeat excepted.
 """
 
 from __future__ import annotations

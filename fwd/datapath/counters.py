@@ -42,6 +42,13 @@ class MemberCounter(IntEnum):
     DONE = N_REASONS + 13  # the ring segments finished with
 
 
+class BeaconCounter(IntEnum):
+    """Indices in the beacon's block."""
+
+    ANSWERED = 0  # probes of routers
+    REFUSED = 1  # datagrams that were none, or of none who has the key
+
+
 MEMBER_COUNTERS = MemberCounter.DONE + 1
 COUNTS_END: Final = 1 << 62  # nothing counts so far: who takes over from a process that was taken over begins at 0
 _TRIES = 100  # a burst takes far longer than a look

@@ -63,6 +63,8 @@ class Echoes:
         number = self.pulse.poll(now)
         if number is not None:
             self._send(SUBTYPE_ECHO, number)
+        if number is not None or self._shared.link[LinkWord.LOSS]:  # which passes, if nothing is asked any more
+            self._shared.link[LinkWord.LOSS] = round(1000 * self.pulse.loss(now))
         due = self.sizes.poll(now) if self.pulse.up and not self._esp else []
         for echo in due:
             full = FRAMING_BYTES + self._geometry.chunk_for(echo.mtu_bytes) if echo.mtu_bytes else 0

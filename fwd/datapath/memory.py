@@ -30,18 +30,23 @@ Maps = Mapping[str, memoryview]  # by the memory's name within its gateway or pe
 # Memory → who has it. It is called by its writer; `-I` is what member I writes, or what another writes for it alone.
 # docs/ARCHITECTURE.md shows the same table, and tests hold both against the maps of living processes.
 ACCESS: Final[Mapping[str, Mapping[str, Access]]] = {
-    "supervisor": {"supervisor": "write", "keyd": "read", "agent": "read"},
+    "supervisor": {"supervisor": "write", "keyd": "read", "agent": "read", "beacon": "read"},
     "keyd": {"supervisor": "read", "keyd": "write", "agent": "read"},
     "agent": {"supervisor": "read", "agent": "write"},
-    "NAME/supervisor": {"supervisor": "write", "demux": "read", "member-I": "read", "agent": "read"},
-    "NAME/supervisor-I": {"supervisor": "write", "member-I": "read", "keyd": "read", "agent": "read"},
-    "NAME/demux": {"supervisor": "read", "demux": "write", "agent": "read"},
-    "NAME/demux-I": {"demux": "write", "member-I": "read", "agent": "read"},
+    "beacon": {"supervisor": "read", "beacon": "write", "agent": "read"},
+    "NAME/supervisor": {"supervisor": "write", "demux": "read", "member-I": "read", "agent": "read", "beacon": "read"},
+    "NAME/supervisor-I": {
+        "supervisor": "write", "member-I": "read", "keyd": "read", "agent": "read", "beacon": "read",
+    },
+    "NAME/demux": {"supervisor": "read", "demux": "write", "agent": "read", "beacon": "read"},
+    "NAME/demux-I": {"demux": "write", "member-I": "read", "agent": "read", "beacon": "read"},
     "NAME/rows-I": {"demux": "write", "member-I": "write"},
-    "NAME/member-I": {"supervisor": "read", "demux": "read", "member-I": "write", "keyd": "read", "agent": "read"},
+    "NAME/member-I": {
+        "supervisor": "read", "demux": "read", "member-I": "write", "keyd": "read", "agent": "read", "beacon": "read",
+    },
     "NAME/keyd": {"supervisor": "read", "keyd": "write", "agent": "read"},
     "NAME/keyd-I": {"supervisor": "read", "member-I": "read", "keyd": "write"},
-}
+}  # fmt: skip
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p

@@ -26,7 +26,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fwd.datapath.counters import COUNTS_END, MEMBER_COUNTERS, CounterBlock, DemuxCounter
+from fwd.datapath.counters import COUNTS_END, MEMBER_COUNTERS, BeaconCounter, CounterBlock, DemuxCounter
 from fwd.datapath.geometry import PATH_MTU_MIN
 from fwd.datapath.memory import Maps, anonymous
 from fwd.model.config import MEMBERS_MAX
@@ -143,6 +143,7 @@ class LinkWord(IntEnum):
     PATH_MTU = 3  # in force
     CHUNK = 4  # data octets of a row, for the demux's next segment
     GSO_REFUSED = 5  # 1: the egress refused segmentation offload while running
+    LOSS = 6  # share of echoes that were not answered lately, in 1/1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +280,11 @@ class MemberShared:
     def can_send(self) -> bool:
         """Whether nothing is known that keeps it from sending, such as a path that is down or an SA that has ended."""
         return not self.path_down and (self.link[LinkWord.SPI_OUT] != 0 or not self.has_begun)
+
+    @property
+    def loss(self) -> float:
+        """Share of its echoes that went unanswered lately."""
+        return min(self.link[LinkWord.LOSS], 1000) / 1000
 
     @property
     def path_mtu(self) -> int:
@@ -421,25 +427,27 @@ class GatewayShared:
     """What belongs to no one peering. `ike` is keyd's, `troubles`, with TUN devices, the supervisor's (JSON, both)."""
 
     SIZES: Final = {
-        "supervisor": _PAGE_BYTES + Board.BYTES,
-        "keyd": _PAGE_BYTES + Board.BYTES,
-        "agent": _PAGE_BYTES,
-    }
+        **dict.fromkeys(("supervisor", "keyd"), _PAGE_BYTES + Board.BYTES), "agent": _PAGE_BYTES, "beacon": _PAGE_BYTES,
+    }  # fmt: skip
 
     def __init__(self, maps: Maps | None = None) -> None:
         maps = anonymous(self.SIZES) if maps is None else maps
-        keyd = agent = memoryview(b"")
+        keyd = agent = beacon = memoryview(b"")
         if table := maps.get("supervisor"):
             rows = _Words(table)
             keyd, agent = rows.take(ProcessWords.SIZE), rows.take(ProcessWords.SIZE)
             self.log_level = rows.take(1)  # of keyd and the agent, as logging numbers it; 0: as they began
             self.drains = rows.take(1)  # 1: a user has drained the gateway
+            beacon = rows.take(ProcessWords.SIZE)
             self.troubles = Board(table[_PAGE_BYTES:])
         if own := maps.get("keyd"):
             self.keyd = ProcessWords(keyd, _Words(own).take(1))
             self.ike = Board(own[_PAGE_BYTES:])
         if own := maps.get("agent"):
             self.agent = ProcessWords(agent, _Words(own).take(1))
+        if own := maps.get("beacon"):
+            self.beacon = ProcessWords(beacon, _Words(own).take(1))
+            self.beacon_counters = CounterBlock(own[64:].cast("Q"), len(BeaconCounter))
 
     def follow_log_level(self) -> None:
         """Take the log level that the supervisor has put in force. keyd and the agent only."""

@@ -30,6 +30,7 @@ from fwd.model.words import (
     Address,
     ConfigError,
     FarAddress,
+    FilePath,
     HostAddress,
     Live,
     Network,
@@ -273,6 +274,13 @@ class Gateway(Strict):
     metrics: Live[Annotated[str, AfterValidator(_endpoint)] | None] = Field(
         default=None, description="ADDR:PORT of /metrics, /healthz and /readyz"
     )
+    beacon: Live[Annotated[str, AfterValidator(_endpoint)] | None] = Field(
+        default=None,
+        description="ADDR:PORT (UDP) at which routers of this VPC probe, such as its inner address and 4790",
+    )
+    probe_key: Live[FilePath | None] = Field(
+        default=None, description="file of 32 random octets in hexadecimal, the same as the routers'; mode 0600"
+    )
     user: Restart[Annotated[str | int, AfterValidator(_user)] | None] = Field(
         default=None,
         description="whom the child processes run as: NAME for NAME, NAME-keyd and NAME-agent, or a number for it and "
@@ -281,6 +289,12 @@ class Gateway(Strict):
     log_level: Live[Literal["debug", "info", "warning", "error"]] = Field(
         default="info", description="the least of what is logged"
     )
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Gateway:
+        if (self.beacon is None) != (self.probe_key is None):
+            raise ValueError("beacon and probe_key go together: where routers probe, and the key that they have")
+        return self
 
 
 class Config(Strict):

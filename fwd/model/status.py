@@ -41,9 +41,9 @@ class Process:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedProcess(Process):
-    """A process that belongs to no peering: keyd and the agent."""
+    """A process that belongs to no peering: keyd, the agent, and the beacon if there is one."""
 
-    name: Annotated[str, "`keyd` or `agent`."]
+    name: Annotated[str, "`keyd`, `agent` or `beacon`."]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +104,11 @@ class Member(Process):
         "It is to leave, or the far side has no partner for it: it gets no more buckets.",
         gauge("fwd_member_draining"),
     ] = False
+    loss: Annotated[
+        float,
+        "Share of its last echoes, 0 to 1, that went unanswered while later ones were answered.",
+        gauge("fwd_member_path_loss_ratio"),
+    ] = 0.0
     ring_waiting: Annotated[
         int, "Segments in its ring that it has not finished.", gauge("fwd_member_ring_segments_waiting")
     ]
@@ -301,6 +306,18 @@ class Gateway:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Beacon:
+    """What the beacon has been asked by routers of this VPC."""
+
+    __pydantic_config__ = STRICT
+
+    answered: Annotated[int, "Probes of routers that were answered.", counter("fwd_beacon_answered")]
+    refused: Annotated[
+        int, "Datagrams that were not answered: no probes, or not made with the key.", counter("fwd_beacon_refused")
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """All that a gateway says of itself, at one moment."""
 
@@ -321,5 +338,6 @@ class Status:
         "What was found wrong at the start and could be lived with, and what went wrong in the last 15 s and is tried "
         "again.",
     ]
-    processes: Annotated[list[SharedProcess], "keyd and the agent."]
+    processes: Annotated[list[SharedProcess], "keyd, the agent, and the beacon if there is one."]
+    beacon: Annotated[Beacon | None, "What routers have asked; null: there is no beacon."] = None
     peerings: Annotated[list[Peering], "The peerings, in the order of the configuration."]

@@ -11,6 +11,7 @@ next time, so that flows do not go to and fro. Refuses: answers to what was not 
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 ECHO_S: Final = 0.1
@@ -20,6 +21,8 @@ LATE_S: Final = 0.05  # after an echo was due: the loop did not run
 DOWN_ECHO_S: Final = 0.5  # between echoes on a path that is down
 FALSE_ALARM_S: Final = 0.5  # a path that is up again so soon was not down
 CALM_S: Final = 60.0  # without a false alarm, and it is given up as early as any other
+LOSS_ECHOES: Final = 100  # the last ones, over which loss is told
+LOSS_S: Final = 20.0  # and none that is older
 _RTT_SHARE: Final = 1.5  # of the longest time that an answer took lately: then it is missed
 _RTT_DECAY: Final = 0.9
 _HELD_MAX: Final = 64
@@ -39,6 +42,7 @@ class Pulse:
         self._rtt_s = 0.0
         self._misses = MISSES  # in a row, that it takes to be down
         self._down_at = self._alarm_at = float("-inf")
+        self._settled: deque[tuple[float, bool]] = deque(maxlen=LOSS_ECHOES)  # when sent; whether answered
 
     def sent(self) -> bool:
         """Records were sent; returns whether they are the first since the last echo."""
@@ -53,6 +57,8 @@ class Pulse:
             return False
 
         # What was asked before it is settled, too. Of a time in which the loop was late nobody knows how long it took.
+        settled = [(one, sent_at) for one, sent_at in self._waiting.items() if self._judged_from <= sent_at <= at]
+        self._settled.extend((sent_at, one == number) for one, sent_at in settled)
         self._waiting = {later: sent_at for later, sent_at in self._waiting.items() if sent_at > at}
         if at >= self._judged_from and not self._is_late(now):
             self._rtt_s = max(now - at, self._rtt_s * _RTT_DECAY)
@@ -93,6 +99,11 @@ class Pulse:
         if not self.up and self._asked_at >= self._down_at + FALSE_ALARM_S:
             return self._asked_at + DOWN_ECHO_S
         return self._asked_at + ECHO_S if self._sent or self._waiting else None
+
+    def loss(self, now: float) -> float:
+        """Share of the echoes of late that went unanswered while later ones were answered."""
+        lately = [answered for at, answered in self._settled if at > now - LOSS_S]
+        return 1 - sum(lately) / len(lately) if lately else 0.0
 
     def next_timeout(self, now: float) -> float:
         """Seconds until `poll` may have something; infinite: it will not, unless something is sent."""

@@ -56,7 +56,7 @@ class Child:
 
     @property
     def kind(self) -> str:
-        """What its process is: "demux", "member", "keyd" or "agent"."""
+        """What its process is: "demux", "member", "keyd", "agent" or "beacon"."""
         return self.name.rpartition("/")[2].partition("-")[0]
 
     @property

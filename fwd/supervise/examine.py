@@ -10,6 +10,8 @@ import contextlib
 import os
 import select
 import signal
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 
 from fwd.keyd import secrets
@@ -25,9 +27,10 @@ _FINE: Final = b"fine"
 def open_examined(keys: Keys, user: tuple[int, int]) -> dict[str, int]:
     """Open the files that a peering's keys name, if keyd will be able to use them. Raises SecretError."""
     fds = secrets.open_all(keys)
+    look = partial(secrets.credentials, keys, fds)
     try:
-        if not isinstance(keys, LabKeys) and (refusal := _refusal(keys, fds, user)):
-            raise secrets.SecretError(refusal)
+        if not isinstance(keys, LabKeys) and (why := refusal(look, fds.values(), user, "keys and certificates")):
+            raise secrets.SecretError(why)
     except BaseException:
         for fd in fds.values():
             os.close(fd)
@@ -35,15 +38,15 @@ def open_examined(keys: Keys, user: tuple[int, int]) -> dict[str, int]:
     return fds
 
 
-def _refusal(keys: Keys, fds: dict[str, int], user: tuple[int, int]) -> str:
-    """Why a keyd that runs as `user` would refuse these files; empty if it would not."""
+def refusal(look: Callable[[], object], fds: Collection[int], user: tuple[int, int], what: str) -> str:
+    """Why `look`, which reads these descriptors, refuses them in a process of `user`; empty if it does not."""
     parent = os.getpid()
     near, far = os.pipe()
     with os.fdopen(near, "rb", buffering=0) as answer, os.fdopen(far, "wb", buffering=0) as said:
         pid = os.fork()
         if pid == 0:
             try:
-                _look(keys, fds, user, parent, far)
+                _look(look, fds, user, parent, far, what)
             finally:
                 os._exit(1)
         said.close()
@@ -58,20 +61,22 @@ def _refusal(keys: Keys, fds: dict[str, int], user: tuple[int, int]) -> str:
     if heard == _FINE:
         return ""
     text = " ".join(heard.decode(errors="replace").split())
-    return text if text.isprintable() and text else "keys and certificates could not be examined"
+    return text if text.isprintable() and text else f"{what} could not be examined"
 
 
-def _look(keys: Keys, fds: dict[str, int], user: tuple[int, int], parent: int, far: int) -> None:
+def _look(
+    look: Callable[[], object], fds: Collection[int], user: tuple[int, int], parent: int, far: int, what: str
+) -> None:
     """The child: read the files as keyd does, and say what comes of it."""
     signal.set_wakeup_fd(-1)
-    privileges.close_others({far, *fds.values()})
+    privileges.close_others({far, *fds})
     try:
         privileges.drop(*user, parent)
         sandbox.enter("keyd")
-        secrets.credentials(keys, fds)
+        look()
         said = _FINE
     except UserError as error:
         said = str(error).encode()
     except Exception as error:  # noqa: BLE001
-        said = f"keys and certificates cannot be read: {error!r}".encode()
+        said = f"{what} cannot be read: {error!r}".encode()
     os.write(far, said[:_SAID_BYTES_MAX])

@@ -40,5 +40,7 @@ def _act(standing: Standing, step: plan.Step, *, secrets_due: bool) -> Callable[
             return partial(standing.log_from, level)
         case plan.Metrics(address):
             return partial(standing.serve_metrics, address)
+        case plan.Beacon(gateway):
+            return partial(standing.serve_beacon, gateway)
         case _:
             return None

@@ -372,9 +372,9 @@ class PeeringParts:
         """Return the socket pairs of the members that keyd is to know."""
         return self.pairs[: self.count - self.retired]
 
-    def view(self) -> PeeringView:
-        """What the agent sees."""
-        maps = self.memory.map("agent")
+    def view(self, process: str) -> PeeringView:
+        """What the agent sees, or the beacon."""
+        maps = self.memory.map(process)
         shared = PeeringShared(self.count, maps)
         rings = [RingWords(maps[f"demux-{i}"], one.ring) for i, one in enumerate(shared.members)]
         return PeeringView(self.peering, shared, rings, self.offloads, self.inner_mtu, self.warnings)

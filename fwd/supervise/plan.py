@@ -1,7 +1,7 @@
 """What is to be done to bring what is open to what a configuration wants: a list of steps, decided without touching
 anything.
 
-    in force, wanted ──plan──▶ Guard, Secrets, Follow, Grow, Shrink, Close, Open, LogLevel, Metrics, Unguard
+    in force, wanted ──plan──▶ Guard, Secrets, Follow, Grow, Shrink, Close, Open, LogLevel, Metrics, Beacon, Unguard
 
 Guards of what comes stand first, and those of what has gone go last; a subnet that one peering gives and another takes
 is guarded by both meanwhile. What differs in keys that are live (model/words.py) is followed by the processes that run;
@@ -157,6 +157,18 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class Beacon:
+    """Answer routers' probes at another address, or with another key."""
+
+    gateway: Gateway
+    name: ClassVar[str] = GATEWAY
+
+    def __str__(self) -> str:
+        at = self.gateway.beacon
+        return f"{self.name}: answer routers' probes at {at}" if at else f"{self.name}: answer no router's probes"
+
+
+@dataclass(frozen=True)
 class Unguard:
     """Remove guards that nobody wants any more."""
 
@@ -167,7 +179,7 @@ class Unguard:
         return f"{self.name}: guard {_listed(self.subnets)} no more"
 
 
-Step = Guard | Secrets | Follow | Grow | Shrink | Close | Open | LogLevel | Metrics | Unguard
+Step = Guard | Secrets | Follow | Grow | Shrink | Close | Open | LogLevel | Metrics | Beacon | Unguard
 
 
 @dataclass(frozen=True)
@@ -177,6 +189,7 @@ class InForce:
     gateway: Gateway
     peerings: Mapping[str, Peering]
     renewed: frozenset[str] = field(default_factory=frozenset)  # peerings whose secret files are others by now
+    key_renewed: bool = False  # so is the file of the probe key
 
 
 def plan(now: InForce, wanted: Config) -> list[Step]:
@@ -199,7 +212,7 @@ def plan(now: InForce, wanted: Config) -> list[Step]:
     steps += [resize for one in staying if (resize := _resize(now.peerings[one.name], one))]
     steps += [Close(name, anew.get(name, ())) for name in gone]
     steps += [Open(one) for one in coming]
-    steps += _gateway(now.gateway, wanted.gateway)
+    steps += _gateway(now, wanted.gateway)
     steps += [Guard(step.peering) for step in follows if step.unroutes]
     kept = {subnet for one in wanted.peering for subnet in one.remote_ts}
     left = [subnet for one in now.peerings.values() for subnet in one.remote_ts if subnet not in kept]
@@ -216,11 +229,13 @@ def differing_keys(one: Keys, other: Keys) -> tuple[str, ...]:
     return tuple(f"keys.{key}" for key in differing(one, other)) if type(one) is type(other) else ("keys.source",)
 
 
-def _gateway(now: Gateway, wanted: Gateway) -> Iterator[Step]:
-    if now.log_level != wanted.log_level:
+def _gateway(now: InForce, wanted: Gateway) -> Iterator[Step]:
+    if now.gateway.log_level != wanted.log_level:
         yield LogLevel(wanted.log_level)
-    if now.metrics != wanted.metrics:
+    if now.gateway.metrics != wanted.metrics:
         yield Metrics(wanted.metrics)
+    if {"beacon", "probe_key"} & set(differing(now.gateway, wanted)) or now.key_renewed:
+        yield Beacon(wanted)
 
 
 def _not_followed(now: InForce, wanted: Peering) -> tuple[str, ...]:

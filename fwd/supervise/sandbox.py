@@ -62,6 +62,7 @@ ALLOWED: Final = {
     "keyd": ("recvfrom", "recvmsg", "sendmsg", "pread64", "lseek", *_COMMON),
     # No shutdown: what it has is its successors', too, and the supervisor and keyd read the other ends.
     "agent": (*_EPOLL, "accept4", "recvfrom", "recvmsg", "ioctl", *_COMMON),
+    "beacon": ("recvfrom", "recvmsg", *_COMMON),
 }  # fmt: skip
 _PROT_EXEC, _FIONBIO = 4, 0x5421
 _AF_INET, _AF_INET6, _SOCK_DGRAM, _SOCK_TYPE_MASK = 2, 10, 2, 0xF

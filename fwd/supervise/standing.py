@@ -18,6 +18,7 @@ from typing import Final
 
 from fwd.datapath.memory import Memory
 from fwd.datapath.shared import GatewayShared
+from fwd.files import stamp_of
 from fwd.keyd import secrets
 from fwd.model.config import Gateway, Peering, admin_path
 from fwd.model.keys import Keys, LabKeys, StartAction, with_proof_of
@@ -25,7 +26,7 @@ from fwd.model.reasons import Code, Reason
 from fwd.model.words import Address
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
-from fwd.supervise import network, plan, sockets
+from fwd.supervise import beacon, network, plan, sockets
 from fwd.supervise.keeper import Keeper
 from fwd.supervise.names import Names
 from fwd.supervise.netlink import Kernel
@@ -67,9 +68,11 @@ class Standing:
         self.control: socket.socket | None = None
         self.admin: socket.socket | None = None
         self.metrics: socket.socket | None = None
+        self.beacon: beacon.Front | None = None
         self.key_log: int | None = None
         self.gateway = gateway  # as it is in force
-        self.names = Names(looks_up or (os.getuid(), os.getgid()))
+        self._agents = looks_up or (os.getuid(), os.getgid())
+        self.names = Names(self._agents)
         self._open_secrets = open_secrets
         self._materials: dict[Path | str, KeyMaterial] = {}
         self._start_actions: dict[str, StartAction] = {}  # that users want, and not the configuration
@@ -88,6 +91,7 @@ class Standing:
         self.admin = sockets.listen_admin(admin_path(self.gateway.control))
         if self.gateway.metrics:
             self.metrics = sockets.listen_tcp(self.gateway.metrics)
+        self.serve_beacon(self.gateway)
 
     def start(self, peerings: Sequence[Peering]) -> None:
         """Set up what can be; a peering whose address is not there yet waits, unless all do. Raises UserError."""
@@ -140,7 +144,9 @@ class Standing:
     def in_force(self, peerings: Iterable[Peering]) -> InForce:
         """What holds now; and of those that are wanted, whose secret files are others by now."""
         renewed = [one.name for one in peerings if one.name in self.peerings and self._is_renewed(one)]
-        return InForce(self.gateway, {n: parts.peering for n, parts in self.peerings.items()}, frozenset(renewed))
+        in_force = {n: parts.peering for n, parts in self.peerings.items()}
+        key_renewed = self.beacon is not None and self.beacon.is_renewed
+        return InForce(self.gateway, in_force, frozenset(renewed), key_renewed)
 
     def want(self, coming: Iterable[Peering], gone: Iterable[str]) -> None:
         """Let those wait that are to be set up, and those leave that are to be closed."""
@@ -226,6 +232,12 @@ class Standing:
         self.metrics = listening
         self.gateway = self.gateway.model_copy(update={"metrics": address})
 
+    def serve_beacon(self, wanted: Gateway) -> None:
+        """Have routers' probes answered at another address, or with another key. Raises UserError."""
+        self.beacon = beacon.renewed(self.beacon, wanted, self._agents)
+        of_it = {"beacon": wanted.beacon, "probe_key": wanted.probe_key}
+        self.gateway = self.gateway.model_copy(update=of_it)
+
     def open(self, peering: Peering) -> None:
         """Set up a peering while others run; if that fails it waits, and its guards are closed."""
         self._attempt(self._open, peering)
@@ -295,7 +307,7 @@ class Standing:
             troubles.apart("guards", self.kernel.remove)
         for material in self._materials.values():
             troubles.apart("secrets", close_material, material)
-        for sock in (*self.ike_sockets.all(), self.control, self.admin, self.metrics):
+        for sock in (*self.ike_sockets.all(), self.control, self.admin, self.metrics, self.beacon):
             if sock is not None:
                 sock.close()
         if self.key_log is not None:
@@ -400,14 +412,7 @@ def _seen(keys: Keys) -> tuple[object, ...]:
     """What tells whether a file was written or replaced since, without reading it."""
     named = [value for _, value in keys if isinstance(value, Path)]
     named += [path for _, value in keys if isinstance(value, list) for path in value if isinstance(path, Path)]
-    found: list[object] = []
-    for path in named:
-        try:
-            about = path.stat()
-            found.append((path, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
-        except OSError:
-            found.append((path, None))
-    return tuple(found)
+    return tuple(stamp_of(path) for path in named)
 
 
 def is_short_of_descriptors(error: Exception) -> bool:

@@ -326,9 +326,13 @@ class Supervisor:
     # -- the end, and changes ---------------------------------------------------------------------------------
 
     def _stop_all(self) -> None:
-        """keyd first, since what it talks to is closed with the peerings; the agent answers until the end."""
+        """The beacon first, so that routers look elsewhere; keyd, since what it talks to is closed with the peerings.
+
+        The agent answers until the end.
+        """
         apart = self._troubles.apart
-        apart("keyd", self._tree.end, [self._tree.children[n] for n in ("keyd",) if n in self._tree.children])
+        for first in ("beacon", "keyd"):
+            apart(first, self._tree.end, [self._tree.children[n] for n in (first,) if n in self._tree.children])
         for name in self._standing.peerings:
             apart(name, self._tree.end_peering, name)
         apart("agent", self._tree.end, list(self._tree.children.values()))
@@ -406,7 +410,7 @@ class Supervisor:
 
     def _follow(self, steps: Sequence[plan.Step]) -> set[str]:
         """Carry out what ends no process of a peering; returns the peerings for which something went wrong."""
-        served_at = self._standing.metrics
+        served_at, probed_at = self._standing.metrics, self._standing.beacon
         for step in steps:
             if isinstance(step, plan.Grow):  # what is on its way out makes room for what comes
                 parts = self._standing.peerings[step.name]
@@ -414,8 +418,7 @@ class Supervisor:
         followed, failed = follow(self._standing, steps, self._troubles, secrets_due=self._secrets_due)
         self._tree.grow()
         self._changed += len(followed - {plan.GATEWAY} - set(self._standing.leaving))
-        if self._standing.metrics is not served_at and (child := self._tree.children["agent"]).process:
-            child.signal(signal.SIGKILL)  # its successor inherits the socket
+        self._tree.follow_front(served_at, probed_at, time.monotonic())
         return failed
 
     def _note_read(self) -> None:

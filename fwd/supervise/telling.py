@@ -1,4 +1,4 @@
-"""What keyd and the agent are told while they run: peerings that come, change and go, and IKE's sockets.
+"""What keyd, the agent and the beacon are told while they run: peerings that come, change and go, and IKE's sockets.
 
 Each life of either has a channel of its own (datapath/channel.py). It is forked with all that is open then; what is
 open later is compared with what it knows, and the difference is told: so nothing that dies half-way leaves it with
@@ -220,12 +220,12 @@ class Teller:
 
 
 class Tellers:
-    """Tells keyd and the agent of what `standing` has open."""
+    """Tells keyd, the agent and the beacon of what `standing` has open."""
 
     def __init__(self, standing: Standing, selector: selectors.BaseSelector) -> None:
         self._standing = standing
-        self._by_name = {name: Teller(name, selector) for name in ("keyd", "agent")}
-        self.done = True  # both knew all of it when that was looked at last
+        self._by_name = {name: Teller(name, selector) for name in ("keyd", "agent", "beacon")}
+        self.done = True  # all knew all of it when that was looked at last
 
     def renew(self, name: str) -> None:
         """Make the channel of a process that is about to be forked; others have none."""
@@ -243,7 +243,7 @@ class Tellers:
         self._by_name["keyd"].order(command, peering)
 
     def tell(self, children: Mapping[str, Child]) -> bool:
-        """Tell what is new; whether both have done all of it, or are forked with all of it.
+        """Tell what is new; whether they have done all of it, or are forked with all of it.
 
         Who does not do it is ended, and not by SIGTERM: keyd would tell its peers that all is over.
         """

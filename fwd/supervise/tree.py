@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from fwd.agent import beacon
 from fwd.agent import service as agent
 from fwd.agent.view import GatewayView
 from fwd.datapath.shared import GatewayShared, ProcessState
@@ -65,6 +66,9 @@ class Tree:
                 self.add(f"{name}/member-{i}", partial(self._member, parts, i))
         self.add("keyd", lambda: Child("keyd", shared.keyd, self._keyd_fds, self._keyd_main))
         self.add("agent", lambda: Child("agent", shared.agent, self._agent_fds, self._agent_main, self._agent_inputs))
+        if self._standing.beacon is not None:
+            fds, inputs = self._beacon_fds, self._beacon_inputs
+            self.add("beacon", lambda: Child("beacon", shared.beacon, fds, self._beacon_main, inputs))
 
     def add(self, name: str, make: Callable[[], Child]) -> None:
         """Add a slot, unless there is one of that name."""
@@ -134,15 +138,31 @@ class Tree:
         return {sock.fileno() for sock in (self._standing.control, self._standing.metrics) if sock}
 
     def _agent_main(self, child: Child) -> Main:
-        standing = self._standing
-        control, metrics = standing.control, standing.metrics
+        control, metrics = self._standing.control, self._standing.metrics
         assert control is not None
-        shared = GatewayShared(standing.memory.map("agent"))
-        peerings = [parts.view() for parts in standing.served().values()]
-        users = {kind: uid for kind, (uid, _) in self._users.items()}
-        view = GatewayView(standing.gateway, shared, peerings, os.getppid(), self._started_ns, users)
-        channel = self._tellers.channel("agent")
+        view, channel = self._view("agent"), self._tellers.channel("agent")
         return lambda: agent.run(view, control, metrics, channel)
+
+    def _view(self, process: str) -> GatewayView:
+        standing = self._standing
+        shared = GatewayShared(standing.memory.map(process))
+        peerings = [parts.view(process) for parts in standing.served().values()]
+        users = {kind: uid for kind, (uid, _) in self._users.items()}
+        return GatewayView(standing.gateway, shared, peerings, os.getppid(), self._started_ns, users)
+
+    def _beacon_fds(self) -> set[int]:
+        return {*self._beacon_inputs(), self._tellers.channel("beacon").fileno()}
+
+    def _beacon_inputs(self) -> set[int]:
+        front = self._standing.beacon
+        return {front.sock.fileno()} if front is not None else set()
+
+    def _beacon_main(self, child: Child) -> Main:
+        front = self._standing.beacon
+        assert front is not None
+        sock, key = front.sock, front.key()
+        view, channel = self._view("beacon"), self._tellers.channel("beacon")
+        return lambda: beacon.run(view, sock, key, channel)
 
     # -- how they end -------------------------------------------------------------------------------------------------
 
@@ -165,6 +185,18 @@ class Tree:
                 child.signal(signal.SIGKILL)
         for child in children:
             self._drop(child)
+
+    def follow_front(self, agents: object, beacons: object, now: float) -> None:
+        """Replace the agent and the beacon if what they inherit is another than these, which they were given."""
+        standing = self._standing
+        if standing.metrics is not agents:
+            self.children["agent"].replace(now)
+        if standing.beacon is not beacons and (child := self.children.get("beacon")) is not None:
+            if standing.beacon is None:
+                self.end([child])
+                standing.shared.beacon.put(ProcessState.STOPPED, 0, 0, 0, 0)
+            else:
+                child.replace(now)
 
     def end_peering(self, name: str) -> None:
         """End all processes of a peering."""

@@ -1,8 +1,9 @@
 """Whom the processes of a gateway run as: three users, so that one that is taken over can signal no other kind.
 
-The data path (demux, members) is one, keyd and the agent are one each. `gateway.user` is a name, NAME, and then they
-are NAME, NAME-keyd and NAME-agent; or a number N, and then they are N, N + 1 and N + 2, which need no names. Without it
-they are fwd, fwd-keyd and fwd-agent, which the package makes; where those do not exist, three numbers that nobody has.
+The data path (demux, members) is one, keyd is one, and the agent and the beacon, which only show, are one.
+`gateway.user` is a name, NAME, and then they are NAME, NAME-keyd and NAME-agent; or a number N, and then they are N,
+N + 1 and N + 2, which need no names. Without it they are fwd, fwd-keyd and fwd-agent, which the package makes; where
+those do not exist, three numbers that nobody has.
 Refuses: a user that does not exist, root, and nobody, whom strangers' daemons run as.
 """
 
@@ -66,7 +67,7 @@ def free_numbers(numbers: range, start: int, taken: Collection[int]) -> list[int
 
 def _by_kind(users: list[User]) -> Users:
     data, keyd, agent = users
-    return {"demux": data, "member": data, "keyd": keyd, "agent": agent}
+    return {"demux": data, "member": data, "keyd": keyd, "agent": agent, "beacon": agent}
 
 
 def _named(name: str) -> User | None:
