@@ -56,8 +56,7 @@ class Beacon:
         self._seen = -1  # version of what the supervisor tells
         self._obstructed: frozenset[str] = frozenset()
         self._poll = select.poll()
-        for one in (sock, channel):
-            one.setblocking(False)
+        for one in (sock, channel):  # neither waits: both were opened so
             self._poll.register(one, select.POLLIN)
 
     def turn(self) -> None:
