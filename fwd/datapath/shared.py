@@ -26,6 +26,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from fwd.datapath.board import Board
 from fwd.datapath.counters import COUNTS_END, MEMBER_COUNTERS, BeaconCounter, CounterBlock, DemuxCounter
 from fwd.datapath.geometry import PATH_MTU_MIN
 from fwd.datapath.memory import Maps, anonymous
@@ -37,7 +38,6 @@ LEDGER_ENTRIES = 256
 REST_S: Final = 5.0  # a loop that has nothing to do blocks for so long, unless something comes
 RING_WORDS: Final = 16  # how far a member is with its ring (ring.py)
 _DRAIN_MAX_S = 65535
-_BOARD_TRIES = 16
 _PAGE_BYTES = 4096
 _MEMBER_BYTES = 16384
 
@@ -384,43 +384,6 @@ def peering_sizes(members: int) -> dict[str, int]:
 def member_sizes(index: int) -> dict[str, int]:
     """Return the octets of each memory that a member adds, but for its ring's."""
     return {f"supervisor-{index}": _PAGE_BYTES, f"member-{index}": _MEMBER_BYTES, f"keyd-{index}": _PAGE_BYTES}
-
-
-class Board:
-    """A text that one process writes and others read: they get the newest or the one before, and always a whole one.
-
-    Two halves and a commit word, as in CounterBlock. A text that is too long is not written.
-    """
-
-    SIZE: Final = 256 * 1024
-    BYTES: Final = _PAGE_BYTES + 2 * SIZE  # of its memory
-
-    def __init__(self, view: memoryview | None = None) -> None:
-        view = anonymous({"": self.BYTES})[""] if view is None else view
-        self._words = view[:_PAGE_BYTES].cast("Q")  # commit, length of either half
-        self._halves = (view[_PAGE_BYTES : _PAGE_BYTES + self.SIZE], view[_PAGE_BYTES + self.SIZE : self.BYTES])
-
-    @property
-    def version(self) -> int:
-        """A number that changes with each text; 0: none was put."""
-        return self._words[0]
-
-    def put(self, text: bytes) -> None:
-        """Write a text of SIZE octets at most. Its writer only."""
-        if len(text) <= self.SIZE:
-            commit = self._words[0] + 1 & 2**64 - 1  # whatever a predecessor has left there
-            self._halves[commit & 1][: len(text)] = text
-            self._words[1 + (commit & 1)] = len(text)
-            self._words[0] = commit
-
-    def get(self) -> bytes:
-        """Read the text that was put last; empty: none was. A writer that never rests gets read as it stands."""
-        for _ in range(_BOARD_TRIES):
-            commit = self._words[0]
-            text = bytes(self._halves[commit & 1][: self._words[1 + (commit & 1)]])
-            if self._words[0] == commit:  # else the half may have been written to meanwhile
-                break
-        return text
 
 
 class GatewayShared:

@@ -11,7 +11,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fwd.datapath.shared import Board
+from fwd.datapath.board import Board
 from fwd.model.config import Gateway, Peering
 from fwd.model.words import Network
 from fwd.proto.sa import Life

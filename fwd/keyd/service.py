@@ -22,8 +22,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
+from fwd.datapath.board import Board
 from fwd.datapath.clock import boot_s
-from fwd.datapath.shared import REST_S, Board, GatewayShared
+from fwd.datapath.shared import REST_S, GatewayShared
 from fwd.keyd.barrier import Barrier, Guarded
 from fwd.keyd.changes import Changes
 from fwd.keyd.epochs import MemberKeys

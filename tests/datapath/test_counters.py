@@ -6,8 +6,8 @@ from array import array
 
 import pytest
 
+from fwd.datapath.board import Board
 from fwd.datapath.counters import CounterBlock
-from fwd.datapath.shared import Board
 
 COUNT = 6
 

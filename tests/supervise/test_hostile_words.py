@@ -59,7 +59,13 @@ class Memories:
         offloads = Offloads(EVERYTHING, gso=True, gro=True)
         view = PeeringView(self.peering, self.shared, rings, offloads, 1500)
         self.view = GatewayView(config.Gateway(), gateway, [view], 1, 0)
-        for words in (gateway.keyd, gateway.agent, self.shared.demux, *(m.process for m in self.shared.members)):
+        for words in (
+            gateway.keyd,
+            gateway.agent,
+            gateway.beacon,
+            self.shared.demux,
+            *(m.process for m in self.shared.members),
+        ):
             words.put(ProcessState.RUNNING, 2, 0, 0, 1)
 
     def fill(self, name: str, octets: bytes) -> None:

@@ -140,6 +140,7 @@ OTHERS: dict[str, Any] = {
     "start_action": "none", "mobility": "none", "ike_port": 501, "secret": "/other", "certificate": "/other",
     "key": "/other", "authorities": "/other", "remote_cert": "/other", "crls": ["/other"], "crl_policy": "strict",
     "tls_certificates": True, "cert_grace": 60,
+    "beacon": "10.1.0.1:4791", "probe_key": "/other",
 }  # fmt: skip
 NEEDS: dict[str, dict[str, Any]] = {
     "shared_port": {"payload": "esp"}, "esn": {"keys": LAB}, "crl_policy": {"crls": ["/crl"]},
@@ -170,7 +171,8 @@ def test_a_key_of_the_keys_is_what_it_is_marked_as(model: type[Strict], key: str
 
 @pytest.mark.parametrize("key", Gateway.model_fields)
 def test_a_key_of_the_gateway_is_what_it_is_marked_as(key: str) -> None:
-    before, after = config(vpc2()), config(vpc2(), **{key: OTHERS[key]})
+    alike = {"beacon": "10.1.0.1:4790", "probe_key": "/probe.key"}  # which go together
+    before, after = config(vpc2(), **alike), config(vpc2(), **{**alike, key: OTHERS[key]})
     if change_of(Gateway, key) == "live":
         assert len(steps(before, after)) == 1
     else:

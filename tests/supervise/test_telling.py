@@ -132,7 +132,7 @@ def standing(undo: contextlib.ExitStack) -> Any:
     return made
 
 
-@pytest.fixture(params=["keyd", "agent"])
+@pytest.fixture(params=["keyd", "agent", "beacon"])
 def teller(request: pytest.FixtureRequest, standing: Any, undo: contextlib.ExitStack) -> Teller:
     made = Teller(request.param, undo.enter_context(selectors.DefaultSelector()))
     undo.callback(made.close)

@@ -26,13 +26,16 @@ def known(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 def test_the_packages_users_if_none_is_named(known: dict[str, int]) -> None:
     known.update(PACKAGED)
     users = find_users(None)
-    assert users == {"demux": (997, 998), "member": (997, 998), "keyd": (996, 997), "agent": (995, 996)}
+    assert users == {
+        "demux": (997, 998), "member": (997, 998), "keyd": (996, 997), "agent": (995, 996),
+        "beacon": (995, 996),
+    }  # fmt: skip
 
 
 def test_users_of_a_name(known: dict[str, int]) -> None:
     known.update({"vpn": 1, "vpn-keyd": 2, "vpn-agent": 3})
     assert {kind: uid for kind, (uid, _) in find_users("vpn").items()} == {
-        "demux": 1, "member": 1, "keyd": 2, "agent": 3,
+        "demux": 1, "member": 1, "keyd": 2, "agent": 3, "beacon": 3,
     }  # fmt: skip
 
 
@@ -41,6 +44,7 @@ def test_users_of_a_number_need_no_names(wanted: str | int, known: dict[str, int
     users = find_users(wanted)
     assert users == {
         "demux": (60000, 60000), "member": (60000, 60000), "keyd": (60001, 60001), "agent": (60002, 60002),
+        "beacon": (60002, 60002),
     }  # fmt: skip
 
 
