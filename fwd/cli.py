@@ -27,7 +27,7 @@ app.add_typer(config_app, name="config")
 keygen_app = typer.Typer(no_args_is_help=True, help="Make keys for IKEv2.")
 app.add_typer(keygen_app, name="keygen")
 router_app = typer.Typer(help="Spread a VPC's flows over its gateways; without a command: do so until SIGTERM.")
-app.add_typer(router_app, name="router", invoke_without_command=True, hidden=True)  # no gateway answers it yet
+app.add_typer(router_app, name="router", invoke_without_command=True)
 
 
 class LogFormat(StrEnum):
@@ -240,6 +240,9 @@ def check(
     if secrets:
         from fwd.keyd.checkup import examine
 
+        if config.gateway.probe_key is not None and (fault := _unusable(config.gateway.probe_key)):
+            faults += 1
+            typer.echo(f"fwd: {file}: gateway.probe_key: {fault}", err=True)
         for peering in peerings:
             for found in examine(peering):
                 faults += found.fault
@@ -247,6 +250,17 @@ def check(
     if not faults:
         typer.echo(f"{file}: OK: {', '.join(f'{p.name} with {p.members} members' for p in peerings)}")
     return 2 if faults else 0
+
+
+def _unusable(probe_key: Path) -> str:
+    """Why the file of the probe key cannot be used; empty if it can."""
+    from fwd.files import read_probe_key
+
+    try:
+        read_probe_key(probe_key)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _user_missing(user: str | int | None) -> str:

@@ -137,3 +137,12 @@ def probe_key_in(fd: int, path: Path) -> bytes:
         return probe.key_in(read_copy(fd))
     except ValueError as error:
         raise FileError(f"{path}: probe key {error}") from None
+
+
+def read_probe_key(path: Path) -> bytes:
+    """Read the probe key in its file. Raises FileError."""
+    fd = open_probe_key(path)
+    try:
+        return probe_key_in(fd, path)
+    finally:
+        os.close(fd)

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from fwd.files import open_probe_key, probe_key_in
+from fwd.files import read_probe_key
 from fwd.model.router import RouterConfig, load_router
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
@@ -41,15 +41,6 @@ _DATAGRAM_BYTES: Final = 2048
 _CLIENTS: Final = 16
 _CLIENT_S: Final = 0.05
 log = logging.getLogger(__name__)
-
-
-def read_key(path: Path) -> bytes:
-    """Read the domain's probe key. Raises UserError."""
-    fd = open_probe_key(path)
-    try:
-        return probe_key_in(fd, path)
-    finally:
-        os.close(fd)
 
 
 class Service:
@@ -160,7 +151,7 @@ class Service:
 
     def _reload(self) -> None:
         try:
-            config, key = load_router(self._path), read_key(self._config.router.probe_key)
+            config, key = load_router(self._path), read_probe_key(self._config.router.probe_key)
         except UserError as error:
             log.error("the configuration is not taken: %s", error, extra=event("router.reload_failed"))
             return
@@ -196,7 +187,7 @@ class Service:
 def run(path: Path) -> None:
     """Be the router until SIGTERM or SIGINT. Raises UserError."""
     config = load_router(path)
-    key = read_key(config.router.probe_key)
+    key = read_probe_key(config.router.probe_key)
     if os.geteuid() != 0:
         raise UserError("a router programs the kernel's routes: run it as root")
     handler = logging.StreamHandler(sys.stderr)

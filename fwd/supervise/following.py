@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from fwd.model.config import Gateway
 from fwd.supervise import plan
 from fwd.supervise.standing import Standing
 from fwd.supervise.troubles import Troubles
@@ -40,7 +41,11 @@ def _act(standing: Standing, step: plan.Step, *, secrets_due: bool) -> Callable[
             return partial(standing.log_from, level)
         case plan.Metrics(address):
             return partial(standing.serve_metrics, address)
-        case plan.Beacon(gateway):
-            return partial(standing.serve_beacon, gateway)
+        case plan.Beacon(wanted) if secrets_due or _probed(wanted) != _probed(standing.gateway):
+            return partial(standing.serve_beacon, wanted)
         case _:
             return None
+
+
+def _probed(gateway: Gateway) -> tuple[object, object]:
+    return gateway.beacon, gateway.probe_key

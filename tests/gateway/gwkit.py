@@ -23,11 +23,13 @@ from fwd.lab.processes import Process
 from fwd.lab.topology import Topology, why_not
 from fwd.lab.world import Pairing
 from fwd.model import render
+from fwd.proto.probe import KEY_BYTES
 
 T = TypeVar("T")
 Json = dict[str, Any]
 PORT = 4500  # of member 0
 PROBE_PORT = 7777
+BEACON = "0.0.0.0:4790"
 ICMP, TCP, UDP = 1, 6, 17
 
 
@@ -61,6 +63,7 @@ class Pair:
         self.arguments = list(arguments)
         self.program = ["-m", "fwd"]
         self.secret = b""
+        self.probe_key = os.urandom(KEY_BYTES)
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     # -- files ------------------------------------------------------------------------------------------------
@@ -109,6 +112,13 @@ class Pair:
         fd = os.open(self.secret_path(host), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(self.secret.hex().encode() if self.keys else self.secret)
+
+    def answer_routers(self) -> None:
+        """Give each gateway a beacon, and all the same key."""
+        path = self.topology.run_dir / "probe.key"
+        path.touch(0o600)
+        path.write_text(self.probe_key.hex())
+        self.gateway |= {"beacon": BEACON, "probe_key": str(path)}
 
     # -- processes --------------------------------------------------------------------------------------------
 

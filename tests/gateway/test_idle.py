@@ -44,7 +44,9 @@ def wakes(pid: int) -> int:
 @pytest.mark.parametrize("payload", ["superpacket", "esp"])
 def test_processes_with_nothing_to_do_block(module_pairs: MakePair, payload: str) -> None:
     """Turns are counted, not time: a slow machine makes fewer."""
-    pair = module_pairs([{"payload": payload}])
+    pair = module_pairs([{"payload": payload}], start=False)
+    pair.answer_routers()  # of whom there is none
+    pair.start()
     assert pair.ping(count=5)
     pair.wait_quiet()
     time.sleep(3.0)  # until a second without traffic is over, with room for a slow machine

@@ -13,7 +13,7 @@ from gwkit import MakePair, Pair, until
 
 from fwd.datapath.memory import access
 
-PROCESSES = ["supervisor", "demux", "member-0", "member-1", "keyd", "agent"]
+PROCESSES = ["supervisor", "demux", "member-0", "member-1", "keyd", "agent", "beacon"]
 _HEAD = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ [0-9a-f]+ \S+ (\d+)\s*(.*)")
 _MEMORY = re.compile(r"/memfd:fwd/(.*) \(deleted\)")
 
@@ -29,7 +29,9 @@ class Mapped:
 
 @pytest.fixture(scope="module", params=["superpacket", "esp"])
 def pair(request: pytest.FixtureRequest, module_pairs: MakePair) -> Pair:
-    return module_pairs([{"payload": request.param}])
+    pair = module_pairs([{"payload": request.param}], start=False)
+    pair.answer_routers()
+    return pair.start()
 
 
 def pid_of(pair: Pair, process: str) -> int:
@@ -110,7 +112,9 @@ def write_over(pair: Pair, junk: bytes) -> None:
 
 @pytest.mark.parametrize("payload", ["superpacket", "esp"])
 def test_whatever_children_write_the_supervisor_and_the_agent_go_on(pairs: MakePair, payload: str) -> None:
-    pair = pairs([{"payload": payload}])
+    pair = pairs([{"payload": payload}], start=False)
+    pair.answer_routers()
+    pair.start()
     supervisor, agent = pid_of(pair, "supervisor"), pid_of(pair, "agent")
     for junk in JUNK.values():
         write_over(pair, junk)
@@ -118,5 +122,6 @@ def test_whatever_children_write_the_supervisor_and_the_agent_go_on(pairs: MakeP
         until(lambda then=started_s: pair.status("gw1")["gateway"]["uptime_s"] > then + 0.2)  # type: ignore[misc]
     assert pid_of(pair, "supervisor") == supervisor
     assert pair.pids("gw1")["agent"] == agent
+    assert pair.status("gw1")["processes"][-1]["restarts"] == 0  # the beacon
     assert "supervisor.trouble" not in pair.log("gw1")
     assert "it is tried again" not in pair.log("gw1")

@@ -13,14 +13,18 @@ from gwkit import MakePair, Pair, until
 from fwd.keyd.source import LabSource
 from fwd.model.config import load
 
-CHILDREN = ["demux", "member-0", "member-1", "keyd", "agent"]
+CHILDREN = ["demux", "member-0", "member-1", "keyd", "agent", "beacon"]
 FIRST = 64000  # of three users
-UIDS = {"demux": FIRST, "member-0": FIRST, "member-1": FIRST, "keyd": FIRST + 1, "agent": FIRST + 2}
+UIDS = {
+    "demux": FIRST, "member-0": FIRST, "member-1": FIRST, "keyd": FIRST + 1, "agent": FIRST + 2, "beacon": FIRST + 2,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def pair(module_pairs: MakePair) -> Pair:
-    return module_pairs(gateway={"user": FIRST})
+    pair = module_pairs(gateway={"user": FIRST}, start=False)
+    pair.answer_routers()
+    return pair.start()
 
 
 @pytest.fixture
@@ -73,13 +77,14 @@ def test_children_run_no_threads(proc: Path, request: pytest.FixtureRequest) -> 
         ("member-0", {"/dev/net/tun": 1, "eventfd": 1, "eventpoll": 1, "socket": 4}),
         ("keyd", {"a secret": 1, "socket": 2 * 5 + 2}),
         ("agent", {"eventpoll": 1, "socket": 3}),
+        ("beacon", {"socket": 3}),
     ],
     indirect=["proc"],
 )
 def test_processes_hold_their_own_descriptors_only(proc: Path, kinds: dict[str, int]) -> None:
     """demux: TUN, a bell for each member, one of its own, what it is told of rings. member: TUN, its bell, its epoll;
     UDP, boot, control. keyd: the lab's secret; five of each member's, what it is told. agent: control, what it is told.
-    And each its log.
+    beacon: the socket of probes, what it is told; of the key it has no file. And each its log.
     """
 
     def held() -> Counter[str]:
@@ -127,7 +132,7 @@ def test_no_key_in_arguments_environment_or_log(pair: Pair) -> None:
     os.write(fd, pair.secret)
     source = LabSource(fd, peering)
     os.close(fd)
-    secrets = [pair.secret]
+    secrets = [pair.secret, pair.probe_key]
     for member in (0, 1):
         for epoch in range(6):
             secrets += [source.outbound(member, epoch).key, source.inbound(member, epoch).key]

@@ -10,7 +10,7 @@ import pytest
 import taken_over
 from gwkit import MakePair, Pair, until
 
-CHILDREN = ["demux", "member-1", "keyd", "agent"]
+CHILDREN = ["demux", "member-1", "keyd", "agent", "beacon"]
 LIVES = len(taken_over.ATTACKS)
 
 
@@ -18,6 +18,7 @@ LIVES = len(taken_over.ATTACKS)
 def pair(module_pairs: MakePair) -> Pair:
     """gw1 after all attacks of all kinds, which all ran at the same time."""
     pair = module_pairs(start=False)
+    pair.answer_routers()
     pair.program = [str(Path(taken_over.__file__))]
     pair.start()
     assert pair.ping()

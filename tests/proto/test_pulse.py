@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -14,6 +15,8 @@ from fwd.proto.pulse import (
     ECHO_S,
     FALSE_ALARM_S,
     LATE_S,
+    LOSS_ECHOES,
+    LOSS_S,
     MISSES,
     MISSES_MAX,
     Pulse,
@@ -276,3 +279,52 @@ def test_any_sequence_of_events_stays_in_bounds(steps: list[tuple[str, int]]) ->
         assert MISSES <= pulse._misses <= MISSES_MAX
         assert len(pulse._waiting) <= 64
     assert len(set(numbers)) == len(numbers)
+
+
+# -- how much is lost ---------------------------------------------------------------------------------------------
+
+
+def lossy(one_of: int) -> Path:
+    """A path that answers all echoes but one of so many."""
+    path, count = Path(), itertools.count(1)
+    path.loses = lambda: next(count) % one_of == 0
+    return path
+
+
+def test_a_path_that_answers_all_loses_nothing() -> None:
+    path = Path()
+    assert path.pulse.loss(path.now) == 0.0
+    path.run(20.0)
+    assert path.pulse.loss(path.now) == 0.0
+
+
+@pytest.mark.parametrize("one_of", [5, 20])
+def test_the_share_of_echoes_that_are_not_answered_is_told(one_of: int) -> None:
+    path = lossy(one_of)
+    path.run(15.0)
+    assert path.pulse.loss(path.now) == pytest.approx(1 / one_of, abs=0.01)
+
+
+def test_what_is_still_under_way_is_not_lost() -> None:
+    path = Path(delay_s=0.25)
+    path.run(5.0)
+    assert path.pulse.loss(path.now) == 0.0
+
+
+def test_a_loss_passes_once_the_path_is_clean_or_at_rest() -> None:
+    path = lossy(5)
+    path.run(15.0)
+    path.loses = lambda: False
+    path.run(LOSS_ECHOES * ECHO_S + 1.0)
+    assert path.pulse.loss(path.now) == 0.0
+    path = lossy(5)
+    path.run(15.0)
+    assert path.pulse.loss(path.now + LOSS_S) == 0.0
+
+
+def test_what_a_late_loop_has_missed_is_not_lost() -> None:
+    path = Path()
+    path.run(5.0)
+    path.now += 1.0
+    path.run(5.0)
+    assert path.pulse.loss(path.now) == 0.0

@@ -14,15 +14,16 @@ from prometheus_client import CollectorRegistry, generate_latest
 from rich.console import Console
 
 from fwd.agent import ike, render
+from fwd.agent.beacon import answer_of
 from fwd.agent.metrics import StatusCollector
 from fwd.agent.status import status_of
 from fwd.agent.view import GatewayView, PeeringView
 from fwd.datapath import ring
+from fwd.datapath.board import Board
 from fwd.datapath.memory import ACCESS, anonymous
 from fwd.datapath.ring import RingWords
 from fwd.datapath.shared import (
     REST_S,
-    Board,
     GatewayShared,
     PeeringShared,
     ProcessState,
@@ -33,6 +34,7 @@ from fwd.model import config
 from fwd.model.example import EXAMPLE
 from fwd.model.shown import as_json
 from fwd.proto.ip import CSUM, TSO4, TSO6, USO4, USO6
+from fwd.proto.probe import encode_answer
 from fwd.supervise import policy
 from fwd.supervise.notify import summary
 from fwd.supervise.peering import KeyMaterial
@@ -99,6 +101,16 @@ def test_the_agent_answers_whatever_a_child_wrote(memories: Memories, memory: st
     registry.register(StatusCollector(lambda: status))
     assert generate_latest(registry)
     Console(file=io.StringIO()).print(render.render(json.loads(json.dumps(as_json(status)))))
+
+
+@pytest.mark.parametrize("filling", FILLINGS)
+def test_the_beacon_answers_whatever_children_wrote(memories: Memories, filling: str) -> None:
+    for memory in CHILDRENS:
+        memories.fill(memory, FILLINGS[filling])
+    answer = answer_of(memories.view, frozenset(), time.monotonic())
+    assert 0 <= answer.load <= 1
+    assert all(0 <= one.loss <= 1 for one in answer.peerings.values())
+    assert encode_answer(answer, bytes(32))
 
 
 @pytest.mark.parametrize("filling", FILLINGS)
