@@ -343,6 +343,18 @@ def router(
 _RouterControl = Annotated[Path, typer.Option("--control", metavar="PATH", help="The router's socket.")]
 
 
+@router_app.command("check")
+def router_check(file: _File) -> None:
+    """Check a router's configuration file and its probe key; nothing else is touched."""
+    from fwd.files import read_probe_key
+    from fwd.model.router import load_router
+
+    config = load_router(file)
+    read_probe_key(config.router.probe_key)
+    told = (f"{one.name} over {', '.join(hop.name for hop in one.gateway)}" for one in config.spread)
+    typer.echo(f"{file}: OK: {'; '.join(told)}")
+
+
 @router_app.command("status")
 def router_status(control: _RouterControl = ROUTER_CONTROL) -> None:
     """Show a running router as JSON: each spread's gateways, their share and what keeps one out."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fwd.model.config import Config, parse
 from fwd.model.example import EXAMPLE
 from fwd.model.render import render, write
-from fwd.model.tables import TABLES, keys_of, markdown
+from fwd.model.tables import ROUTER_TABLES, TABLES, keys_of, markdown
 from fwd.model.words import Strict, change_of
 
 ROOT = Path(__file__).parents[1]
@@ -102,3 +102,8 @@ def test_the_example_says_of_each_key_what_a_change_of_it_does() -> None:
 def test_the_reference_is_as_the_program_has_it() -> None:
     """`python -c 'from fwd.model import tables; print(tables.markdown())'` prints the tables anew."""
     assert markdown().strip() in (ROOT / "docs" / "config.md").read_text()
+
+
+def test_so_is_the_routers() -> None:
+    """`python -c 'from fwd.model import tables as t; print(t.markdown(t.ROUTER_TABLES))'` prints them."""
+    assert markdown(ROUTER_TABLES).strip() in (ROOT / "docs" / "router.md").read_text()

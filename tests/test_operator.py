@@ -34,6 +34,19 @@ def with_link(directory: Path) -> Path:
     return path
 
 
+def with_probe_key(text: bytes) -> Callable[[Path], Path]:
+    def made(directory: Path) -> Path:
+        key = directory / "probe.key"
+        key.touch(0o600)
+        key.write_bytes(text)
+        path = written(directory)
+        gateway = f'[gateway]\nbeacon = "10.1.0.1:4790"\nprobe_key = "{key}"\n'
+        path.write_text(path.read_text().replace("[gateway]\n", gateway, 1))
+        return path
+
+    return made
+
+
 def changed(old: str, new: str) -> Callable[[Path], Path]:
     return lambda directory: written(directory, EXAMPLE.replace(old, new))
 
@@ -60,6 +73,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "no base64": (holding(b"0s" + SECRET), "begins with 0s, and what follows is no base64"),
     "a link as a secret": (with_link, "is a symbolic link: name the file itself"),
+    "a probe key that is none": (with_probe_key(b"x" * 64), "probe.key: probe key is not hexadecimal"),
+    "half a probe key": (with_probe_key(b"0" * 32), "probe key holds 32 bytes, needs 64 or more"),
 }
 
 

@@ -46,7 +46,7 @@ class Hop(Strict):
 
 
 class Spread(Strict):
-    """See the module."""
+    """Subnets on the far side, and the gateways of this VPC over which what goes there is spread."""
 
     name: Live[str] = Field(pattern=NAME, description="the peering's name on the gateways")
     remote_ts: Live[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="subnets on the far side")
@@ -80,7 +80,7 @@ class Router(Strict):
     control: Restart[SocketPath] = Field(
         default=Path("/run/fwd/router.sock"), description="Unix socket of `fwd router status` and `fwd router ready`"
     )
-    probe_key: Restart[FilePath] = Field(description="file of 32 random octets in hexadecimal, the domain's; mode 0600")
+    probe_key: Live[FilePath] = Field(description="file of 32 random octets in hexadecimal, the domain's; mode 0600")
     beacon_port: Live[int] = Field(default=BEACON_PORT, ge=1, le=65535, description="UDP port of the gateways' beacons")
     hash_seed: Live[int | None] = Field(
         default=None, ge=1, le=2**32 - 1, description="the same on all routers of both VPCs (Linux 6.11): same slots"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from fwd.model.config import Gateway, Peering
 from fwd.model.keys import CertificateKeys, LabKeys, PskKeys
+from fwd.model.router import Hop, Router, Spread
 from fwd.model.words import Strict
 
 TABLES: Final[dict[str, type[Strict]]] = {
@@ -16,12 +17,18 @@ TABLES: Final[dict[str, type[Strict]]] = {
     '[peering.keys], source = "cert"': CertificateKeys,
     '[peering.keys], source = "lab"': LabKeys,
 }
+ROUTER_TABLES: Final[dict[str, type[Strict]]] = {
+    "[router]": Router,
+    "[[spread]]": Spread,
+    "[[spread.gateway]]": Hop,
+}
+_NOT_KEYS: Final = ("keys", "gateway", "source")  # tables themselves, and what chooses one
 
 
 def keys_of(model: type[Strict]) -> dict[str, dict[str, Any]]:
-    """Return the JSON Schema of each key of a table, but for `keys`, a table itself, and what chooses the table."""
+    """Return the JSON Schema of each key of a table, but for tables in it, and what chooses the table."""
     properties: dict[str, dict[str, Any]] = model.model_json_schema()["properties"]
-    return {key: schema for key, schema in properties.items() if key not in ("keys", "source")}
+    return {key: schema for key, schema in properties.items() if key not in _NOT_KEYS}
 
 
 def described(schema: dict[str, Any]) -> str:
@@ -43,13 +50,13 @@ def described(schema: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def markdown() -> str:
-    """Return all tables for docs/config.md, which a test holds against it."""
-    return "\n".join(_lines())
+def markdown(tables: Mapping[str, type[Strict]] = TABLES) -> str:
+    """Return all tables for docs/config.md, or docs/router.md, which a test holds against it."""
+    return "\n".join(_lines(tables))
 
 
-def _lines() -> Iterator[str]:
-    for title, model in TABLES.items():
+def _lines(tables: Mapping[str, type[Strict]]) -> Iterator[str]:
+    for title, model in tables.items():
         yield from (f"## `{title}`", "", " ".join((model.__doc__ or "").split()), "")
         yield from ("| key | change | what it is |", "|---|---|---|")
         for key, schema in keys_of(model).items():

@@ -151,7 +151,8 @@ class Service:
 
     def _reload(self) -> None:
         try:
-            config, key = load_router(self._path), read_probe_key(self._config.router.probe_key)
+            config = load_router(self._path)
+            key = read_probe_key(config.router.probe_key)
         except UserError as error:
             log.error("the configuration is not taken: %s", error, extra=event("router.reload_failed"))
             return

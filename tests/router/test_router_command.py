@@ -1,0 +1,54 @@
+"""`fwd router check`: one line, whatever is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fwd.cli import _exit_status
+
+ROUTER = """\
+[router]
+probe_key = "{key}"
+[[spread]]
+name = "vpc2"
+remote_ts = ["10.2.0.0/16"]
+[[spread.gateway]]
+name = "a1"
+addresses = ["10.1.0.11"]
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    key = tmp_path / "probe.key"
+    key.touch(0o600)
+    key.write_text("0f" * 32)
+    path = tmp_path / "router.toml"
+    path.write_text(ROUTER.format(key=key))
+    return path
+
+
+def test_what_can_be_used_is_said_to_be(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _exit_status(["router", "check", str(config)]) == 0
+    assert capsys.readouterr().out == f"{config}: OK: vpc2 over a1\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ("10.2.0.0/16", "10.1.0.0/16", "contains gateway a1's own address"),
+        ('addresses = ["10.1.0.11"]', "", "spread.0.gateway.0.addresses"),
+        ("[router]", "[rooter]", "rooter"),
+        ("probe.key", "none.key", "none.key: probe key cannot be opened"),
+    ],
+)
+def test_what_cannot_is_one_line_and_status_2(
+    config: Path, before: str, after: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(config.read_text().replace(before, after))
+    assert _exit_status(["router", "check", str(config)]) == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("\n")) == ("", 1)
+    assert reason in told.err
