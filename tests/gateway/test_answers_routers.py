@@ -41,11 +41,13 @@ def pair(module_pairs: MakePair) -> Pair:
 def ask(pair: Pair, *, port: int = 4790, key: bytes | None = None) -> Json:
     """What gw1 answers to a router in its VPC; empty: nothing."""
     argv = [sys.executable, "-c", ASK, pair.topology.address("gw1", "lan"), (key or pair.probe_key).hex(), str(port)]
-    return json.loads(pair.topology.run("client1", argv).stdout or "{}")
+    found: Json = json.loads(pair.topology.run("client1", argv).stdout or "{}")
+    return found
 
 
 def passes(pair: Pair) -> bool | None:
-    return ask(pair).get("passes", {}).get(peering_id("to-gw2-0").hex())
+    found: bool | None = ask(pair).get("passes", {}).get(peering_id("to-gw2-0").hex())
+    return found
 
 
 def others(pair: Pair) -> dict[str, int]:
