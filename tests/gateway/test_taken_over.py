@@ -10,7 +10,7 @@ import pytest
 import taken_over
 from gwkit import MakePair, Pair, until
 
-CHILDREN = ["demux", "member-1", "keyd", "agent", "beacon"]
+CHILDREN = ["demux", "member-1", "keyd", "beacon", "agent"]  # the agent last: it tells of the others
 LIVES = len(taken_over.ATTACKS)
 
 
