@@ -13,7 +13,7 @@ _TRIES: Final = 16
 class Board:
     """A text that one process writes and others read: they get the newest or the one before, and always a whole one.
 
-    Two halves and a commit word, as in CounterBlock. A text that is too long is not written.
+    Two halves and a commit word, as in CounterBlock.
     """
 
     SIZE: Final = 256 * 1024
@@ -30,7 +30,7 @@ class Board:
         return self._words[0]
 
     def put(self, text: bytes) -> None:
-        """Write a text. Its writer only."""
+        """Write a text of SIZE octets at most. Its writer only."""
         if len(text) <= self.SIZE:
             commit = self._words[0] + 1 & 2**64 - 1  # whatever a predecessor has left there
             self._halves[commit & 1][: len(text)] = text

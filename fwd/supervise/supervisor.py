@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from fwd.datapath import memory
-from fwd.datapath.shared import Board
+from fwd.datapath.board import Board
 from fwd.model.config import Config, load, with_members, without_offload
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from fwd.datapath.shared import Board
+from fwd.datapath.board import Board
 from fwd.model.reasons import Code, Reason, folded
 from fwd.proto.errors import UserError
 from fwd.supervise import troubles
