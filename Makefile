@@ -10,7 +10,7 @@ TESTBED_ARGS ?=
 
 .DEFAULT_GOAL := help
 PARTS := peers scale micro failover profile
-.PHONY: help setup demo lint types-fwd types-tests check test test-memory test-netns long interop ike-vectors testbed bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean fuzz deb deb-test
+.PHONY: help setup demo lint types-fwd types-tests check test test-memory test-netns test-alone long interop ike-vectors testbed bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean fuzz deb deb-test
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -35,13 +35,16 @@ types-tests:
 check: lint ## lint, types, and the quick tests that need no root: before each commit
 	@pytest -q $(WORKERS) -m "not netns and not slow and not long and not deb" $(PYTEST_ARGS)
 
-test: lint test-memory test-netns ## lint, types, and all tests but the long ones (root)
+test: lint test-memory test-netns test-alone ## lint, types, and all tests but the long ones (root)
 
 test-memory: setup ## all tests that need no root, on all cores
 	@pytest $(WORKERS) -m "not netns and not long and not deb" $(PYTEST_ARGS)
 
-test-netns: setup ## tests with real gateways in network namespaces, one at a time (root)
-	@pytest -m "netns and not long and not deb" $(PYTEST_ARGS)
+test-netns: setup ## tests with real gateways in network namespaces (root)
+	@pytest $(WORKERS) -m "netns and not alone and not long and not deb" $(PYTEST_ARGS)
+
+test-alone: setup ## those of them that measure times or load, one at a time (root)
+	@pytest -m "netns and alone and not long and not deb" $(PYTEST_ARGS)
 
 long: ## all examples of each property; minutes of load: kills, soak; the demo on a fresh Debian (root)
 	@scripts/setup mmdebstrap=mmdebstrap systemd-nspawn=systemd-container

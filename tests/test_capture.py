@@ -217,6 +217,7 @@ for _ in range(50):
 
 
 @pytest.mark.netns
+@pytest.mark.alone
 @pytest.mark.parametrize("offload", [True, False])
 def test_both_modes_of_the_wire_give_the_same_count(
     lab: Callable[..., Topology], tmp_path: Path, offload: bool
@@ -237,6 +238,7 @@ def test_both_modes_of_the_wire_give_the_same_count(
 
 
 @pytest.mark.netns
+@pytest.mark.alone
 def test_on_a_bridge_it_sees_what_passes_through_once_and_not_what_its_host_sends(
     lab: Callable[..., Topology], tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ Lab = Callable[..., Topology]
 
 
 @pytest.mark.netns
+@pytest.mark.alone
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_tunnel_comes_up_and_carries(name: str, lab: Lab) -> None:
     peer, topology = MAKERS[name](), lab()
@@ -44,6 +45,7 @@ def test_a_tunnel_comes_up_and_carries(name: str, lab: Lab) -> None:
 
 
 @pytest.mark.netns
+@pytest.mark.alone
 def test_a_program_that_is_no_tunnel_is_told_in_one_line(lab: Lab) -> None:
     [peer] = wireguard_go.others([Path(shutil.which("false") or "/bin/false")])
     assert peer.name == "wireguard-go:false"

@@ -15,6 +15,7 @@ from fwd.lab.world import LabError
 
 
 @pytest.mark.netns
+@pytest.mark.alone
 def test_a_quick_run_has_a_point_for_each_number_of_members(tmp_path: Path) -> None:
     steps: list[tuple[int, int, str]] = []
     body = run(Plan(True, tmp_path, lambda *step: steps.append(step)))

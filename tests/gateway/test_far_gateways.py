@@ -6,6 +6,7 @@ import pytest
 from farkit import FORK, ITS_MEMBERS, MEMBERS, Fan
 from gwkit import MakePair, assert_books_balance, until
 
+pytestmark = pytest.mark.alone
 GAP_MS_MAX = 2000.0  # on a busy machine; tests/long/test_far_again.py holds it to one second
 
 

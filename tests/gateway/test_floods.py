@@ -9,6 +9,7 @@ import pytest
 from floodkit import CONNECT_S, FLOODS, KEYD_MIB_MAX, Flood, flooded, peak_mib, restarts, time_to_connect
 from gwkit import MakePair, until
 
+pytestmark = pytest.mark.alone
 SECONDS = 4.0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from gwkit import PORT, MakePair, until
 
+pytestmark = pytest.mark.alone
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 

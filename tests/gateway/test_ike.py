@@ -113,6 +113,7 @@ def test_a_gateway_that_was_killed_is_joined_again(pairs: MakePair) -> None:
         until(lambda: pair.ping("-W", "0.2"), 5.0, "ping again")
 
 
+@pytest.mark.alone
 def test_rekeying_under_load_loses_nothing(pairs: MakePair) -> None:
     pair = make(pairs, rekey_time=2)
     until(pair.ping, 5.0, "first ping")
@@ -131,6 +132,7 @@ def test_rekeying_under_load_loses_nothing(pairs: MakePair) -> None:
     assert not key_drops(pair)
 
 
+@pytest.mark.alone
 def test_keyd_killed_under_load_loses_nothing(pairs: MakePair) -> None:
     pair = make(pairs, rekey_time=5)
     until(pair.ping, 5.0, "first ping")

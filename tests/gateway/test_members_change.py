@@ -11,6 +11,7 @@ from test_reload import ONE, reload
 
 from fwd.lab.topology import GATEWAYS
 
+pytestmark = pytest.mark.alone
 DEADLINE_S = 3
 
 

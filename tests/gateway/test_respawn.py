@@ -10,6 +10,7 @@ from gwkit import PORT, MakePair, Pair, assert_books_balance, until
 
 from fwd.lab import verdict
 
+pytestmark = pytest.mark.alone
 MEMBERS = 3
 GAP_MS_MAX = 1000.0
 
