@@ -1,9 +1,14 @@
 # Every target sets itself up (scripts/setup), so a fresh clone needs nothing but `make`.
 VENV := .venv/bin
 export PATH := $(CURDIR)/$(VENV):$(PATH):/usr/sbin:/sbin
+# What is run hundreds of times is compiled once, also where the environment says that Python is to write nothing.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST_ARGS ?=
 # A worker a core. Files stay whole: their tests share what is set up once.
-WORKERS := -n logical --dist loadfile --no-loadscope-reorder
+BY_FILE := --dist loadfile --no-loadscope-reorder
+WORKERS := -n logical $(BY_FILE)
+# Those that look after gateways wait half of the time.
+WAITING := -n $(shell expr $$(nproc) + 1) $(BY_FILE)
 FUZZ_S ?= 60
 BENCH_ARGS ?=
 TESTBED_ARGS ?=
@@ -40,8 +45,8 @@ test: lint test-memory test-netns test-alone ## lint, types, and all tests but t
 test-memory: setup ## all tests that need no root, on all cores
 	@pytest $(WORKERS) -m "not netns and not long and not deb" $(PYTEST_ARGS)
 
-test-netns: setup ## tests with real gateways in network namespaces (root)
-	@pytest $(WORKERS) -m "netns and not alone and not long and not deb" $(PYTEST_ARGS)
+test-netns: setup ## tests with real gateways in network namespaces, side by side (root)
+	@pytest $(WAITING) -m "netns and not alone and not long and not deb" $(PYTEST_ARGS)
 
 test-alone: setup ## those of them that measure times or load, one at a time (root)
 	@pytest -m "netns and alone and not long and not deb" $(PYTEST_ARGS)

@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,11 +24,26 @@ from fwd.lab.topology import RUN_DIR, Topology, why_not
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Test modules are compiled once, not by every worker of every run, and so is what the tests start; see the Makefile.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 settings.load_profile(QUICK)
+
+# Files that take longest begin first: the last of the workers is not to be busy long after the others.
+_FIRST = (
+    *("test_trouble.py", "test_supervisor.py", "test_guards_stand.py", "test_traffic.py", "test_refusals.py"),
+    *("test_router_live.py", "test_ike.py", "test_lab.py", "test_path_mtu.py", "test_ends.py", "test_books.py"),
+)
 
 _serial = itertools.count()
 _MARK = "FWD_TEST_RUN"
 _PREFIX = f"t{os.getpid()}-"  # of the labs of this run; others on the machine are not its business
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: n for n, name in enumerate(_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @dataclass(frozen=True)

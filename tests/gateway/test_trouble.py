@@ -17,10 +17,12 @@ TWO = {"subnets": {"gw1": ["10.11.0.0/24"], "gw2": ["10.12.0.0/24"]}, "tun": "fw
 INJECTING = Path(__file__).with_name("injecting.py")
 NUMBERS = (signal.SIGKILL, 35, signal.SIGSTOP, signal.SIGABRT)  # a signal without a name among them
 LONG = [pytest.mark.long, pytest.mark.timeout(600)]
-# Where calls fail, for how long, and how many at least. The long form reaches every place.
+AGAIN_S = 100.0  # on a busy machine
+SHORT_S = 60.0
+# Where calls fail, for how long, and how many at least. The short form ends when so many have; the long one finds all.
 FORMS = [
-    ("turns", 30.0, 50),
-    ("changes", 30.0, 50),
+    pytest.param("turns", SHORT_S, 50, marks=pytest.mark.timeout(400)),
+    pytest.param("changes", SHORT_S, 50, marks=pytest.mark.timeout(400)),
     pytest.param("turns", 200.0, 100, marks=LONG),
     pytest.param("changes", 300.0, 150, marks=LONG),
 ]
@@ -71,7 +73,7 @@ def test_whatever_call_of_the_loop_fails(pairs: MakePair, where: str, seconds: f
     record.touch()
     ends = time.monotonic() + seconds
     turn = 0
-    while time.monotonic() < ends:
+    while time.monotonic() < ends and (seconds > SHORT_S or len(record.read_text().splitlines()) < places_min):
         assert pair.running["gw1"].poll() is None, pair.log("gw1")[-3000:]
         with contextlib.suppress(StopIteration, ProcessLookupError):
             for n, pid in enumerate(lives(of(pair.status("gw1"), "fwd0"))):
@@ -89,8 +91,10 @@ def test_whatever_call_of_the_loop_fails(pairs: MakePair, where: str, seconds: f
     pair.peerings[0] = ONE
     pair.write_config("gw1")
     pair.running["gw1"].send_signal(signal.SIGHUP)
-    until(lambda: lives(of(pair.status("gw1"), "fwd1")) == untouched and pair.ready("gw1"), 40.0, "all is well again")
-    until(lambda: pair.ping("-I", "10.1.0.10", to="10.2.0.10"), 40.0, "the peering carries again")
+    until(
+        lambda: lives(of(pair.status("gw1"), "fwd1")) == untouched and pair.ready("gw1"), AGAIN_S, "all is well again"
+    )
+    until(lambda: pair.ping("-I", "10.1.0.10", to="10.2.0.10"), AGAIN_S, "the peering carries again")
     places = record.read_text().splitlines()
 
     assert len(places) >= places_min, places
