@@ -20,9 +20,7 @@ LONGER = {
     "keyd/pairs.py",
 }
 FUNCTION_MAX = 50
-LONGER_FUNCTIONS = {
-    "datapath/demux.py: _read_records", "lab/interop.py: scenarios",
-}  # fmt: skip
+LONGER_FUNCTIONS = {"lab/interop.py: scenarios"}
 PARAGRAPHS_FROM = 20  # lines of a body that is read in steps
 WALLS_MAX = 0.2  # share of such bodies that may have none
 

@@ -185,26 +185,20 @@ class Demux:
         self._block.publish()
 
     def _read_records(self, tick: int) -> bool:
-        """Read up to _READS_MAX records, and lay each into the lane of its bucket's member."""
-        scratch, record, octets, fd = self._scratch, self._record, self._octets, self._fd
-        buffers, lanes, nobody = [record], self._lanes, len(self._lanes)
-        owner, used = self._shared.owner_words, self._shared.used_words
+        """Read up to _READS_MAX records, and lay each into the lane of its bucket's member; True: there are no more."""
+        readv, fd, buffers = os.readv, self._fd, [self._record]
+        scratch, record, octets, lanes = self._scratch, self._record, self._octets, self._lanes
+        owner, used, nobody = self._shared.owner_words, self._shared.used_words, len(self._lanes)
         (flows4, flows6), unknown, key4, key6 = self._flows, self._unknown, self._key4, self._key6
-        readv, esp, shapes = os.readv, self._esp, self._shapes
-        longest, sums, start, never = shapes.longest, shapes.checksums, shapes.start, RECORD_MAX
-        reads = 0
+        esp, longest, sums, start = self._esp, self._shapes.longest, self._shapes.checksums, self._shapes.start
+        reads, never = 0, RECORD_MAX
         try:
-            for reads in range(1, _READS_MAX + 1):
+            while reads < _READS_MAX:
                 try:
                     length = readv(fd, buffers)
-                except BlockingIOError:
-                    reads -= 1
-                    return True
                 except OSError as error:
-                    raise DeviceError(error.strerror) from error
-                except BaseException:
-                    reads -= 1
-                    raise
+                    return _is_drained(error)
+                reads += 1
 
                 # Its length, TOS octet and flow; IPv4 without options is by far the most, and so is written out.
                 first = scratch[VNET_BYTES]
@@ -222,30 +216,37 @@ class Demux:
 
                 # A flow that is known is of the peering, and its bucket has an owner.
                 bucket = known.get(flow)
-                if bucket is None:
-                    bucket = self._find_bucket(known, flow, size)
-                    if bucket is None:
-                        continue
+                if bucket is None and (bucket := self._find_bucket(known, flow, size)) is None:
+                    continue
                 used[bucket] = tick
                 member = owner[bucket]
                 if member >= nobody:
-                    if member == PARKED and self._parking.active:
-                        self._parking.put(bucket, record[:length])
-                    else:
-                        self._drop(DropReason.NO_LIVE_MEMBER)
+                    self._park_or_drop(bucket, member, length)
                     continue
 
                 # A virtio header that says nothing is well, and one that was, of a record no longer than this.
-                if scratch[1] or size > longest or (esp and scratch[0] and size < sums.get(start.tobytes(), never)):
-                    reason = shapes.fault(size)
-                    if reason is not None:
-                        self._drop(reason)
-                        continue
+                looks = scratch[1] or size > longest or (esp and scratch[0] and size < sums.get(start.tobytes(), never))
+                if looks and self._is_faulty(size):
+                    continue
                 if not lanes[member].put(record, octets, length, tos_octet):
                     self._drop(DropReason.RING_FULL)
             return False
         finally:
             self._reads += reads
+
+    def _park_or_drop(self, bucket: int, member: int, length: int) -> None:
+        """Keep a record whose bucket is on its way from a member to another; drop it if nobody has that."""
+        if member == PARKED and self._parking.active:
+            self._parking.put(bucket, self._record[:length])
+        else:
+            self._drop(DropReason.NO_LIVE_MEMBER)
+
+    def _is_faulty(self, size: int) -> bool:
+        """Judge the record in hand by its virtio header, and drop it if the payload cannot carry it."""
+        reason = self._shapes.fault(size)
+        if reason is not None:
+            self._drop(reason)
+        return reason is not None
 
     def _find_bucket(self, known: dict[bytes, int], flow: bytes, size: int) -> int | None:
         """Find the packet's bucket, to be kept in `known` for its flow; None: the peering does not carry it."""
@@ -375,14 +376,13 @@ class Demux:
 
     def _put_parked(self, bucket: int, record: bytes) -> bool:
         """Give a record to its bucket's new member; False: that has no room yet."""
-        length, member, scratch, shapes = len(record), int(self._target[bucket]), self._scratch, self._shapes
+        length, member, scratch = len(record), int(self._target[bucket]), self._scratch
         self._record[:length] = record
         if member >= len(self._lanes):
             self._drop(DropReason.NO_LIVE_MEMBER)
             return True
         size = length - VNET_BYTES
-        if (scratch[0] or scratch[1] or size > shapes.longest) and (reason := shapes.fault(size)) is not None:
-            self._drop(reason)
+        if (scratch[0] or scratch[1] or size > self._shapes.longest) and self._is_faulty(size):
             return True
         return self._lanes[member].put(self._record, self._octets, length, tos(scratch, VNET_BYTES))
 
@@ -409,3 +409,10 @@ class Demux:
                 if lane.open:
                     lane.give_up(DropReason.NO_LIVE_MEMBER)
                 lane.ring.left = lane.head
+
+
+def _is_drained(error: OSError) -> bool:
+    """Whether the device has no record now. Raises DeviceError if it will have none any more."""
+    if isinstance(error, BlockingIOError):
+        return True
+    raise DeviceError(error.strerror) from error
