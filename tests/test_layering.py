@@ -15,10 +15,6 @@ import pytest
 ROOT = Path(__file__).parents[1] / "fwd"
 FILES = sorted(ROOT.rglob("*.py"))
 LINES_MAX = 450
-LINES_MAX_ONCE = 500  # of what is longer still
-LONGER = {
-    "keyd/pairs.py",
-}
 FUNCTION_MAX = 50
 LONGER_FUNCTIONS = {"lab/interop.py: scenarios"}
 PARAGRAPHS_FROM = 20  # lines of a body that is read in steps
@@ -104,8 +100,7 @@ def test_proto_is_pure(file: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=name)
 def test_files_are_small(file: Path) -> None:
-    limit = LINES_MAX_ONCE if name(file) in LONGER else LINES_MAX
-    assert len(file.read_text(encoding="utf-8").splitlines()) <= limit
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= LINES_MAX
 
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

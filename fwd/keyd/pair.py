@@ -1,4 +1,4 @@
-"""One Child SA of a member, and its times: from when on it is to be replaced, and when it ends.
+"""One Child SA of a member: its state (pair_states.py), and its times: when it is to be replaced, and when it ends.
 
 Both count from when it was negotiated, whether it is sent on or waits as a spare. Its SAs carry their end with them (a
 deadline in CLOCK_BOOTTIME, which is keyd's clock, too), and members keep it.
@@ -7,10 +7,12 @@ deadline in CLOCK_BOOTTIME, which is keyd's clock, too), and members keep it.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from fwd.keyd.accepted import Accepted
+from fwd.keyd.pair_states import Happening, Life, after
 from fwd.proto.ike.causes import By
 from fwd.proto.ike.events import ChildKeys, Standing
 
@@ -49,18 +51,16 @@ class Pair:
     standing: Standing  # of the IKE SA that it was made on
     times: Times  # that were in force then
     made_at: float
-    ready_at: float  # the far side has its half, too
+    ready_at: float  # the far side has its half by then
+    life: Life
     ends_at: float = float("inf")
     ends_early: bool = False  # than its SAs say that were handed out already
-    ready: bool = False
     share: float = field(default_factory=lambda: 1 - _JITTER * os.urandom(1)[0] / 255)  # of its time, then replaced
     taken_at: float = 0.0  # when it was sent on first
     asked_at: float = float("-inf")  # when it was to be replaced last
-    used: bool = False  # its outbound SA was handed out for good
-    left: bool = False  # it was used, and is not any more
-    left_by: By = By.REPLACED  # and why
+    left_by: By = By.REPLACED  # why the member has left it
     retire_at: float | None = None  # when it is to be deleted, then
-    gone_at: float | None = None  # the far side has left it: when its inbound SA goes
+    gone_at: float | None = None  # when its inbound SA goes, once the far side has left it
     successor: int | None = None  # the pair that replaces it
     outdated: bool = False  # the peering's subnets are others by now
 
@@ -72,18 +72,26 @@ class Pair:
         ends_at = min(now + times.life_s if times.life_s else float("inf"), standing.ends_at)
         if ends_at != float("inf"):
             keys = _ending(keys, ends_at)
-        return cls(
-            keys, receiver, standing, times, now, now if keys.initiated else now + wait_s, ends_at, ready=keys.initiated
-        )
+        life = Life.SPARE if keys.initiated else Life.WAITING
+        return cls(keys, receiver, standing, times, now, now if keys.initiated else now + wait_s, life, ends_at)
 
     @property
     def spi(self) -> int:
         return self.keys.inbound.spi
 
+    def note(self, happening: Happening) -> None:
+        """Every change of state. Raises IllegalMoveError, and changes nothing, if it cannot be (pair_states.py)."""
+        self.life = after(self.life, happening)
+
     @property
     def spare(self) -> bool:
         """Whether nobody has sent on it, and it may yet be."""
-        return self.ready and not self.used and self.gone_at is None and self.successor is None
+        return self.life is Life.SPARE
+
+    @property
+    def gone(self) -> bool:
+        """Whether the far side has left it."""
+        return self.life is Life.GONE
 
     def is_old(self, times: Times, now: float) -> bool:
         """Whether it is time to replace it: shorter times hold at once, longer ones would let it end first."""
@@ -92,21 +100,39 @@ class Pair:
 
     def is_settled(self, times: Times, now: float) -> bool:
         """Whether nothing is to become of it: it is not on its way, nor going, nor old."""
-        return self.ready and self.gone_at is None and self.retire_at is None and not self.is_old(times, now)
+        moves = self.life in (Life.WAITING, Life.GONE) or self.retire_at is not None
+        return not moves and not self.is_old(times, now)
 
     def take(self, now: float) -> None:
-        """Note that somebody sends on it."""
-        self.used, self.taken_at = True, now
-        self.left, self.retire_at = False, None
+        """Note that the member sends on it."""
+        self.note(Happening.SENT_ON)
+        self.taken_at, self.retire_at = now, None
 
-    def again_s(self, times: Times) -> float:
-        """Between two attempts to replace it."""
-        return min(times.again_s, self.times.again_s)
+    def may_ask_again(self, times: Times, now: float) -> bool:
+        """Whether the last attempt to replace it was long enough ago."""
+        return now >= self.asked_at + min(times.again_s, self.times.again_s)
+
+    def is_left_to_end(self, times: Times, now: float) -> bool:
+        """Whether the far side was asked to replace it, has not, and its end comes near."""
+        asked = self.asked_at > float("-inf") and self.may_ask_again(times, now)
+        return asked and self.successor is None and self.is_old(times, now)
 
     def end_by(self, at: float) -> None:
-        """Let it end earlier than it was to."""
+        """Let both its SAs end earlier than they were to."""
         self.ends_at, self.ends_early = at, True
         self.keys = _ending(self.keys, at)
+        self.receiver.end_one_by(self.spi, self.keys.inbound.deadline_ms)
+
+
+def next_end(pairs: Iterable[Pair]) -> float | None:
+    """When the life of one of them is over next; None: never."""
+    return min((pair.ends_at for pair in pairs if pair.ends_at < float("inf")), default=None)
+
+
+def next_renewal(pairs: Iterable[Pair], times: Times) -> float | None:
+    """When one of them is to be replaced next; None: never."""
+    after_s = times.replace_s
+    return min((pair.made_at + after_s * pair.share for pair in pairs if after_s), default=None)
 
 
 def _ending(keys: ChildKeys, at: float) -> ChildKeys:

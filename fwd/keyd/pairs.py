@@ -5,24 +5,23 @@ a new incarnation takes a spare from a boot record and sends on it, and has the 
 the far side moves its own sending, too: to what replaces the pair, else to its oldest spare. A pair that replaces
 another (a rekeying) is switched to at once by who asked for it. The two directions need not be of one pair.
 
-The inbound half of a pair may be another member's (accepted.py). An outbound SA is handed out once: in a boot record,
-or in an update after its boot record was taken back. What keyd must know after its own death it finds in what it has
-remembered (mailbox.py) and in the shared words.
-
-Every pair ends (pair.py), spares too, and is replaced before that. When both sides have authenticated anew, all pairs
-of before are replaced by pairs of the new IKE SA.
+What becomes of a pair is a table (pair_states.py). Its inbound half may be another member's (accepted.py); its outbound
+SA is handed out once, in a boot record (boot.py) or an update. Every pair ends (pair.py), spares too, and is replaced
+before that; when both sides have authenticated anew, all pairs of before are. What keyd must know after its own death
+it finds in what it has remembered (mailbox.py) and in the shared words.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Final
 
 from fwd.datapath.shared import LinkWord
-from fwd.keyd.accepted import Accepted, earlier
+from fwd.keyd.accepted import Accepted
+from fwd.keyd.boot import BootRecords
 from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, Mailbox
-from fwd.keyd.pair import Pair, Times
+from fwd.keyd.pair import Pair, Times, next_end, next_renewal
+from fwd.keyd.pair_states import Happening, Life
 from fwd.keyd.proof import CHANGED, Doubt, Note, Proof
 from fwd.proto.ike.causes import By
 from fwd.proto.ike.events import ChildKeys, Standing
@@ -46,6 +45,7 @@ class MemberPairs:
 
         # What the member has been given, and what it makes of that.
         self._mailbox = Mailbox(parts)
+        self._boot = BootRecords(self._mailbox)
         self.accepted = Accepted(index, parts, self._mailbox)
         self._told = -1  # the version of `accepted` that boot records and the living member have
         self._pairs: dict[int, Pair] = {}  # by inbound SPI, oldest first
@@ -57,9 +57,7 @@ class MemberPairs:
         self.lack = By.START  # why it may have too few pairs
         self.strayed = False  # it hears the peer at another address
 
-        # What waits in boot records, and what of a predecessor's may still be used.
-        self._recorded: set[int] = set()  # our SPIs of the pairs whose outbound SAs wait in boot records
-        self._orphans: list[SaKeys] = []  # outbound SAs of a predecessor's boot records, used by nobody yet
+        # What of a predecessor's may still be used, and what the living member has yet to hear.
         self._until_ms = 0  # when what a predecessor has handed out ends at the latest
         self._until_of: int | None = None  # the incarnation that may send on it; later ones take records that say so
         self._over: list[tuple[int, By]] = []  # pairs whose life is over, to be deleted
@@ -68,9 +66,8 @@ class MemberPairs:
         self._before = Note.decode(self._mailbox.note)  # of the predecessor
         if self._before is not None:
             self.lack = By.RELOAD
-        self._untold = False  # the living member has yet to hear that its SAs end by then
-        self._orphans_until_ms = 0  # when those end at the latest
-        self._stops = False  # the living member has yet to hear that it is to send on nothing
+        self._untold = False  # that its SAs end by then
+        self._stops = False  # that it is to send on nothing
 
     # -- what a predecessor has left -----------------------------------------------------------------------------
 
@@ -83,7 +80,7 @@ class MemberPairs:
         elif not self._proof.is_that_of(self._before):
             reason = CHANGED
         if reason:
-            until_ms = self._orphans_until_ms = max(1, int((now + grace_s) * 1000))
+            until_ms = self._boot.until_ms = max(1, int((now + grace_s) * 1000))
             self.accepted.end_by(until_ms)
             if self._current is None:
                 self._end_outbound_by(until_ms)
@@ -102,7 +99,6 @@ class MemberPairs:
             at = doubt.ends(pair.standing)
             if at < pair.ends_at:
                 pair.end_by(at)
-                pair.receiver.end_one_by(pair.spi, pair.keys.inbound.deadline_ms)
                 if pair is self._current:
                     self._end_outbound_by(pair.keys.outbound.deadline_ms)
         self.judge_inherited(doubt.grace_s, doubt.now)
@@ -120,6 +116,7 @@ class MemberPairs:
         self._pairs[pair.spi] = pair
         old = self._pairs.get(replaces) if replaces is not None else None
         if old is not None:
+            old.note(Happening.REPLACED)
             old.successor = pair.spi
         if old is not None and old is self._current and keys.initiated and self._sends():
             self._switch(pair)
@@ -129,19 +126,20 @@ class MemberPairs:
     def confirm(self, spi: int) -> None:
         """The far side has the answer by which it made this pair."""
         pair = self._pairs.get(spi)
-        if pair is not None and not pair.ready:
-            pair.ready = True
+        if pair is not None and pair.life is Life.WAITING:
+            pair.note(Happening.CONFIRMED)
             self._refresh()
 
     def spis(self) -> set[int]:
         """Our inbound SPIs of the pairs that the far side uses, as far as we know."""
-        return {pair.spi for pair in self._pairs.values() if pair.gone_at is None}
+        return {pair.spi for pair in self._pairs.values() if not pair.gone}
 
     def down(self, spi: int, now: float, by: By = By.PEER) -> None:
         """The far side sends on our inbound `spi` no more, nor does it take what we send on its pair."""
         pair = self._pairs.get(spi)
         if pair is None:
             return
+        pair.note(Happening.DELETED)
         pair.gone_at = now + OLD_SA_S
         if by is By.PEER and pair.successor is None:
             self.lack = by
@@ -156,12 +154,10 @@ class MemberPairs:
 
     def stop(self) -> None:
         """Leave nothing to send on, nor to accept, to the member that lives or to those that come."""
-        self._mailbox.take_back()
-        self._orphans, self._before = [], None
-        for pair in self._pairs.values():
-            pair.receiver.remove(pair.spi)
-        self._pairs.clear()
-        self._recorded.clear()
+        self._boot.clear()
+        self._before = None
+        for pair in list(self._pairs.values()):
+            self._drop(pair)
         self._over.clear()
         self._current = None
         self.accepted.clear()
@@ -181,7 +177,7 @@ class MemberPairs:
         if not self._sends():
             return  # it takes a boot record
         spares = [pair for pair in self._pairs.values() if pair.spare]
-        if current is not None and current.gone_at is None:
+        if current is not None and not current.gone:
             better = [pair for pair in spares if self._is_better(pair, current, now)]
             if better:
                 self._switch(better[0])
@@ -227,7 +223,6 @@ class MemberPairs:
         self._sends_on = spi_out
         if not spi_out and self._current is not None and self._sends():  # by count: the member has ended it
             self._end(self._current, By.COUNT)
-            self._refresh()
             return
         pair = next((pair for pair in self._pairs.values() if pair.keys.outbound.spi == spi_out), None)
         if pair is None and spi_out:
@@ -243,35 +238,32 @@ class MemberPairs:
         self._refresh()
 
     def _note_ready(self, now: float) -> None:
-        waiting = [pair for pair in self._pairs.values() if not pair.ready]
-        if waiting:
-            for pair in waiting:
-                pair.ready = now >= pair.ready_at or pair.receiver.heard(pair.spi)
-            if any(pair.ready for pair in waiting):
-                self._refresh()
+        waiting = [pair for pair in self._pairs.values() if pair.life is Life.WAITING]
+        ready = [pair for pair in waiting if now >= pair.ready_at or pair.receiver.heard(pair.spi)]
+        for pair in ready:
+            pair.note(Happening.CONFIRMED)
+        if ready:
+            self._refresh()
 
     def _retire_left(self, now: float) -> None:
         """What was sent on, or was taken by an incarnation that died before it could show it."""
         for pair in self._pairs.values():
-            if pair.used and pair is not self._current and not pair.left and pair.successor is None:
-                pair.left, pair.left_by = True, self._left_by
-                pair.retire_at = now + OLD_SA_S if pair.gone_at is None else None
+            if pair.life is Life.USED and pair is not self._current:
+                pair.note(Happening.ABANDONED)
+                pair.left_by, pair.retire_at = self._left_by, now + OLD_SA_S
 
     def _end_overdue(self, now: float) -> None:
         """Pairs whose life is over go at once; members have ended their SAs themselves."""
-        overdue = [pair for pair in self._pairs.values() if pair.ends_at <= now]
-        for pair in overdue:
+        for pair in [pair for pair in self._pairs.values() if pair.ends_at <= now]:
             self._end(pair, By.TIMER)
-        if overdue:
-            self._refresh()
 
     def _end(self, pair: Pair, by: By) -> None:
         self.lack = by
-        del self._pairs[pair.spi]
-        pair.receiver.remove(pair.spi)
+        self._drop(pair)
         self._over.append((pair.spi, by))
         if pair is self._current:
             self._current = None
+        self._refresh()
 
     def _forget(self, now: float) -> None:
         gone = [pair for pair in self._pairs.values() if pair.gone_at is not None and pair.gone_at <= now]
@@ -281,14 +273,20 @@ class MemberPairs:
                 if not self._mailbox.update(self.accepted.all(), None, stop=True):
                     continue  # it has no room to be told: once more at the next tick
                 self._current = None
-            del self._pairs[pair.spi]
+            self._drop(pair)
+
+    def _drop(self, pair: Pair) -> None:
+        """Forget a pair, and let nobody accept anything on it."""
+        pair.note(Happening.ENDED)
+        pair.receiver.remove(pair.spi)
+        del self._pairs[pair.spi]
 
     # -- what is wanted of IKE ----------------------------------------------------------------------------------
 
     def missing(self, spares: int) -> int:
         """How many pairs more there should be, when one is in use and so many are spare."""
         current = self._current
-        have = sum((pair.spare or not pair.ready) and self._is_fresh(pair) for pair in self._pairs.values())
+        have = sum(pair.life in (Life.WAITING, Life.SPARE) and self._is_fresh(pair) for pair in self._pairs.values())
         have += current is not None and self._is_fresh(current)
         return max(0, 1 + spares - have)
 
@@ -301,7 +299,7 @@ class MemberPairs:
     def superseded(self) -> bool:
         """Whether it still sends on what rests on an earlier one."""
         current = self._current
-        return current is not None and current.gone_at is None and not self._is_fresh(current)
+        return current is not None and not current.gone and not self._is_fresh(current)
 
     def _is_better(self, pair: Pair, current: Pair, now: float) -> bool:
         """Whether to send on this one at once: both sides have authenticated anew, or the far side does not replace the
@@ -309,9 +307,7 @@ class MemberPairs:
         """
         if not self._is_fresh(current):
             return self._is_fresh(pair)
-        unheard = current.successor is None and now >= current.asked_at + current.again_s(self._times)
-        near = current.asked_at > float("-inf") and current.is_old(self._times, now)
-        return near and unheard and not pair.is_old(self._times, now)
+        return current.is_left_to_end(self._times, now) and not pair.is_old(self._times, now)
 
     def _is_fresh(self, pair: Pair) -> bool:
         return pair.standing.authentication >= self._authentication
@@ -327,7 +323,7 @@ class MemberPairs:
     @property
     def bare(self) -> bool:
         """Whether it has no pair to send on."""
-        return not any(pair.gone_at is None for pair in self._pairs.values())
+        return all(pair.gone for pair in self._pairs.values())
 
     def due_to_rekey(self, now: float, *, alone: bool, hold: bool) -> list[tuple[int, By]]:
         """Pairs whose time is over, spares too, and the one that we send on when its count is (`renew`); and why.
@@ -338,12 +334,12 @@ class MemberPairs:
         found, renew = [], self.renew
         self.renew = renew if hold else None
         for pair in self._pairs.values():
-            in_use = pair is self._current and pair.gone_at is None and pair.successor is None
+            in_use = pair is self._current and not pair.gone and pair.successor is None
             if not (in_use or pair.spare):
                 continue
             asked = max(pair.taken_at, pair.asked_at)
             bereft = in_use and alone and not self._sends() and now >= asked + BEREFT_S
-            old = pair.is_old(self._times, now) and now >= pair.asked_at + pair.again_s(self._times)
+            old = pair.is_old(self._times, now) and pair.may_ask_again(self._times, now)
             if bereft or (not hold and (old or (in_use and renew))):
                 pair.asked_at = now
                 found.append((pair.spi, By.DEATH if bereft else (renew if in_use else None) or By.TIMER))
@@ -354,16 +350,15 @@ class MemberPairs:
         current = self._current
         if any(pair.spare and not pair.is_old(self._times, now) for pair in self._pairs.values()):
             return False
-        if current is None or current.gone_at is not None or not self._sends():
+        if current is None or current.gone or not self._sends():
             return True
         return current.successor is None and (self.renew is not None or current.is_old(self._times, now))
 
     def ends_in(self, now: float) -> float | None:
         """Seconds until what it sends on ends; None: there is nothing, or no end."""
         pair = self._current
-        if pair is None or pair.gone_at is not None or pair.ends_at == float("inf"):
-            return None
-        return max(0.0, pair.ends_at - now)
+        at = next_end([pair]) if pair is not None and not pair.gone else None
+        return max(0.0, at - now) if at is not None else None
 
     def inherited_ends_in(self, now: float) -> float | None:
         """Seconds until what a predecessor of keyd had made ends early; None: it does not, or is gone."""
@@ -371,20 +366,18 @@ class MemberPairs:
 
     def next_end(self) -> float | None:
         """When the life of a pair is over next."""
-        return min((pair.ends_at for pair in self._pairs.values() if pair.ends_at < float("inf")), default=None)
+        return next_end(self._pairs.values())
 
     def next_renewal(self) -> float | None:
         """When a pair is to be replaced next."""
-        after_s = self._times.replace_s
-        due = [pair.made_at + after_s * pair.share for pair in self._pairs.values() if after_s]
-        return min(due, default=None)
+        return next_renewal(self._pairs.values(), self._times)
 
     def is_at_rest(self, now: float) -> bool:
         """Whether no pair comes or goes, and the member sends on what it is thought to."""
         shared, current = self._shared, self._current
         if self._told != self.accepted.version or self._over or self.renew is not None or self._until_ms:
             return False
-        if self._orphans or self.accepted.has_inherited or shared.process.incarnation != self._incarnation:
+        if self._boot.has_orphans or self.accepted.has_inherited or shared.process.incarnation != self._incarnation:
             return False
         if shared.link[LinkWord.SPI_OUT] != self._sends_on or (current is not None and not self._sends()):
             return False
@@ -403,16 +396,16 @@ class MemberPairs:
 
     def _switch(self, pair: Pair) -> None:
         """Let the living member send on this pair, if its outbound SA is ours to give, and it has room to hear."""
-        spares = self._take_back()
+        spares = self._boot.take_back(self._pairs.values())
         given = spares.pop(pair.spi, None)
         if given is not None:
-            given.used = True
+            given.note(Happening.HANDED_OUT)
         self._put(spares)
         told = self._tell(given.keys.outbound if given else None)
         if given is not None and told:
             self._current, self._left_by = given, By.REPLACED
         elif given is not None:
-            given.used = False  # nobody has it
+            given.note(Happening.NOT_HANDED_OUT)
             self._refresh()
 
     def _tell_accepted(self) -> None:
@@ -440,42 +433,16 @@ class MemberPairs:
     def _remember(self) -> None:
         """For the next keyd: what is installed, and what that rests on; a predecessor's note until all is told."""
         if not self._untold:
-            chains = {pair.spi: pair.standing.chain for pair in self._pairs.values()}
-            note = self._proof.note(chains.values())
-            inherits = self.accepted.has_inherited or self._orphans or self._current is None
-            if self._before is not None and inherits:
-                note = replace(note, chains=tuple(sorted({*note.chains, *self._before.chains})))
-            self._mailbox.note = note.encode()
+            chains = [pair.standing.chain for pair in self._pairs.values()]
+            inherits = self.accepted.has_inherited or self._boot.has_orphans or self._current is None
+            self._mailbox.note = self._proof.note(chains, self._before if inherits else None).encode()
         self._mailbox.remember(self.accepted.all())
 
     def _refresh(self) -> None:
         """Boot records as they should be now."""
-        self._put(self._take_back())
-
-    def _take_back(self) -> dict[int, Pair]:
-        """Pairs on which nobody sends: those of boot records that still wait, and those that were in none yet.
-
-        One that was in a record and is not any more has been taken: somebody sends on it, or has died with it.
-        """
-        records = [record.outbound for record in self._mailbox.take_back() if record.outbound is not None]
-        ours = {pair.keys.outbound.key for pair in self._pairs.values()}  # the peer chooses SPIs, and may repeat one
-        waiting = {keys.key for keys in records}
-        self._orphans = [
-            replace(keys, deadline_ms=earlier(keys.deadline_ms, self._orphans_until_ms))
-            for keys in records
-            if keys.key not in ours
-        ]
-        for pair in self._pairs.values():
-            if pair.spi in self._recorded and pair.keys.outbound.key not in waiting:
-                pair.used = True
-        self._recorded.clear()
-        return {pair.spi: pair for pair in self._pairs.values() if pair.spare}
+        self._put(self._boot.take_back(self._pairs.values()))
 
     def _put(self, spares: dict[int, Pair]) -> None:
-        """Boot records of the oldest spares, with what is installed now; a predecessor's while there are too few."""
-        inbound = self.accepted.all()
+        """Boot records of these, with what is installed now."""
         self._remember()
-        chosen = sorted(spares.values(), key=lambda pair: not self._is_fresh(pair))[:BOOT_RECORDS]
-        outbound = [*(pair.keys.outbound for pair in chosen), *self._orphans]
-        self._mailbox.put(inbound, outbound[:BOOT_RECORDS])
-        self._recorded = {pair.spi for pair in chosen}
+        self._boot.put(spares, self.accepted.all(), self._is_fresh)

@@ -63,9 +63,10 @@ class Proof:
         """Return that of a connection."""
         return cls(connection.credentials, connection.local_id, connection.remote_id)
 
-    def note(self, chains: Iterable[Chain]) -> Note:
-        """For keyd's successor; `chains`: of the peer's certificates."""
+    def note(self, chains: Iterable[Chain], before: Note | None = None) -> Note:
+        """For keyd's successor; `chains`: of the peer's certificates; `before`: of a predecessor that still matters."""
         found = {tuple(one.public_bytes(Encoding.DER) for one in chain) for chain in chains if chain}
+        found |= set(before.chains) if before is not None else set()
         return Note(self._key, hmac.digest(self._key, self._octets, "sha256"), tuple(sorted(found)))
 
     def is_that_by(self, before: Proof) -> bool:

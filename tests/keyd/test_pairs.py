@@ -20,6 +20,7 @@ from fwd.datapath.shared import LinkWord, PeeringShared, ProcessState
 from fwd.keyd import accepted
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, KeydPeering
+from fwd.keyd.pair_states import Life
 from fwd.keyd.pairs import ANSWER_S, OLD_SA_S
 from fwd.model.keys import PskKeys
 from fwd.proto.ike import endpoint, exchanges, rekey
@@ -568,7 +569,7 @@ def test_a_pair_that_the_far_side_asked_for_is_ready_with_its_next_request_or_af
     world = World(undo)
     world.run(2 * STEP_S)  # all is negotiated in less time than ANSWER_S
     ready = [
-        pair.ready
+        pair.life is not Life.WAITING
         for side in world.sides
         if side.keyd is not None
         for member in side.keyd.members
