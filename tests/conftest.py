@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -44,6 +45,12 @@ _PREFIX = f"t{os.getpid()}-"  # of the labs of this run; others on the machine a
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: n for n, name in enumerate(_FIRST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    # Thousands of tests and what they import stay: the collector of garbage need not look at them again and again.
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)

@@ -271,7 +271,7 @@ def capturing(topology: Topology, directory: Path, *options: str) -> Iterator[di
             assert process.stdout.readline() == "ready\n"
         yield result
         capture.send_signal(signal.SIGTERM)
-        assert capture.wait(10) == 0
+        assert capture.wait(60) == 0
         result |= json.loads(out.read_text())
     finally:
         for process in (sink, capture):

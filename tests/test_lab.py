@@ -146,10 +146,10 @@ def test_down_ends_what_runs_inside_and_nothing_else(lab: MakeLab) -> None:
         [process] = processes.in_network_of(Path("/run/netns") / topology.ns("gw1"))
         assert process.pid == inside.pid
         processes.end([process], grace_s=0.1)
-        assert inside.wait(5) == -signal.SIGKILL
+        assert inside.wait(60) == -signal.SIGKILL
         with topology.popen("gw2", ["cat"], stdin=subprocess.PIPE) as polite:
             topology.down()
-            assert polite.wait(5) == -signal.SIGTERM
+            assert polite.wait(60) == -signal.SIGTERM
         assert outside.poll() is None
 
 

@@ -79,6 +79,12 @@ class Rows:
         return rows if octets == self.octets else [row[:octets] for row in rows]
 
 
+def _cut(buffer: bytearray, octets: int) -> list[memoryview]:
+    """Views of a buffer's parts, of so many octets each."""
+    view = memoryview(buffer)
+    return [view[at : at + octets] for at in range(0, len(buffer), octets)]
+
+
 class _Sa:
     """What sending and receiving share: the cipher, and tables of nonces and AADs for a burst of `rows`."""
 
@@ -96,8 +102,8 @@ class _Sa:
         self.nonce_iv: npt.NDArray[np.uint64] = nonce_table["iv"]
         self.aad_number: npt.NDArray[np.uint64] = aad_table["number"]
         self.aad_low = np.ndarray((rows,), ">u4", aads, aad.itemsize - 4, (aad.itemsize,))
-        self.nonces = [memoryview(nonces)[i * 12 : i * 12 + 12] for i in range(rows)]
-        self.aads = [memoryview(aads)[i * aad.itemsize : (i + 1) * aad.itemsize] for i in range(rows)]
+        self.nonces = _cut(nonces, 12)
+        self.aads = _cut(aads, aad.itemsize)
         self.index = np.arange(rows, dtype=np.uint64)
 
     def aad(self, number: int) -> bytes:

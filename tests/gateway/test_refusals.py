@@ -35,7 +35,7 @@ def pair(lab: Pair) -> Iterator[Pair]:
 
 def refused(pair: Pair, *words: str, before: Sequence[str] = (), arguments: Sequence[str] = ()) -> None:
     argv = [*before, sys.executable, "-m", "fwd", "demux", "--config", str(pair.config("gw1")), *arguments]
-    done = pair.topology.run("gw1", argv, check=False, timeout=20)
+    done = pair.topology.run("gw1", argv, check=False, timeout=60)
     assert done.returncode == 2, done
     assert done.stdout == ""
     lines = done.stderr.splitlines()
@@ -55,7 +55,7 @@ def test_without_root(pair: Pair, needs_user_namespaces: None, tmp_path: Path) -
     readable = tmp_path / "gw1.toml"
     readable.write_text(pair.config("gw1").read_text())
     argv = [*NOT_ROOT, sys.executable, "-m", "fwd", "demux", "--config", str(readable)]
-    done = pair.topology.run("gw1", argv, check=False, timeout=20)
+    done = pair.topology.run("gw1", argv, check=False, timeout=60)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "needs root" in done.stderr
@@ -153,7 +153,7 @@ def test_busy_control_socket(pairs: MakePair) -> None:
     pair = pairs()
     pair.write_secret("gw1")
     argv = [sys.executable, "-m", "fwd", "demux", "--config", str(pair.config("gw1"))]
-    done = pair.topology.run("gw1", argv, check=False, timeout=20)
+    done = pair.topology.run("gw1", argv, check=False, timeout=60)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "another fwd" in done.stderr
@@ -175,7 +175,7 @@ def test_tun_name_that_another_fwd_has(pairs: MakePair) -> None:
     other.write_text(text)
     argv = [sys.executable, "-m", "fwd", "demux", "--config", str(other)]
     before = network_of(pair.topology, "gw1")
-    done = pair.topology.run("gw1", argv, check=False, timeout=20)
+    done = pair.topology.run("gw1", argv, check=False, timeout=60)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "fwd0" in done.stderr

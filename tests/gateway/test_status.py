@@ -37,7 +37,7 @@ def http(pair: Pair, path: str) -> tuple[int, str]:
 
 def fwd_status(pair: Pair, *options: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "fwd", "status", "--control", str(pair.control("gw1")), *options]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
 
 
 def test_json_shows_the_first_authenticated_packets(pair: Pair) -> None:

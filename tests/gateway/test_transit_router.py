@@ -125,8 +125,8 @@ def test_tcp_learns_of_a_narrow_link_behind_it(pair: tuple[Pair, Behind], versio
         try:
             assert server.stdout is not None
             assert server.stdout.readline() == "ready\n"
-            gateways.topology.run("client1", python(SEND, FAR[version], OCTETS), timeout=40)
-            assert server.communicate(timeout=40)[0] == f"{OCTETS}\n"
+            gateways.topology.run("client1", python(SEND, FAR[version], OCTETS), timeout=60)
+            assert server.communicate(timeout=60)[0] == f"{OCTETS}\n"
         finally:
             server.kill()
 

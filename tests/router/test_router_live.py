@@ -81,7 +81,7 @@ while True:
 """
 
 
-def until(said: Callable[[], Any], what: str, limit_s: float = 20.0) -> Any:
+def until(said: Callable[[], Any], what: str, limit_s: float = 60.0) -> Any:
     end = time.monotonic() + limit_s
     while not (found := said()):
         assert time.monotonic() < end, f"{what} does not come"
@@ -221,7 +221,7 @@ class Flows:
 
     def end(self) -> dict[str, Any]:
         self.process.send_signal(signal.SIGTERM)
-        out, _ = self.process.communicate(timeout=20)
+        out, _ = self.process.communicate(timeout=60)
         found: dict[str, Any] = json.loads(out)
         return found
 
