@@ -55,6 +55,7 @@ from fwd.proto.ike.events import (
     Moved,
     Rejected,
 )
+from fwd.proto.ike.leaving import Leaving
 from fwd.proto.ike.message import Header
 from fwd.proto.ike.payloads import Notification
 from fwd.proto.ike.table import Commons
@@ -423,6 +424,11 @@ class IkePeering:
         return bool(self._disagreement) or self._beginning.stopped
 
     def stopping(self, now: float) -> None:
-        """fwd goes, or this peering does: tell the peer."""
+        """Tell the peer, once, that fwd goes."""
         self._record.stopped(self._endpoint.sas(self.name), now)
         self._endpoint.say_farewell(self.name)
+
+    def leave(self, to: Leaving, now: float) -> None:
+        """Let the peer be told that this peering goes, until it has answered."""
+        self._record.stopped(self._endpoint.sas(self.name), now)
+        to.take(self._endpoint, now)

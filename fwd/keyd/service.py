@@ -41,6 +41,7 @@ from fwd.model.config import Peering
 from fwd.model.pairing import Far
 from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.events import Address, Datagram
+from fwd.proto.ike.leaving import Leaving
 from fwd.proto.ike.numbers import Exchange
 from fwd.proto.ike.table import Commons, our_spi
 from fwd.proto.logged import event
@@ -80,6 +81,7 @@ class Service:
         self._parts = parts
         self._key_log = KeyLog(parts.key_log) if parts.key_log is not None else None
         self._commons = Commons()
+        self._leaving = Leaving(os.urandom, self._commons)
         self._lab, self._own = Barrier("lab keys"), Barrier("keyd")
         self._peerings: dict[str, KeydPeering] = {}
         self._derived: dict[str, list[MemberKeys]] = {}
@@ -121,14 +123,15 @@ class Service:
         self._beat()  # private keys take their time to load
 
     def remove(self, name: str, now: float) -> None:
-        """End a peering, and tell its peer once: fwd does not wait for the answer."""
+        """End a peering, and tell its peer: again until that answers, while its socket is there for other peerings."""
         parts = self._peerings.pop(name, None)
         if parts is None:
             return
         for guard in [guard for guard in self._guards if guard.name == name]:
-            self._say_goodbye(guard, now)
+            guard.use(lambda peering: peering.leave(self._leaving, now), now, None)
             guard.close(now)
             self._guards.remove(guard)
+        self._send_farewells()
         self._derived.pop(name, None)
         for member in parts.members:
             self._forget(member.control.fileno())
@@ -257,7 +260,8 @@ class Service:
         """Until the process is told to end, and then tells the peers."""
         signal.signal(signal.SIGTERM, self._on_stop)
         while not self._stopping:
-            due = min([self._tick_at, *(guard.due for guard in self._guards)])
+            leaving = self._leaving.next_timeout()
+            due = min([self._tick_at, *(guard.due for guard in self._guards), *([leaving] if leaving else [])])
             self.turn(max(0.0, due - boot_s()))
         now = self._beat()
         for guard in self._guards:
@@ -294,6 +298,8 @@ class Service:
 
     def _receive(self, ready: Sequence[int], now: float) -> None:
         for message in self._inbox.messages(ready):
+            if self._commons.homes.get(our_spi(message.header)) is self._leaving:
+                self._leaving.receive(message.data, message.local, message.remote, now, message.header)
             guard = self._addressee(message)
             if guard is not None:
                 guard.hear(message, now)
@@ -322,6 +328,8 @@ class Service:
             self._parts.gateway.follow_log_level()
             for member in [one for members in self._derived.values() for one in members]:
                 self._lab.call(partial(member.glance, now), now)
+        self._leaving.handle_timeout(now)
+        self._send_farewells()
         drains = bool(self._parts.gateway.drains[0])
         for guard in self._guards:
             if guard.peering is not None and guard.peering.connection.drains != drains:
@@ -340,6 +348,10 @@ class Service:
         if path is not None:
             self._inbox.keep_alive(*path)
         for datagram in guard.use(IkePeering.datagrams, now, list[Datagram]()):
+            self._inbox.send(datagram)
+
+    def _send_farewells(self) -> None:
+        for datagram in self._leaving.datagrams_to_send():
             self._inbox.send(datagram)
 
     def _tell(self, now: float) -> None:

@@ -20,6 +20,7 @@ from fwd.datapath.memory import Memory
 from fwd.datapath.shared import peering_sizes
 from fwd.keyd.mailbox import KeydPeering
 from fwd.model.config import Peering
+from fwd.proto.ike.events import Datagram
 
 pytestmark = pytest.mark.usefixtures("soon_again")
 
@@ -157,6 +158,26 @@ def test_the_peer_of_a_peering_that_goes_is_told(pair: list[Told]) -> None:
     meet(pair)
     pair[0].tell(Notice("close", "q"))
     run(pair, lambda: pair[0].has_done() and not pair[1].gateway.sa("q"))
+
+
+def test_it_is_told_again_if_that_is_lost_and_another_peering_keeps_the_socket(
+    pair: list[Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = meet(pair)
+    inbox, lost = pair[0].gateway.service._inbox, list[Datagram]()
+    send = inbox.send
+
+    def lose_one(datagram: Datagram) -> None:
+        if datagram.local[1] == port and not lost:
+            lost.append(datagram)
+        else:
+            send(datagram)
+
+    run(pair, lambda: not any(sa.busy for one in pair for sa in [one.gateway.sa("q")]))
+    monkeypatch.setattr(inbox, "send", lose_one)
+    pair[0].tell(Notice("close", "q"))
+    run(pair, lambda: pair[0].has_done() and not pair[1].gateway.sa("q"))
+    assert lost
 
 
 def test_a_change_touches_no_sa(pair: list[Told]) -> None:
