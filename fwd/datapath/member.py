@@ -82,7 +82,7 @@ class Member:
         self._parts = parts
         self._shared = parts.shared
         self._link = parts.shared.link
-        self._incarnation = parts.shared.process.incarnation
+        self._incarnation, self._booted_ns = parts.shared.process.incarnation, boot.written_ns
         self._counters = parts.shared.counters.attach()
         self._esp = parts.peering.payload == "esp"
         self._sender = Sender(parts.sock, gso=parts.offloads.gso)
@@ -338,6 +338,7 @@ class Member:
             self.inbound.lose_batch()  # packets that had waited for these SAs, among others
 
     def on_news(self) -> None:
+        """Take what keyd has sent to this incarnation, and not before its boot record was written."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 try:
@@ -345,7 +346,7 @@ class Member:
                 except MessageError as error:
                     log.error("message from keyd refused: %s", error, extra=event("member.message_refused"))
                     continue
-                if message.incarnation == self._incarnation:
+                if message.incarnation == self._incarnation and message.written_ns >= self._booted_ns:
                     self._install(message)
 
     def _end_overdue(self) -> None:

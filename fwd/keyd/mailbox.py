@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from fwd.datapath.clock import boot_ns
 from fwd.datapath.shared import MemberShared, PeeringShared
 from fwd.keyd.offers import Offers
 from fwd.model.config import Peering
@@ -82,7 +83,7 @@ class Mailbox:
     def put(self, inbound: Sequence[SaKeys], unused: Iterable[SaKeys]) -> None:
         """A boot record for each SA to send on."""
         for outbound in unused:
-            self._parts.boot.send(SaSet(0, tuple(inbound), outbound).encode())
+            self._parts.boot.send(SaSet(0, tuple(inbound), outbound, written_ns=boot_ns()).encode())
 
     def remember(self, inbound: Sequence[SaKeys]) -> None:
         """What the member has installed, for the next keyd."""
@@ -109,7 +110,8 @@ class Mailbox:
         self, inbound: Sequence[SaKeys], outbound: SaKeys | None, *, stop: bool = False, until_ms: int = 0
     ) -> bool:
         """Tell the living member. One that dies first reads its boot record instead. False: it has no room for more."""
-        message = SaSet(self._parts.shared.process.incarnation, tuple(inbound), outbound, stop, until_ms)
+        incarnation = self._parts.shared.process.incarnation
+        message = SaSet(incarnation, tuple(inbound), outbound, stop, until_ms, boot_ns())
         try:
             self._parts.control.send(message.encode())
         except BlockingIOError:

@@ -31,7 +31,8 @@ NARROWED_MAX = 8  # different traffic selectors among the inbound SAs of a membe
 
 DEADLINE_MAX_MS = 2**64 - 1
 
-_HEAD = struct.Struct(">BQBBQB")  # kind, incarnation, inbound SAs, outbound SAs, end of the SA it sends on, table
+# Kind, incarnation, inbound SAs, outbound SAs, end of the SA it sends on, table, when it was written.
+_HEAD = struct.Struct(">BQBBQBQ")
 # SPI, ESN, slot, octets of the key, deadline, place in the table (0: as configured), key, salt
 _SA = struct.Struct(f">IBBBQB{KEY_BYTES}s{SALT_BYTES}s")
 _ENTRY = struct.Struct(">BB")  # local ranges, remote ranges
@@ -99,6 +100,9 @@ class SaSet:
 
     Without `outbound` it goes on sending on what it has, unless `stop`: then on nothing; by `until_ms` that ends at the
     latest, as by a deadline (0: by its own). What is installed already takes its deadline from here, too.
+
+    `written_ns`: when, on a clock that only goes forward. Boot records and updates come by two ways; what was written
+    before the boot record that an incarnation has taken says nothing about what that has.
     """
 
     incarnation: int
@@ -106,12 +110,13 @@ class SaSet:
     outbound: SaKeys | None = None
     stop: bool = False
     until_ms: int = 0
+    written_ns: int = 0
 
     def encode(self) -> bytes:
         sas = (*self.inbound, *((self.outbound,) if self.outbound else ()))
         kind, n_in = _SA_SET_STOP if self.stop else _SA_SET, len(self.inbound)
         table = list(dict.fromkeys(sa.narrowed for sa in sas if sa.narrowed is not None))
-        head = _HEAD.pack(kind, self.incarnation, n_in, len(sas) - n_in, self.until_ms, len(table))
+        head = _HEAD.pack(kind, self.incarnation, n_in, len(sas) - n_in, self.until_ms, len(table), self.written_ns)
         places: dict[Narrowed | None, int] = {None: 0, **{one: place for place, one in enumerate(table, 1)}}
         parts = [_pack(sa, places[sa.narrowed]) for sa in sas]
         return head + b"".join(parts) + b"".join(one.encode() for one in table)
@@ -121,7 +126,7 @@ class SaSet:
         """Raises MessageError for anything but one whole SaSet."""
         if len(data) < _HEAD.size:
             raise MessageError("shorter than its head")
-        kind, incarnation, n_in, n_out, until_ms, n_table = _HEAD.unpack_from(data)
+        kind, incarnation, n_in, n_out, until_ms, n_table, written_ns = _HEAD.unpack_from(data)
         stop = kind == _SA_SET_STOP
         if not (stop or kind == _SA_SET) or n_in > SLOTS or n_out > (0 if stop else 1):
             raise MessageError("not an SA set")
@@ -134,7 +139,7 @@ class SaSet:
             if spi < 256 or slot >= SLOTS or octets not in _KEY_SIZES or place >= len(table):
                 raise MessageError("SPI, slot, key or selectors out of range")
             sas.append(SaKeys(spi, bool(esn), key[:octets], salt, slot, deadline_ms, table[place]))
-        return cls(incarnation, tuple(sas[:n_in]), sas[n_in] if n_out else None, stop, until_ms)
+        return cls(incarnation, tuple(sas[:n_in]), sas[n_in] if n_out else None, stop, until_ms, written_ns)
 
 
 def _pack(sa: SaKeys, place: int) -> bytes:

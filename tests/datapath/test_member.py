@@ -402,6 +402,17 @@ def test_an_update_is_for_its_incarnation_only_and_garbage_is_refused() -> None:
         assert r.pass_over(record(1)) == [record(1)]
 
 
+@pytest.mark.parametrize(("written_ns", "stops"), [(99, False), (100, True), (101, True)])
+def test_what_keyd_wrote_before_the_boot_record_is_not_about_what_that_gave(written_ns: int, stops: bool) -> None:
+    """A word to stop, say, of what a user has ended: both queues are read after the user has begun again."""
+    with rig(members=1) as r:
+        boot = SaSet(0, (sa_keys(2, 0, 0),), sa_keys(1, 0, 1), written_ns=100)
+        member = member_module.Member(r.a.parts[0], boot, skip=False)
+        r.a.controls[0].send(SaSet(1, (), stop=True, written_ns=written_ns).encode())
+        member._hear_keyd()
+        assert (member.outbound.sa is None) == stops
+
+
 NOT_ECT, ECT1, ECT0, CE = 0, 1, 2, 3
 # RFC 6040 §4.2, figure 4: inner, outer → what goes on; None: dropped.
 ECN = [

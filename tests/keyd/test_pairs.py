@@ -47,7 +47,7 @@ class PlayedMember:
         (boot, self.boot), (keyd_control, self.control), memory = pairs
         self.parts = KeydMember(self.shared, boot, self.boot, keyd_control, memory)
         self._counters = self.shared.counters.attach()
-        self.incarnation = 0
+        self.incarnation = self.booted_ns = 0
         self.alive = False
         self.outbound: SaKeys | None = None
         self.inbound: dict[int, SaKeys] = {}
@@ -70,7 +70,7 @@ class PlayedMember:
             record = SaSet.decode(self.boot.recv(65536))
         except BlockingIOError:
             return False
-        self.alive = True
+        self.alive, self.booted_ns = True, record.written_ns
         self._install(record)
         return True
 
@@ -79,7 +79,7 @@ class PlayedMember:
         with contextlib.suppress(BlockingIOError):
             while True:
                 message = SaSet.decode(self.control.recv(65536))
-                if self.alive and message.incarnation == self.incarnation:
+                if self.alive and message.incarnation == self.incarnation and message.written_ns >= self.booted_ns:
                     self._install(message)
 
     def _install(self, message: SaSet) -> None:
@@ -547,6 +547,29 @@ def test_what_a_user_has_terminated_carries_nothing_whoever_begins(undo: context
     world.run(5.0, traffic=False)
     world.check_sends()
     assert not ours.keyd.told(world.now)["stopped"]
+
+
+def test_a_member_that_is_late_to_read_that_it_is_to_stop_goes_on_with_what_came_since(
+    undo: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has begun, and reads nothing until a user has ended the connection and begun it again."""
+    world = World(undo)
+    world.run(2.0)
+    keyd, member = world.sides[0].keyd, world.sides[0].members[0]
+    assert keyd is not None
+    member.alive = False
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(member, "start", lambda: False)
+        meanwhile.setattr(member, "read", lambda: None)
+        member.forked()
+        keyd.terminate(world.now)
+        world.run(0.2, traffic=False)
+        keyd.initiate(world.now)
+        world.run(2.0, traffic=False)
+    assert member.take_record()
+    member.read()
+    assert member.outbound is not None
+    world.check_sends()
 
 
 def test_a_user_has_everything_rekeyed_without_a_loss(undo: contextlib.ExitStack) -> None:

@@ -40,7 +40,9 @@ SAS = st.builds(
 )
 _SOME = st.integers(0, 2**64 - 1), st.lists(SAS, max_size=SLOTS).map(tuple)
 _UNTIL = st.integers(0, DEADLINE_MAX_MS)
-SETS = st.builds(SaSet, *_SOME, st.none() | SAS, until_ms=_UNTIL) | st.builds(SaSet, *_SOME, st.none(), st.just(True))
+SETS = st.builds(SaSet, *_SOME, st.none() | SAS, until_ms=_UNTIL, written_ns=_UNTIL) | st.builds(
+    SaSet, *_SOME, st.none(), st.just(True)
+)
 ONE = SaSet(3, (SaKeys(256, True, bytes(32), bytes(4), 1),), SaKeys(257, False, bytes(32), bytes(4), 2)).encode()
 
 
@@ -109,7 +111,7 @@ def test_a_set_cut_short_is_refused(length: int) -> None:
 
 @pytest.mark.parametrize(
     ("at", "value"),
-    [(0, 2), (0, 3), (9, SLOTS + 1), (9, 0), (10, 2), (10, 0), (20 + 2, 0), (20 + 5, SLOTS), (20 + 6, 31)],
+    [(0, 2), (0, 3), (9, SLOTS + 1), (9, 0), (10, 2), (10, 0), (28 + 2, 0), (28 + 5, SLOTS), (28 + 6, 31)],
     ids=[
         "stop and an SA to send on",
         "kind",
