@@ -362,7 +362,12 @@ def test_each_far_gateway_has_its_own_identity() -> None:
         ({"remote_addrs": "[]"}, PSK, "remote_addrs: has no entries"),
         ({"remote_addrs": '["192.0.2.2", "192.0.2.2"]'}, PSK, "remote_addrs: 192.0.2.2 stands here twice"),
         ({"remote_addrs": '["192.0.2.2", "192.0.2"]'}, PSK, "remote_addrs: '192.0.2' is no IP address"),
-        ({"remote_addrs": '["192.0.2.2", "gw3.example"]'}, PSK, "gw3.example is a name, which a list does not take"),
+        ({"remote_addrs": '["gw3.example", "GW3.example."]'}, PSK, "remote_addrs: gw3.example stands here twice"),
+        ({"remote_addrs": '[["192.0.2.2"], "192.0.2.3"]'}, PSK, "a list within a list"),
+        ({"remote_addrs": '["gw3.example", "192.0.2.1"]'}, PSK, "are the same address"),
+        ({"remote_addrs": '["gw3.example", "2001:db8::2"]'}, PSK, "different IP versions"),
+        ({"remote_addrs": '["gw3.example", "10.2.0.9"]'}, PSK, "contains a gateway's own outer address"),
+        ({"remote_addrs": '["gw3.example", "192.0.2.2"]', "members": "1"}, PSK, "members 1 are fewer than the 2 far"),
         ({"remote_addrs": '["192.0.2.2", "2001:db8::2"]'}, PSK, "different IP versions"),
         ({"remote_addrs": '["192.0.2.2", "192.0.2.1"]'}, PSK, "are the same address"),
         ({"remote_addrs": TWO_FAR}, KEYS, "several far gateways need IKE keys"),
@@ -384,7 +389,9 @@ def test_two_peerings_may_not_share_a_far_gateway_that_cannot_be_told_apart() ->
     parse(text.replace('"192.0.2.3"\n', '"192.0.2.4"\n'), "f")
 
 
-def test_several_far_gateways_are_written_as_they_are_read() -> None:
-    config = parse(peering(keys=PSK + 'remote_id = ["a", "b"]\n', remote_addrs=TWO_FAR), "f")
+@pytest.mark.parametrize("far", [TWO_FAR, '["gw3.example", "192.0.2.3"]', '["gw3.example", "gw4.example"]'])
+def test_several_far_gateways_are_written_as_they_are_read(far: str) -> None:
+    config = parse(peering(keys=PSK + 'remote_id = ["a", "b"]\n', remote_addrs=far), "f")
     assert parse(render(config), "f") == config
+    assert Config.model_validate(config.model_dump(mode="json")) == config
     assert 'remote_addrs = "192.0.2.2"' in render(parse(peering(keys=PSK), "f"))

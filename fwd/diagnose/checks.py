@@ -215,7 +215,7 @@ def keys(facts: Facts) -> Iterator[Finding]:
 
 def names(facts: Facts) -> Iterator[Finding]:
     """Yield far gateways whose name has no address that can be taken."""
-    named = {peering.name: peering.remote_addrs for peering in facts.config.peering}
+    named = {peering.name: " or ".join(peering.names) for peering in facts.config.peering}
     for peering, why in facts.nameless.items():
         remedy = "see `getent ahosts NAME`, or write the IP address; the name server is asked without the tunnel"
         yield Finding("name", "fault", peering, f"no address of {named[peering]} (remote_addrs)", why, remedy)

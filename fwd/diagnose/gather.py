@@ -99,16 +99,22 @@ def gather(config: Config, control: Path, *, is_root: bool) -> Facts:
 
 def _placed(config: Config, status: Status | None) -> tuple[list[Peering], dict[str, str]]:
     """Return the peerings with addresses for names, the gateway's if it has some; and why others cannot have one."""
-    in_use = {one.name: one.remote_addrs for one in status.peerings if is_address(one.remote_addrs)} if status else {}
+    in_use = {one.name: one.remote_addrs.split(", ") for one in status.peerings} if status else {}
     placed: list[Peering] = []
     nameless: dict[str, str] = {}
     for peering in config.peering:
-        if not isinstance(peering.remote_addrs, str):
+        if not peering.names:
             placed.append(peering)
             continue
+        ends = [str(leg.address) for leg in peering.legs]
+        shown = in_use.get(peering.name, [])
+        known = dict(zip(ends, shown, strict=True)) if len(ends) == len(shown) else {}
         try:
-            found = in_use.get(peering.name) or _looked_up(peering.remote_addrs, peering.local_addrs)
-            placed.append(peering.at(ip_address(found)))
+            found = {
+                name: known[name] if is_address(known.get(name, "")) else _looked_up(name, peering.local_addrs)
+                for name in peering.names
+            }
+            placed.append(peering.at({name: ip_address(one) for name, one in found.items()}))
         except (OSError, ConfigError) as error:
             nameless[peering.name] = getattr(error, "strerror", None) or str(error)
     return placed, nameless

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Mapping
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -56,7 +57,7 @@ class Peering(Strict):
     local_addrs: Restart[HostAddress] = Field(description="this gateway's outer address")
     remote_addrs: Restart[FarAddress] = Field(
         description="the far gateway's outer address, or its name (not with lab keys), looked up when IKE begins; or a "
-        "list of addresses of far gateways: member i is paired with number i mod n"
+        "list of both, for several far gateways: member i is paired with number i mod n"
     )
     local_ts: Live[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="subnets on this side")
     remote_ts: Live[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="those on the far side")
@@ -114,6 +115,11 @@ class Peering(Strict):
         """The far gateways, and whose members are paired with them."""
         return far_gateways(self.addresses)
 
+    @property
+    def legs(self) -> tuple[Far, ...]:
+        """The far gateways, those by name too, to be compared with others' alone."""
+        return far_gateways(self._ends)  # type: ignore[arg-type]
+
     def towards(self, far: Far) -> Peering:
         """The peering as one of its far gateways has it: with that one alone, and with the members paired with it."""
         keys = self.keys
@@ -158,21 +164,33 @@ class Peering(Strict):
 
     @property
     def far(self) -> Address:
-        """The far gateway's address; not of a peering that has its name alone, or several."""
+        """The far gateway's address; not of a peering that has its name alone, or several far gateways."""
         (address,) = self.addresses
         return address
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Those of the far gateways; of a peering that has a name alone, there is none yet (supervise/names.py)."""
-        if isinstance(self.remote_addrs, str):
-            return ()
+        """Those of the far gateways; none while a name is among them that has no address yet (supervise/names.py)."""
+        return () if self.names else self._known
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of far gateways in place of addresses."""
+        return tuple(one for one in self._ends if isinstance(one, str))
+
+    @property
+    def _ends(self) -> tuple[Address | str, ...]:
+        """All far gateways, each by address or name."""
         return self.remote_addrs if isinstance(self.remote_addrs, tuple) else (self.remote_addrs,)
 
     @property
+    def _known(self) -> tuple[Address, ...]:
+        return tuple(one for one in self._ends if not isinstance(one, str))
+
+    @property
     def where(self) -> str:
-        """The far gateways' addresses, or the name, in words."""
-        return ", ".join(map(str, self.addresses)) or str(self.remote_addrs)
+        """The far gateways' addresses or names, in words."""
+        return ", ".join(map(str, self._ends))
 
     @property
     def remote_id(self) -> str:
@@ -181,10 +199,11 @@ class Peering(Strict):
         named = self.ike.remote_id
         return (named[0] if isinstance(named, list) else named) or str(self.remote_addrs)
 
-    def at(self, address: Address) -> Peering:
-        """The same peering with the address of its name. Raises ConfigError if it cannot be there."""
+    def at(self, addresses: Mapping[str, Address]) -> Peering:
+        """The same peering with the addresses of its names. Raises ConfigError if it cannot be there."""
+        ends = [str(addresses.get(one, one) if isinstance(one, str) else one) for one in self._ends]
         try:
-            return Peering.model_validate({**self.model_dump(), "remote_addrs": str(address)})
+            return Peering.model_validate({**self.model_dump(), "remote_addrs": ends})
         except ValidationError as error:
             raise ConfigError(first_reason(error, _TABLES)) from None
 
@@ -196,11 +215,11 @@ class Peering(Strict):
 
     @model_validator(mode="after")
     def _coherent(self) -> Peering:
-        if isinstance(self.remote_addrs, str):
+        if self.names:
             self._fit_for_a_name()
-        if any(one.version != self.local_addrs.version for one in self.addresses):
+        if any(one.version != self.local_addrs.version for one in self._known):
             raise ValueError("local_addrs and remote_addrs are of different IP versions")
-        if self.local_addrs in self.addresses:
+        if self.local_addrs in self._known:
             raise ValueError("local_addrs and remote_addrs are the same address")
         if reason := self._unpaired():
             raise ValueError(reason)
@@ -223,7 +242,7 @@ class Peering(Strict):
         if overlap := first_shared({"local_ts": self.local_ts, "remote_ts": self.remote_ts}):
             (a, one), (b, other) = overlap
             raise ValueError(f"{a} {one} and {b} {other} overlap{_all_of_it(one, other)}")
-        for address in (*self.addresses, self.local_addrs):
+        for address in (*self._known, self.local_addrs):
             for subnet in self.remote_ts:
                 if address in subnet:
                     raise ValueError(
@@ -233,7 +252,7 @@ class Peering(Strict):
 
     def _unpaired(self) -> str:
         """Why its far gateways cannot be told apart, or have nobody to be paired with; empty: all is well."""
-        count, identities = len(self.addresses) or 1, self.ike.remote_id if self.ike else None
+        count, identities = len(self._ends), self.ike.remote_id if self.ike else None
         if isinstance(identities, list) and len(identities) != count:
             return f"keys.remote_id has {len(identities)} entries, and remote_addrs {count}: give each one its own"
         if count == 1:
@@ -350,9 +369,7 @@ def indistinct(a: Peering, b: Peering) -> str:
 
 def _legs_in_common(a: Peering, b: Peering) -> list[tuple[Peering, Peering]]:
     """Both peerings as each far gateway has them that they share; one whose name alone is known is told by that."""
-    if isinstance(a.remote_addrs, str) or isinstance(b.remote_addrs, str):
-        return [(a, b)] if a.remote_addrs == b.remote_addrs else []
-    pairs = [(one, other) for one in a.fars for other in b.fars if one.address == other.address]
+    pairs = [(one, other) for one in a.legs for other in b.legs if one.address == other.address]
     return [(a.towards(one), b.towards(other)) for one, other in pairs]
 
 

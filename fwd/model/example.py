@@ -27,7 +27,7 @@ log_level = "info"
 [[peering]]
 name = "vpc2"
 local_addrs = "192.0.2.1"          # this gateway's outer address
-remote_addrs = "192.0.2.2"         # the far gateway's, or its name; a list of addresses: several far gateways
+remote_addrs = "192.0.2.2"         # the far gateway's, or its name; a list of them: several far gateways
 local_ts = ["10.1.0.0/16"]         # subnets on this side
 remote_ts = ["10.2.0.0/16"]        # subnets on the far side
 members = 4                        # worker processes, one ESP tunnel each

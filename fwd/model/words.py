@@ -175,26 +175,26 @@ def _no_network(text: str) -> object:
 
 
 def _far_address(value: object) -> object:
-    """An address, or a name that has one, or a list of addresses."""
+    """An address, or a name that has one, or a list of both."""
     if isinstance(value, list | tuple):
         return _far_addresses(value)
     return value.rstrip(".").lower() if isinstance(value, str) and is_host_name(value) else _address(value)
 
 
 def _far_addresses(values: Sequence[object]) -> object:
-    """The addresses of several far gateways; of a list with one, that one."""
+    """The addresses or names of several far gateways; of a list with one, that one."""
     if not values:
         raise ValueError("has no entries, needs one")
-    if name := next((one for one in values if isinstance(one, str) and is_host_name(one)), None):
-        raise ValueError(f"{name} is a name, which a list does not take: write the IP address")
-    found = tuple(_address(one) for one in values)
+    if any(isinstance(one, list | tuple) for one in values):
+        raise ValueError("a list within a list: write all far gateways in one")
+    found = tuple(_far_address(one) for one in values)
     if twice := next((one for at, one in enumerate(found) if one in found[:at]), None):
         raise ValueError(f"{twice} stands here twice")
     return found if len(found) > 1 else found[0]
 
 
 HostAddress = Annotated[Address, BeforeValidator(_address)]
-FarAddress = Annotated[Address | str | tuple[Address, ...], BeforeValidator(_far_address)]
+FarAddress = Annotated[Address | str | tuple[Address | str, ...], BeforeValidator(_far_address)]
 Subnet = Annotated[Network, BeforeValidator(_network)]
 
 

@@ -2,9 +2,11 @@
 
 A name is looked up at the start, on SIGHUP, and while nothing joins its peering to the far gateway: so a new address is
 taken when IKE begins anew, and never under traffic. What was found stays when the next look-up fails. Of several
-addresses the next one is tried if ELSEWHERE_S at one came to nothing. A look-up is done by a child without rights that
-lives DEADLINE_S at most; what it says is not believed to be anything but addresses. A peering whose name has no address
-yet waits, with its guards closed.
+addresses the next one is tried if ELSEWHERE_S at one came to nothing. A peering with several far gateways waits until
+each has an address; while one of them is joined, the others' names are left alone, too.
+
+A look-up is done by a child without rights that lives DEADLINE_S at most; what it says is not believed to be anything
+but addresses. A peering whose name has no address yet waits, with its guards closed.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ Name = tuple[str, int]  # and which IP version is wanted
 
 @dataclass
 class _Place:
-    """Where one peering's far gateway is, as far as it is known."""
+    """Where one of a peering's far gateways is, as far as it is known."""
 
     name: Name
     address: Address | None = None
@@ -88,37 +90,41 @@ class Names:
 
     def __init__(self, user: User) -> None:
         self._user = user
-        self._places: dict[str, _Place] = {}  # by peering
+        self._places: dict[tuple[str, str], _Place] = {}  # by peering and name
         self._lookups: list[_Lookup] = []
 
     def resolved(self, config: Config) -> Config:
         """Return the configuration with addresses for names; a peering that can have none keeps its name."""
         found: list[Peering] = []
         for peering in config.peering:
-            place = self._places.get(peering.name)
-            if isinstance(peering.remote_addrs, str) and place and place.address is not None:
-                peering = self._at(peering, place, found)
+            places = [self._places.get((peering.name, name)) for name in peering.names]
+            known = [place for place in places if place is not None and place.address is not None]
+            if known and len(known) == len(places):
+                peering = self._at(peering, known, found)
             found.append(peering)
         return config.model_copy(update={"peering": found})
 
-    def again(self, peerings: Iterable[Peering], in_force: Mapping[str, Address]) -> None:
+    def again(self, peerings: Sequence[Peering], in_force: Mapping[str, Sequence[Address]]) -> None:
         """Look up all names as soon as may be, and take what is found: SIGHUP.
 
         A peering that has a name from now on keeps the address that is in force until the name has been looked up.
         """
         self._follow(peerings)
-        for peering, place in self._places.items():
+        for place in self._places.values():
             place.due_at, place.every_s, place.afresh = 0.0, FIRST_S, True
-            address = in_force.get(peering)
-            if place.address is None and address and address.version == place.name[1]:
-                place.address, place.is_lent = address, True
+        for peering in peerings:
+            ends, before = [leg.address for leg in peering.legs], in_force.get(peering.name, ())
+            for name, address in zip(ends, before, strict=False) if len(ends) == len(before) else ():
+                named = self._places.get((peering.name, str(name)))
+                if named is not None and named.address is None and address.version == named.name[1]:
+                    named.address, named.is_lent = address, True
 
     def turn(self, peerings: Sequence[Peering], is_joined: Callable[[str], bool], now: float) -> bool:
         """Go on with it. `is_joined`: whether a peering has its far gateway; True: `resolved` has changed."""
-        if not self._places and not any(isinstance(one.remote_addrs, str) for one in peerings):
+        if not self._places and not any(one.names for one in peerings):
             return False
         self._follow(peerings)
-        for peering, place in self._places.items():
+        for (peering, _), place in self._places.items():
             if is_joined(peering):
                 place.lost_since, place.every_s = None, FIRST_S
             elif place.lost_since is None:
@@ -150,13 +156,12 @@ class Names:
 
     def _follow(self, peerings: Iterable[Peering]) -> None:
         """Note which names there are; what is known of others is forgotten."""
-        places: dict[str, _Place] = {}
+        places: dict[tuple[str, str], _Place] = {}
         for peering in peerings:
-            if not isinstance(peering.remote_addrs, str):
-                continue
-            name = peering.remote_addrs, peering.local_addrs.version
-            before = self._places.get(peering.name)
-            places[peering.name] = before if before and before.name == name else _Place(name)
+            for name in peering.names:
+                key, wanted = (peering.name, name), (name, peering.local_addrs.version)
+                before = self._places.get(key)
+                places[key] = before if before and before.name == wanted else _Place(wanted)
         self._places = places
 
     def _take(self, name: Name, said: bytes, now: float) -> bool:
@@ -179,16 +184,16 @@ class Names:
             place.afresh = place.is_lent = False
         return changed
 
-    def _at(self, peering: Peering, place: _Place, others: Sequence[Peering]) -> Peering:
-        """Return the peering at the address of its name, if it can be had there."""
-        assert place.address is not None
+    def _at(self, peering: Peering, places: Sequence[_Place], others: Sequence[Peering]) -> Peering:
+        """Return the peering at the addresses of its names, if it can be had there."""
         try:
-            placed = peering.at(place.address)
+            placed = peering.at({place.name[0]: place.address for place in places if place.address is not None})
             for other in others:
                 if reason := indistinct(other, placed):
                     raise ConfigError(f"peerings {other.name} and {peering.name} {reason}")
         except ConfigError as error:
-            _tell(place, f"is {place.address}, which cannot be taken: {error}")
+            for place in places:
+                _tell(place, f"is {place.address}, which cannot be taken: {error}")
             return peering
         return placed
 

@@ -23,7 +23,6 @@ from fwd.keyd import secrets
 from fwd.model.config import Gateway, Peering, admin_path
 from fwd.model.keys import Keys, LabKeys, StartAction, with_proof_of
 from fwd.model.reasons import Code, Reason
-from fwd.model.words import Address
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import beacon, network, plan, sockets
@@ -134,12 +133,7 @@ class Standing:
 
     def look_up_again(self, peerings: Sequence[Peering]) -> None:
         """Look up the names of a configuration that is new."""
-        self.names.again(peerings, self._by_one_address())
-
-    def _by_one_address(self) -> dict[str, Address]:
-        """Where far gateways are, of peerings that have one; those with several have no name."""
-        found = {name: parts.peering.addresses for name, parts in self.peerings.items()}
-        return {name: addresses[0] for name, addresses in found.items() if len(addresses) == 1}
+        self.names.again(peerings, {name: parts.peering.addresses for name, parts in self.peerings.items()})
 
     def in_force(self, peerings: Iterable[Peering]) -> InForce:
         """What holds now; and of those that are wanted, whose secret files are others by now."""
@@ -324,8 +318,8 @@ class Standing:
 
     def _prepare(self, peering: Peering) -> PeeringParts:
         """Open what a peering needs; nothing of it is seen outside yet. Raises UserError."""
-        if isinstance(peering.remote_addrs, str):
-            what = f"{peering.remote_addrs} (remote_addrs) has no address yet"
+        if peering.names:
+            what = f"{' or '.join(peering.names)} (remote_addrs) has no address yet"
             raise NamelessError(f"peering {peering.name}: {what}; the log says why (name.unresolved)")
         if not network.has_address(self._asks, peering.local_addrs):
             raise NotYetError(f"peering {peering.name}: this host has no address {peering.local_addrs} (local_addrs)")

@@ -13,6 +13,7 @@ import pytest
 
 from fwd.model.config import Peering, parse
 from fwd.model.example import EXAMPLE
+from fwd.model.words import ConfigError
 from fwd.supervise import names as module
 from fwd.supervise.names import AT_ONCE, DEADLINE_S, ELSEWHERE_S, FIRST_S, LONGEST_S, LOST_S, Names, answer_in
 
@@ -171,7 +172,7 @@ def test_on_sighup_a_new_address_is_taken_at_once(worlds: Worlds) -> None:
     world.turn()
     world.join("vpc2")
     ANSWERS[GW2] = "192.0.2.9"
-    world.names.again(world.config.peering, {"vpc2": ip_address("192.0.2.2")})
+    world.names.again(world.config.peering, {"vpc2": [ip_address("192.0.2.2")]})
     assert world.addresses == ["192.0.2.2"], "until it has been looked up"
     assert world.turn(0.05)
     assert world.addresses == ["192.0.2.9"]
@@ -184,7 +185,7 @@ def test_a_peering_that_gets_a_name_keeps_its_address_until_that_is_known(worlds
     world = worlds(EXAMPLE)
     world.join("vpc2")
     world.config = parse(NAMED, "")
-    world.names.again(world.config.peering, {"vpc2": ip_address("192.0.2.2")})
+    world.names.again(world.config.peering, {"vpc2": [ip_address("192.0.2.2")]})
     assert world.addresses == ["192.0.2.2"]
     assert not world.turn()
     assert world.addresses == ["192.0.2.2"]
@@ -194,7 +195,7 @@ def test_a_peering_that_gets_a_name_keeps_its_address_until_that_is_known(worlds
 def test_a_peering_that_gets_a_name_does_not_stay_where_that_is_not(answer: str, worlds: Worlds) -> None:
     ANSWERS[GW2] = answer
     world = worlds()
-    world.names.again(world.config.peering, {"vpc2": ip_address("192.0.2.2")})
+    world.names.again(world.config.peering, {"vpc2": [ip_address("192.0.2.2")]})
     assert world.turn()
     assert world.addresses == [GW2 if answer.startswith("!") else answer]
 
@@ -308,6 +309,65 @@ def test_peerings_with_addresses_are_left_alone_and_nothing_is_looked_up_for_the
     assert peering is world.config.peering[0]
 
 
+GW3 = "gw3.example.net"
+SEVERAL = EXAMPLE.replace('"192.0.2.2"', f'["{GW2}", "192.0.2.5", "{GW3}"]')
+
+
+def test_names_in_a_list_are_each_looked_up_and_the_peering_waits_for_all_of_them(worlds: Worlds) -> None:
+    ANSWERS.update({GW2: "192.0.2.2", GW3: "!unknown"})
+    world = worlds(SEVERAL)
+    world.turn()
+    (peering,) = world.names.resolved(world.config).peering
+    assert (peering.names, peering.fars) == ((GW2, GW3), ())
+    assert peering.where == f"{GW2}, 192.0.2.5, {GW3}"
+    ANSWERS[GW3] = "192.0.2.3"
+    assert world.turn(FIRST_S)
+    (peering,) = world.names.resolved(world.config).peering
+    assert [str(far.address) for far in peering.fars] == ["192.0.2.2", "192.0.2.5", "192.0.2.3"]
+    assert not peering.names
+
+
+def test_while_one_of_several_is_joined_no_other_address_is_taken(worlds: Worlds) -> None:
+    """It would set the peering up anew, under the traffic of those that are joined."""
+    ANSWERS.update({GW2: "192.0.2.2", GW3: "192.0.2.3"})
+    world = worlds(SEVERAL)
+    world.turn()
+    world.join("vpc2")
+    ANSWERS[GW3] = "192.0.2.9"
+    assert not world.turn(3600.0)
+    assert world.lose(LOST_S)
+    (peering,) = world.names.resolved(world.config).peering
+    assert peering.where == "192.0.2.2, 192.0.2.5, 192.0.2.9"
+
+
+def test_two_names_of_a_list_at_one_address_cannot_be_taken(worlds: Worlds, caplog: pytest.LogCaptureFixture) -> None:
+    ANSWERS.update({GW2: "192.0.2.2", GW3: "192.0.2.5"})
+    world = worlds(SEVERAL)
+    world.turn()
+    (peering,) = world.names.resolved(world.config).peering
+    assert not peering.fars
+    assert "192.0.2.5 stands here twice" in caplog.text
+
+
+def test_a_list_that_gets_names_keeps_its_addresses_until_those_are_known(worlds: Worlds) -> None:
+    world = worlds(SEVERAL)
+    before = [ip_address(one) for one in ("192.0.2.2", "192.0.2.5", "192.0.2.3")]
+    world.names.again(world.config.peering, {"vpc2": before})
+    (peering,) = world.names.resolved(world.config).peering
+    assert list(peering.addresses) == before
+
+
+@pytest.mark.parametrize("port", [500, 510])
+def test_peerings_that_share_a_name_in_their_lists_must_be_told_apart(port: int) -> None:
+    other = OTHER.replace(f'"{GW2}"', f'["{GW3}", "192.0.2.7"]').replace("= 510", f"= {port}")
+    text = f"{SEVERAL}[[peering]]{other}"
+    if port == 510:
+        parse(text, "")
+    else:
+        with pytest.raises(ConfigError, match="no identities to tell them apart"):
+            parse(text, "")
+
+
 def test_a_name_that_is_in_the_configuration_no_more_is_forgotten(worlds: Worlds) -> None:
     ANSWERS[GW2] = "192.0.2.2"
     world = worlds()
@@ -363,4 +423,4 @@ def with_far(text: str, address: str) -> Peering:
 
 def test_a_resolved_peering_is_the_same_as_one_that_was_written_with_the_address() -> None:
     """So nothing is set up anew for an address that has not changed."""
-    assert with_far(NAMED, GW2).at(ip_address("192.0.2.7")) == with_far(NAMED, "192.0.2.7")
+    assert with_far(NAMED, GW2).at({GW2: ip_address("192.0.2.7")}) == with_far(NAMED, "192.0.2.7")
