@@ -7,6 +7,7 @@
 | audit.bad_icv | the integrity check fails | RFC 4303 §3.4.4 |
 | audit.sequence_overflow | something is to be sent, and the SA has no number left | RFC 4303 §3.3.3 |
 | audit.selectors | inner addresses that this SA does not carry | RFC 4301 §5.2 |
+| audit.icmp_refused | on the way out, an ICMP error about no packet of the peering | RFC 4301 §6.2 |
 
 RFC 4303's remaining event, a fragment offered to ESP, cannot be: the kernel puts UDP datagrams together before fwd has
 them. A process tells each event at most once in EVERY_S; how many it did not tell comes with the next, or alone when
@@ -39,6 +40,7 @@ class Event(Enum):
     BAD_ICV = "audit.bad_icv"
     SEQUENCE_OVERFLOW = "audit.sequence_overflow"
     SELECTORS = "audit.selectors"
+    ICMP_REFUSED = "audit.icmp_refused"
 
 
 _TEXTS = {
@@ -47,6 +49,7 @@ _TEXTS = {
     Event.BAD_ICV: "a received packet fails the integrity check",
     Event.SEQUENCE_OVERFLOW: "the SA's sequence numbers are used up, nothing is sent",
     Event.SELECTORS: "a received packet's inner addresses are not of this SA",
+    Event.ICMP_REFUSED: "an ICMP error about no packet of the peering is not sent",
 }
 
 
@@ -82,10 +85,13 @@ class Audit:
     def stranger(self, spi: int, pair: bytes, sender: Address, count: int) -> None:
         """An opened packet had these inner addresses, source and destination; `count` had."""
         if self._is_due(Event.SELECTORS, count):
-            source, destination = (ip_address(half) for half in (pair[: len(pair) // 2], pair[len(pair) // 2 :]))
-            inner: dict[str, object] = {"inner_source": str(source), "inner_destination": str(destination)}
             outer = {"source": sender[0], "destination": self._local[0]}
-            self._write(Event.SELECTORS, {"spi": f"{spi:#010x}", **inner, **outer})
+            self._write(Event.SELECTORS, {"spi": f"{spi:#010x}", **_inner(pair), **outer})
+
+    def icmp_refused(self, pair: bytes) -> None:
+        """An ICMP error with these addresses, source and destination, is not sent."""
+        if self._is_due(Event.ICMP_REFUSED, 1):
+            self._write(Event.ICMP_REFUSED, _inner(pair))
 
     def tick(self) -> None:
         """Tell how many were not told, once that is due."""
@@ -109,6 +115,12 @@ class Audit:
             self._suppressed[event] = 0
         told = " ".join(f"{key}={value}" for key, value in fields.items())
         log.warning("%s: %s", _TEXTS[event], told, extra=logged.event(event.value, **fields))
+
+
+def _inner(pair: bytes) -> dict[str, object]:
+    """What is told of a packet inside: its addresses, source and destination."""
+    source, destination = (ip_address(half) for half in (pair[: len(pair) // 2], pair[len(pair) // 2 :]))
+    return {"inner_source": str(source), "inner_destination": str(destination)}
 
 
 def _packet(spi: int, number: int, source: Address, destination: Address, flow_info: int) -> dict[str, object]:

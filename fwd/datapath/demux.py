@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from fwd.datapath.audit import Audit
 from fwd.datapath.barrier import Barrier
 from fwd.datapath.channel import ChannelError, Notice, hear
 from fwd.datapath.counters import DemuxCounter, MemberCounter
@@ -43,7 +44,7 @@ from fwd.proto.flow import (
     scores_of,
     settle,
 )
-from fwd.proto.icmp import Errors
+from fwd.proto.icmp import Errors, is_error
 from fwd.proto.ip import IP_MIN, RECORD_MAX, VNET_BYTES, Selectors, address_pair, ip_length, tos
 from fwd.proto.logged import event
 from fwd.proto.segments import TCP, UDP
@@ -90,6 +91,7 @@ class Demux:
         # What the configuration lets through.
         self._selectors = Selectors(peering.local_ts, peering.remote_ts)
         self._errors = Errors(self._selectors)
+        self._audit = Audit((str(peering.local_addrs), peering.port), wanted=peering.audit)
         self._follower = Follower(shared.tuning)
 
         # Rings, and which member each bucket belongs to. What was parked is gone with the predecessor.
@@ -155,6 +157,7 @@ class Demux:
 
     def _idle_s(self) -> float:
         """How long nothing is due, unless a record comes or the live mask changes; not at all while rings are told."""
+        self._audit.tick()
         if self._notices != self._masks[MaskWord.RINGS]:
             return 0.0
         self._quiet_ticks = self._quiet_ticks + 1 if self._reads == self._reads_before else 0
@@ -260,8 +263,11 @@ class Demux:
 
     def _takes_error(self, size: int) -> bool:
         """Take an ICMP error about a packet of the peering; False: it is none, or one too many, and is dropped."""
-        if not self._errors.belongs(self._record[: VNET_BYTES + size]):
+        record = self._record[: VNET_BYTES + size]
+        if not self._errors.belongs(record):
             self._drop(DropReason.SELECTOR_OUT)
+            if is_error(record[VNET_BYTES:]):
+                self._audit.icmp_refused(address_pair(record[VNET_BYTES:]))
             return False
         if not self._errors.allows(time.monotonic()):
             self._drop(DropReason.ICMP_LIMIT_OUT)
@@ -396,6 +402,7 @@ class Demux:
         try:
             if tuning := self._follower.news():
                 self._selectors.replace(tuning.local_ts, tuning.remote_ts)
+                self._audit.want(tuning.audit)
                 for known in (self._unknown, *self._flows[0], *self._flows[1]):
                     known.clear()
         except Exception:  # noqa: BLE001 - the barrier tells of it

@@ -57,6 +57,11 @@ class Errors:
         return True
 
 
+def is_error(packet: Octets) -> bool:
+    """Whether an IP packet is an ICMP error that quotes a packet, whatever that may be."""
+    return _quote(packet) is not None
+
+
 def is_carried(packet: Octets, selectors: Selectors) -> bool:
     """Whether an IP packet is an ICMP error about one whose return traffic these selectors carry."""
     pair = returning(packet)

@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 from rig import FLOW_LABEL, Group, Rig, packet, record, rig, sa_keys
+from scapy.layers.inet import ICMP, IP
+from scapy.packet import Raw
 
 from fwd.datapath.audit import EVERY_S, Audit, Event
+from fwd.datapath.tuning import Tuning, publish
 from fwd.model.keys import PskKeys
 from fwd.proto.aggfrag import SUBTYPE_RECORDS
 from fwd.proto.esp import NEXT_AGGFRAG, NEXT_IPV4, OVERHEAD_BYTES, OutboundSa, seal_one, write_trailer
+from fwd.proto.ip import NO_VNET
 
 SENDER = "192.0.2.1"  # gateway 1's
 ME, PEER = ("192.0.2.1", 4500), ("192.0.2.2", 4500)
@@ -54,6 +58,32 @@ def of_gateway_2(spi: int, number: int) -> dict[str, Any]:
 
 
 SPI = sa_keys(1, 0, 0).spi
+
+
+def icmp_error(quoted: bytes) -> bytes:
+    """A record of an error from a router outside the selectors to gateway 2's client."""
+    return NO_VNET + bytes(IP(src="172.16.9.2", dst="10.2.0.9") / ICMP(type=3, code=4) / Raw(quoted))
+
+
+@pytest.mark.parametrize("payload", ["superpacket", "esp"])
+def test_an_icmp_error_about_no_packet_of_the_peering_that_is_to_go_out(
+    payload: str, told: Callable[[], list[dict[str, Any]]]
+) -> None:
+    about_ours = packet(1, 200, back=True)
+    with rig(members=1, payload=payload) as r:
+        others = [icmp_error(packet(1, 200, back=False)), NO_VNET + bytes(IP(src="172.16.9.2", dst="10.2.0.9"))]
+        assert r.pass_over(*others, icmp_error(about_ours)) == [icmp_error(about_ours)]
+    refused = {"event": "audit.icmp_refused", "inner_source": "172.16.9.2", "inner_destination": "10.2.0.9"}
+    assert told() == [refused], "the error, and not what is none or has passed"
+
+
+def test_icmp_errors_that_are_refused_are_told_no_more_once_that_is_not_wanted(
+    told: Callable[[], list[dict[str, Any]]],
+) -> None:
+    with rig(members=1) as r:
+        publish(r.a.shared.tuning, Tuning.of(r.a.peering.model_copy(update={"audit": False})))
+        assert r.pass_over(icmp_error(packet(1, 200))) == []
+    assert told() == []
 
 
 def test_members_that_share_a_port_are_all_told_to_be_at_it(told: Callable[[], list[dict[str, Any]]]) -> None:
