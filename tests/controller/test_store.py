@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from etcdkit import Etcd
 
 from fwd.controller.store import ABSENT, ConflictError, Entry, NotLeaderError, SqliteStore, Store, Write
 from fwd.proto.errors import UserError
@@ -15,13 +16,28 @@ from fwd.proto.errors import UserError
 Opened = Callable[[], Store]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    made = Etcd(tmp_path_factory.mktemp("etcd"))
+    try:
+        made.wait()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(params=["memory", "sqlite", "etcd"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
     """Opens the same store once more; in memory there is one alone."""
     if request.param == "memory":
         one = SqliteStore()
         return lambda: one
-    return lambda: SqliteStore(tmp_path / "state.db")
+    if request.param == "sqlite":
+        return lambda: SqliteStore(tmp_path / "state.db")
+    from fwd.controller.etcd import EtcdStore
+
+    endpoints = request.getfixturevalue("etcd").endpoints
+    return lambda: EtcdStore(endpoints, f"/{tmp_path.name}/")
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

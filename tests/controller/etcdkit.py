@@ -1,0 +1,62 @@
+"""A real etcd of one or three members, on loopback, for one test."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody has now."""
+    socks = [socket.socket() for _ in range(count)]
+    for sock in socks:
+        sock.bind(("127.0.0.1", 0))
+    ports = [sock.getsockname()[1] for sock in socks]
+    for sock in socks:
+        sock.close()
+    return ports
+
+
+class Etcd:
+    """The members and their endpoints."""
+
+    def __init__(self, directory: Path, members: int = 1) -> None:
+        program = shutil.which("etcd")
+        assert program, "etcd is missing: apt-get install etcd-server"
+        ports = free_ports(2 * members)
+        peers = ",".join(f"m{n}=http://127.0.0.1:{ports[2 * n + 1]}" for n in range(members))
+        self.endpoints = [f"http://127.0.0.1:{ports[2 * n]}" for n in range(members)]
+        self.processes = []
+        for n, endpoint in enumerate(self.endpoints):
+            peer = f"http://127.0.0.1:{ports[2 * n + 1]}"
+            argv = [program, "--name", f"m{n}", "--data-dir", str(directory / f"m{n}"), "--log-level", "error",
+                    "--listen-client-urls", endpoint, "--advertise-client-urls", endpoint,
+                    "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+                    "--initial-cluster", peers]  # fmt: skip
+            log = (directory / f"m{n}.log").open("wb")
+            self.processes.append(subprocess.Popen(argv, stdout=log, stderr=log))
+            log.close()
+
+    def wait(self) -> None:
+        """Until it takes writes."""
+        end = time.monotonic() + 60
+        while not self._healthy():
+            assert time.monotonic() < end, "etcd does not come up"
+            time.sleep(0.05)
+
+    def _healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.endpoints[0]}/health", timeout=2) as answer:
+                return b'"true"' in answer.read()
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        """End its members."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
