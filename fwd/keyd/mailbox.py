@@ -13,6 +13,7 @@ import contextlib
 import logging
 import socket
 import struct
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -22,9 +23,12 @@ from fwd.datapath.shared import MemberShared, PeeringShared
 from fwd.keyd.offers import Offers
 from fwd.model.config import Peering
 from fwd.model.pairing import Far
-from fwd.proto.sa import SET_BYTES_MAX, MessageError, SaEvent, SaKeys, SaSet
+from fwd.proto.logged import event
+from fwd.proto.sa import EVENT_BYTES, SET_BYTES_MAX, MessageError, SaEvent, SaKeys, SaSet
 
 BOOT_RECORDS: Final = 2
+EVENTS_MAX: Final = 64  # that are read in a turn: whoever writes without end gets no more of keyd's time
+_REFUSED_EVERY_S: Final = 1.0  # between two records of what made no sense
 _NOTE = struct.Struct(">H")  # octets
 log = logging.getLogger(__name__)
 
@@ -70,6 +74,8 @@ class Mailbox:
     def __init__(self, parts: KeydMember) -> None:
         self._parts = parts
         self._remembered = False
+        self._refused = 0  # messages of the member that made no sense, so far
+        self._refused_at = float("-inf")  # when the log was told of them
         self.note = b""  # what the SAs were authenticated by, remembered along with them
 
     def take_back(self) -> list[SaSet]:
@@ -119,12 +125,23 @@ class Mailbox:
         return True
 
     def events(self) -> list[SaEvent]:
-        """What the member has told."""
+        """What the member has told, EVENTS_MAX at most: what is left comes next turn. Nonsense is counted."""
         found: list[SaEvent] = []
         with contextlib.suppress(BlockingIOError):
-            while data := self._parts.control.recv(SET_BYTES_MAX):
+            for _ in range(EVENTS_MAX):
+                data = self._parts.control.recv(EVENT_BYTES + 1)  # what is longer is none, and stays so
                 try:
                     found.append(SaEvent.decode(data))
                 except MessageError as error:
-                    log.error("event of a member refused: %s", error)
+                    self._refuse(error)
         return found
+
+    def _refuse(self, error: MessageError) -> None:
+        """Count a message that makes no sense; the log is told once in a while, however many there are."""
+        self._refused += 1
+        now = time.monotonic()
+        if now >= self._refused_at + _REFUSED_EVERY_S:
+            self._refused_at = now
+            life = self._parts.shared.process.incarnation
+            told = event("member.event_refused", incarnation=life, so_far=self._refused)
+            log.error("event of a member refused: %s (%d so far)", error, self._refused, extra=told)

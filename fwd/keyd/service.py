@@ -276,6 +276,7 @@ class Service:
         for fd in ready:
             if fd in self._handlers:  # and still is, whatever those before have done
                 self._handlers[fd](now)
+                now = self._beat()
         # Each of these has barriers for each peering; what is left is for no peering.
         self._own.call(lambda: self._receive(ready, now), now)
         now = self._beat()

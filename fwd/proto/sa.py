@@ -38,6 +38,7 @@ _SA = struct.Struct(f">IBBBQB{KEY_BYTES}s{SALT_BYTES}s")
 _ENTRY = struct.Struct(">BB")  # local ranges, remote ranges
 _ADDRESS_BYTES = (4, 16)
 _EVENT = struct.Struct(">BQI")  # kind, incarnation, SPI
+EVENT_BYTES = _EVENT.size
 _SA_SET, _SA_SET_STOP = 1, 2
 
 
