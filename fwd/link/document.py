@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 BYTES_MAX: Final = 4 << 20
 _CONTEXT: Final = b"fwd desired state 1\0"  # so that a signature is good for nothing else
 _NUMBER_MAX: Final = 2**63 - 1
+_ENDS: Final = {"peering": "remote_addrs", "spread": "gateway"}  # of each table what its ends are
 
 
 class DocumentError(Exception):
@@ -96,7 +97,13 @@ def _is_sane(one: Document) -> bool:
         all(type(number) is int and 0 <= number <= _NUMBER_MAX for number in numbers)
         and all(isinstance(text, str) for text in texts)
         and isinstance(one.content, dict)
+        and all(_is_tables(one.content.get(name, []), ends) for name, ends in _ENDS.items())
     )
+
+
+def _is_tables(value: object, ends: str) -> bool:
+    """Whether it is a list of tables, whose far ends are lists: what is weighed."""
+    return isinstance(value, list) and all(isinstance(t, dict) and isinstance(t.get(ends, []), list) for t in value)
 
 
 class Answer(Enum):
@@ -141,10 +148,11 @@ def judge(document: Document, held: Held) -> tuple[Answer, str]:
 
 def _weight(content: Mapping[str, Any], without: tuple[str, ...]) -> int:
     """How much a content has a host do: far gateways over all peerings, and gateways over all spreads."""
-    peerings = [one for one in content.get("peering", ()) if one.get("name") not in without]
-    spreads = [one for one in content.get("spread", ()) if one.get("name") not in without]
-    return sum(len(one.get("remote_addrs", ())) for one in peerings) + sum(
-        len(one.get("gateway", ())) for one in spreads
+    return sum(
+        len(table.get(ends, ()))
+        for name, ends in _ENDS.items()
+        for table in content.get(name, ())
+        if table.get("name") not in without
     )
 
 

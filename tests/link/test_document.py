@@ -52,6 +52,9 @@ FORGED = {
     "huge": (b"x" * (5 << 20), "octets"),
     "a number that is none": (sign(replace(WANTED, term=True), KEY), "cannot be"),
     "below zero": (sign(replace(WANTED, generation=-1), KEY), "cannot be"),
+    "a list of numbers for peerings": (sign(replace(WANTED, content={"peering": [1]}), KEY), "cannot be"),
+    "a number for far gateways": (sign(replace(WANTED, content={"peering": [{"remote_addrs": 2}]}), KEY), "cannot be"),
+    "a table for spreads": (sign(replace(WANTED, content={"spread": {}}), KEY), "cannot be"),
     "a list for content": (sign(replace(WANTED, content=[]), KEY), "cannot be"),  # type: ignore[arg-type]
 }
 

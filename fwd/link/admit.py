@@ -1,0 +1,92 @@
+"""What a controller may set on a gateway, by the word of the gateway's own file: pure.
+
+    local configuration, `Allowed`, a document's content ──admit──▶ the configuration that is wanted, or a refusal
+
+From outside come peerings alone, of keys that are named here: where far gateways are, subnets, members, ports within a
+range, identities, timers. Each subnet must lie in those that the local file gives away. What names a file, a user, a
+socket, a device of another's, or what weakens keys, cannot be said at all; secrets and certificates are the local
+file's. Peerings of the local file stay as they are, and none of another origin may take their names or what is theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import Field, ValidationError
+
+from fwd.link.document import DocumentError
+from fwd.model.config import Config, Peering
+from fwd.model.keys import CertificateKeys
+from fwd.model.mistakes import first_reason
+from fwd.model.words import Network, Strict, Subnet
+
+PEERING_KEYS: Final = frozenset(
+    {
+        "name", "local_addrs", "remote_addrs", "local_ts", "remote_ts", "members", "payload", "port", "tun",
+        "rekey_time", "life_time", "drain_deadline", "reorder_packets", "reorder_ms",
+    }
+)  # fmt: skip
+IKE_KEYS: Final = frozenset({"local_id", "remote_id", "ike_rekey_time", "dpd_delay", "grace"})
+_TABLES: Final = frozenset({"peering", "draining"})  # of a gateway's content
+_TUN: Final = "fwd"  # with which a device begins that may be made
+
+
+class Allowed(Strict):
+    """What the local file gives away. `subnets`: in which all of a peering's are, on both sides."""
+
+    subnets: list[Subnet] = Field(min_length=1, max_length=64)
+    members_max: int = Field(default=64, ge=1, le=64)
+    port_min: int = Field(default=4500, ge=1024, le=65535)
+    keys: CertificateKeys  # files of each peering that comes from outside
+
+
+def admit(local: Config, allowed: Allowed, content: Mapping[str, Any]) -> Config:
+    """Return what is wanted: the local file's, and the content's peerings. Raises DocumentError, one line."""
+    if strange := sorted(content.keys() - _TABLES):
+        raise DocumentError(f"it sets {strange[0]!r}, which is the local file's alone")
+    tables = content.get("peering", [])
+    if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
+        raise DocumentError("peering is no list of tables")
+    admitted = [_peering(table, allowed) for table in tables]
+    try:
+        return Config(gateway=local.gateway, peering=[*local.peering, *admitted])
+    except ValidationError as error:
+        raise DocumentError(f"beside what is here: {first_reason(error, {'peering': Peering})}") from None
+
+
+def _peering(table: Mapping[str, Any], allowed: Allowed) -> Peering:
+    """One peering, its keys as the local file has them but for what may be set."""
+    name = str(table.get("name", "?"))[:64]
+    if strange := sorted(map(str, table.keys() - PEERING_KEYS - IKE_KEYS)):
+        raise DocumentError(f"peering {name!r}: it sets {strange[0]!r}, which is the local file's alone")
+    own = {key: value for key, value in table.items() if key in PEERING_KEYS}
+    ike = {key: value for key, value in table.items() if key in IKE_KEYS}
+    try:
+        keys = CertificateKeys.model_validate({**allowed.keys.model_dump(exclude_unset=True), **ike})
+        peering = Peering.model_validate({**own, "keys": keys})
+    except ValidationError as error:
+        raise DocumentError(f"peering {name!r}: {first_reason(error, {'peering': Peering})}") from None
+    _check_within(peering, allowed)
+    return peering
+
+
+def _check_within(peering: Peering, allowed: Allowed) -> None:
+    for key, subnets in (("local_ts", peering.local_ts), ("remote_ts", peering.remote_ts)):
+        if outside := _first_outside(subnets, allowed.subnets):
+            raise DocumentError(f"peering {peering.name}: {key} {outside} is in none of controller.subnets")
+    if peering.members > allowed.members_max:
+        raise DocumentError(f"peering {peering.name}: {peering.members} members, and {allowed.members_max} are allowed")
+    if peering.port < allowed.port_min:
+        raise DocumentError(f"peering {peering.name}: port {peering.port} is below {allowed.port_min}")
+    if not peering.tun.startswith(_TUN):
+        raise DocumentError(f"peering {peering.name}: its device must begin with {_TUN}, and is {peering.tun}")
+
+
+def _first_outside(subnets: Sequence[Network], allowed: Sequence[Network]) -> Network | None:
+    """The first that lies in none of those that are allowed."""
+    return next((one for one in subnets if not any(_is_in(one, other) for other in allowed)), None)
+
+
+def _is_in(one: Network, other: Network) -> bool:
+    return one.version == other.version and one.subnet_of(other)  # type: ignore[arg-type]
