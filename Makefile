@@ -9,13 +9,14 @@ BY_FILE := --dist loadfile --no-loadscope-reorder
 WORKERS := -n logical $(BY_FILE)
 # Those that look after gateways wait half of the time.
 WAITING := -n $(shell expr $$(nproc) + 1) $(BY_FILE)
+IN_MEMORY := not netns and not long and not deb
 FUZZ_S ?= 60
 BENCH_ARGS ?=
 TESTBED_ARGS ?=
 
 .DEFAULT_GOAL := help
 PARTS := peers scale micro failover profile
-.PHONY: help setup demo lint types-fwd types-tests check test test-memory test-netns test-alone long interop ike-vectors testbed bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean fuzz deb deb-test
+.PHONY: help setup demo lint check few-examples test test-memory test-netns test-alone long interop ike-vectors testbed bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean fuzz deb deb-test
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -29,21 +30,18 @@ demo: setup ## two VPCs, four tunnels, load, a member killed half way (root)
 lint: setup ## ruff and mypy, of fwd and the tests
 	@ruff check .
 	@ruff format --check .
-	@$(MAKE) --no-print-directory -j 2 --output-sync types-fwd types-tests
-
-types-fwd:
-	@mypy
-
-types-tests:
 	@mypy --config-file tests/mypy.ini
 
-check: lint ## lint, types, and the quick tests that need no root: before each commit
-	@pytest -q $(WORKERS) -m "not netns and not slow and not long and not deb" $(PYTEST_ARGS)
+check: setup ## lint, types, and all tests that need no root, with few examples each: before each commit
+	@$(MAKE) --no-print-directory -j 2 lint few-examples
+
+few-examples:
+	@pytest -q $(WORKERS) --hypothesis-profile check --one-place-in 8 -m "$(IN_MEMORY) and not slow" $(PYTEST_ARGS)
 
 test: lint test-memory test-netns test-alone ## lint, types, and all tests but the long ones (root)
 
 test-memory: setup ## all tests that need no root, on all cores
-	@pytest $(WORKERS) -m "not netns and not long and not deb" $(PYTEST_ARGS)
+	@pytest $(WORKERS) -m "$(IN_MEMORY)" $(PYTEST_ARGS)
 
 test-netns: setup ## tests with real gateways in network namespaces, side by side (root)
 	@pytest $(WAITING) -m "netns and not alone and not long and not deb" $(PYTEST_ARGS)
@@ -53,7 +51,7 @@ test-alone: setup ## those of them that measure times or load, one at a time (ro
 
 long: ## all examples of each property; minutes of load: kills, soak; the demo on a fresh Debian (root)
 	@scripts/setup mmdebstrap=mmdebstrap systemd-nspawn=systemd-container
-	@pytest $(WORKERS) --hypothesis-profile full -m "not netns and not long and not deb" $(PYTEST_ARGS)
+	@pytest $(WORKERS) --hypothesis-profile full -m "$(IN_MEMORY)" $(PYTEST_ARGS)
 	@pytest -m long $(PYTEST_ARGS)
 
 fuzz: setup ## any octets to IKEv2 for FUZZ_S seconds, here 60; atheris has wheels for x86-64 alone

@@ -13,10 +13,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import propkit
 import psutil
 import pytest
 from hypothesis import settings
-from propkit import QUICK
 
 from fwd.lab import gateways
 from fwd.lab.topology import RUN_DIR, Topology, why_not
@@ -29,7 +29,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-settings.load_profile(QUICK)
+settings.load_profile(propkit.QUICK)
 
 # Files that take longest begin first: the last of the workers is not to be busy long after the others.
 _FIRST = (
@@ -40,6 +40,15 @@ _FIRST = (
 _serial = itertools.count()
 _MARK = "FWD_TEST_RUN"
 _PREFIX = f"t{os.getpid()}-"  # of the labs of this run; others on the machine are not its business
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    words = "tests that break a process at each place of the code do so at one place in so many"
+    parser.addoption("--one-place-in", type=int, default=1, help=words)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    propkit.one_place_in = config.getoption("--one-place-in")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -95,7 +104,7 @@ def _mark_descendants() -> None:
 
 
 @pytest.fixture(
-    params=[pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.long)],
+    params=[False, pytest.param(True, marks=pytest.mark.long)],
     ids=["once", "every time"],
 )
 def every_time(request: pytest.FixtureRequest) -> bool:

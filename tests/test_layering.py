@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -47,10 +48,16 @@ PURE = {
 PURE_PACKAGES = {"cryptography", "numpy", "xxhash"}
 
 
+@cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@cache
 def imports(file: Path) -> set[str]:
     """Every module that a file imports, wherever in it, as a dotted name."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(file)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -106,9 +113,9 @@ def test_files_are_small(file: Path) -> None:
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+@cache
 def functions(file: Path) -> list[Function]:
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [node for node in ast.walk(tree(file)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 @pytest.mark.parametrize("file", FILES, ids=name)
@@ -139,7 +146,7 @@ def test_longer_functions_have_paragraphs() -> None:
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.read_text(encoding="utf-8").strip()], ids=name)
 def test_every_file_says_what_it_is(file: Path) -> None:
-    assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+    assert ast.get_docstring(tree(file))
 
 
 # What unpickles, or would let another process unpickle what it is sent. The supervisor's own log queue is a library's.
@@ -151,5 +158,4 @@ PICKLED = {"Queue", "SimpleQueue", "JoinableQueue", "Pipe", "Manager", "Pool", "
 def test_nothing_is_pickled_between_a_gateways_processes(file: Path) -> None:
     """They have different rights."""
     assert not imports(file) & PICKLES
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    assert not {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & PICKLED
+    assert not {node.attr for node in ast.walk(tree(file)) if isinstance(node, ast.Attribute)} & PICKLED

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
+import propkit
+
 POINTS_MAX = 5000
 TIMES = 4
 SHARE = 12
@@ -42,11 +44,12 @@ _every_time = True  # set by every_point, in the processes that check
 def every_point(check: Callable[[int], bool], *, every_time: bool) -> int:
     """Call `check(nth)` for 1, 2, … until it says that nobody died; how many points there were.
 
-    `every_time`: the long form. The points are shared out over a process for each core: what `check` remembers stays
-    there.
+    `every_time`: the long form. One point in as many as propkit.py says is tried. The points are shared out over a
+    process for each core: what `check` remembers stays there.
     """
-    workers = os.cpu_count() or 1
-    ends = [_check_some(check, first, workers, every_time) for first in range(1, workers + 1)]
+    apart = propkit.one_place_in
+    step = apart * (os.cpu_count() or 1)
+    ends = [_check_some(check, first, step, every_time) for first in range(1, step + 1, apart)]
     reached = []
     for pid, pipe in ends:
         with os.fdopen(pipe) as told:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
+import propkit
 import pytest
 import segkit
 from rig import Group, Rig, headers, record, rig, sa_keys
@@ -87,9 +88,9 @@ def raises_at(nth: int, times_max: int, step: Callable[[], object]) -> bool:
 
 
 def every_call(check: Callable[[int, int], bool], every_time: bool, least: int) -> None:
-    """Call `check(nth, times)` for 1, 2, … until it says that there was no such call."""
+    """Call `check(nth, times)` for 1, 2, …, or one in so many, until it says that there was no such call."""
     times = TIMES if every_time else 1
-    last = next(nth for nth in range(1, CALLS_MAX) if not check(nth, times))
+    last = next(nth for nth in range(1, CALLS_MAX, propkit.one_place_in) if not check(nth, times))
     assert last > least
 
 

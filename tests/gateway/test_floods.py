@@ -10,7 +10,7 @@ from floodkit import CONNECT_S, FLOODS, KEYD_MIB_MAX, Flood, flooded, peak_mib, 
 from gwkit import MakePair, until
 
 pytestmark = pytest.mark.alone
-SECONDS = 4.0
+SECONDS = 2.0
 
 
 @pytest.mark.parametrize("flood", FLOODS, ids=str)

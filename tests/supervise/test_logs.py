@@ -86,10 +86,10 @@ def raw(texts: bytes, level: int = logging.ERROR, at: float = 0.0, lost: int = 0
     return HEAD.pack(level, at, lost) + texts
 
 
-@pytest.mark.slow
-def test_a_hundred_kills_of_a_logging_member(slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.long)])
+def test_kills_of_a_logging_member(slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture, kills: int) -> None:
     slot, other_slot, _ = slots
-    for turn in range(100):
+    for turn in range(kills):
         process = _start(_log_for_ever, slot.far)
         assert select.select([slot.near], [], [], 10)[0], "it never logged"
         slot.read(turn * 60.0)  # returns, however much comes meanwhile

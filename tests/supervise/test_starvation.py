@@ -25,7 +25,6 @@ from fwd.supervise import policy, vitals
 from fwd.supervise.children import Child
 from fwd.supervise.supervisor import Supervisor
 
-pytestmark = pytest.mark.slow
 LONG = [pytest.mark.long, pytest.mark.timeout(600)]
 SPIN_CPU_S_MAX = 1.0
 STOPPED_S_MAX = 1.5
@@ -59,10 +58,10 @@ def carry_on(child: Child) -> None:
 
 
 def work_on(child: Child) -> None:
-    """Turn after some 10 ms of work, which is a second where a hundredth of a core is to be had."""
+    """Turn after some 40 ms of work, which is seconds where a hundredth of a core is to be had."""
     while True:
         child.words.heartbeat[0] = time.monotonic_ns()
-        sum(range(500_000))
+        sum(range(2_000_000))
 
 
 def spin(child: Child) -> None:
@@ -135,12 +134,13 @@ def turn_until(supervisor: Supervisor, done: Callable[[], bool], seconds: float)
     return longest_s
 
 
-@pytest.mark.parametrize("seconds", [15.0, pytest.param(300.0, marks=LONG)])
+@pytest.mark.parametrize("seconds", [3.0, pytest.param(300.0, marks=LONG)])
 def test_what_gets_no_cpu_is_left_alone(supervisor: Supervisor, stolen_cores: None, seconds: float) -> None:
     children = [watch(supervisor, "keyd", carry_on), watch(supervisor, "agent", work_on)]
     turn_until(supervisor, lambda: all(child.words.heartbeat[0] for child in children), 30.0)
     starve(children[1])
-    assert turn_until(supervisor, lambda: False, seconds) > policy.HANG_S, "none was starved"
+    rounds = (turn_until(supervisor, lambda: False, seconds) for _ in range(10))
+    assert any(longest_s > policy.HANG_S for longest_s in rounds), "none was starved"
     assert [child.life.incarnation for child in children] == [1, 1]
     assert not [child.ends for child in children if child.ends]
 
