@@ -238,9 +238,10 @@ def check(
         faults += secrets
         typer.echo(f"fwd: {file}: {'' if secrets else 'warning: '}on this host, {reason}", err=True)
     if secrets:
+        from fwd.files import why_no_probe_key
         from fwd.keyd.checkup import examine
 
-        if config.gateway.probe_key is not None and (fault := _unusable(config.gateway.probe_key)):
+        if config.gateway.probe_key is not None and (fault := why_no_probe_key(config.gateway.probe_key)):
             faults += 1
             typer.echo(f"fwd: {file}: gateway.probe_key: {fault}", err=True)
         for peering in peerings:
@@ -250,17 +251,6 @@ def check(
     if not faults:
         typer.echo(f"{file}: OK: {', '.join(f'{p.name} with {p.members} members' for p in peerings)}")
     return 2 if faults else 0
-
-
-def _unusable(probe_key: Path) -> str:
-    """Why the file of the probe key cannot be used; empty if it can."""
-    from fwd.files import read_probe_key
-
-    try:
-        read_probe_key(probe_key)
-    except UserError as error:
-        return str(error)
-    return ""
 
 
 def _user_missing(user: str | int | None) -> str:

@@ -146,3 +146,12 @@ def read_probe_key(path: Path) -> bytes:
         return probe_key_in(fd, path)
     finally:
         os.close(fd)
+
+
+def why_no_probe_key(path: Path) -> str:
+    """Say why a file cannot be the probe key; empty if it can."""
+    try:
+        read_probe_key(path)
+    except FileError as error:
+        return str(error)
+    return ""

@@ -205,11 +205,13 @@ def limits(facts: Facts) -> Iterator[Finding]:
 
 
 def keys(facts: Facts) -> Iterator[Finding]:
-    """Yield what is wrong with secrets, certificates and CRLs."""
+    """Yield what is wrong with secrets, certificates and CRLs, and the probe key."""
+    remedy = "mend the file that it names, then `fwd config check --secrets`, and reload"
+    if facts.probe_key:
+        yield Finding("keys", "fault", "", facts.probe_key, "read as the beacon does", remedy)
     for around in facts.peerings:
         for one in around.keys:
             severity: Literal["fault", "warning"] = "fault" if one.fault else "warning"
-            remedy = "mend the file that it names, then `fwd config check --secrets`, and reload"
             yield Finding("keys", severity, around.peering.name, one.text, "read as keyd does", remedy)
 
 

@@ -78,6 +78,7 @@ class Facts:
     status: Status | None = None
     peerings: Sequence[Around] = ()
     nameless: Mapping[str, str] = field(default_factory=dict)  # peerings whose remote_addrs has no address, and why
+    probe_key: str = ""  # why its file is none
     lacks: Sequence[str] = ()  # of what a host must give (supervise/host.py)
     walls: Sequence[str] = ()  # what this kernel cannot take from children (supervise/sandbox.py)
     sysctls: Mapping[str, str] = field(default_factory=dict)

@@ -25,6 +25,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from fwd.agent.client import query
 from fwd.diagnose import echo
 from fwd.diagnose.facts import Around, Echo, Facts, Limits, Port, Way
+from fwd.files import why_no_probe_key
 from fwd.keyd.checkup import examine
 from fwd.model.config import Config, Peering
 from fwd.model.pairing import Far
@@ -88,6 +89,7 @@ def gather(config: Config, control: Path, *, is_root: bool) -> Facts:
         status=status,
         peerings=peerings,
         nameless=nameless,
+        probe_key=look.at("the probe key", _probe_key, config, root=True) or "",
         lacks=(look.at("the host", _lacks, config, root=True) or []) if status is None else [],
         walls=sandbox.missing(),
         sysctls=_sysctls(devices),
@@ -95,6 +97,11 @@ def gather(config: Config, control: Path, *, is_root: bool) -> Facts:
         limits=look.at("limits", _limits, status),
         unseen=look.unseen,
     )
+
+
+def _probe_key(config: Config) -> str:
+    path = config.gateway.probe_key
+    return why_no_probe_key(path) if path is not None else ""
 
 
 def _placed(config: Config, status: Status | None) -> tuple[list[Peering], dict[str, str]]:

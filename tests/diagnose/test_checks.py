@@ -112,6 +112,7 @@ OUTSIDE = {REMOTE: Way(PEERING.tun, 1500, "198.51.100.7")}
         (around(own=frozenset()), "own_source", "warning", LOCAL),
         (around(keys=[KeyFinding("/s: empty")]), "keys", "fault", "/s: empty"),
         (around(keys=[KeyFinding("/c: ends in 3 days", fault=False)]), "keys", "warning", "3 days"),
+        (host(probe_key="/p: probe key is not hexadecimal"), "keys", "fault", "/p: probe key"),
         (around(ports=[Port(500, "IKE", "taken", "charon (pid 7)")]), "port", "fault", "stop charon (pid 7)"),
         (around(ports=[Port(500, "IKE", "not permitted")]), "port", "fault", "as root"),
         (around(echo=Echo(True, 1400)), "path_mtu", "warning", "path_mtu = 1400"),
