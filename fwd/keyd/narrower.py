@@ -7,16 +7,16 @@ agrees to.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Final
 
 from fwd.model.config import Peering
 from fwd.proto.ike.selectors import beyond, words
 from fwd.proto.logged import event
 from fwd.proto.sa import Narrowed
 
-_T = TypeVar("_T")
-_SHOWN: Final = 4  # subnets, or pairs of subnets
+_SHOWN: Final = 4  # ranges, or pairs of subnets
 log = logging.getLogger(__name__)
 
 
@@ -56,15 +56,15 @@ class Narrower:
         return {str(member): words for member, words in sorted(self._words.items())}
 
     def _told(self, held: Narrowed) -> dict[str, Any]:
-        pairs = beyond(held, self._peering.local_ts, self._peering.remote_ts)
+        count, pairs = beyond(held, self._peering.local_ts, self._peering.remote_ts)
         return {
-            "local": _some(words(held.local), str),
-            "remote": _some(words(held.remote), str),
-            "not_wholly": _some(pairs, lambda pair: f"{pair[0]} - {pair[1]}"),
+            "local": _some(len(held.local), words(held.local)),
+            "remote": _some(len(held.remote), words(held.remote)),
+            "not_wholly": _some(count, (f"{one} - {other}" for one, other in pairs)),
         }
 
 
-def _some(things: Sequence[_T], words_of: Callable[[_T], str]) -> list[str]:
+def _some(count: int, all_words: Iterator[str]) -> list[str]:
     """The first few in words, and how many more there are: of pairs there may be tens of thousands."""
-    more = len(things) - _SHOWN
-    return [*map(words_of, things[:_SHOWN]), *([f"{more} more"] if more > 0 else [])]
+    more = count - _SHOWN
+    return [*islice(all_words, _SHOWN), *([f"{more} more"] if more > 0 else [])]

@@ -174,9 +174,9 @@ class Narrower:
 
     __pydantic_config__ = STRICT
 
-    local: Annotated[list[str], "Subnets on this side that it carries."]
-    remote: Annotated[list[str], "Subnets on the far side that it carries."]
-    not_wholly: Annotated[list[str], "Pairs of configured subnets of which not all passes."]
+    local: Annotated[list[str], "Subnets, or ranges of addresses, on this side that it carries: the first few."]
+    remote: Annotated[list[str], "The same on the far side."]
+    not_wholly: Annotated[list[str], "Pairs of configured subnets of which not all passes: the first few."]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, ip_network
 from typing import Any
 
 import pytest
+from callkit import calls_of
 from test_pairs import World
 
 from fwd.keyd import accepted
@@ -104,6 +105,31 @@ def test_members_may_be_narrowed_differently_and_what_is_said_is_bounded(undo: c
     assert narrower.told()["0"]["not_wholly"][-1] == "60 more"
     narrower.note(3, None)
     assert "3" not in narrower.told()
+
+
+def test_a_message_of_as_many_odd_ranges_as_there_may_be_costs_keyd_little(
+    undo: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An odd range of IPv6 addresses is up to 252 subnets. In function calls: keyd is everybody's."""
+
+    def odd(offered: Any, allowed: list[Any]) -> tuple[Selector, ...]:
+        return tuple(Selector(one[1], one[-2]) for one in allowed)
+
+    monkeypatch.setattr("fwd.proto.ike.child.narrow", odd)
+    near, far = ([ip_network(f"fd00:{side}:{n:x}::/48") for n in range(0, 2 * SUBNETS_MAX, 2)] for side in (1, 2))
+    world = World(undo, members=1, local_ts=near, remote_ts=far, theirs={"local_ts": far, "remote_ts": near})
+    costs: list[int] = []
+    for side in world.sides:
+        assert side.keyd is not None
+        receive = side.keyd.receive
+        monkeypatch.setattr(side.keyd, "receive", lambda *a, r=receive: costs.append(calls_of(lambda: r(*a))))
+    world.run(1.0)
+    assert max(costs) < 400 * SUBNETS_MAX
+    for side in world.sides:
+        assert side.keyd is not None
+        told = side.keyd.told(world.now)["narrower"]["0"]
+        assert told["local"][-1] == f"{SUBNETS_MAX - 4} more"
+        assert told["not_wholly"][-1] == f"{SUBNETS_MAX**2 - 4} more"
 
 
 def test_more_different_selectors_than_a_member_can_hold_are_refused(

@@ -9,11 +9,11 @@ configuration. Refused, as ProtocolError: ranges that run backwards, unknown kin
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, summarize_address_range
-from itertools import accumulate
+from itertools import islice
 from typing import Final
 
 from fwd.proto.ike.numbers import Notify, ProtocolError, syntax
@@ -59,21 +59,15 @@ class Selector:
 
 
 def narrow(offered: Sequence[Selector], allowed: Iterable[Network]) -> tuple[Selector, ...]:
-    """What of the offer is allowed, without doubles, in the order of what is allowed; empty: nothing.
+    """What of the offer is allowed, in the order of what is allowed; empty: nothing.
 
-    The first SELECTORS_MAX of it: a few ranges over several subnets fall into very many parts.
+    What lies within another part is left out of both sides, so that the work is bounded by their lengths, not by the
+    product. The first SELECTORS_MAX of it: a few ranges over several subnets fall into very many parts.
     """
-    whole = {selector: None for selector in offered if selector.takes_all}
-    ranges = _Ranges(whole)
-    found: dict[Selector, None] = {}
-    for subnet in map(Selector.of, allowed):
-        for selector in ranges.meeting(subnet):
-            common = selector.within(subnet)
-            assert common is not None
-            found[common] = None
-            if len(found) == SELECTORS_MAX:
-                return tuple(found)
-    return tuple(found)
+    ranges = _Ranges(selector for selector in offered if selector.takes_all)
+    subnets = _Ranges(map(Selector.of, allowed)).given()
+    parts = (part for subnet in subnets for part in ranges.parts_in(subnet))
+    return tuple(islice(parts, SELECTORS_MAX))
 
 
 def covers(wider: Sequence[Selector], narrower: Sequence[Selector]) -> bool:
@@ -83,33 +77,43 @@ def covers(wider: Sequence[Selector], narrower: Sequence[Selector]) -> bool:
 
 
 class _Ranges:
-    """Selectors in the order of their first addresses, so that those which meet another one are found quickly.
+    """Selectors of which none lies within another, so that both their ends ascend and are found by bisection.
 
-    Two sides of 255 each are compared for every Child SA.
+    Two sides of 255 each are compared for every Child SA, and a peer may choose them so that each meets each.
     """
 
     def __init__(self, selectors: Iterable[Selector]) -> None:
-        ends = [(*_ends(one), place, one) for place, one in enumerate(selectors)]
-        self._ends = sorted(ends, key=lambda end: end[:3])
-        self._firsts = [first for first, *_ in self._ends]
-        self._furthest = list(accumulate((last for _, last, *_ in self._ends), max))  # so far
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        self._placed: list[tuple[int, Selector]] = []
+        ends = ((*_ends(one), place, one) for place, one in enumerate(selectors))
+        for first, last, place, one in sorted(ends, key=lambda end: (end[0], -end[1], end[2])):
+            if not self._lasts or last > self._lasts[-1]:
+                self._firsts.append(first)
+                self._lasts.append(last)
+                self._placed.append((place, one))
 
-    def meeting(self, other: Selector) -> list[Selector]:
-        """Those that have an address in common with `other`, in the order in which they were given."""
+    def given(self) -> list[Selector]:
+        """All of them, in the order in which they were given."""
+        return _in_order(self._placed)
+
+    def parts_in(self, other: Selector) -> list[Selector]:
+        """What each has in common with `other`; `other` alone, if it lies wholly in one of them."""
+        if self.hold(other):
+            return [other]
         first, last = _ends(other)
-        found: list[tuple[int, Selector]] = []
-        at = bisect_right(self._firsts, last)
-        while at and self._furthest[at - 1] >= first:
-            at -= 1
-            if self._ends[at][1] >= first:
-                found.append(self._ends[at][2:])
-        return [selector for _, selector in sorted(found, key=lambda one: one[0])]
+        meeting = self._placed[bisect_left(self._lasts, first) : bisect_right(self._firsts, last)]
+        return [part for one in _in_order(meeting) if (part := one.within(other))]
 
     def hold(self, other: Selector) -> bool:
         """Whether `other` lies wholly in one of them."""
         first, last = _ends(other)
         at = bisect_right(self._firsts, first)
-        return at > 0 and self._furthest[at - 1] >= last
+        return at > 0 and self._lasts[at - 1] >= last
+
+
+def _in_order(placed: Iterable[tuple[int, Selector]]) -> list[Selector]:
+    return [selector for _, selector in sorted(placed, key=lambda one: one[0])]
 
 
 def _ends(selector: Selector) -> tuple[int, int]:
@@ -148,24 +152,43 @@ def _packed(version: int, address: int) -> bytes:
     return address.to_bytes(4 if version == 4 else 16, "big")
 
 
-def beyond(narrow: Narrowed, local: Sequence[Network], remote: Sequence[Network]) -> list[tuple[Network, Network]]:
-    """The pairs of configured subnets of which an SA does not carry all."""
-    mine = {subnet: _lies_in(subnet, narrow.local) for subnet in local}
-    theirs = {subnet: _lies_in(subnet, narrow.remote) for subnet in remote}
-    pairs = [(one, other) for one in local for other in remote if one.version == other.version]
-    return [(one, other) for one, other in pairs if not (mine[one] and theirs[other])]
-
-
-def _lies_in(subnet: Network, ranges: Sequence[Range]) -> bool:
-    first, last = subnet[0].packed, subnet[-1].packed
-    return any(len(low) == len(first) and low <= first and last <= high for low, high in ranges)
-
-
-def words(ranges: Sequence[Range]) -> list[str]:
-    """Ranges as subnets, for people."""
-    return [
-        str(subnet) for low, high in ranges for subnet in summarize_address_range(ip_address(low), ip_address(high))
+def beyond(
+    narrow: Narrowed, local: Sequence[Network], remote: Sequence[Network]
+) -> tuple[int, Iterator[tuple[Network, Network]]]:
+    """The pairs of configured subnets of which an SA does not carry all: how many, and each as it is asked for."""
+    mine, theirs = _by_whether(local, narrow.local), _by_whether(remote, narrow.remote)
+    lacking = {version: [subnet for subnet, whole in side if not whole] for version, side in theirs.items()}
+    others = {version: [subnet for subnet, _ in side] for version, side in theirs.items()}
+    beside = [  # each of ours, and those of theirs to which it does not wholly pass
+        (subnet, (lacking if whole else others).get(version, []))
+        for version, side in mine.items()
+        for subnet, whole in side
     ]
+    return sum(len(them) for _, them in beside), ((one, other) for one, them in beside for other in them)
+
+
+def _by_whether(subnets: Sequence[Network], ranges: Sequence[Range]) -> dict[int, list[tuple[Network, bool]]]:
+    """Subnets by IP version, each with whether it lies wholly in one of the ranges (as `merged` makes them)."""
+    lows = [(len(low), low) for low, _ in ranges]
+    found: dict[int, list[tuple[Network, bool]]] = {}
+    for subnet in subnets:
+        first, last = subnet.network_address.packed, subnet.broadcast_address.packed
+        at = bisect_right(lows, (len(first), first))
+        whole = at > 0 and lows[at - 1][0] == len(first) and last <= ranges[at - 1][1]
+        found.setdefault(subnet.version, []).append((subnet, whole))
+    return found
+
+
+def words(ranges: Iterable[Range]) -> Iterator[str]:
+    """Ranges for people, each as it is asked for: as a subnet, or its first and last address.
+
+    An odd range is hundreds of subnets, and a peer may agree to many.
+    """
+    for low, high in ranges:
+        first, last = ip_address(low), ip_address(high)
+        bits = (int(first) ^ int(last)).bit_length()
+        is_subnet = int(last) - int(first) == (1 << bits) - 1
+        yield f"{first}/{first.max_prefixlen - bits}" if is_subnet else f"{first}-{last}"
 
 
 def encode_selectors(selectors: Sequence[Selector]) -> bytes:
