@@ -370,6 +370,8 @@ class IkePeering:
     def _closed(self, what: Closed, now: float) -> None:
         self._narrower.clear()
         self._error = what.error or self._disagreement
+        for member in self.members if what.has_ended else ():
+            member.end_sending()
         self._record.closed(self._error, now)
         self._beginning.closed(now)
 
@@ -426,9 +428,11 @@ class IkePeering:
     def stopping(self, now: float) -> None:
         """Tell the peer, once, that fwd goes."""
         self._record.stopped(self._endpoint.sas(self.name), now)
+        self._endpoint.change(replace(self.connection, stopped=True))
         self._endpoint.say_farewell(self.name)
 
     def leave(self, to: Leaving, now: float) -> None:
         """Let the peer be told that this peering goes, until it has answered."""
         self._record.stopped(self._endpoint.sas(self.name), now)
+        self._endpoint.change(replace(self.connection, stopped=True))
         to.take(self._endpoint, now)

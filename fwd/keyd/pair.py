@@ -98,6 +98,10 @@ class Pair:
         replace_s = min((one.replace_s for one in (times, self.times) if one.replace_s), default=float("inf"))
         return self.outdated or now >= self.made_at + replace_s * self.share
 
+    def is_ready_by(self, now: float) -> bool:
+        """Whether the peer, whose half was not there for certain, has it by now."""
+        return self.life is Life.WAITING and (now >= self.ready_at or self.receiver.heard(self.spi))
+
     def is_settled(self, times: Times, now: float) -> bool:
         """Whether nothing is to become of it: it is not on its way, nor going, nor old."""
         moves = self.life in (Life.WAITING, Life.GONE) or self.retire_at is not None

@@ -54,7 +54,6 @@ class MemberPairs:
         self._sends_on = 0  # outbound SPI, as seen last
         self.control = parts.control
         self.renew: By | None = None  # by what the pair in use is to be replaced before its time
-        self.lack = By.START  # why it may have too few pairs
         self.strayed = False  # it hears the peer at another address
 
         # What of a predecessor's may still be used, and what the living member has yet to hear.
@@ -64,8 +63,7 @@ class MemberPairs:
         self._left_by = By.DEATH  # why it sends on another pair than before
         self._authentication = 0  # what is older is to be replaced
         self._before = Note.decode(self._mailbox.note)  # of the predecessor
-        if self._before is not None:
-            self.lack = By.RELOAD
+        self.lack = By.START if self._before is None else By.RELOAD  # why it may have too few pairs
         self._untold = False  # that its SAs end by then
         self._stops = False  # that it is to send on nothing
 
@@ -168,6 +166,14 @@ class MemberPairs:
         self._stops = True
         self._tell_accepted()
 
+    def end_sending(self) -> bool:
+        """Let the member send no more on what the far side has left; False: it has no room to be told."""
+        if self._current is None or not self._current.gone:
+            return True
+        if told := self._mailbox.update(self.accepted.all(), None, stop=True):
+            self._current = None
+        return told
+
     def settle(self, now: float) -> None:
         """After all that IKE had to tell: do not send on what is gone, if there is anything else."""
         self._tell_accepted()
@@ -199,7 +205,8 @@ class MemberPairs:
                 self.lack = self._left_by = By.DEATH
             self._incarnation = incarnation
             self._told = -1
-        self._end_overdue(now)
+        for pair in [pair for pair in self._pairs.values() if pair.ends_at <= now]:
+            self._end(pair, By.TIMER)  # members have ended their SAs themselves
         self._forget(now)
         self.settle(now)
         self._retire_left(now)
@@ -238,8 +245,7 @@ class MemberPairs:
         self._refresh()
 
     def _note_ready(self, now: float) -> None:
-        waiting = [pair for pair in self._pairs.values() if pair.life is Life.WAITING]
-        ready = [pair for pair in waiting if now >= pair.ready_at or pair.receiver.heard(pair.spi)]
+        ready = [pair for pair in self._pairs.values() if pair.is_ready_by(now)]
         for pair in ready:
             pair.note(Happening.CONFIRMED)
         if ready:
@@ -252,12 +258,8 @@ class MemberPairs:
                 pair.note(Happening.ABANDONED)
                 pair.left_by, pair.retire_at = self._left_by, now + OLD_SA_S
 
-    def _end_overdue(self, now: float) -> None:
-        """Pairs whose life is over go at once; members have ended their SAs themselves."""
-        for pair in [pair for pair in self._pairs.values() if pair.ends_at <= now]:
-            self._end(pair, By.TIMER)
-
     def _end(self, pair: Pair, by: By) -> None:
+        """Delete a pair whose life is over, by time or by count."""
         self.lack = by
         self._drop(pair)
         self._over.append((pair.spi, by))
@@ -269,10 +271,8 @@ class MemberPairs:
         gone = [pair for pair in self._pairs.values() if pair.gone_at is not None and pair.gone_at <= now]
         for pair in gone:
             pair.receiver.remove(pair.spi)
-            if pair is self._current:  # and settle has found nothing in its place
-                if not self._mailbox.update(self.accepted.all(), None, stop=True):
-                    continue  # it has no room to be told: once more at the next tick
-                self._current = None
+            if pair is self._current and not self.end_sending():  # settle has found nothing in its place
+                continue  # once more at the next tick
             self._drop(pair)
 
     def _drop(self, pair: Pair) -> None:

@@ -10,6 +10,9 @@ from fwd.proto.ike.numbers import Notify
 if TYPE_CHECKING:
     from fwd.proto.ike.numbers import ProtocolError
 
+# Why there is no IKE SA, if the peer, another fwd, has said so (numbers.Status).
+HAS_ENDED: Final = "the far gateway has ended the peering: it was terminated, taken away or stopped there"
+
 
 class By(Enum):
     """By whom, or by what."""

@@ -408,7 +408,7 @@ class Endpoint:
             if in_vain and sa.error:
                 self._events.append(Rejected(name, sa.remote, sa.error))
             if sa.counts and not any(other.counts and other.state is not State.REKEYED for other in self.sas(name)):
-                self._events.append(Closed(name, sa.error))
+                self._events.append(Closed(name, sa.error, sa.peer.has_ended))
 
     def _forget(self, sa: IkeSa) -> None:
         """Messages for it find nothing any more."""

@@ -81,6 +81,7 @@ class PeerFacts:
     sees_nat: bool = False  # it sees us at another address than we do
     drains: bool = False  # by its own word
     told_drains: bool = False  # what it was told of us
+    has_ended: bool = False  # the peering, by its own word
 
     def understood(self, notifies: Sequence[Notification]) -> list[Notification]:
         """Those that it has said to know; standard ones go to everybody (RFC 7296 §3.12)."""
@@ -241,10 +242,14 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Closed:
-    """The connection's last IKE SA is gone, and all its Child SAs with it. `error`: why, unless it was wanted."""
+    """The connection's last IKE SA is gone, and all its Child SAs with it. `error`: why, unless it was wanted.
+
+    `has_ended`: the peer has said that it accepts nothing any more.
+    """
 
     connection: str
     error: str
+    has_ended: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from fwd.proto.ike.causes import By, Failure, by_notify
+from fwd.proto.ike.causes import HAS_ENDED, By, Failure, by_notify
 from fwd.proto.ike.child import Child, Offer, answer
 from fwd.proto.ike.events import FIRST_MEMBER, ChildRefused, ExchangeRefused, Informed
 from fwd.proto.ike.limits import CHILDREN_MAX, MEMBER_CHILDREN_MAX
 from fwd.proto.ike.mobility import cookie2_of
-from fwd.proto.ike.numbers import ESP_SPI_BYTES, Exchange, Notify, Protocol, ProtocolError, notify_name
+from fwd.proto.ike.numbers import ESP_SPI_BYTES, Exchange, Notify, Protocol, ProtocolError, Status, notify_name
 from fwd.proto.ike.payloads import (
     AnyPayload,
     Delete,
@@ -239,7 +239,7 @@ class DeleteIke:
         if sa.state in (State.DELETING, State.DEAD):
             return None
         sa.move(State.DELETING)
-        return [Delete(Protocol.IKE)]
+        return [Delete(Protocol.IKE), *sa.ending()]
 
     def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
         sa.die(self._error, self._by)
@@ -333,7 +333,8 @@ def respond_delete(sa: IkeSa, request: list[AnyPayload], now: float) -> list[Any
     """Answer INFORMATIONAL: Deletes, notifies, or nothing at all, which asks whether we live, and where."""
     status = notified(request, Notify.FWD_STATUS)
     if status is not None and status.data and sa.peer.is_fwd:
-        sa.peer.drains = bool(status.data[0] & 1)
+        sa.peer.drains = bool(status.data[0] & Status.DRAINS)
+        sa.peer.has_ended = bool(status.data[0] & Status.ENDED)
 
     deletes = [one for one in request if isinstance(one, Delete)]
     if (told := notified(request, Notify.FWD_PEERING)) is not None:
@@ -345,6 +346,7 @@ def respond_delete(sa: IkeSa, request: list[AnyPayload], now: float) -> list[Any
         return []
     if any(one.protocol == Protocol.IKE for one in deletes):
         sa.ends = True
+        sa.error = HAS_ENDED if sa.peer.has_ended else sa.error
         return []
 
     # Child SAs: each is answered by the SPI of its other half (RFC 7296 §1.4.1).

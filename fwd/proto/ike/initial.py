@@ -14,13 +14,13 @@ from ipaddress import ip_address
 from typing import Final
 
 from fwd.proto.ike import auth
-from fwd.proto.ike.causes import Failure, by_notify, failure_of
+from fwd.proto.ike.causes import HAS_ENDED, Failure, by_notify, failure_of
 from fwd.proto.ike.child import NONCE_BYTES, Child, Offer, answer
 from fwd.proto.ike.crypto import DiffieHellman, IkeKeys, Prf, Suite
 from fwd.proto.ike.events import FIRST_MEMBER, Address, ChildRefused, Connection, Established, Standing, World
 from fwd.proto.ike.limits import AUTHORITIES_NAMED_MAX, COOKIE_BYTES
 from fwd.proto.ike.message import Header
-from fwd.proto.ike.numbers import VENDOR_ID, Exchange, Notify, Payload, ProtocolError, TransformType, syntax
+from fwd.proto.ike.numbers import VENDOR_ID, Exchange, Notify, Payload, ProtocolError, Status, TransformType, syntax
 from fwd.proto.ike.payloads import (
     AnyPayload,
     Authentication,
@@ -287,9 +287,12 @@ class _PeerError(ProtocolError):
 def _raise_error(reply: Sequence[AnyPayload]) -> None:
     error = error_of(reply)
     if error is not None:
+        status = notified(reply, Notify.FWD_STATUS)
+        ended = status is not None and bool(status.data) and bool(status.data[0] & Status.ENDED)
         known = error.kind in Notify._value2member_map_
         name = Notify(error.kind).name if known else str(error.kind)
-        refusal = _PeerError(Notify(error.kind) if known else Notify.INVALID_SYNTAX, f"the peer answers {name}")
+        why = HAS_ENDED if ended else f"the peer answers {name}"
+        refusal = _PeerError(Notify(error.kind) if known else Notify.INVALID_SYNTAX, why)
         trusts = error.kind != Notify.AUTHENTICATION_FAILED
         refusal.failure = by_notify(error.kind) if trusts else Failure.REFUSED_BY_PEER
         raise refusal

@@ -64,6 +64,13 @@ class Protocol(IntEnum):
     ESP = 3
 
 
+class Status(IntFlag):
+    """What a FWD_STATUS tells of its sender."""
+
+    DRAINS = 1  # it is being drained
+    ENDED = 2  # its peering has ended, or a user has ended it: nothing is accepted any more
+
+
 class Notify(IntEnum):
     """RFC 7296 §3.10.1: below 16384 an error, all of which a log names, else a status, of which fwd knows these."""
 
@@ -100,7 +107,7 @@ class Notify(IntEnum):
     # Private use: between two fwd gateways.
     FWD_PEERING = 41200  # version, payload, offloads, UDP ports (keyd.agreement)
     FWD_MEMBER = 41201  # the member that a Child SA is for
-    FWD_STATUS = 41202  # one octet, whose lowest bit says that the sender is being drained
+    FWD_STATUS = 41202  # one octet; its bits (Status) tell of the sender
 
 
 PRIVATE_STATUS_FIRST: Final = 40960  # RFC 7296 §3.10.1

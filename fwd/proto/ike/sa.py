@@ -35,8 +35,8 @@ from fwd.proto.ike.events import (
 from fwd.proto.ike.limits import INIT_ERROR_S, MESSAGE_BYTES_STRANGER
 from fwd.proto.ike.message import Assemblies, Fragment, Header
 from fwd.proto.ike.mobility import PROBE_TRIES, Path, Probe, consider
-from fwd.proto.ike.numbers import SPI_BYTES, Exchange, Flag, Notify, ProtocolError
-from fwd.proto.ike.payloads import AnyPayload, Delete, decode_chain, notify_for
+from fwd.proto.ike.numbers import SPI_BYTES, Exchange, Flag, Notify, ProtocolError, Status
+from fwd.proto.ike.payloads import AnyPayload, Delete, Notification, decode_chain, notify_for
 from fwd.proto.ike.request import RETRANSMIT_S, TRIES_MAX, Request
 from fwd.proto.ike.states import IKE_MOVES, State, Use, check_move
 from fwd.proto.ike.task import Respond, Task
@@ -350,7 +350,7 @@ class IkeSa:
             reply = self.respond(self, header.exchange, decode_chain(first, plain), now)
         except ProtocolError as error:
             self.world.fail(failure_of(error))
-            reply = [notify_for(error)]
+            reply = [notify_for(error), *self.ending()]
             fatal = error.notify in (Notify.INVALID_SYNTAX, Notify.AUTHENTICATION_FAILED)
             self.error = str(error) if fatal else self.error  # else it is not what this IKE SA will end of
             if header.exchange == Exchange.CREATE_CHILD_SA:
@@ -417,7 +417,12 @@ class IkeSa:
         # The peer takes the number after the request under way if that has come to it, else its number.
         for ahead in (0, 1) if self._window.request else (0,):
             header = self._header(Exchange.INFORMATIONAL, self._window.next_id + ahead, response=False)
-            self._send(self._encode(header, [Delete(numbers.Protocol.IKE)]))
+            self._send(self._encode(header, [Delete(numbers.Protocol.IKE), *self.ending()]))
+
+    def ending(self) -> list[Notification]:
+        """What tells another fwd that the peering has ended, if it has."""
+        ended = [Notification(Notify.FWD_STATUS, bytes([Status.ENDED]))] if self.connection.stopped else []
+        return self.peer.understood(ended)
 
     # -- sending ----------------------------------------------------------------------------------------------
 
