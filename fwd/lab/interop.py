@@ -6,7 +6,6 @@ is a function that is given a `Meeting` and returns its figures; it fails by an 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -15,13 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from fwd.lab import certificates, tools, traffic
-from fwd.lab.meeting import Failed, Figures, Meeting, Setting, hide, meeting
-from fwd.lab.world import LabError
+from fwd.lab import certificates, scenario, tools, traffic
+from fwd.lab.meeting import Meeting, Setting, hide, meeting
+from fwd.lab.scenario import Failed, Figures, Row, until
 
-SCHEMA: Final = 1
 _MEMBERS: Final = 4
 
 
@@ -36,7 +34,7 @@ def _refused(words: str) -> Callable[[Meeting], Figures]:
     """No tunnel, and one of the two says so."""
 
     def check(m: Meeting) -> Figures:
-        m.until(lambda: words in m.fwd_log() + m.charon.log(), words)
+        until(lambda: words in m.fwd_log() + m.charon.log(), words)
         if m.ping(1):
             raise Failed("a ping passes")
         return {"said": words}
@@ -48,7 +46,7 @@ def _fwd_rekeys_children(m: Meeting) -> Figures:
     m.carries()
     before = m.member()["spi_out"]
     with m.pinging() as figures:
-        m.until(lambda: len(m.member()["ledger"]) >= 4, "three more SAs")
+        until(lambda: len(m.member()["ledger"]) >= 4, "three more SAs")
     if m.member()["spi_out"] == before:
         raise Failed("still the same SA")
     return figures
@@ -74,7 +72,7 @@ def _ike_rekeyed(m: Meeting, *tell: str) -> Figures:
     with m.pinging() as figures:
         if tell:
             m.charon.swanctl(*tell)
-        m.until(lambda: _ike_spi(m) not in ("", before), "another IKE SA")
+        until(lambda: _ike_spi(m) not in ("", before), "another IKE SA")
         time.sleep(1.0)
     m.carries()
     return figures
@@ -90,7 +88,7 @@ def _outlives_its_sas(m: Meeting) -> Figures:
         return len(seen - {None}) > 3
 
     with m.pinging() as figures:
-        m.until(three_more, "three more SAs", 40.0)
+        until(three_more, "three more SAs", 40.0)
     m.carries()
     return figures
 
@@ -99,8 +97,8 @@ def _strongswan_deletes(m: Meeting) -> Figures:
     """fwd begins anew."""
     m.carries()
     m.charon.swanctl("--terminate", "--ike", "peer")
-    m.until(lambda: "IKE SA is closed" in m.fwd_log(), "fwd notices")
-    m.until(lambda: "ESTABLISHED" in m.sas(), "another IKE SA")
+    until(lambda: "IKE SA is closed" in m.fwd_log(), "fwd notices")
+    until(lambda: "ESTABLISHED" in m.sas(), "another IKE SA")
     m.carries()
     return {}
 
@@ -108,7 +106,7 @@ def _strongswan_deletes(m: Meeting) -> Figures:
 def _fwd_ends(m: Meeting) -> Figures:
     m.carries()
     m.fwd.terminate()
-    m.until(lambda: "ESTABLISHED" not in m.sas(), "strongSwan has no IKE SA")
+    until(lambda: "ESTABLISHED" not in m.sas(), "strongSwan has no IKE SA")
     return {}
 
 
@@ -118,7 +116,7 @@ def _member_dies(m: Meeting) -> Figures:
     time.sleep(0.5)
     before = m.member()
     os.kill(before["pid"], signal.SIGKILL)
-    m.until(lambda: m.member()["spi_out"] not in (None, before["spi_out"]), "another SA")
+    until(lambda: m.member()["spi_out"] not in (None, before["spi_out"]), "another SA")
     m.carries()
     return {}
 
@@ -127,7 +125,7 @@ def _strongswan_dies(m: Meeting) -> Figures:
     m.carries()
     start = time.monotonic()
     m.charon.process.kill()
-    m.until(lambda: "the peer does not answer" in m.fwd_log(), "fwd notices", 60.0)
+    until(lambda: "the peer does not answer" in m.fwd_log(), "fwd notices", 60.0)
     return {"noticed_after_s": round(time.monotonic() - start)}
 
 
@@ -149,7 +147,7 @@ def _fragmented(m: Meeting) -> Figures:
 def _many_members(m: Meeting) -> Figures:
     """All of fwd's members send; whatever strongSwan sends comes on one SA, and so to one of them."""
     m.carries()
-    m.until(lambda: m.sas().count("INSTALLED") >= 3 * _MEMBERS, "a Child SA and two spares for each member")
+    until(lambda: m.sas().count("INSTALLED") >= 3 * _MEMBERS, "a Child SA and two spares for each member")
     with m.pinging() as figures:
         time.sleep(2.0)
     there = traffic.run(m.topology, streams=8, seconds=2)
@@ -172,8 +170,8 @@ def _behind_nat(m: Meeting) -> Figures:
             raise Failed("fwd does not see that a NAT is before it")
         return figures
     hide(m.topology, m.hidden, "40000-50000")
-    m.until(lambda: m.ping(2, back=True), "pings from behind the NAT")
-    m.until(lambda: m.ping(2), "pings to where they came from")
+    until(lambda: m.ping(2, back=True), "pings from behind the NAT")
+    until(lambda: m.ping(2), "pings to where they came from")
     moved = m.member()["peer"]
     if not re.search(r":4\d{4}$", moved):
         raise Failed(f"the peer is still thought to be at {moved}")
@@ -194,7 +192,7 @@ def _on_command(m: Meeting) -> Figures:
     with m.pinging() as figures:
         said = m.fwd_command("rekey", "strongswan")
     m.fwd_command("terminate", "strongswan")
-    m.until(lambda: "ESTABLISHED" not in m.sas(), "strongSwan has no IKE SA")
+    until(lambda: "ESTABLISHED" not in m.sas(), "strongSwan has no IKE SA")
     time.sleep(1.5)
     if "ESTABLISHED" in m.sas():
         raise Failed("fwd has begun again by itself")
@@ -209,7 +207,7 @@ def _decoded(m: Meeting) -> Figures:
     capture = m.directory / "wan.pcap"
     argv = ["tshark", "-q", "-i", "wan", "-f", "udp", "-w", str(capture)]
     with tools.ended(m.topology.popen("gw1", argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)) as process:
-        m.until(capture.exists, "tshark's capture")
+        until(capture.exists, "tshark's capture")
         m.fwd_command("rekey", "strongswan")
         m.ping(5)
         time.sleep(0.5)
@@ -330,33 +328,19 @@ def _of_other_makers(who: str) -> list[Scenario]:
     ]  # fmt: skip
 
 
-def run(out: Path, only: str = "") -> Iterator[dict[str, Any]]:
+def run(out: Path, only: str = "") -> Iterator[Row]:
     """A row for each scenario whose name has `only` in it, as it ends; writes them all to `out`.
 
     Raises LabError where there is none.
     """
-    chosen = [one for one in scenarios() if only in one.name]
-    if not chosen:
-        raise LabError(f"no scenario has {only!r} in its name")
     rows = []
-    for one in chosen:
-        rows.append(_row(one))
-        yield rows[-1]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"schema": SCHEMA, "scenarios": rows}, indent=1) + "\n")
-
-
-def _row(one: Scenario) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": one.name, "initiator": one.setting.initiator, "passed": True, "figures": {}}
-    start = time.monotonic()
-    try:
-        with meeting(one.setting) as met:
-            try:
-                row["figures"] = one.check(met)
-            except (Failed, LabError, OSError) as error:
-                row |= {"passed": False, "reason": str(error), "fwd": met.fwd_log()[-3000:],
-                        "strongswan": met.charon.log()[-3000:]}  # fmt: skip
-    except (LabError, Failed) as error:
-        row |= {"passed": False, "reason": str(error)}
-    row["seconds"] = round(time.monotonic() - start, 1)
-    return row
+    for one in scenario.chosen(scenarios(), only):
+        with (
+            scenario.row(one.name, initiator=one.setting.initiator) as row,
+            meeting(one.setting) as met,
+            scenario.logged(row, met.logs),
+        ):
+            row["figures"] = one.check(met)
+        rows.append(row)
+        yield row
+    scenario.write(out, rows)

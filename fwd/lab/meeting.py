@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,26 +22,20 @@ from typing import Any, Final
 from fwd.agent.client import query
 from fwd.lab import certificates, tools, traffic
 from fwd.lab.charon import Charon, connection
+from fwd.lab.scenario import Failed, Figures, until
 from fwd.lab.topology import SUBNETS, Topology
 from fwd.lab.world import LabError
 from fwd.model import render
 
-Figures = dict[str, Any]
 Names = Mapping[str, str]
 NEAR, FAR = SUBNETS["gw1"][0], SUBNETS["gw2"][0]
-_WAIT_S = 8.0
 _START_S = 30.0  # on a busy machine
-_POLL_S = 0.05
 _PING_EVERY_S = 0.01
 _CONTROL, _KEYS = "gw1.sock", "gw1.keys"
 _NEVER: Final = (
     "unknown_spi", "not_esp", "replayed", "too_old", "bad_icv", "bad_padding", "bad_next_header", "bad_record",
     "selector_in", "sa_exhausted",
 )  # fmt: skip
-
-
-class Failed(Exception):
-    """A scenario did not go as it must."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +74,10 @@ class Meeting:
 
     def fwd_log(self) -> str:
         return self._log.read_text(errors="replace")
+
+    def logs(self) -> Names:
+        """Return what both have logged."""
+        return {"fwd": self.fwd_log(), "strongswan": self.charon.log()}
 
     def peering(self) -> dict[str, Any]:
         """fwd's only peering, as `fwd status --json` has it."""
@@ -120,17 +118,10 @@ class Meeting:
         except OSError:  # its agent is not there yet
             return False
 
-    def until(self, condition: Callable[[], object], what: str, seconds: float = _WAIT_S) -> None:
-        deadline_s = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline_s:
-                raise Failed(f"not within {seconds:g} s: {what}")
-            time.sleep(_POLL_S)
-
     def carries(self) -> None:
         """A ping passes, and not because nobody keeps it off the wire yet."""
-        self.until(self._sends, "fwd has an SA to send on")
-        self.until(lambda: self.ping(1), "a ping")
+        until(self._sends, "fwd has an SA to send on")
+        until(lambda: self.ping(1), "a ping")
 
     def both_ways(self) -> Figures:
         """Pings and TCP in both directions."""
@@ -191,7 +182,7 @@ def meeting(setting: Setting) -> Iterator[Meeting]:
             argv += ["--save-keys", str(directory / _KEYS)] if setting.save_keys else []
             process = stack.enter_context(tools.ended(topology.popen("gw1", argv, stdout=output, stderr=output)))
         found = Meeting(topology, charon, directory, process, log, setting.nat)
-        found.until((directory / _CONTROL).is_socket, "fwd's control socket", _START_S)
+        until((directory / _CONTROL).is_socket, "fwd's control socket", _START_S)
 
         if setting.initiator == "strongSwan":
             time.sleep(0.3)

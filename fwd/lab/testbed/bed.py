@@ -23,6 +23,7 @@ from urllib.request import urlopen
 
 from fwd.agent.client import query
 from fwd.lab import flows, probe, tools, traffic
+from fwd.lab.scenario import Failed, until
 from fwd.lab.testbed import silence
 from fwd.lab.testbed.engine import PROJECT, Engine
 
@@ -38,12 +39,6 @@ _PROBE_PORT, _PROBE_SOURCE_PORT, _PROBE_HZ = 7777, 20000, 200
 _LOAD_PORT, _LOAD_STREAMS, _LOAD_RATE = 5301, 2, "20M"  # of each stream
 _RESETS_BEFORE_END_S = 0.5
 _UDP = 17
-_POLL_S = 0.05
-_WAIT_S = 15.0
-
-
-class Failed(Exception):
-    """A scenario did not go as it must."""
 
 
 @dataclass(frozen=True)
@@ -140,17 +135,13 @@ class Bed:
     def await_ready(self, *gateways: str) -> float:
         """Until they all are; how long that took, in seconds."""
         start_s = time.monotonic()
-        self.until(lambda: all(map(self.ready, gateways)), f"{' and '.join(gateways)} ready")
+        until(lambda: all(map(self.ready, gateways)), f"{' and '.join(gateways)} ready")
         return time.monotonic() - start_s
 
-    @staticmethod
-    def until(condition: Callable[[], object], what: str, seconds: float = _WAIT_S) -> float:
-        """Wait for it; how long that took, in seconds."""
+    def await_ping(self) -> float:
+        """Until one passes; how long that took, in seconds."""
         start_s = time.monotonic()
-        while not condition():
-            if time.monotonic() > start_s + seconds:
-                raise Failed(f"not within {seconds:g} s: {what}")
-            time.sleep(_POLL_S)
+        until(self.ping, "a ping")
         return time.monotonic() - start_s
 
     def ignore_redirects(self) -> None:

@@ -5,15 +5,16 @@ Refuses, as Failed: an expression that Prometheus does not take, and one of the 
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-from fwd.lab.testbed.bed import Failed
+from fwd.lab.scenario import Failed, until
 
 DASHBOARD = Path("grafana/fwd.json")
 _ANSWER_S = 5.0
@@ -51,11 +52,11 @@ def expressions(dashboard: dict[str, Any]) -> Iterator[str]:
         yield from (target["expr"] for target in panel.get("targets", []))
 
 
-def check(prometheus: Prometheus, until: Callable[..., float], directory: Path) -> dict[str, Any]:
+def check(prometheus: Prometheus, directory: Path) -> dict[str, Any]:
     """Each expression of the dashboard shows something, and each rule was evaluated without an error."""
     wanted = list(expressions(json.loads((directory / DASHBOARD).read_text())))
     for expression in wanted:
-        until(lambda e=expression: prometheus.query(e), f"Prometheus has something for {expression}", _FILLED_S)
+        until(functools.partial(prometheus.query, expression), f"Prometheus has something for {expression}", _FILLED_S)
     until(lambda: _evaluated(prometheus), "Prometheus has evaluated the rules", _FILLED_S)
     rules = prometheus.rules()
     if bad := [rule for rule in rules if rule["health"] != "ok"]:

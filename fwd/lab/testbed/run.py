@@ -5,26 +5,23 @@ The images stay, for the next run; nothing else does.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from fwd.keyd import generate
-from fwd.lab.testbed.bed import Bed, Failed
+from fwd.lab import scenario
+from fwd.lab.scenario import Failed, Row
+from fwd.lab.testbed.bed import Bed
 from fwd.lab.testbed.engine import PROFILES, PROJECT, Engine
-from fwd.lab.testbed.scenarios import IMAGE_MIB, SCENARIOS, Scenario
+from fwd.lab.testbed.scenarios import IMAGE_MIB, SCENARIOS
 from fwd.lab.world import LabError
 
-SCHEMA: Final = 1
 BASE: Final = "python:3.12-slim-bookworm"
 DIRECTORY: Final = Path("docker")
 _MIB: Final = 1 << 20
-_LOG_CHARACTERS = 3000
 # What docker/compose.yml asks for, by variable → tag, and where it is built.
 _IMAGES: Final = {
     "FWD_IMAGE": ("gateway", Path(), "docker/Dockerfile"),
@@ -46,28 +43,25 @@ def engine(secret: Path) -> Engine:
     return Engine(DIRECTORY, environment)
 
 
-def build(engine: Engine, base: str) -> dict[str, Any]:
-    """All images upon `base`; the row of the gateway's size."""
-    start = time.monotonic()
-    for tag, directory, dockerfile in _IMAGES.values():
-        engine.build(directory, dockerfile, f"{PROJECT}:{tag}", base)
-    over_mib = (engine.inspect(f"{PROJECT}:gateway")["Size"] - engine.inspect(base)["Size"]) / _MIB
-    row = _row("images built; the gateway's over its base", {"over_base_mib": round(over_mib)}, start)
-    if over_mib >= IMAGE_MIB:
-        row |= {"passed": False, "reason": f"{over_mib:.0f} MiB over its base, must be under {IMAGE_MIB}"}
+def build(engine: Engine, base: str) -> Row:
+    """All images upon `base`; the row of the gateway's size. Raises LabError where one cannot be built."""
+    with scenario.row("images built; the gateway's over its base", (Failed,)) as row:
+        for tag, directory, dockerfile in _IMAGES.values():
+            engine.build(directory, dockerfile, f"{PROJECT}:{tag}", base)
+        over_mib = (engine.inspect(f"{PROJECT}:gateway")["Size"] - engine.inspect(base)["Size"]) / _MIB
+        row["figures"] = {"over_base_mib": round(over_mib)}
+        if over_mib >= IMAGE_MIB:
+            raise Failed(f"{over_mib:.0f} MiB over its base, must be under {IMAGE_MIB}")
     return row
 
 
-def run(out: Path, base: str, only: str = "") -> Iterator[dict[str, Any]]:
+def run(out: Path, base: str, only: str = "") -> Iterator[Row]:
     """A row for each scenario whose name has `only` in it, as it ends; writes them all to `out`.
 
     The first one is always among them: it waits for the gateways. Raises LabError where none has that name, and where
     the project cannot be brought up.
     """
-    chosen = [one for one in SCENARIOS if only in one.name]
-    if not chosen:
-        raise LabError(f"no scenario has {only!r} in its name")
-    chosen = [SCENARIOS[0], *(one for one in chosen if one is not SCENARIOS[0])]
+    chosen = [SCENARIOS[0], *(one for one in scenario.chosen(SCENARIOS, only) if one is not SCENARIOS[0])]
 
     # Images, then a project of its own, which is gone at the end whatever happens.
     with ExitStack() as stack:
@@ -85,33 +79,28 @@ def run(out: Path, base: str, only: str = "") -> Iterator[dict[str, Any]]:
         bed = Bed(project, directory, secret.read_text().strip())
         bed.ignore_redirects()
         for one in chosen:
-            rows.append(_played(one, bed))
-            yield rows[-1]
+            with scenario.row(one.name) as row, scenario.logged(row, lambda: _logs(project)):
+                row["figures"] = one.check(bed)
+            rows.append(row)
+            yield row
         rows.append(_taken_down(project))
         yield rows[-1]
         versions = project.versions()
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"schema": SCHEMA, **versions, "base": base, "scenarios": rows}, indent=1) + "\n")
+    scenario.write(out, rows, **versions, base=base)
 
 
-def _played(one: Scenario, bed: Bed) -> dict[str, Any]:
-    start = time.monotonic()
-    try:
-        return _row(one.name, one.check(bed), start)
-    except (Failed, LabError, OSError, subprocess.SubprocessError) as error:
-        logs = {name: bed.engine.logs(name)[-_LOG_CHARACTERS:] for name in bed.engine.containers()}
-        return {**_row(one.name, {}, start), "passed": False, "reason": str(error), "logs": logs}
+def _logs(project: Engine) -> dict[str, str]:
+    """Of all containers."""
+    return {name: project.logs(name) for name in project.containers()}
 
 
-def _taken_down(project: Engine) -> dict[str, Any]:
-    """Nothing of the project is left."""
-    start = time.monotonic()
-    project.down()
-    left = [*project.containers(), *project.networks()]
-    row = _row("taken down, nothing left", {"containers_and_networks": len(left)}, start)
-    return row if not left else {**row, "passed": False, "reason": f"left behind: {', '.join(left)}"}
-
-
-def _row(name: str, figures: dict[str, Any], start: float) -> dict[str, Any]:
-    return {"name": name, "passed": True, "figures": figures, "seconds": round(time.monotonic() - start, 1)}
+def _taken_down(project: Engine) -> Row:
+    """Nothing of the project is left. Raises LabError where it cannot be taken down."""
+    with scenario.row("taken down, nothing left", (Failed,)) as row:
+        project.down()
+        left = [*project.containers(), *project.networks()]
+        row["figures"] = {"containers_and_networks": len(left)}
+        if left:
+            raise Failed(f"left behind: {', '.join(left)}")
+    return row

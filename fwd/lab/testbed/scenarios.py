@@ -9,15 +9,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from fwd.lab import traffic
+from fwd.lab.scenario import Failed, Figures, until
 from fwd.lab.testbed import logs, observe
-from fwd.lab.testbed.bed import GATEWAYS, IPV6, OUTER, PEERING, Bed, Failed, Felt
+from fwd.lab.testbed.bed import GATEWAYS, IPV6, OUTER, PEERING, Bed, Felt
 from fwd.lab.testbed.engine import PROJECT
 from fwd.lab.verdict import GAP_LIMIT_MS
-
-Figures = dict[str, Any]
 
 READY_S: Final = 5.0  # of both gateways after `up`
 SILENCE_S: Final = 15.0  # while gw1 is started anew, on a busy machine; TCP waits up to twice as long as it takes
@@ -43,7 +42,7 @@ def _starts(bed: Bed) -> Figures:
         for address in (bed.address("client2"), IPV6["client2"]):
             bed.execute("client1", "ping", "-c", "2", "-i", "0.2", "-W", "2", address)
         bed.engine.docker("exec", "--detach", bed.container("client2"), "iperf3", "-s", "-1")
-        bed.until(lambda: "5201" in bed.execute("client2", "ss", "-Hltn"), "iperf3 listens in client2")
+        until(lambda: "5201" in bed.execute("client2", "ss", "-Hltn"), "iperf3 listens in client2")
         bed.execute("client1", "iperf3", "-c", bed.address("client2"), "-t", "1")
     return figures | wire
 
@@ -54,7 +53,7 @@ def _confined(bed: Bed) -> Figures:
         host = bed.engine.inspect(bed.container(gateway))["HostConfig"]
         if host["Privileged"] or not host["ReadonlyRootfs"] or host["CapDrop"] != ["ALL"] or not host["Init"]:
             raise Failed(f"{gateway} is not confined: {host['CapAdd']}, privileged {host['Privileged']}")
-        bed.until(functools.partial(bed.healthy, gateway), f"{gateway} healthy by its image's own check")
+        until(functools.partial(bed.healthy, gateway), f"{gateway} healthy by its image's own check")
     processes = 0
     for gateway in GATEWAYS:
         for name, (pid, _) in bed.lives(gateway).items():
@@ -82,7 +81,7 @@ def _leak_would_show(bed: Bed) -> Figures:
     bed.execute("gw1", "sh", "-c", f"kill -CONT {supervisor}")
     bed.engine.docker("restart", "--time", "5", bed.container("gw1"))
     bed.await_ready("gw1")
-    bed.until(bed.ping, "a ping")
+    until(bed.ping, "a ping")
     if not seen["plaintext_packets"]:
         raise Failed("the ping went in the clear, and the capture did not see it")
     return {"plaintext_packets": seen["plaintext_packets"]}
@@ -162,7 +161,7 @@ def _paused(bed: Bed) -> Figures:
             time.sleep(_PAUSE_S)
         finally:
             bed.engine.docker("unpause", gateway)
-        back_s = bed.until(bed.ping, "a ping after the pause")
+        back_s = bed.await_ping()
         time.sleep(1.0)
     if before != (after := {g: bed.lives(g) for g in GATEWAYS}):
         raise Failed(f"somebody was replaced: {before}; {after}")
@@ -179,7 +178,7 @@ def _disconnected(bed: Bed) -> Figures:
             if bed.ping():
                 raise Failed("a ping passes without `peering`")
         bed.engine.docker("network", "connect", "--ip", OUTER["gw1"], PEERING, gateway)
-        back_s = bed.until(bed.ping, "a ping")
+        back_s = bed.await_ping()
     if before != bed.lives("gw1"):
         raise Failed(f"somebody was replaced: {before}; {bed.lives('gw1')}")
     return {"away_s": _AWAY_S, "back_after_s": round(back_s, 2), **wire}
@@ -205,8 +204,8 @@ def _observed(bed: Bed) -> Figures:
     bed.execute("prometheus", "promtool", "check", "config", "/etc/prometheus/prometheus.yml")
     networks = bed.engine.inspect(bed.container("prometheus"))["NetworkSettings"]["Networks"]
     prometheus = observe.Prometheus(networks[f"{PROJECT}_vpc1"]["IPAddress"])
-    bed.until(lambda: len(prometheus.query("fwd_ready == 1")) == len(GATEWAYS), "both gateways scraped", 30.0)
-    return observe.check(prometheus, bed.until, bed.engine.directory)
+    until(lambda: len(prometheus.query("fwd_ready == 1")) == len(GATEWAYS), "both gateways scraped", 30.0)
+    return observe.check(prometheus, bed.engine.directory)
 
 
 def _interoperates(bed: Bed) -> Figures:
@@ -214,7 +213,7 @@ def _interoperates(bed: Bed) -> Figures:
     bed.engine.compose("rm", "--stop", "--force", *GATEWAYS)
     bed.engine.compose("up", "--detach", "--no-build", "--no-deps", "gw1-esp", "gw2-strongswan")
     with bed.encrypted() as wire:
-        bed.until(bed.ping, "a ping through strongSwan")
+        until(bed.ping, "a ping through strongSwan")
         there = traffic.run(bed, streams=2, seconds=1)
         back = traffic.run(bed, streams=2, seconds=1, reverse=True)
     return {"there_mbps": round(there.received_mbps), "back_mbps": round(back.received_mbps), **wire}
