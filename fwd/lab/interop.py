@@ -249,44 +249,53 @@ class Scenario:
 
 
 def scenarios() -> list[Scenario]:
-    """All, in order."""
-    found: list[Scenario] = []
+    """Return all, in order: those that each side begins in turn, then those that are the same whoever begins."""
+    by_each = [one for who in ("fwd", "strongSwan") for one in (*_agreed(who), *_refusals(who), *_of_other_makers(who))]
+    return by_each + _whoever_begins()
 
-    # Those that each side begins in turn.
-    for who in ("fwd", "strongSwan"):
-        small = {"fragment_size": "600"}
-        found += [
-            Scenario("pre-shared key", Setting(who), _carries),
-            Scenario("certificates", Setting(who, "certificates"), _carries),
-            Scenario("P-384, AES-128 in ESP", Setting(
-                who, fwd_keys={"ike_proposals": ["aes256gcm16-prfsha384-ecp384"],
-                               "esp_proposals": ["aes128gcm16-ecp384-esn-noesn"]},
-                strongswan={"ike": "aes256gcm16-prfsha384-ecp384", "esp": "aes128gcm16-ecp384"}), _carries),
-            Scenario("another group is asked for", Setting(
-                who, fwd_keys={"ike_proposals": ["aes256gcm16-prfsha256-x25519-ecp256"
-                                                 if who == "fwd" else "aes256gcm16-prfsha256-ecp256"]},
-                strongswan={"ike": "aes256gcm16-prfsha256-ecp256" if who == "fwd"
-                            else "aes256gcm16-prfsha256-x25519-ecp256"}), _carries),
-            Scenario("cookies", Setting(who, half_open=20, charon={"block_threshold": "50"}), _cookies),
-            Scenario("behind a NAT", Setting(who, nat=who), _behind_nat),
-            Scenario("four members", Setting(who, fwd_peering={"members": _MEMBERS}), _many_members),
-            Scenario("fragmentation", Setting(who, "certificates", charon=small), _fragmented),
-            Scenario("wrong pre-shared key", Setting(who, strongswan={"secret": "another"}),
-                     _refused("AUTHENTICATION_FAILED" if who == "fwd" else "another one")),
-            Scenario("wrong identity", Setting(who, strongswan={"id": "gw3.example"}),
-                     _refused("AUTHENTICATION_FAILED" if who == "fwd" else "AUTH_FAILED")),
-            Scenario("no common proposal", Setting(who, strongswan={"ike": "aes256gcm16-prfsha512-ecp521"}),
-                     _refused("NO_PROPOSAL_CHOSEN" if who == "fwd" else "NO_PROP")),
-            Scenario("expired certificate", Setting(who, "certificates", certificate="expired"),
-                     _refused("N(AUTH_FAILED)")),
-            Scenario("certificate of a foreign CA", Setting(who, "certificates", certificate="foreign"),
-                     _refused("N(AUTH_FAILED)")),
-            *_of_other_makers(who),
-        ]  # fmt: skip
 
-    # Those that are the same whoever begins.
+def _agreed(who: str) -> list[Scenario]:
+    """List what both sides can agree on when `who` begins."""
+    small = {"fragment_size": "600"}
+    return [
+        Scenario("pre-shared key", Setting(who), _carries),
+        Scenario("certificates", Setting(who, "certificates"), _carries),
+        Scenario("P-384, AES-128 in ESP", Setting(
+            who, fwd_keys={"ike_proposals": ["aes256gcm16-prfsha384-ecp384"],
+                           "esp_proposals": ["aes128gcm16-ecp384-esn-noesn"]},
+            strongswan={"ike": "aes256gcm16-prfsha384-ecp384", "esp": "aes128gcm16-ecp384"}), _carries),
+        Scenario("another group is asked for", Setting(
+            who, fwd_keys={"ike_proposals": ["aes256gcm16-prfsha256-x25519-ecp256"
+                                             if who == "fwd" else "aes256gcm16-prfsha256-ecp256"]},
+            strongswan={"ike": "aes256gcm16-prfsha256-ecp256" if who == "fwd"
+                        else "aes256gcm16-prfsha256-x25519-ecp256"}), _carries),
+        Scenario("cookies", Setting(who, half_open=20, charon={"block_threshold": "50"}), _cookies),
+        Scenario("behind a NAT", Setting(who, nat=who), _behind_nat),
+        Scenario("four members", Setting(who, fwd_peering={"members": _MEMBERS}), _many_members),
+        Scenario("fragmentation", Setting(who, "certificates", charon=small), _fragmented),
+    ]  # fmt: skip
+
+
+def _refusals(who: str) -> list[Scenario]:
+    """List what one of the two refuses when `who` begins."""
+    return [
+        Scenario("wrong pre-shared key", Setting(who, strongswan={"secret": "another"}),
+                 _refused("AUTHENTICATION_FAILED" if who == "fwd" else "another one")),
+        Scenario("wrong identity", Setting(who, strongswan={"id": "gw3.example"}),
+                 _refused("AUTHENTICATION_FAILED" if who == "fwd" else "AUTH_FAILED")),
+        Scenario("no common proposal", Setting(who, strongswan={"ike": "aes256gcm16-prfsha512-ecp521"}),
+                 _refused("NO_PROPOSAL_CHOSEN" if who == "fwd" else "NO_PROP")),
+        Scenario("expired certificate", Setting(who, "certificates", certificate="expired"),
+                 _refused("N(AUTH_FAILED)")),
+        Scenario("certificate of a foreign CA", Setting(who, "certificates", certificate="foreign"),
+                 _refused("N(AUTH_FAILED)")),
+    ]  # fmt: skip
+
+
+def _whoever_begins() -> list[Scenario]:
+    """List what happens alike whoever began."""
     quick = {"rekey_time": 1}
-    found += [
+    return [
         Scenario("Child SAs rekeyed by fwd", Setting(fwd_peering=quick), _fwd_rekeys_children),
         Scenario("Child SAs rekeyed by strongSwan", Setting("strongSwan"), _strongswan_rekeys_children),
         Scenario("IKE SA rekeyed by fwd", Setting(fwd_keys={"ike_rekey_time": 2}), _ike_rekeyed),
@@ -307,7 +316,6 @@ def scenarios() -> list[Scenario]:
         Scenario("fwd's member dies", Setting(), _member_dies),
         Scenario("strongSwan dies", Setting(fwd_keys={"dpd_delay": 1}), _strongswan_dies),
     ]
-    return found
 
 
 def _of_other_makers(who: str) -> list[Scenario]:
