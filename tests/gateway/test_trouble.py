@@ -16,13 +16,14 @@ ONE = {"subnets": {"gw1": ["10.1.0.0/24"], "gw2": ["10.2.0.0/24"]}, "payload": "
 TWO = {"subnets": {"gw1": ["10.11.0.0/24"], "gw2": ["10.12.0.0/24"]}, "tun": "fwd1", "port": 4600}
 INJECTING = Path(__file__).with_name("injecting.py")
 NUMBERS = (signal.SIGKILL, 35, signal.SIGSTOP, signal.SIGABRT)  # a signal without a name among them
+SHORT = [pytest.mark.alone, pytest.mark.timeout(400)]
 LONG = [pytest.mark.long, pytest.mark.timeout(600)]
 AGAIN_S = 100.0  # on a busy machine
 SHORT_S = 60.0
 # Where calls fail, for how long, and how many at least. The short form ends when so many have; the long one finds all.
 FORMS = [
-    pytest.param("turns", SHORT_S, 50, marks=pytest.mark.timeout(400)),
-    pytest.param("changes", SHORT_S, 40, marks=pytest.mark.timeout(400)),
+    pytest.param("turns", SHORT_S, 50, marks=SHORT),
+    pytest.param("changes", SHORT_S, 40, marks=SHORT),
     pytest.param("turns", 200.0, 100, marks=LONG),
     pytest.param("changes", 300.0, 150, marks=LONG),
 ]
@@ -84,7 +85,7 @@ def test_whatever_call_of_the_loop_fails(pairs: MakePair, where: str, seconds: f
             pair.write_config("gw1")
             pair.running["gw1"].send_signal(signal.SIGHUP)
         assert guards(pair) == standing
-        assert pair.ping("-I", "10.11.0.10", to="10.12.0.10"), "the other peering has lost something"
+        assert pair.ping("-W", "10", "-I", "10.11.0.10", to="10.12.0.10"), "the other peering has lost something"
         turn += 1
         time.sleep(0.2)
 
