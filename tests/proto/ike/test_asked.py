@@ -65,6 +65,10 @@ def errors(payloads: list[AnyPayload]) -> list[int]:
 # -- requests -----------------------------------------------------------------------------------------------------
 
 
+# A → B  CREATE_CHILD_SA REKEY_SA(old)     B makes 0x1001
+# A → B  CREATE_CHILD_SA REKEY_SA(old)     once more: TEMPORARY_FAILURE (§2.25.1)
+# A → B  INFORMATIONAL Delete(0x1001)
+# A → B  CREATE_CHILD_SA REKEY_SA(old)     B makes 0x1003: the old one has no successor now
 def test_a_child_sa_has_one_successor_at_a_time() -> None:
     net = Net().connect()
     (up,) = net.a.children().values()
@@ -76,6 +80,9 @@ def test_a_child_sa_has_one_successor_at_a_time() -> None:
     assert not errors(ask(net, net.b, CREATE, [*rekey, *another_child(net.a, 0x1003)])), "the first one is gone"
 
 
+# B → A  CREATE_CHILD_SA (IKE)             under way
+# A → B  CREATE_CHILD_SA (IKE)             B answers: the two are rivals (§2.8.2)
+# A → B  CREATE_CHILD_SA (IKE)             once more: TEMPORARY_FAILURE (§2.25.2)
 def test_an_ike_sa_that_both_rekey_has_one_successor_by_the_peer() -> None:
     net = Net().connect()
     net.b.endpoint.rekey_ike(NAME, net.now)
@@ -84,6 +91,11 @@ def test_an_ike_sa_that_both_rekey_has_one_successor_by_the_peer() -> None:
     assert len(net.b.endpoint.sas(NAME)) == 2
 
 
+# A → B  CREATE_CHILD_SA (IKE)             under way; B will refuse it
+# B → A  CREATE_CHILD_SA (IKE)             A answers: B's successor is a rival of A's
+# B → A  INFORMATIONAL Delete(IKE)         on that successor: it is gone
+# B → A  TEMPORARY_FAILURE                 the old IKE SA stays as it was
+# B → A  CREATE_CHILD_SA (IKE)             A answers: there is no rival any more
 def test_a_successor_by_the_peer_that_it_has_ended_leaves_room_for_another() -> None:
     net = Net().connect()
     answers(net.b, lambda reply: [Notification(Notify.TEMPORARY_FAILURE)])
@@ -96,6 +108,9 @@ def test_a_successor_by_the_peer_that_it_has_ended_leaves_room_for_another() -> 
     assert not errors(ask(net, net.a, CREATE, successor_of_ike()))
 
 
+# B → A  INFORMATIONAL Delete(child)       under way
+# A → B  CREATE_CHILD_SA REKEY_SA(child)   crosses it: TEMPORARY_FAILURE (§2.25.1)
+# A → B  answers the Delete                the Child SA is gone on both sides
 def test_what_is_being_deleted_is_not_rekeyed() -> None:
     """RFC 7296 §2.25.1."""
     net = Net().connect()
@@ -162,6 +177,10 @@ def test_a_responder_has_an_spi() -> None:
     assert [event.error for event in net.a.of(Closed)] == ["the responder's SPI is zero"]
 
 
+# A → B  CREATE_CHILD_SA REKEY_SA(old)     B makes the successor
+# B → A  CREATE_CHILD_SA answer            is late
+# B → A  INFORMATIONAL Delete(successor)   comes first: A remembers its SPI
+#        the answer comes                  A installs nothing, and old may be rekeyed anew
 def test_a_successor_that_the_peer_has_deleted_before_its_answer_came_leaves_the_old_one_as_it_was() -> None:
     """RFC 7296 §2.25: then it can be rekeyed anew."""
     net = Net().connect()
@@ -179,6 +198,10 @@ def test_a_successor_that_the_peer_has_deleted_before_its_answer_came_leaves_the
     assert [up.replaces for up in net.a.children().values()] == [old]
 
 
+# A → B  CREATE_CHILD_SA REKEY_SA(old), Ni    under way
+# B → A  CREATE_CHILD_SA REKEY_SA(old), Ni'   crosses it; A answers with Nr' and has a successor by B, 0x1001
+# B → A  INFORMATIONAL Delete(0x1001)         B gives that up
+# B → A  CREATE_CHILD_SA answer, Nr           A's own stays, though its exchange may have the lowest nonce (§2.8.1)
 def test_of_two_successors_the_one_that_is_left_stays_whichever_nonce_is_lowest() -> None:
     """RFC 7296 §2.8.1: who has lost deletes its own, but not when the other is gone already."""
     lost = 0
@@ -198,6 +221,11 @@ def test_of_two_successors_the_one_that_is_left_stays_whichever_nonce_is_lowest(
     assert lost, "in some of them"
 
 
+# A → B  CREATE_CHILD_SA (IKE)             both rekey the IKE SA, and both answer (§2.8.2);
+# B → A  CREATE_CHILD_SA (IKE)             what B answers, and B's Delete of the old one, are late
+# B → A  CREATE_CHILD_SA REKEY_SA(child)   on B's new IKE SA, if that has won: so A knows it before its own
+#                                          exchange is answered, and the child is found there
+# B → A  the late answer and Delete        change nothing of that
 def test_a_request_on_a_new_ike_sa_shows_that_it_has_won_before_the_old_one_is_deleted() -> None:
     """Else its Child SAs would not be found on it."""
     won = 0
@@ -225,6 +253,9 @@ def test_a_request_on_a_new_ike_sa_shows_that_it_has_won_before_the_old_one_is_d
     assert won, "by `b`, in some of them"
 
 
+# A → B  CREATE_CHILD_SA                   under way
+# B → A  INFORMATIONAL Delete(unknown)     may be of the Child SA that the answer will name: A remembers it
+# B → A  CREATE_CHILD_SA answer            names another one: it is installed, and what was remembered is forgotten
 def test_a_delete_that_came_early_counts_for_the_answer_under_way_and_for_no_later_one() -> None:
     net = Net().connect()
     net.a.endpoint.create_child(NAME, 1, for_member(1), net.now)

@@ -220,6 +220,9 @@ def test_liveness_is_asked_only_when_nothing_is_heard() -> None:
     assert net.a.live()
 
 
+# A → B  IKE_SA_INIT                       both are under way at once; who has the lower address goes first (both.py)
+# B → A  IKE_SA_INIT
+# A → B  IKE_AUTH                          B answers, and gives up its own attempt, which A has not answered
 def test_both_sides_begin_at_once() -> None:
     net = Net()
     net.a.endpoint.initiate(NAME, net.now)

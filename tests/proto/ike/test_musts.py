@@ -538,6 +538,9 @@ def test_a_refused_child_sa_is_asked_for_again_later() -> None:
     assert 4 <= len(asked(net, before)) <= 11
 
 
+# A → B  CREATE_CHILD_SA (IKE)             on the old one; two Child SAs more wait meanwhile
+# A → B  INFORMATIONAL Delete(IKE)         the last on the old one
+# A → B  CREATE_CHILD_SA                   numbers 0 and 1 of the new one
 def test_the_delete_is_the_last_request_on_an_ike_sa() -> None:
     """§2.8: what waited meanwhile is asked on the new one, which counts from 0 (§2.18)."""
     net = Net().connect()
@@ -554,6 +557,8 @@ def test_the_delete_is_the_last_request_on_an_ike_sa() -> None:
     assert len(net.b.children()) == 3
 
 
+# A → B  INFORMATIONAL Delete(A's SPI)     B answers with Delete(B's SPI), the other half
+# both: B → A  Delete(B's SPI)             crosses it: each answers with nothing, having said so itself (§2.25.1)
 def test_a_delete_is_answered_by_that_of_the_other_half_but_not_twice() -> None:
     """§1.4.1: each side names its own inbound SPI; when both delete, neither answer names any."""
     for both in (False, True):
