@@ -79,7 +79,7 @@ class Care:
         in_need, bare = self._wants.in_need(now), self._wants.bare()
         reason, by = self._renewal.reason(sa, in_need=in_need, bare=bare, now=now)
         if reason:
-            self._record.reauthenticates(reason)
+            self._record.reauthenticates(reason, now)
             self._endpoint.reauthenticate(self._name, now, by)
         moved = not any(member.superseded for member in self._members)
         if self._renewal.is_old_done_with(moved=moved, now=now) and sa.standing.initiated:

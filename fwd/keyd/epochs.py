@@ -112,7 +112,7 @@ class MemberKeys:
             self._tentative = None  # it had the replay slot of a regular one
         elif SPARES_IN < ahead <= _TENTATIVE_AHEAD and ahead % SLOTS:  # anybody can name one: not at the newest's cost
             self._tentative = epoch
-            log.info("member %d: accepting SPI %#010x, %d epochs ahead", self._index, spi, ahead)
+            log.debug("member %d: accepting SPI %#010x, %d epochs ahead", self._index, spi, ahead)
 
     def _learn(self, now: float) -> bool:
         """Which inbound epochs have been heard, and so which are to be accepted; True when that changed."""

@@ -6,7 +6,6 @@ inbound half is in its SPI.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from fwd.keyd.accepted import NoSlotError
 from fwd.keyd.narrower import Narrower
 from fwd.keyd.pair import Times
 from fwd.keyd.pairs import MemberPairs
-from fwd.keyd.record import label
+from fwd.keyd.record import Record
 from fwd.keyd.renewal import Renewal
 from fwd.keyd.wants import REFUSED_S, Wants
 from fwd.model.pairing import Far
@@ -22,9 +21,6 @@ from fwd.proto.ike.causes import By
 from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.events import ChildConfirmed, ChildDown, ChildRefused, ChildUp
 from fwd.proto.ike.numbers import notify_name
-from fwd.proto.logged import event
-
-log = logging.getLogger(__name__)
 
 
 class Handing:
@@ -40,6 +36,7 @@ class Handing:
         wants: Wants,
         renewal: Renewal,
         narrower: Narrower,
+        record: Record,
         reveal: Callable[[Any], None] | None,
     ) -> None:
         self._name = name
@@ -50,6 +47,7 @@ class Handing:
         self._wants = wants
         self._renewal = renewal
         self._narrower = narrower
+        self._record = record
         self._reveal = reveal
 
     def up(self, what: ChildUp, now: float) -> None:
@@ -62,8 +60,7 @@ class Handing:
         try:
             self._members[child.member].up(child, what.replaces, self._members[receiver].accepted, what.standing, now)
         except NoSlotError as error:
-            told = event("ike.child_refused", peering=self._name, member=member)
-            log.warning("%s: %s", label(self._name, self._far), error, extra=told)
+            self._record.no_room(member, error, now)
             self._endpoint.delete_child(self._name, child.inbound.spi, now, By.REFUSED)
             self._wants.hold(child.member, now + REFUSED_S)
             return
@@ -72,7 +69,7 @@ class Handing:
         self._renewal.helped()
         if what.replaces is None:  # a replacement is none more
             self._wants.given(child.member)
-        self._narrower.note(member, child.outbound.narrowed)
+        self._narrower.note(member, child.outbound.narrowed, now)
         if self._reveal is not None:
             self._reveal(what)
 

@@ -100,10 +100,10 @@ class IkePeering:
         self._endpoint = Endpoint([self.connection], os.urandom, time.time, is_free, reveal, commons, octet)
         self._wants = Wants(self.members, self._partners.lacks)
         self._renewal = Renewal(self._times, float(peering.ike.reauth_time))
-        self._narrower = Narrower(peering)
+        self._narrower = Narrower(peering, self._record)
         wants = self._wants, self._renewal
         self._asks = Care(self.name, self._endpoint, self.members, self._record, self._partners, *wants)
-        told = *wants, self._narrower, reveal
+        told = *wants, self._narrower, self._record, reveal
         self._handing = Handing(self.name, self._far, self._times, self._endpoint, self.members, *told)
         by, starts = By.START if self._initial_contact else By.RELOAD, peering.ike.start_action == "start"
         self._beginning = Beginning(starts=starts, by=by, now=now)
@@ -167,7 +167,7 @@ class IkePeering:
         member = self.members.pop()
         self._shared.pop()
         self._know_members()
-        self._narrower.note(self._far.member(len(self.members)), None)
+        self._narrower.note(self._far.member(len(self.members)), None, now)
         for spi in member.leave():
             self._endpoint.delete_child(self.name, spi, now)
 

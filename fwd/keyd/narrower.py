@@ -1,30 +1,29 @@
 """What members do not carry though it is configured, since the far side has agreed to less: said in log and status.
 
 Each member is told by itself: another Child SA may have other selectors. What is said is bounded, whatever a peer
-agrees to.
+agrees to and however often.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final
 
+from fwd.keyd.record import Record
 from fwd.model.config import Peering
 from fwd.proto.ike.selectors import beyond, words
-from fwd.proto.logged import event
 from fwd.proto.sa import Narrowed
 
 _SHOWN: Final = 4  # ranges, or pairs of subnets
-log = logging.getLogger(__name__)
 
 
 class Narrower:
     """Of one peering, by member."""
 
-    def __init__(self, peering: Peering) -> None:
+    def __init__(self, peering: Peering, record: Record) -> None:
         self._peering = peering
+        self._record = record
         self._held: dict[int, Narrowed] = {}
         self._words: dict[int, dict[str, Any]] = {}  # for the status
 
@@ -32,7 +31,7 @@ class Narrower:
         """Compare with what is configured now."""
         self._peering = peering
 
-    def note(self, member: int, held: Narrowed | None) -> None:
+    def note(self, member: int, held: Narrowed | None, now: float) -> None:
         """A member's newest Child SA is held to this; logged when it changes."""
         if held == self._held.get(member):
             return
@@ -41,10 +40,8 @@ class Narrower:
             return
         self._held[member] = held
         told = self._words[member] = self._told(held)
-        text = "%s: the far side carries less than is configured: member %d from %s to %s"
         local, remote = (", ".join(told[key]) for key in ("local", "remote"))
-        extra = event("ike.narrower", peering=self._peering.name, member=member, **told)
-        log.warning(text, self._peering.name, member, local, remote, extra=extra)
+        self._record.narrower(member, local, remote, told, now)
 
     def clear(self) -> None:
         """There are no Child SAs any more."""

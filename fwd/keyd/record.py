@@ -3,7 +3,8 @@
 With `audit` in the configuration each IKE SA and each Child SA that is made, rekeyed, over or deleted is one record at
 info: whose, by what certificate, of what algorithms, under what SPIs, and by whom or by what. No key and no secret is
 ever in it. A peer with all keys can make SAs as fast as it likes, so records are bounded: what was left out is counted
-in the next one (`suppressed`). Who is refused, and whatever else anybody can cause, is told once a second or less.
+in the next one (`suppressed`); so are refusals and selectors, which share their bound. Whatever else anybody can cause
+is told once a second or less. keyd has one share of the log for all peerings: no peer may use it up.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Record:
         self._rate = Rate(RECORDS_PER_S, RECORDS_FIRST + MEMBER_RECORDS * peering.members)
         self._suppressed = 0
         self._told_at: dict[str, float] = {}
-        self._refusals = Refusals(peering.name, self._label)
+        self._refusals = Refusals(peering.name, self._label, self._may_tell)
         self._children: dict[int, tuple[int, int]] = {}  # by our SPI: the member, and the peer's SPI
 
     def change(self, peering: Peering, peer: str) -> None:
@@ -157,7 +158,7 @@ class Record:
         if self._suppressed and self._rate.allows(now, RECORDS_PER_S):
             count, self._suppressed = self._suppressed, 0
             told = event("audit.suppressed", peering=self._name, suppressed=count)
-            log.info("%s: %d records of SAs are left out", self._label, count, extra=told)
+            log.info("%s: %d records of its SAs are left out", self._label, count, extra=told)
 
     def _child(self, spi: int) -> Fields:
         member, spi_out = self._children.get(spi, (None, 0))
@@ -166,8 +167,7 @@ class Record:
     def _tell(self, told: dict[str, object], text: str, now: float) -> None:
         if not self._wanted:
             return
-        if not self._rate.allows(now):
-            self._suppressed += 1
+        if not self._may_tell(now):
             return
         fields = told["fields"]
         assert isinstance(fields, dict)
@@ -175,6 +175,27 @@ class Record:
             fields["suppressed"], self._suppressed = self._suppressed, 0
         said = " ".join(f"{key}={value}" for key, value in fields.items() if key != "peering")
         log.info("%s: %s: %s", self._label, text, said, extra=told)
+
+    def _may_tell(self, now: float) -> bool:
+        """Whether there is room for one record more; what is left out is counted."""
+        allowed = self._rate.allows(now)
+        self._suppressed += not allowed
+        return allowed
+
+    # -- what SAs carry ---------------------------------------------------------------------------------------------
+
+    def narrower(self, member: int, local: str, remote: str, carried: Fields, now: float) -> None:
+        """A member's SA carries less than is configured, and other selectors than before."""
+        if self._may_tell(now):
+            text = "%s: the far side carries less than is configured: member %d from %s to %s"
+            told = event("ike.narrower", peering=self._name, member=member, **carried)
+            log.warning(text, self._label, member, local, remote, extra=told)
+
+    def no_room(self, member: int, error: Exception, now: float) -> None:
+        """A Child SA was refused, since its member has no room for it."""
+        if self._may_tell(now):
+            told = event("ike.child_refused", peering=self._name, member=member)
+            log.warning("%s: %s", self._label, error, extra=told)
 
     # -- the connection -------------------------------------------------------------------------------------------
 
@@ -206,10 +227,11 @@ class Record:
             told = event("ike.terms_refused", peering=self._name)
             log.warning("%s: malformed FWD_PEERING notify: %s", self._label, error, extra=told)
 
-    def reauthenticates(self, reason: str) -> None:
+    def reauthenticates(self, reason: str, now: float) -> None:
         """Both sides are to authenticate anew."""
-        told = event("ike.reauthenticates", peering=self._name, reason=reason)
-        log.info("%s: authenticates anew beside the IKE SA that there is: %s", self._label, reason, extra=told)
+        if self._is_due("reauthenticates", now, SECOND_S):
+            told = event("ike.reauthenticates", peering=self._name, reason=reason)
+            log.info("%s: authenticates anew beside the IKE SA that there is: %s", self._label, reason, extra=told)
 
     def inherited_end(self, reason: str, grace_s: float) -> None:
         """SAs end early, since what they were authenticated by is no more what is configured."""

@@ -1,12 +1,13 @@
 """What the log says of CREATE_CHILD_SA exchanges that either side has refused: always, and never too often.
 
 Each kind (by whom, for which member) is told when its reason changes, once a second at most, and once a minute while it
-stays the same.
+stays the same, and all of them no more often than the peering's record allows.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from fwd.proto.ike.events import ExchangeRefused
@@ -22,15 +23,15 @@ log = logging.getLogger(__name__)
 class Refusals:
     """Of one peering. It remembers one reason for each kind."""
 
-    def __init__(self, peering: str, label: str = "") -> None:
-        self._peering, self._label = peering, label or peering
+    def __init__(self, peering: str, label: str, may_tell: Callable[[float], bool]) -> None:
+        self._peering, self._label, self._may_tell = peering, label, may_tell
         self._told: dict[tuple[bool, int | None], tuple[float, str]] = {}
 
     def note(self, what: ExchangeRefused, now: float) -> None:
         """Log a refusal, unless that has been done lately."""
         key, reason = (what.by_peer, what.member), what.reason[:_REASON_MAX]
         at, before = self._told.get(key, (float("-inf"), ""))
-        if now < at + (CHANGED_S if reason != before else SAME_S):
+        if now < at + (CHANGED_S if reason != before else SAME_S) or not self._may_tell(now):
             return
         self._told[key] = now, reason
 

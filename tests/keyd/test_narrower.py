@@ -12,6 +12,7 @@ from test_pairs import World
 
 from fwd.keyd import accepted
 from fwd.keyd.narrower import Narrower
+from fwd.keyd.record import Record
 from fwd.model.subnets import SUBNETS_MAX
 from fwd.proto.ike.selectors import Selector, merged
 from fwd.proto.sa import Narrowed
@@ -96,14 +97,14 @@ def test_members_may_be_narrowed_differently_and_what_is_said_is_bounded(undo: c
     peering = peering.model_copy(
         update={"local_ts": [ip_network(f"10.9.{n}.0/24") for n in range(64)], "remote_ts": [ip_network("10.2.0.0/16")]}
     )
-    narrower = Narrower(peering)
+    narrower = Narrower(peering, Record(peering, "gw2", peering.fars[0]))
     odd = [Selector(IPv4Address(f"10.9.{n}.1"), IPv4Address(f"10.9.{n}.254")) for n in range(64)]
     everything = merged([Selector.of(ip_network("10.2.0.0/16"))])
     for member in range(64):
-        narrower.note(member, Narrowed(merged(odd[member:]), everything))
+        narrower.note(member, Narrowed(merged(odd[member:]), everything), 1.0)
     assert len(str(narrower.told())) < 64_000
     assert narrower.told()["0"]["not_wholly"][-1] == "60 more"
-    narrower.note(3, None)
+    narrower.note(3, None, 2.0)
     assert "3" not in narrower.told()
 
 

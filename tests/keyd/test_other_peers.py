@@ -99,7 +99,7 @@ def test_the_refused_rekeying_of_an_ike_sa_is_logged_on_both_sides(
 
 def test_refusals_are_told_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    refusals = Refusals("p")
+    refusals = Refusals("p", "p", lambda now: True)
 
     def note(now: float, reason: str, member: int = 0) -> int:
         caplog.clear()

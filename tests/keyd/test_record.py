@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_pairs import World
 
+from fwd.keyd import record as record_module
+from fwd.keyd.accepted import NoSlotError
+from fwd.keyd.narrower import Narrower
 from fwd.keyd.record import RECORDS_PER_S, Record
 from fwd.model.config import Peering
 from fwd.model.keys import PskKeys
 from fwd.proto.ike.causes import By
-from fwd.proto.ike.events import ChildDown, ChildUp
-from fwd.proto.sa import EventKind, SaEvent
+from fwd.proto.ike.events import ChildDown, ChildUp, ExchangeRefused
+from fwd.proto.ike.selectors import Selector, merged
+from fwd.proto.sa import EventKind, Narrowed, SaEvent
 
 NEW = b"another secret, of both sides"
 CERTIFICATE = {"certificate", "serial", "not_after"}
@@ -178,3 +185,49 @@ def test_who_fills_the_log_is_bounded_and_what_is_left_out_is_counted(undo: cont
     record.tick(now + 5.0)
     left_out = sum(one.get("suppressed", 0) for one in told("audit.child_deleted") + told("audit.suppressed"))
     assert logged + left_out == total
+
+
+@pytest.mark.parametrize("audit", [True, False])
+def test_whatever_a_peer_has_refused_or_narrowed_again_and_again_shares_that_bound(
+    undo: contextlib.ExitStack, caplog: pytest.LogCaptureFixture, audit: bool
+) -> None:
+    """keyd has one share of the log for all peerings, of 50 lines a second."""
+    caplog.set_level(logging.INFO, "fwd")
+    peering: Peering = World(undo, members=1, audit=audit).sides[0].peering
+    record, now = Record(peering, "gw2", peering.fars[0]), 100.0
+    narrower = Narrower(peering, record)
+    everything = merged([Selector.of(subnet) for subnet in peering.remote_ts])
+    caplog.clear()
+    for turn in range(1000):
+        first = IPv4Address(f"10.1.0.{turn % 200}")
+        narrower.note(turn % 4, Narrowed(merged([Selector(first, first)]), everything), now)
+        record.no_room(turn % 64, NoSlotError("no room"), now)
+        refused = ExchangeRefused(peering.name, by_peer=bool(turn % 2), reason=str(turn), member=turn % 64)
+        record.note(refused, now)
+        record.reauthenticates("again", now)
+        now += 0.01
+    assert len(caplog.records) < 100 + 10 * (RECORDS_PER_S + 1)
+    record.tick(now + 5.0)
+    assert vars(caplog.records[-1])["fields"]["suppressed"] > 1000, "told, with or without audit"
+
+
+# What no peer can make come again: a user's commands, and what the configuration says.
+BY_USERS = {"service.py obey", "service.py _negotiate", "record.py inherited_end"}
+
+
+def test_every_line_of_keyds_log_has_a_rate() -> None:
+    """A function that logs looks at a rate or a time first; a line that it logs at debug is for who asks for it."""
+    without: set[str] = set()
+    functions = 0
+    for file in Path(record_module.__file__).parent.glob("*.py"):
+        source = file.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)):
+            text = ast.get_source_segment(source, node) if isinstance(node, ast.FunctionDef) else None
+            if text is None or not re.search(r"\blog\.(info|warning|error|exception|log)\(", text):
+                continue
+            assert isinstance(node, ast.FunctionDef)
+            functions += 1
+            if not re.search(r"_is_due\(|_may_tell\(|_rate\.allows\(|_EVERY_S\b", text):
+                without.add(f"{file.name} {node.name}")
+    assert functions > 15, "they have been found"
+    assert without == BY_USERS
