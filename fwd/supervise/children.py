@@ -15,6 +15,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.context import ForkProcess
 from multiprocessing.popen_fork import Popen
 
@@ -210,19 +211,18 @@ def _child(child: Child, user: tuple[int, int], parent_pid: int) -> None:
 
 def _give_up(child: Child, user: tuple[int, int], parent_pid: int) -> Main:
     """Part with all that is the supervisor's, once the shared memory is mapped; returns what the process then does."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    privileges.set_title(child.name)
     # Garbage of the supervisor's may have maps that are not inherited: to unmap them here would unmap others.
     gc.freeze()
-    main = child.prepare(child)
-    privileges.own_session(child.log.stderr)
-    privileges.close_others(child.keep() | {child.log.far.fileno()})
+    kept = partial(_kept, child)
+    main = privileges.shed(child.name, kept, partial(child.prepare, child), child.log.stderr)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable(2)  # a number: of sys.stderr nobody knows where it writes
     _give_up_rights(child.kind, user, parent_pid)
     return main
+
+
+def _kept(child: Child) -> set[int]:
+    return child.keep() | {child.log.far.fileno()}
 
 
 def _give_up_rights(kind: str, user: tuple[int, int], parent_pid: int) -> None:

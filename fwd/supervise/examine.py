@@ -68,9 +68,9 @@ def _look(
     look: Callable[[], object], fds: Collection[int], user: tuple[int, int], parent: int, far: int, what: str
 ) -> None:
     """The child: read the files as keyd does, and say what comes of it."""
-    signal.set_wakeup_fd(-1)
-    privileges.close_others({far, *fds})
     try:
+        privileges.shed("examine", lambda: {far, *fds}, lambda: None)
+        privileges.limit_short()
         privileges.drop(*user, parent)
         sandbox.enter("keyd")
         look()

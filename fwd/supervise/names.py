@@ -268,11 +268,8 @@ def _end(lookup: _Lookup) -> None:
 
 def _look_up(name: Name, user: User, parent: int, far: int) -> None:
     """Give up root, look the name up, and write one line."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
-    privileges.set_title("names")
-    privileges.close_others({far})
+    privileges.shed("names", lambda: {far}, lambda: None)
+    privileges.limit_short()
     privileges.drop(*user, parent)
     sandbox.read_only()
 

@@ -1,4 +1,4 @@
-"""What a child gives up before its first act: descriptors, root, capabilities, core dumps, further processes.
+"""What a child gives up before its first act: terminal, descriptors, root, capabilities, core dumps, further processes.
 
 Refuses to go on, as OSError, if the kernel says of the process anything but what was wanted (`faults`); `rehearse`
 finds that out once, at the start. Order matters: PR_SET_PDEATHSIG is cleared by setresuid, so it comes after, and the
@@ -14,7 +14,7 @@ import signal
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from fwd.proto.errors import UserError
 
@@ -23,6 +23,10 @@ _CAPABILITIES = 64
 _CAP_SETPCAP = 8
 _CAPABILITY_VERSION_3 = 0x20080522
 _SETS: Final = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+_SHORT_OCTETS: Final = 512 << 20  # of a process that lives for a moment, beyond what it inherits
+_SHORT_DESCRIPTORS: Final = 16
+_TOLD_BYTES_MAX: Final = 1024
+_T = TypeVar("_T")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -31,15 +35,37 @@ def set_title(name: str) -> None:
     _libc.prctl(_PR_SET_NAME, name.encode()[-15:], 0, 0, 0)
 
 
-def own_session(stderr: int) -> None:
+def shed(
+    title: str,
+    keep: Callable[[], Iterable[int]],
+    prepare: Callable[[], _T],
+    stderr: int | None = None,
+) -> _T:
+    """Part with all of the supervisor's that a fork has, whichever it is: signals, session, terminal, descriptors.
+
+    `stderr`: what its own words go to; None: nowhere. `prepare` is done while descriptors are still there, and what it
+    returns is returned.
+    """
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    set_title(title)
+    result = prepare()
+    _own_session(stderr)
+    _close_others(keep())
+    return result
+
+
+def _own_session(stderr: int | None) -> None:
     """Leave the terminal of whoever started fwd: read nothing, and write to `stderr` alone."""
     os.setsid()
     nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    for fd, standard in ((nothing, 0), (stderr, 1), (stderr, 2)):
+    said = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC) if stderr is None else stderr
+    for fd, standard in ((nothing, 0), (said, 1), (said, 2)):
         os.dup2(fd, standard)
 
 
-def close_others(keep: Iterable[int]) -> None:
+def _close_others(keep: Iterable[int]) -> None:
     """Close every descriptor but standard ones and those to keep. The objects that had them must not be used."""
     kept = {0, 1, 2, *keep}
     for name in os.listdir("/proc/self/fd"):
@@ -111,6 +137,12 @@ def limit(octets: int, descriptors: int | None) -> None:
         resource.setrlimit(kind, (least, least))
 
 
+def limit_short(octets: int = _SHORT_OCTETS) -> None:
+    """Bound what a process may have that answers one question: no file grows by it, either."""
+    limit(octets, _SHORT_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
 def rehearse(uid: int, gid: int, give_up: Callable[[], None]) -> None:
     """Let one process do `give_up`, as every child of that user will. Raises UserError if it cannot.
 
@@ -121,6 +153,7 @@ def rehearse(uid: int, gid: int, give_up: Callable[[], None]) -> None:
         pid = os.fork()
         if pid == 0:
             try:
+                shed("rehearsal", lambda: {far}, lambda: None)
                 give_up()
                 said.write(b".")
             except BaseException as error:  # noqa: BLE001
@@ -128,7 +161,7 @@ def rehearse(uid: int, gid: int, give_up: Callable[[], None]) -> None:
             finally:
                 os._exit(0)
         said.close()
-        told = answer.read().decode()
+        told = answer.read(_TOLD_BYTES_MAX).decode(errors="replace")
     _, ending = os.waitpid(pid, 0)
     if told != ".":
         raise UserError(

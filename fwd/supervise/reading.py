@@ -104,12 +104,8 @@ def answer_in(said: bytes) -> tuple[Config, str]:
 
 def _read(file: int, source: str, user: User, parent: int, far: int) -> None:
     """Give up root, read, check, and say what comes of it."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
-    privileges.set_title("apply")
-    privileges.close_others({far, file})
-    privileges.limit(_CHILD_OCTETS, None)
+    privileges.shed("apply", lambda: {far, file}, lambda: None)
+    privileges.limit_short(_CHILD_OCTETS)
     privileges.drop(*user, parent)
     sandbox.enter("keyd")
 
