@@ -74,7 +74,7 @@ class Guarded(Barrier):
         self._make = make
         self._again_at: float | None = now
         self._pause_s = AGAIN_S
-        self._fault_at = self._busy_at = float("-inf")
+        self._fault_at = self._busy_at = self._told_at = float("-inf")
         self._time = Rate(TIME_SHARE, TIME_S)
         self.begin(now)
 
@@ -135,11 +135,9 @@ class Guarded(Barrier):
             self.due = self._again_at
 
     def tell(self, now: float) -> dict[str, Any]:
-        """What there is to see of it."""
-        touched = self.touched
-        nothing: dict[str, Any] = {}
-        self.told = self.use(lambda peering: peering.told(now), now, nothing) or self.told
-        self.touched = touched or self.peering is None
+        """What there is to see of it. One that rests is asked again when it has news, or REST_S later."""
+        if self.peering is None or self.peering.news or self.restless or now >= self._told_at + REST_S:
+            self._ask(now)
         if self.peering is None and self.faults:
             error = "a fault of fwd's has ended IKE here (see the log); it is begun anew"
             told = {"sas": [], "half_open": 0, "error": error, "refused": {}, "faults": self.faults}
@@ -148,6 +146,15 @@ class Guarded(Barrier):
             return {}
         failures = self._failures + Counter(self.told.get("failures", {}))
         return {**self.told, "faults": self.told.get("faults", 0) + self.faults, "failures": dict(failures)}
+
+    def _ask(self, now: float) -> None:
+        """Take note of what there is to see; that it was asked is nothing that is done with it."""
+        touched, nothing = self.touched, dict[str, Any]()
+        if self.peering is not None:
+            self.peering.news = False
+        self.told = self.use(lambda peering: peering.told(now), now, nothing) or self.told
+        self.touched = touched or self.peering is None
+        self._told_at = now
 
     def _end(self, error: Exception, now: float) -> None:
         self.fault(error, now)

@@ -361,9 +361,6 @@ class Service:
         every_s = TOLD_EVERY_S if any(guard.restless for guard in self._guards) else REST_S
         if now < self._told_at + every_s and not (news and now >= self._news_at + NEWS_EVERY_S):
             return
-        for guard in self._guards:
-            if guard.peering is not None:
-                guard.peering.news = False
         each: dict[str, dict[Far, dict[str, Any]]] = defaultdict(dict)
         for guard in self._guards:
             each[guard.name][guard.far] = guard.tell(now)

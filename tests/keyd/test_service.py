@@ -20,7 +20,7 @@ from test_pairs import Side
 
 import fwd
 from fwd.datapath.clock import boot_s
-from fwd.datapath.shared import GatewayShared, ProcessState
+from fwd.datapath.shared import REST_S, GatewayShared, ProcessState
 from fwd.keyd import barrier, beginning, inbox, service
 from fwd.keyd.barrier import Guarded
 from fwd.keyd.ike import IkePeering
@@ -418,3 +418,33 @@ def test_a_peering_in_which_nothing_is_under_way_is_left_alone_until_a_member_sa
     pair[0].service._tick_at = now
     pair[0].service._tick(now)
     assert ticks == [now]
+
+
+def test_a_peering_that_rests_is_not_shown_anew_because_another_has_news(
+    meet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it forgotten: at the latest REST_S after it was asked last it is asked again."""
+    (gateway, _) = meet(p=(ONE, {"ike_port": free_port()}), q=(ONE, {"ike_port": free_port()}))
+    asked: list[str] = []
+    told = IkePeering.told
+
+    def counted(peering: IkePeering, now: float) -> dict[str, Any]:
+        asked.append(peering.name)
+        return told(peering, now)
+
+    monkeypatch.setattr(IkePeering, "told", counted)
+    p, q = gateway.service._guards
+    now = boot_s()
+    for guard in (p, q):
+        guard.restless = False
+        guard.tell(now)
+    asked.clear()
+
+    assert q.peering is not None
+    q.peering.news = True
+    assert p.tell(now + 1.0)
+    assert q.tell(now + 1.0)
+    assert asked == ["q"]
+    assert not q.peering.news
+    p.tell(now + REST_S)
+    assert asked == ["q", "p"]
