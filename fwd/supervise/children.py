@@ -180,6 +180,10 @@ class _Fork(Popen):
 
 
 class _Process(ForkProcess):
+    def start(self) -> None:
+        """Fork. multiprocessing's own asks the kernel first, for each child that there is, whether it has ended."""
+        self._popen = self._Popen(self)
+
     @staticmethod
     def _Popen(process_obj: ForkProcess) -> _Fork:  # type: ignore[override]  # noqa: N802
         return _Fork(process_obj)
