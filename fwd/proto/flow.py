@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from functools import cache
 from typing import Final
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ TICK_MASK: Final = 0xFFFFFFFF  # the last use of a bucket is kept in 32 bits
 
 TCP, UDP, DCCP, SCTP, UDPLITE = 6, 17, 33, 132, 136
 WITH_PORTS: Final = frozenset({TCP, UDP, DCCP, SCTP, UDPLITE})
+_held: WeakValueDictionary[int, npt.NDArray[np.uint64]] = WeakValueDictionary()
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _AH, _DESTINATION, _MOBILITY = 0, 43, 44, 51, 60, 135
 _EXTENSIONS: Final = frozenset({_HOP_BY_HOP, _ROUTING, _AH, _DESTINATION, _MOBILITY})
 _EXTENSIONS_MAX: Final = 8
@@ -73,16 +75,26 @@ def _behind_extensions(packet: memoryview) -> int:
 
 
 def rendezvous_scores(members: int) -> npt.NDArray[np.uint64]:
-    """Score of every (bucket, member): shape (BUCKETS, members). The highest live one owns the bucket."""
-    found = np.empty((BUCKETS, members), dtype=np.uint64, order="F")
-    for member in range(members):
-        found[:, member] = scores_of(member)
+    """Score of every (bucket, member): shape (BUCKETS, members). The highest live one owns the bucket.
+
+    All peerings of so many members have the same, which is not to be written to.
+    """
+    found = _held.get(members)
+    if found is None:
+        found = np.empty((BUCKETS, members), dtype=np.uint64, order="F")
+        for member in range(members):
+            found[:, member] = scores_of(member)
+        found.flags.writeable = False
+        _held[members] = found
     return found
 
 
+@cache
 def scores_of(member: int) -> npt.NDArray[np.uint64]:
     """Score of every bucket for one member."""
-    return _mix(_bucket_names() ^ np.uint64(_xxh(member.to_bytes(4, "little"), 1)))
+    found = _mix(_bucket_names() ^ np.uint64(_xxh(member.to_bytes(4, "little"), 1)))
+    found.flags.writeable = False
+    return found
 
 
 @cache

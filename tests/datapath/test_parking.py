@@ -298,5 +298,12 @@ def test_what_cannot_be_is_refused(told: Told, act: str, index: int) -> None:
     assert told.lanes == 2
 
 
+def test_peerings_of_as_many_members_share_their_scores_and_nobody_writes_to_them() -> None:
+    scores = rendezvous_scores(3)
+    assert rendezvous_scores(3) is scores
+    with pytest.raises(ValueError, match="read-only"):
+        scores[0, 0] = 1
+
+
 def test_the_scores_of_a_member_are_those_that_all_have() -> None:
     assert (rendezvous_scores(3)[:, 2] == scores_of(2)).all()
