@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, AnyStr
 
 from fwd.lab import gateways
 from fwd.lab.topology import Hosts, Topology
@@ -50,7 +50,7 @@ def tool(
 
 
 @contextlib.contextmanager
-def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+def ended(process: subprocess.Popen[AnyStr]) -> Iterator[subprocess.Popen[AnyStr]]:
     """Whatever happens, the process is gone and waited for."""
     with process:
         try:

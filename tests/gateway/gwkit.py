@@ -20,6 +20,7 @@ import pytest
 from fwd.agent.client import query
 from fwd.lab import flows, probe, processes, traffic
 from fwd.lab.processes import Process
+from fwd.lab.tools import ended as ended
 from fwd.lab.topology import Topology, why_not
 from fwd.lab.world import Pairing
 from fwd.model import render
@@ -369,17 +370,6 @@ def assert_books_balance(books: Json) -> None:
 
 def nft_packets(listing: str) -> list[int]:
     return [int(n) for n in re.findall(r"counter packets (\d+)", listing)]
-
-
-@contextlib.contextmanager
-def ended(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
 
 
 def network_of(topology: Topology, host: str) -> str:
