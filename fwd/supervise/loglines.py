@@ -68,6 +68,11 @@ class JsonLines(logging.Formatter):
         self._journal = journal
 
     def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, "fields", {})
+        try:
+            json.dumps(fields, default=str, allow_nan=False)
+        except ValueError:  # no JSON has such numbers; the text says it
+            fields = {}
         line = json.dumps(
             {
                 "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -75,7 +80,7 @@ class JsonLines(logging.Formatter):
                 "process": record.processName,
                 "event": getattr(record, "event", None),
                 "message": super().format(record),
-                "fields": getattr(record, "fields", {}),
+                "fields": fields,
             },
             default=str,
         )

@@ -298,5 +298,7 @@ def _extra(name: str, fields: str) -> dict[str, object]:
     found = None
     if fields.count("[") + fields.count("{") <= _NESTED_MAX:
         with contextlib.suppress(ValueError):
-            found = json.loads(fields)
+            read = json.loads(fields)
+            json.dumps(read, ensure_ascii=False, allow_nan=False).encode()  # what strict readers refuse goes no further
+            found = read
     return {"event": name, "fields": found if isinstance(found, dict) else {}}

@@ -20,6 +20,7 @@ from fwd.proto.logged import event
 from fwd.supervise import policy
 from fwd.supervise.children import Child
 from fwd.supervise.draining import Leaving, Seen, Stage, leaving, stage
+from fwd.supervise.patience import Allowance
 from fwd.supervise.peering import PeeringParts
 from fwd.supervise.rings import Rings
 
@@ -33,6 +34,7 @@ class _Peering:
     rings: Rings
     leaving: dict[int, Leaving] = field(default_factory=dict)
     retired_at: float = 0.0  # when the last one was
+    lines: Allowance = field(default_factory=Allowance)  # of who shares the buckets: a far gateway may change that
 
 
 class Members:
@@ -87,8 +89,9 @@ class Members:
             return
         parts.tell_masks(live, draining, over)
         alive, leave = ([i for i in range(parts.count) if mask >> i & 1] for mask in (live & ~draining, draining))
-        if [live, draining] != before[: MaskWord.OVER]:
-            told = event("peering.members", peering=name, members=alive, leaving=leave)
+        if [live, draining] != before[: MaskWord.OVER] and one.lines.may_tell(now):
+            kept_back = one.lines.take_kept_back()
+            told = event("peering.members", peering=name, members=alive, leaving=leave, suppressed=kept_back)
             text = f"; members {leave} leave" if leave else ""
             log.info("peering %s: buckets are shared by members %s%s", name, alive or "none", text, extra=told)
 

@@ -98,3 +98,8 @@ class Allowance:
             return False
         self._left -= 1
         return True
+
+    def take_kept_back(self) -> int:
+        """Return how many were kept back since the last line that was told: this one says so."""
+        count, self.kept_back = self.kept_back, 0
+        return count

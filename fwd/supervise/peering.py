@@ -37,6 +37,7 @@ from fwd.proto.flow import rendezvous_scores
 from fwd.proto.logged import event
 from fwd.supervise import network
 from fwd.supervise.kernel import Device
+from fwd.supervise.patience import Allowance
 
 log = logging.getLogger(__name__)
 _PATH_MTU_DEFAULT = 1500
@@ -116,6 +117,7 @@ class PeeringParts:
         self.material = material
         self.warnings: list[str] = []
         self._far_offloads = -1
+        self._mtu_lines = Allowance()
         with contextlib.ExitStack() as undo:
             self._open(undo)
             self._undo = undo.pop_all()
@@ -269,7 +271,7 @@ class PeeringParts:
             self.tun.limit_offloads(offloads_in_common(self.offloads.tun_flags, far))
             self._far_offloads = far
 
-    def follow_path_mtu(self) -> None:
+    def follow_path_mtu(self, now: float) -> None:
         """Payload esp: the TUN device's MTU follows the smallest path that a member found, down and up again."""
         if self.peering.payload == "esp" and self.peering.tun_mtu is None:
             widest = self.geometry.path_mtu
@@ -279,9 +281,14 @@ class PeeringParts:
             if wanted != self.inner_mtu:
                 self.tun.set_mtu(wanted)
                 self.inner_mtu = wanted
-                name, tun = self.peering.name, self.tun.name
-                told = event("peering.mtu", peering=name, mtu=wanted)
-                log.info("peering %s: path takes %d, MTU of %s is now %d", name, path, tun, wanted, extra=told)
+                self._tell_mtu(path, now)
+
+    def _tell_mtu(self, path: int, now: float) -> None:
+        """Log that the MTU has changed: a member says it, and may say it again and again."""
+        if self._mtu_lines.may_tell(now):
+            name, tun, mtu = self.peering.name, self.tun.name, self.inner_mtu
+            told = event("peering.mtu", peering=name, mtu=mtu, suppressed=self._mtu_lines.take_kept_back())
+            log.info("peering %s: path takes %d, MTU of %s is now %d", name, path, tun, mtu, extra=told)
 
     # -- what each process has, mapped in that process ----------------------------------------------------------
 

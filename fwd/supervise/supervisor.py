@@ -217,7 +217,7 @@ class Supervisor:
             turn = partial(self._tree.members.turn, stirred=name in stirred)
             self._troubles.apart(name, turn, parts, self._forgiven_at, now)
             if name in stirred:
-                self._troubles.apart(name, parts.follow_path_mtu)
+                self._troubles.apart(name, parts.follow_path_mtu, now)
                 self._troubles.apart(name, parts.follow_far_offloads)
         self._troubles.apart("kernel", self._keep_kernel, now)
         self._tell_troubles()

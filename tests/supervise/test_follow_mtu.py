@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from fwd.datapath.geometry import Geometry
 from fwd.datapath.shared import LinkWord, PeeringShared
 from fwd.model.config import Peering
 from fwd.model.keys import LabKeys
+from fwd.supervise.patience import TOLD_AT_ONCE, TOLD_EVERY_S, Allowance
 from fwd.supervise.peering import PeeringParts
 
 V4, V6 = "10.2.0.0/24", "fd00:2::/64"
@@ -43,6 +45,7 @@ def parts_of(remote_ts: str, **changes: Any) -> tuple[PeeringParts, Device]:
     )  # fmt: skip
     parts.geometry, parts.shared = Geometry(1500, 4), PeeringShared(2)
     parts.inner_mtu = parts._inner_mtu()
+    parts._mtu_lines = Allowance()
     parts.tun = device  # type: ignore[assignment]
     return parts, device
 
@@ -50,7 +53,7 @@ def parts_of(remote_ts: str, **changes: Any) -> tuple[PeeringParts, Device]:
 def follow(parts: PeeringParts, *paths: int) -> int:
     for member, path in zip(parts.shared.members, paths, strict=True):
         member.link[LinkWord.PATH_MTU] = path
-    parts.follow_path_mtu()
+    parts.follow_path_mtu(0.0)
     return parts.inner_mtu
 
 
@@ -84,3 +87,15 @@ def test_a_refusal_is_tried_again() -> None:
         follow(parts, 1400, 1400)
     device.refuses = False
     assert follow(parts, 1400, 1400) == device.mtus[-1]
+
+
+def test_a_member_that_says_ever_another_path_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    parts, device = parts_of(V4)
+    for path in [1400, 1500] * 100:
+        follow(parts, path, 1500)
+    assert len(device.mtus) == 200
+    assert len(caplog.records) == TOLD_AT_ONCE
+    parts.shared.members[0].link[LinkWord.PATH_MTU] = 1400
+    parts.follow_path_mtu(TOLD_EVERY_S)
+    assert vars(caplog.records[-1])["fields"]["suppressed"] == 200 - TOLD_AT_ONCE

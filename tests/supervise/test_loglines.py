@@ -106,3 +106,8 @@ def test_no_text_can_pass_for_a_record(journal: bool) -> None:
     assert not set(written) & set("\r\x1b\x85")
     _, second = written.split("\n")
     assert second.removeprefix("<4>").startswith("  <0>2026")
+
+
+def test_numbers_that_no_json_has_take_their_fields_along_and_not_the_line() -> None:
+    told = json.loads(line("json", record(**event("some.thing", loss=float("nan")))), parse_constant=pytest.fail)
+    assert (told["event"], told["message"], told["fields"]) == ("some.thing", "words", {})

@@ -223,6 +223,16 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("value", [b"NaN", b"-Infinity", b"1e999", b'"\\ud800"', b'{"\\udfff": [1e999]}'])
+def test_fields_that_strict_readers_of_json_refuse_are_left_out(
+    value: bytes, slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture
+) -> None:
+    slots[0].far.send(raw(b"m\0some.event\0" + b'{"a": ' + value + b"}\0text"))
+    slots[0].read(0.0)
+    assert vars(heard.records[-1])["fields"] == {}
+    assert heard.messages[-1] == "text"
+
+
 @pytest.mark.parametrize("data", HOSTILE, ids=range(len(HOSTILE)))
 def test_no_bytes_hurt_the_supervisor(data: bytes, slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture) -> None:
     slots[0].far.send(data)
