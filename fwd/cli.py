@@ -21,7 +21,11 @@ CONTROL = Path("/run/fwd/fwd.sock")
 ROUTER = Path("/etc/fwd/router.toml")
 ROUTER_CONTROL = Path("/run/fwd/router.sock")
 
-app = typer.Typer(no_args_is_help=True, help="A userspace, scale-out IPsec gateway.")
+app = typer.Typer(
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A userspace, scale-out IPsec gateway.",
+)
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration, or see an example.")
 app.add_typer(config_app, name="config")
 keygen_app = typer.Typer(no_args_is_help=True, help="Make keys for IKEv2.")
@@ -132,7 +136,7 @@ def _ask(control: Path) -> dict[str, Any]:
 
 
 _Peering = Annotated[str, typer.Argument(metavar="PEERING", help="Its name in the configuration.")]
-_Control = Annotated[Path, typer.Option(metavar="PATH", help="The gateway's control socket.")]
+_Control = Annotated[Path, typer.Option(metavar="PATH", readable=False, help="The gateway's control socket.")]
 
 
 @app.command()
@@ -140,15 +144,16 @@ def apply(
     file: _File,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, and change nothing.")] = False,
     confirm: Annotated[
-        str, typer.Option(metavar="TIME", help="Go back after this time, such as 60s, unless `fwd confirm` comes.")
-    ] = "",
+        str | None,
+        typer.Option(metavar="TIME", help="Go back after this time, such as 60s, unless `fwd confirm` comes."),
+    ] = None,
     control: _Control = CONTROL,
 ) -> None:
     """Put a configuration in force while traffic flows, and in the place of fwd's file; prints the plan. As root."""
     from fwd.control import apply as applies
-    from fwd.model.words import seconds_in
+    from fwd.model.words import DAY_S, seconds_in
 
-    confirm_s = seconds_in(confirm, "--confirm") if confirm else 0
+    confirm_s = 0 if confirm is None else seconds_in(confirm, "--confirm", DAY_S)
     for line in applies.apply(control, file, dry_run=dry_run, confirm_s=confirm_s):
         typer.echo(line)
 

@@ -224,3 +224,18 @@ def test_status_starts_light() -> None:
         "except SystemExit: print(*({'numpy', 'cryptography', 'pyroute2', 'xxhash'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+@pytest.mark.parametrize(
+    ("time_given", "reason"),
+    [("", "expected a time such as 90s"), ("0s", "expected a time of 1s or more"), ("2d", "expected 1 day at most")],
+)
+def test_a_trial_without_a_time_that_can_be_is_refused(tmp_path: Path, time_given: str, reason: str) -> None:
+    done = fwd("apply", str(tmp_path / "new.toml"), "--confirm", time_given)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--confirm: {reason}" in done.stderr
+
+
+def test_help_is_there_by_its_short_name() -> None:
+    assert fwd("-h").returncode == 0
+    assert fwd("status", "-h").returncode == 0

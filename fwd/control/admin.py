@@ -34,7 +34,7 @@ def answers(control: Path, command: str, file: int | None, **words: object) -> G
             request = json.dumps({"command": command, **words}).encode()
             socket.send_fds(sock, [request], [] if file is None else [file])
             while True:
-                yield answer(sock, path)
+                yield answer(sock)
         except PermissionError:
             raise UserError(f"fwd {command} is for root alone: {path} refuses you") from None
         except OSError as error:
@@ -44,7 +44,7 @@ def answers(control: Path, command: str, file: int | None, **words: object) -> G
             ) from None
 
 
-def answer(sock: socket.socket, path: Path) -> Json:
+def answer(sock: socket.socket) -> Json:
     """Return the next thing it says. Raises UserError if that is a refusal, OSError if it says nothing."""
     data = sock.recv(_ANSWER_BYTES_MAX)
     try:
@@ -54,5 +54,5 @@ def answer(sock: socket.socket, path: Path) -> Json:
     if not isinstance(said, dict):
         raise ConnectionError("the supervisor closed the connection without an answer")
     if "error" in said:
-        raise UserError(f"{path}: {said['error']}")
+        raise UserError(str(said["error"]))
     return said

@@ -89,8 +89,6 @@ def answered(sock: socket.socket, last: int) -> tuple[int, list[int]]:
     with contextlib.suppress(BlockingIOError, ConnectionError):
         for _ in range(_ANSWERS_MAX):
             data = sock.recv(_ANSWER.size + 1)
-            if not data:
-                break  # the other end is gone
             number, well = _ANSWER.unpack(data) if len(data) == _ANSWER.size else (0, False)
             if number != last + 1:
                 raise ChannelError("an answer that is none")

@@ -7,6 +7,7 @@ is reported, not hidden. Refuses: a host without /dev/net/tun, a name that is ta
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -140,8 +141,10 @@ def _why(name: str, error: Exception) -> str:
     number = error.args[0] if error.args and isinstance(error.args[0], int) else getattr(error, "errno", 0)
     if not os.path.exists("/dev/net/tun"):
         return "/dev/net/tun is missing: load the tun module, or give the container --device /dev/net/tun"
-    if number == 16:
+    if number == errno.EBUSY:
         return f"TUN device {name} is busy: another process has it, choose another name with peering.tun"
-    if number == 1:
+    if number == errno.EPERM:
         return f"TUN device {name}: not permitted; run as root or with CAP_NET_ADMIN"
+    if number == errno.EINVAL:
+        return f"TUN device {name}: another device has this name, or none may have it: choose another with peering.tun"
     return f"TUN device {name}: {error}"

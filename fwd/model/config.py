@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -219,6 +219,9 @@ class Peering(Strict):
             self._fit_for_a_name()
         if any(one.version != self.local_addrs.version for one in self._known):
             raise ValueError("local_addrs and remote_addrs are of different IP versions")
+        for address in (self.local_addrs, *self._known):
+            if address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255":
+                raise ValueError(f"{address} is no address of one host: it cannot be local_addrs or remote_addrs")
         if self.local_addrs in self._known:
             raise ValueError("local_addrs and remote_addrs are the same address")
         if reason := self._unpaired():
@@ -238,7 +241,14 @@ class Peering(Strict):
         if self.ike and not self.esn:
             raise ValueError("esn = false is the lab's: with IKE say noesn, and not esn, in keys.esp_proposals")
 
-        # Subnets: a packet is of one side, and ESP's own does not go into the tunnel.
+        # Subnets: hosts have them, a packet is of one side, and ESP's own does not go into the tunnel.
+        for name, subnets in (("local_ts", self.local_ts), ("remote_ts", self.remote_ts)):
+            for subnet in subnets:
+                if kind := _no_hosts(subnet):
+                    raise ValueError(f"{name} {subnet}: {kind} addresses are not routed: name the hosts' own subnet")
+        for subnet in self.remote_ts:
+            if all(one.version != subnet.version for one in self.local_ts):
+                raise ValueError(f"remote_ts {subnet}: no IPv{subnet.version} subnet in local_ts for it to talk to")
         if overlap := first_shared({"local_ts": self.local_ts, "remote_ts": self.remote_ts}):
             (a, one), (b, other) = overlap
             raise ValueError(f"{a} {one} and {b} {other} overlap{_all_of_it(one, other)}")
@@ -335,6 +345,16 @@ class Config(Strict):
             (a_name, x), (b_name, y) = overlap
             raise ValueError(f"remote_ts {x} of {a_name} and {y} of {b_name} overlap{_all_of_it(x, y)}")
         return self
+
+
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")
+
+
+def _no_hosts(subnet: Network) -> str:
+    """Why no packet of this subnet goes from one network to another; empty if it does."""
+    kinds = {"loopback": subnet.is_loopback, "link-local": subnet.is_link_local, "multicast": subnet.is_multicast}
+    mapped = isinstance(subnet, IPv6Network) and subnet.subnet_of(_MAPPED)
+    return next((kind for kind, is_so in kinds.items() if is_so), "IPv4-mapped" if mapped else "")
 
 
 def _all_of_it(*subnets: Network) -> str:

@@ -28,7 +28,8 @@ _T = TypeVar("_T")
 Live = Annotated[_T, Field(json_schema_extra={"change": "live"})]
 Restart = Annotated[_T, Field(json_schema_extra={"change": "restart"})]
 
-_UNITS_S: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+DAY_S: Final = 86400
+_UNITS_S: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": DAY_S}
 _NAME: Final = re.compile(r"(?=.{1,253}\.?$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.?)+", re.IGNORECASE | re.ASCII)
 _SOCKET_PATH_OCTETS_MAX: Final = 107  # sun_path of Linux, without the octet of zero behind it
 
@@ -77,14 +78,16 @@ def _duration_s(value: object) -> object:
 Seconds = Annotated[int, BeforeValidator(_duration_s)]
 
 
-def seconds_in(text: str, what: str) -> int:
-    """Return the seconds that a time of one or more has. Raises ConfigError, which names it `what`."""
+def seconds_in(text: str, what: str, most: int | None = None) -> int:
+    """Return the seconds that a time of one, or `most`, has. Raises ConfigError, which names it `what`."""
     try:
         seconds = int(_duration_s(text))  # type: ignore[call-overload]
     except ValueError as error:
         raise ConfigError(f"{what}: {error}") from None
     if not seconds:
         raise ConfigError(f"{what}: expected a time of 1s or more")
+    if most is not None and seconds > most:
+        raise ConfigError(f"{what}: expected {most // DAY_S} day{'s' * (most > DAY_S)} at most")
     return int(seconds)
 
 

@@ -10,12 +10,14 @@ applied until it is over. SIGHUP ends a trial: what the file says holds then.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from fwd.files import why_not_believed
 from fwd.model.config import Config, parse
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
@@ -42,6 +44,7 @@ class Gateway:
     is_settled: Callable[[], bool]
     waiting: Callable[[], Mapping[str, str]]  # peerings that cannot be set up yet, and why
     amend: Callable[[Config], Config]  # by the command line of `fwd demux`
+    examined: Callable[[Config], Iterator[None]]  # its secrets, bit by bit; raises UserError
 
 
 class Applying:
@@ -88,7 +91,8 @@ class Applying:
             self._reading = None
 
     def give_way(self) -> None:
-        """End a trial because the file is read anew, and what it says holds."""
+        """End a trial because the file was read anew, and what it says holds."""
+        self._store.note_in_force()
         if self._trial is not None:
             self._before = None
             self._end_trial("SIGHUP has the configuration file read")
@@ -97,7 +101,12 @@ class Applying:
         """Go back to what was in force before. What is on disk goes last: who dies before that begins here again."""
         if self._before is not None:
             self._gateway.want(self._before)
+        text = self._trial.text if self._trial else ""
         self._trial = self._before = None
+        try:
+            self._store.keep_reverted(text)
+        except OSError as error:
+            log.warning("what was on trial is not kept: %s", error, extra=event("config.trial_lost"))
         self._drop()
         log.warning("configuration on trial is gone: %s", reason, extra=event("config.reverted", reason=reason))
 
@@ -139,6 +148,8 @@ class Applying:
         if self._reading is not None:
             raise RefusedError("another configuration is being applied: try again in a moment")
         source = request.text("name") or "configuration"
+        if why := why_not_believed(os.fstat(request.file)):
+            raise RefusedError(f"{source}: {why}")
         try:
             self._reading = Reading(request.file, source, self._reader, time.monotonic())
         except OSError as error:
@@ -151,6 +162,8 @@ class Applying:
         try:
             yield None
             while (found := reading.heard(time.monotonic())) is None:
+                yield None
+            for _ in self._gateway.examined(found[0]):
                 yield None
         except UserError as error:
             raise RefusedError(str(error)) from None

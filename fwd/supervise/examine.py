@@ -10,11 +10,12 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Final
 
 from fwd.keyd import secrets
+from fwd.model.config import Config
 from fwd.model.keys import Keys, LabKeys
 from fwd.proto.errors import UserError
 from fwd.supervise import privileges, sandbox
@@ -36,6 +37,17 @@ def open_examined(keys: Keys, user: tuple[int, int]) -> dict[str, int]:
             os.close(fd)
         raise
     return fds
+
+
+def examined(config: Config, user: tuple[int, int]) -> Iterator[None]:
+    """Look whether a start with this configuration would have its secrets, one peering a time. Raises UserError."""
+    for peering in config.peering:
+        try:
+            for fd in open_examined(peering.keys, user).values():
+                os.close(fd)
+        except (UserError, OSError) as error:
+            raise UserError(f"peering {peering.name}: {error}") from None
+        yield None
 
 
 def refusal(look: Callable[[], object], fds: Collection[int], user: tuple[int, int], what: str) -> str:

@@ -83,10 +83,13 @@ class Keeper:
     # -- guards that are wanted -------------------------------------------------------------------------------
 
     def refusals(self, peerings: Iterable[Peering], living: Collection[int]) -> dict[str, str]:
-        """Peering → why it cannot have its guards: another fwd that lives has them."""
-        standing = network.look(self._kernel)
+        """Peering → why it cannot have its guards: another fwd that lives has them, or this host is there itself."""
+        standing, addresses = network.look(self._kernel), self._kernel.addresses()
         self._before = self._before or standing
-        found = {peering.name: guards.refusal(peering, standing, living) for peering in peerings}
+        found = {
+            peering.name: guards.refusal(peering, standing, living) or kernel.refusal(peering.remote_ts, addresses)
+            for peering in peerings
+        }
         return {name: why for name, why in found.items() if why}
 
     def set(self, peering: Peering, *, closed: bool) -> None:

@@ -196,6 +196,26 @@ def _settings(device: Device, link: Link, *, ipv6: bool) -> list[Do]:
     return [do for do, due in found if due]
 
 
+def refusal(remote_ts: Iterable[Network], addresses: Iterable[Own]) -> str | None:
+    """Why remote subnets cannot be routed to a TUN device: the host itself is there. None: they can.
+
+    A wider subnet takes nothing: the host's own routes are longer. A part without its address may be elsewhere.
+    """
+    for own in addresses:
+        for subnet in remote_ts:
+            if subnet == own.network or (own.address in subnet and holds(own.network, subnet)):
+                return (
+                    f"remote_ts {subnet}: this host itself is there ({own.address}): are local_ts and remote_ts "
+                    "swapped, or is this the other gateway's file?"
+                )
+    return None
+
+
+def holds(subnet: Network, other: Network) -> bool:
+    """Whether all of the other subnet is in it."""
+    return subnet.version == other.version and other.subnet_of(subnet)  # type: ignore[arg-type]
+
+
 def source_for(
     version: int, local_ts: Iterable[Network], addresses: Iterable[Own], kept: Address | None = None
 ) -> Address | None:

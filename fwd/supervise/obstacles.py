@@ -14,7 +14,7 @@ from typing import Final
 
 from fwd.model.reasons import Code, Reason
 from fwd.model.words import Address, Network
-from fwd.supervise.kernel import Device, Has, Route, Wanted
+from fwd.supervise.kernel import Device, Has, Route, Wanted, holds
 
 # Addresses that nobody has (RFC 7600, RFC 6666): the way to them is the default route.
 NOBODYS: Final[Mapping[int, Address]] = {4: ip_address("192.0.0.8"), 6: ip_address("100::1")}
@@ -70,7 +70,7 @@ def _is_at(device: int, subnet: Network, has: Has, ways: Mapping[Address, Route 
     if any(own.device == device and own.address in subnet for own in has.addresses):
         return True
     routes = [way for address in _probes(subnet, has) if (way := ways.get(address)) and way.subnet.prefixlen]
-    return any(device in way.devices and (_holds(subnet, way.subnet) or not strict) for way in routes)
+    return any(device in way.devices and (holds(subnet, way.subnet) or not strict) for way in routes)
 
 
 def asked(wanted: Wanted, has: Has, suspects: Iterable[Route] = (), away: Iterable[int] = ()) -> set[Address]:
@@ -83,8 +83,8 @@ def asked(wanted: Wanted, has: Has, suspects: Iterable[Route] = (), away: Iterab
     default = {NOBODYS[subnet.version] for subnet in wanted.local_ts}
     outside = frozenset(away)
     for one in suspects:
-        if any(_holds(subnet, one.subnet) for subnet in wanted.remote_ts) or (
-            (one.refuses or one.devices & outside) and any(_holds(subnet, one.subnet) for subnet in wanted.local_ts)
+        if any(holds(subnet, one.subnet) for subnet in wanted.remote_ts) or (
+            (one.refuses or one.devices & outside) and any(holds(subnet, one.subnet) for subnet in wanted.local_ts)
         ):
             far.update(_ends(one.subnet))
     return {*wanted.remotes, *default, *far, *probes}
@@ -144,10 +144,6 @@ def _takes_remote(wanted: Wanted, address: Address, way: Route | None, tun: int)
 def _takes_local(wanted: Wanted, address: Address, way: Route | None, away: Set[int]) -> bool:
     lost = way is None or bool(way.devices and way.devices <= away)
     return lost and any(address in subnet for subnet in wanted.local_ts)
-
-
-def _holds(subnet: Network, other: Network) -> bool:
-    return subnet.version == other.version and other.subnet_of(subnet)  # type: ignore[arg-type]
 
 
 def _ends(subnet: Network) -> tuple[Address, Address]:

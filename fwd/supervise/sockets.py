@@ -112,6 +112,8 @@ def listen_unix(path: Path) -> socket.socket:
                 if other.connect_ex(str(path)) in (0, errno.EAGAIN):
                     raise UserError(f"{path}: another fwd answers there; stop it, or choose another gateway.control")
             path.unlink()
+        elif path.exists():
+            raise UserError(f"{path}: gateway.control is no socket: choose a path where there is nothing else")
         sock.bind(str(path))
         path.chmod(0o660)
     except OSError as error:

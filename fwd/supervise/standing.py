@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +46,14 @@ class NotYetError(UserError):
 
 class NamelessError(NotYetError):
     """The far gateway's name has no address yet."""
+
+
+class Guards(Enum):
+    """What becomes of the leak guards at the end."""
+
+    REMOVED = 1  # a clean stop
+    STAND = 2  # a crash
+    AS_BEFORE = 3  # a start that failed
 
 
 class Standing:
@@ -293,12 +302,12 @@ class Standing:
 
     # -- the end ----------------------------------------------------------------------------------------------
 
-    def close_all(self, troubles: Troubles, *, guards_too: bool) -> None:
-        """Close it all, whatever goes wrong with some of it. After a crash the guards stand."""
+    def close_all(self, troubles: Troubles, guards: Guards) -> None:
+        """Close it all, whatever goes wrong with some of it."""
         for name in list(self.peerings):
             troubles.apart(name, self.close, name)
-        if guards_too:
-            troubles.apart("guards", self.kernel.remove)
+        if guards is not Guards.STAND:
+            troubles.apart("guards", self.kernel.remove if guards is Guards.REMOVED else self.kernel.undo)
         for material in self._materials.values():
             troubles.apart("secrets", close_material, material)
         for sock in (*self.ike_sockets.all(), self.control, self.admin, self.metrics, self.beacon):

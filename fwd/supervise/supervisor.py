@@ -31,13 +31,13 @@ from fwd.proto.logged import event
 from fwd.supervise import applying, host, logs, plan, policy, privileges
 from fwd.supervise.admin import Admin, Visitor
 from fwd.supervise.children import Child, try_users
-from fwd.supervise.examine import open_examined
+from fwd.supervise.examine import examined, open_examined
 from fwd.supervise.following import follow
 from fwd.supervise.loglines import Form
 from fwd.supervise.notify import ServiceManager, summary
 from fwd.supervise.orders import Orders
 from fwd.supervise.policy import Action
-from fwd.supervise.standing import RETRY_S, Standing, is_short_of_descriptors
+from fwd.supervise.standing import RETRY_S, Guards, Standing, is_short_of_descriptors
 from fwd.supervise.telling import Teller, Tellers
 from fwd.supervise.tree import Tree
 from fwd.supervise.trial import Store
@@ -132,7 +132,7 @@ class Supervisor:
         self._troubles = Troubles()
         self._told_troubles = b""
         self._waiting: dict[str, str] = {}  # as the agent is told
-        self._stopping = False
+        self._has_begun = self._stopping = False
         self._reload = False
         self._unsettled = False  # what is open may not be what the configuration wants
         self._is_read = False  # it is another, and not everybody has been told
@@ -141,8 +141,9 @@ class Supervisor:
         self._forgiven_at = 0.0
         self._manager = ServiceManager()
         gateway = applying.Gateway(
-            lambda: self._config, self._steps_to, self._want, self._is_settled, lambda: self._standing.waiting, amend
-        )
+            lambda: self._config, self._steps_to, self._want, self._is_settled, lambda: self._standing.waiting, amend,
+            partial(examined, user=self._users["keyd"]),
+        )  # fmt: skip
         self._applying = applying.Applying(gateway, Store(path), self._users["keyd"])
         self._admin: Admin | None = None
 
@@ -157,6 +158,7 @@ class Supervisor:
             self._troubles.apart("admin", self._applying.resume)
             host.tell_rights(self._users)
             gc.freeze()  # what the children inherit stays shared: the collector writes no headers
+            self._has_begun = True
             self._loop()
         finally:
             self._manager.stopping()
@@ -336,7 +338,8 @@ class Supervisor:
         for name in self._standing.peerings:
             apart(name, self._tree.end_peering, name)
         apart("agent", self._tree.end, list(self._tree.children.values()))
-        self._standing.close_all(self._troubles, guards_too=self._stopping)
+        guards = Guards.REMOVED if self._stopping else Guards.STAND if self._has_begun else Guards.AS_BEFORE
+        self._standing.close_all(self._troubles, guards)
         if self._admin is not None:
             self._admin.close()
         self._tellers.close()

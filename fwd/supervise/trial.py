@@ -2,8 +2,9 @@
 
 The configuration file is what a gateway starts with, so it is replaced by what has been confirmed, and by nothing else.
 What is on trial lies beside it (`fwd.toml.pending`) with the time that it has, by clocks that go on without fwd: the
-supervisor that starts next tries it for as long as is left. What the file held before it was replaced is kept
-(`fwd.toml.before`).
+supervisor that starts next tries it for as long as is left. A file that was edited in its place and is tried holds what
+is in force again until it is confirmed. What the file held before it was replaced is kept (`fwd.toml.before`), and what
+was on trial and is gone (`fwd.toml.reverted`).
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from pathlib import Path
 from typing import Final
 
 from fwd.files import why_not_believed
+from fwd.model.words import DAY_S
 from fwd.proto.logged import event
 
 log = logging.getLogger(__name__)
 
-CONFIRM_S_MAX: Final = 86400
+CONFIRM_S_MAX: Final = DAY_S
 _PENDING_BYTES_MAX: Final = 32 << 20  # the text as JSON
 _OWNER_ONLY: Final = 0o600
 _NUMBERS: Final = ("seconds", "began_since_boot_s", "began_of_day_s")
@@ -88,6 +90,14 @@ class Store:
         self.path = path.resolve()
         self._pending = self.path.with_name(f"{self.path.name}.pending")
         self._before = self.path.with_name(f"{self.path.name}.before")
+        self._reverted = self.path.with_name(f"{self.path.name}.reverted")
+        self._in_force = b""
+        self.note_in_force()
+
+    def note_in_force(self) -> None:
+        """Take note that what the file holds is in force: fwd has just read it."""
+        with contextlib.suppress(OSError):
+            self._in_force = self.path.read_bytes()
 
     def load(self) -> Trial | None:
         """Return what was on trial when fwd ended last. What nobody but root can have written is believed."""
@@ -100,26 +110,39 @@ class Store:
         return None
 
     def keep(self, trial: Trial) -> None:
-        """Have it on disk, whatever becomes of this process. Raises OSError; then nothing is kept."""
-        with _prepared(self._pending, as_data(trial), None) as put:
+        """Have it on disk, whatever becomes of this process, and not as the configuration file.
+
+        Raises OSError; then nothing is kept.
+        """
+        about = self.path.stat()
+        with (
+            _prepared(self._pending, as_data(trial), None) as put,
+            _prepared(self.path, self._in_force, about) as put_back,
+        ):
             put()
+            if self.path.read_bytes() == trial.text.encode():
+                put_back()
 
     def drop(self) -> None:
         """Have nothing on trial any more. Raises OSError."""
         self._pending.unlink(missing_ok=True)
+
+    def keep_reverted(self, text: str) -> None:
+        """Keep the text of a trial that is gone, for who wrote it. Raises OSError."""
+        with _prepared(self._reverted, text.encode(), self.path.stat()) as put:
+            put()
 
     def replace(self, text: str) -> None:
         """Have this as the configuration file, its mode and owner kept, and the former beside it.
 
         Raises OSError; then both are as they were.
         """
-        about = self.path.stat()
-        with (
-            _prepared(self.path, text.encode(), about) as put,
-            _prepared(self._before, self.path.read_bytes(), about) as put_former,
-        ):
+        about, data, held = self.path.stat(), text.encode(), self.path.read_bytes()
+        former = self._in_force if held == data else held  # it was edited in its place
+        with _prepared(self.path, data, about) as put, _prepared(self._before, former, about) as put_former:
             put_former()
             put()
+        self._in_force = data
 
 
 @contextlib.contextmanager

@@ -129,7 +129,7 @@ def test_descriptors_that_find_no_place_are_told(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [b"x", bytes(9), b"\x02" + bytes(8), bytes(64)], ids=["short", "zero", "ahead", "long"]
+    "words", [b"", b"x", bytes(9), b"\x02" + bytes(8), bytes(64)], ids=["empty", "short", "zero", "ahead", "long"]
 )
 def test_an_answer_that_is_none_is_refused(pair: Pair, words: bytes) -> None:
     pair[1].send(words)

@@ -33,7 +33,7 @@ class Gateway:
         self.path.write_text(OLD)
         self.config = parse(OLD, "old")
         self.wanted: list[Config] = []
-        self.refusal = ""
+        self.refusal = self.lacks = ""
         self.is_settled = True
         self.start()
 
@@ -43,7 +43,7 @@ class Gateway:
         self.applying = Applying(
             applying.Gateway(
                 lambda: self.config, self.steps_to, self.want, lambda: self.is_settled,
-                lambda: {"vpc2": "no address"}, lambda config: config,
+                lambda: {"vpc2": "no address"}, lambda config: config, self.examined,
             ),
             Store(self.path),
             (65534, 65534),
@@ -54,6 +54,11 @@ class Gateway:
         if self.refusal:
             raise UserError(self.refusal)
         return [GUARD]
+
+    def examined(self, config: Config) -> Iterator[None]:
+        yield None
+        if self.lacks:
+            raise UserError(self.lacks)
 
     def want(self, config: Config) -> None:
         self.config = config
@@ -116,6 +121,66 @@ def test_a_dry_run_shows_the_plan_and_changes_nothing(gateway: Gateway) -> None:
     assert gateway.path.read_text() == OLD
 
 
+def edited(gateway: Gateway, text: str) -> None:
+    """The gateway's own file, changed where it is."""
+    gateway.path.write_text(text)
+
+
+def test_the_gateways_own_file_may_be_edited_and_applied(gateway: Gateway) -> None:
+    edited(gateway, other("debug"))
+    gateway.apply(other("debug"))
+    assert gateway.path.read_text() == other("debug")
+    assert gateway.path.with_name("fwd.toml.before").read_text() == OLD
+
+
+def test_the_gateways_own_file_edited_and_tried_holds_what_is_in_force_until_it_is_confirmed(
+    gateway: Gateway, clock: list[float]
+) -> None:
+    edited(gateway, other("debug"))
+    gateway.apply(other("debug"), confirm_s=60)
+    assert gateway.path.read_text() == OLD
+    clock[0] = 61.0
+    gateway.start()
+    assert (gateway.config, gateway.path.read_text()) == (parse(OLD, "old"), OLD)
+    assert gateway.path.with_name("fwd.toml.reverted").read_text() == other("debug")
+
+    edited(gateway, other("error"))
+    gateway.apply(other("error"), confirm_s=60)
+    gateway.applying.confirm()
+    assert gateway.path.read_text() == other("error")
+    assert gateway.path.with_name("fwd.toml.before").read_text() == OLD
+
+
+def test_another_change_of_the_file_is_kept_when_it_is_replaced(gateway: Gateway) -> None:
+    edited(gateway, "# not applied")
+    gateway.apply(other("debug"))
+    assert gateway.path.with_name("fwd.toml.before").read_text() == "# not applied"
+
+
+def test_what_the_file_says_when_it_is_read_anew_is_in_force(gateway: Gateway, clock: list[float]) -> None:
+    edited(gateway, other("error"))
+    gateway.applying.give_way()
+    edited(gateway, other("debug"))
+    gateway.apply(other("debug"), confirm_s=60)
+    assert gateway.path.read_text() == other("error")
+
+
+@pytest.mark.parametrize("words", [{}, {"confirm_s": 60}, {"dry_run": True}])
+def test_secrets_with_which_fwd_would_not_start_are_refused(gateway: Gateway, words: dict[str, object]) -> None:
+    gateway.lacks = "peering vpc2: keys.secret /x: cannot be opened: No such file or directory"
+    with pytest.raises(RefusedError, match="cannot be opened"):
+        gateway.apply(other("debug"), **words)
+    assert (gateway.wanted, gateway.files(), gateway.path.read_text()) == ([], ["fwd.toml"], OLD)
+
+
+def test_a_file_that_others_can_write_is_refused(gateway: Gateway, tmp_path: Path) -> None:
+    path = tmp_path / "new.toml"
+    path.write_text(other("debug"))
+    path.chmod(0o666)
+    with path.open() as file, pytest.raises(RefusedError, match=r"new\.toml: can be written by others"):
+        gateway.applying.apply(Request("apply", {"name": "new.toml"}, file.fileno()))
+
+
 @pytest.mark.parametrize("confirm_s", [0, 60])
 def test_a_bad_file_and_one_that_needs_a_restart_change_nothing(gateway: Gateway, confirm_s: int) -> None:
     with pytest.raises(RefusedError, match=r"new\.toml: not TOML"):
@@ -151,7 +216,8 @@ def test_what_is_not_confirmed_in_time_goes(gateway: Gateway, clock: list[float]
         gateway.applying.confirm()
     gateway.applying.turn()
     assert gateway.config == before
-    assert (gateway.files(), gateway.path.read_text()) == (["fwd.toml"], OLD)
+    assert (gateway.files(), gateway.path.read_text()) == (["fwd.toml", "fwd.toml.reverted"], OLD)
+    assert gateway.path.with_name("fwd.toml.reverted").read_text() == other("debug")
 
 
 def test_a_trial_goes_on_in_the_next_supervisor_for_the_time_that_is_left(gateway: Gateway, clock: list[float]) -> None:
@@ -162,7 +228,7 @@ def test_a_trial_goes_on_in_the_next_supervisor_for_the_time_that_is_left(gatewa
     clock[0] = 60.0
     gateway.applying.turn()
     assert gateway.config == parse(OLD, "old")
-    assert gateway.files() == ["fwd.toml"]
+    assert gateway.files() == ["fwd.toml", "fwd.toml.reverted"]
 
 
 def test_a_trial_whose_time_is_over_when_the_next_supervisor_starts_is_not_taken_up(
@@ -172,7 +238,7 @@ def test_a_trial_whose_time_is_over_when_the_next_supervisor_starts_is_not_taken
     clock[0] = 61.0
     gateway.start()
     assert gateway.config == parse(OLD, "old")
-    assert gateway.files() == ["fwd.toml"]
+    assert gateway.files() == ["fwd.toml", "fwd.toml.reverted"]
 
 
 def test_a_trial_can_be_confirmed_in_the_next_supervisor(gateway: Gateway, clock: list[float]) -> None:
@@ -187,7 +253,7 @@ def test_a_trial_that_cannot_be_taken_up_again_goes(gateway: Gateway, clock: lis
     gateway.refusal = "no"
     gateway.start()
     assert gateway.config == parse(OLD, "old")
-    assert gateway.files() == ["fwd.toml"]
+    assert gateway.files() == ["fwd.toml", "fwd.toml.reverted"]
 
 
 def test_nothing_else_is_applied_meanwhile_and_a_dry_run_shows_what_would_be(
@@ -225,7 +291,7 @@ def test_the_file_that_is_read_anew_ends_a_trial(gateway: Gateway, clock: list[f
     gateway.apply(other("debug"), confirm_s=60)
     gateway.applying.give_way()
     assert len(gateway.wanted) == 1
-    assert gateway.files() == ["fwd.toml"]
+    assert gateway.files() == ["fwd.toml", "fwd.toml.reverted"]
     with pytest.raises(RefusedError, match="nothing to confirm"):
         gateway.applying.confirm()
 

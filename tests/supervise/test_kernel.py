@@ -91,3 +91,20 @@ def test_devices_are_the_same_whether_few_are_asked_for_or_many() -> None:
     assert asks.links(["lo"]) == {"lo": asks.link("lo")}
     assert asks.link("lo")
     asks.close()
+
+
+WIDE = own("10.1.0.1/16")
+THERE = [
+    ("another network", "10.2.0.0/24", GATEWAY, False),
+    ("the LAN itself: sides are swapped", "10.1.0.0/24", GATEWAY, True),
+    ("the host's own address", "10.1.0.1/32", GATEWAY, True),
+    ("the part of a wide LAN with the host's address", "10.1.0.0/24", WIDE, True),
+    ("another part of it", "10.1.128.0/17", WIDE, False),
+    ("wider than the LAN", "10.0.0.0/8", GATEWAY, False),
+    ("the other IP version", "::/0", GATEWAY, False),
+]
+
+
+@pytest.mark.parametrize(("what", "remote", "there", "refused"), THERE, ids=[row[0] for row in THERE])
+def test_where_the_host_itself_is_nobody_else_can_be(what: str, remote: str, there: Own, refused: bool) -> None:
+    assert bool(kernel.refusal([ip_network(remote)], [OUTER, there])) == refused
