@@ -41,7 +41,7 @@ _FILES = [
     ("/etc/fwd/fwd.toml", "What fwd demux reads unless --config names another file, see fwd.toml(5)."),
     ("/etc/fwd/fwd.toml.before", "What it held before fwd apply or fwd confirm replaced it."),
     ("/etc/fwd/fwd.toml.pending", "What is on trial: fwd apply --confirm, until fwd confirm or the end of its time."),
-    ("/etc/fwd/fwd.toml.reverted", "What was on trial last, and was not confirmed."),
+    ("/etc/fwd/fwd.toml.edited", "What it held itself, if that was put on trial and is not confirmed."),
     ("/etc/fwd/router.toml", "What fwd router reads unless --config names another file, see docs/router.md."),
     ("/run/fwd/fwd.sock", "The control socket, unless the configuration names another."),
     ("/run/fwd/fwd-admin.sock", "The admin socket, beside it: what changes anything is asked there, by root."),

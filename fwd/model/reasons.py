@@ -98,7 +98,7 @@ KINDS: Final[Mapping[Code, Kind]] = {
     ),
     Code.NO_LAN_ADDRESS: Kind(
         "the gateway has no address in local_ts, and no route to it but the default one",
-        "no way to {what}: this host has no address in it, or its device is down",
+        "no way to {what}: this host has no address in it, or its device is down or has no carrier",
         "give the LAN's device an address in local_ts, which the gateway's own packets need as source, or set a route",
     ),
     Code.NO_OUTER_ADDRESS: Kind(

@@ -101,12 +101,7 @@ class Applying:
         """Go back to what was in force before. What is on disk goes last: who dies before that begins here again."""
         if self._before is not None:
             self._gateway.want(self._before)
-        text = self._trial.text if self._trial else ""
         self._trial = self._before = None
-        try:
-            self._store.keep_reverted(text)
-        except OSError as error:
-            log.warning("what was on trial is not kept: %s", error, extra=event("config.trial_lost"))
         self._drop()
         log.warning("configuration on trial is gone: %s", reason, extra=event("config.reverted", reason=reason))
 

@@ -31,6 +31,7 @@ class Link:
     segments_max: int
     addr_gen_mode: int | None  # None: it has no IPv6
     queue_drops: int = field(default=0, compare=False)  # packets that found the queue full
+    carrier: bool = field(default=True, compare=False)  # or nobody is at its other end
 
 
 @dataclass(frozen=True)

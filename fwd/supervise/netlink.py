@@ -36,7 +36,7 @@ _REQUEST, _DUMP, _INTERRUPTED = 1, 0x300, 0x10
 _ERROR, _DONE = 2, 3
 _UNREACHABLE = 7  # type of a route
 _REFUSING = (6, 7, 8)  # types of routes: blackhole, unreachable, prohibit
-_UP = 1  # flag of a link
+_UP, _LOWER_UP = 0x1, 0x10000  # flags of a link
 _CLONED = 0x200  # flag of a route that the kernel has made of another
 _UNUSABLE = 0x40 | 0x08  # flags of an address: tentative, or a duplicate
 _MULTIPATH = -1  # of a route: more than one device
@@ -313,6 +313,7 @@ def link_in(body: bytes) -> Link:
     return Link(
         index=index, up=bool(flags & _UP), mtu_bytes=number(_MTU), queue_records=number(_TXQLEN),
         segments_max=number(_GSO_SEGMENTS), addr_gen_mode=mode[0] if mode else None, queue_drops=drops,
+        carrier=bool(flags & _LOWER_UP),
     )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ class Around:
     ways: Mapping[Address, Route | None] = field(default_factory=dict)  # what the host's own packet to it would take
     through: Mapping[Forwarded, Route | None] = field(default_factory=dict)  # what that of others would take
     names: Mapping[int, str] = field(default_factory=dict)  # of devices
+    dead: Set[int] = frozenset()  # devices at which nobody is: no carrier
     not_forwarding: frozenset[tuple[int, str]] = frozenset()  # IP version, and the sysctl that is 0
     filters: Sequence[str] = ()  # chains that let nothing pass
 
@@ -175,7 +176,7 @@ def obstacles(wanted: Wanted, has: Has, around: Around) -> list[Reason]:
         return []
     name, device = wanted.peering, wanted.device
     away = outside(wanted, has, around.ways)
-    not_there = {s: {device.index, *(one for one in away if s in away[one])} for s in wanted.local_ts}
+    not_there = {s: {device.index, *around.dead, *(one for one in away if s in away[one])} for s in wanted.local_ts}
     lost = [subnet for subnet in wanted.local_ts if not _is_known(subnet, not_there[subnet], has, around)]
     reasons = [*_of_outer(wanted, has, around)]
     reasons += [Reason.of(Code.NO_LAN_ADDRESS, name, [str(subnet)], what=f"local_ts {subnet}") for subnet in lost]

@@ -87,7 +87,9 @@ class Surroundings:
             off = _not_forwarding(device, names.values())
             pairs = obstacles.pairs(wanted.local_ts, wanted.remote_ts)
             drops = filters.dropping(self._tables, filters.ways(device, names.values(), pairs))
-        return Around(ways, through, names | tun, off, drops), _outside(wanted, has, ways, outside)
+        links = self._kernel.links(names.values())
+        dead = frozenset(index for index, name in names.items() if (link := links[name]) and not link.carrier)
+        return Around(ways, through, names | tun, dead, off, drops), _outside(wanted, has, ways, outside)
 
     def end(self, now: float) -> None:
         """End a look: what takes nothing is suspected no more, and the next look has its time."""

@@ -3,8 +3,8 @@
 The configuration file is what a gateway starts with, so it is replaced by what has been confirmed, and by nothing else.
 What is on trial lies beside it (`fwd.toml.pending`) with the time that it has, by clocks that go on without fwd: the
 supervisor that starts next tries it for as long as is left. A file that was edited in its place and is tried holds what
-is in force again until it is confirmed. What the file held before it was replaced is kept (`fwd.toml.before`), and what
-was on trial and is gone (`fwd.toml.reverted`).
+is in force again until it is confirmed, and what was edited lies beside it (`fwd.toml.edited`). What the file held
+before it was replaced is kept (`fwd.toml.before`).
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Store:
         self.path = path.resolve()
         self._pending = self.path.with_name(f"{self.path.name}.pending")
         self._before = self.path.with_name(f"{self.path.name}.before")
-        self._reverted = self.path.with_name(f"{self.path.name}.reverted")
+        self._edited = self.path.with_name(f"{self.path.name}.edited")
         self._in_force = b""
         self.note_in_force()
 
@@ -114,23 +114,20 @@ class Store:
 
         Raises OSError; then nothing is kept.
         """
-        about = self.path.stat()
+        about, data = self.path.stat(), trial.text.encode()
         with (
             _prepared(self._pending, as_data(trial), None) as put,
+            _prepared(self._edited, data, about) as put_aside,
             _prepared(self.path, self._in_force, about) as put_back,
         ):
             put()
-            if self.path.read_bytes() == trial.text.encode():
+            if self.path.read_bytes() == data != self._in_force:
+                put_aside()
                 put_back()
 
     def drop(self) -> None:
         """Have nothing on trial any more. Raises OSError."""
         self._pending.unlink(missing_ok=True)
-
-    def keep_reverted(self, text: str) -> None:
-        """Keep the text of a trial that is gone, for who wrote it. Raises OSError."""
-        with _prepared(self._reverted, text.encode(), self.path.stat()) as put:
-            put()
 
     def replace(self, text: str) -> None:
         """Have this as the configuration file, its mode and owner kept, and the former beside it.
@@ -143,6 +140,8 @@ class Store:
             put_former()
             put()
         self._in_force = data
+        with contextlib.suppress(OSError):
+            self._edited.unlink()
 
 
 @contextlib.contextmanager

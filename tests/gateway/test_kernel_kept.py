@@ -114,6 +114,22 @@ def test_what_fwd_cannot_restore_is_a_reason_of_not_being_ready(pair: Pair, code
     until(lambda: pair.ping(), SECONDS, "carries")
 
 
+def test_a_lan_without_carrier_is_a_reason_of_not_being_ready(pair: Pair) -> None:
+    pair.wait_ready("gw1", seconds=SECONDS)
+    try:
+        pair.topology.run("client1", ["ip", "link", "set", "eth0", "down"])
+        until(lambda: Code.NO_LAN_ADDRESS in codes(pair), SECONDS, "told")
+        assert not pair.status("gw1")["ready"]
+    finally:
+        pair.topology.run(
+            "client1",
+            ["sh", "-c", "ip link set eth0 up; ip route replace default via 10.1.0.1; "
+             "ip -6 addr replace fd00:1::10/64 dev eth0 nodad; ip -6 route replace default via fd00:1::1"],
+        )  # fmt: skip
+    pair.wait_ready("gw1", seconds=SECONDS)
+    until(lambda: pair.ping(), SECONDS, "carries")
+
+
 LAN_GOES = {
     "its address": ("ip addr del 10.2.0.1/24 dev lan", "ip addr add 10.2.0.1/24 dev lan"),
     "its device": (

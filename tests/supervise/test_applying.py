@@ -142,13 +142,14 @@ def test_the_gateways_own_file_edited_and_tried_holds_what_is_in_force_until_it_
     clock[0] = 61.0
     gateway.start()
     assert (gateway.config, gateway.path.read_text()) == (parse(OLD, "old"), OLD)
-    assert gateway.path.with_name("fwd.toml.reverted").read_text() == other("debug")
+    assert gateway.path.with_name("fwd.toml.edited").read_text() == other("debug")
 
     edited(gateway, other("error"))
     gateway.apply(other("error"), confirm_s=60)
     gateway.applying.confirm()
     assert gateway.path.read_text() == other("error")
     assert gateway.path.with_name("fwd.toml.before").read_text() == OLD
+    assert gateway.files() == ["fwd.toml", "fwd.toml.before"]
 
 
 def test_another_change_of_the_file_is_kept_when_it_is_replaced(gateway: Gateway) -> None:
@@ -216,8 +217,7 @@ def test_what_is_not_confirmed_in_time_goes(gateway: Gateway, clock: list[float]
         gateway.applying.confirm()
     gateway.applying.turn()
     assert gateway.config == before
-    assert (gateway.files(), gateway.path.read_text()) == (["fwd.toml", "fwd.toml.reverted"], OLD)
-    assert gateway.path.with_name("fwd.toml.reverted").read_text() == other("debug")
+    assert (gateway.files(), gateway.path.read_text()) == (["fwd.toml"], OLD)
 
 
 def test_a_trial_goes_on_in_the_next_supervisor_for_the_time_that_is_left(gateway: Gateway, clock: list[float]) -> None:
@@ -228,7 +228,7 @@ def test_a_trial_goes_on_in_the_next_supervisor_for_the_time_that_is_left(gatewa
     clock[0] = 60.0
     gateway.applying.turn()
     assert gateway.config == parse(OLD, "old")
-    assert gateway.files() == ["fwd.toml", "fwd.toml.reverted"]
+    assert gateway.files() == ["fwd.toml"]
 
 
 def test_a_trial_whose_time_is_over_when_the_next_supervisor_starts_is_not_taken_up(
@@ -238,7 +238,7 @@ def test_a_trial_whose_time_is_over_when_the_next_supervisor_starts_is_not_taken
     clock[0] = 61.0
     gateway.start()
     assert gateway.config == parse(OLD, "old")
-    assert gateway.files() == ["fwd.toml", "fwd.toml.reverted"]
+    assert gateway.files() == ["fwd.toml"]
 
 
 def test_a_trial_can_be_confirmed_in_the_next_supervisor(gateway: Gateway, clock: list[float]) -> None:
@@ -253,7 +253,7 @@ def test_a_trial_that_cannot_be_taken_up_again_goes(gateway: Gateway, clock: lis
     gateway.refusal = "no"
     gateway.start()
     assert gateway.config == parse(OLD, "old")
-    assert gateway.files() == ["fwd.toml", "fwd.toml.reverted"]
+    assert gateway.files() == ["fwd.toml"]
 
 
 def test_nothing_else_is_applied_meanwhile_and_a_dry_run_shows_what_would_be(
@@ -291,7 +291,7 @@ def test_the_file_that_is_read_anew_ends_a_trial(gateway: Gateway, clock: list[f
     gateway.apply(other("debug"), confirm_s=60)
     gateway.applying.give_way()
     assert len(gateway.wanted) == 1
-    assert gateway.files() == ["fwd.toml", "fwd.toml.reverted"]
+    assert gateway.files() == ["fwd.toml"]
     with pytest.raises(RefusedError, match="nothing to confirm"):
         gateway.applying.confirm()
 

@@ -35,6 +35,7 @@ OBSTACLES = [
     ("its address is gone", replace(WELL, addresses=(OUTER,)), {"10.1.0.1": DEFAULT}, Around(), [Code.NO_LAN_ADDRESS]),
     ("the LAN is behind a router", replace(WELL, addresses=(OUTER,)), {}, Around(), []),
     ("one address is refused", WELL, {"10.2.0.254": None}, Around(), [Code.ROUTE_TAKEN]),
+    ("nobody is at the LAN's device", WELL, {}, Around(dead={LAN}), [Code.NO_LAN_ADDRESS]),
     ("a wider route leads outside", WELL, {"10.1.0.254": WIDER}, Around(), [Code.NO_LAN_ADDRESS]),
 ]  # fmt: skip
 
