@@ -2,7 +2,7 @@
 
 One request a connection, and one message a request (SOCK_SEQPACKET), so that none comes in halves. The supervisor waits
 for nobody: a request has its size and its time, connections and requests a second are counted, others wait in the
-kernel's queue, and who does not take an answer has none.
+kernel's queue, and who does not take an answer has none. An answer that would not fit into a message is shortened.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ REQUEST_BYTES_MAX: Final = 4096
 REQUEST_S: Final = 1.0
 ANSWER_S: Final = 30.0  # for what takes its time
 VISITORS_MAX: Final = 8
+ANSWER_BYTES_MAX: Final = 60_000  # two of them fit into a socket that nobody reads
 PER_S, BURST = 5.0, 20.0  # requests
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 _INT_BYTES: Final = array.array("i").itemsize
@@ -176,9 +177,35 @@ class Visitor:
     def say(self, answer: Json) -> None:
         """Answer, if there is room: there is, unless it sends and never reads."""
         try:
-            self.sock.send(json.dumps(answer).encode())
+            self.sock.send(encoded(answer))
         except OSError:
             self.until = 0.0
+
+
+def encoded(answer: Json) -> bytes:
+    """Return an answer as a message. What is too long for one is shortened: better a part than no answer."""
+    data = json.dumps(answer).encode()
+    for most in (600, 300, 150, 75, 30):
+        if len(data) <= ANSWER_BYTES_MAX:
+            break
+        data = json.dumps(_shortened(answer, most)).encode()
+    return data
+
+
+def _shortened(thing: Any, most: int) -> Any:
+    """No text of more characters, no list and no object of more entries; each says what is left out."""
+    match thing:
+        case str() if len(thing) > most:
+            return f"{thing[:most]}… ({len(thing) - most} characters more)"
+        case list():
+            left_out = len(thing) - most
+            return [*(_shortened(one, most) for one in thing[:most]), *([f"… {left_out} more"] if left_out > 0 else [])]
+        case dict():
+            left_out = len(thing) - most
+            first = {key: _shortened(one, most) for key, one in list(thing.items())[:most]}
+            return first | ({"…": f"{left_out} more"} if left_out > 0 else {})
+        case _:
+            return thing
 
 
 def _heard(sock: socket.socket, user: int) -> Request:

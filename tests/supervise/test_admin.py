@@ -180,3 +180,34 @@ def test_who_waits_for_too_long_is_dismissed_and_what_was_begun_for_it_ended(ser
         served.turn(time.monotonic() + 2 * admin.ANSWER_S)
         assert served.let is False
     assert descriptors() == before
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"plan": [f"to-{n}: guard " + "fd01:0:0:1::/64, " * 255 for n in range(64)], "confirm_s": 7},
+        {"plan": [f"to-{n}: follow" for n in range(100_000)], "confirm_s": 7},
+        {"plan": ["\u2026" * 400] * 300, "confirm_s": 7},
+        {"plan": [], "waiting": {f"to-{n}": "why " * 10_000 for n in range(64)}, "confirm_s": 7},
+        {"plan": [["x" * 1000] * 1000] * 1000, "confirm_s": 7},
+    ],
+    ids=["long steps", "many steps", "long when encoded", "long reasons", "lists of lists"],
+)
+def test_an_answer_of_any_length_is_answered(served: Served, answer: dict[str, Any]) -> None:
+    """A plan for 64 peerings of 255 subnets is longer than a message of the socket; it is in force by then."""
+    served.obey = lambda request: iter([answer, {"done": True}])  # type: ignore[method-assign]
+    served.admin._obey = served.obey
+    with served.connect() as sock:
+        sock.send(request("apply"))
+        served.turn()
+        served.turn()  # before the first is read
+        said = json.loads(sock.recv(admin.ANSWER_BYTES_MAX))
+        assert said["confirm_s"] == 7
+        assert said["plan"][:1] == [] or len(said["plan"]) >= 30
+        assert "more" in json.dumps(said), "it says that there is more"
+        assert json.loads(sock.recv(1 << 16)) == {"done": True}
+
+
+def test_an_answer_that_fits_is_answered_whole() -> None:
+    answer = {"plan": [f"to-{n}: follow " + "x" * 700 for n in range(64)], "confirm_s": 0}
+    assert json.loads(admin.encoded(answer)) == answer
