@@ -1,9 +1,10 @@
 """A configuration that comes as a descriptor, read and checked by a child without rights.
 
-The supervisor waits for nobody: it looks whether the child has said something. What it says is the checked model and
-the text that it is of, or one line of refusal; a child that says neither within DEADLINE_S is ended, and nothing is
-taken. Whatever the descriptor is, no more than a configuration's size is read of it, and by offset: of what has none, a
-FIFO or a socket, nothing at all.
+The supervisor waits for nobody: it looks whether the child has said something. What it says is a line of JSON, with the
+checked model or a refusal, and behind it the text as it stands; a child that says neither within DEADLINE_S is ended,
+and nothing is taken. A line of more than the largest configuration needs is not looked into: that costs the loop which
+watches everybody. Whatever the descriptor is, no more than a configuration's size is read of it, and by offset: of what
+has none, a FIFO or a socket, nothing at all.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from fwd.supervise import privileges, sandbox
 from fwd.supervise.users import User
 
 DEADLINE_S: Final = 10.0
-_SAID_BYTES_MAX: Final = 32 << 20
+_LINE_BYTES_MAX: Final = 2 << 20  # 64 peerings of 255 subnets a side need a third of it …
+_LINE_THINGS_MAX: Final = 80_000  # … and half of these
+_SAID_BYTES_MAX: Final = _LINE_BYTES_MAX + 1 + FILE_OCTETS_MAX
 _PIECE_BYTES: Final = 1 << 20  # that are taken in one turn
 _CHILD_OCTETS: Final = 1 << 30  # beyond what it inherits
 _REASON_CHARACTERS_MAX: Final = 1000
@@ -88,15 +91,23 @@ class Reading:
 
 def answer_in(said: bytes) -> tuple[Config, str]:
     """Return what a child has said: a checked configuration, and its text. Raises UserError with the child's reason."""
+    line, _, text = said.partition(b"\n")
     try:
-        words = json.loads(said)
+        if _is_too_much(line) or len(text) > FILE_OCTETS_MAX:
+            raise ValueError("more than a configuration")
+        words = json.loads(line)
         if "error" in words:
             reason = str(words["error"])[:_REASON_CHARACTERS_MAX]
         else:
-            return Config.model_validate(words["config"]), str(words["text"])
+            return Config.model_validate(words["config"]), text.decode()
     except (ValueError, TypeError, KeyError, RecursionError):
         reason = "it could not be read: the process that reads it has ended without a word"
     raise UserError("".join(one if one.isprintable() else " " for one in reason))
+
+
+def _is_too_much(line: bytes) -> bool:
+    """Whether a line of JSON is of more than any configuration; each entry of a list or an object has a comma."""
+    return len(line) > _LINE_BYTES_MAX or line.count(b",") > _LINE_THINGS_MAX
 
 
 # -- the child ------------------------------------------------------------------------------------------------------
@@ -110,14 +121,18 @@ def _read(file: int, source: str, user: User, parent: int, far: int) -> None:
     sandbox.enter("keyd")
 
     said: dict[str, Any]
+    text = ""
     try:
         text, config = parse_octets(_octets(file), source)
-        said = {"config": config.model_dump(mode="json"), "text": text}
+        said = {"config": config.model_dump(mode="json")}
     except UserError as error:
         said = {"error": str(error)}
     except (OSError, MemoryError) as error:
         said = {"error": f"{source}: cannot be read: {getattr(error, 'strerror', None) or error!r}"}
-    data = memoryview(json.dumps(said).encode())
+    line = json.dumps(said).encode()
+    if _is_too_much(line):
+        line = json.dumps({"error": f"{source}: more than fwd takes while it runs"}).encode()
+    data = memoryview(b"\n".join((line, text.encode())))
     while data:
         data = data[os.write(far, data) :]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from fwd.model.config import Config, parse
 from fwd.model.example import EXAMPLE
+from fwd.model.subnets import SUBNETS_MAX
 from fwd.model.toml import FILE_OCTETS_MAX
 from fwd.proto.errors import UserError
 from fwd.supervise import reading
@@ -112,7 +115,7 @@ def test_one_that_dies_takes_nobody_along(tmp_path: Path, opened: list[int], mon
     assert "ended without a word" in refused(file_of(tmp_path, b"", opened))
 
 
-@pytest.mark.parametrize("said", [b"", b"7", b"[]", b"\xff", b"[" * 100_000, b'{"config": 7, "text": ""}', b"null"])
+@pytest.mark.parametrize("said", [b"", b"7", b"[]", b"\xff", b"[" * 100_000, b'{"config": 7}\n', b"null"])
 def test_what_it_says_is_not_believed_to_be_anything(said: bytes) -> None:
     with pytest.raises(UserError):
         answer_in(said)
@@ -123,3 +126,38 @@ def test_a_reason_is_one_printable_line(tmp_path: Path) -> None:
         answer_in(b'{"error": "a\\n\\u001b[2J' + b"x" * 5000 + b'"}')
     assert str(error.value).isprintable()
     assert len(str(error.value)) <= 1000
+
+
+GOOD = json.dumps({"config": parse(EXAMPLE, "example").model_dump(mode="json")}).encode()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'{"config":{"peering":[' + b"[]," * 2_000_000 + b"[]]}}\n",
+        b'{"config":{"peering":[' + b"[]," * 600_000 + b"[]]}}\n",
+        b'{"config":{"gateway":{' + b",".join(b'"%x":1' % n for n in range(200_000)) + b"}}}\n",
+        b'{"error":"' + b"x" * 10_000_000 + b'"}\n',
+        GOOD + b"\n" + b"#" * (FILE_OCTETS_MAX + 1),
+        GOOD + b"\n\xff",
+    ],
+    ids=["long", "many lists", "many keys", "a long reason", "a long text", "no text"],
+)
+def test_what_is_more_than_a_configuration_is_not_looked_into(said: bytes) -> None:
+    """By the memory that it takes: of lists, 50 octets an octet; the supervisor's loop watches everybody meanwhile."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError):
+            answer_in(said)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2 * len(said) + 1_000_000
+
+
+def test_the_largest_configuration_that_there_may_be_is_no_more_than_that() -> None:
+    config = parse(EXAMPLE, "example").model_dump(mode="json")
+    (peering,) = config["peering"][:1]
+    peering["local_ts"] = peering["remote_ts"] = ["fd00:1111:2222:3333:4444:5555:6666:7777/128"] * SUBNETS_MAX
+    line = json.dumps({"config": {**config, "peering": [peering] * 64}}).encode()
+    assert not reading._is_too_much(line)
