@@ -199,9 +199,15 @@ class Standing:
     def resize(self, peering: Peering, members: int) -> None:
         """Open what more members need, or let the last ones leave, which takes its time (members.py)."""
         parts = self.peerings[peering.name]
+        there = parts.count
         try:
-            for _ in range(parts.count, members):
+            for _ in range(there, members):
                 parts.add_member()
+        except BaseException:
+            # All or none: those that nobody wants yet would be given keys and flows, and leave again.
+            while parts.count > there:
+                parts.drop_member()
+            raise
         finally:
             if peering.shared_port:
                 self.ike_sockets.open(parts.peering.model_copy(update={"members": parts.count}))

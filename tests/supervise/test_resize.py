@@ -1,0 +1,71 @@
+"""A change of `members` opens all that are to come, or none."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fwd.supervise.standing import Standing
+
+
+class Parts:
+    """A peering whose members need no more than a port."""
+
+    def __init__(self, members: int, port: int) -> None:
+        self.peering = SimpleNamespace(members=members, model_copy=lambda update: SimpleNamespace(**update))
+        self._port = port
+        self.sockets: list[socket.socket] = []
+        for _ in range(members):
+            self.add_member()
+
+    @property
+    def count(self) -> int:
+        return len(self.sockets)
+
+    def add_member(self) -> None:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            sock.bind(("127.0.0.9", self._port + self.count))
+        except OSError:
+            sock.close()
+            raise
+        self.sockets.append(sock)
+
+    def drop_member(self) -> None:
+        self.sockets.pop().close()
+
+    def close(self) -> None:
+        while self.sockets:
+            self.drop_member()
+
+
+def resize(parts: Parts, members: int) -> None:
+    standing: Any = SimpleNamespace(peerings={"p": parts}, version=0)
+    Standing.resize(standing, SimpleNamespace(name="p", shared_port=False), members)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def make(request: pytest.FixtureRequest) -> Callable[[], Parts]:
+    def two_members() -> Parts:
+        parts = Parts(2, 24700)
+        request.addfinalizer(parts.close)
+        return parts
+
+    return two_members
+
+
+def test_members_of_which_one_cannot_be_had_do_not_come_at_all(make: Callable[[], Parts]) -> None:
+    parts = make()
+    before = list(parts.sockets)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.9", 24703))
+        with pytest.raises(OSError, match="in use"):
+            resize(parts, 4)
+        assert parts.sockets == before
+        assert parts.peering.members == 2
+    resize(parts, 4)
+    assert parts.count == parts.peering.members == 4
