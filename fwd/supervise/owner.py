@@ -20,11 +20,15 @@ from pathlib import Path
 from typing import Final
 
 from fwd.proto.errors import UserError
+from fwd.proto.ike.rate import Rate
 
 # Protocols of routes (/etc/iproute2/rt_protos) that nobody else uses.
 NUMBERS: Final = range(194, 254)
-ALONE_S: Final = 2.0
+ALONE_S: Final = 2.0  # that others are waited for …
+_ALONE_AGAIN: Final = 1 / 60  # … and so much more of each second: the supervisor's loop watches everybody
 _POLL_S = 0.01
+_DEAF_POLLS: Final = 10  # at which nobody listens at a name: who takes it listens at once
+_UNKNOWN: Final = -1
 _SETTING: Final = "\0fwd/guards"  # held by who looks at guards and sets them
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -38,18 +42,17 @@ class Owner:
     def __init__(self, control: Path, standing: Collection[tuple[int, str]] = ()) -> None:
         first = zlib.crc32(str(control).encode())
         self.mark = f"{first:08x}"
+        self._waits = Rate(_ALONE_AGAIN, ALONE_S)
         for number in candidates(first, self.mark, standing):
             self.number = number
             self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                self._sock.bind(_name(self.number))
-                self._sock.listen(socket.SOMAXCONN)  # nobody accepts: that it listens is all
-            except OSError as error:
+                if _take(self._sock, _name(self.number)):
+                    return
+            except OSError:
                 self._sock.close()
-                if error.errno != errno.EADDRINUSE:
-                    raise
-            else:
-                return
+                raise
+            self._sock.close()
         raise UserError(f"{len(NUMBERS)} fwds run in this network namespace: no more can be told apart")
 
     def others(self) -> set[int]:
@@ -58,17 +61,21 @@ class Owner:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Look at guards and set some while no other fwd does. One that is frozen amid it is waited for ALONE_S."""
+        """Look at guards and set some while no other fwd does. One that is frozen amid it is waited for ALONE_S in all.
+
+        A stranger, who may take any abstract name, is not waited for.
+        """
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            until = time.monotonic() + ALONE_S
-            while time.monotonic() < until:
-                try:
-                    sock.bind(_SETTING)
+            deaf, holder = 0, None
+            while not _take(sock, _SETTING):
+                holder = _holder(_SETTING) if holder is None else holder  # asking again and again fills its queue
+                deaf += holder is None
+                is_fwds = holder == os.geteuid() or (holder is None and deaf < _DEAF_POLLS)
+                began = time.monotonic()
+                if not is_fwds or not self._waits.allows(began, 0.0):
                     break
-                except OSError as error:
-                    if error.errno != errno.EADDRINUSE:
-                        raise
                 time.sleep(_POLL_S)
+                self._waits.charge(time.monotonic() - began)
             yield
 
     def close(self) -> None:
@@ -90,12 +97,30 @@ def _name(number: int) -> str:
 
 def _lives(number: int) -> bool:
     """Whether a process of this user holds the number; a stranger's name is nobody's."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, contextlib.suppress(ConnectionRefusedError):
+    return _holder(_name(number)) in (_UNKNOWN, os.geteuid())
+
+
+def _take(sock: socket.socket, name: str) -> bool:
+    """Hold a name for as long as the socket is open; False: somebody else does."""
+    try:
+        sock.bind(name)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    sock.listen(socket.SOMAXCONN)  # nobody accepts: that it listens is all
+    return True
+
+
+def _holder(name: str) -> int | None:
+    """Return the user who listens at a name; None: nobody does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)
         try:
-            sock.connect(_name(number))
+            sock.connect(name)
+        except ConnectionRefusedError:
+            return None
         except BlockingIOError:  # asked so often that its queue is full
-            return True
+            return _UNKNOWN
         _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        return bool(uid == os.geteuid())
-    return False
+        return int(uid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -216,6 +217,59 @@ def test_two_that_start_at_once_look_and_set_one_after_the_other(tmp_path: Path,
         seen.append("both")
     other.close()
     assert seen[-1] == "both"
+
+
+class Clock:
+    """Goes on while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time that is waited for the turn at guards, at a name that no other program has."""
+    made = Clock()
+    monkeypatch.setattr(owner, "time", made)
+    monkeypatch.setattr(owner, "_SETTING", f"\0fwd-test/{os.getpid()}")
+    return made
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes somebody else, and has to be root for it")
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_stranger_who_holds_the_turn_at_guards_holds_up_nobody(mine: Owner, clock: Clock, listens: bool) -> None:
+    """Any user of the host may bind an abstract name, and each change of guards takes its turn."""
+    script = (
+        "import os,socket,sys,time; os.setresuid(65534, 65534, 65534)\n"
+        "s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1].replace('@', chr(0)))\n"
+        f"if {listens}: s.listen(0)\n"
+        "print('held', flush=True); time.sleep(60)"
+    )
+    argv = [sys.executable, "-I", "-c", script, owner._SETTING.replace("\0", "@")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        for _ in range(10):
+            with mine.alone():
+                pass
+        process.kill()
+    assert clock.now - 1000.0 <= (0.0 if listens else 1.0)
+
+
+def test_an_fwd_that_is_frozen_in_its_turn_is_waited_for_once(tmp_path: Path, mine: Owner, clock: Clock) -> None:
+    other = Owner(tmp_path)
+    with other.alone():
+        for _ in range(64):
+            with mine.alone():
+                pass
+    other.close()
+    assert owner.ALONE_S <= clock.now - 1000.0 < owner.ALONE_S + 1.0
 
 
 def test_one_that_is_asked_again_and_again_still_lives(mine: Owner) -> None:
