@@ -13,7 +13,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.context import ForkProcess
@@ -36,7 +36,7 @@ _DESCRIPTORS_MORE_MAX = 64  # the agent's 32 guests, an epoll, a socket for a mo
 @dataclass
 class Child:
     """A process slot. `keep` gives the descriptors that its process may have, `inputs` those of them that are readable
-    when work waits for it while it rests, unless it cannot do any (`can_work`).
+    when work waits for it while it rests, unless it cannot do any (`can_work`); `unread` those that it may only write.
 
     `prepare` maps the shared memory that it may have, in the process itself, and returns what the process then does.
     """
@@ -47,6 +47,7 @@ class Child:
     prepare: Callable[[Child], Main]
     inputs: Callable[[], set[int]] = set
     can_work: Callable[[], bool] = lambda: True
+    unread: Callable[[], set[int]] = set
     life: Life = field(default_factory=Life)
     process: ForkProcess | None = None
     pidfd: int = -1
@@ -221,7 +222,7 @@ def _give_up(child: Child, user: tuple[int, int], parent_pid: int) -> Main:
     main = privileges.shed(child.name, kept, partial(child.prepare, child), child.log.stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable(2)  # a number: of sys.stderr nobody knows where it writes
-    _give_up_rights(child.kind, user, parent_pid)
+    _give_up_rights(child.kind, user, parent_pid, child.unread())
     return main
 
 
@@ -229,7 +230,7 @@ def _kept(child: Child) -> set[int]:
     return child.keep() | {child.log.far.fileno()}
 
 
-def _give_up_rights(kind: str, user: tuple[int, int], parent_pid: int) -> None:
+def _give_up_rights(kind: str, user: tuple[int, int], parent_pid: int, unread: Collection[int] = ()) -> None:
     """Become `user`, with nothing left but what a process of `kind` needs. Raises OSError."""
     if kind in _HOT:
         # One that wakes up does not push another off its core: bursts grow under load, nothing waits when idle.
@@ -237,7 +238,7 @@ def _give_up_rights(kind: str, user: tuple[int, int], parent_pid: int) -> None:
     # keyd is given those of peerings that come later, of which the supervisor has as many.
     privileges.limit(_BYTES_MORE_MAX, None if kind == "keyd" else _DESCRIPTORS_MORE_MAX)
     privileges.drop(*user, parent_pid)
-    sandbox.enter(kind)
+    sandbox.enter(kind, unread)
 
 
 def _ending(code: int | None) -> str:

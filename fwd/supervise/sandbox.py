@@ -15,6 +15,7 @@ import os
 import platform
 import struct
 import sys
+from collections.abc import Collection
 from importlib.machinery import BuiltinImporter, FrozenImporter
 from typing import Final
 
@@ -50,6 +51,7 @@ _COMMON: Final = (
     "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "restart_syscall", "getsockname", "getpeername",
     "tgkill", "sysinfo", "exit", "exit_group",
 )  # fmt: skip
+_READING: Final = ("read", "readv", "pread64")  # of any descriptor, the first argument; others are of sockets
 _EPOLL: Final = ("epoll_wait", "epoll_pwait", "epoll_create1", "epoll_ctl")
 ALLOWED: Final = {
     # By recvmsg it is given the rings of members that come.
@@ -102,14 +104,17 @@ def missing(machine: str | None = None) -> list[str]:
     return found
 
 
-def enter(kind: str) -> None:
-    """Take everything away that a process of `kind` does not need, for good. No new privileges are set already."""
+def enter(kind: str, unread: Collection[int] = ()) -> None:
+    """Take everything away that a process of `kind` does not need, for good. No new privileges are set already.
+
+    `unread`: descriptors that it may write and not read; a child cannot give them other numbers.
+    """
     sys.meta_path[:] = [BuiltinImporter, FrozenImporter]  # an import that was forgotten raises, and ends nothing
     _restrict_files()
     machine = platform.machine()
     if machine not in _MACHINES or not _has_filters():
         return
-    code = b"".join(struct.pack("=HBBI", *step) for step in program(kind, os.getpid(), machine))
+    code = b"".join(struct.pack("=HBBI", *step) for step in program(kind, os.getpid(), machine, unread))
     memory = ctypes.create_string_buffer(code, len(code))
     fprog = struct.pack("@HP", len(code) // 8, ctypes.addressof(memory))
     if _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, fprog, 0, 0) != 0:
@@ -121,7 +126,7 @@ def read_only() -> None:
     _restrict_files(_READS, _BIND)
 
 
-def program(kind: str, pid: int, machine: str) -> list[Step]:
+def program(kind: str, pid: int, machine: str, unread: Collection[int] = ()) -> list[Step]:
     """The filter of a process, the most frequent calls first."""
     arch, column = _MACHINES[machine]
     checks: dict[str, tuple[Check, ...]] = {
@@ -143,6 +148,8 @@ def program(kind: str, pid: int, machine: str) -> list[Step]:
         number = _NUMBERS[name][column]
         if number is not None:
             body = [step for check in checks.get(name, ()) for step in _block(*check)] + [(_RET, 0, 0, _ALLOW)]
+            if name in _READING and unread:
+                body = _bar(0, unread) + body
             steps += [(_JEQ, 0, len(body), number), *body]
     return [*steps, (_RET, 0, 0, _KILL_PROCESS)]
 
@@ -151,6 +158,13 @@ def _block(argument: int, mask: int, values: tuple[int, ...]) -> list[Step]:
     """End the process unless an argument, masked, is one of `values`. Those looked at are ints: the low word is all."""
     looks = [(_JEQ, len(values) - i, 0, value) for i, value in enumerate(values)]
     return [(_LD, 0, 0, _AT_ARGUMENTS + 8 * argument), (_AND, 0, 0, mask), *looks, (_RET, 0, 0, _KILL_PROCESS)]
+
+
+def _bar(argument: int, values: Collection[int]) -> list[Step]:
+    """End the process if an argument is one of `values`."""
+    last = len(values) - 1
+    looks = [(_JEQ, last - i, int(i == last), value) for i, value in enumerate(values)]  # the last one: over the end
+    return [(_LD, 0, 0, _AT_ARGUMENTS + 8 * argument), *looks, (_RET, 0, 0, _KILL_PROCESS)]
 
 
 def _has_filters() -> bool:

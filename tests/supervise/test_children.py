@@ -6,18 +6,21 @@ import errno
 import os
 import select
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import SimpleNamespace
+from typing import Any, cast
 
 import psutil
 import pytest
 
-from fwd.datapath.shared import GatewayShared, ProcessState
+from fwd.datapath.shared import GatewayShared, PeeringShared, ProcessState
 from fwd.proto.errors import UserError
 from fwd.supervise import children, policy, privileges, vitals
 from fwd.supervise.children import Child
+from fwd.supervise.tree import Tree
 
 NOBODY = (65534, 65534)
 Make = Callable[[Callable[[Child], int | None]], Child]
@@ -200,3 +203,33 @@ def test_who_has_kept_a_privilege_goes_no_further(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(privileges, "_libc", SimpleNamespace(prctl=prctl, capset=real.capset))
     with pytest.raises(UserError, match="privileges are not given up: NoNewPrivs is 0;"):
         privileges.rehearse(*NOBODY, lambda: privileges.drop(*NOBODY, parent))
+
+
+def test_a_member_that_reads_the_tun_device_is_ended(make: Make) -> None:
+    """It has it to write: what is read there is for all members, in the clear. Here a socket stands for it."""
+    near, far = socket.socketpair()
+    parts = SimpleNamespace(
+        tun=SimpleNamespace(fd=near.fileno()),
+        shared=PeeringShared(1),
+        peering=SimpleNamespace(name="p"),
+        member_inputs=set,
+    )
+    unread = Tree._member(cast(Any, None), cast(Any, parts), 0).unread
+
+    def read(child: Child) -> int:
+        near.send(b"written")
+        os.read(near.fileno(), 9)
+        return 0
+
+    child = make(read)
+    child.keep = lambda: {near.fileno()}
+    child.unread = unread
+    with near, far:
+        far.send(b"of another member")
+        start(child)
+        select.select([child.pidfd], [], [], 30.0)
+        assert child.process is not None
+        child.process.join()
+        assert child.process.exitcode == -signal.SIGSYS
+        assert far.recv(9) == b"written"
+        end(child)

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -32,7 +32,7 @@ _SYS_PIDFD_OPEN, _SYS_CLONE3, _SYS_IO_URING_SETUP = 434, 435, 425
 pytestmark = pytest.mark.skipif(bool(sandbox.missing()), reason="; ".join(sandbox.missing()))
 
 
-def ending(kind: str, act: Callable[[], object]) -> int:
+def ending(kind: str, act: Callable[[], object], unread: Collection[int] = ()) -> int:
     """How a process of a kind ends that does `act`: an exit status, or minus a signal."""
     pid = os.fork()
     if pid == 0:
@@ -41,7 +41,7 @@ def ending(kind: str, act: Callable[[], object]) -> int:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 2)
             _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-            sandbox.enter(kind)
+            sandbox.enter(kind, unread)
             act()
             status = 0
         finally:
@@ -93,6 +93,23 @@ FORBIDDEN: dict[str, Callable[[], object]] = {
 @pytest.mark.parametrize("act", FORBIDDEN.values(), ids=FORBIDDEN.keys())
 def test_what_no_kind_does_ends_it(kind: str, act: Callable[[], object]) -> None:
     assert ending(kind, act) == -signal.SIGSYS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("others", [(), (900,), (900, 901)])
+def test_of_what_a_process_may_only_write_nothing_is_read(kind: str, others: tuple[int, ...]) -> None:
+    """The TUN device of a member, which all members' packets come out of."""
+    near, far = socket.socketpair()
+    with near, far:
+        far.send(b"of another member")
+        for unread in ((near.fileno(), *others), (*others, near.fileno())):
+            assert ending(kind, lambda: os.read(near.fileno(), 9), unread) == -signal.SIGSYS
+            assert ending(kind, lambda: os.write(near.fileno(), b"x"), unread) == 0
+            assert ending(kind, lambda: os.readv(near.fileno(), [bytearray(9)]), unread) == -signal.SIGSYS
+            assert ending(kind, lambda: os.pread(near.fileno(), 9, 0), unread) == -signal.SIGSYS
+            assert ending(kind, lambda: _libc.dup(near.fileno()), unread) == -signal.SIGSYS
+            assert ending(kind, lambda: _libc.dup2(near.fileno(), 0), unread) == -signal.SIGSYS
+        assert ending(kind, lambda: os.read(near.fileno(), 2), others) == 0
 
 
 def test_code_cannot_be_made_of_data() -> None:
