@@ -40,7 +40,7 @@ LAYERS = {
 PURE = {
     "__future__", "bisect", "collections", "contextlib", "dataclasses", "datetime", "enum", "functools", "ipaddress",
     "itertools", "math", "hashlib", "hmac", "heapq", "operator", "re", "string", "struct", "types", "typing",
-    "unicodedata",
+    "unicodedata", "weakref",
 }  # fmt: skip
 PURE_PACKAGES = {"cryptography", "numpy", "xxhash"}
 
