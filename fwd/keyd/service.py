@@ -209,6 +209,10 @@ class Service:
             if guard.name == name:
                 told = event("ike.command", command=command, peering=name)
                 log.info("%s: a user asks to %s", name, command, extra=told)
+
+                # After a fault it would begin a while later: members are told now.
+                guard.retry(now)
+                guard.begin(now)
                 guard.use(partial(COMMANDS[command], now=now), now, None)
 
     def _listen(self, sock: socket.socket, act: Callable[[float], None]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from test_pairs import Side
+from test_pairs import PlayedMember, Side
 
 import fwd
 from fwd.datapath.clock import boot_s
@@ -34,6 +34,7 @@ from fwd.proto.ike.causes import Failure
 from fwd.proto.ike.limits import TIME_S, TIME_SHARE
 from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import Exchange, Flag, Payload
+from fwd.proto.sa import SaSet
 from fwd.supervise.sockets import seqpacket_pair
 
 pytestmark = pytest.mark.usefixtures("soon_again")
@@ -64,6 +65,7 @@ class Gateway:
         finish: Callable[[KeydPeering], KeydPeering] = lambda parts: parts,
     ) -> None:
         self.parts, self.secrets = [], {}
+        self.members: dict[str, list[PlayedMember]] = {}
         for index, (name, (secret, keys)) in enumerate(peerings.items()):
             ids = {key: value for key, value in keys.items() if key not in ("remote_addrs", "members")}
             if number == 1 and "local_id" in ids:
@@ -79,6 +81,7 @@ class Gateway:
             peering = side.peering.model_copy(update=changes)
             self.parts.append(finish(KeydPeering(peering, {}, [m.parts for m in side.members], side.shared, 0)))
             self.secrets[name] = secret
+            self.members[name] = side.members
         ports = {parts.peering.ike.ike_port for parts in self.parts if parts.peering.ike}
         sockets = [undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in ports]
         for sock, port in zip(sockets, ports, strict=True):
@@ -343,6 +346,31 @@ def test_what_has_no_ike_sa_to_blame_begins_the_peering_anew(
     assert guard.faults == 1
     until(pair, lambda: json.loads(pair[0].shared.ike.get())["p"].get("faults") == 1)
     assert json.loads(pair[0].shared.ike.get())["p"]["failures"]["wrong_secret"] == 3, "they count on"
+
+
+def stops_in(member: PlayedMember) -> list[bool]:
+    """What keyd has told a member since: whether it is to stop."""
+    told = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            told.append(SaSet.decode(member.control.recv(65536)).stop)
+    return told
+
+
+def test_a_user_who_ends_a_peering_that_is_to_begin_anew_after_a_fault_does_not_wait_for_that(
+    meet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = meet(p=(ONE, {"ike_port": free_port()}))
+    until(pair, lambda: all(gateway.sa("p") for gateway in pair))
+    monkeypatch.setattr(barrier, "AGAIN_S", 3600.0)
+    guard = guard_of(pair[0])
+    guard._pause_s = 3600.0
+    guard.use(lambda _: 1 / 0, boot_s(), None)
+    assert guard.peering is None
+    (member,) = pair[0].members["p"]
+    stops_in(member)
+    pair[0].service.obey("p", "terminate", boot_s())
+    until(pair[:1], lambda: True in stops_in(member))
 
 
 def has_good(pair: list[Gateway]) -> bool:
