@@ -66,11 +66,14 @@ class Notice:
 
 
 def send(sock: socket.socket, notice: Notice, number: int) -> bool:
-    """Send a notice; False: there is no room for it now. Raises OSError if nobody is there any more."""
+    """Send a notice; False: there is no room for it now.
+
+    Raises OSError if nobody is there any more, and ChannelError if it is more than one message takes.
+    """
     words = {"number": number, "act": notice.act, "peering": notice.peering, "body": notice.body}
     data = json.dumps({**words, "fds": list(notice.fds), "memory": dict(notice.memory)}).encode()
-    assert len(data) <= _NOTICE_BYTES_MAX
-    assert len(notice.fds) <= DESCRIPTORS_MAX
+    if len(data) > _NOTICE_BYTES_MAX or len(notice.fds) > DESCRIPTORS_MAX:
+        raise ChannelError(f"{len(data)} octets and {len(notice.fds)} descriptors are more than one notice takes")
     rights = array.array("i", notice.fds.values())
     try:
         sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else [])

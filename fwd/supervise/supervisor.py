@@ -222,8 +222,8 @@ class Supervisor:
                 self._troubles.apart(name, parts.follow_path_mtu, now)
                 self._troubles.apart(name, parts.follow_far_offloads)
         self._troubles.apart("kernel", self._keep_kernel, now)
-        self._tell_troubles()
-        self._manager.turn(now, self._told)
+        self._troubles.apart("agent", self._tell_troubles)
+        self._troubles.apart("supervisor", self._manager.turn, now, self._told)
         for key, _ in self._selector.select(min(self._wait_s, max(0.0, self._standing.kernel.look_at - now))):
             if key.data not in (self._logs, self._standing.kernel):
                 self._troubles.apart(key.data.name if key.data else "supervisor", self._wakened, key)

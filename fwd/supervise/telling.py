@@ -87,9 +87,13 @@ class Teller:
         if not self._queue and self._version != standing.version:
             self._compare(standing.served(), standing.ike_served())
             self._version = standing.version
-        with contextlib.suppress(OSError):  # it has just died, as its pidfd tells; or it is tried again
+        try:
             while self._queue and self._send(*self._queue[0]):
                 self._queue.popleft()
+        except OSError:
+            pass  # it has just died, as its pidfd tells; or it is tried again
+        except channel.ChannelError as error:  # what it is forked with has no such limit
+            raise NotHeardError(f"peering {self._queue[0][0].peering}: {error}") from None
         if not self._queue and self._answered == self._sent:
             self._well_at = 0.0
             return True

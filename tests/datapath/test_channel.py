@@ -137,6 +137,13 @@ def test_an_answer_that_is_none_is_refused(pair: Pair, words: bytes) -> None:
         answered(pair[0], 0)
 
 
+def test_a_notice_that_is_more_than_a_message_takes_is_refused(pair: Pair) -> None:
+    with pytest.raises(ChannelError, match="more than one notice takes"):
+        send(pair[0], Notice("open", "p", {"words": "x" * (1 << 18)}), 1)
+    with open(os.devnull, "rb") as file, pytest.raises(ChannelError):
+        send(pair[0], Notice("open", "p", {}, {str(n): file.fileno() for n in range(channel.DESCRIPTORS_MAX + 1)}), 1)
+
+
 def test_only_so_many_answers_are_read_at_a_time(pair: Pair) -> None:
     count = 0
     with contextlib.suppress(BlockingIOError):

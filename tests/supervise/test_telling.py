@@ -245,6 +245,15 @@ def test_all_is_told_in_the_end_however_much_it_is(teller: Teller, standing: Any
     assert len(told(teller, standing)) == 40 * 9
 
 
+def test_who_cannot_be_told_all_at_once_is_given_up_and_forked_with_it(
+    teller: Teller, standing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "_NOTICE_BYTES_MAX", 1024)
+    standing.open("second")
+    with pytest.raises(NotHeardError, match="peering second: "):
+        teller.tell(standing)
+
+
 def test_what_a_process_could_not_do_it_is_told_anew_a_while_later(
     teller: Teller, standing: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
