@@ -247,8 +247,11 @@ class Peering(Strict):
                 if kind := _no_hosts(subnet):
                     raise ValueError(f"{name} {subnet}: {kind} addresses are not routed: name the hosts' own subnet")
         for subnet in self.remote_ts:
-            if all(one.version != subnet.version for one in self.local_ts):
-                raise ValueError(f"remote_ts {subnet}: no IPv{subnet.version} subnet in local_ts for it to talk to")
+            if not subnet.prefixlen and all(one.version != subnet.version for one in self.local_ts):
+                raise ValueError(
+                    f"remote_ts {subnet}: with no IPv{subnet.version} subnet in local_ts nothing could talk to it, "
+                    f"and all of this host's IPv{subnet.version} would be cut off"
+                )
         if overlap := first_shared({"local_ts": self.local_ts, "remote_ts": self.remote_ts}):
             (a, one), (b, other) = overlap
             raise ValueError(f"{a} {one} and {b} {other} overlap{_all_of_it(one, other)}")

