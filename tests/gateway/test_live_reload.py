@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from typing import Any
 
 import pytest
@@ -59,15 +60,29 @@ def children(peering: Json) -> set[str]:
     return {child["spi_in"] for sa in peering["ike_sas"] for child in sa["children"]}
 
 
+def settled_children(pair: Pair) -> set[str]:
+    """Those that stay: both sides ask for spares, and each may not know yet what the other asks for."""
+    seen, since = set[str](), time.monotonic()
+
+    def are_the_same() -> bool:
+        nonlocal seen, since
+        if (now := children(pair.peering("gw1"))) != seen:
+            seen, since = now, time.monotonic()
+        return len(seen) >= 6 and time.monotonic() - since > 2.0
+
+    until(are_the_same, 30.0, "spares")
+    return seen
+
+
 def ike_spi(peering: Json) -> str | None:
     return peering["ike_sas"][0]["spi_i"] if peering["ike_sas"] else None
 
 
 def test_peerings_come_change_and_go_beside_traffic(pair: Pair) -> None:
     until(lambda: pair.ping("-I", "10.1.0.10", to="10.2.0.10"), what="first ping")
-    until(lambda: len(children(pair.peering("gw1"))) >= 6, 20.0, "spares")
+    spis = settled_children(pair)
     before, held = lives(pair), descriptors(pair)
-    sa, spis = ike_spi(pair.peering("gw1")), children(pair.peering("gw1"))
+    sa = ike_spi(pair.peering("gw1"))
     with pair.probes(pair.flow_ports(2)) as got:
         for _ in range(2):
             apply(pair, ONE, second())
