@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -103,7 +104,9 @@ def write_over(pair: Pair, junk: bytes) -> None:
     """Fill all that children write, and the supervisor or the agent reads."""
     supervisor = Path(f"/proc/{pid_of(pair, 'supervisor')}/fd")
     for entry in supervisor.iterdir():
-        name = _MEMORY.fullmatch(os.readlink(entry))
+        name = None
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            name = _MEMORY.fullmatch(os.readlink(entry))
         if name and not name[1].rpartition("/")[2].startswith(("supervisor", "rows")) and name[1] != "agent":
             size = entry.stat().st_size
             with entry.open("r+b", buffering=0) as file:
