@@ -84,15 +84,20 @@ def test_three_names_of_one_number_are_refused(known: dict[str, int]) -> None:
 
 
 def test_numbers_with_a_process_are_not_free() -> None:
+    near, far = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.setresuid(60601, 60600, 60600)
+        os.write(far, b"x")
         os.read(os.pipe()[0], 1)
     try:
+        assert os.read(near, 1)
         assert 60601 in module._in_use() or os.geteuid() != 0
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
+        os.close(near)
+        os.close(far)
 
 
 @pytest.mark.parametrize(
