@@ -180,8 +180,10 @@ def _around(ip: IPRoute, peering: Peering) -> Around:
 
 def _dropping(tables: str, around: Around) -> tuple[str, ...]:
     """Chains that let nothing pass of some subnet pair."""
-    pairs = obstacles.pairs(around.peering.local_ts, around.peering.remote_ts)
-    return filters.dropping(tables, filters.ways(around.peering.tun, around.lans, pairs))
+    peering = around.peering
+    pairs = obstacles.pairs(peering.local_ts, peering.remote_ts)
+    lans = dict.fromkeys(peering.local_ts, around.lans) if len(around.lans) == 1 else {}
+    return filters.dropping(tables, filters.ways(peering.tun, lans, pairs))
 
 
 def _big(ip: IPRoute, lans: Collection[str]) -> dict[str, int]:

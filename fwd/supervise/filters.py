@@ -9,7 +9,7 @@ iptables-legacy, and chains of the types nat and route or of the family netdev.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -110,13 +110,14 @@ def judged_tables(chains: str) -> list[str]:
     return [name for name, body in found if _HOOK.search(body) and not _FWDS.match(name)]
 
 
-def ways(tun: str, lans: Iterable[str], pairs: Iterable[tuple[Network, Network]]) -> tuple[Way, ...]:
-    """Both directions of each pair of a local and a remote subnet. Without `lans` it is not known where they are."""
-    inside = sorted(lans) or [""]
+def ways(
+    tun: str, lans: Mapping[Network, Collection[str]], pairs: Iterable[tuple[Network, Network]]
+) -> tuple[Way, ...]:
+    """Both directions of each pair of subnets; `lans`: the devices that a local one is at, where they are known."""
     return tuple(
         way
         for local, remote in pairs
-        for lan in inside
+        for lan in sorted(lans.get(local, ())) or [""]
         for way in (Way(lan, tun, local, remote), Way(tun, lan, remote, local))
     )
 

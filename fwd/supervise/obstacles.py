@@ -119,10 +119,13 @@ def forwarded(wanted: Wanted, has: Has, ways: Mapping[Address, Route | None]) ->
     return found
 
 
-def lan_devices(wanted: Wanted, has: Has, ways: Mapping[Address, Route | None]) -> set[int]:
-    """Devices that the local subnets are at, as far as it is known."""
-    probes = [address for subnet in wanted.local_ts for address in _probes(subnet, has)]
-    return {way.device for one in probes if (way := ways.get(one)) and way.subnet.prefixlen and way.device > 0}
+def lan_devices(wanted: Wanted, has: Has, ways: Mapping[Address, Route | None]) -> dict[Network, set[int]]:
+    """Devices that each local subnet is at, as far as it is known."""
+    found: dict[Network, set[int]] = {}
+    for subnet in wanted.local_ts:
+        known = (way for one in _probes(subnet, has) if (way := ways.get(one)) and way.subnet.prefixlen)
+        found[subnet] = {way.device for way in known if way.device > 0}
+    return found
 
 
 def taking(

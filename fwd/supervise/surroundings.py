@@ -80,13 +80,15 @@ class Surroundings:
         # As packets of others see it: by their devices and their sources.
         packets = obstacles.forwarded(wanted, has, ways)
         through = {one: self._kernel.way_to(one.to, one.source, one.arrives) for one in packets}
-        names = {index: name for index in obstacles.lan_devices(wanted, has, ways) if (name := _name(index))}
+        lans = obstacles.lan_devices(wanted, has, ways)
+        names = {index: name for index in set().union(*lans.values()) if (name := _name(index))}
         tun = {wanted.device.index: wanted.device.name} if wanted.device else {}
         off, drops = frozenset[tuple[int, str]](), tuple[str, ...]()
         for device in tun.values():
             off = _not_forwarding(device, names.values())
             pairs = obstacles.pairs(wanted.local_ts, wanted.remote_ts)
-            drops = filters.dropping(self._tables, filters.ways(device, names.values(), pairs))
+            named = {subnet: {names[index] for index in at if index in names} for subnet, at in lans.items()}
+            drops = filters.dropping(self._tables, filters.ways(device, named, pairs))
         links = self._kernel.links(names.values())
         dead = frozenset(index for index, name in names.items() if (link := links[name]) and not link.carrier)
         return Around(ways, through, names | tun, dead, off, drops), _outside(wanted, has, ways, outside)

@@ -24,6 +24,7 @@ DOCKER = (
 )
 USER = "\n\tchain DOCKER-USER {{\n\t\t{}\n\t}}\n\n\tchain DOCKER {{\n\t\tip daddr 172.17.0.2 accept\n\t}}\n"
 LOCAL, REMOTE, REMOTE6 = ip_network("10.1.0.0/24"), ip_network("10.2.0.0/24"), ip_network("fd00:2::/64")
+LOCAL6, OTHER = ip_network("fd00:1::/64"), ip_network("10.9.0.0/24")
 PAIRS = [(LOCAL, REMOTE)]
 ACCEPTS = HOOK.replace("drop", "accept")
 FIREWALLD = (
@@ -88,27 +89,38 @@ CASES = [
 @pytest.mark.parametrize(("what", "listing", "drops"), CASES, ids=[row[0] for row in CASES])
 def test_what_is_dropped(what: str, listing: str, drops: bool) -> None:
     name = listing.split(" {")[0].removeprefix("table ")
-    assert filters.dropping(listing, filters.ways("fwd0", ["lan"], PAIRS)) == ((f"{name} FORWARD",) if drops else ())
+    assert filters.dropping(listing, filters.ways("fwd0", {LOCAL: ["lan"]}, PAIRS)) == (
+        (f"{name} FORWARD",) if drops else ()
+    )
 
 
 def test_where_the_lan_is_need_not_be_known() -> None:
-    ways = filters.ways("fwd0", (), PAIRS)
+    ways = filters.ways("fwd0", {}, PAIRS)
     assert filters.dropping(table('iifname "fwd0" accept'), ways) == ("ip filter FORWARD",)
     assert not filters.dropping(table('iifname "fwd0" accept', 'iifname "eth1" accept'), ways)
     assert not filters.dropping(table('iifname "lan" drop', hook=ACCEPTS), ways)
 
 
 def test_each_device_of_the_lan_and_each_pair_of_subnets_must_pass() -> None:
-    both = [(LOCAL, REMOTE), (ip_network("fd00:1::/64"), REMOTE6)]
+    both = [(LOCAL, REMOTE), (LOCAL6, REMOTE6)]
     one_lan = table('iifname "lan" accept', 'iifname "fwd0" accept', name="inet x")
-    assert not filters.dropping(one_lan, filters.ways("fwd0", ["lan"], both))
-    assert filters.dropping(one_lan, filters.ways("fwd0", ["lan", "lan2"], both))
+    at_lan = dict.fromkeys([LOCAL, LOCAL6], ("lan",))
+    assert not filters.dropping(one_lan, filters.ways("fwd0", at_lan, both))
+    assert filters.dropping(one_lan, filters.ways("fwd0", {LOCAL: ["lan"], LOCAL6: ["lan", "lan2"]}, both))
     of_v6 = table("ip6 daddr fd00:2::/64 drop", hook=ACCEPTS, name="inet x")
-    assert filters.dropping(of_v6, filters.ways("fwd0", ["lan"], both))
-    assert not filters.dropping(of_v6, filters.ways("fwd0", ["lan"], PAIRS))
+    assert filters.dropping(of_v6, filters.ways("fwd0", at_lan, both))
+    assert not filters.dropping(of_v6, filters.ways("fwd0", {LOCAL: ["lan"]}, PAIRS))
 
 
 def test_tables_that_may_drop_are_found_by_their_chains() -> None:
     names = ("inet a", "ip b", "bridge c", "inet fwd_far")
     chains = "".join(table(name=name) for name in names) + table(hook="", name="ip d")
     assert filters.judged_tables(chains) == ["inet a", "ip b"]
+
+
+def test_a_rule_against_forged_sources_at_each_device_drops_nothing_of_the_subnets_that_are_there() -> None:
+    rules = [f'iifname "{lan}" ip saddr != {subnet} drop' for lan, subnet in (("lan", LOCAL), ("lan2", OTHER))]
+    listing = table(*rules, hook=ACCEPTS)
+    pairs = [(LOCAL, REMOTE), (OTHER, REMOTE)]
+    assert not filters.dropping(listing, filters.ways("fwd0", {LOCAL: ["lan"], OTHER: ["lan2"]}, pairs))
+    assert filters.dropping(listing, filters.ways("fwd0", {LOCAL: ["lan2"], OTHER: ["lan2"]}, pairs))
