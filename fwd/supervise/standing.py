@@ -72,6 +72,8 @@ class Standing:
         self.leaving: list[str] = []  # open, and about to be closed
         self.version = 0  # goes up whenever `served` may give something else
         self.retry_at = 0.0
+
+        # What the gateway itself has open, beside its peerings.
         self.ike_sockets = sockets.IkeSockets()
         self.control: socket.socket | None = None
         self.admin: socket.socket | None = None

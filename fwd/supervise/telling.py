@@ -87,6 +87,8 @@ class Teller:
         if not self._queue and self._version != standing.version:
             self._compare(standing.served(), standing.ike_served())
             self._version = standing.version
+
+        # As much as there is room for now.
         try:
             while self._queue and self._send(*self._queue[0]):
                 self._queue.popleft()
@@ -94,6 +96,8 @@ class Teller:
             pass  # it has just died, as its pidfd tells; or it is tried again
         except channel.ChannelError as error:  # what it is forked with has no such limit
             raise NotHeardError(f"peering {self._queue[0][0].peering}: {error}") from None
+
+        # Who has not done it all for long is given up.
         if not self._queue and self._answered == self._sent:
             self._well_at = 0.0
             return True

@@ -41,6 +41,8 @@ def find_users(wanted: str | int | None) -> Users:
     else:
         names = [f"{wanted}{suffix}" for suffix in _SUFFIXES]
         found = [_named(name) for name in names]
+
+    # All must be there, fit to be given rights, and be different users.
     users: list[User] = []
     for name, user in zip(names, found, strict=True):
         if user is None:
