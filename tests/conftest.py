@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -101,6 +103,17 @@ class Belongings:
 @pytest.fixture(scope="session", autouse=True)
 def _mark_descendants() -> None:
     os.environ[_MARK] = str(os.getpid())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_namespaces_of_runs_that_were_killed() -> None:
+    """What SIGKILL ended could not clean up: a namespace of a run that is no more, in which nobody is, goes."""
+    for name in _names(Path("/run/netns"), "t") if os.geteuid() == 0 else ():
+        run = re.match(r"t(\d+)-", name)
+        if run and not Path("/proc", run[1]).exists():
+            with contextlib.suppress(subprocess.CalledProcessError):  # another worker was faster
+                if not _lines("ip", "netns", "pids", name):
+                    subprocess.run(["ip", "netns", "delete", name], check=True, capture_output=True)
 
 
 @pytest.fixture(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from portkit import free_ports
 
 from fwd.lab import flows, probe, traffic, verdict
 from fwd.lab.probe import Arrived, Sent
@@ -60,26 +61,16 @@ def test_results_survive_json() -> None:
     assert probe.read_arrived(probe.as_json(got)) == got
 
 
-def free_ports(count: int) -> list[int]:
-    socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
-    for sock in socks:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in socks]
-    for sock in socks:
-        sock.close()
-    return ports
-
-
 def test_both_ends_on_loopback() -> None:
     """Two flows at 1 kHz; strangers' datagrams and too long a wait are nobody's loss."""
-    port, *from_ports = free_ports(3)
+    port, *from_ports = free_ports(socket.SOCK_DGRAM, 3)
     stop_fd, never_fd = os.eventfd(0), os.eventfd(0)
     receiver = probe.Receiver(port, MAGIC)
     results: list[dict[int, Arrived]] = []
     thread = threading.Thread(target=lambda: results.append(receiver.run(30, stop_fd)))
     thread.start()
     try:
-        probe.send(("127.0.0.1", port), free_ports(1), b"x" * 16, 0.01, 1000, never_fd)
+        probe.send(("127.0.0.1", port), free_ports(socket.SOCK_DGRAM, 1), b"x" * 16, 0.01, 1000, never_fd)
         start_s = time.monotonic()
         sent = probe.send(("127.0.0.1", port), from_ports, MAGIC, 0.5, 1000, never_fd)
         assert 0.49 < time.monotonic() - start_s < 5

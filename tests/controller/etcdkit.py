@@ -9,16 +9,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has now."""
-    socks = [socket.socket() for _ in range(count)]
-    for sock in socks:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in socks]
-    for sock in socks:
-        sock.close()
-    return ports
+from portkit import free_ports
 
 
 class Etcd:
@@ -27,7 +18,7 @@ class Etcd:
     def __init__(self, directory: Path, members: int = 1) -> None:
         program = shutil.which("etcd")
         assert program, "etcd is missing: apt-get install etcd-server"
-        ports = free_ports(2 * members)
+        ports = free_ports(socket.SOCK_STREAM, 2 * members)
         peers = ",".join(f"m{n}=http://127.0.0.1:{ports[2 * n + 1]}" for n in range(members))
         self.endpoints = [f"http://127.0.0.1:{ports[2 * n]}" for n in range(members)]
         self.processes = []
