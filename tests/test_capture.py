@@ -256,6 +256,24 @@ def test_on_a_bridge_it_sees_what_passes_through_once_and_not_what_its_host_send
     assert result["plaintext_packets"] == 1  # the answer to the ping
 
 
+STOPPED = """
+import os, socket
+from fwd.lab import capture
+capture._BATCH_FRAMES_MAX = 10
+with capture.open_socket("lo") as sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
+    there.bind(("127.0.0.1", 0))
+    for _ in range(35):
+        there.sendto(b"in the clear", there.getsockname())
+    result = capture.run(sock, capture.Recorder(["192.0.2.1"], [4500]), 30, os.eventfd(1))
+print(result["plaintext_packets"])
+"""
+
+
+@pytest.mark.netns
+def test_whatever_waits_when_it_is_stopped_is_counted(lab: Callable[..., Topology]) -> None:
+    assert lab().run("gw1", [sys.executable, "-c", STOPPED]).stdout == "70\n"  # sent, and received
+
+
 @contextlib.contextmanager
 def capturing(topology: Topology, directory: Path, *options: str) -> Iterator[dict[str, Any]]:
     """A capture on gw1, and somebody at 192.0.2.2 who takes what SENDER sends; the result is there afterwards."""

@@ -173,6 +173,7 @@ def test_the_verdict_names_each_fault() -> None:
         ({"respawn_gap_ms": 1000.0}, "respawn_gap_ms"),
         ({"tcp_resets": 1}, "tcp_resets"),
         ({"plaintext_packets_on_wire": 1}, "plaintext"),
-        ({"repeated_nonces": 1}, "nonces"),
+        ({"repeated_nonces": 1}, "repeated_nonces"),
+        ({"capture_drops": 1}, "nobody knows what those frames were"),
     ):
         assert [word in fault for fault in verdict.failures(fine | change)] == [True]

@@ -70,6 +70,8 @@ def summary(
 def failures(result: Mapping[str, Any]) -> list[str]:
     """What keeps the demo from having succeeded, a line each; empty if it has."""
     found = [f"{name} is {result[name]}, must be 0" for name in EVIL if result[name] != 0]
+    if unseen := result["capture_drops"]:
+        found.append(f"capture_drops is {unseen}: nobody knows what those frames were, and which nonces they had")
     idle = [str(i) for i, packets in enumerate(result["member_packets"]) if not packets]
     if idle:
         found.append(f"no ESP packet on the wire from or to member {', '.join(idle)}")

@@ -182,6 +182,8 @@ class Bed:
         figures |= {name: seen[name] for name in ("esp_packets", "plaintext_packets", "repeated_nonces")}
         if seen["plaintext_packets"] or seen["repeated_nonces"]:
             raise Failed(f"on the wire: {figures}; {' '.join(seen['plaintext_examples'])}")
+        if seen["capture_drops"]:
+            raise Failed(f"the capture missed {seen['capture_drops']} frames: nobody knows what they were")
         if not seen["esp_packets"]:
             raise Failed("no ESP packet on the wire")
 
