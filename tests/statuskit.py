@@ -15,6 +15,7 @@ from fwd.model.example import EXAMPLE
 from fwd.proto.ip import CSUM, TSO4
 
 NOW_NS = 100_000_000_000
+NEVER_OLD_NS = 10**18
 
 
 @contextmanager
@@ -25,6 +26,7 @@ def ready_view() -> Iterator[GatewayView]:
     for i, words in enumerate((gateway.keyd, gateway.agent, shared.demux, *(m.process for m in shared.members))):
         words.put(ProcessState.RUNNING, 1000 + i, 0, NOW_NS, 1)
         words.heartbeat[0] = NOW_NS - 50_000_000
+    gateway.turned[0] = NOW_NS - 50_000_000
     for i, member in enumerate(shared.members):
         member.link[LinkWord.SPI_OUT] = 0x1000 + i
     shared.owners[:] = 0
@@ -40,3 +42,12 @@ def ready_view() -> Iterator[GatewayView]:
     finally:
         for ring in rings:
             ring.close()
+
+
+def turn_for_ever(view: GatewayView) -> None:
+    """Let no process's words grow old, however long the test takes."""
+    view.shared.turned[0] = NEVER_OLD_NS
+    peering = view.peerings[0].shared
+    for words in (view.shared.keyd, peering.demux, *(member.process for member in peering.members)):
+        row = words.get()
+        words.put(row.state, row.pid, row.restarts, NEVER_OLD_NS, row.incarnation)

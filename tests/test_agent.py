@@ -23,17 +23,17 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
-from statuskit import NOW_NS, ready_view
+from statuskit import NOW_NS, ready_view, turn_for_ever
 
 from fwd.agent import http, render, service
 from fwd.agent.client import query
 from fwd.agent.metrics import StatusCollector
-from fwd.agent.readiness import LOOK_S, Watch
+from fwd.agent.readiness import LOOK_S, STALE_S, SUPERVISOR_STALE_S, Watch
 from fwd.agent.status import collect, status_of
 from fwd.agent.view import GatewayView, TunLink
 from fwd.datapath.counters import DemuxCounter, MemberCounter
 from fwd.datapath.ring import RECORDS, Ring
-from fwd.datapath.shared import LinkWord, ProcessState
+from fwd.datapath.shared import LinkWord, ProcessState, ProcessWords
 from fwd.lab.testbed import observe
 from fwd.model.reasons import Code, Reason
 from fwd.model.status import Gateway, Status
@@ -112,6 +112,41 @@ def test_not_ready_says_why(view: GatewayView, break_it: Callable[[GatewayView],
     (told,) = status["reasons"]
     assert told["code"] == ("no_child_sa" if "no SA" in why else "process")
     assert told["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("process", "line"),
+    [
+        (lambda v: v.shared.keyd, "keyd is hung"),
+        (lambda v: v.peerings[0].shared.demux, "vpc2: demux is hung"),
+        (lambda v: v.peerings[0].shared.members[1].process, "vpc2: member 1 is hung"),
+    ],
+)
+def test_a_process_that_does_not_turn_is_not_believed_to_run(
+    view: GatewayView, process: Callable[[GatewayView], ProcessWords], line: str
+) -> None:
+    """Whoever's words are shown has turned lately, rests, or has just begun."""
+    words = process(view)
+    words.put(ProcessState.RUNNING, 1, 0, NOW_NS - 10**10, 1)
+    for beat_ns in (NOW_NS - int(STALE_S * 0.9e9), NOW_NS + 4 * 10**9):
+        words.heartbeat[0] = beat_ns
+        assert collect(view, NOW_NS)["ready"]
+    for beat_ns in (NOW_NS - int(STALE_S * 1.1e9), 0, NOW_NS + 10**12):
+        words.heartbeat[0] = beat_ns
+        assert collect(view, NOW_NS)["not_ready"] == [line]
+    words.put(ProcessState.RUNNING, 1, 0, NOW_NS - 10**8, 2)
+    assert collect(view, NOW_NS)["ready"]
+
+
+def test_a_supervisor_that_does_not_go_on_makes_the_gateway_not_ready(view: GatewayView) -> None:
+    """All that it told still stands there, and nobody watches the others."""
+    view.shared.turned[0] = NOW_NS - int(SUPERVISOR_STALE_S * 0.9e9)
+    assert collect(view, NOW_NS)["ready"]
+    view.shared.turned[0] = NOW_NS - 9 * 10**9
+    status = collect(view, NOW_NS)
+    assert status["not_ready"] == ["the supervisor, pid 999, has not gone on for 9 s: what is shown may be old"]
+    assert status["reasons"][0]["code"] == "supervisor"
+    assert "/proc/999/status" in status["reasons"][0]["remedy"]
 
 
 def test_what_the_supervisor_finds_is_a_reason_too(view: GatewayView) -> None:
@@ -336,8 +371,8 @@ def test_a_change_of_readiness_is_one_line_of_the_log(view: GatewayView, caplog:
     assert looked() == []
     member.put(ProcessState.FAILED, 0, 9, 0, 9)
     assert len(looked()) == 1
-    keyd.put(ProcessState.RUNNING, 1, 9, 0, 9)
-    member.put(ProcessState.RUNNING, 1, 9, 0, 9)
+    keyd.put(ProcessState.RUNNING, 1, 9, NOW_NS, 9)
+    member.put(ProcessState.RUNNING, 1, 9, NOW_NS, 9)
     assert looked() == ["the gateway is ready"]
 
 
@@ -384,6 +419,7 @@ class Running:
 
 @pytest.fixture
 def running(view: GatewayView, tmp_path: Path) -> Iterator[Running]:
+    turn_for_ever(view)
     control, metrics = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_INET)
     control.bind(str(tmp_path / "c.sock"))
     metrics.bind(("127.0.0.1", 0))

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from fwd.agent.beacon import STALE_S, Beacon, answer_of, obstructed
+from fwd.agent.beacon import Beacon, answer_of, obstructed
+from fwd.agent.readiness import STALE_S, SUPERVISOR_STALE_S
 from fwd.agent.view import GatewayView, PeeringView
 from fwd.datapath import ring
 from fwd.datapath.counters import BeaconCounter
@@ -42,6 +43,7 @@ class Site:
         for words in (self.peering.demux, *(member.process for member in self.peering.members)):
             words.put(ProcessState.RUNNING, 2, 0, time.monotonic_ns(), 1)
             words.heartbeat[0] = time.monotonic_ns()
+        self.gateway.beat()
         for member in self.peering.members:
             member.link[LinkWord.SPI_OUT] = 256
 
@@ -114,6 +116,15 @@ def test_what_keeps_no_packet_does_not_keep_the_routers_away(site: Site) -> None
 def test_processes_that_hang_carry_nothing_whatever_their_words_say(site: Site) -> None:
     assert site.said(later_s=STALE_S - 0.5) == PASSES
     assert site.said(later_s=STALE_S + 0.5) == Said(passes=False)
+
+
+def test_a_supervisor_that_does_not_go_on_keeps_the_routers_away(site: Site) -> None:
+    """Nobody would see what befalls the others, and what it told last may be old."""
+    processes = (site.peering.demux, *(member.process for member in site.peering.members))
+    for later_s, passes in ((SUPERVISOR_STALE_S - 0.5, True), (SUPERVISOR_STALE_S + 0.5, False)):
+        for words in processes:
+            words.heartbeat[0] = time.monotonic_ns() + int(later_s * 1e9)
+        assert site.said(later_s) == Said(passes=passes)
 
 
 def test_the_loss_is_that_of_the_members_that_carry(site: Site) -> None:

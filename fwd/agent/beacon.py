@@ -16,15 +16,14 @@ from dataclasses import replace
 from typing import Final, NoReturn
 
 from fwd.agent.changes import Changes
-from fwd.agent.readiness import carries
+from fwd.agent.readiness import carries, supervisor_silent_s, turns
 from fwd.agent.view import GatewayView, PeeringView
 from fwd.datapath.counters import BeaconCounter
 from fwd.datapath.ring import SEGMENTS
-from fwd.datapath.shared import REST_S, ProcessState, ProcessWords
+from fwd.datapath.shared import REST_S
 from fwd.model.reasons import Code
 from fwd.proto.probe import REQUEST_BYTES, Answer, Said, decode_request, encode_answer, peering_id
 
-STALE_S: Final = 3.0  # a loop that has not turned for so long carries nothing, whatever its words say
 _PROBES_MAX: Final = 64  # in a turn
 # Of what the supervisor finds in the kernel: that by which no packet of a peering passes.
 _NOTHING_PASSES: Final = frozenset(
@@ -104,21 +103,18 @@ def obstructed(news: bytes) -> frozenset[str]:
 
 
 def answer_of(view: GatewayView, obstructed: Set[str], now: float) -> Answer:
-    """Return what is to be said, but for the nonce."""
+    """Return what is to be said, but for the nonce. Of a supervisor that does not go on nothing is believed."""
+    if supervisor_silent_s(view, now):
+        obstructed = {one.config.name for one in view.peerings}
     said = {peering_id(one.config.name): _said_of(one, obstructed, now) for one in view.peerings}
     load = max((_load(one) for one in view.peerings), default=0.0)
     return Answer(b"", said, bool(view.shared.drains[0]), load)
 
 
 def _said_of(one: PeeringView, obstructed: Set[str], now: float) -> Said:
-    carrying = [member for member in one.shared.members if carries(member) and _turns(member.process, now)]
-    passes = bool(carrying) and _turns(one.shared.demux, now) and one.config.name not in obstructed
+    carrying = [member for member in one.shared.members if carries(member, now)]
+    passes = bool(carrying) and turns(one.shared.demux, now) and one.config.name not in obstructed
     return Said(passes, sum(member.loss for member in carrying) / len(carrying) if carrying else 0.0)
-
-
-def _turns(process: ProcessWords, now: float) -> bool:
-    """Whether a process runs, and has turned lately or rests."""
-    return process.state is ProcessState.RUNNING and process.beat_at(0.0) >= now - STALE_S
 
 
 def _load(one: PeeringView) -> float:

@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 
 from fwd.agent import ike
 from fwd.agent.view import GatewayView, PeeringView
-from fwd.datapath.shared import LinkWord, MemberShared, ProcessState
+from fwd.datapath.shared import REST_S, LinkWord, MemberShared, ProcessState, ProcessWords
 from fwd.model.pairing import Far, far_of
 from fwd.model.readiness import Carried, MemberFacts, PeeringFacts, peering_reasons, process_reasons
 from fwd.model.reasons import Code, Reason, from_json
@@ -21,6 +21,9 @@ from fwd.model.status import State
 from fwd.proto.logged import event
 
 LOOK_S: Final = 3.0
+STALE_S: Final = 3.0  # a loop that has not turned for so long carries nothing, whatever its words say
+SUPERVISOR_STALE_S: Final = 5.0  # it may be busy with a change; what it told before is old then
+HUNG: Final = "hung"
 STATES: Final[Mapping[ProcessState, State]] = {ProcessState[state.upper()]: state for state in get_args(State)}
 _TOLD_MAX: Final = 8  # reasons in one line of the log
 log = logging.getLogger(__name__)
@@ -37,21 +40,45 @@ def told_of(view: GatewayView) -> dict[str, ike.Told]:
     return ike.read(view.shared.ike.get(), [p.config.name for p in view.peerings if p.config.ike])
 
 
-def reasons(view: GatewayView, news: Mapping[str, Any], told: Mapping[str, ike.Brief]) -> list[Reason]:
-    """Return why the gateway is not ready, of what the supervisor (`news`) and keyd tell, and of shared memory."""
-    return list(_reasons(view, news, told))
+def turns(process: ProcessWords, now: float) -> bool:
+    """Whether a process runs, and has turned lately or rests; one that has just begun need not have turned yet."""
+    row = process.get()
+    beat_at = row.heartbeat_ns / 1e9
+    turned_at = max(beat_at if beat_at <= now + REST_S else 0.0, row.started_ns / 1e9)
+    return row.state is ProcessState.RUNNING and turned_at >= now - STALE_S
 
 
-def _reasons(view: GatewayView, news: Mapping[str, Any], told: Mapping[str, ike.Brief]) -> Iterator[Reason]:
-    yield from process_reasons("keyd", STATES[view.shared.keyd.state])
+def supervisor_silent_s(view: GatewayView, now: float) -> float:
+    """For how long the supervisor has not gone on; 0: it goes on."""
+    silent_s: float = now - view.shared.turned[0] / 1e9
+    return silent_s if silent_s >= SUPERVISOR_STALE_S else 0.0
+
+
+def reasons(view: GatewayView, news: Mapping[str, Any], told: Mapping[str, ike.Brief], now: float) -> list[Reason]:
+    """Return why the gateway is not ready, of what the supervisor (`news`) and keyd tell, and of shared memory.
+
+    Who does not turn says nothing any more: its last words are not believed.
+    """
+    return list(_reasons(view, news, told, now))
+
+
+def _reasons(view: GatewayView, news: Mapping[str, Any], told: Mapping[str, ike.Brief], now: float) -> Iterator[Reason]:
+    if silent_s := supervisor_silent_s(view, now):
+        yield Reason.of(Code.SUPERVISOR, pid=view.pid, silent_s=round(silent_s))
+    yield from process_reasons("keyd", _state(view.shared.keyd, now))
     for name, why in news.get("waiting", {}).items():
         yield Reason.of(Code.NOT_SET_UP, name, why=why)
     yield from (from_json(one) for one in news.get("reasons", ()))
     for peering in view.peerings:
-        yield from peering_reasons(_facts(peering, told.get(peering.config.name, ike.Brief())))
+        yield from peering_reasons(_facts(peering, told.get(peering.config.name, ike.Brief()), now))
 
 
-def _facts(view: PeeringView, told: ike.Brief) -> PeeringFacts:
+def _state(process: ProcessWords, now: float) -> str:
+    state = STATES[process.state]
+    return HUNG if state == "running" and not turns(process, now) else state
+
+
+def _facts(view: PeeringView, told: ike.Brief, now: float) -> PeeringFacts:
     config = view.config
     ports = f"{config.ports[0]}" if len(config.ports) == 1 else f"{config.ports[0]} to {config.ports[-1]}"
     held = {i: Carried(tuple(n.local), tuple(n.remote), tuple(n.not_wholly)) for i, n in told.narrower.items()}
@@ -60,9 +87,10 @@ def _facts(view: PeeringView, told: ike.Brief) -> PeeringFacts:
         name=config.name,
         remote=config.where,
         ports=ports,
-        demux=STATES[view.shared.demux.state],
+        demux=_state(view.shared.demux, now),
         members=[
-            _member(member, far_of(i, config.fars)) for i, member in enumerate(view.shared.members[: config.members])
+            _member(member, far_of(i, config.fars), now)
+            for i, member in enumerate(view.shared.members[: config.members])
         ],
         refused=frozenset(told.refused),
         narrower=held,
@@ -71,15 +99,14 @@ def _facts(view: PeeringView, told: ike.Brief) -> PeeringFacts:
     )
 
 
-def _member(member: MemberShared, far: Far) -> MemberFacts:
-    state, sends = STATES[member.process.state], bool(member.link[LinkWord.SPI_OUT])
+def _member(member: MemberShared, far: Far, now: float) -> MemberFacts:
+    state, sends = _state(member.process, now), bool(member.link[LinkWord.SPI_OUT])
     return MemberFacts(state, sends, member.path_down, far.number)
 
 
-def carries(member: MemberShared) -> bool:
-    """Whether a member runs, can send, and its path is up."""
-    running = member.process.state is ProcessState.RUNNING
-    return running and bool(member.link[LinkWord.SPI_OUT]) and not member.path_down
+def carries(member: MemberShared, now: float) -> bool:
+    """Whether a member turns, can send, and its path is up."""
+    return turns(member.process, now) and bool(member.link[LinkWord.SPI_OUT]) and not member.path_down
 
 
 class Watch:
@@ -97,7 +124,7 @@ class Watch:
             self._look_at = now + LOOK_S
             names = [peering.config.name for peering in self._view.peerings if peering.config.ike]
             told = ike.read_briefly(self._view.shared.ike.get(), names)
-            self.note(reasons(self._view, news_of(self._view), told))
+            self.note(reasons(self._view, news_of(self._view), told, now))
 
     def note(self, found: Sequence[Reason]) -> None:
         """Log `found` if its kinds are others than before; numbers in texts may change without a line."""

@@ -54,7 +54,7 @@ def status_of(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None
     news, told = readiness.news_of(view), readiness.told_of(view)
     if tuns is None:
         tuns = {name: TunLink(*seen) for name, seen in news.get("tuns", {}).items()}
-    reasons = readiness.reasons(view, news, told)
+    reasons = readiness.reasons(view, news, told, now_ns / 1e9)
     beacon = _beacon(view)
 
     # Why it is not ready is said once, and read from there by all.
@@ -137,7 +137,7 @@ def _peering(view: PeeringView, now_ns: int, tun: TunLink | None, told: ike.Told
             bytes=demux[DemuxCounter.BYTES],
         ),
         members=[_member(view, i, counted[i], buckets[i], now_ns) for i in range(n)],
-        far=[_far(view, far, told) for far in config.fars],
+        far=[_far(view, far, told, now_ns / 1e9) for far in config.fars],
         icmp_errors={
             "out": demux[DemuxCounter.ICMP_ERRORS],
             "in": sum(counters[MemberCounter.IN_ICMP_ERRORS] for counters in everybody),
@@ -148,10 +148,10 @@ def _peering(view: PeeringView, now_ns: int, tun: TunLink | None, told: ike.Told
     )
 
 
-def _far(view: PeeringView, far: Far, told: ike.Told) -> FarGateway:
+def _far(view: PeeringView, far: Far, told: ike.Told, now: float) -> FarGateway:
     members = far.members(len(view.shared.members))
     of_keyd = next((one for one in told.far if one.number == far.number), ike.FarTold())
-    carries = any(readiness.carries(view.shared.members[i]) for i in members)
+    carries = any(readiness.carries(view.shared.members[i], now) for i in members)
     return FarGateway(
         address=str(far.address),
         members=list(members),

@@ -402,6 +402,7 @@ class GatewayShared:
             self.log_level = rows.take(1)  # of keyd and the agent, as logging numbers it; 0: as they began
             self.drains = rows.take(1)  # 1: a user has drained the gateway
             beacon = rows.take(ProcessWords.SIZE)
+            self.turned = rows.take(1)  # time.monotonic_ns of the supervisor's last turn, or step of one
             self.troubles = Board(table[_PAGE_BYTES:])
         if own := maps.get("keyd"):
             self.keyd = ProcessWords(keyd, _Words(own).take(1))
@@ -411,6 +412,10 @@ class GatewayShared:
         if own := maps.get("beacon"):
             self.beacon = ProcessWords(beacon, _Words(own).take(1))
             self.beacon_counters = CounterBlock(own[64:].cast("Q"), len(BeaconCounter))
+
+    def beat(self) -> None:
+        """Show that the supervisor goes on. Supervisor only."""
+        self.turned[0] = time.monotonic_ns()
 
     def follow_log_level(self) -> None:
         """Take the log level that the supervisor has put in force. keyd and the agent only."""

@@ -20,6 +20,7 @@ class Code(StrEnum):
 
     DRAINING = "draining"
     PROCESS = "process"
+    SUPERVISOR = "supervisor"
     NOT_SET_UP = "not_set_up"
     TERMINATED = "terminated"
     NO_CHILD_SA = "no_child_sa"
@@ -52,9 +53,14 @@ KINDS: Final[Mapping[Code, Kind]] = {
         "`fwd undrain`, once it is to serve again",
     ),
     Code.PROCESS: Kind(
-        "a process that packets or keys need does not run",
+        "a process that packets or keys need does not run, or hangs",
         "{what} is {state}",
         "fwd starts it again by itself; if it stays so, the log says why",
+    ),
+    Code.SUPERVISOR: Kind(
+        "the supervisor does not go on: nobody watches processes, routes and guards, and what it told last may be old",
+        "the supervisor, pid {pid}, has not gone on for {silent_s} s: what is shown may be old",
+        "see `cat /proc/{pid}/status` (State T: `kill -CONT {pid}`) and /proc/{pid}/wchan, or restart fwd",
     ),
     Code.NOT_SET_UP: Kind(
         "a peering could not be set up",

@@ -375,6 +375,7 @@ class Standing:
         self.kernel.set(peering, closed=True)
 
     def _attempt(self, act: Callable[[Peering], None], peering: Peering) -> bool:
+        self.shared.beat()
         try:
             act(peering)
         except Exception as error:  # noqa: BLE001

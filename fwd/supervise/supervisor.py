@@ -129,7 +129,7 @@ class Supervisor:
         self._wait_s = policy.TICK_S
 
         # What has been told, and what is under way of a change.
-        self._troubles = Troubles()
+        self._troubles = Troubles(self._standing.shared.beat)
         self._told_troubles = b""
         self._waiting: dict[str, str] = {}  # as the agent is told
         self._has_begun = self._stopping = False

@@ -26,7 +26,9 @@ _REASON_MAX: Final = 300
 class Troubles:
     """What went wrong lately, by the name of the child or peering."""
 
-    def __init__(self) -> None:
+    def __init__(self, beat: Callable[[], None] = lambda: None) -> None:
+        """`beat` is called before each thing that is done: one of them may take its time, but not all for ever."""
+        self._beat = beat
         self.fresh = False  # since the last turn: then the loop must not turn at once
         self._seen: dict[str, tuple[float, str]] = {}
         self._logged_at = -LOG_EVERY_S
@@ -34,6 +36,7 @@ class Troubles:
     def apart(self, name: str, act: Callable[..., Any], *arguments: Any) -> bool:
         """Do `act(*arguments)` for a child or a peering; whether it went well."""
         try:
+            self._beat()
             act(*arguments)
         except Exception as error:  # noqa: BLE001
             self.note(name, error)

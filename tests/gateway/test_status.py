@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -51,6 +52,21 @@ def test_json_shows_the_first_authenticated_packets(pair: Pair) -> None:
     assert member["spi_out"] in receiver["spis_in"]
     assert receiver["peer"] is None or receiver["peer"].startswith("192.0.2.1:")
     assert sum(m["buckets"] for m in status["peerings"][0]["members"]) == 65536
+
+
+def test_a_gateway_whose_supervisor_is_frozen_is_not_ready(pair: Pair) -> None:
+    """Its last words still stand there, and so does the agent; when it goes on, all is well again."""
+    pid = pair.running["gw1"].pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        until(lambda: not pair.status("gw1")["ready"], 15.0, "it is told")
+        assert [one["code"] for one in pair.status("gw1")["reasons"]] == ["supervisor"]
+        code, text = http(pair, "/readyz")
+        assert (code, text.partition(":")[0]) == (503, "supervisor")
+        assert f"the supervisor, pid {pid}, has not gone on" in fwd_status(pair).stdout
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    pair.wait_ready("gw1")
 
 
 def test_a_live_gateways_status_is_valid(pair: Pair) -> None:
