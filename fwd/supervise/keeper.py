@@ -34,6 +34,7 @@ _ROUNDS = 3  # of looking and restoring at one time: a device that is new needs 
 _SHARE = 0.05  # of a core, which looks may use in the long run
 _AT_ONCE_S = 5.0  # of it that they may use at once
 _LONGEST_S = 30.0  # between two looks
+_SOME: Final = 4  # subnets that a line names
 
 
 def _patience() -> dict[bool, Patience[Step]]:
@@ -57,6 +58,7 @@ class _Kept:
     failed: dict[Step, str] = field(default_factory=dict)
     restored: dict[Step, float] = field(default_factory=dict)  # lately, and when
     obstacles: list[Reason] = field(default_factory=list)
+    beside: frozenset[Network] = frozenset()  # remote subnets of which it was told that others have a route, too
 
 
 class Keeper:
@@ -328,6 +330,17 @@ class Keeper:
                 log.warning("peering %s: %s: %s", one.peering, one.text, one.remedy, extra=told)
         kept.obstacles = found
 
+    def _tell_beside(self, kept: _Kept, found: frozenset[Network]) -> None:
+        """Say once of each subnet that the host has a route of its own to it."""
+        if news := sorted(map(str, found - kept.beside)):
+            kept.beside |= found
+            name, told = kept.peering.name, event("kernel.route_beside", peering=kept.peering.name, subnets=news)
+            some = ", ".join(news[:_SOME]) + (f" and {len(news) - _SOME} more" if len(news) > _SOME else "")
+            log.warning(
+                "peering %s: this host has a route of its own to %s: fwd's comes before it, and it holds again when "
+                "fwd has ended; remove it if nothing needs it", name, some, extra=told,
+            )  # fmt: skip
+
     # -- what the kernel has ----------------------------------------------------------------------------------
 
     def _wanted(self, kept: _Kept) -> Wanted:
@@ -375,6 +388,7 @@ class Keeper:
                 around, outside = self._around.of(wanted, has, kept.outside)
                 self._keep_inside(kept, outside)
                 self._tell_obstacles(kept, obstacles.obstacles(wanted, has, around), now)
+                self._tell_beside(kept, around.beside)
         self._around.end(now)
 
 

@@ -16,16 +16,20 @@ from functools import partial
 from typing import Final, NoReturn
 
 from pyroute2 import IPRoute
+from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import RTM_NEWROUTE
 
 from fwd.model.words import Address, Network
 from fwd.proto.errors import UserError
 from fwd.supervise import filters, guards
 from fwd.supervise.guards import Found
 from fwd.supervise.kernel import GEN_MODE_NONE, Device, Do, Step
-from fwd.supervise.netlink import FAMILIES, Kernel
+from fwd.supervise.netlink import FAMILIES, MAIN_TABLE, Kernel
 
 _FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route as it was set, without what was learned since
+_BEFORE_OTHERS: Final = (RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE)  # `ip route prepend`
+_FIRST: Final = 1  # metric of an IPv6 route before others; of IPv4 it is 0, and the first of these
 _MTU_MAX = 65535
 NFT_PATH: Final = "/usr/sbin:/sbin:/usr/bin:/bin"
 _LINES = re.MULTILINE | re.DOTALL
@@ -118,9 +122,7 @@ def carry_out(step: Step, device: Device, number: int) -> None:
         try:
             if step.do is Do.ROUTE:
                 assert step.subnet is not None
-                source = {} if step.source is None else {"prefsrc": str(step.source)}
-                family = FAMILIES[step.subnet.version]
-                ip.route("replace", dst=str(step.subnet), oif=device.index, family=family, proto=number, **source)
+                _set_route(ip, step.subnet, device, number, step.source)
             else:
                 for change in _changes(step.do, device):
                     ip.link("set", index=device.index, **change)
@@ -128,7 +130,38 @@ def carry_out(step: Step, device: Device, number: int) -> None:
             hint = ""
             if step.subnet and step.subnet.version == 6 and error.code == errno.EACCES:
                 hint = "; it has no IPv6: set the sysctls net.ipv6.conf.default.disable_ipv6, and of the device, to 0"
+            if step.do is Do.ROUTE and error.code == errno.EEXIST:
+                hint = f": another's of metric {_FIRST} is there"
             raise UserError(f"{step}: {error.args[-1]}{hint}") from None
+
+
+def _set_route(ip: IPRoute, subnet: Network, device: Device, number: int, source: Address | None) -> None:
+    """Route a subnet to the device, before whatever route of others there is: that stays, and holds again without fwd.
+
+    In place of ours, or of one that goes with the device anyway. Raises NetlinkError.
+    """
+    family = FAMILIES[subnet.version]
+    own: dict[str, object] = {"dst": str(subnet), "oif": device.index, "family": family, "proto": number}
+    wanted = {**own, "type": "unicast", **({} if source is None else {"prefsrc": str(source)})}
+    if subnet.version == 6:
+        wanted["priority"] = _FIRST
+    if _first_is_ours(ip, subnet, device):
+        ip.route("replace", **wanted)
+        return
+    with contextlib.suppress(NetlinkError):  # behind another's
+        ip.route("del", **own)
+    ip.route(_BEFORE_OTHERS if subnet.version == 4 else "add", **wanted)
+
+
+def _first_is_ours(ip: IPRoute, subnet: Network, device: Device) -> bool:
+    """Whether the kernel uses, for exactly this subnet, a route that we may replace."""
+    asked = {"dst": str(subnet.network_address), "family": FAMILIES[subnet.version], "flags": _FIB_MATCH}
+    try:
+        (first,) = ip.route("get", **asked)
+    except (NetlinkError, ValueError):
+        return False
+    by_device: bool = first.get_attr("RTA_OIF") == device.index
+    return first["dst_len"] == subnet.prefixlen and by_device and first.get_attr("RTA_TABLE") == MAIN_TABLE
 
 
 def _changes(do: Do, device: Device) -> list[dict[str, object]]:

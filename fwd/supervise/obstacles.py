@@ -14,6 +14,7 @@ from typing import Final
 
 from fwd.model.reasons import Code, Reason
 from fwd.model.words import Address, Network
+from fwd.supervise.guards import METRIC
 from fwd.supervise.kernel import Device, Has, Route, Wanted, holds
 
 # Addresses that nobody has (RFC 7600, RFC 6666): the way to them is the default route.
@@ -43,6 +44,7 @@ class Around:
     dead: Set[int] = frozenset()  # devices at which nobody is: no carrier
     not_forwarding: frozenset[tuple[int, str]] = frozenset()  # IP version, and the sysctl that is 0
     filters: Sequence[str] = ()  # chains that let nothing pass
+    beside: frozenset[Network] = frozenset()  # remote subnets to which others have routes, which ours come before
 
 
 def outside(
@@ -117,6 +119,13 @@ def forwarded(wanted: Wanted, has: Has, ways: Mapping[Address, Route | None]) ->
         found.append(Forwarded(here, far, min(way.devices), tun, remote))
         found.append(Forwarded(far, here, wanted.device.index, way.devices, local))
     return found
+
+
+def beside(wanted: Wanted, suspects: Iterable[Route]) -> frozenset[Network]:
+    """Return the remote subnets to which others have set routes; not their guards, and what goes with our device."""
+    device = wanted.device.index if wanted.device else 0
+    there = {one.subnet for one in suspects if one.priority != METRIC and one.device != device}
+    return frozenset(there.intersection(wanted.remote_ts))
 
 
 def lan_devices(wanted: Wanted, has: Has, ways: Mapping[Address, Route | None]) -> dict[Network, set[int]]:

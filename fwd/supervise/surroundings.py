@@ -91,7 +91,8 @@ class Surroundings:
             drops = filters.dropping(self._tables, filters.ways(device, named, pairs))
         links = self._kernel.links(names.values())
         dead = frozenset(index for index, name in names.items() if (link := links[name]) and not link.carrier)
-        return Around(ways, through, names | tun, dead, off, drops), _outside(wanted, has, ways, outside)
+        beside = obstacles.beside(wanted, self._suspects)
+        return Around(ways, through, names | tun, dead, off, drops, beside), _outside(wanted, has, ways, outside)
 
     def end(self, now: float) -> None:
         """End a look: what takes nothing is suspected no more, and the next look has its time."""

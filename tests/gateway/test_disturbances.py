@@ -33,7 +33,7 @@ GOES = [
     "ip link set fwd0 txqueuelen 3",
     "ip link del fwd0",
     "ip route del 10.2.0.0/24 dev fwd0",
-    "ip route replace 10.2.0.0/24 via 192.0.2.2",
+    "ip route replace 10.2.0.0/24 via 192.0.2.2; ip route del 10.2.0.0/24 via 192.0.2.2",
     "ip -6 route flush fd00:2::/64",
     GUARD_ROUTE,
     "nft flush ruleset",

@@ -39,7 +39,6 @@ TAKEN = {
     "its MTU": "ip link set fwd0 mtu 1400",
     "its MTU, and IPv6 with it": "ip link set fwd0 mtu 1000",
     "the routes of fwd's number": f"{NUMBER}; ip route flush $number; ip -6 route flush $number",
-    "the route leads elsewhere": "ip route replace 10.2.0.0/24 via 192.0.2.2",
     "the route has another source": "ip route replace 10.2.0.0/24 dev fwd0 src 192.0.2.1",
     "a guard's route": "ip -6 route del unreachable fd00:2::/64",
     "all of nftables": "nft flush ruleset",
@@ -58,6 +57,28 @@ def test_what_is_taken_comes_back(pair: Pair, command: str) -> None:
     until(lambda: network_of(pair.topology, "gw1") == before and pair.ready("gw1"), SECONDS, "as it was")
     until(lambda: pair.ping(), SECONDS, "carries")
     until(lambda: pair.ping(to=pair.topology.address("client2", version=6)), SECONDS, "carries IPv6")
+
+
+def test_the_hosts_own_route_to_the_far_side_stays_and_holds_again_when_fwd_has_ended(pair: Pair) -> None:
+    pair.wait_ready("gw1", seconds=SECONDS)
+    shell(pair, "ip route replace 10.2.0.0/24 via 192.0.2.2")  # in place of fwd's
+    try:
+        until(lambda: "event=kernel.route_beside" in pair.log("gw1"), SECONDS, "told")
+        pair.wait_ready("gw1", seconds=SECONDS)
+        until(lambda: pair.ping(), SECONDS, "carries")
+
+        # Not of fwd's doing alone that it is there: it also is when fwd finds it at its start.
+        for _ in range(2):
+            assert pair.stop("gw1") == 0
+            shown = pair.topology.run("gw1", ["ip", "route", "show", "10.2.0.0/24"]).stdout
+            assert "via 192.0.2.2" in shown
+            assert "fwd0" not in shown
+            pair.launch("gw1")
+            pair.wait_ready("gw1", seconds=SECONDS)
+            until(lambda: pair.ping(), SECONDS, "carries")
+        assert pair.log("gw1").count("event=kernel.route_beside") == 1
+    finally:
+        shell(pair, "ip route del 10.2.0.0/24 via 192.0.2.2", check=False)
 
 
 WAYS = [
