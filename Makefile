@@ -36,12 +36,12 @@ check: setup ## lint, types, and all tests that need no root, with few examples 
 	@$(MAKE) --no-print-directory -j 2 lint few-examples
 
 few-examples:
-	@pytest -q $(WORKERS) --hypothesis-profile check --one-place-in 8 -m "$(IN_MEMORY) and not slow" $(PYTEST_ARGS)
+	@pytest -q $(WORKERS) --hypothesis-profile check --one-place-in 16 -m "$(IN_MEMORY) and not slow" $(PYTEST_ARGS)
 
 test: lint test-memory test-netns test-alone ## lint, types, and all tests but the long ones (root)
 
 test-memory: setup ## all tests that need no root, on all cores
-	@pytest $(WORKERS) -m "$(IN_MEMORY)" $(PYTEST_ARGS)
+	@pytest $(WORKERS) --one-place-in 4 -m "$(IN_MEMORY)" $(PYTEST_ARGS)
 
 test-netns: setup ## tests with real gateways in network namespaces, side by side (root)
 	@pytest $(WAITING) -m "netns and not alone and not long and not deb" $(PYTEST_ARGS)
@@ -49,7 +49,7 @@ test-netns: setup ## tests with real gateways in network namespaces, side by sid
 test-alone: setup ## those of them that measure times or load, one at a time (root)
 	@pytest -m "netns and alone and not long and not deb" $(PYTEST_ARGS)
 
-long: ## all examples of each property; minutes of load: kills, soak; the demo on a fresh Debian (root)
+long: ## all examples of each property, all places at which something breaks; minutes of load: kills, soak; the demo on a fresh Debian (root)
 	@scripts/setup mmdebstrap=mmdebstrap systemd-nspawn=systemd-container
 	@pytest $(WORKERS) --hypothesis-profile full -m "$(IN_MEMORY)" $(PYTEST_ARGS)
 	@pytest -m long $(PYTEST_ARGS)

@@ -182,10 +182,14 @@ class World:
 
     def _exchange(self) -> None:
         for _ in range(20):
+            sent = 0
             for here, there in (self.sides, self.sides[::-1]):
                 for datagram in here.keyd.datagrams() if here.keyd is not None else []:
+                    sent += 1
                     if there.keyd is not None:
                         there.keyd.receive(datagram.data, datagram.remote, datagram.local, self.now)
+            if not sent:
+                break
 
     def _send(self) -> None:
         for here, there in (self.sides, self.sides[::-1]):

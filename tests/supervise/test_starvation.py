@@ -1,7 +1,7 @@
 """The watchdog on a machine whose cores are stolen: what merely gets no CPU is left alone, what hangs is gone at once.
 
-The supervisor's own loop and real processes, with more load of nice 0 on every core than there are cores. Two children
-are starved outright: the load is before them whenever they want to run.
+The supervisor's own loop and real processes, all on one core, with more load of nice 0 than it can carry: the other
+cores are other tests'. A child is starved outright: the load is before it whenever it wants to run.
 """
 
 from __future__ import annotations
@@ -97,14 +97,17 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
 
 @pytest.fixture
 def stolen_cores() -> Iterator[None]:
-    """Two processes a core that want all of it."""
-    load = [_fork.Process(target=burn) for _ in range(2 * (os.cpu_count() or 1))]
+    """One core for the test and all that it starts, and two processes that want all of it."""
+    all_cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(all_cores)})
+    load = [_fork.Process(target=burn) for _ in range(2)]
     for process in load:
         process.start()
     yield
     for process in load:
         process.kill()
         process.join()
+    os.sched_setaffinity(0, all_cores)
 
 
 def starve(child: Child) -> None:
