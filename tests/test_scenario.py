@@ -56,13 +56,6 @@ def test_words_choose_the_scenarios_with_them_in_their_name() -> None:
         scenario.chosen(both, "none")
 
 
-def test_until_gives_the_first_true_value_and_says_what_did_not_come() -> None:
-    values = iter([0, 7])
-    assert scenario.until(lambda: next(values), "a number") == 7
-    with pytest.raises(Failed, match="not within 0 s: a ping"):
-        scenario.until(lambda: False, "a ping", 0.0)
-
-
 def test_rows_are_written_with_what_they_are_about(tmp_path: Path) -> None:
     out = tmp_path / "new" / "rows.json"
     scenario.write(out, [{"name": "one"}], base="debian")

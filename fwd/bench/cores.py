@@ -24,6 +24,7 @@ from fwd.bench.cpu import CpuTime
 from fwd.bench.result import Figure, figure
 from fwd.bench.rig import Path, Record
 from fwd.datapath.counters import MemberCounter
+from fwd.lab.waiting import until
 from fwd.lab.world import LabError
 from fwd.proto.flow import BUCKET_MASK, flow_hash
 from fwd.proto.ip import VNET_BYTES
@@ -129,11 +130,8 @@ class Load:
 
     def carry(self, octets: int) -> None:
         """Return when so many more octets have been carried. Raises LabError if they do not move."""
-        wanted, deadline_s = self.octets() + octets, time.monotonic() + _CARRY_TIMEOUT_S
-        while self.octets() < wanted:
-            if time.monotonic() > deadline_s:
-                raise LabError(f"{octets:,} octets were not carried in {_CARRY_TIMEOUT_S:.0f} s")
-            time.sleep(_POLL_S)
+        wanted = self.octets() + octets
+        until(lambda: self.octets() >= wanted, f"{octets:,} octets carried", _CARRY_TIMEOUT_S)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ import numpy as np
 from fwd.bench.result import Plan
 from fwd.lab import flows, gateways, probe, tools, traffic
 from fwd.lab.topology import Topology
+from fwd.lab.waiting import until
 from fwd.lab.world import LabError
 
 MEMBERS: Final = 4
@@ -31,7 +32,6 @@ _FIRST_PROBE_SOURCE_PORT = 20000
 _UDP = 17
 _SETTLE_S = 1.0  # before anything is counted, and after
 _PID_TIMEOUT_S = 10.0
-_POLL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -147,16 +147,16 @@ def _kill_again_and_again(topology: Topology, client: subprocess.Popen[str], sch
 
 def _kill(topology: Topology, member: int) -> int:
     """Kill the process of a member of gw1; returns when, in ns."""
-    deadline_s = time.monotonic() + _PID_TIMEOUT_S
-    while time.monotonic() < deadline_s:
+
+    def running() -> int:
         status = gateways.status(topology, "gw1")
         row = status["peerings"][0]["members"][member] if status else None
-        if row and row["state"] == "running" and row["pid"] > 1:
-            at_ns = time.time_ns()
-            os.kill(row["pid"], signal.SIGKILL)
-            return at_ns
-        time.sleep(_POLL_S)
-    raise LabError(f"failover: member {member} of gw1 was not back within {_PID_TIMEOUT_S:.0f} s")
+        return row["pid"] if row and row["state"] == "running" and row["pid"] > 1 else 0
+
+    pid = until(running, f"failover: member {member} of gw1 is back", _PID_TIMEOUT_S)
+    at_ns = time.time_ns()
+    os.kill(pid, signal.SIGKILL)
+    return at_ns
 
 
 def _await(beat_s: float, client: subprocess.Popen[str]) -> None:

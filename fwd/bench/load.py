@@ -12,7 +12,6 @@ A measurement works on a lab whose tunnel is up, and gives a value for each of i
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from fwd.bench import loss, ping, udp
 from fwd.bench.cpu import CpuTime
 from fwd.lab import processes, tools, traffic
 from fwd.lab.topology import GATEWAYS, Topology
+from fwd.lab.waiting import until
 from fwd.lab.world import LabError
 
 STREAMS: Final = (1, 4, 16)
@@ -30,7 +30,6 @@ _LOSS_STREAMS = 4
 _LOADED_STREAMS = 16
 _LOADED_BYTES = 5_000_000
 _LOADED_TIMEOUT_S = 10.0
-_POLL_S = 0.02
 _NETNS_DIR = Path("/run/netns")
 
 
@@ -195,11 +194,8 @@ def _pinged(kind: str, pings: ping.Pings) -> Taken:
 
 def _await_load(topology: Topology) -> None:
     """Until the streams, which have just been started, are under way."""
-    start, deadline_s = _received_bytes(topology), time.monotonic() + _LOADED_TIMEOUT_S
-    while _received_bytes(topology) < start + _LOADED_BYTES:
-        if time.monotonic() > deadline_s:
-            raise LabError(f"the TCP streams did not carry {_LOADED_BYTES:,} bytes in {_LOADED_TIMEOUT_S:.0f} s")
-        time.sleep(_POLL_S)
+    wanted = _received_bytes(topology) + _LOADED_BYTES
+    until(lambda: _received_bytes(topology) >= wanted, f"{_LOADED_BYTES:,} bytes of TCP carried", _LOADED_TIMEOUT_S)
 
 
 def _received_bytes(topology: Topology) -> int:

@@ -20,6 +20,7 @@ from fwd.bench.cpu import CpuTime
 from fwd.bench.result import Plan, figure
 from fwd.lab import gateways, tools, traffic
 from fwd.lab.topology import GATEWAYS, Topology
+from fwd.lab.waiting import until
 from fwd.lab.world import LabError
 
 MEMBERS: Final = 2
@@ -27,7 +28,6 @@ STREAMS: Final = 16
 SAMPLED: Final = ("gw1 demux", "gw1 member 0", "gw2 member 0", "gw2 demux")
 _LOAD_TIMEOUT_S = 10.0
 _LOAD_BYTES = 20_000_000
-_POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -174,11 +174,10 @@ def _pids(topology: Topology) -> dict[str, int]:
 
 
 def _await_load(topology: Topology) -> None:
-    deadline_s = time.monotonic() + _LOAD_TIMEOUT_S
-    while sum(member["in"]["bytes"] for member in _peering(topology, "gw2")["members"]) < _LOAD_BYTES:
-        if time.monotonic() > deadline_s:
-            raise LabError(f"profile: the streams did not carry {_LOAD_BYTES:,} bytes in {_LOAD_TIMEOUT_S:.0f} s")
-        time.sleep(_POLL_S)
+    def loaded() -> bool:
+        return bool(sum(member["in"]["bytes"] for member in _peering(topology, "gw2")["members"]) >= _LOAD_BYTES)
+
+    until(loaded, f"profile: {_LOAD_BYTES:,} bytes of TCP carried", _LOAD_TIMEOUT_S)
 
 
 # -- the sampler --------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 from fwd.lab import tools
 from fwd.lab.topology import Topology
+from fwd.lab.waiting import Daemon, until
 from fwd.lab.world import LabError
 
 CHARON: Final = "/usr/lib/ipsec/charon"
@@ -79,7 +79,6 @@ secrets {{
 }}
 """
 _START_TIMEOUT_S = 10.0
-_POLL_S = 0.02
 _SWANCTL_TIMEOUT_S = 15.0
 
 
@@ -136,17 +135,14 @@ class Charon:
         conf.write_text(_DAEMON.format(plugins=_PLUGINS, vici=self._vici, options=lines, levels=levels))
         # swanctl reads a strongswan.conf, too, and keys and certificates below SWANCTL_DIR: not the machine's.
         self._environment = {**os.environ, "STRONGSWAN_CONF": str(conf), "SWANCTL_DIR": str(directory)}
-        argv = ["sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$@"', "sh", CHARON]
+        argv = tools.alone([CHARON])
         with self.log_path.open("wb") as output:
             self.process: subprocess.Popen[Any] = topology.popen(
                 host, argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment
             )
         stack.enter_context(tools.ended(self.process))
-        deadline_s = time.monotonic() + _START_TIMEOUT_S
-        while not self._vici.is_socket():
-            if self.process.poll() is not None or time.monotonic() > deadline_s:
-                raise LabError(f"{host}: strongSwan did not start: {self.log().strip().rpartition(chr(10))[2]}")
-            time.sleep(_POLL_S)
+        self.daemon = Daemon.of(f"{host}'s strongSwan", self.process, self.log_path)
+        until(self._vici.is_socket, "its socket", _START_TIMEOUT_S, [self.daemon])
 
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")

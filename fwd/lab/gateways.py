@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,13 +20,13 @@ from fwd.agent.client import query
 from fwd.lab import processes
 from fwd.lab.processes import Process
 from fwd.lab.topology import Topology, kernel_has_ipv6
+from fwd.lab.waiting import Daemon, until
 from fwd.lab.world import LabError
 from fwd.model import config, render
 from fwd.model.words import ConfigError
 
 READY_TIMEOUT_S = 15.0  # of a lab with two
 STOP_GRACE_S = 5.0
-_POLL_S = 0.05
 
 # What a key of the configuration may be set to: all of it is written alike in JSON and in TOML.
 Setting = str | int | float | bool | list[str]
@@ -196,23 +195,12 @@ def _spawn(topology: Topology, host: str) -> Process:
 
 
 def _wait_ready(topology: Topology, host: str, process: Process) -> None:
-    timeout_s = READY_TIMEOUT_S * len(topology.gateways) / 2
-    deadline_s = time.monotonic() + timeout_s
-    while True:
+    def ready() -> bool:
         answer = status(topology, host)
-        if answer is not None and answer["ready"]:
-            return
-        if not process.alive():
-            raise LabError(f"{host}: fwd ended before it was ready: {_last_words(topology, host)}")
-        if time.monotonic() > deadline_s:
-            words = _last_words(topology, host)
-            raise LabError(f"{host}: fwd was not ready within {timeout_s:.0f} s: {words}")
-        time.sleep(_POLL_S)
+        return answer is not None and answer["ready"]
 
-
-def _last_words(topology: Topology, host: str) -> str:
-    lines = log_path(topology, host).read_text(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it logged nothing")
+    daemon = Daemon(f"{host}'s fwd", process, log_path(topology, host))
+    until(ready, f"{host} is ready", READY_TIMEOUT_S * len(topology.gateways) / 2, [daemon])
 
 
 def _secret_path(topology: Topology, host: str) -> Path:

@@ -18,7 +18,8 @@ from typing import Final
 
 from fwd.lab import certificates, scenario, tools, traffic
 from fwd.lab.meeting import Meeting, Setting, hide, meeting
-from fwd.lab.scenario import Failed, Figures, Row, until
+from fwd.lab.scenario import Failed, Figures, Row
+from fwd.lab.waiting import until
 
 _MEMBERS: Final = 4
 

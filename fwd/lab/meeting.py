@@ -22,8 +22,9 @@ from typing import Any, Final
 from fwd.agent.client import query
 from fwd.lab import certificates, tools, traffic
 from fwd.lab.charon import Charon, connection
-from fwd.lab.scenario import Failed, Figures, until
+from fwd.lab.scenario import Failed, Figures
 from fwd.lab.topology import SUBNETS, Topology
+from fwd.lab.waiting import until
 from fwd.lab.world import LabError
 from fwd.model import render
 

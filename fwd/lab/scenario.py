@@ -18,8 +18,6 @@ from fwd.lab.world import LabError
 SCHEMA: Final = 1
 Figures = dict[str, Any]
 Row = dict[str, Any]
-T = TypeVar("T")
-_POLL_S = 0.05
 _LOG_CHARACTERS = 3000
 
 
@@ -38,16 +36,6 @@ class Named(Protocol):
 
 
 N = TypeVar("N", bound=Named)
-
-
-def until(condition: Callable[[], T], what: str, seconds: float = 15.0) -> T:
-    """Wait for the first true value that `condition` gives. Raises Failed when it takes too long."""
-    deadline_s = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline_s:
-            raise Failed(f"not within {seconds:g} s: {what}")
-        time.sleep(_POLL_S)
-    return value
 
 
 def chosen(scenarios: Sequence[N], only: str) -> list[N]:

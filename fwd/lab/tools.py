@@ -59,6 +59,14 @@ def ended(process: subprocess.Popen[AnyStr]) -> Iterator[subprocess.Popen[AnyStr
             process.kill()
 
 
+def alone(argv: Sequence[str]) -> list[str]:
+    """`argv` with a /run of its own, so that a daemon finds no pid file or socket of another of its kind.
+
+    `ip netns exec` has given it mounts of its own already; the pid remains the daemon's.
+    """
+    return ["sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$@"', "sh", *argv]
+
+
 def output(process: subprocess.Popen[str]) -> str:
     """What a process that ends by itself has printed."""
     try:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fwd.lab import flows
 from fwd.lab.topology import Hosts, Topology
+from fwd.lab.waiting import Daemon, until
 from fwd.lab.world import LabError
 
 SERVER_PORT = 5201
 _LISTEN_TIMEOUT_S = 5.0
-_POLL_S = 0.02
 _SOURCE_PORTS = range(30000, 31000)
 _TCP = 6
 
@@ -45,13 +46,14 @@ def start_server(topology: Hosts, host: str, port: int = SERVER_PORT) -> subproc
     """An iperf3 server that listens when this returns, and ends after one test."""
     argv = ["iperf3", "-s", "-1", "-p", str(port)]
     server = topology.popen(host, argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline_s = time.monotonic() + _LISTEN_TIMEOUT_S
-    while not topology.run(host, ["ss", "-Hltn", f"sport = :{port}"]).stdout:
-        if server.poll() is not None or time.monotonic() > deadline_s:
-            server.kill()
-            server.wait()
-            raise LabError(f"{host}: iperf3 does not listen on port {port}")
-        time.sleep(_POLL_S)
+    listening = ["ss", "-Hltn", f"sport = :{port}"]
+    daemon = Daemon.of(f"{host}'s iperf3", server, Path(os.devnull))
+    try:
+        until(lambda: topology.run(host, listening).stdout, f"it listens on port {port}", _LISTEN_TIMEOUT_S, [daemon])
+    except BaseException:
+        server.kill()
+        server.wait()
+        raise
     return server
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import time
 import urllib.request
 from pathlib import Path
 
 from portkit import free_ports
+
+from fwd.lab.waiting import until
 
 
 class Etcd:
@@ -34,10 +35,7 @@ class Etcd:
 
     def wait(self) -> None:
         """Until it takes writes."""
-        end = time.monotonic() + 60
-        while not self._healthy():
-            assert time.monotonic() < end, "etcd does not come up"
-            time.sleep(0.05)
+        until(self._healthy, "etcd takes writes", 60.0)
 
     def _healthy(self) -> bool:
         try:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from rig import Gateway, record, rig, sa_keys
@@ -19,6 +18,7 @@ from fwd.datapath import boot as boot_module
 from fwd.datapath import member as member_module
 from fwd.datapath.member import IDLE_TICK_S, Member, MemberParts
 from fwd.datapath.shared import REST_S, LinkWord
+from fwd.lab.waiting import until
 from fwd.proto.pulse import ECHO_S, MISSES
 from fwd.proto.sa import SaSet
 
@@ -57,13 +57,6 @@ class Boots:
 
     def wait_until_it_rests(self) -> None:
         until(lambda: self.rests_until() > time.monotonic())
-
-
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -112,7 +105,7 @@ def test_the_log_is_told_once_that_a_member_waits(
             boots.wait_until_it_rests()
             before = boots.rests_until()
             boots.control.send(b"wake up")
-            until(lambda before=before: boots.rests_until() != before)
+            until(lambda before=before: boots.rests_until() != before)  # type: ignore[misc]
         boots.give()
         boots.thread.join(20)
     assert [one.getMessage() for one in caplog.records] == ["waits for keys: there is no SA to send on yet"]

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import pytest
 
 from fwd.agent.client import query
-from fwd.lab import flows, probe, processes, traffic
+from fwd.lab import flows, probe, processes, traffic, waiting
 from fwd.lab.processes import Process
 from fwd.lab.tools import ended as ended
 from fwd.lab.topology import Topology, why_not
@@ -38,14 +38,7 @@ ICMP, TCP, UDP = 1, 6, 17
 
 def until(condition: Callable[[], T], seconds: float = 8.0, what: str = "") -> T:
     """The first true value that `condition` gives; it is waited for with patience."""
-    limit = max(seconds, min(seconds * PATIENCE, PATIENT_S))
-    deadline = time.monotonic() + limit
-    while True:
-        if value := condition():
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {limit} s: {what or condition}")
-        time.sleep(0.02)
+    return waiting.until(condition, what, max(seconds, min(seconds * PATIENCE, PATIENT_S)))
 
 
 class Pair:

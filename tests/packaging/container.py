@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
+
+from fwd.lab.waiting import Daemon, until
 
 PACKAGES = "systemd,systemd-sysv,dbus,python3,nftables,iproute2,iputils-ping,procps"
 BOOT_S = 60.0
@@ -64,8 +65,9 @@ def booted(root: Path, log: Path) -> Iterator[Container]:
     """The container, up; at the end it is gone with all that it changed."""
     options = ["--volatile=overlay", "--boot", "--private-network", "--link-journal=no", "--console=read-only"]
     with _nspawn(root, options, log) as process:
-        container = Container(_leader(process, log))
-        _wait_booted(container, log)
+        nspawn = Daemon.of("systemd-nspawn", process, log)
+        container = Container(_leader(nspawn))
+        _wait_booted(container, nspawn)
         yield container
 
 
@@ -107,27 +109,25 @@ def _nspawn(
                 process.wait()
 
 
-def _leader(process: subprocess.Popen[bytes], log: Path) -> int:
+def _leader(nspawn: Daemon) -> int:
     """systemd inside: the one below nspawn that has that name."""
-    deadline = time.monotonic() + BOOT_S
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text(errors="replace")
-        for child in psutil.Process(process.pid).children(recursive=True):
+
+    def found() -> int:
+        for child in psutil.Process(nspawn.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 if child.name() == "systemd":
                     return int(child.pid)
-        time.sleep(0.05)
-    raise AssertionError(f"no systemd in the container: {log.read_text(errors='replace')}")
+        return 0
+
+    return until(found, "systemd in the container", BOOT_S, [nspawn])
 
 
-def _wait_booted(container: Container, log: Path) -> None:
-    deadline = time.monotonic() + BOOT_S
-    while time.monotonic() < deadline:
+def _wait_booted(container: Container, nspawn: Daemon) -> None:
+    def up() -> bool:
         state = container.run("systemctl", "is-system-running", check=False).stdout.strip()
-        if state in ("running", "degraded"):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"the container does not boot: {log.read_text(errors='replace')}")
+        return state in ("running", "degraded")
+
+    until(up, "the container has booted", BOOT_S, [nspawn])
 
 
 # -- control groups: nspawn makes some below those that it starts in, and leaves them ---------------------------------

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from container import Container, booted, make_root
+
+from fwd.lab.waiting import until
 
 pytestmark = [pytest.mark.deb, pytest.mark.timeout(900)]  # the first step may have to make the root
 
@@ -76,13 +77,6 @@ def files(host: Container) -> set[str]:
     passed_over = ("/var/lib/dpkg/", "/var/lib/apt/", "/var/cache/", "/var/log/", "/var/lib/systemd/", "/var/tmp/")
     found = host.output("find", "/etc", "/usr", "/lib", "/var", "-xdev", "-not", "-type", "d").splitlines()
     return {path for path in found if not path.startswith(passed_over) and "__pycache__" not in path}
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
 
 
 def show(host: Container, key: str) -> str:

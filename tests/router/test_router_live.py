@@ -14,13 +14,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from fwd.lab.waiting import until
 
 pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("needs_netns")]
 
@@ -28,6 +29,7 @@ HOSTS = ("client", "router", "g1", "g2", "g3", "far")
 GATEWAYS = ("g1", "g2", "g3")
 KEY = "07" * 32
 FLOWS = 64
+LIMIT_S = 60.0
 
 BEACON = """
 import json, socket, sys
@@ -79,14 +81,6 @@ while True:
     data, source = sock.recvfrom(100)
     sock.sendto(data, source)
 """
-
-
-def until(said: Callable[[], Any], what: str, limit_s: float = 60.0) -> Any:
-    end = time.monotonic() + limit_s
-    while not (found := said()):
-        assert time.monotonic() < end, f"{what} does not come"
-        time.sleep(0.02)
-    return found
 
 
 class Site:
@@ -164,7 +158,7 @@ class Site:
         self.control.unlink(missing_ok=True)
         with (self.directory / "router.log").open("a") as log:
             self.running["router"] = subprocess.Popen([*argv, "--config", str(self.config)], stderr=log, text=True)
-        until(self.control.exists, "the router's socket")
+        until(self.control.exists, "the router's socket", LIMIT_S)
 
     def status(self) -> dict[str, Any]:
         from fwd.router.client import ask
@@ -175,7 +169,7 @@ class Site:
         return {one["name"]: one for one in self.status()["spreads"][0]["gateways"]}
 
     def uses(self, **wanted: str) -> None:
-        until(lambda: {name: one["use"] for name, one in self.gateways().items()} == wanted, f"{wanted}")
+        until(lambda: {name: one["use"] for name, one in self.gateways().items()} == wanted, f"{wanted}", LIMIT_S)
 
     def shares(self) -> Counter[str]:
         return Counter({name: one["share"]["4"] for name, one in self.gateways().items()})
@@ -207,7 +201,7 @@ class Flows:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.process = site.start("client", SENDER, str(FLOWS))
-        until(lambda: self.forwarded() > 10 * FLOWS, "what the client sends")
+        until(lambda: self.forwarded() > 10 * FLOWS, "what the client sends", LIMIT_S)
 
     def forwarded(self) -> int:
         """How many packets the router has sent to the gateways."""
@@ -217,7 +211,7 @@ class Flows:
     def go_on(self, seconds: float) -> None:
         """Let so many seconds' messages pass."""
         until_packets = self.forwarded() + int(seconds * 100 * FLOWS * 0.5)
-        until(lambda: self.forwarded() > until_packets, "more of what the client sends", 60)
+        until(lambda: self.forwarded() > until_packets, "more of what the client sends", LIMIT_S)
 
     def end(self) -> dict[str, Any]:
         self.process.send_signal(signal.SIGTERM)
@@ -276,7 +270,7 @@ def test_a_gateway_is_added_and_drained_without_a_lost_packet(site: Site) -> Non
     busy = {one["name"]: one["share"]["4"] for one in site.gateways().values()}
     site.configure("g1", "g2", "g3")
     site.uses(g1="up", g2="up", g3="up")
-    until(lambda: site.shares()["g3"] > 0, "idle slots of the new gateway")
+    until(lambda: site.shares()["g3"] > 0, "idle slots of the new gateway", LIMIT_S)
     assert site.status()["spreads"][0]["waiting"] > 0, "busy slots wait"
     assert site.shares()["g1"] < busy["g1"]
 
@@ -284,14 +278,14 @@ def test_a_gateway_is_added_and_drained_without_a_lost_packet(site: Site) -> Non
     site.uses(g1="draining", g2="up", g3="up")
     assert site.shares()["g1"] > 0, "busy slots stay"
     site.configure("g1", "g2", "g3", draining="g1", deadline_s=0)
-    until(lambda: site.shares()["g1"] == 0, "the end of the draining")
+    until(lambda: site.shares()["g1"] == 0, "the end of the draining", LIMIT_S)
     flows.go_on(1)
     assert not any(flows.end()["lost"])
 
 
 def test_gray_loss_makes_a_share_less_and_takes_nobody_out(site: Site) -> None:
     site.say("g2", loss=0.05)
-    until(lambda: 0 < site.shares()["g2"] < 0.2, "a smaller share")
+    until(lambda: 0 < site.shares()["g2"] < 0.2, "a smaller share", LIMIT_S)
 
     assert site.gateways()["g2"]["use"] == "up"
 
@@ -319,7 +313,7 @@ def test_what_somebody_takes_from_the_kernel_comes_back(site: Site, harm: str) -
     before = site.sh("router", look)
     site.sh("router", harm)
 
-    until(lambda: site.sh("router", look) == before, "what was there")
+    until(lambda: site.sh("router", look) == before, "what was there", LIMIT_S)
 
 
 def test_a_router_that_starts_anew_leaves_flows_where_they_are(site: Site) -> None:

@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from fwd.bench.tunnels.peer import FAR, SUBNET, Daemon, Peer, first_line, require, start, wait_reachable
+from fwd.bench.tunnels.peer import FAR, SUBNET, Peer, first_line, require, start, wait_reachable
 from fwd.lab.topology import GATEWAYS, Topology
+from fwd.lab.waiting import Daemon
 
 _PORT = "1194"
 _INSIDE = {"gw1": "10.9.0.1", "gw2": "10.9.0.2"}
@@ -38,7 +39,7 @@ def tunnel(topology: Topology) -> Iterator[None]:
         daemons: list[Daemon] = []
         for host in GATEWAYS:
             argv = _command(topology, host, prints[FAR[host]])
-            daemons.append(start(stack, topology, host, argv, directory / f"{host}.log", cwd=directory))
+            daemons.append(start(stack, topology, host, argv, directory, cwd=directory))
         wait_reachable(topology, daemons, "openvpn")
         yield
 

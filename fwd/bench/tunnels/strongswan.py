@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from fwd.bench.tunnels.peer import FAR, SUBNET, Daemon, Peer, first_line, wait_reachable
+from fwd.bench.tunnels.peer import FAR, SUBNET, Peer, first_line, wait_reachable
 from fwd.lab import charon
 from fwd.lab.charon import Charon
 from fwd.lab.topology import GATEWAYS, Topology
@@ -40,5 +40,5 @@ def tunnel(topology: Topology) -> Iterator[None]:
                 ike="aes256gcm16-prfsha256-x25519", esp="aes256gcm16-x25519",
             ))  # fmt: skip
         ends["gw1"].swanctl("--initiate", "--child", "net", "--timeout", "10")
-        wait_reachable(topology, [Daemon(host, end.process, end.log_path) for host, end in ends.items()], "strongswan")
+        wait_reachable(topology, [end.daemon for end in ends.values()], "strongswan")
         yield

@@ -18,8 +18,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from fwd.bench.tunnels.peer import FAR, SUBNET, Daemon, Peer, alone, first_line, require, start, until, wait_reachable
+from fwd.bench.tunnels.peer import FAR, SUBNET, UP_TIMEOUT_S, Peer, first_line, require, start, wait_reachable
+from fwd.lab import tools
 from fwd.lab.topology import GATEWAYS, Topology
+from fwd.lab.waiting import Daemon, until
 from fwd.lab.world import LabError
 
 _NAME = "wireguard-go"
@@ -53,21 +55,22 @@ def tunnel(topology: Topology, binary: str) -> Iterator[None]:
     keys = {host: X25519PrivateKey.generate() for host in GATEWAYS}
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fwd-bench-")))
-        daemons: list[Daemon] = []
+        daemons: dict[str, Daemon] = {}
         for host in GATEWAYS:
-            argv = alone([binary, "-f", _DEVICE])
+            argv = tools.alone([binary, "-f", _DEVICE])
             environment = {**os.environ, "LOG_LEVEL": "error"}
-            daemons.append(start(stack, topology, host, argv, directory / f"{host}.log", env=environment))
-        until(lambda: all(_socket(one).is_socket() for one in daemons), daemons, binary)
-        for one in daemons:
-            far = FAR[one.host]
-            _configure(one, keys[one.host], keys[far], topology.outer(far), SUBNET[far])
+            daemons[host] = start(stack, topology, host, argv, directory, env=environment)
+        running = daemons.values()
+        until(lambda: all(_socket(one).is_socket() for one in running), f"{binary}: sockets", UP_TIMEOUT_S, running)
+        for host, one in daemons.items():
+            far = FAR[host]
+            _configure(one, keys[host], keys[far], topology.outer(far), SUBNET[far])
             for words in (
                 ["link", "set", _DEVICE, "mtu", str(_MTU_BYTES), "up"],
                 ["route", "add", SUBNET[far], "dev", _DEVICE],
             ):
-                topology.run(one.host, ["ip", *words])
-        wait_reachable(topology, daemons, binary)
+                topology.run(host, ["ip", *words])
+        wait_reachable(topology, running, binary)
         yield
 
 
@@ -91,4 +94,4 @@ def _configure(one: Daemon, own: X25519PrivateKey, far: X25519PrivateKey, endpoi
         control.sendall(request.encode())
         answer = control.recv(_ANSWER_BYTES).decode(errors="replace").strip()
     if answer != "errno=0":
-        raise LabError(f"{_NAME} on {one.host} refuses its configuration: {answer or 'no answer'}")
+        raise LabError(f"{_NAME} on {one.name} refuses its configuration: {answer or 'no answer'}")

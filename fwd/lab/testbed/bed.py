@@ -23,9 +23,10 @@ from urllib.request import urlopen
 
 from fwd.agent.client import query
 from fwd.lab import flows, probe, tools, traffic
-from fwd.lab.scenario import Failed, until
+from fwd.lab.scenario import Failed
 from fwd.lab.testbed import silence
 from fwd.lab.testbed.engine import PROJECT, Engine
+from fwd.lab.waiting import until
 
 MEMBERS: Final = 4
 GATEWAYS: Final = ("gw1", "gw2")

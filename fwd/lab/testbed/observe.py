@@ -14,7 +14,8 @@ from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-from fwd.lab.scenario import Failed, until
+from fwd.lab.scenario import Failed
+from fwd.lab.waiting import until
 
 DASHBOARD = Path("grafana/fwd.json")
 _ANSWER_S = 5.0

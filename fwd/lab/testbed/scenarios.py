@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from fwd.lab import traffic
-from fwd.lab.scenario import Failed, Figures, until
+from fwd.lab.scenario import Failed, Figures
 from fwd.lab.testbed import logs, observe
 from fwd.lab.testbed.bed import GATEWAYS, IPV6, OUTER, PEERING, Bed, Felt
 from fwd.lab.testbed.engine import PROJECT
 from fwd.lab.verdict import GAP_LIMIT_MS
+from fwd.lab.waiting import until
 
 READY_S: Final = 5.0  # of both gateways after `up`
 SILENCE_S: Final = 15.0  # while gw1 is started anew, on a busy machine; TCP waits up to twice as long as it takes
