@@ -222,6 +222,8 @@ def diagnose(
     """
     from fwd.diagnose import command
 
+    if os.geteuid() != 0:
+        raise UserError("fwd diagnose needs root: it looks at sockets, filters and secrets, and tries fwd's ports")
     text, status = command.diagnose(config, control, as_json=json_)
     typer.echo(text)
     return status

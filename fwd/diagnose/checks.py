@@ -6,7 +6,7 @@ rest is looked at whether it runs or not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Final, Literal
@@ -14,12 +14,14 @@ from typing import Final, Literal
 from fwd.diagnose.facts import Around, Facts
 from fwd.model.keys import CertificateKeys
 from fwd.proto.drops import DropReason
+from fwd.supervise.guards import removal
 
 _OUTER_MIN_BYTES: Final = 1280
 RESTARTS_MANY: Final = 3
 _DROPS_MANY, _DROPS_SHARE = 100, 0.001  # more than both is a finding
 _DESCRIPTORS_BASE, _OF_PEERING, _OF_MEMBER = 64, 16, 20
 _USED_SHARE: Final = 0.8
+_SHOWN: Final = 4  # names in a sentence
 _BYTES_OF_MEMBER, _BYTES_BASE = 48 << 20, 160 << 20
 _FORWARDING: Final = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 
@@ -76,6 +78,31 @@ def readiness(facts: Facts) -> Iterator[Finding]:
         yield Finding(reason.code, "fault", reason.peering, reason.text, "the gateway's status", reason.remedy)
     for warning in facts.status.warnings:
         yield Finding("status", "warning", "", warning, "the gateway's status", "see what it names, and the log")
+
+
+def running(facts: Facts) -> Iterator[Finding]:
+    """Yield that it does not run, or says nothing; then it is not known to pass anything, whatever else is well."""
+    if facts.unheard:
+        remedy = "see its log; if it hangs, `systemctl restart fwd`: its leak guards stand meanwhile"
+        yield Finding("not_running", "fault", "", "fwd does not say how it is", facts.unheard, remedy)
+    if facts.absent:
+        others = f"; {facts.others} on this host answer elsewhere: has gateway.control changed?" if facts.others else ""
+        remedy = "mend the other faults first, then start it: `systemctl start fwd`, or `fwd demux`"
+        yield Finding("not_running", "fault", "", "fwd does not run", f"{facts.absent}{others}", remedy)
+
+
+def left_guards(facts: Facts) -> Iterator[Finding]:
+    """Yield leak guards of a fwd that died, with another configuration: they drop until it comes back, or for ever."""
+    if facts.left.tables or facts.left.routes:
+        names = sorted({*facts.left.tables, *map(str, facts.left.routes)})
+        what = f"leak guards of another fwd, which does not run, drop packets: {_some(names)}"
+        remedy = f"start it again; if it never will come back: {removal(facts.left)}"
+        yield Finding("left_guards", "warning", "", what, "nftables and routes of a number that nobody has", remedy)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return a list in words, shortened."""
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def restarts(facts: Facts) -> Iterator[Finding]:
@@ -320,6 +347,6 @@ def _holds(subnet: str, address: str) -> bool:
 
 
 CHECKS: Final[tuple[Callable[[Facts], Iterator[Finding]], ...]] = (
-    host, keys, names, addresses, ports, forwarding, filters, routes, reverse_path, path_mtu, big_tcp, far_gateway,
-    clock, limits, walls, restarts, drops,
+    running, host, keys, names, addresses, ports, forwarding, filters, routes, reverse_path, path_mtu, big_tcp,
+    far_gateway, clock, limits, walls, left_guards, restarts, drops,
 )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +22,7 @@ def diagnose(path: Path, control: Path | None, *, as_json: bool) -> tuple[str, i
         found = [Finding("config", "fault", "", str(error), "read as `fwd demux` does", remedy)]
         unseen: Sequence[str] = ["all else"]
     else:
-        facts = gather(config, control or config.gateway.control, is_root=os.geteuid() == 0)
+        facts = gather(config, control or config.gateway.control, path)
         found, unseen = findings(facts), facts.unseen
     if as_json:
         text = json.dumps({"findings": [asdict(one) for one in found], "unseen": list(unseen)}, indent=2)

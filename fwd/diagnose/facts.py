@@ -10,6 +10,7 @@ from fwd.keyd.checkup import Finding as KeyFinding
 from fwd.model.config import Config, Peering
 from fwd.model.status import Status
 from fwd.model.words import Address
+from fwd.supervise.guards import Found
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ class Facts:
 
     config: Config
     status: Status | None = None
+    absent: str = ""  # how it is known that no gateway runs
+    unheard: str = ""  # why one that does run has told nothing
+    others: int = 0  # fwds that live on this host, beside one that has answered
+    left: Found = field(default_factory=lambda: Found({}, {}))  # guards of dead fwds that no start takes away
     peerings: Sequence[Around] = ()
     nameless: Mapping[str, str] = field(default_factory=dict)  # peerings whose remote_addrs has no address, and why
     probe_key: str = ""  # why its file is none

@@ -1,6 +1,6 @@
 """Gathers what `fwd diagnose` judges: asks the gateway, the kernel and the files, and changes nothing.
 
-What cannot be looked at (no root, no nft, no answer) is said in `unseen`, and its checks find nothing.
+What cannot be looked at (no right, no nft, no answer) is said in `unseen`, and its checks find nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from fwd.model.shown import read
 from fwd.model.status import SCHEMA, Status
 from fwd.model.words import Address, ConfigError, is_address
 from fwd.proto.errors import UserError
-from fwd.supervise import filters, host, network, obstacles, sandbox
+from fwd.supervise import filters, guards, host, network, obstacles, owner, sandbox
+from fwd.supervise.guards import Found
+from fwd.supervise.netlink import Kernel
 from fwd.supervise.users import find_users
 
 T = TypeVar("T")
@@ -46,15 +48,11 @@ _PORT_ERRORS: Final = {errno.EADDRINUSE: "taken", errno.EADDRNOTAVAIL: "no addre
 class Look:
     """Looks at one thing after the other, and keeps what could not be looked at."""
 
-    def __init__(self, *, is_root: bool) -> None:
+    def __init__(self) -> None:
         self.unseen: list[str] = []
-        self._is_root = is_root
 
-    def at(self, what: str, act: Callable[..., T], *arguments: Any, root: bool = False) -> T | None:
-        """Return what `act` finds; None if it cannot be looked at, or only by root."""
-        if root and not self._is_root:
-            self.unseen.append(f"{what}: needs root")
-            return None
+    def at(self, what: str, act: Callable[..., T], *arguments: Any) -> T | None:
+        """Return what `act` finds; None if it cannot be looked at."""
         try:
             return act(*arguments)
         except (OSError, ValueError, UserError, NetlinkError) as error:
@@ -62,21 +60,23 @@ class Look:
             return None
 
 
-def gather(config: Config, control: Path, *, is_root: bool) -> Facts:
-    """Look at everything for `config`; the gateway is asked at `control`."""
-    look = Look(is_root=is_root)
-    status = look.at("the gateway", _status, control)
+def gather(config: Config, control: Path, file: Path | None = None) -> Facts:
+    """Look at everything for `config`, which is in `file`; the gateway is asked at `control`."""
+    look = Look()
+    absent = _absence(control)
+    status = None if absent else look.at("the gateway", _status, control)
+    unheard, look.unseen = look.unseen, []
     placed, nameless = _placed(config, status)
     with IPRoute() as ip:
         pairs = [(peering, far) for peering in placed for far in peering.fars]
-        peerings = [_peering(look, ip, peering, far, runs=status is not None) for peering, far in pairs]
+        peerings = [_peering(look, ip, peering, far, runs=not absent) for peering, far in pairs]
 
-    tables = look.at("filters", network.other_tables, root=True) or ""
+    tables = look.at("filters", network.other_tables) or ""
     peerings = [replace(one, filters=_dropping(tables, one)) for one in peerings]
 
     # Who does not answer costs seconds: all are asked at once.
     with ThreadPoolExecutor(len(peerings) or 1) as pool:
-        answers = pool.map(lambda one: look.at(f"{one.peering.name}: echo", _echo, one, root=True), peerings)
+        answers = pool.map(lambda one: look.at(f"{one.peering.name}: echo", _echo, one), peerings)
         peerings = [replace(one, echo=answer) for one, answer in zip(peerings, answers, strict=True)]
     devices = {
         one
@@ -87,14 +87,18 @@ def gather(config: Config, control: Path, *, is_root: bool) -> Facts:
     return Facts(
         config=config,
         status=status,
+        absent=absent,
+        unheard="".join(unheard),
+        others=len(owner.living()) - (status is not None),
+        left=look.at("leak guards", _left, config, file) or Found({}, {}),
         peerings=peerings,
         nameless=nameless,
-        probe_key=look.at("the probe key", _probe_key, config, root=True) or "",
-        lacks=(look.at("the host", _lacks, config, root=True) or []) if status is None else [],
+        probe_key=look.at("the probe key", _probe_key, config) or "",
+        lacks=(look.at("the host", _lacks, config) or []) if absent else [],
         walls=sandbox.missing(),
         sysctls=_sysctls(devices),
         clock_synchronised=look.at("the clock", _clock),
-        limits=look.at("limits", _limits, status),
+        limits=look.at("limits", _limits, status, absent),
         unseen=look.unseen,
     )
 
@@ -137,9 +141,33 @@ def _peering(look: Look, ip: IPRoute, peering: Peering, far: Far, *, runs: bool)
     around = look.at(f"{name}: addresses and routes", _around, ip, leg) or Around(leg)
     return replace(
         around,
-        keys=look.at(f"{name}: keys", examine, leg, root=True) or [],
+        keys=look.at(f"{name}: keys", examine, leg) or [],
         ports=[] if runs or far.number else list(_ports(peering)),
     )
+
+
+def _absence(control: Path) -> str:
+    """How it is known that no gateway runs; empty: one does, or it cannot be told."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(str(control))
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            return f"nobody answers at {control} ({error.strerror})"
+        except OSError:
+            pass
+    return ""
+
+
+def _left(config: Config, file: Path | None) -> Found:
+    """Look for guards of dead fwds that no start with this configuration takes away."""
+    asks = Kernel()
+    try:
+        standing = network.look(asks)
+    finally:
+        asks.close()
+    mark = owner.mark_of(config.gateway.control, file)
+    return guards.strangers_left(standing, config.peering, owner.living(), mark)
 
 
 def _status(control: Path) -> Status:
@@ -277,12 +305,12 @@ def _clock() -> bool:
     return not status & _STA_UNSYNC
 
 
-def _limits(status: Status | None) -> Limits:
+def _limits(status: Status | None, absent: str) -> Limits:
     available = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:")]
     memory = int(available[0].split()[1]) << 10 if available else None
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if status is None:
-        return Limits(most, memory)
+        return Limits(most, memory, None if absent else 0)
     proc = Path("/proc", str(status.gateway.pid))
     with contextlib.suppress(OSError):  # another namespace's, or another user's
         lines = (proc / "limits").read_text().splitlines()

@@ -19,11 +19,13 @@ from typing import Final
 
 from fwd.model.config import Peering
 from fwd.model.words import Network
+from fwd.supervise.owner import NUMBERS, is_ours
 
 METRIC: Final = 1_000_000
 OWNERLESS: Final = 4  # RTPROT_STATIC, as the guards of a fwd without numbers are marked
 STRANGERS: Final = 0  # the owner of a table that is not fwd's, whatever it is called
 _PREFIX: Final = "fwd_"
+_COMMANDS_MOST: Final = 8
 # What the kernel itself may tell a host of the LAN, with the beginning of a packet that it had sent.
 _QUOTING: Final = {
     4: "icmp type { destination-unreachable, redirect, time-exceeded, parameter-problem }",
@@ -139,24 +141,58 @@ def refusal(peering: Peering, found: Found, living: Collection[int]) -> str | No
 
 
 def leftovers(
-    found: Found, wanted: Iterable[Peering], number: int, living: Collection[int] = ()
+    found: Found, wanted: Iterable[Peering], number: int, living: Collection[int] = (), mark: str = ""
 ) -> tuple[list[str], list[Network]]:
     """Tables and remote subnets whose guards are to go: ours that nobody wants, and a dead one's in our way.
 
-    What a dead one has left elsewhere stays: its successor will want it. Without a number, it is nobody's.
+    Ours are those of a dead one of our `mark`, too. What another dead one has left elsewhere stays: its successor will
+    want it. Without a number, it is nobody's.
     """
     wanted = list(wanted)
     names = {table_name(peering) for peering in wanted}
     subnets = {subnet for peering in wanted for subnet in peering.remote_ts}
+    ours = {number, OWNERLESS, *_predecessors(found, living, mark)}
 
     def goes(owner: int, guarded: Iterable[Network]) -> bool:
         in_our_way = any(_overlap(one, other) for one in guarded for other in subnets)
-        return owner in (number, OWNERLESS) or (owner not in living and in_our_way)
+        return owner in ours or (owner not in living and in_our_way)
 
     return (
         [name for name, table in found.tables.items() if name not in names and goes(table.owner, table.subnets)],
         [subnet for subnet, owner in found.routes.items() if subnet not in subnets and goes(owner, [subnet])],
     )
+
+
+def _predecessors(found: Found, living: Collection[int], mark: str) -> set[int]:
+    """Numbers of dead ones of this mark, which nobody else's guards have."""
+    marks: dict[int, list[str]] = {}
+    for table in found.tables.values():
+        marks.setdefault(table.owner, []).append(table.mark)
+    dead = {number: those for number, those in marks.items() if number in NUMBERS and number not in living}
+    return {number for number, those in dead.items() if all(is_ours(mark, one) for one in those)}
+
+
+def strangers_left(found: Found, wanted: Iterable[Peering], living: Collection[int], mark: str) -> Found:
+    """Return what dead fwds have left that no start with this configuration takes away."""
+    wanted = list(wanted)
+    names, subnets = leftovers(found, wanted, OWNERLESS, living, mark)
+    names += [table_name(peering) for peering in wanted]
+    subnets += [subnet for peering in wanted for subnet in peering.remote_ts]
+
+    def is_dead(owner: int) -> bool:
+        return owner in NUMBERS and owner not in living
+
+    tables = {name: one for name, one in found.tables.items() if is_dead(one.owner) and name not in names}
+    return Found(tables, {one: whose for one, whose in found.routes.items() if is_dead(whose) and one not in subnets})
+
+
+def removal(found: Found) -> str:
+    """Return the commands that remove guards, as far as one line may name them."""
+    commands = [f"nft delete table inet {name}" for name in sorted(found.tables)]
+    for subnet in sorted(found.routes, key=str):
+        commands.append(f"ip -{subnet.version} route del unreachable {subnet} metric {METRIC}")
+    more = len(commands) - _COMMANDS_MOST
+    return "; ".join(commands[:_COMMANDS_MOST]) + (f" (and {more} more)" if more > 0 else "")
 
 
 def _overlap(one: Network, other: Network) -> bool:

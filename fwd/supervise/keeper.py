@@ -71,6 +71,7 @@ class Keeper:
         self._changes = Changes()
         self._kept: dict[str, _Kept] = {}
         self._before: Found | None = None
+        self._left = Found({}, {})  # by others, as was told
         self._tables: dict[str, str] = {}
         self._generation = -1
         self._around = Surroundings(number, asks)
@@ -141,7 +142,9 @@ class Keeper:
     def tidy(self, wanted: Collection[Peering], living: Collection[int]) -> None:
         """Remove those that none of `wanted` needs, and a dead one's in their way; not before all of them stand."""
         if all(peering.name in self._kept for peering in wanted):
-            self._remove(*guards.leftovers(network.look(self._kernel), wanted, self._number, living))
+            standing = network.look(self._kernel)
+            self._remove(*guards.leftovers(standing, wanted, self._number, living, self._mark))
+            self._tell_left(guards.strangers_left(standing, wanted, {self._number, *living}, self._mark))
             names = {peering.name for peering in wanted}
             self._kept = {name: kept for name, kept in self._kept.items() if name in names}
 
@@ -329,6 +332,17 @@ class Keeper:
                 told = event("kernel.obstacle", peering=one.peering, code=one.code)
                 log.warning("peering %s: %s: %s", one.peering, one.text, one.remedy, extra=told)
         kept.obstacles = found
+
+    def _tell_left(self, left: Found) -> None:
+        """Say once which guards of a dead fwd drop packets, and stay."""
+        if (left.tables or left.routes) and left != self._left:
+            tables, subnets = sorted(left.tables), sorted(map(str, left.routes))
+            told = event("guards.left", tables=tables[:_SOME], subnets=subnets[:_SOME])
+            log.warning(
+                "leak guards of another fwd stand, which does not run: they drop what is for its subnets until it comes"
+                " back; if it never will: %s", guards.removal(left), extra=told,
+            )  # fmt: skip
+        self._left = left
 
     def _tell_beside(self, kept: _Kept, found: frozenset[Network]) -> None:
         """Say once of each subnet that the host has a route of its own to it."""

@@ -30,18 +30,19 @@ _POLL_S = 0.01
 _DEAF_POLLS: Final = 10  # at which nobody listens at a name: who takes it listens at once
 _UNKNOWN: Final = -1
 _SETTING: Final = "\0fwd/guards"  # held by who looks at guards and sets them
+_HALF: Final = 8  # characters of a mark
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class Owner:
     """This fwd's number, for as long as it lives. `standing`: numbers and marks of the guards that stand.
 
-    Raises UserError if every number is taken.
+    `file`: its configuration. Raises UserError if every number is taken.
     """
 
-    def __init__(self, control: Path, standing: Collection[tuple[int, str]] = ()) -> None:
+    def __init__(self, control: Path, standing: Collection[tuple[int, str]] = (), file: Path | None = None) -> None:
         first = zlib.crc32(str(control).encode())
-        self.mark = f"{first:08x}"
+        self.mark = mark_of(control, file)
         self._waits = Rate(_ALONE_AGAIN, ALONE_S)
         for number in candidates(first, self.mark, standing):
             self.number = number
@@ -83,10 +84,32 @@ class Owner:
         self._sock.close()
 
 
+def living() -> set[int]:
+    """Return the numbers of all fwds that live."""
+    return {number for number in NUMBERS if _lives(number)}
+
+
+def mark_of(control: Path, file: Path | None) -> str:
+    """Return the mark of a configuration: in containers files of one path may be several, but not their directories."""
+    halves = [f"{zlib.crc32(str(control).encode()):08x}"]
+    with contextlib.suppress(OSError):
+        if file is not None:
+            about = file.parent.stat()
+            named = f"{about.st_dev} {about.st_ino} {file.name}"
+            halves.append(f"{zlib.crc32(named.encode()):08x}")
+    return "".join(halves)
+
+
+def is_ours(mark: str, other: str) -> bool:
+    """Whether two marks are of one configuration: of the same control socket, or of the same file."""
+    halves = [(mark[at : at + _HALF], other[at : at + _HALF]) for at in (0, _HALF)]
+    return any(one and one == another for one, another in halves)
+
+
 def candidates(first: int, mark: str, standing: Collection[tuple[int, str]]) -> list[int]:
     """Numbers in the order in which they are tried: those of our own guards, those of no guards, and others' last."""
-    ours = {number for number, whose in standing if whose == mark}
-    others = {number for number, whose in standing if whose not in (mark, "")} - ours
+    ours = {number for number, whose in standing if is_ours(mark, whose)}
+    others = {number for number, whose in standing if whose} - ours
     order = [NUMBERS[(first + step) % len(NUMBERS)] for step in range(len(NUMBERS))]
     return sorted(order, key=lambda number: (number not in ours, number in others))
 

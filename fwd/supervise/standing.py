@@ -64,6 +64,7 @@ class Standing:
         gateway: Gateway,
         open_secrets: Callable[[Keys], dict[str, int]] = secrets.open_all,
         looks_up: User | None = None,
+        file: Path | None = None,
     ) -> None:
         self.memory = Memory(GatewayShared.SIZES)
         self.shared = GatewayShared(self.memory.map("supervisor"))
@@ -88,7 +89,7 @@ class Standing:
         self._start_actions: dict[str, StartAction] = {}  # that users want, and not the configuration
         self._asks = Kernel()
         standing = network.look(self._asks).tables.values()
-        self._owner = Owner(gateway.control, [(one.owner, one.mark) for one in standing])
+        self._owner = Owner(gateway.control, [(one.owner, one.mark) for one in standing], file)
         self.kernel = Keeper(self._owner.number, self._owner.mark, self._asks)
 
     # -- the start --------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ class Supervisor:
 
         # What is open outlives the processes; each of these watches a part of it.
         self._standing = Standing(
-            config.gateway, partial(open_examined, user=self._users["keyd"]), self._users["agent"]
+            config.gateway, partial(open_examined, user=self._users["keyd"]), self._users["agent"], path
         )
         self._selector = selectors.DefaultSelector()
         self._logs = logs.Inbox()

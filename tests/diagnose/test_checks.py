@@ -21,6 +21,7 @@ from fwd.model.example import EXAMPLE
 from fwd.model.keys import CertificateKeys
 from fwd.model.reasons import Code, Reason
 from fwd.model.status import Status
+from fwd.supervise.guards import Found, Table
 
 CONFIG = config.parse(EXAMPLE.replace("members = 4", "members = 2"), "example")
 PEERING = CONFIG.peering[0]
@@ -91,6 +92,7 @@ def not_ready(status: Status) -> Status:
 INNER_V6 = PEERING.model_copy(update={"local_ts": [*PEERING.local_ts, ip_network("fd00:1::/64")]})
 OWN_V6 = AROUND.own | {"fd00:1::/64"}
 ELSEWHERE = Way("lan", 1500, str(PEERING.local_addrs))
+LEFT = Found({"fwd_y": Table(202, (ip_network("10.3.0.0/24"),))}, {ip_network("10.3.0.0/24"): 202})
 STRICT = {"net.ipv4.conf.all.rp_filter": "1", "net.ipv4.conf.wan.rp_filter": "0", "net.ipv4.ip_forward": "1"}
 OUTSIDE = {REMOTE: Way(PEERING.tun, 1500, "198.51.100.7")}
 
@@ -98,6 +100,10 @@ OUTSIDE = {REMOTE: Way(PEERING.tun, 1500, "198.51.100.7")}
 @pytest.mark.parametrize(
     ("change", "check", "severity", "words"),
     [
+        (host(absent="nobody answers at /c (No such file)"), "not_running", "fault", "nobody answers at /c (No such"),
+        (host(absent="nobody answers", others=1), "not_running", "fault", "has gateway.control changed?"),
+        (host(unheard="the gateway: timed out"), "not_running", "fault", "timed out"),
+        (host(left=LEFT), "left_guards", "warning", "nft delete table inet fwd_y; ip -4 route del"),
         (host(lacks=["nft is missing: install the package nftables"]), "host", "fault", "install the package"),
         (host(walls=["no Landlock: this kernel has none"]), "kernel", "warning", "no Landlock"),
         (host(sysctls={"net.ipv4.ip_forward": "0"}), "forwarding_off", "fault", "net.ipv4.ip_forward=1"),

@@ -82,6 +82,62 @@ def test_what_is_left_over(what: str, standing: Found, tables: list[str], subnet
     assert guards.leftovers(standing, WANTED, ME, {LIVING}) == (tables, subnets)
 
 
+# The mark of a configuration is of two halves: its control socket, and its file.
+MARK, OTHER_CONTROL, OTHER_FILE, NEITHER = (
+    "11111111aaaaaaaa",
+    "22222222aaaaaaaa",
+    "11111111bbbbbbbb",
+    "22222222bbbbbbbb",
+)
+LEFT_BY = [
+    ("the same", {MARK}, True),
+    ("with another control socket", {OTHER_CONTROL}, True),
+    ("of another file", {OTHER_FILE}, True),
+    ("of before files had marks", {"11111111"}, True),
+    ("another one", {NEITHER}, False),
+    ("another one of before files had marks", {"22222222"}, False),
+    ("halves that are alike by chance", {"aaaaaaaa11111111"}, False),
+    ("one without a mark", {""}, False),
+    ("two under one number", {MARK, NEITHER}, False),
+]
+
+
+@pytest.mark.parametrize(("what", "marks", "goes"), LEFT_BY, ids=[row[0] for row in LEFT_BY])
+def test_what_a_dead_one_of_this_configuration_has_left_goes_whatever_its_number(
+    what: str, marks: set[str], goes: bool
+) -> None:
+    tables = {f"fwd_{i}": Table(DEAD, (B,), mark) for i, mark in enumerate(sorted(marks))}
+    standing = Found(tables, {B: DEAD})
+    assert guards.leftovers(standing, WANTED, ME, {LIVING}, MARK) == (([*tables], [B]) if goes else ([], []))
+    left = guards.strangers_left(standing, WANTED, {ME, LIVING}, MARK)
+    assert (left.tables, left.routes) == (({}, {}) if goes else (tables, {B: DEAD}))
+
+    # Of one that lives nothing goes, and nothing is told.
+    assert guards.leftovers(standing, WANTED, ME, {LIVING, DEAD}, MARK) == ([], [])
+    assert guards.strangers_left(standing, WANTED, {ME, LIVING, DEAD}, MARK) == Found({}, {})
+
+
+def test_the_marks_of_files_of_one_path_differ_where_the_directories_do(tmp_path: Path) -> None:
+    """Containers that share the host's network have their files at one path, each its own."""
+    made = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        made.append(owner.mark_of(Path(f"/run/{name}.sock"), tmp_path / name / "fwd.toml"))
+    assert not owner.is_ours(*made)
+    again = owner.mark_of(Path("/run/third.sock"), tmp_path / "one" / "fwd.toml")
+    assert owner.is_ours(made[0], again)
+    assert guards.table_in(LISTING.replace('"fwd 200"', f'"fwd 200 {again}"')).mark == again
+
+
+def test_what_strangers_left_is_told_with_the_commands_that_remove_it() -> None:
+    said = guards.removal(found(("y", DEAD, B), ("z", DEAD, V6)))
+    assert said.split("; ") == [
+        "nft delete table inet fwd_y", "nft delete table inet fwd_z",
+        "ip -4 route del unreachable 10.3.0.0/24 metric 1000000",
+        "ip -6 route del unreachable fd00:2::/64 metric 1000000",
+    ]  # fmt: skip
+
+
 def test_a_clean_stop_removes_ones_own_alone() -> None:
     standing = found(("far", ME, A), ("near", LIVING, B), ("old", DEAD, V6))
     assert guards.leftovers(standing, (), ME) == (["fwd_far"], [A])
