@@ -1,4 +1,4 @@
-"""A fresh Debian, with git, make and ca-certificates: the demo of the README, from a clone.
+"""A fresh Debian, with git, make and ca-certificates: what the README says of one, from a clone.
 
 /run is a tmpfs and the terminal is dumb, as on many machines. All else that it needs, `make` brings itself.
 """
@@ -54,3 +54,7 @@ def test_run_is_a_file_system_of_its_own(machine: Path) -> None:
 
 def test_the_demo(machine: Path) -> None:
     run(machine, "cd /root/fwd && make demo", 1800.0)
+
+
+def test_the_tests(machine: Path) -> None:
+    run(machine, "cd /root/fwd && make test", 3000.0)
