@@ -7,6 +7,7 @@ import gc
 import itertools
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ _FIRST = (
     *("test_router_live.py", "test_ike.py", "test_lab.py", "test_path_mtu.py", "test_ends.py", "test_books.py"),
 )
 
+_DESCRIPTORS = 4096  # a kernel's own hard limit
 _serial = itertools.count()
 _MARK = "FWD_TEST_RUN"
 _PREFIX = f"t{os.getpid()}-"  # of the labs of this run; others on the machine are not its business
@@ -51,6 +53,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     propkit.one_place_in = config.getoption("--one-place-in")
+
+    # A shell's soft limit is often 1,024; a test holds what a whole gateway has open.
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _DESCRIPTORS:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, most))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,6 +20,7 @@ from fwd.lab.waiting import Daemon, until
 PACKAGES = "systemd,systemd-sysv,dbus,python3,nftables,iproute2,iputils-ping,procps"
 BOOT_S = 60.0
 AUTHORITIES = (Path("/etc/ssl/certs/ca-certificates.crt"),)  # a machine may trust more than Debian's
+LANDLOCK = ("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self")
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -77,6 +78,7 @@ def run_in(root: Path, script: str, log: Path, timeout_s: float, variables: Mapp
     It is root there, may make network namespaces, and has the machine's trusted authorities and resolver.
     """
     options = ["--as-pid2", "--console=pipe", "--capability=CAP_NET_ADMIN", "--resolv-conf=bind-host"]
+    options += [f"--system-call-filter={' '.join(LANDLOCK)}"]  # which nspawn's own filter does not know yet
     options += [f"--bind-ro={file}" for file in AUTHORITIES if file.exists()]
     options += [f"--setenv={name}={value}" for name, value in variables.items()]
     # Sysctls of the network can be set there as on any machine: nspawn would mount them read-only.
