@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import MutableSequence
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -102,9 +103,18 @@ class _Sa:
         self.nonce_iv: npt.NDArray[np.uint64] = nonce_table["iv"]
         self.aad_number: npt.NDArray[np.uint64] = aad_table["number"]
         self.aad_low = np.ndarray((rows,), ">u4", aads, aad.itemsize - 4, (aad.itemsize,))
-        self.nonces = _cut(nonces, 12)
-        self.aads = _cut(aads, aad.itemsize)
+        self._tables = nonces, aads
         self.index = np.arange(rows, dtype=np.uint64)
+
+    @cached_property
+    def nonces(self) -> list[memoryview]:
+        """One nonce a row. Cut at the first burst: most SAs are spares, and the views take more memory than all else."""
+        return _cut(self._tables[0], 12)
+
+    @cached_property
+    def aads(self) -> list[memoryview]:
+        """One AAD a row, cut likewise."""
+        return _cut(self._tables[1], 12 if self.keys.esn else 8)
 
     def aad(self, number: int) -> bytes:
         """AAD of the packet with this 64-bit sequence number."""
