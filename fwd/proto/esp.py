@@ -108,12 +108,12 @@ class _Sa:
 
     @cached_property
     def nonces(self) -> list[memoryview]:
-        """One nonce a row. Cut at the first burst: most SAs are spares, and the views take more memory than all else."""
+        """Nonces, one a row. Cut at the first burst: most SAs are spares, and the views are most of their memory."""
         return _cut(self._tables[0], 12)
 
     @cached_property
     def aads(self) -> list[memoryview]:
-        """One AAD a row, cut likewise."""
+        """AADs, one a row, cut likewise."""
         return _cut(self._tables[1], 12 if self.keys.esn else 8)
 
     def aad(self, number: int) -> bytes:

@@ -31,7 +31,7 @@ from fwd.proto.ike.payloads import notified
 from fwd.proto.ike.sa import NO_SPI
 from fwd.proto.sa import SLOTS, EventKind, SaEvent, SaKeys, SaSet
 
-STEP_S = 0.05
+STEP_S = 0.1
 TUN_FLAGS = 0x7
 
 
