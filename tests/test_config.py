@@ -112,58 +112,58 @@ def test_metrics_take_an_address_and_a_port(metrics: str) -> None:
 # -- what is refused -------------------------------------------------------------------------------------------
 
 WRONG = {
-    "unknown key": (peering(colour='"red"'), "peering.0.colour: unknown key"),
+    "unknown key": (peering(colour='"red"'), "peering.vpc2.colour: unknown key"),
     "unknown table": ("[gatway]\n" + peering(), "gatway: unknown key"),
     "unknown gateway key": ("[gateway]\nusr = 1\n" + peering(), "gateway.usr: unknown key"),
-    "unknown keys key": (peering(keys=KEYS + "x = 1\n"), "peering.0.keys.x: unknown key"),
+    "unknown keys key": (peering(keys=KEYS + "x = 1\n"), "peering.vpc2.keys.x: unknown key"),
     "no peering": ("", "peering: missing"),
     "no peerings": ("peering = []", "peering: "),
     "no name": (peering(drop="name"), "peering.0.name: missing"),
-    "no keys": (peering(keys=""), "peering.0.keys: missing"),
+    "no keys": (peering(keys=""), "peering.vpc2.keys: missing"),
     "no such source": (peering(keys='[peering.keys]\nsource = "x"\n'), "keys.source: use one of lab, psk, cert"),
-    "no source": (peering(keys="[peering.keys]\n"), "peering.0.keys.source: missing"),
-    "no pre-shared key": (peering(keys='[peering.keys]\nsource = "psk"\n'), "peering.0.keys.secret: missing"),
-    "no certificate": (peering(keys=CERT.replace("certificate", "certificat")), "peering.0.keys.certificate: missing"),
+    "no source": (peering(keys="[peering.keys]\n"), "peering.vpc2.keys.source: missing"),
+    "no pre-shared key": (peering(keys='[peering.keys]\nsource = "psk"\n'), "peering.vpc2.keys.secret: missing"),
+    "no certificate": (peering(keys=CERT.replace("certificate", "certificat")), "vpc2.keys.certificate: missing"),
     "an old cipher": (
         peering(keys=PSK + 'ike_proposals = ["aes256-sha256-modp2048"]\n'),
-        "peering.0.keys.ike_proposals: proposal 'aes256-sha256-modp2048': 'aes256' is not known",
+        "peering.vpc2.keys.ike_proposals: proposal 'aes256-sha256-modp2048': 'aes256' is not known",
     ),
     "no PRF": (
         peering(keys=PSK + 'ike_proposals = ["aes256gcm16-x25519"]\n'),
-        "peering.0.keys.ike_proposals: proposal 'aes256gcm16-x25519': PRF is missing",
+        "peering.vpc2.keys.ike_proposals: proposal 'aes256gcm16-x25519': PRF is missing",
     ),
     "a name with a line end": (
-        peering(keys=PSK + 'local_id = "gw1.example\\n"\n'), "peering.0.keys.local_id: identity 'gw1.example\\n'"
+        peering(keys=PSK + 'local_id = "gw1.example\\n"\n'), "peering.vpc2.keys.local_id: identity 'gw1.example\\n'"
     ),
     "half an octet of a key id": (
-        peering(keys=PSK + 'remote_id = "@#abc"\n'), "peering.0.keys.remote_id: identity '@#abc'"
+        peering(keys=PSK + 'remote_id = "@#abc"\n'), "peering.vpc2.keys.remote_id: identity '@#abc'"
     ),
     "IKE's port is a member's": (
-        peering(port="498", keys=PSK), "peering.0: port 500 is IKE's (keys.ike_port) and a member's"
+        peering(port="498", keys=PSK), "peering.vpc2: port 500 is IKE's (keys.ike_port) and a member's"
     ),
-    "no secret": (peering(keys='[peering.keys]\nsource = "lab"\n'), "peering.0.keys.secret: missing"),
-    "other keys": (peering(keys=KEYS.replace("lab", "ike", 1)), "peering.0.keys.source: "),
+    "no secret": (peering(keys='[peering.keys]\nsource = "lab"\n'), "peering.vpc2.keys.secret: missing"),
+    "other keys": (peering(keys=KEYS.replace("lab", "ike", 1)), "peering.vpc2.keys.source: "),
     "bad name": (peering(name='"VPC 2"'), "peering.0.name: "),
-    "bad address": (peering(local_addrs='"192.0.2"'), "peering.0.local_addrs: "),
-    "bad subnet": (peering(remote_ts='["10.2.0.0/33"]'), "peering.0.remote_ts.0: "),
-    "host bits": (peering(local_ts='["10.1.0.1/16"]'), "peering.0.local_ts.0: "),
-    "no subnet": (peering(local_ts="[]"), "peering.0.local_ts: "),
-    "no member": (peering(members="0"), "peering.0.members: "),
-    "too many members": (peering(members="65"), "peering.0.members: "),
-    "unknown payload": (peering(payload='"gre"'), "peering.0.payload: "),
-    "port zero": (peering(port="0"), "peering.0.port: "),
-    "ports past the end": (peering(port="65533"), "peering.0: port + members passes 65535"),
-    "long device name": (peering(tun='"fwd0123456789012"'), "peering.0.tun: "),
-    "device name with a slash": (peering(tun='"a/b"'), "peering.0.tun: "),
-    "small window": (peering(replay_window="64"), "peering.0.replay_window: "),
-    "small MTU": (peering(path_mtu="500"), "peering.0.path_mtu: "),
-    "bad time": (peering(rekey_time='"soon"'), "peering.0.rekey_time: expected a time such as"),
-    "negative time": (peering(rekey_time="-1"), "peering.0.rekey_time: "),
-    "long time": (peering(rekey_time='"8d"'), "peering.0.rekey_time: "),
-    "late soft limit": (peering(rekey_packets="4294967295"), "peering.0.rekey_packets: "),
-    "no wait": (peering(reorder_ms="0"), "peering.0.reorder_ms: "),
-    "versions mixed": (peering(remote_addrs='"2001:db8::2"'), "peering.0: local_addrs and remote_addrs are of diff"),
-    "same address": (peering(remote_addrs='"192.0.2.1"'), "peering.0: local_addrs and remote_addrs are the same"),
+    "bad address": (peering(local_addrs='"192.0.2"'), "peering.vpc2.local_addrs: "),
+    "bad subnet": (peering(remote_ts='["10.2.0.0/33"]'), "peering.vpc2.remote_ts.0: "),
+    "host bits": (peering(local_ts='["10.1.0.1/16"]'), "peering.vpc2.local_ts.0: "),
+    "no subnet": (peering(local_ts="[]"), "peering.vpc2.local_ts: "),
+    "no member": (peering(members="0"), "peering.vpc2.members: "),
+    "too many members": (peering(members="65"), "peering.vpc2.members: "),
+    "unknown payload": (peering(payload='"gre"'), "peering.vpc2.payload: "),
+    "port zero": (peering(port="0"), "peering.vpc2.port: "),
+    "ports past the end": (peering(port="65533"), "peering.vpc2: port + members passes 65535"),
+    "long device name": (peering(tun='"fwd0123456789012"'), "peering.vpc2.tun: "),
+    "device name with a slash": (peering(tun='"a/b"'), "peering.vpc2.tun: "),
+    "small window": (peering(replay_window="64"), "peering.vpc2.replay_window: "),
+    "small MTU": (peering(path_mtu="500"), "peering.vpc2.path_mtu: "),
+    "bad time": (peering(rekey_time='"soon"'), "peering.vpc2.rekey_time: expected a time such as"),
+    "negative time": (peering(rekey_time="-1"), "peering.vpc2.rekey_time: "),
+    "long time": (peering(rekey_time='"8d"'), "peering.vpc2.rekey_time: "),
+    "late soft limit": (peering(rekey_packets="4294967295"), "peering.vpc2.rekey_packets: "),
+    "no wait": (peering(reorder_ms="0"), "peering.vpc2.reorder_ms: "),
+    "versions mixed": (peering(remote_addrs='"2001:db8::2"'), "peering.vpc2: local_addrs and remote_addrs are of diff"),
+    "same address": (peering(remote_addrs='"192.0.2.1"'), "peering.vpc2: local_addrs and remote_addrs are the same"),
     "one version alone": (peering(remote_ts='["10.9.0.0/16", "::/0"]'), "::/0: with no IPv6 subnet in local_ts"),
     "loopback": (peering(remote_ts='["127.0.0.0/8"]'), "remote_ts 127.0.0.0/8: loopback addresses are not routed"),
     "link-local": (peering(local_ts='["169.254.7.0/24"]'), "local_ts 169.254.7.0/24: link-local"),
@@ -171,7 +171,7 @@ WRONG = {
     "mapped": (peering(remote_ts='["::ffff:10.9.0.0/112"]'), "IPv4-mapped addresses are not routed"),
     "everybody": (peering(remote_addrs='"255.255.255.255"'), "255.255.255.255 is no address of one host"),
     "overlap": (peering(remote_ts='["10.1.2.0/24"]'), "local_ts 10.1.0.0/16 and remote_ts 10.1.2.0/24 overlap"),
-    "gateway inside": (peering(remote_ts='["192.0.2.0/24"]'), "peering.0: remote_ts 192.0.2.0/24 contains a gateway"),
+    "gateway inside": (peering(remote_ts='["192.0.2.0/24"]'), "vpc2: remote_ts 192.0.2.0/24 contains a gateway"),
     "same names": (peering() + other(name='"vpc2"'), "two peerings are named vpc2"),
     "same device": (peering() + other(tun='"fwd0"'), "peerings vpc2 and vpc3 share the TUN device fwd0"),
     "same ports": (peering() + other(port="4503"), "peerings vpc2 and vpc3 share UDP port 4503 on 192.0.2.1"),
@@ -240,7 +240,7 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path: Path) -> None:
     file.write_text(peering(members="0"))
     with pytest.raises(ConfigError) as caught:
         load(file)
-    assert str(caught.value).startswith(f"{file}: peering.0.members: ")
+    assert str(caught.value).startswith(f"{file}: peering.vpc2.members: ")
 
 
 def test_the_members_option_counts_for_every_peering() -> None:

@@ -158,6 +158,30 @@ MISTAKES = {
     "a large name": (written(name='"VPC"'), "name: expected 1 to 31 small letters, digits and dashes"),
     "EAP": (written(source='"eap"'), "keys.source: use one of lab, psk, cert"),
     "no quotes": (written(name="vpc2"), "not TOML: Invalid value (at line 2, column 8); texts are in quotes"),
+    "typographic quotes": (
+        written(name="“vpc2”"), "not TOML: Invalid value (at line 2, column 8); “ is no straight quote: write"
+    ),
+    "one typographic quote": (written(name='"vpc2”'), "” is no straight quote"),
+    "typographic quotes within": (written(remote_ts='["“10.2.0.0/16”"]'), "“ is no straight quote"),
+    "typographic quotes around an address": (written(local_addrs='"‘192.0.2.1’"'), "‘ is no straight quote"),
+    "an unseen blank": (written(name='\u00a0"vpc2"'), "there is an unseen character (U+00A0): remove it"),
+    "a blank of no width": (written(remote_ts='["10.2.0.0/16\u200b"]'), "there is an unseen character (U+200B)"),
+    "several subnets in one text": (
+        written(remote_ts='["10.2.0.0/16, 10.3.0.0/16"]'), 'each subnet is a text of its own: ["…", "…"]'
+    ),
+    "several subnets and blanks": (written(remote_ts='["10.2.0.0/16 10.3.0.0/16"]'), "each subnet is a text of"),
+    "several addresses in one text": (
+        written(remote_addrs='"192.0.2.2,192.0.2.3"'), 'each address is a text of its own: ["…", "…"]'
+    ),
+    "keys outside of their peering": (
+        written().replace("[peering.keys]", "[keys]"),
+        "peering.vpc2.keys: missing, and stands elsewhere: write [peering.keys] for [keys] (line 1) (and 1 more)",
+    ),
+    "the secret outside of keys": (
+        written().replace("[peering.keys]\n", "").replace("source", "[peering.keys]\nsource")
+        .replace('secret = "/etc/fwd/psk"', "").replace("[[peering]]", '[[peering]]\nsecret = "/etc/fwd/psk"'),
+        "peering.vpc2.keys.secret: missing here: move it from peering.0.secret (line 8) (and 1 more)",
+    ),
     "a number of many digits": (written(members="9" * 5000), "a number of too many digits"),
     "very deep": (written(local_ts="[" * 5000), "not TOML: nested too deeply"),
 }  # fmt: skip
@@ -169,6 +193,34 @@ def test_a_mistake_is_one_line_with_its_remedy(text: str, expected: str) -> None
         parse(text, "fwd.toml")
     assert expected in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+TWO = "\n".join([written(), "", "# [[peering]]", written(name='"far-away"', tun='"fwd1"', port="9000")])
+PLACED = [
+    (TWO.replace("9000", "0"), "peering.far-away.port: 1 is the least, and 0 is less (line 19)"),
+    (TWO.replace('source = "psk"', "source = 3", 1), "peering.vpc2.keys.source: use one of lab, psk, cert (line 8)"),
+    (TWO.replace('"fwd1"', '"fwd1"\nmembers = 99'), "far-away.members: 64 is the most, and 99 is more (line 19)"),
+    (TWO.replace('name = "far-away"', ""), "peering.1.name: missing (line 12)"),
+    (TWO.replace('["10.2.0.0/16"]', '[\n"10.2.0.0/16",\n"10.9/99",\n]', 1), "vpc2.remote_ts.1: '10.9/99' is no subnet"),
+    (TWO.replace('["10.2.0.0/16"]', '[\n"10.2.0.0/16",\n"10.9/99",\n]', 1), "(line 6)"),
+    ('[gateway]\nlog_level = "loud"\n' + TWO, "'info', 'warning', 'error' (line 2)"),
+    ('peering = [{name = "vpc2", members = 0}]', "(line 1)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), PLACED, ids=[row[1] for row in PLACED])
+def test_a_mistake_is_told_with_its_peering_and_its_line(text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        parse(text, "fwd.toml")
+    assert expected in str(refusal.value)
+
+
+def test_a_value_that_is_right_elsewhere_says_where_it_belongs_and_nothing_of_what_it_is() -> None:
+    """It may be the secret itself."""
+    text = written().replace("[[peering]]", '[[peering]]\nsecrets = "correct horse battery"')
+    with pytest.raises(ConfigError) as refusal:
+        parse(text, "fwd.toml")
+    assert "correct" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", ["gw2.example.net", "gw2", "GW2.Example.NET.", "a-b.c_d.example"])
@@ -190,13 +242,27 @@ def file(directory: Path, data: bytes) -> Path:
 
 
 def test_a_byte_order_mark_and_line_ends_of_windows_are_read_over(tmp_path: Path) -> None:
-    marked = file(tmp_path, b"\xef\xbb\xbf" + EXAMPLE.replace("\n", "\r\n").encode())
+    marked = file(tmp_path, 2 * b"\xef\xbb\xbf" + EXAMPLE.replace("\n", "\r\n").encode())
     assert load(marked) == parse(EXAMPLE, "")
 
 
 def test_utf_16_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is UTF-16: save it as UTF-8"):
         load(file(tmp_path, EXAMPLE.encode("utf-16")))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (EXAMPLE.encode("utf-32"), "is UTF-32: save it as UTF-8"),
+        (EXAMPLE.encode("utf-16-le"), "has octets of zero in it, as UTF-16 has: save it as UTF-8"),
+        (EXAMPLE.encode("utf-16-be"), "has octets of zero"),
+        (EXAMPLE.encode() + b"\0\0", "has octets of zero"),
+    ],
+)
+def test_other_encodings_are_named(tmp_path: Path, data: bytes, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load(file(tmp_path, data))
 
 
 def test_what_is_no_configuration_by_its_size_is_not_read_to_its_end() -> None:

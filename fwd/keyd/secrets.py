@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fwd import files
 from fwd.model.keys import CertificateKeys, Keys, LabKeys, PskKeys
+from fwd.model.places import strange
 from fwd.proto.errors import UserError
 from fwd.proto.ike.auth import RSA_BITS_MIN, Certificates, Credentials, PrivateKey, Psk
 from fwd.proto.ike.trust import Crl, Rules
@@ -32,6 +34,9 @@ _SECRET_BYTES_MAX: Final = 1 << 16
 _CERTIFICATE_BYTES_MAX: Final = 1 << 20
 _CRL_BYTES_MAX: Final = 1 << 22  # some hundred thousand revoked: to read them takes keyd half a second
 _CURVES: Final = ("secp256r1", "secp384r1", "secp521r1")
+_QUOTES: Final = ("'", '"')
+# As ipsec.secrets and swanctl.conf have it; in hex and base64 there is no blank and no colon.
+_LINE: Final = re.compile(rb"[^\"']*:\s*PSK\s|(?:secret|psk)\w*\s*=", re.IGNORECASE)
 _MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
@@ -188,10 +193,28 @@ def _ambiguous(secret: bytes) -> str:
         return "begins with a byte order mark: save it as plain ASCII"
     if len(secret) > 1 and secret[:1] == secret[-1:] and secret[:1] in (b'"', b"'"):
         return "is in quotes, which would be part of it: remove them"
+    if _LINE.match(secret):
+        return "is a whole line of another program's file: write what is between the quotes alone"
+    if odd := _odd_end(secret):
+        return odd
     if secret != secret.strip(b" \t\r\n\v\f"):
         return "has a blank at its beginning or end, which would be part of it: remove it"
     if b"\n" in secret or b"\r" in secret:
         return "has several lines: one is wanted"
+    return ""
+
+
+def _odd_end(secret: bytes) -> str:
+    """Say what a text processor has put around it; a secret that is no text may have any octets."""
+    try:
+        text = secret.decode()
+    except UnicodeDecodeError:
+        return ""
+    ends = text[:1] + text[-1:]
+    if odd := strange("".join(one for one in ends if not one.isascii())):
+        return f"has at its beginning or end what would be part of it: {odd}"
+    if any(one in _QUOTES for one in ends):
+        return "has a quote at one end: remove it, or if it is part of the secret, write that in hex, as 0x…"
     return ""
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import datetime
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from fwd.model import places
 from fwd.model.keys import SOURCES, CertificateKeys, PskKeys
 from fwd.model.words import Truth
 
@@ -27,11 +28,17 @@ _SPELLED: Final = {
 _TABLES: Final = {"gateway": "[gateway]", "peering": "[[peering]]", "keys": "[peering.keys]"}
 
 
-def first_reason(error: ValidationError, tables: Mapping[str, type[BaseModel]]) -> str:
-    """The first thing wrong, as `key: reason`; says how many more there are."""
+def first_reason(
+    error: ValidationError, tables: Mapping[str, type[BaseModel]], data: object = None, text: str = ""
+) -> str:
+    """The first thing wrong, as `key: reason`; says how many more there are.
+
+    `data` is what was refused, by which tables have names, and `text` the file that it was read from.
+    """
     problem, *_ = problems = error.errors()
     words = _words(problem["loc"])
-    key = ".".join(words) or "file"
+    key = ".".join(places.named(words, data)) or "file"
+    line = places.line_of(words, text)
     if problem["type"] == "extra_forbidden":
         reason = f"unknown key{_meant(words[-1], tables)}"
     elif problem["type"] == "missing":
@@ -40,15 +47,30 @@ def first_reason(error: ValidationError, tables: Mapping[str, type[BaseModel]]) 
             for p in problems
             if (p["type"], p["loc"][:-1]) == ("extra_forbidden", problem["loc"][:-1])
         ]
-        reason = f"missing, and {unknown[0]} is unknown" if unknown else "missing"
+        reason = f"missing, and {unknown[0]} is unknown" if unknown else _missing(words, problems)
     elif problem["type"].startswith("union_tag"):
-        key = f"{key}.source"
+        key, line = f"{key}.source", places.line_of([*words, "source"], text)
         reason = "missing" if problem["type"] == "union_tag_not_found" else f"use one of {', '.join(SOURCES)}"
     else:
         reason = _reason(problem["type"], words, problem.get("ctx", {}), problem["input"], problem["msg"])
     keys = {tuple(_words(other["loc"])) for other in problems}
     more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
-    return f"{key}: {reason}{more}"
+    where = f" (line {line})" if line else ""
+    return f"{key}: {reason}{where}{more}"
+
+
+def _missing(words: list[str], problems: Sequence[Any]) -> str:
+    """Say what is missing, and if it stands somewhere else."""
+    found = [_words(one["loc"]) for one in problems if one["type"] == "extra_forbidden"]
+    there = next((".".join(place) for place in found if place[-1] == words[-1]), None)
+    if there is None:
+        return "missing"
+    table = _TABLES.get(words[-1])
+    return (
+        f"missing, and stands elsewhere: write {table} for [{there}]"
+        if table
+        else f"missing here: move it from {there}"
+    )
 
 
 def _reason(kind: str, words: list[str], bounds: Mapping[str, Any], value: object, message: str) -> str:

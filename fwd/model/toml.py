@@ -17,26 +17,32 @@ from pydantic import BaseModel, ValidationError
 
 from fwd.files import why_not_believed
 from fwd.model.mistakes import first_reason
+from fwd.model.places import oddity
 from fwd.model.words import ConfigError
 
 _M = TypeVar("_M", bound=BaseModel)
 FILE_OCTETS_MAX: Final = 4 << 20
-_BYTE_ORDER_MARK, _UTF_16_MARKS = "\ufeff", (b"\xff\xfe", b"\xfe\xff")  # as Windows' editors write them
+_BYTE_ORDER_MARK: Final = "\ufeff"  # as Windows' editors write it
+# Of other encodings: their marks, and what of theirs is in no UTF-8 text that people write.
+_OTHERS: Final = {
+    "UTF-32": (b"\xff\xfe\0\0", b"\0\0\xfe\xff"), "UTF-16": (b"\xff\xfe", b"\xfe\xff"),
+}  # fmt: skip
 
 
 def parse_as(model: type[_M], text: str, source: str, tables: Mapping[str, type[BaseModel]]) -> _M:
     """Parse a configuration's text; `source` names it in errors, and `tables` what may be meant by a wrong key."""
+    text = text.lstrip(_BYTE_ORDER_MARK)
     try:
-        data = tomllib.loads(text.removeprefix(_BYTE_ORDER_MARK))
+        data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        hint = "; texts are in quotes" if str(error).startswith("Invalid value") else ""
+        hint = oddity(str(error), text) or ("; texts are in quotes" if str(error).startswith("Invalid value") else "")
         raise ConfigError(f"{source}: not TOML: {error}{hint}") from None
     except (ValueError, RecursionError):
         raise ConfigError(f"{source}: not TOML: nested too deeply, or a number of too many digits") from None
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {first_reason(error, tables)}") from None
+        raise ConfigError(f"{source}: {first_reason(error, tables, data, text)}") from None
 
 
 def read_text(path: Path) -> str:
@@ -55,8 +61,11 @@ def text_of(data: bytes, source: str) -> str:
     """Return the text that a file holds; `source` names it in errors."""
     if len(data) > FILE_OCTETS_MAX:
         raise ConfigError(f"{source}: more than {FILE_OCTETS_MAX} octets: is this a configuration?")
-    if data.startswith(_UTF_16_MARKS):
-        raise ConfigError(f"{source}: is UTF-16: save it as UTF-8")
+    for encoding, marks in _OTHERS.items():
+        if data.startswith(marks):
+            raise ConfigError(f"{source}: is {encoding}: save it as UTF-8")
+    if b"\0" in data:
+        raise ConfigError(f"{source}: has octets of zero in it, as UTF-16 has: save it as UTF-8")
     try:
         return data.decode()
     except UnicodeDecodeError as error:

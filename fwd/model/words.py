@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from fwd.model.places import strange
 from fwd.proto.errors import UserError
 
 Network = IPv4Network | IPv6Network
@@ -113,6 +114,8 @@ def _address(value: object) -> object:
 
 def _no_address(text: str) -> str:
     """Say what is wrong with a text that is no address."""
+    if several := _several(text, "address"):
+        return several
     bare = text.strip().removeprefix("[").rpartition(":")[0].removesuffix("]")
     for meant, why in (
         (text.strip(), "has blanks around it"),
@@ -125,6 +128,15 @@ def _no_address(text: str) -> str:
     if is_host_name(text):
         return f"{text!r} is a name, and names are not looked up here: write the IP address"
     return f'{text!r} is no IP address: expected one such as "192.0.2.1" or "2001:db8::1"'
+
+
+def _several(text: str, what: str) -> str:
+    """Say that a text is more than one address or subnet, or is written with characters that are none; or nothing."""
+    if len(text.replace(",", " ").replace(";", " ").split()) > 1:
+        return f'{text!r}: each {what} is a text of its own: ["…", "…"]'
+    if odd := strange(text.strip()):
+        return f"{text!r}: {odd}"
+    return ""
 
 
 def is_address(text: str) -> bool:
@@ -163,7 +175,9 @@ def _network(value: object) -> object:
 def _no_network(text: str) -> object:
     """Say what is wrong with a text that is no subnet."""
     start, slash, length = text.partition("/")
-    if text != text.strip():
+    if several := _several(text, "subnet"):
+        reason = several
+    elif text != text.strip():
         reason = f"{text!r} has blanks around it: remove them"
     elif slash and is_address(start):
         most = ip_address(start).max_prefixlen

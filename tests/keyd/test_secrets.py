@@ -81,6 +81,14 @@ def test_a_pre_shared_key_may_be_long_in_hex_or_in_base64(tmp_path: Path, closin
             (b"0123456789abcdef" * 2, b"0123456789abcdef" * 2),  # as good as the half of it, which would do
             *((start + RAW.hex().encode() + b"\n", RAW) for start in (b"0x", b"0X")),
             (b"0s" + base64.b64encode(RAW), RAW),
+            *(
+                (odd, odd)
+                for odd in (
+                    b"\x01no text, though it is ASCII",
+                    b"`correct horse`: battery",
+                    "übel genug, doch ganz gemäß".encode(),
+                )
+            ),
         ]
     ):
         keys = PskKeys(source="psk", secret=write(tmp_path / f"psk{number}", written))
@@ -98,6 +106,11 @@ def test_a_pre_shared_key_may_be_long_in_hex_or_in_base64(tmp_path: Path, closin
         (b"\xef\xbb\xbfcorrect horse battery", "byte order mark"),
         ("correct horse".encode("utf-16"), "byte order mark"),
         (b"correct horse battery \n", "blank"), (b"\tcorrect horse battery", "blank"),
+        ("“correct horse battery”".encode(), "“ is no straight quote"),
+        ("correct horse battery\xa0".encode(), r"U\+00A0"),
+        (b'"correct horse battery', "a quote at one end"), (b"correct horse battery'\n", "a quote at one end"),
+        (b': PSK "correct horse battery"', "whole line"), (b'%any 192.0.2.2 : PSK 0sAAAABBBBCCCCDDDD', "whole line"),
+        (b'secret = "correct horse battery"', "whole line"), (b"secret=0x00112233445566778899", "whole line"),
         (b"correct horse\nbattery staple\n", "several lines"),
         (b"\n" * 16, "holds 0 bytes"), (b"a" + b"\r\n" * 15, "holds 1 bytes"),
         (b"a" * 16, "1 different"), (b"abcdefg" * 5, "7 different"), (b"0x" + b"00ffaa01" * 8, "4 different"),
