@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import select
-import signal
 import struct
 import subprocess
 import sys
@@ -21,7 +18,7 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 from scapy.utils import rdpcap
 
-from fwd.lab import capture
+from fwd.lab import capture, tools, wire
 from fwd.lab.capture import VNET, Recorder
 from fwd.lab.topology import Topology
 
@@ -225,7 +222,7 @@ def test_both_modes_of_the_wire_give_the_same_count(
     topology = lab()
     topology.ethtool("gw1", "wan", "tx-udp-segmentation", offload)
     pcap = tmp_path / "sample.pcap"
-    with capturing(topology, tmp_path, "--iface", "wan", "--pcap", str(pcap), "--sample", "100") as result:
+    with capturing(topology, tmp_path, "--pcap", str(pcap), "--sample", "100") as result:
         topology.run("gw1", [sys.executable, "-c", SENDER])
         topology.run("gw1", ["ping", "-c1", "-W2", B])
     assert result["esp_by_port"] == {"4501": 2200}
@@ -249,7 +246,7 @@ def test_on_a_bridge_it_sees_what_passes_through_once_and_not_what_its_host_send
     ):  # fmt: skip
         topology.run("gw1", ["ip", *line.split()])
     topology.run("client1", ["ip", "addr", "add", f"{A}/24", "dev", "eth0"])
-    with capturing(topology, tmp_path, "--iface", "br0", "--bridge") as result:
+    with capturing(topology, tmp_path, "--bridge", iface="br0") as result:
         topology.run("client1", [sys.executable, "-c", SENDER])
         topology.run("gw1", ["ping", "-c1", "-W2", B])
     assert result["esp_packets"] == 2200
@@ -258,7 +255,7 @@ def test_on_a_bridge_it_sees_what_passes_through_once_and_not_what_its_host_send
 
 STOPPED = """
 import os, socket
-from fwd.lab import capture
+from fwd.lab import capture, tools, wire
 capture._BATCH_FRAMES_MAX = 10
 with capture.open_socket("lo") as sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
     there.bind(("127.0.0.1", 0))
@@ -275,26 +272,14 @@ def test_whatever_waits_when_it_is_stopped_is_counted(lab: Callable[..., Topolog
 
 
 @contextlib.contextmanager
-def capturing(topology: Topology, directory: Path, *options: str) -> Iterator[dict[str, Any]]:
+def capturing(topology: Topology, directory: Path, *options: str, iface: str = "wan") -> Iterator[dict[str, Any]]:
     """A capture on gw1, and somebody at 192.0.2.2 who takes what SENDER sends; the result is there afterwards."""
-    out, result = directory / "out.json", dict[str, Any]()
-    argv = [sys.executable, "-m", "fwd.lab.capture", "--outer", A, "--outer", B, "--out", str(out), *options]
     # A socket at the far end, so that no ICMP error answers; it need not read.
     sink = topology.popen("gw2", [sys.executable, "-c", SINK], stdout=subprocess.PIPE, text=True)
-    capture = topology.popen("gw1", [*argv, "--seconds", "30"], stdout=subprocess.PIPE, text=True)
-    try:
-        for process in (sink, capture):
-            assert process.stdout is not None
-            assert select.select([process.stdout], [], [], 10)[0]
-            assert process.stdout.readline() == "ready\n"
-        yield result
-        capture.send_signal(signal.SIGTERM)
-        assert capture.wait(60) == 0
-        result |= json.loads(out.read_text())
-    finally:
-        for process in (sink, capture):
-            process.kill()
-            process.communicate()
+    with tools.ended(sink):
+        tools.await_ready(sink, "the sink")
+        with wire.watched(topology, "gw1", directory, (A, B), *options, iface=iface) as seen:
+            yield seen
 
 
 SINK = """

@@ -14,23 +14,20 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from fwd.bench.result import Plan
-from fwd.lab import flows, gateways, probe, tools, traffic
+from fwd.lab import gateways, probe, probing, tools, traffic
 from fwd.lab.topology import Topology
 from fwd.lab.waiting import until
 from fwd.lab.world import LabError
 
 MEMBERS: Final = 4
 STREAMS: Final = 8
-PROBE_PORT: Final = 7777
-_FIRST_PROBE_SOURCE_PORT = 20000
-_UDP = 17
 _SETTLE_S = 1.0  # before anything is counted, and after
+_SPARE_S = 30.0  # probes are ended once the streams have
 _PID_TIMEOUT_S = 10.0
 
 
@@ -70,26 +67,25 @@ def run(plan: Plan) -> dict[str, Any]:
 
 
 def _measure(topology: Topology, schedule: Schedule, plan: Plan) -> dict[str, Any]:
-    probes = _Probes.of(topology, schedule.load_s)
+    ports, longest_s = probing.ports(topology, MEMBERS), schedule.load_s + _SPARE_S
     with ExitStack() as stack:
-        receiver = stack.enter_context(tools.tool(topology, "client2", probes.receive))
+        probes = stack.enter_context(probing.probing(topology, topology.run_dir, ports, longest_s))
         stack.enter_context(tools.ended(traffic.start_server(topology, "client2")))
         resets = traffic.tcp_resets(topology)
         client = traffic.start_even(topology, members=MEMBERS, streams=STREAMS, seconds=schedule.load_s)
         stack.enter_context(tools.ended(client))
-        sender = stack.enter_context(tools.tool(topology, "client1", probes.send, waits_ready=False))
         moments = _kill_again_and_again(topology, client, schedule, plan)
         # Before the streams end: iperf3 may close its connections with a reset.
         resets = traffic.tcp_resets(topology) - resets
         tcp = traffic.parse(tools.output(client))
-        sent = probe.read_sent(tools.output(sender))
-        tools.stop(receiver)
+        probes.end()
+        got = probes.arrivals
     return {
         "members": MEMBERS,
         "streams": STREAMS,
         "kill_every_s": schedule.beat_s,
         "kills": schedule.kills,
-        **_silences(schedule, moments, probes, sent, probe.read_arrivals(probes.arrivals)),
+        **_silences(schedule, moments, probes.sent, got),
         "tcp_resets": resets,
         "retransmits": tcp.retransmits,
         "received_mbps": tcp.received_mbps,
@@ -97,20 +93,20 @@ def _measure(topology: Topology, schedule: Schedule, plan: Plan) -> dict[str, An
 
 
 def _silences(
-    schedule: Schedule, moments: Moments, probes: _Probes, sent: dict[int, probe.Sent], got: dict[int, probe.Ints]
+    schedule: Schedule, moments: Moments, sent: dict[int, probe.Sent], got: dict[int, probe.Ints]
 ) -> dict[str, Any]:
     """What the probes say."""
-    for member, port in enumerate(probes.ports):
+    for member, port in enumerate(sent):
         if port not in got:
             raise LabError(f"failover: no probe of member {member} arrived")
-    times = [got[port][1] for port in probes.ports]
+    times = [got[port][1] for port in sent]
     within_ns = int(schedule.beat_s * 1e9)
     quiet = [gap for flow in times for gap in probe.silences_ms(flow, moments.quiet, within_ns, moments.end)]
     return {
         "gaps_ms": distribution(gaps_ms(moments, times, within_ns)),
         "quiet_gaps_ms": distribution(quiet),
-        "sent_probes": sum(sent[port].count for port in probes.ports),
-        "lost_probes": sum(sent[port].count - int(np.unique(got[port][0]).size) for port in probes.ports),
+        "sent_probes": sum(sent[port].count for port in sent),
+        "lost_probes": sum(sent[port].count - int(np.unique(got[port][0]).size) for port in sent),
     }
 
 
@@ -166,38 +162,3 @@ def _await(beat_s: float, client: subprocess.Popen[str]) -> None:
             traffic.parse(tools.output(client))  # says why, if it knows
             raise LabError("failover: iperf3 ended before its time")
         time.sleep(min(left_s, 0.25))
-
-
-@dataclass(frozen=True)
-class _Probes:
-    """The command lines of both ends of the probes; `ports`: for each member that of the flow that it carries."""
-
-    topology: Topology
-    seconds: float
-    ports: list[int]
-    magic: str
-
-    @classmethod
-    def of(cls, topology: Topology, seconds: float) -> _Probes:
-        source, to = topology.address("client1"), topology.address("client2")
-        member = flows.member_of_flow(MEMBERS)
-        ports = flows.port_of_each_member(
-            lambda port: member(source, port, to, PROBE_PORT, _UDP), MEMBERS, _FIRST_PROBE_SOURCE_PORT
-        )
-        return cls(topology, seconds, ports, os.urandom(16).hex())
-
-    @property
-    def arrivals(self) -> Path:
-        return self.topology.run_dir / "arrivals.npz"
-
-    @property
-    def receive(self) -> list[str]:
-        argv = ["fwd.lab.probe", "receive", "--port", str(PROBE_PORT), "--magic", self.magic]
-        argv += ["--out", str(self.topology.run_dir / "probes.json"), "--arrivals", str(self.arrivals)]
-        return [*argv, "--seconds", str(self.seconds + tools.END_TIMEOUT_S)]
-
-    @property
-    def send(self) -> list[str]:
-        argv = ["fwd.lab.probe", "send", "--to", f"{self.topology.address('client2')}:{PROBE_PORT}"]
-        argv += [word for port in self.ports for word in ("--from-port", str(port))]
-        return [*argv, "--magic", self.magic, "--seconds", str(self.seconds)]

@@ -7,15 +7,13 @@ status is 0 only if `fwd.lab.verdict` finds no fault. The lab is its own and alw
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,17 +22,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fwd.lab import flows, gateways, probe, tools, traffic, verdict
-from fwd.lab.topology import Topology, why_not
+from fwd.lab import gateways, probe, probing, tools, traffic, verdict, wire
+from fwd.lab.topology import GATEWAYS, Topology, why_not
 from fwd.lab.view import Reading, View
+from fwd.lab.waiting import until
 from fwd.lab.world import LabError
 from fwd.model.config import MEMBERS_MAX
 
 ESP_PORT = 4500  # member i uses ESP_PORT + i
-PROBE_PORT = 7777
 VICTIM = 0
-_PROBE_SOURCE_PORT = 20000
-_UDP = 17
 _READING_EVERY_S = 0.25
 _RESETS_BEFORE_END_S = 0.5
 _PING_WAIT_S = 0.02
@@ -55,41 +51,23 @@ class _Demo:
 
     def __init__(self, topology: Topology, members: int, streams: int, view: View) -> None:
         self.topology, self.members, self.streams, self.view = topology, members, streams, view
-        self.source, self.to = topology.address("client1"), topology.address("client2")
         self.magic = os.urandom(16).hex()
-        self._member = flows.member_of_flow(members)
-        ports = flows.port_of_each_member(
-            lambda port: self._member(self.source, port, self.to, PROBE_PORT, _UDP),
-            members,
-            _PROBE_SOURCE_PORT,
-        )
-        self.probe_port = ports[VICTIM]
+        self.probe_port = probing.ports(topology, members)[VICTIM]
 
-    def capture(self) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
-        last_port = ESP_PORT + self.members - 1
-        argv = ["fwd.lab.capture", "--iface", "wan", "--ports", f"{ESP_PORT}-{last_port}"]
-        argv += ["--outer", self.topology.outer("gw1"), "--outer", self.topology.outer("gw2")]
-        argv += ["--marker", self.magic, "--out", str(self.capture_path)]
-        return tools.tool(self.topology, "gw1", argv)
-
-    @property
-    def capture_path(self) -> Path:
-        return self.topology.run_dir / "capture.json"
+    def capture(self) -> AbstractContextManager[dict[str, Any]]:
+        """Watch gw1's WAN while a block runs."""
+        outer = [self.topology.outer(host) for host in GATEWAYS]
+        options = ["--ports", f"{ESP_PORT}-{ESP_PORT + self.members - 1}", "--marker", self.magic]
+        return wire.watched(self.topology, "gw1", self.topology.run_dir, outer, *options)
 
     def phase(self, title: str, seconds: float, server_port: int, kill: bool) -> Phase:
         """Load and probes for `seconds`; half way a member dies, if `kill`."""
         self.view.phase = title
-        result = self.topology.run_dir / "probes.json"
-        common = ["--magic", self.magic, "--seconds"]
-        receive = ["fwd.lab.probe", "receive", "--port", str(PROBE_PORT), "--out", str(result)]
-        send = ["fwd.lab.probe", "send", "--to", f"{self.to}:{PROBE_PORT}"]
-        send += ["--from-port", str(self.probe_port)]
-
-        # Receivers first, so that nothing sent is lost for want of them.
         with ExitStack() as stack:
-            receiver = stack.enter_context(
-                tools.tool(self.topology, "client2", [*receive, *common, str(seconds + tools.END_TIMEOUT_S)])
-            )
+            flow = probing.probing(
+                self.topology, self.topology.run_dir, [self.probe_port], seconds, magic=self.magic
+            )  # fmt: skip
+            probes = stack.enter_context(flow)
             server = traffic.start_server(self.topology, "client2", server_port)
             stack.enter_context(tools.ended(server))
             resets = traffic.tcp_resets(self.topology)
@@ -97,18 +75,13 @@ class _Demo:
                 self.topology, members=self.members, streams=self.streams, seconds=seconds, port=server_port
             )
             stack.enter_context(tools.ended(client))
-            sender = stack.enter_context(
-                tools.tool(self.topology, "client1", [*send, *common, str(seconds)], waits_ready=False)
-            )
 
             # Load runs by itself; a member is killed half way.
             self._watch(seconds, kill)
             resets = traffic.tcp_resets(self.topology) - resets
             tcp = traffic.parse(tools.output(client))
-            sent = probe.read_sent(tools.output(sender))
-            tools.stop(receiver)
-        got = probe.read_arrived(result.read_text())
-        return Phase(tcp, {port: probe.merge(sent[port], got.get(port)) for port in sent}, resets)
+            came = probes.came
+        return Phase(tcp, came, resets)
 
     def _watch(self, seconds: float, kill: bool) -> None:
         """Show readings until shortly before the streams end; in the middle, kill."""
@@ -134,7 +107,7 @@ class _Demo:
     def ledgers(self) -> list[list[Mapping[str, Any]]]:
         """What each gateway's members say of the numbers they have used."""
         found = []
-        for host in ("gw1", "gw2"):
+        for host in GATEWAYS:
             status = gateways.status(self.topology, host)
             if status is None:
                 raise LabError(f"{host} tells no status: its ledgers cannot be read")
@@ -167,13 +140,11 @@ def run_demo(
         first_packet_ms = _first_packet_ms(topology)
         view = stack.enter_context(View(console))
         demo = _Demo(topology, members, streams, view)
-        with demo.capture() as capture:
+        with demo.capture() as captured:
             port = traffic.SERVER_PORT
             quiet = demo.phase("nobody is killed", seconds / 2, port, kill=False)
             killed = demo.phase("a member is killed", seconds, port + 1, kill=True)
-            tools.stop(capture)
         ledgers = demo.ledgers()
-        captured = json.loads(demo.capture_path.read_text())
 
     # What came of it, as figures and as a verdict.
     result = verdict.summary(
@@ -197,10 +168,7 @@ def _first_packet_ms(topology: Topology) -> float:
     """From the second gateway's start until a packet has passed there and back; the first one's guards stand."""
     gateways.again(topology, "gw2")
     start_s = time.monotonic()
-    argv = ["ping", "-n", "-c", "1", "-W", str(_PING_WAIT_S), topology.address("client2")]
-    while topology.run("client1", argv, check=False).returncode:
-        if time.monotonic() > start_s + _FIRST_PACKET_S_MAX:
-            raise LabError(f"no packet has passed within {_FIRST_PACKET_S_MAX:g} s of gw2's start")
+    until(lambda: topology.ping("-W", str(_PING_WAIT_S)), "a packet there and back", _FIRST_PACKET_S_MAX)
     passed_s = time.monotonic()
     gateways.wait_ready(topology)
     return round((passed_s - start_s) * 1000, 1)

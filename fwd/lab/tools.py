@@ -14,10 +14,11 @@ from contextlib import ExitStack
 from typing import Any, AnyStr
 
 from fwd.lab import gateways
-from fwd.lab.topology import Hosts, Topology
+from fwd.lab.hosts import Hosts
+from fwd.lab.topology import Topology
 from fwd.lab.world import LabError
 
-END_TIMEOUT_S = 20.0
+END_TIMEOUT_S = 60.0  # on a busy machine
 _READY_TIMEOUT_S = 10.0
 
 

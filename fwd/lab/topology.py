@@ -16,9 +16,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from fwd.lab import processes
+from fwd.lab.hosts import Hosts
 from fwd.lab.world import LabError, Version, World
 
 # Of the usual world, a gateway at each of two sites.
@@ -30,19 +30,6 @@ TOOLS = ("ip", "nft", "ethtool", "sysctl")
 _NETNS_DIR = Path("/run/netns")
 _END_TIMEOUT_S = 15.0
 _HOST = re.compile(r"client\d+|gw\d+|router")
-
-
-class Hosts(Protocol):
-    """Where the lab's tools run commands: its own namespaces, or the testbed's containers."""
-
-    def address(self, host: str) -> str:
-        """The address of a host."""
-
-    def run(self, host: str, argv: Sequence[str], check: bool = True, **kw: Any) -> subprocess.CompletedProcess[str]:
-        """Run a command in a host's network to its end."""
-
-    def popen(self, host: str, argv: Sequence[str], **kw: Any) -> subprocess.Popen[Any]:
-        """Start a command in a host's network; the returned pid is the command's own."""
 
 
 def why_not() -> str | None:
@@ -64,7 +51,7 @@ def kernel_has_ipv6() -> bool:
 
 
 @dataclass(frozen=True)
-class Topology(World):
+class Topology(World, Hosts):
     """One lab, known by its name: two with different names stand side by side."""
 
     name: str = "fwd"
@@ -102,16 +89,6 @@ class Topology(World):
         if version == 6 and not kernel_has_ipv6():
             return []
         return [self.address(host, dev, version) for dev in self.plan_of_addresses[host]]
-
-    def run(self, host: str, argv: Sequence[str], check: bool = True, **kw: Any) -> subprocess.CompletedProcess[str]:
-        """Run a command in a host's namespace to its end; captures its output unless `kw` redirects it."""
-        if "stdout" not in kw and "stderr" not in kw:
-            kw.setdefault("capture_output", True)
-        return subprocess.run(self._argv(host, argv), check=check, text=True, **kw)
-
-    def popen(self, host: str, argv: Sequence[str], **kw: Any) -> subprocess.Popen[Any]:
-        """Start a command in a host's namespace; the returned pid is the command's own."""
-        return subprocess.Popen(self._argv(host, argv), **kw)
 
     def ethtool(self, host: str, dev: str, feature: str, on: bool) -> None:
         """Switch an offload of a device, say `tx-udp-segmentation`."""
@@ -164,7 +141,7 @@ class Topology(World):
     def _record(self) -> Path:
         return self.run_dir / "topology.json"
 
-    def _argv(self, host: str, argv: Sequence[str]) -> list[str]:
+    def command(self, host: str, argv: Sequence[str]) -> list[str]:
         return ["ip", "netns", "exec", self.ns(host), *argv]
 
     def _complete(self) -> bool:
@@ -210,7 +187,7 @@ class Topology(World):
                 for word in ("disable_ipv6", "accept_dad", "accept_ra"):
                     settings[f"ipv6.conf.{scope}.{word}"] = 0
         words = [f"net.{key}={value}" for key, value in settings.items()]
-        _command(self._argv(host, ["sysctl", "-qw", *words]))
+        _command(self.command(host, ["sysctl", "-qw", *words]))
 
     def _make_links(self) -> None:
         for link in self.links:

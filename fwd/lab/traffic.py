@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from fwd.lab import flows
-from fwd.lab.topology import Hosts, Topology
+from fwd.lab.hosts import Hosts
+from fwd.lab.topology import Topology
 from fwd.lab.waiting import Daemon, until
 from fwd.lab.world import LabError
 
@@ -69,10 +70,13 @@ def start_client(
     reverse: bool = False,
     both: bool = False,
     mbps: float | None = None,
+    udp: bool = False,
+    interval_s: float | None = None,
 ) -> subprocess.Popen[str]:
     """An iperf3 client on its way; give what it prints to `parse`. With `both`, as many streams each way at once.
 
-    `mbps` paces each stream. It runs for whole seconds, as iperf3 knows no others and takes 0 for ever.
+    `mbps` paces each stream; `interval_s`: how often it notes what has passed.
+    It runs for whole seconds, as iperf3 knows no others and takes 0 for ever.
     """
     argv = ["iperf3", "-J", "-c", address, "-p", str(port), "-P", str(streams), "-t", str(math.ceil(seconds))]
     argv += ["--connect-timeout", "3000"]
@@ -80,6 +84,8 @@ def start_client(
     argv += ["-R"] if reverse else []
     argv += ["--bidir"] if both else []
     argv += ["-b", f"{mbps}M"] if mbps is not None else []
+    argv += ["-u"] if udp else []
+    argv += ["-i", f"{interval_s:g}"] if interval_s is not None else []
     client: subprocess.Popen[str] = topology.popen(
         host, argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -96,15 +102,20 @@ def start_even(
     return start_client(topology, "client1", to, streams=streams, seconds=seconds, port=port, first_source_port=first)
 
 
-def parse(output: str) -> TcpResult:
-    """The sums of `iperf3 -J`, of both ways if it went both. Raises LabError with iperf3's own reason if it failed."""
+def report(output: str) -> dict[str, Any]:
+    """What `iperf3 -J` has printed. Raises LabError with iperf3's own reason if it failed."""
     try:
-        report = json.loads(output)
+        printed: dict[str, Any] = json.loads(output)
     except json.JSONDecodeError:
         raise LabError("iperf3 gave no result") from None
-    if "error" in report:
-        raise LabError(f"iperf3: {report['error']}")
-    end = report["end"]
+    if "error" in printed:
+        raise LabError(f"iperf3: {printed['error']}")
+    return printed
+
+
+def parse(output: str) -> TcpResult:
+    """The sums of `iperf3 -J`, of both ways if it went both. Raises LabError with iperf3's own reason if it failed."""
+    end = report(output)["end"]
     ways = ("", "_bidir_reverse")
     received, sent = ([end.get(f"sum_{which}{way}", {}) for way in ways] for which in ("received", "sent"))
     return TcpResult(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import re
 import signal
@@ -18,10 +17,10 @@ from typing import Any, TypeVar
 import pytest
 
 from fwd.agent.client import query
-from fwd.lab import flows, probe, processes, traffic, waiting
+from fwd.lab import flows, probe, probing, processes, traffic, waiting, wire
 from fwd.lab.processes import Process
 from fwd.lab.tools import ended as ended
-from fwd.lab.topology import Topology, why_not
+from fwd.lab.topology import GATEWAYS, Topology, why_not
 from fwd.lab.world import Pairing
 from fwd.model import render
 from fwd.proto.probe import KEY_BYTES
@@ -31,7 +30,6 @@ Json = dict[str, Any]
 # Limits are a quiet machine's: one that is busy with other workers' gateways gets more.
 PATIENCE, PATIENT_S = 4.0, 60.0
 PORT = 4500  # of member 0
-PROBE_PORT = 7777
 BEACON = "0.0.0.0:4790"
 ICMP, TCP, UDP = 1, 6, 17
 
@@ -213,15 +211,8 @@ class Pair:
 
     # -- traffic ----------------------------------------------------------------------------------------------
 
-    def ping(self, *options: str, host: str = "client1", to: str | None = None, count: int = 1) -> bool:
-        return self.ping_output(*options, host=host, to=to, count=count).returncode == 0
-
-    def ping_output(
-        self, *options: str, host: str = "client1", to: str | None = None, count: int = 1
-    ) -> subprocess.CompletedProcess[str]:
-        far = "client2" if host == "client1" else "client1"
-        argv = ["ping", "-c", str(count), "-i", "0.05", "-W", "1", *options, to or self.topology.address(far)]
-        return self.topology.run(host, argv, check=False)
+    def ping(self, *options: str, host: str = "client1", to: str = "", count: int = 1) -> bool:
+        return self.topology.ping(*options, host=host, to=to, count=count)
 
     def tcp(self, *, seconds: float = 2.0, streams: int = 2, reverse: bool = False, version: int = 4) -> float:
         """TCP from client1 to client2, or back; Mbit/s received."""
@@ -248,7 +239,7 @@ class Pair:
             "    try: s.sendto(data,(to,int(port)))\n"
             "    except OSError: pass\n"
         )
-        numbers = (PROBE_PORT, source_port, octets, megabits, seconds)
+        numbers = (probing.PORT, source_port, octets, megabits, seconds)
         argv = [sys.executable, "-c", script, self.topology.address("client2"), *map(str, numbers)]
         process = self.topology.popen("client1", argv)
         try:
@@ -278,53 +269,29 @@ class Pair:
         self, host: str = "gw1", dev: str = "wan", marker: bytes | None = None, pcap: Path | None = None
     ) -> Iterator[Json]:
         """The wire from a gateway's end; the dictionary is filled when the block ends."""
-        out = self.topology.run_dir / "capture.json"
-        argv = [sys.executable, "-P", "-m", "fwd.lab.capture", "--iface", dev, "--out", str(out)]
-        argv += ["--outer", self.topology.outer("gw1"), "--outer", self.topology.outer("gw2")]
-        argv += ["--marker", marker.hex()] if marker else []
-        argv += ["--pcap", str(pcap)] if pcap else []
-        process = self.topology.popen(host, argv, stdout=subprocess.PIPE)
-        result: Json = {}
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            yield result
-            process.terminate()
-            assert process.wait(60) == 0
-            result.update(json.loads(out.read_text()))
-        finally:
-            process.kill()
-            process.communicate()
-            out.unlink(missing_ok=True)
+        outer = [self.topology.outer(gateway) for gateway in GATEWAYS]
+        options = ["--marker", marker.hex()] if marker else []
+        options += ["--pcap", str(pcap)] if pcap else []
+        with wire.watched(self.topology, host, self.topology.run_dir, outer, *options, iface=dev) as seen:
+            yield seen
+        assert not wire.missed(seen)
 
     @contextlib.contextmanager
     def probes(self, ports: Sequence[int], seconds: float = 60.0) -> Iterator[dict[int, probe.Arrived]]:
         """Numbered datagrams at 1 kHz from client1 to client2 on these flows; filled when the block ends."""
-        magic, out = os.urandom(16).hex(), self.topology.run_dir / "probes.json"
-        common = ["--magic", magic, "--seconds", str(seconds)]
-        python = [sys.executable, "-P", "-m", "fwd.lab.probe"]
-        receive = [*python, "receive", "--port", str(PROBE_PORT), "--out", str(out), *common]
-        send = [*python, "send", "--to", f"{self.topology.address('client2')}:{PROBE_PORT}", *common]
-        send += [word for port in ports for word in ("--from-port", str(port))]
-        result: dict[int, probe.Arrived] = {}
-        with contextlib.ExitStack() as stack:
-            receiver = stack.enter_context(ended(self.topology.popen("client2", receive, stdout=subprocess.PIPE)))
-            assert receiver.stdout is not None
-            assert receiver.stdout.readline() == b"ready\n"
-            before = sum(m["in"]["records"] for m in self.peering("gw2")["members"])
-            sender = stack.enter_context(ended(self.topology.popen("client1", send, stdout=subprocess.PIPE)))
-            until(
-                lambda: sum(m["in"]["records"] for m in self.peering("gw2")["members"]) > before + 50,
-                what="probes on their way",
-            )
-            yield result
-            sender.terminate()
-            sent = probe.read_sent(sender.communicate(timeout=60)[0].decode())
+
+        def records() -> int:
+            return sum(member["in"]["records"] for member in self.peering("gw2")["members"])
+
+        came: dict[int, probe.Arrived] = {}
+        before = records()
+        with probing.probing(self.topology, self.topology.run_dir, ports, seconds) as probes:
+            until(lambda: records() > before + 50, what="probes on their way")
+            yield came
+            probes.end()
+            assert probes.sent
             self.wait_quiet()
-            receiver.terminate()
-            assert receiver.wait(60) == 0
-            got = probe.read_arrived(out.read_text())
-            result.update({port: probe.merge(sent[port], got.get(port)) for port in sent})
+            came |= probes.came
 
     # -- the books --------------------------------------------------------------------------------------------
 
@@ -342,11 +309,9 @@ class Pair:
 
         return until(settled, 20.0, "books at rest")
 
-    def flow_ports(self, members: int, first: int = 20000) -> list[int]:
+    def flow_ports(self, members: int, first: int = probing.SOURCE_PORT) -> list[int]:
         """For each member, a UDP source port of the probes' flow that it carries while all live."""
-        source, to = self.topology.address("client1"), self.topology.address("client2")
-        member = flows.member_of_flow(members)
-        return flows.port_of_each_member(lambda p: member(source, p, to, PROBE_PORT, UDP), members, first)
+        return probing.ports(self.topology, members, first)
 
     def icmp_member(self, members: int) -> int:
         """Which member of gw1 carries pings from client1 to client2."""

@@ -26,7 +26,7 @@ def test_esp_says_fragmentation_needed_and_clamps_tcp(module_pairs: MakePair) ->
     pair = module_pairs([{"payload": "esp"}])
     mtu = pair.peering("gw1")["tun_mtu"]
     assert 1400 < mtu < 1472
-    refused = pair.ping_output("-M", "do", "-s", "1472")
+    refused = pair.topology.ping_output("-M", "do", "-s", "1472")
     assert refused.returncode != 0
     assert f"mtu = {mtu}" in refused.stdout
     assert pair.ping("-M", "do", "-s", str(mtu - 28))
@@ -48,7 +48,7 @@ def test_a_narrow_path_that_says_so(pairs: MakePair, payload: str) -> None:
         assert pair.ping("-M", "do", "-s", "1472", count=3)
     else:
         until(lambda: pair.peering("gw1")["tun_mtu"] < 1400, what="MTU of the TUN device follows")
-        refused = pair.ping_output("-M", "do", "-s", "1400")
+        refused = pair.topology.ping_output("-M", "do", "-s", "1400")
         assert "mtu" in refused.stdout + refused.stderr  # from the gateway, or from the client's own cache
     for reverse in (False, True):
         until(lambda: pair.tcp(seconds=1, reverse=reverse) > 20, 20.0, f"TCP, {reverse=}")  # noqa: B023

@@ -98,7 +98,7 @@ def test_nothing_in_the_clear_when_the_supervisor_is_killed(pairs: MakePair) -> 
                 assert not pair.ping(host=host)
         # IPv6, since the pings have used up what the kernel sends of ICMP errors to that client.
         far = pair.topology.address("client2", version=6)
-        until(lambda: "nreachable" in pair.ping_output(to=far).stdout, what="the client is told")
+        until(lambda: "nreachable" in pair.topology.ping_output(to=far).stdout, what="the client is told")
         crash(pair, "gw2")
         for host in ("client1", "client2"):
             assert not pair.ping(host=host)
@@ -167,7 +167,7 @@ def test_each_guard_holds_alone(pairs: MakePair) -> None:
         assert guarded(pair, "to_wire") == before + 3
         pair.topology.run("gw1", ["ip", "route", "add", "unreachable", subnet, "metric", "1000000"])
         pair.topology.run("gw1", ["nft", "delete", "table", "inet", "fwd_to_gw2_0"])
-        assert "nreachable" in pair.ping_output("-p", MARKER.hex(), count=3).stdout
+        assert "nreachable" in pair.topology.ping_output("-p", MARKER.hex(), count=3).stdout
     assert wire["plaintext_packets"] == 0, wire["plaintext_examples"]
 
 

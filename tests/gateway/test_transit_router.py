@@ -136,7 +136,7 @@ def test_each_hop_answers(pair: tuple[Pair, Behind], version: int) -> None:
     """As traceroute asks: by packets that end at r."""
     gateways, _ = pair
     before = gateways.peering("gw2")["icmp_errors"]["out"]
-    said = gateways.ping_output("-n", "-t", "3", to=FAR[version]).stdout
+    said = gateways.topology.ping_output("-n", "-t", "3", to=FAR[version]).stdout
     assert f"From {R[version]} icmp_seq=1 Time" in said
     until(lambda: gateways.peering("gw2")["icmp_errors"]["out"] > before, what="counted at gw2")
     until(lambda: gateways.peering("gw1")["icmp_errors"]["in"] > 0, what="counted at gw1")

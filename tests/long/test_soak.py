@@ -94,5 +94,5 @@ def test_loss_on_an_idle_tunnel_adds_no_delay(pairs: MakePair) -> None:
 
 
 def round_trips_ms(pair: Pair, count: int) -> list[float]:
-    shown = pair.ping_output("-i", "1", "-s", "3000", count=count).stdout
+    shown = pair.topology.ping_output("-i", "1", "-s", "3000", count=count).stdout
     return [float(ms) for ms in re.findall(r"time=([\d.]+) ms", shown)]

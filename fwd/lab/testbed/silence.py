@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Any
 
+from fwd.lab import traffic
 from fwd.lab.world import LabError
 
 
@@ -20,7 +19,7 @@ class Streams:
 
 def read(output: str) -> Streams:
     """From `iperf3 -J -i 0.1`. Raises LabError with iperf3's own reason if it failed."""
-    report = _report(output)
+    report = traffic.report(output)
     silent_s: dict[int, float] = {}
     longest_s: dict[int, float] = {}
     received = 0
@@ -37,16 +36,6 @@ def read(output: str) -> Streams:
 
 def read_udp(output: str) -> tuple[float, float]:
     """Mbit/s that arrived and per cent lost, from `iperf3 -J -u`. Raises LabError."""
-    total = _report(output)["end"]["sum"]
+    total = traffic.report(output)["end"]["sum"]
     percent: float = total["lost_percent"]
     return round(total["bits_per_second"] * (1 - percent / 100) / 1e6, 1), round(percent, 2)
-
-
-def _report(output: str) -> dict[str, Any]:
-    try:
-        report: dict[str, Any] = json.loads(output)
-    except json.JSONDecodeError:
-        raise LabError("iperf3 gave no result") from None
-    if "error" in report:
-        raise LabError(f"iperf3: {report['error']}")
-    return report
