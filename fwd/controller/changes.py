@@ -26,11 +26,13 @@ Object = Mapping[str, Any]
 
 
 class RefusedError(Exception):
-    """A change that cannot be; its text is one line for the user. `missing`: there is no such object."""
+    """A change that cannot be; its text is one line for the user. `missing`: there is no such object. `conflict`: it
+    could be, if the fleet were another.
+    """
 
-    def __init__(self, text: str, *, missing: bool = False) -> None:
+    def __init__(self, text: str, *, missing: bool = False, conflict: bool = False) -> None:
         super().__init__(text)
-        self.missing = missing
+        self.missing, self.conflict = missing, conflict
 
 
 def objects_of(fleet: Fleet, kind: str) -> dict[str, dict[str, Any]]:
@@ -43,7 +45,7 @@ def create(fleet: Fleet, kind: str, body: Object) -> Fleet:
     """Add an object."""
     name = body.get("name")
     if isinstance(name, str) and name in objects_of(fleet, kind):
-        raise RefusedError(f"{kind} {name} is there already: `set` changes it")
+        raise RefusedError(f"{kind} {name} is there already: `set` changes it", conflict=True)
     if kind == "peering":
         body = {**body, "number": _free_number(fleet)}
     return _with(fleet, kind, [*objects_of(fleet, kind).values(), body])
@@ -66,7 +68,7 @@ def delete(fleet: Fleet, kind: str, name: str) -> Fleet:
     objects = objects_of(fleet, kind)
     _check_there(kind, name, objects)
     if users := sorted(_users_of(fleet, kind, name)):
-        raise RefusedError(f"{kind} {name} is used by {', '.join(users)}: delete that first")
+        raise RefusedError(f"{kind} {name} is used by {', '.join(users)}: delete that first", conflict=True)
     if kind == "gateway":
         clusters = objects_of(fleet, "cluster")
         for one in clusters.values():
@@ -145,5 +147,5 @@ def _free_number(fleet: Fleet) -> int:
     taken = {one.number for one in fleet.peerings}
     free = next((number for number in range(PEERINGS_MAX) if number not in taken), None)
     if free is None:
-        raise RefusedError(f"there are {PEERINGS_MAX} peerings, and no more can be")
+        raise RefusedError(f"there are {PEERINGS_MAX} peerings, and no more can be", conflict=True)
     return free

@@ -8,7 +8,7 @@ say what was taken away on purpose (link/document.py).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -89,8 +89,10 @@ async def edit(
     *,
     seen: tuple[str, str, int] | None = None,
     dry_run: bool = False,
+    beside: Callable[[Outcome], Sequence[Write]] = lambda outcome: (),
 ) -> Outcome:
     """Change the fleet by `act`. `seen`: kind, name and revision of an object that must still be so.
+    `beside`: what else is written in the same transaction, also if the fleet stays as it is.
 
     Raises RefusedError, StaleError, and what the store raises: ConflictError if it has other content than `kept`.
     """
@@ -101,9 +103,15 @@ async def edit(
     gone = [one.name for one in kept.fleet.peerings if one.name not in {other.name for other in after.peerings}]
     removed = _removed(kept, after, placement, gone)
     outcome = Kept(after, placement.pairs, kept.generation + 1, removed, kept.revisions, kept.placed_revision)
-    if dry_run or after == kept.fleet:
-        return Outcome(outcome if dry_run else kept, tuple(lines))
-    await store.write(term, [*_object_writes(kept, after), _placed_write(kept, outcome)])
+    if dry_run:
+        return Outcome(outcome, tuple(lines))
+
+    # A change that changes nothing is no generation.
+    changes = [*_object_writes(kept, after), _placed_write(kept, outcome)] if after != kept.fleet else []
+    others = beside(Outcome(outcome if changes else kept, tuple(lines)))
+    if not changes and not others:
+        return Outcome(kept, tuple(lines))
+    await store.write(term, [*changes, *others])
     return Outcome(await load(store), tuple(lines))
 
 

@@ -113,7 +113,7 @@ _PLAIN: Final[dict[str, Callable[[list[str], Mapping[str, Any], object], str]]] 
     "path_type": _expected("the path of one file, in quotes"),
     **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), _expected_table),
     "list_type": _expected_list,
-    "string_pattern_mismatch": lambda words, bounds, value: _SPELLED[words[-1]],
+    "string_pattern_mismatch": lambda words, bounds, value: _SPELLED.get(words[-1], _SPELLED["name"]),
     "literal_error": lambda words, bounds, value: f"use one of {bounds['expected'].replace(' or ', ', ')}",
     "greater_than": lambda words, bounds, value: f"{value} is too little: more than {_number(bounds['gt'])} is wanted",
     "greater_than_equal": lambda words, bounds, value: f"{_number(bounds['ge'])} is the least, and {value} is less",

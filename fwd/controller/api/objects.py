@@ -1,0 +1,146 @@
+"""Routes of the fleet's objects, the same for each kind: list, show, create, set, drain, undrain, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Body, Path, Response
+
+from fwd.controller import changes
+from fwd.controller.api import shown
+from fwd.controller.api.answers import READING, WRITING, Changed, Listed, problems
+from fwd.controller.api.asked import Admin, Controller, DryRun, IfMatch, Viewer, seen_in
+from fwd.controller.changes import KINDS, RefusedError
+from fwd.controller.control import Control
+from fwd.controller.desk import Asked, Done
+from fwd.controller.tokens import Token
+from fwd.model.fleet import Fleet
+
+_Name = Annotated[str, Path(max_length=64)]
+_Fields = Annotated[dict[str, Any], Body()]
+_SET_BY_CONTROLLER: Final = ("number",)  # what is drawn when an object is made
+
+
+def router_of(kind: str) -> APIRouter:
+    """Make the routes of a kind."""
+    plural, _ = KINDS[kind]
+    router = APIRouter(prefix=f"/v1/{plural}", tags=[plural])
+    _add_reading(router, kind)
+    _add_writing(router, kind)
+    if kind == "gateway":
+        _add_draining(router, kind)
+    return router
+
+
+def _add_reading(router: APIRouter, kind: str) -> None:
+    @router.get("", operation_id=f"list_{kind}", responses=problems(*READING))
+    async def list_all(control: Controller, viewer: Viewer) -> Listed:
+        return Listed(items=list(shown.objects(control, kind).values()))
+
+    @router.get("/{name}", operation_id=f"show_{kind}", responses=problems(*READING))
+    async def show(control: Controller, viewer: Viewer, name: _Name, response: Response) -> dict[str, Any]:
+        return _object(control, kind, name, response)
+
+
+def _add_writing(router: APIRouter, kind: str) -> None:
+    responses = problems(*WRITING)
+
+    @router.post("", operation_id=f"create_{kind}", responses=responses, openapi_extra=_body(kind, whole=True))
+    async def create(
+        control: Controller, admin: Admin, body: _Fields, response: Response, dry_run: DryRun = False
+    ) -> Changed:
+        name = body.get("name")
+        asked = _asked(control, admin, "create", kind, name if isinstance(name, str) else "")
+        _check_unset(kind, body)
+        done = await control.desk.change(asked, lambda fleet: changes.create(fleet, kind, body), dry_run=dry_run)
+        return _changed(control, asked, done, response, dry_run)
+
+    @router.patch("/{name}", operation_id=f"set_{kind}", responses=responses, openapi_extra=_body(kind, whole=False))
+    async def set_fields(
+        control: Controller, admin: Admin, name: _Name, body: _Fields, response: Response,
+        dry_run: DryRun = False, if_match: IfMatch = None,
+    ) -> Changed:  # fmt: skip
+        asked = _asked(control, admin, "set", kind, name)
+        act = _setting(kind, name, body)
+        return await _change(control, asked, act, response, dry_run, if_match)
+
+    @router.delete("/{name}", operation_id=f"delete_{kind}", responses=responses)
+    async def delete(
+        control: Controller, admin: Admin, name: _Name, response: Response,
+        dry_run: DryRun = False, if_match: IfMatch = None,
+    ) -> Changed:  # fmt: skip
+        asked = _asked(control, admin, "delete", kind, name)
+        done = await control.desk.delete(asked, seen=seen_in(if_match, kind, name), dry_run=dry_run)
+        return _changed(control, asked, done, response, dry_run)
+
+
+def _add_draining(router: APIRouter, kind: str) -> None:
+    for act, state in (("drain", "draining"), ("undrain", "active")):
+        _add_act(router, kind, act, {"state": state})
+
+
+def _add_act(router: APIRouter, kind: str, act: str, fields: dict[str, Any]) -> None:
+    responses = problems(*WRITING)
+
+    @router.post(f"/{{name}}/{act}", operation_id=f"{act}_{kind}", responses=responses)
+    async def do(
+        control: Controller, admin: Admin, name: _Name, response: Response,
+        dry_run: DryRun = False, if_match: IfMatch = None,
+    ) -> Changed:  # fmt: skip
+        asked = _asked(control, admin, act, kind, name)
+        return await _change(control, asked, _setting(kind, name, fields), response, dry_run, if_match)
+
+
+def _setting(kind: str, name: str, fields: dict[str, Any]) -> Callable[[Fleet], Fleet]:
+    return lambda fleet: changes.change(fleet, kind, name, fields)
+
+
+async def _change(
+    control: Control, asked: Asked, act: Callable[[Fleet], Fleet], response: Response, dry_run: bool,
+    if_match: str | None,
+) -> Changed:  # fmt: skip
+    seen = seen_in(if_match, asked.kind, asked.name)
+    done = await control.desk.change(asked, act, seen=seen, dry_run=dry_run)
+    return _changed(control, asked, done, response, dry_run)
+
+
+def _asked(control: Control, admin: Token, act: str, kind: str, name: str) -> Asked:
+    return Asked(admin.name, act, kind, name, control.wall())
+
+
+def _check_unset(kind: str, body: dict[str, Any]) -> None:
+    for key in _SET_BY_CONTROLLER:
+        if key in body:
+            raise RefusedError(f"{kind}: {key} is the controller's to choose")
+
+
+def _changed(control: Control, asked: Asked, done: Done, response: Response, dry_run: bool) -> Changed:
+    """What came of a change; of a dry run the object as it would be."""
+    operation = done.operation.id if done.operation else None
+    if dry_run:
+        one = changes.objects_of(done.kept.fleet, asked.kind).get(asked.name)
+    else:
+        one = shown.objects(control, asked.kind).get(asked.name)
+        if one is not None:
+            response.headers["ETag"] = f'"{one["revision"]}"'
+    return Changed(dry_run=dry_run, plan=list(done.lines), operation=operation, object=one)
+
+
+def _object(control: Control, kind: str, name: str, response: Response) -> dict[str, Any]:
+    one = shown.objects(control, kind).get(name)
+    if one is None:
+        raise RefusedError(f"there is no {kind} {name}", missing=True)
+    response.headers["ETag"] = f'"{one["revision"]}"'
+    return one
+
+
+def _body(kind: str, *, whole: bool) -> dict[str, Any]:
+    """What the OpenAPI says of a body: the object's fields; of a change none is needed."""
+    _, model = KINDS[kind]
+    schema = model.model_json_schema()
+    properties = {key: value for key, value in schema["properties"].items() if key not in _SET_BY_CONTROLLER}
+    found = {"type": "object", "properties": properties, "additionalProperties": False}
+    if whole:
+        found["required"] = [key for key in schema.get("required", ()) if key in properties]
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": found}}}}

@@ -1,0 +1,95 @@
+"""How things look to who asks: objects with what is known of them, pairs, operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fwd.controller import changes, records
+from fwd.controller.api import answers
+from fwd.controller.control import Control
+from fwd.controller.health import GRAY_LOSS, Health, Verdict
+from fwd.controller.place import Pair
+from fwd.controller.tokens import Token
+
+_HOSTS = ("gateway", "router")
+
+
+def objects(control: Control, kind: str) -> dict[str, dict[str, Any]]:
+    """All objects of a kind by name, each with its revision, and hosts and peerings with how they are."""
+    kept = control.desk.kept
+    found = changes.objects_of(kept.fleet, kind)
+    pairs = [pair(control, one) for one in kept.pairs] if kind == "peering" else []
+    for name, one in found.items():
+        one["revision"] = kept.revisions.get((kind, name), 0)
+        if kind in _HOSTS:
+            one |= _host(control, kind, name)
+        if kind == "peering":
+            one |= _peering([other for other in pairs if other.peering == name])
+    return found
+
+
+def _host(control: Control, kind: str, name: str) -> dict[str, Any]:
+    beat = control.watch.beats.get(name)
+    joined = bool(control.desk.records.of_host(kind, name))
+    return {
+        "health": _health(control, control.watch.verdicts.get(name), joined),
+        "applied": list(beat.applied) if beat else None,
+        "held": list(beat.held) if beat and beat.held else None,
+        "version": beat.version if beat else None,
+        "clock_skew_s": round(beat.skew_s, 1) if beat else None,
+        "certificate_ends_at": max((one.ends_at for one in control.desk.records.of_host(kind, name)), default=None),
+    }
+
+
+def _health(control: Control, verdict: Verdict | None, joined: bool) -> dict[str, Any]:
+    if verdict is None:
+        reason = "it is listened to for the first seconds" if joined else "it has not joined yet"
+        return {"state": Health.JOINING.value, "reason": reason, "since": None, "evidence": []}
+    since = control.wall() - (control.clock() - verdict.since)
+    return {
+        "state": verdict.health.value,
+        "reason": verdict.reason,
+        "since": round(since, 3),
+        "evidence": list(verdict.evidence),
+    }
+
+
+def _peering(pairs: list[answers.Pair]) -> dict[str, Any]:
+    """A peering is as its pairs are: up if all are, degraded if some."""
+    up = sum(one.state in ("up", "degraded") for one in pairs)
+    states = {one.state for one in pairs}
+    state = "up" if states == {"up"} else "degraded" if up else "down" if "down" in states else "unknown"
+    return {"state": state if pairs else "empty", "pairs": len(pairs), "pairs_up": up}
+
+
+def pair(control: Control, one: Pair) -> answers.Pair:
+    """A pair, as both of its ends see it."""
+    sights = control.watch.sights_of(one, control.clock())
+    loss = max((sight.loss for sight in sights), default=0.0)
+    round_trips = [sight.rtt_ms for sight in sights if sight.rtt_ms is not None]
+    if not sights:
+        state = "unknown"
+    elif not all(sight.up for sight in sights):
+        state = "down"
+    else:
+        state = "degraded" if loss >= GRAY_LOSS else "up"
+    rtt_ms = max(round_trips) if round_trips else None
+    return answers.Pair(peering=one.peering, a=one.a, b=one.b, state=state, rtt_ms=rtt_ms, loss=loss)
+
+
+def operation(control: Control, one: records.Operation) -> answers.Operation:
+    """An operation, and which hosts have yet to apply it."""
+    here = {name for _, name in control.desk.hosts}
+    waiting = control.watch.waiting_for(one.order, (name for name in one.hosts if name in here))
+    return answers.Operation(
+        id=one.id, at=one.at, who=one.who, act=one.act, kind=one.kind, name=one.name, plan=list(one.plan),
+        order=one.order, progress=answers.Progress(hosts=len(one.hosts), waiting=waiting),
+        result="in progress" if waiting else "done",
+    )  # fmt: skip
+
+
+def token(one: Token, now: float) -> dict[str, Any]:
+    """A token, without what it is kept by."""
+    state = "used" if one.used_key else "ended" if one.ends_at is not None and now >= one.ends_at else "good"
+    shown = {"name": one.name, "role": one.role, "made_at": one.made_at, "state": state}
+    return shown | ({"vpc": one.vpc, "ends_at": one.ends_at, "used_by": one.used_by or None} if one.vpc else {})

@@ -1,0 +1,405 @@
+"""What a leading controller knows and does: the fleet and its records, as they are in the store, and their changes.
+
+One change at a time, each a transaction of the store with its operation. Who asks was looked at before (roles.py). All
+calls that write may raise what `edit` does, RequestError, TokenError, and StoreError; a desk that finds another one
+leading knows nothing more, and answers LeaderlessError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from fwd.controller import ca, changes, fleet, records, tokens
+from fwd.controller.fleet import Kept, Outcome
+from fwd.controller.keys import Keys
+from fwd.controller.place import Placement, identity_of
+from fwd.controller.records import Certificate, Operation, Records
+from fwd.controller.store import ConflictError, NotLeaderError, Store, Write
+from fwd.controller.tokens import Token
+from fwd.link.document import Document, sign
+from fwd.model.fleet import Fleet
+from fwd.proto.logged import event
+
+Order = tuple[int, int]
+log = logging.getLogger(__name__)
+
+
+class LeaderlessError(Exception):
+    """This controller does not lead, so it can neither change nor vouch for anything."""
+
+
+class TooManyError(Exception):
+    """More of something than one host may have; its text is one line."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A change that somebody asks for: who, what is done to which object, and when."""
+
+    who: str
+    act: str
+    kind: str
+    name: str
+    now: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of it. `operation` None: a dry run, or nothing was to be changed."""
+
+    kept: Kept
+    lines: tuple[str, ...]
+    operation: Operation | None
+
+
+@dataclass(frozen=True)
+class Joining:
+    """What a host asks for when it joins: its keys, and what it knows of itself."""
+
+    kind: str
+    name: str
+    link_csr: str
+    ike_csr: str | None
+    inner: Sequence[str]
+    outer: Sequence[str]
+    members: int | None = None
+
+
+class Desk:
+    """See the module. `lifetime_s`: of hosts' certificates."""
+
+    def __init__(self, store: Store, keys: Keys, lifetime_s: float = ca.DAYS * 86400.0) -> None:
+        self.store, self.keys, self._lifetime_s = store, keys, lifetime_s
+        self.term: int | None = None
+        self.cluster_id = ""
+        self.records = Records()
+        self._documents: dict[str, bytes] = {}
+        self._take(Kept())
+        self._lock = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._crl: tuple[int, frozenset[int], bytes] = (0, frozenset(), b"")
+
+    # -- leading ------------------------------------------------------------------------------------------------------
+
+    async def lead(self, who: str) -> bool:
+        """Try to lead, and read everything if that is so."""
+        term = await self.store.lead(who)
+        if term is not None:
+            await self._read()
+            self.term = term
+            self._tell_news()
+        return term is not None
+
+    async def follow(self) -> None:
+        """Read everything, to show it while another one leads."""
+        await self._read()
+
+    async def renew(self) -> bool:
+        """Go on leading; False: that is over, and nothing is vouched for any more."""
+        if self.term is not None and not await self.store.renew():
+            self.step_down()
+        return self.term is not None
+
+    def step_down(self) -> None:
+        """Lead no more: those who wait for documents are told."""
+        self.term = None
+        self._documents.clear()
+        self._tell_news()
+
+    async def _read(self) -> None:
+        self.cluster_id = await self.store.cluster_id()
+        kept, self.records = await fleet.load(self.store), await records.load(self.store)
+        self._take(kept)
+
+    def _take(self, kept: Kept) -> None:
+        self.kept, self._placement = kept, kept.placement
+        self._hosts = {("gateway", one.name) for one in kept.fleet.gateways}
+        self._hosts |= {("router", one.name) for one in kept.fleet.routers}
+        self._documents.clear()
+
+    # -- what hosts are to do -----------------------------------------------------------------------------------------
+
+    @property
+    def newest(self) -> Order:
+        """Term and generation of the newest documents."""
+        if self.term is None:
+            raise LeaderlessError
+        return self.term, self.kept.generation
+
+    def document(self, host: str) -> bytes:
+        """The newest document of a host that the fleet has, signed."""
+        term, generation = self.newest
+        if host not in self._documents:
+            content = self._placement.gateways.get(host) or self._placement.routers[host]
+            document = Document(self.cluster_id, term, generation, host, content, self.kept.removed)
+            self._documents[host] = sign(document, self.keys.document)
+        return self._documents[host]
+
+    async def news(self, timeout_s: float) -> bool:
+        """Wait until there are newer documents, or this controller does not lead any more."""
+        try:
+            await asyncio.wait_for(self._news.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def _tell_news(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    @property
+    def hosts(self) -> set[tuple[str, str]]:
+        """All that may have a link: kind and name."""
+        return self._hosts
+
+    def crl(self, now: float) -> tuple[int, bytes]:
+        """The number of the lists of revoked certificates, and the lists, one a CA: new ones each day and change."""
+        revoked = self.records.revoked
+        number, serials, _ = self._crl
+        if serials != revoked.keys() or now - number > 86400 or not number:
+            fresh = max(int(now), number + 1)
+            cas = [one for one in (self.keys.authority, self.keys.other) if one]
+            lists = b"".join(ca.revocation_list(one, revoked.items(), fresh, now) for one in cas)
+            self._crl = (fresh, frozenset(revoked), lists)
+        return self._crl[0], self._crl[2]
+
+    # -- objects ------------------------------------------------------------------------------------------------------
+
+    async def change(
+        self,
+        asked: Asked,
+        act: Callable[[Fleet], Fleet],
+        *,
+        seen: tuple[str, str, int] | None = None,
+        dry_run: bool = False,
+    ) -> Done:
+        """Change the fleet."""
+        async with self._leading() as term:
+            return await self._edit(term, asked, act, lambda: (), seen=seen, dry_run=dry_run)
+
+    async def delete(self, asked: Asked, *, seen: tuple[str, str, int] | None = None, dry_run: bool = False) -> Done:
+        """Take an object away; of a host both certificates are revoked."""
+        async with self._leading() as term:
+            revoked = [replace(one, revoked_at=asked.now) for one in self.records.of_host(asked.kind, asked.name)]
+            return await self._edit(
+                term,
+                asked,
+                lambda fleet: changes.delete(fleet, asked.kind, asked.name),
+                lambda: [records.put_certificate(one) for one in revoked],
+                seen=seen,
+                dry_run=dry_run,
+            )
+
+    async def _edit(
+        self,
+        term: int,
+        asked: Asked,
+        act: Callable[[Fleet], Fleet],
+        beside: Callable[[], Sequence[Write]],
+        *,
+        seen: tuple[str, str, int] | None = None,
+        dry_run: bool = False,
+    ) -> Done:
+        """Make a change and its operation in one transaction, and know what holds then."""
+        made: list[Operation] = []
+
+        def written(outcome: Outcome) -> Sequence[Write]:
+            others = beside()
+            if outcome.kept is self.kept and not others:
+                return ()
+            made.append(self._operation(term, asked, outcome))
+            return [*others, *records.put_operation(made[0], self.records), *records.forgotten(self.records, asked.now)]
+
+        outcome = await fleet.edit(self.store, term, self.kept, act, seen=seen, dry_run=dry_run, beside=written)
+        if dry_run or not made:
+            return Done(outcome.kept, outcome.lines, None)
+        self.records = await records.load(self.store)
+        self._take(outcome.kept)
+        self._tell_news()
+        _log(made[0])
+        return Done(outcome.kept, outcome.lines, made[0])
+
+    def _operation(self, term: int, asked: Asked, outcome: Outcome) -> Operation:
+        order = (term, outcome.kept.generation)
+        hosts = tuple(sorted(_changed(self._placement, outcome.kept.placement)))
+        return Operation(
+            _operation_id(asked.now, self.records.operations),
+            asked.now,
+            asked.who,
+            asked.act,
+            asked.kind,
+            asked.name,
+            outcome.lines,
+            order,
+            hosts,
+        )
+
+    # -- tokens -------------------------------------------------------------------------------------------------------
+
+    async def put_token(self, asked: Asked, token: Token) -> Operation:
+        """Keep a token that was made. Raises RefusedError if its name is taken or its VPC is not there."""
+        async with self._leading() as term:
+            if token.name in self.records.tokens:
+                raise changes.RefusedError(f"token {token.name} is there already: delete it", conflict=True)
+            if token.role == "join" and token.vpc not in self.kept.fleet.vpc:
+                raise changes.RefusedError(f"token {token.name}: there is no VPC {token.vpc}")
+            return await self._record(term, asked, [records.put_token(token)])
+
+    async def drop_token(self, asked: Asked) -> Operation:
+        """Forget a token. The last admin's stays: nobody could make another one."""
+        async with self._leading() as term:
+            token = self.records.tokens.get(asked.name)
+            if token is None:
+                raise changes.RefusedError(f"there is no token {asked.name}", missing=True)
+            admins = [one for one in self.records.tokens.values() if one.role == "admin"]
+            if admins == [token]:
+                text = f"token {asked.name} is the last admin's: make another one first"
+                raise changes.RefusedError(text, conflict=True)
+            return await self._record(term, asked, [records.drop_token(asked.name)])
+
+    async def _record(self, term: int, asked: Asked, writes: Sequence[Write]) -> Operation:
+        """Write records that change no host."""
+        made = Operation(
+            _operation_id(asked.now, self.records.operations), asked.now, asked.who, asked.act, asked.kind, asked.name
+        )
+        await self.store.write(term, [*writes, *records.put_operation(made, self.records)])
+        self.records = await records.load(self.store)
+        _log(made)
+        return made
+
+    # -- hosts --------------------------------------------------------------------------------------------------------
+
+    async def join(self, secret: str, joining: Joining, now: float) -> dict[str, Any]:
+        """Take a host into the fleet by its token: what it is told."""
+        async with self._leading() as term:
+            key = ca.fingerprint(ca.key_in(joining.link_csr))
+            token = tokens.use(secret, joining.name, key, self.records.tokens.values(), now)
+            again = bool(self.records.tokens[token.name].used_key)
+            joined = bool(self.records.of_host(joining.kind, joining.name))
+            if again and not joined:
+                raise tokens.TokenError(f"this token was used by {joining.name}, which was deleted: make another one")
+            if joined and not again:
+                text = (
+                    f"there is a {joining.kind} {joining.name} that has joined: delete it first, or take another name"
+                )
+                raise changes.RefusedError(text, conflict=True)
+
+            issued, told = self._issue(joining.kind, joining.name, joining.link_csr, joining.ike_csr, now)
+            asked = Asked(f"token {token.name}", "join", joining.kind, joining.name, now)
+            writes = [records.put_token(token), *map(records.put_certificate, issued)]
+            await self._edit(term, asked, lambda fleet: _with_host(fleet, joining, token.vpc), lambda: writes)
+            return told
+
+    async def renew_certificates(
+        self, kind: str, name: str, link_csr: str, ike_csr: str | None, now: float
+    ) -> dict[str, Any]:
+        """Issue a host's certificates anew; those before stay as they are."""
+        async with self._leading() as term:
+            if len(self.records.of_host(kind, name)) >= records.CERTIFICATES_MAX:
+                raise TooManyError(f"{kind} {name} has {records.CERTIFICATES_MAX} certificates that are not over yet")
+            issued, told = self._issue(kind, name, link_csr, ike_csr, now)
+            writes = [*map(records.put_certificate, issued), *records.forgotten(self.records, now)]
+            await self.store.write(term, writes)
+            self.records = await records.load(self.store)
+            return told
+
+    def _issue(
+        self, kind: str, name: str, link_csr: str, ike_csr: str | None, now: float
+    ) -> tuple[list[Certificate], dict[str, Any]]:
+        if (kind == "gateway") != (ike_csr is not None):
+            raise ca.RequestError(f"a {kind} {'needs an' if kind == 'gateway' else 'has no'} ike_csr")
+        authority, ends_at = self.keys.authority, now + self._lifetime_s
+        link = ca.link_certificate(authority, ca.key_in(link_csr), (self.cluster_id, kind, name), now, self._lifetime_s)
+        issued = [Certificate(link.serial_number, kind, name, "link", ends_at)]
+        told: dict[str, Any] = {"ike_certificate": None}
+        if ike_csr is not None:
+            ike = ca.ike_certificate(authority, ca.key_in(ike_csr), identity_of(name), now, self._lifetime_s)
+            issued.append(Certificate(ike.serial_number, kind, name, "ike", ends_at))
+            told["ike_certificate"] = ca.pem(ike).decode()
+        raw = self.keys.document.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return issued, {
+            **told,
+            "cluster_id": self.cluster_id,
+            "name": name,
+            "kind": kind,
+            "link_certificate": ca.pem(link).decode(),
+            "ca_bundle": ca.bundle(self.keys.trusted()).decode(),
+            "document_key": base64.b64encode(raw).decode(),
+            "identity": identity_of(name),
+        }
+
+    async def recover(self, asked: Asked, seen: Order) -> Operation:
+        """Begin an epoch above all that hosts have seen, after an older store was put back."""
+        async with self._leading() as term:
+            above = max(term, seen[0])
+            await self.store.begin_epoch(term, above)
+            self.step_down()
+            await self.store.resign()
+            if not await self.lead(asked.who):
+                raise LeaderlessError
+            return await self._record(self.newest[0], asked, ())
+
+    # -- who writes ---------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _leading(self) -> AsyncIterator[int]:
+        """Be the only one who writes; whoever finds another leader leads no more."""
+        async with self._lock:
+            if self.term is None:
+                raise LeaderlessError
+            try:
+                yield self.term
+            except NotLeaderError:
+                self.step_down()
+                raise LeaderlessError from None
+            except ConflictError:
+                await self._read()
+                raise
+
+
+def _with_host(fleet: Fleet, joining: Joining, vpc: str) -> Fleet:
+    """The fleet with a host that joins; one that an operator has made already stays as it was made."""
+    other = "router" if joining.kind == "gateway" else "gateway"
+    if joining.name in changes.objects_of(fleet, other):
+        raise changes.RefusedError(f"{joining.name} is a {other} here: take another name", conflict=True)
+    there = changes.objects_of(fleet, joining.kind).get(joining.name)
+    if there is not None:
+        if there["vpc"] != vpc:
+            raise changes.RefusedError(
+                f"{joining.kind} {joining.name} is in VPC {there['vpc']}, and the token's is {vpc}"
+            )
+        return fleet
+    body: dict[str, Any] = {"name": joining.name, "vpc": vpc, "inner": list(joining.inner)}
+    if joining.kind == "gateway":
+        if not joining.outer:
+            raise changes.RefusedError(f"gateway {joining.name}: an outer address is needed")
+        body |= {"outer": joining.outer[0]}
+        body |= {"members": joining.members} if joining.members is not None else {}
+    return changes.create(fleet, joining.kind, body)
+
+
+def _changed(before: Placement, after: Placement) -> set[str]:
+    """The hosts whose configuration is another, without those that leave."""
+    pairs: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [
+        (before.gateways, after.gateways), (before.routers, after.routers),
+    ]  # fmt: skip
+    return {name for old, new in pairs for name in new if old.get(name) != new[name]}
+
+
+def _operation_id(now: float, known: Iterable[str]) -> str:
+    """A new id, which comes after all known ones."""
+    last = max((int(one.split("-")[1]) for one in known), default=0)
+    return f"op-{max(int(now * 1000), last + 1):013d}"
+
+
+def _log(one: Operation) -> None:
+    fields = {"operation": one.id, "who": one.who, "act": one.act, "kind": one.kind, "name": one.name}
+    log.info("%s: %s %s %s", one.who, one.act, one.kind, one.name, extra=event("controller.changed", **fields))

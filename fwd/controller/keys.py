@@ -1,0 +1,131 @@
+"""The controller's own keys, in its state directory: made at the first start, read at each later one.
+
+    ca.key, ca.pem          the CA that issues
+    other.key, other.pem    while the CA is replaced: the one that will issue, or did so before; hosts trust both
+    document.key            signs what hosts are to do (link/document.py)
+    server.key, server.pem  for TLS; the certificate is made anew at half of its life
+    admin.token             the first bearer token, made when the store has no admin's
+    client.toml             by which `fwd vpc` and its like find this controller
+
+The directory is for its owner alone (0700), and so is each file (0600); what others could have written is refused.
+Several controllers of one fleet have the same ca.*, other.* and document.key: copy them before the first start.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from fwd.controller import ca
+from fwd.files import open_secret, read_copy, why_not_believed
+from fwd.proto.errors import UserError
+
+_FILE_BYTES_MAX: Final = 65536
+_OTHERS: Final = 0o077
+CA_KEY, CA_PEM, OTHER_KEY, OTHER_PEM = "ca.key", "ca.pem", "other.key", "other.pem"
+DOCUMENT_KEY, SERVER_KEY, SERVER_PEM = "document.key", "server.key", "server.pem"
+ADMIN_TOKEN, CLIENT = "admin.token", "client.toml"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What the controller vouches and signs with. `other`: a second CA that hosts trust."""
+
+    authority: ca.Authority
+    document: Ed25519PrivateKey
+    other: ca.Authority | None = None
+
+    def trusted(self) -> list[x509.Certificate]:
+        """The CAs that hosts trust, the one that issues first."""
+        return [self.authority.certificate, *([self.other.certificate] if self.other else [])]
+
+
+def open_state(directory: Path) -> None:
+    """Make the directory, or see that it is the owner's alone. Raises UserError."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = directory.stat()
+    except OSError as error:
+        raise UserError(f"{directory}: the controller's state cannot be kept here: {error.strerror}") from None
+    if reason := why_not_believed(about):
+        raise UserError(f"{directory}: {reason}")
+    if about.st_mode & _OTHERS:
+        raise UserError(f"{directory}: others may look into the controller's state: chmod 700 it")
+
+
+def load(directory: Path, now: float) -> Keys:
+    """Read the keys, and make those that are not there. Raises UserError."""
+    if not (directory / CA_KEY).exists() and not (directory / CA_PEM).exists():
+        fresh = ca.new_authority("fwd controller", now)
+        write(directory / CA_PEM, ca.pem(fresh.certificate))
+        write(directory / CA_KEY, fresh.key_pem())
+    other = _authority(directory, OTHER_KEY, OTHER_PEM) if (directory / OTHER_KEY).exists() else None
+    return Keys(_authority(directory, CA_KEY, CA_PEM), _document_key(directory / DOCUMENT_KEY), other)
+
+
+def server_key(directory: Path) -> ec.EllipticCurvePrivateKey:
+    """Read the key of the controller's TLS, or make it. Raises UserError."""
+    key = _key(directory / SERVER_KEY, lambda: ec.generate_private_key(ec.SECP256R1()))
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise UserError(f"{directory / SERVER_KEY}: not an ECDSA key: remove it, and a new one is made")
+    return key
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file of the state directory, whole or not at all. Raises UserError."""
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        fresh.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def read(path: Path) -> bytes:
+    """Read a file of the state directory. Raises UserError."""
+    fd = open_secret(path, path.name, _FILE_BYTES_MAX)
+    try:
+        return read_copy(fd)
+    finally:
+        os.close(fd)
+
+
+def _authority(directory: Path, key: str, certificate: str) -> ca.Authority:
+    try:
+        return ca.load_authority(read(directory / key), read(directory / certificate))
+    except ValueError as error:
+        raise UserError(f"{directory}: {key} and {certificate} cannot be used: {error}") from None
+
+
+def _document_key(path: Path) -> Ed25519PrivateKey:
+    key = _key(path, Ed25519PrivateKey.generate)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise UserError(f"{path}: not an Ed25519 key: put back the one that hosts have been told of")
+    return key
+
+
+def _key(path: Path, make: Callable[[], ec.EllipticCurvePrivateKey | Ed25519PrivateKey]) -> object:
+    if not path.exists():
+        write(path, make().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    try:
+        return load_pem_private_key(read(path), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise UserError(f"{path}: no private key in PEM") from None

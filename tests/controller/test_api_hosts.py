@@ -1,0 +1,415 @@
+"""The API for hosts: join, renew, heartbeat, desired state; each sees what is its own."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from apikit import KEYS, Api
+from cakit import DAY_S, MONTH_S, NOW, new_key, request
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from fwd.controller.api.hosts import _documents
+from fwd.controller.roles import Host
+from fwd.controller.store import StoreError
+from fwd.link.document import Document, verify
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    api = Api()
+    yield api
+    api.close()
+
+
+def certificate(pem: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(pem.encode())
+
+
+# -- join -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_host_that_joins_gets_two_certificates_the_cas_and_the_key_of_documents(api: Api) -> None:
+    api.make_vpc("a", "10.1")
+    told = api.join("a", "a1", "10.1.0.11", "192.0.2.1")
+
+    for pem in (told["link_certificate"], told["ike_certificate"]):
+        certificate(pem).verify_directly_issued_by(KEYS.authority.certificate)
+    assert told["identity"] == "a1.gateway.fwd"
+    assert (told["kind"], told["name"], told["cluster_id"]) == ("gateway", "a1", api.desk.cluster_id)
+    assert x509.load_pem_x509_certificates(told["ca_bundle"].encode()) == [KEYS.authority.certificate]
+    raw = base64.b64decode(told["document_key"])
+    assert Ed25519PublicKey.from_public_bytes(raw) == KEYS.document.public_key()
+
+
+def test_a_gateway_that_joined_is_there_and_carries_nothing_yet(api: Api) -> None:
+    api.make_vpc("a", "10.1")
+    api.join("a", "a1", "10.1.0.11", "192.0.2.1")
+    shown = api.good("GET", "/v1/gateways/a1")
+
+    assert (shown["vpc"], shown["inner"], shown["outer"], shown["weight"]) == ("a", ["10.1.0.11"], "192.0.2.1", 1.0)
+    assert shown["health"]["state"] == "joining"
+    assert api.good("GET", "/v1/pairs")["items"] == []
+
+
+def test_a_router_joins_with_its_link_alone(api: Api) -> None:
+    api.make_vpc("a", "10.1")
+    told = api.join("a", "ra", "10.1.0.2", "192.0.2.9", kind="router", ike_csr=None)
+    assert told["ike_certificate"] is None
+    assert api.good("GET", "/v1/routers/ra")["inner"] == ["10.1.0.2"]
+
+
+def test_a_token_serves_one_host_and_answers_it_again(api: Api) -> None:
+    api.make_vpc("a", "10.1")
+    body = api.join_body("a", "a1", "10.1.0.11", "192.0.2.1")
+    first, again = (api.ask("POST", "/v1/join", body, token="") for _ in range(2))
+    other = api.ask("POST", "/v1/join", {**body, "name": "a2", "link_csr": request(new_key())}, token="")
+
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert (other.status_code, "was used by a1" in other.json()["detail"]) == (401, True)
+
+
+def test_a_token_of_a_deleted_host_brings_it_not_back(api: Api) -> None:
+    api.make_vpc("a", "10.1")
+    body = api.join_body("a", "a1", "10.1.0.11", "192.0.2.1")
+    api.ask("POST", "/v1/join", body, token="")
+    api.good("DELETE", "/v1/gateways/a1")
+    answer = api.ask("POST", "/v1/join", body, token="")
+
+    assert (answer.status_code, "was deleted" in answer.json()["detail"]) == (401, True)
+    assert api.good("GET", "/v1/gateways")["items"] == []
+
+
+def test_a_gateway_that_an_operator_made_joins_as_it_was_made(api: Api) -> None:
+    api.make_vpc("a", "10.1")
+    made = {"name": "a1", "vpc": "a", "inner": ["10.1.0.11"], "outer": "192.0.2.1", "weight": 3}
+    api.good("POST", "/v1/gateways", made)
+    api.join("a", "a1", "10.1.0.99", "192.0.2.99")
+
+    shown = api.good("GET", "/v1/gateways/a1")
+    assert (shown["inner"], shown["weight"]) == (["10.1.0.11"], 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "why"),
+    [
+        ({"token": "A" * 43}, 401, "not known here"),
+        ({"token": ""}, 401, "not known here"),
+        ({"name": "a1"}, 409, "there is a gateway a1 that has joined"),
+        ({"name": "r1"}, 409, "r1 is a router here"),
+        ({"kind": "host"}, 422, "kind"),
+        ({"name": "../a"}, 422, "name"),
+        ({"link_csr": "no request"}, 422, "no request for a certificate"),
+        ({"ike_csr": None}, 422, "needs an ike_csr"),
+        ({"kind": "router"}, 422, "has no ike_csr"),
+        ({"inner": ["10.2.0.1"]}, 422, "is not in VPC a"),
+        ({"inner": ["10.1.0.11"]}, 422, "the same inner address"),
+        ({"inner": ["x"]}, 422, "inner"),
+        ({"inner": []}, 422, "inner"),
+        ({"outer": []}, 422, "outer address is needed"),
+        ({"outer": ["192.0.2.1"]}, 422, "the same outer address"),
+        ({"members": 0}, 422, "members"),
+    ],
+)  # fmt: skip
+def test_who_cannot_join_is_told_why_and_changes_nothing(
+    api: Api, fields: dict[str, Any], status: int, why: str
+) -> None:
+    api.make_vpc("a", "10.1")
+    api.join("a", "a1", "10.1.0.11", "192.0.2.1")
+    api.good("POST", "/v1/routers", {"name": "r1", "vpc": "a", "inner": ["10.1.0.2"]})
+    body = api.join_body("a", "a2", "10.1.0.12", "192.0.2.2") | fields
+    before = api.desk.kept
+    answer = api.ask("POST", "/v1/join", body, token="")
+
+    assert answer.status_code == status, answer.text
+    assert why in answer.json()["detail"]
+    assert api.desk.kept == before
+    assert not [one for one in api.desk.records.tokens.values() if one.used_key and one.used_by != "a1"]
+
+
+def test_a_token_that_could_not_be_looked_up_is_not_denied(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.make_vpc("a", "10.1")
+    body = api.join_body("a", "a1", "10.1.0.11", "192.0.2.1")
+
+    async def fails(*_: object) -> int:
+        raise StoreError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(api.store, "write", fails)
+        answer = api.ask("POST", "/v1/join", body, token="")
+    assert (answer.status_code, answer.json()["detail"]) == (503, "could not check: disk full")
+    assert api.ask("POST", "/v1/join", body, token="").status_code == 201
+
+
+# -- certificates -----------------------------------------------------------------------------------------------------
+
+
+def renewing(told: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"link_csr": request(new_key()), "ike_csr": request(new_key())} | fields
+
+
+def test_a_renewed_certificate_holds_from_now_on_and_so_does_the_one_before(api: Api) -> None:
+    told = api.peered()["a1"]
+    api.now += MONTH_S / 2
+    answer = api.as_host(told["link_certificate"], "POST", "/v1/renew", renewing(told))
+    fresh = answer.json()
+
+    assert answer.status_code == 200
+    assert certificate(fresh["link_certificate"]).not_valid_after_utc.timestamp() == api.now + MONTH_S
+    for one in (told, fresh):
+        assert api.beat(one).status_code == 200
+
+
+def test_a_router_renews_its_link_alone(api: Api) -> None:
+    api.make_vpc("a", "10.1")
+    told = api.join("a", "ra", "10.1.0.2", "192.0.2.9", kind="router", ike_csr=None)
+    link = told["link_certificate"]
+    assert api.as_host(link, "POST", "/v1/renew", renewing(told, ike_csr=None)).status_code == 200
+    assert api.as_host(link, "POST", "/v1/renew", renewing(told)).status_code == 422
+
+
+def test_a_certificate_renews_within_its_grace_and_not_after_it(api: Api) -> None:
+    told = api.peered()["a1"]
+    api.now = NOW + MONTH_S + 7 * DAY_S - 1
+    assert api.as_host(told["link_certificate"], "POST", "/v1/renew", renewing(told)).status_code == 200
+    api.now += 2
+    answer = api.as_host(told["link_certificate"], "POST", "/v1/renew", renewing(told))
+    assert (answer.status_code, "grace" in answer.json()["detail"]) == (403, True)
+
+
+def test_a_deleted_gateway_is_refused_and_both_its_certificates_are_in_the_crl(api: Api) -> None:
+    told = api.peered()["a1"]
+    before = api.beat(told).json()["crl"]
+    other = api.join("a", "a2", "10.1.0.12", "192.0.2.3")
+    api.good("DELETE", "/v1/gateways/a1")
+
+    answer = api.beat(told)
+    assert (answer.status_code, "revoked" in answer.json()["detail"]) == (403, True)
+    assert api.beat(other).json()["crl"] > before
+    crl = x509.load_pem_x509_crl(api.ask("GET", "/v1/crl", token="").content)
+    wanted = {certificate(told[name]).serial_number for name in ("link_certificate", "ike_certificate")}
+    assert {one.serial_number for one in crl} == wanted
+
+
+def test_one_who_joins_under_a_deleted_ones_name_is_another(api: Api) -> None:
+    before = api.peered()["a1"]
+    api.good("DELETE", "/v1/gateways/a1")
+    after = api.join("a", "a1", "10.1.0.11", "192.0.2.1")
+
+    assert api.beat(before).status_code == 403
+    assert api.beat(after).status_code == 200
+
+
+def test_the_crl_is_made_anew_each_day(api: Api) -> None:
+    first = api.desk.crl(NOW)
+    assert api.desk.crl(NOW + 10) == first
+    number, lists = api.desk.crl(NOW + 2 * DAY_S)
+    assert number > first[0]
+    next_update = x509.load_pem_x509_crl(lists).next_update_utc
+    assert next_update is not None
+    assert next_update.timestamp() > NOW + 8 * DAY_S
+
+
+def test_what_is_over_is_forgotten(api: Api) -> None:
+    told = api.peered()["a1"]
+    api.good("DELETE", "/v1/gateways/a1")
+    api.now = NOW + MONTH_S + 8 * DAY_S
+    api.good("PATCH", "/v1/gateways/b1", {"weight": 2})
+    assert certificate(told["link_certificate"]).serial_number not in api.desk.records.certificates
+
+
+def test_nobody_renews_without_end(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fwd.controller.records.CERTIFICATES_MAX", 4)
+    told = api.peered()["a1"]
+    link = told["link_certificate"]
+    statuses = [api.as_host(link, "POST", "/v1/renew", renewing(told)).status_code for _ in range(2)]
+    assert statuses == [200, 429]
+
+
+# -- heartbeats -------------------------------------------------------------------------------------------------------
+
+
+def test_a_heartbeat_tells_the_time_and_the_newest_document(api: Api) -> None:
+    told = api.peered()["a1"]
+    answer = api.beat(told)
+    assert answer.status_code == 200
+    assert (answer.json()["time"], tuple(answer.json()["newest"])) == (api.now, api.desk.newest)
+
+
+def test_a_gateway_is_up_by_its_own_word_and_what_its_partner_sees(api: Api) -> None:
+    told = api.peered()
+    peering = {"name": "a-b", "ready": True, "members": 2, "rtt_ms": 0.4, "loss": 0.0}
+    for one in told.values():
+        api.beat(one, status={"ready": True, "peerings": [peering]})
+    api.control.turn()
+
+    assert api.good("GET", "/v1/gateways/a1")["health"]["state"] == "up"
+    assert api.good("GET", "/v1/peerings/a-b")["state"] == "up"
+    (pair,) = api.good("GET", "/v1/pairs")["items"]
+    assert (pair["state"], pair["rtt_ms"], pair["loss"]) == ("up", 0.4, 0.0)
+
+
+def test_silence_alone_takes_nobody_down_and_a_partner_that_misses_it_does(api: Api) -> None:
+    told = api.peered()
+    for up, state in ((True, "unreachable"), (False, "down")):
+        api.beat(told["a1"])
+        api.now += 4
+        api.beat(told["b1"], status={"ready": up, "peerings": [{"name": "a-b", "ready": up}]})
+        api.control.turn()
+        assert api.good("GET", "/v1/gateways/a1")["health"]["state"] == state
+    whats = [one["what"] for one in api.good("GET", "/v1/events")["items"]]
+    assert {"host.unreachable", "host.down"} <= set(whats)
+
+
+def test_a_router_tells_which_gateways_it_reaches(api: Api) -> None:
+    told = api.peered()
+    router = api.join("a", "ra", "10.1.0.2", "192.0.2.9", kind="router", ike_csr=None)
+    api.beat(told["a1"])
+    api.beat(router, status={"ready": True, "gateways": [{"name": "a1", "up": False}]})
+    api.control.turn()
+    health = api.good("GET", "/v1/gateways/a1")["health"]
+    assert (health["state"], "no router reaches it (ra)" in health["reason"]) == ("down", True)
+
+
+def test_a_controller_that_began_just_now_judges_nobody_by_silence(api: Api) -> None:
+    api.peered()
+    api.control.begin()
+    api.control.turn()
+    assert api.good("GET", "/v1/gateways/a1")["health"]["reason"] == "it is listened to for the first seconds"
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"held": {"order": [9, 1], "why": "it leaves 0 of 2"}}, "host.holds"),
+        ({"refused": "a path in it"}, "host.refuses"),
+        ({"seen": [9, 9]}, "host.ahead"),
+        ({"time": NOW - 600}, "host.clock"),
+    ],
+)
+def test_what_is_wrong_at_a_host_is_an_event_once(api: Api, fields: dict[str, Any], what: str) -> None:
+    told = api.peered()["a1"]
+    for _ in range(3):
+        assert api.beat(told, **fields).status_code == 200
+    found = [one for one in api.good("GET", "/v1/events")["items"] if one["what"] == what]
+    assert [one["host"] for one in found] == ["a1"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"applied": [1]},
+        {"applied": [-1, 0]},
+        {"seen": [2**63, 0]},
+        {"status": 7},
+        {"time": "now"},
+        {"held": {"order": 1}},
+    ],
+)
+def test_a_heartbeat_of_another_form_is_refused(api: Api, fields: dict[str, Any]) -> None:
+    assert api.beat(api.peered()["a1"], **fields).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"peerings": 7, "gateways": [7], "reasons": {"a": [1]}, "ready": "yes"},
+        {"peerings": [{"name": "a-b", "ready": True, "rtt_ms": 1e400, "loss": "much", "far": 3}]},
+        {"ready": False, "reasons": [{"text": "\ud800"}, None, 7], "draining": {}},
+    ],
+)
+def test_a_status_of_any_content_harms_nobody_who_reads_it(api: Api, status: dict[str, Any]) -> None:
+    told = api.peered()["a1"]
+    newest = list(api.desk.newest)
+    body = {"applied": newest, "seen": newest, "status": status, "time": api.now}
+    api.peer = certificate(told["link_certificate"]).public_bytes(Encoding.DER)
+    headers = {"Content-Type": "application/json"}
+    answer = api.ask("POST", "/v1/heartbeat", token="", content=json.dumps(body), headers=headers)
+    assert answer.status_code == 200, answer.text
+    api.control.turn()
+    for path in ("gateways", "gateways/a1", "pairs", "peerings", "events"):
+        assert api.ask("GET", f"/v1/{path}").status_code == 200
+
+
+def test_without_a_certificate_no_host_is_heard(api: Api) -> None:
+    api.peered()
+    for method, path in (("POST", "renew"), ("POST", "heartbeat"), ("GET", "desired")):
+        assert api.as_host(None, method, f"/v1/{path}", {}).status_code == 401
+
+
+# -- desired state ----------------------------------------------------------------------------------------------------
+
+
+def read(api: Api, line: bytes, host: str) -> Document:
+    return verify(line, KEYS.document.public_key(), host)
+
+
+def test_a_host_gets_its_own_document_and_each_newer_one(api: Api) -> None:
+    api.peered()
+
+    async def stream() -> list[bytes]:
+        documents = _documents(api.control, Host("gateway", "a1", 0, 0.0), (0, 0))
+        first = await anext(documents)
+        following = asyncio.ensure_future(anext(documents))  # type: ignore[arg-type]
+        headers = {"Authorization": f"Bearer {api.admin}"}
+        await api.http.post("/v1/gateways/a1/drain", headers=headers)
+        return [first, await following]
+
+    first, second = (read(api, line, "a1") for line in api.run(stream()))
+    assert [one["name"] for one in first.content["peering"]] == ["a-b"]
+    assert (first.content["draining"], second.content["draining"]) == (False, True)
+    assert second.order > first.order
+    assert second.order == api.desk.newest
+
+
+def test_who_has_the_newest_one_gets_an_empty_line(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fwd.controller.api.hosts.EMPTY_LINE_S", 0.01)
+    api.peered()
+    documents = _documents(api.control, Host("gateway", "a1", 0, 0.0), api.desk.newest)
+    assert api.run(anext(documents)) == b"\n"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("end", ["deleted", "no leader", "stopping"])
+def test_the_stream_ends_with_the_hosts_right_to_it(api: Api, end: str) -> None:
+    api.peered()
+
+    async def stream() -> list[bytes]:
+        documents = _documents(api.control, Host("gateway", "a1", 0, 0.0), (0, 0))
+        got = [await anext(documents)]
+        if end == "deleted":
+            await api.http.delete("/v1/gateways/a1", headers={"Authorization": f"Bearer {api.admin}"})
+        elif end == "no leader":
+            api.desk.step_down()
+        else:
+            api.control.stopping = True
+        return got + [one async for one in documents]
+
+    assert len(api.run(stream())) == 1
+
+
+def test_a_peering_that_is_deleted_is_named_in_the_document(api: Api) -> None:
+    api.peered()
+    api.good("DELETE", "/v1/peerings/a-b")
+    document = read(api, api.desk.document("a1"), "a1")
+    assert (document.content["peering"], document.removed) == ([], ("a-b",))
+
+
+# -- an older store ---------------------------------------------------------------------------------------------------
+
+
+def test_recovery_begins_above_all_that_hosts_have_seen(api: Api) -> None:
+    told = api.peered()["a1"]
+    before = api.desk.cluster_id
+    api.beat(told, seen=[41, 7])
+    api.good("POST", "/v1/recover")
+
+    assert api.desk.newest > (41, 7)
+    assert api.desk.cluster_id != before
+    assert read(api, api.desk.document("a1"), "a1").order == api.desk.newest
+    assert api.beat(told).status_code == 200
