@@ -33,7 +33,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 DAYS: Final = 30  # of a certificate; renewed at half of it
 BACKDATED_S: Final = 300  # clocks differ
 AUTHORITY_DAYS: Final = 3650
-CRL_DAYS: Final = 7
+CRL_DAYS: Final = 40  # for as long as a certificate and its grace: without a controller nothing is refused for the list
 CSR_BYTES_MAX: Final = 16384
 _NAME_CHARS_MAX: Final = 64  # of a CommonName (RFC 5280, appendix A.1)
 _NO_USAGE: Final = dict.fromkeys(

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -29,6 +30,7 @@ from fwd.model.fleet import Fleet
 from fwd.proto.logged import event
 
 Order = tuple[int, int]
+CRL_S: Final = 86400.0  # between lists of revoked certificates if nothing is revoked
 log = logging.getLogger(__name__)
 
 
@@ -76,16 +78,19 @@ class Joining:
 class Desk:
     """See the module. `lifetime_s`: of hosts' certificates."""
 
-    def __init__(self, store: Store, keys: Keys, lifetime_s: float = ca.DAYS * 86400.0) -> None:
-        self.store, self.keys, self._lifetime_s = store, keys, lifetime_s
+    def __init__(
+        self, store: Store, keys: Keys, lifetime_s: float = ca.DAYS * 86400.0, wall: Callable[[], float] = time.time
+    ) -> None:
+        self.store, self.keys, self._lifetime_s, self._wall = store, keys, lifetime_s, wall
         self.term: int | None = None
+        self._followed = -1
         self.cluster_id = ""
         self.records = Records()
+        self.crl, self._crl_at = b"", float("-inf")
         self._documents: dict[str, bytes] = {}
         self._take(Kept())
         self._lock = asyncio.Lock()
         self._news = asyncio.Event()
-        self._crl: tuple[int, frozenset[int], bytes] = (0, frozenset(), b"")
 
     # -- leading ------------------------------------------------------------------------------------------------------
 
@@ -95,12 +100,15 @@ class Desk:
         if term is not None:
             await self._read()
             self.term = term
-            self._tell_news()
+            self.wake()
         return term is not None
 
     async def follow(self) -> None:
-        """Read everything, to show it while another one leads."""
-        await self._read()
+        """Read everything, if it has changed, to show it while another one leads."""
+        _, revision = await self.store.read("\0")  # no key begins so
+        if revision != self._followed:
+            await self._read()
+            self._followed = revision
 
     async def renew(self) -> bool:
         """Go on leading; False: that is over, and nothing is vouched for any more."""
@@ -112,7 +120,7 @@ class Desk:
         """Lead no more: those who wait for documents are told."""
         self.term = None
         self._documents.clear()
-        self._tell_news()
+        self.wake()
 
     async def _read(self) -> None:
         self.cluster_id = await self.store.cluster_id()
@@ -120,17 +128,26 @@ class Desk:
         self._take(kept)
 
     def _take(self, kept: Kept) -> None:
+        """Know what holds from now on. What is revoked is part of it, since one order has one content."""
         self.kept, self._placement = kept, kept.placement
         self._hosts = {("gateway", one.name) for one in kept.fleet.gateways}
         self._hosts |= {("router", one.name) for one in kept.fleet.routers}
         self._documents.clear()
+        self._list_revoked()
+
+    def _list_revoked(self) -> None:
+        """Write each CA's list of revoked certificates."""
+        now, revoked = self._wall(), self.records.revoked
+        cas = [one for one in (self.keys.authority, self.keys.other) if one]
+        self.crl = b"".join(ca.revocation_list(one, revoked.items(), int(now), now) for one in cas)
+        self._crl_at = now
 
     # -- what hosts are to do -----------------------------------------------------------------------------------------
 
     @property
     def newest(self) -> Order:
         """Term and generation of the newest documents."""
-        if self.term is None:
+        if self.term is None or not self.store.leads():
             raise LeaderlessError
         return self.term, self.kept.generation
 
@@ -138,7 +155,10 @@ class Desk:
         """The newest document of a host that the fleet has, signed."""
         term, generation = self.newest
         if host not in self._documents:
-            content = self._placement.gateways.get(host) or self._placement.routers[host]
+            content = self._placement.routers.get(host)
+            if content is None:
+                trusted = ca.bundle(self.keys.trusted()).decode()
+                content = {**self._placement.gateways[host], "crl": self.crl.decode(), "ca_bundle": trusted}
             document = Document(self.cluster_id, term, generation, host, content, self.kept.removed)
             self._documents[host] = sign(document, self.keys.document)
         return self._documents[host]
@@ -151,7 +171,8 @@ class Desk:
             return False
         return True
 
-    def _tell_news(self) -> None:
+    def wake(self) -> None:
+        """Have whoever waits for documents look again."""
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -160,16 +181,13 @@ class Desk:
         """All that may have a link: kind and name."""
         return self._hosts
 
-    def crl(self, now: float) -> tuple[int, bytes]:
-        """The number of the lists of revoked certificates, and the lists, one a CA: new ones each day and change."""
-        revoked = self.records.revoked
-        number, serials, _ = self._crl
-        if serials != revoked.keys() or now - number > 86400 or not number:
-            fresh = max(int(now), number + 1)
-            cas = [one for one in (self.keys.authority, self.keys.other) if one]
-            lists = b"".join(ca.revocation_list(one, revoked.items(), fresh, now) for one in cas)
-            self._crl = (fresh, frozenset(revoked), lists)
-        return self._crl[0], self._crl[2]
+    async def refresh(self) -> None:
+        """Have hosts get the lists of revoked certificates anew, if those that they have are of yesterday."""
+        async with self._leading() as term:
+            if self._wall() - self._crl_at > CRL_S:
+                outcome = await fleet.edit(self.store, term, self.kept, lambda fleet: fleet, again=True)
+                self._take(outcome.kept)
+                self.wake()
 
     # -- objects ------------------------------------------------------------------------------------------------------
 
@@ -223,7 +241,7 @@ class Desk:
             return Done(outcome.kept, outcome.lines, None)
         self.records = await records.load(self.store)
         self._take(outcome.kept)
-        self._tell_news()
+        self.wake()
         _log(made[0])
         return Done(outcome.kept, outcome.lines, made[0])
 

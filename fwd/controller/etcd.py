@@ -76,6 +76,9 @@ class EtcdStore(Store):
                 self._leads_until = began + self._ttl_s - MARGIN_S
         return time.monotonic() < self._leads_until
 
+    def leads(self) -> bool:
+        return time.monotonic() < self._leads_until
+
     async def resign(self) -> None:
         self._leads_until = float("-inf")
         await self._drop_lease()

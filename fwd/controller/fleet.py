@@ -90,9 +90,11 @@ async def edit(
     seen: tuple[str, str, int] | None = None,
     dry_run: bool = False,
     beside: Callable[[Outcome], Sequence[Write]] = lambda outcome: (),
+    again: bool = False,
 ) -> Outcome:
     """Change the fleet by `act`. `seen`: kind, name and revision of an object that must still be so.
-    `beside`: what else is written in the same transaction, also if the fleet stays as it is.
+    `beside`: what else is written in the same transaction, also if the fleet stays as it is. `again`: there is a new
+    generation then, too: what documents have besides is another.
 
     Raises RefusedError, StaleError, and what the store raises: ConflictError if it has other content than `kept`.
     """
@@ -107,7 +109,7 @@ async def edit(
         return Outcome(outcome, tuple(lines))
 
     # A change that changes nothing is no generation.
-    changes = [*_object_writes(kept, after), _placed_write(kept, outcome)] if after != kept.fleet else []
+    changes = [*_object_writes(kept, after), _placed_write(kept, outcome)] if after != kept.fleet or again else []
     others = beside(Outcome(outcome if changes else kept, tuple(lines)))
     if not changes and not others:
         return Outcome(kept, tuple(lines))

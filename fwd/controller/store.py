@@ -74,6 +74,10 @@ class Store(ABC):
         """Go on leading; False: that is over."""
 
     @abstractmethod
+    def leads(self) -> bool:
+        """Whether who was the leader at the last renewal may act as one now, by its own clock."""
+
+    @abstractmethod
     async def resign(self) -> None:
         """Lead no more; the next one need not wait."""
 
@@ -152,6 +156,9 @@ class SqliteStore(Store):
         return True
 
     async def renew(self) -> bool:
+        return self.leads()
+
+    def leads(self) -> bool:
         return self._path is None or self._lock is not None
 
     async def resign(self) -> None:

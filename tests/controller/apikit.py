@@ -31,7 +31,7 @@ class Api:
         self._loop = asyncio.new_event_loop()
         self.now = NOW
         self.store = SqliteStore()
-        self.desk = Desk(self.store, keys, lifetime_s)
+        self.desk = Desk(self.store, keys, lifetime_s, lambda: self.now)
         self.control = Control(self.desk, lambda: self.now, lambda: self.now)
         self.app = application(self.control)
         self.peer: bytes | None = None

@@ -3,4 +3,8 @@
 from importlib.util import find_spec
 
 collect_ignore = [] if find_spec("httpx") else ["test_etcd.py"]
-collect_ignore += [] if find_spec("fastapi") else ["test_api.py", "test_api_hosts.py", "test_controller_tls.py"]
+collect_ignore += (
+    []
+    if find_spec("fastapi")
+    else ["test_api.py", "test_api_hosts.py", "test_controller_tls.py", "test_controller_program.py"]
+)

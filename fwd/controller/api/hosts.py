@@ -86,11 +86,10 @@ class Heartbeat(BaseModel):
 
 
 class Heard(BaseModel):
-    """What a host is told for its heartbeat. `crl`: the number of the newest list of revoked certificates."""
+    """What a host is told for its heartbeat."""
 
     time: float
     newest: Order
-    crl: int
 
 
 @router.post("/v1/join", status_code=201, operation_id="join", responses=problems(400, 401, 409, 413, 422, 429, 503))
@@ -121,7 +120,7 @@ async def heartbeat(control: Controller, link: Link, body: Heartbeat) -> Heard:
         " ".join(why[:TEXT_MAX].split()), body.status, body.version, body.time - now,
     )  # fmt: skip
     control.watch.hear(link.name, beat, newest, now)
-    return Heard(time=now, newest=newest, crl=control.desk.crl(now)[0])
+    return Heard(time=now, newest=newest)
 
 
 @router.get(
@@ -130,7 +129,7 @@ async def heartbeat(control: Controller, link: Link, body: Heartbeat) -> Heard:
 async def crl(control: Controller) -> Response:
     """Give the lists of revoked certificates; whoever asks, since they are signed and no secret."""
     _ = control.desk.newest
-    return Response(control.desk.crl(control.wall())[1], media_type="application/x-pem-file")
+    return Response(control.desk.crl, media_type="application/x-pem-file")
 
 
 @router.get(

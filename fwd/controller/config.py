@@ -1,0 +1,126 @@
+"""The configuration of `fwd controller`: where it listens, how hosts reach it, where its state and its store are."""
+
+from __future__ import annotations
+
+import ssl
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, Field, model_validator
+
+from fwd.controller.etcd import EtcdStore
+from fwd.controller.store import SqliteStore, Store
+from fwd.model.toml import parse_as, read_text
+from fwd.model.words import DAY_S, ConfigError, FilePath, Seconds, Strict
+
+CONFIG: Final = Path("/etc/fwd/controller.toml")
+_PORT_MAX: Final = 65535
+_DATABASE: Final = "store.db"
+
+
+def _endpoint(text: str) -> str:
+    """An address and a port."""
+    host, _, port = text.rpartition(":")
+    try:
+        ip_address(host.removeprefix("[").removesuffix("]"))
+        is_endpoint = 0 < int(port) <= _PORT_MAX and (":" not in host or host.startswith("["))
+    except ValueError:
+        is_endpoint = False
+    if not is_endpoint:
+        raise ValueError('expected an address and a port, such as "192.0.2.1:8443" or "[::]:8443"')
+    return text
+
+
+def _url(text: str) -> str:
+    """The URL of a server."""
+    try:
+        parts = urlsplit(text)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url or parts.path.rstrip("/") or parts.query or parts.fragment or parts.username:
+        raise ValueError('expected a URL without a path, such as "https://controller.example:8443"')
+    return text.rstrip("/")
+
+
+_Url = Annotated[str, AfterValidator(_url)]
+
+
+class Controller(Strict):
+    """What holds for the whole controller."""
+
+    listen: Annotated[str, AfterValidator(_endpoint)] = Field(
+        default="0.0.0.0:8443", description="address and port; [::]:8443 for IPv6 and IPv4"
+    )
+    url: _Url = Field(description="by which hosts and people reach it; its host stands in the certificate")
+    names: list[str] = Field(default=[], max_length=16, description="other host names and addresses of it")
+    state: FilePath = Field(default=Path("/var/lib/fwd/controller"), description="directory of its keys and its store")
+    certificate_lifetime: Seconds = Field(
+        default=30 * DAY_S, ge=10, le=365 * DAY_S, description="of hosts' certificates, which renew at half of it"
+    )
+
+    @model_validator(mode="after")
+    def _is_https(self) -> Controller:
+        if not self.url.startswith("https:"):
+            raise ValueError("url: https is needed")
+        return self
+
+    @property
+    def server_names(self) -> list[str]:
+        """What the certificate names, the URL's host first."""
+        host = urlsplit(self.url).hostname or ""
+        return [host, *(one for one in self.names if one != host)]
+
+
+class StoreTable(Strict):
+    """Where the fleet is kept: a file of SQLite, or etcd, with which several controllers take each other's place."""
+
+    kind: Literal["sqlite", "etcd"] = "sqlite"
+    path: FilePath | None = Field(default=None, description="sqlite: the file; by default in the state directory")
+    endpoints: list[_Url] = Field(default=[], max_length=16, description="etcd: URLs of its members")
+    prefix: str = Field(default="/fwd/", pattern=r"^/([a-z0-9-]+/)+$", description="etcd: of all keys of this fleet")
+    ca: FilePath | None = Field(default=None, description="etcd: the CA of its certificates")
+    certificate: FilePath | None = Field(default=None, description="etcd: the controller's own")
+    key: FilePath | None = Field(default=None, description="etcd: the certificate's key")
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> StoreTable:
+        etcd = [self.endpoints, self.ca, self.certificate, self.key]
+        if self.kind == "sqlite" and any(etcd):
+            raise ValueError('endpoints, ca, certificate and key are for kind = "etcd"')
+        if self.kind == "etcd" and not self.endpoints:
+            raise ValueError("etcd needs endpoints")
+        if self.kind == "etcd" and self.path is not None:
+            raise ValueError('path is for kind = "sqlite"')
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together")
+        return self
+
+
+class ControllerConfig(Strict):
+    controller: Controller
+    store: StoreTable = StoreTable()
+
+
+_TABLES: Final[dict[str, type[BaseModel]]] = {"controller": Controller, "store": StoreTable}
+
+
+def load(path: Path) -> ControllerConfig:
+    """Read and check the file at `path`. Raises ConfigError, one line."""
+    return parse_as(ControllerConfig, read_text(path), str(path), _TABLES)
+
+
+def store_of(config: ControllerConfig) -> Store:
+    """Open the store. Raises UserError."""
+    table = config.store
+    if table.kind == "sqlite":
+        return SqliteStore(table.path or config.controller.state / _DATABASE)
+    try:
+        context = ssl.create_default_context(cafile=table.ca)
+        if table.certificate is not None:
+            context.load_cert_chain(table.certificate, table.key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"store: its certificates cannot be used: {error.strerror or error}") from None
+    return EtcdStore(table.endpoints, table.prefix, tls=context)

@@ -1,0 +1,176 @@
+"""`fwd controller`: one process, one loop: leads, judges its hosts each second, and answers over HTTPS.
+
+It needs no root, and no packet passes through it. SIGTERM and SIGINT end it: it gives up leading at once, so that
+another one need not wait, and hosts go on with what they have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from fwd.controller import config as configuration
+from fwd.controller import keys, tokens
+from fwd.controller.api.app import application
+from fwd.controller.control import Control
+from fwd.controller.desk import Asked, Desk, LeaderlessError
+from fwd.controller.store import ConflictError, NotLeaderError, StoreError
+from fwd.controller.tls import PeerProtocol, Server
+from fwd.proto.errors import UserError
+from fwd.proto.logged import event
+from fwd.supervise.loglines import formatter
+
+TURN_S: Final = 1.0
+STOP_S: Final = 2
+_CONNECTIONS_MAX: Final = 2048
+_ADMIN: Final = "admin"
+log = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which leaves signals alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Service:
+    """See the module."""
+
+    def __init__(self, config: configuration.ControllerConfig, control: Control, tls: Server) -> None:
+        self._config, self._control, self._tls = config, control, tls
+        self._who = f"{socket.gethostname()}:{os.getpid()}"
+        self._trouble = ""
+        self._server = _Server(_uvicorn_config(control, tls))
+
+    async def run(self, door: socket.socket) -> None:
+        """Work until `stop`."""
+        turning = asyncio.create_task(self._turn_for_ever())
+        try:
+            await self._server.serve([door])
+        finally:
+            turning.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await turning
+            await self._control.desk.store.close()
+        log.info("the controller ends; hosts go on with what they have", extra=event("controller.stopped"))
+
+    def stop(self) -> None:
+        """End streams and the server."""
+        self._control.stopping = True
+        self._control.desk.wake()
+        self._server.should_exit = True
+
+    async def _turn_for_ever(self) -> None:
+        while True:
+            await self.turn()
+            await asyncio.sleep(TURN_S)
+
+    async def turn(self) -> None:
+        """Lead, or try to, and judge all hosts; what fails is tried again the next time."""
+        try:
+            await self._lead()
+            self._tls.renew(self._control.wall())
+            self._tell("")
+        except (StoreError, NotLeaderError, LeaderlessError, ConflictError, UserError) as error:
+            self._tell(str(error) or "another controller leads")
+        self._control.turn()
+
+    async def _lead(self) -> None:
+        desk = self._control.desk
+        if desk.term is not None:
+            if not await desk.renew():
+                log.warning("leads no more", extra=event("controller.follows"))
+            else:
+                await desk.refresh()
+        elif await desk.lead(self._who):
+            # What was heard under another term is no evidence any more.
+            self._control.begin()
+            log.info("leads, in term %d", desk.term, extra=event("controller.leads", term=desk.term))
+            await self._know_an_admin()
+        else:
+            await desk.follow()
+
+    async def _know_an_admin(self) -> None:
+        """Have an admin's bearer token if there is none yet: its text is in the state directory."""
+        desk, state = self._control.desk, self._config.controller.state
+        if any(one.role == "admin" for one in desk.records.tokens.values()):
+            return
+        now, path = self._control.wall(), state / keys.ADMIN_TOKEN
+        text, token = tokens.new_bearer_token("admin", now, _ADMIN)
+        keys.write(path, f"{text}\n".encode())
+        await desk.put_token(Asked("controller", "create", "token", token.name, now), token)
+
+    def _tell(self, trouble: str) -> None:
+        """Log what is wrong when it begins, or is another."""
+        if trouble and trouble != self._trouble:
+            log.error("%s: it is tried again", trouble, extra=event("controller.trouble", reason=trouble))
+        self._trouble = trouble
+
+
+def run(path: Path, log_format: str) -> None:
+    """Be a controller until SIGTERM or SIGINT. Raises UserError."""
+    config = configuration.load(path)
+    state = config.controller.state
+    keys.open_state(state)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter("json" if log_format == "json" else "text", sys.stderr.fileno()))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for noisy in ("uvicorn.error", "uvicorn.access", "httpx", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    asyncio.run(_run(config))
+
+
+async def _run(config: configuration.ControllerConfig) -> None:
+    state = config.controller.state
+    store = configuration.store_of(config)
+    control = Control(Desk(store, keys.load(state, time.time()), config.controller.certificate_lifetime))
+    tls = Server(state, control.desk.keys, config.controller.server_names, time.time())
+    door = _door(config.controller.listen)
+    keys.write(state / keys.CLIENT, _client(config).encode())
+    log.info("listens on %s", config.controller.listen, extra=event("controller.started", url=config.controller.url))
+    service, loop = Service(config, control, tls), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, service.stop)
+    await service.run(door)
+
+
+def _client(config: configuration.ControllerConfig) -> str:
+    """By which the command line on this host finds the controller (fwd/objects/client.py)."""
+    state = config.controller.state
+    lines = {"url": config.controller.url, "ca": state / keys.CA_PEM, "token_file": state / keys.ADMIN_TOKEN}
+    return "".join(f'{name} = "{value}"\n' for name, value in lines.items())
+
+
+def _uvicorn_config(control: Control, tls: Server) -> uvicorn.Config:
+    return uvicorn.Config(
+        application(control), http=PeerProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
+        server_header=False, proxy_headers=False, limit_concurrency=_CONNECTIONS_MAX, timeout_keep_alive=15,
+        timeout_graceful_shutdown=STOP_S, ssl_context_factory=lambda config, default: tls.context,
+    )  # fmt: skip
+
+
+def _door(listen: str) -> socket.socket:
+    """The socket on which the controller listens. Raises UserError."""
+    host, _, port = listen.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host.strip("[]"), int(port)))
+        sock.listen(1024)
+    except OSError as error:
+        raise UserError(f"{listen}: cannot listen here: {error.strerror}: is another controller running?") from None
+    return sock

@@ -1,0 +1,69 @@
+"""TLS of the controller: its own certificate, and whose the client's is.
+
+A client's certificate is optional in the handshake (who joins has none), must be of one of the CAs, and may be over:
+the application holds its times, its grace and its revocation (roles.py), and says what is wrong with it. uvicorn does
+not tell who the client is, so a protocol puts the certificate into each request's scope.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from fwd.controller import ca
+from fwd.controller.api.asked import PEER
+from fwd.controller.keys import SERVER_PEM, Keys, server_key, write
+from fwd.proto.errors import UserError
+
+_NO_CHECK_TIME: Final = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL
+LIFETIME_S: Final = ca.DAYS * 86400.0
+
+
+class PeerProtocol(H11Protocol):
+    """HTTP/1.1 whose requests have the client's certificate in their scope (`PEER`), or None."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        tls = transport.get_extra_info("ssl_object")
+        certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+        app: Any = self.config.loaded_app
+
+        async def with_peer(scope: dict[str, Any], receive: Any, send: Any) -> None:
+            await app({**scope, PEER: certificate}, receive, send)
+
+        self.app: Any = with_peer
+
+
+class Server:
+    """The controller's TLS: one context, whose certificate is made anew while it is in use."""
+
+    def __init__(self, directory: Path, keys: Keys, names: Sequence[str], now: float) -> None:
+        """Make key, certificate and context. Raises UserError."""
+        self._directory, self._keys, self._names = directory, keys, names
+        self._key = server_key(directory)
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self.context.verify_mode = ssl.CERT_OPTIONAL
+        self.context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
+        self.context.load_verify_locations(cadata=ca.bundle(keys.trusted()).decode())
+        self._renews_at = now
+        self.renew(now)
+
+    def renew(self, now: float) -> None:
+        """Make the certificate anew if half of its life is over; key, certificate and CA are in one file."""
+        if now < self._renews_at:
+            return
+        try:
+            issued = ca.server_certificate(self._keys.authority, self._key.public_key(), self._names, now, LIFETIME_S)
+        except ValueError as error:
+            raise UserError(f"controller.names: {error}") from None
+        key = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        write(self._directory / SERVER_PEM, key + ca.pem(issued) + ca.bundle(self._keys.trusted()[:1]))
+        self.context.load_cert_chain(self._directory / SERVER_PEM)
+        self._renews_at = now + LIFETIME_S / 2

@@ -1,0 +1,190 @@
+"""A controller on a port of its own, over TLS: whose certificate it sees, and what it does with each."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cakit import DAY_S, MONTH_S, new_key, request
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from fwd.controller import ca, keys
+from fwd.controller.config import Controller, ControllerConfig
+from fwd.controller.control import Control
+from fwd.controller.desk import Asked, Desk
+from fwd.controller.service import Service
+from fwd.controller.store import SqliteStore
+from fwd.controller.tls import LIFETIME_S, Server
+from fwd.controller.tokens import new_bearer_token
+
+NOW = time.time()  # as TLS of the client has it; the controller's clock is a test's
+
+
+class Site:
+    """A running controller, and what a test knows of it."""
+
+    def __init__(self, directory: Path, url: str) -> None:
+        self.url, self.directory, self.now = url, directory, NOW
+        self.keys = keys.load(directory, NOW)
+        self.desk = Desk(SqliteStore(), self.keys, MONTH_S, lambda: self.now)
+        self.control = Control(self.desk, lambda: self.now, time.monotonic)
+        self.tls = Server(directory, self.keys, ["127.0.0.1"], NOW)
+        self.admin, self._admin = new_bearer_token("admin", NOW, "root")
+
+    async def ready(self) -> None:
+        """Until it leads and has one host, a1."""
+        while self.desk.term is None:
+            await asyncio.sleep(0.01)
+        await self.desk.put_token(Asked("test", "create", "token", "root", NOW), self._admin)
+        async with self.client() as client:
+            headers = {"Authorization": f"Bearer {self.admin}"}
+            for path, body in (
+                ("vpcs", {"name": "a", "cidrs": ["10.1.0.0/16"]}),
+                ("gateways", {"name": "a1", "vpc": "a", "outer": "192.0.2.1", "inner": ["10.1.0.11"]}),
+            ):
+                (await client.post(f"/v1/{path}", json=body, headers=headers)).raise_for_status()
+
+    def issue(self, since: float, lifetime_s: float = MONTH_S, **how: Any) -> Path:
+        """A link's certificate and its key, in a file. `authority`, `use`: another's, or for something else."""
+        key = new_key()
+        authority: ca.Authority = how.get("authority", self.keys.authority)
+        if how.get("use") == "ike":
+            issued = ca.ike_certificate(authority, key.public_key(), "a1.gateway.fwd", since, lifetime_s)
+        else:
+            issued = ca.link_certificate(authority, key.public_key(), ("c", "gateway", "a1"), since, lifetime_s)
+        path = self.directory / f"link-{issued.serial_number}.pem"
+        path.write_bytes(pem_of(key) + ca.pem(issued))
+        return path
+
+    @asynccontextmanager
+    async def client(self, link: Path | None = None) -> AsyncIterator[httpx.AsyncClient]:
+        context = ssl.create_default_context(cadata=ca.bundle(self.keys.trusted()).decode())
+        if link is not None:
+            context.load_cert_chain(link)
+        async with httpx.AsyncClient(base_url=self.url, verify=context, trust_env=False, timeout=30) as client:
+            yield client
+
+    async def beat(self, link: Path | None) -> httpx.Response:
+        body = {"applied": [0, 0], "seen": [0, 0], "time": self.now}
+        async with self.client(link) as client:
+            return await client.post("/v1/heartbeat", json=body)
+
+
+def pem_of(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def with_site(directory: Path, work: Callable[[Site], Coroutine[Any, Any, None]]) -> None:
+    """Run a controller while a test works with it."""
+
+    async def both() -> None:
+        directory.chmod(0o700)
+        door = socket.create_server(("127.0.0.1", 0))
+        url = f"https://127.0.0.1:{door.getsockname()[1]}"
+        site = Site(directory, url)
+        config = ControllerConfig(controller=Controller(url=url, state=directory))
+        service = Service(config, site.control, site.tls)
+        running = asyncio.create_task(service.run(door))
+        try:
+            await site.ready()
+            await work(site)
+        finally:
+            service.stop()
+            await running
+
+    asyncio.run(asyncio.wait_for(both(), 120))
+
+
+def test_a_links_certificate_says_who_it_is_and_without_one_nobody_is_heard(tmp_path: Path) -> None:
+    async def work(site: Site) -> None:
+        heard, unheard = await site.beat(site.issue(NOW)), await site.beat(None)
+        assert (heard.status_code, unheard.status_code) == (200, 401)
+
+    with_site(tmp_path, work)
+
+
+def test_an_expired_certificate_passes_the_handshake_and_is_heard_for_7_days(tmp_path: Path) -> None:
+    """OpenSSL's own check of times is off: the client's is told what is wrong in words."""
+
+    async def work(site: Site) -> None:
+        within = await site.beat(site.issue(NOW - 8 * DAY_S, 2 * DAY_S))
+        after = await site.beat(site.issue(NOW - 10 * DAY_S, 2 * DAY_S))
+        assert (within.status_code, after.status_code) == (200, 403)
+        assert "grace" in after.json()["detail"]
+
+    with_site(tmp_path, work)
+
+
+def test_a_certificate_of_the_future_passes_the_handshake_and_is_told_the_time(tmp_path: Path) -> None:
+    async def work(site: Site) -> None:
+        answer = await site.beat(site.issue(NOW + 3600))
+        assert (answer.status_code, "whose clock is wrong" in answer.json()["detail"]) == (403, True)
+
+    with_site(tmp_path, work)
+
+
+@pytest.mark.parametrize("how", ["another CA's", "for another use"])
+def test_a_certificate_of_another_ca_or_use_fails_the_handshake(tmp_path: Path, how: str) -> None:
+    async def work(site: Site) -> None:
+        foreign: dict[str, Any] = {"authority": ca.new_authority("fwd controller", NOW)}
+        link = site.issue(NOW, **(foreign if how == "another CA's" else {"use": "ike"}))
+        with pytest.raises(httpx.TransportError):
+            await site.beat(link)
+
+    with_site(tmp_path, work)
+
+
+def test_a_host_that_is_deleted_loses_its_stream_and_is_refused(tmp_path: Path) -> None:
+    """As a host does it: join, then read documents as they come."""
+
+    async def work(site: Site) -> None:
+        admin = {"Authorization": f"Bearer {site.admin}"}
+        key = new_key()
+        async with site.client() as client:
+            token = (await client.post("/v1/tokens", json={"vpc": "a"}, headers=admin)).json()["token"]
+            body = {
+                "token": token.split(".")[1], "kind": "gateway", "name": "a2", "link_csr": request(key),
+                "ike_csr": request(new_key()), "inner": ["10.1.0.12"], "outer": ["192.0.2.2"],
+            }  # fmt: skip
+            told = (await client.post("/v1/join", json=body)).json()
+            assert token.split(".")[2] == ca.pin(site.keys.authority.certificate)
+            link = site.directory / "a2.pem"
+            link.write_bytes(pem_of(key) + told["link_certificate"].encode())
+
+            async with site.client(link) as host, host.stream("GET", "/v1/desired?term=0&generation=0") as stream:
+                lines = stream.aiter_lines()
+                assert (await anext(lines)).startswith('{"signed"')
+                (await client.delete("/v1/gateways/a2", headers=admin)).raise_for_status()
+                assert not [line async for line in lines if line]
+            assert (await site.beat(link)).status_code == 403
+
+    with_site(tmp_path, work)
+
+
+def test_the_chain_ends_in_the_ca_by_whose_pin_a_host_knows_it(tmp_path: Path) -> None:
+    async def work(site: Site) -> None:
+        text = (site.directory / keys.SERVER_PEM).read_text()
+        assert ca.pem(site.keys.authority.certificate).decode() in text
+        assert text.count("BEGIN CERTIFICATE") == 2
+
+    with_site(tmp_path, work)
+
+
+def test_the_controllers_certificate_is_made_anew_at_half_of_its_life(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    server = Server(tmp_path, keys.load(tmp_path, NOW), ["127.0.0.1"], NOW)
+    path = tmp_path / keys.SERVER_PEM
+    first = path.read_bytes()
+    server.renew(NOW + LIFETIME_S / 2 - 1)
+    assert path.read_bytes() == first
+    server.renew(NOW + LIFETIME_S / 2)
+    assert path.read_bytes() != first
