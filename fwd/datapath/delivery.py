@@ -21,6 +21,7 @@ from fwd.proto.ip import Selectors
 # Plain integers: reading a member of an enum costs as much as the addition.
 _IN_BYTES = MemberCounter.IN_BYTES.value
 _IN_RECORDS_OK = MemberCounter.IN_RECORDS_OK.value
+_HELD_MAX = 8 << 20  # octets: as much as a socket's receive buffer takes
 
 
 class Delivery:
@@ -46,6 +47,8 @@ class Delivery:
         self.in_force = self.selectors
         self._known = self.in_force.pairs
         self._spi = 0
+        self._held: list[tuple[bytes, int, int]] | None = None  # written later: octets, as IP packets, how many
+        self._held_octets = 0
         # Members know nothing of each other, so each has its share of what a peering may have.
         self._errors = Errors(self.selectors, max(1, ERRORS_PER_S // peering.members))
 
@@ -59,10 +62,16 @@ class Delivery:
 
         `octets`: what they have as IP packets.
         """
-        counters = self._counters
         allowed = self._known.get(pair) or self.in_force.allow(pair)
         if not allowed and not self._takes_error(pieces, pair, octets, count):
             return
+        if self._held is not None:
+            self._hold(b"".join(pieces), octets, count)
+        else:
+            self._write(pieces, octets, count)
+
+    def _write(self, pieces: Sequence[memoryview | bytes], octets: int, count: int) -> None:
+        counters = self._counters
         try:
             os.writev(self._fd, pieces)
         except OSError:
@@ -70,6 +79,41 @@ class Delivery:
         else:
             counters[_IN_RECORDS_OK] += count
             counters[_IN_BYTES] += octets
+
+    # -- what is old, perhaps -----------------------------------------------------------------------------------------
+
+    @property
+    def holds(self) -> bool:
+        """Whether what is to be written is held."""
+        return self._held is not None
+
+    def hold(self) -> None:
+        """Hold what is to be written from now on, until `release`, or there is too much of it."""
+        self._held, self._held_octets = [], 0
+
+    def _hold(self, data: bytes, octets: int, count: int) -> None:
+        assert self._held is not None
+        self._held.append((data, octets, count))
+        self._held_octets += len(data)
+        if self._held_octets > _HELD_MAX:
+            self.release()
+
+    def drop_held(self) -> None:
+        """Drop what is held: newer packets of its flows may have been delivered by others."""
+        held = self._held or ()
+        self._counters[DropReason.BUCKETS_MOVED_IN] += sum(count for _, _, count in held)
+        if self._held is not None:
+            self.hold()
+
+    def release(self) -> None:
+        """Write what is held, and hold nothing more."""
+        held, self._held = self._held or (), None
+        for data, octets, count in held:
+            self._write((data,), octets, count)
+
+    def forget_held(self) -> None:
+        """Hold nothing more; who calls counts what is lost."""
+        self._held = None
 
     def _takes_error(self, pieces: Sequence[memoryview | bytes], pair: bytes, octets: int, count: int) -> bool:
         """Take an ICMP error about a packet of the SA's; False: it is none, or one too many, and is dropped."""

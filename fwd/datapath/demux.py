@@ -415,7 +415,9 @@ class Demux:
             if not live >> index & 1:
                 if lane.open:
                     lane.give_up(DropReason.NO_LIVE_MEMBER)
-                lane.ring.left = lane.head
+                if lane.ring.left != lane.head:
+                    lane.ring.left = lane.head
+                    lane.ring.ring_bell()  # the far member is to know, which may not have read the last ones yet
 
 
 def _is_drained(error: OSError) -> bool:

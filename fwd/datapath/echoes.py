@@ -13,7 +13,7 @@ from fwd.datapath.geometry import Geometry
 from fwd.datapath.outbound import Outbound
 from fwd.datapath.shared import LinkWord, MemberShared
 from fwd.proto.aggfrag import FRAMING_BYTES, SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY
-from fwd.proto.echo import in_dummy, in_stream
+from fwd.proto.echo import MOVED, in_dummy, in_stream
 from fwd.proto.esp import NEXT_AGGFRAG, NEXT_DUMMY
 from fwd.proto.path import PathMonitor
 from fwd.proto.pulse import Pulse
@@ -89,6 +89,11 @@ class Echoes:
         elif self.are_answered:
             self._counters[MemberCounter.ECHOES_ANSWERED] += 1
             self._send(SUBTYPE_ECHO_REPLY, number)
+
+    def tell_moved(self) -> None:
+        """Tell the far member that flows of what it was sent before go on with others."""
+        if self.are_answered:
+            self._send(SUBTYPE_ECHO, MOVED)
 
     def publish(self) -> None:
         """Show the supervisor and the demux what is in force."""

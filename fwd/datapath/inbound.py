@@ -85,7 +85,7 @@ class Inbound:
         # Where packets lie, and what becomes of them once they are opened.
         stride = geometry.stride
         self._received = Slots(stride + OVERHEAD_BYTES)
-        delivery = Delivery(peering, tun_fd, tun_flags, counters.values, self._audit_stranger)
+        self.delivery = delivery = Delivery(peering, tun_fd, tun_flags, counters.values, self._audit_stranger)
         self._payload = payload_in(peering.payload, delivery, counters.values, listener.on_echo, stride)
         self._accepted = Accepted(Tuning.of(peering), slots, delivery.selectors, self._payload, self._audit_refused)
         self.sas = self._accepted.sas
@@ -115,6 +115,7 @@ class Inbound:
         self._received.clear()
         self._strangers.waiting.clear()
         self._payload.forget()
+        self.delivery.forget_held()
         counters[_IN_ESP] = self._link[_RX_TAKEN]
         counters[_IN_ESP_BYTES] += self._taken_bytes
         self._taken = self._taken_bytes = self._strangers.uncounted = 0
@@ -226,7 +227,8 @@ class Inbound:
         counters[_IN_ESP_BYTES] += self._taken_bytes
         self._taken = self._taken_bytes = self._strangers.uncounted = 0
         self._asked = False
-        self._block.publish()
+        if not self.delivery.holds:  # else a death now loses what is held, and all that came is counted so
+            self._block.publish()
 
         # Rows and slots of another size, if the sender's path has changed.
         stride = self._received.better_stride
@@ -234,6 +236,17 @@ class Inbound:
             payload.lay_out(stride)
             self._received = Slots(stride + OVERHEAD_BYTES)
         return heard
+
+    def release(self) -> None:
+        """Write what the delivery has held, and publish that."""
+        self.delivery.release()
+        self._block.publish()
+
+    def drop_held(self) -> None:
+        """Drop what is held, and what was to be joined to it: its flows have gone on with other members."""
+        if self.delivery.holds:
+            self._payload.flush()
+            self.delivery.drop_held()
 
     def _take_others(self, length: int, size: int) -> None:
         """Open merged datagrams that are not of the slots' size at once, where they were received."""

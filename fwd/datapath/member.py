@@ -26,13 +26,15 @@ from fwd.datapath.geometry import Geometry, inner_mtu_min
 from fwd.datapath.inbound import Inbound
 from fwd.datapath.outbound import Outbound
 from fwd.datapath.receiving import Receiving
-from fwd.datapath.ring import Ring
+from fwd.datapath.ring import LEFT, Ring
 from fwd.datapath.shared import REST_S, LinkWord, MemberShared
 from fwd.datapath.tun import Offloads
 from fwd.datapath.tuning import Follower, Tuning
 from fwd.datapath.udp import ANCILLARY_BYTES, KEEPALIVE, KEEPALIVE_S, Sender, path_mtu, read_ancillary
 from fwd.model.config import Peering
 from fwd.model.pairing import far_of
+from fwd.proto.aggfrag import SUBTYPE_ECHO
+from fwd.proto.echo import MOVED
 from fwd.proto.logged import event
 from fwd.proto.path import PathMonitor
 from fwd.proto.sa import DEADLINE_MAX_MS, SET_BYTES_MAX, EventKind, MessageError, SaEvent, SaSet
@@ -43,6 +45,9 @@ _UNKNOWN_EVERY_S = 0.1
 _ASK_KERNEL_S = 1.0  # what the path takes
 _ASK_KERNEL_SOON_S = 0.1  # after EMSGSIZE, which may come with every send
 _ELSEWHERE_EVERY_S = 1.0
+# What lay in the socket for so long may be of flows that go on with others: a path is given up later (proto/pulse.py).
+_UNREAD_S = 0.25
+_BATCHES_MAX = 1024  # of what lay there
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +123,9 @@ class Member:
         self._heard_from = ("", 0)
         self._mapping = 0, now  # ESP packets sent when a NAT last saw us, and when that was
         self._kernel_asked = self._unknown_at = self._elsewhere_at = 0.0
+        self._left = parts.ring.left  # as the far member was told
+        self._turned_at = float("-inf")
+        self._is_late = False  # what comes next may have lain in the socket for long
         self._traffic = 0, 0  # ESP packets sent and received, at the last tick
         self._quiet_ticks = 0  # in a row without any
         self.echoes.publish()
@@ -134,8 +142,12 @@ class Member:
         epoll.register(bell, select.EPOLLIN | select.EPOLLET)  # every ring is an edge: the bell need not be read
         epoll.register(data, select.EPOLLIN)
         epoll.register(control, select.EPOLLIN)
-        work, sender, due = self.outbound.work, self._sender, 0.0
+        work, sender, told, due = self.outbound.work, self._sender, parts.ring.demux_words, 0.0
         while True:
+            # What the far member may not have read yet is of others' flows by now.
+            if told[LEFT] != self._left:
+                self._tell_moved()
+
             # Two segments at most before the other direction has its turn.
             busy = work()
             if busy:
@@ -150,6 +162,8 @@ class Member:
                 ready = epoll.poll(0.0 if busy else max(0.0, due - self._now))
             heartbeat[0] = now_ns = time.monotonic_ns()
             self._now = now = now_ns / 1e9
+            self._is_late = self._is_late or now - self._turned_at >= _UNREAD_S
+            self._turned_at = now
 
             # Nothing is received or sent on an SA beyond its end.
             if self.clock_ms() >= self._deadline_ms:
@@ -167,7 +181,7 @@ class Member:
         bell = self._parts.ring.bell
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(bell)
-        if self.outbound.waits():
+        if self.outbound.waits() or self._parts.ring.left != self._left:
             return []
         self._shared.process.heartbeat[0] = int(due * 1e9)
         return epoll.poll(max(0.0, due - self._now))
@@ -177,13 +191,30 @@ class Member:
     def _receive(self) -> None:
         """Open what the socket holds."""
         try:
-            self._receive_batch()
+            if self._is_late:
+                self._receive_all()
+            else:
+                self._receive_batch()
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._barrier.caught("receive")
             self.inbound.lose_batch()
+        self._is_late = False
 
-    def _receive_batch(self) -> None:
-        """Receive and open what the socket holds, but no more than is fair to the other direction."""
+    def _receive_all(self) -> None:
+        """Look through all that the socket holds before any of it is delivered: this process, or its predecessor, did
+        not read it for a while. Behind what is of flows that go on with others the far member says so (`on_echo`).
+        """
+        inbound = self.inbound
+        inbound.delivery.hold()
+        for _ in range(_BATCHES_MAX):
+            if not self._receive_batch() or not inbound.delivery.holds:
+                break
+        inbound.release()
+
+    def _receive_batch(self) -> bool:
+        """Receive and open what the socket holds, but no more than is fair to the other direction; True: there may be
+        more.
+        """
         sock, inbound = self._parts.sock, self.inbound
         inbound.now = self._now
         try:
@@ -195,6 +226,7 @@ class Member:
             pass
         if inbound.open(self._now):
             self.echoes.sizes.heard(self._now)
+        return not room
 
     def on_heard(self, sa: Receiving, address: tuple[str, int]) -> None:
         """Something authenticated came on `sa`, newer than all before it, from `address`."""
@@ -222,7 +254,20 @@ class Member:
             self._tell(EventKind.UNKNOWN, spi)
 
     def on_echo(self, subtype: int, number: int) -> None:
+        if number == MOVED:
+            if subtype == SUBTYPE_ECHO:
+                self.inbound.drop_held()
+            return
         self.echoes.take(subtype, number, self._now)
+
+    def _tell_moved(self) -> None:
+        """Tell the far member that this one's buckets have gone to others."""
+        self._left = self._parts.ring.left
+        try:
+            if self.outbound.sa is not None:
+                self.echoes.tell_moved()
+        except Exception:  # noqa: BLE001 - the barrier tells of it
+            self._barrier.caught("moved")
 
     def _follow_far(self) -> None:
         """Go where IKE has found the peer; a NAT's port that IKE does not know, at the address that it tells, stays."""

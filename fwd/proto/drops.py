@@ -82,6 +82,11 @@ class DropReason(IntEnum):
     ICMP_LIMIT_OUT = 34, "record", "demux", "It is an ICMP error of a router outside the selectors, over 100 a second."
     ICMP_LIMIT_IN = 35, "record", "inbound", "It is an ICMP error of a router outside the selectors, over 100 a second."
 
+    BUCKETS_MOVED_IN = (
+        36, "record", "inbound",
+        "It lay unread while the member did not run, and its flow has gone on with another one.",
+    )  # fmt: skip
+
     @property
     def label(self) -> str:
         """The name in status, metrics and logs."""

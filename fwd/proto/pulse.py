@@ -88,7 +88,7 @@ class Pulse:
 
         self._sent = False
         self._asked_at = now
-        self._number = (self._number + 1) % _FIRST
+        self._number = (self._number + 1) % (_FIRST - 1)  # the last one says something else (echo.py)
         self._waiting[_FIRST + self._number] = now
         while len(self._waiting) > _HELD_MAX:
             del self._waiting[next(iter(self._waiting))]

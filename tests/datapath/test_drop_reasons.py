@@ -129,6 +129,17 @@ def _moved(r: Rig) -> int:
     return 3
 
 
+@raises(DropReason.BUCKETS_MOVED_IN)
+def _moved_unread(r: Rig) -> int:
+    r.a.send(record(1), record(2), record(3))
+    r.a.demux_turn()
+    r.a.work()
+    r.a.members[0]._tell_moved()
+    r.b.members[0]._is_late = True
+    r.b.arrive_only(0, r.a.wires[0].sent())
+    return 3
+
+
 @raises(DropReason.SA_EXHAUSTED)
 def _exhausted(r: Rig) -> int:
     sa = r.a.members[0].outbound.sa

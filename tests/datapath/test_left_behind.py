@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from types import CodeType, FrameType
 from typing import Any
@@ -195,3 +197,111 @@ def test_member_killed_while_it_skips(every_time: bool) -> None:
             return died
 
     assert every_point(check, every_time=every_time) > 5
+
+
+# -- what the far member has not read yet -----------------------------------------------------------------------------
+
+
+def unread(r: Rig) -> list[Group]:
+    """What member 0 has sent, and its far member does not read while it sleeps; the flow goes on with member 1."""
+    fill(r, OLD)
+    r.a.work()
+    lies = r.a.wires[0].sent()
+    move(r)
+    r.a.members[0]._tell_moved()
+    r.b.arrive(1, r.a.wires[1].sent())
+    return lies + r.a.wires[0].sent()
+
+
+def wake(r: Rig, groups: list[Group]) -> list[int]:
+    """Let the far member read what lay in its socket; what the far side has delivered."""
+    r.b.members[0]._is_late = True
+    r.b.arrive_only(0, groups)
+    return [identity_of(d) for d in r.b.delivered()]
+
+
+@pytest.fixture(params=["superpacket", "esp"])
+def knowing(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    """Both sides know echoes in payload esp, too."""
+    with rig(payload=request.param) as r:
+        for side in (r.a, r.b):
+            for member in side.shared.members:
+                member.echoes[0] = 1
+        yield r
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["slept", "replaced"])
+def test_what_a_far_member_has_not_read_when_its_flow_moves_is_not_delivered(knowing: Rig, dies: bool) -> None:
+    r = knowing
+    lies = unread(r)
+    if dies:
+        r.b.respawn(0)
+    assert wake(r, lies) == list(NEW)
+    assert r.b.dropped(DropReason.BUCKETS_MOVED_IN) == len(OLD)
+    r.b.check_books()
+
+
+def test_what_comes_behind_that_is_delivered(knowing: Rig) -> None:
+    r = knowing
+    lies = unread(r)
+    r.a.tick += 1000  # its buckets are idle, and go back to it
+    fill(r, range(20, 22))
+    r.a.work()
+    assert wake(r, lies + r.a.wires[0].sent()) == [*NEW, 20, 21]
+    assert r.b.dropped(DropReason.BUCKETS_MOVED_IN) == len(OLD)
+    r.b.check_books()
+
+
+def test_a_far_member_that_slept_while_no_flow_moved_delivers_all_in_order(knowing: Rig) -> None:
+    r = knowing
+    fill(r, OLD)
+    r.a.work()
+    assert wake(r, r.a.wires[0].sent()) == list(OLD)
+    r.b.check_books()
+
+
+def test_who_reads_all_the_time_delivers_what_comes_before_the_move() -> None:
+    """It was delivered before the flow went on with others."""
+    with rig() as r:
+        lies = unread(r)
+        r.b.delivered()
+        r.b.arrive_only(0, lies)
+        assert [identity_of(d) for d in r.b.delivered()] == list(OLD)
+        assert r.b.dropped(DropReason.BUCKETS_MOVED_IN) == 0
+
+
+def test_a_sleeper_holds_no_more_than_its_socket_could(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fwd.datapath.delivery._HELD_MAX", 2000)
+    with rig() as r:
+        lies = unread(r)
+        assert wake(r, lies) == [*NEW, *OLD]
+        r.b.check_books()
+
+
+def test_a_sleeper_that_dies_while_it_looks_loses_what_it_held_and_counts_it(knowing: Rig) -> None:
+    r = knowing
+    fill(r, OLD)
+    r.a.work()
+    member = r.b.members[0]
+    member.inbound.delivery.hold()
+    r.b.wires[0].inbox += [(group, 0) for group in r.a.wires[0].sent()]
+    while r.b.wires[0].inbox:
+        member._receive_batch()
+    r.b.respawn(0)
+    assert r.b.delivered() == []
+    assert r.b.dropped(DropReason.DIED_WITH_MEMBER_IN) >= 1
+    r.b.check_books()
+
+
+def test_the_far_member_is_told_as_soon_as_buckets_move() -> None:
+    """The bell wakes its member, which a resting one would else hear of seconds later."""
+    with rig() as r:
+        fill(r, OLD)
+        r.a.work()
+        with suppress(BlockingIOError):
+            os.eventfd_read(r.a.rings[0].bell)
+        r.a.shared.live[0] = 0b10
+        r.a.tick += 1
+        r.a.demux_turn()
+        assert os.eventfd_read(r.a.rings[0].bell)
+        assert r.a.rings[0].left != r.a.members[0]._left

@@ -94,6 +94,19 @@ def test_a_successor_sends_on_an_sa_of_its_own(pair: Pair) -> None:
         assert verdict.ledger_conflicts(pair.peering(host)["members"]) == 0
 
 
+def test_a_far_member_that_freezes_turns_no_flow_around(pair: Pair) -> None:
+    """Its flow goes on with another; what lay unread in its socket meanwhile is not delivered behind that."""
+    before = pair.drops("gw2")["buckets_moved_in"]
+    with pair.probes(pair.flow_ports(MEMBERS)) as arrived:
+        pid = pair.kill("gw2", "member-0", signal.SIGSTOP)
+        until(lambda: "shared by members [1, 2]" in pair.log("gw1"), what="gw1 gives the path up")
+        pair.wait_replaced("gw2", "member-0", pid)  # its successor reads the same socket
+    assert [flow.inversions for flow in arrived.values()] == [0] * MEMBERS
+    assert pair.drops("gw2")["buckets_moved_in"] > before
+    for books in pair.wait_quiet():
+        assert_books_balance(books)
+
+
 def test_a_crash_looping_member_gives_up_its_buckets_and_comes_back(pairs: MakePair) -> None:
     pair = pairs([{"members": MEMBERS}])
     new_flows = f"for i in {{1..60}}; do echo >/dev/udp/{pair.topology.address('client2')}/9; done"
