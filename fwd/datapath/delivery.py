@@ -21,6 +21,7 @@ from fwd.proto.ip import Selectors
 # Plain integers: reading a member of an enum costs as much as the addition.
 _IN_BYTES = MemberCounter.IN_BYTES.value
 _IN_RECORDS_OK = MemberCounter.IN_RECORDS_OK.value
+_ALLOWED = b""  # instead of an address pair: it was found to be allowed
 _HELD_MAX = 8 << 20  # octets: as much as a socket's receive buffer takes
 
 
@@ -62,15 +63,12 @@ class Delivery:
 
         `octets`: what they have as IP packets.
         """
-        allowed = self._known.get(pair) or self.in_force.allow(pair)
+        allowed = self._known.get(pair) or pair is _ALLOWED or self.in_force.allow(pair)
         if not allowed and not self._takes_error(pieces, pair, octets, count):
             return
         if self._held is not None:
             self._hold(b"".join(pieces), octets, count)
-        else:
-            self._write(pieces, octets, count)
-
-    def _write(self, pieces: Sequence[memoryview | bytes], octets: int, count: int) -> None:
+            return
         counters = self._counters
         try:
             os.writev(self._fd, pieces)
@@ -109,7 +107,7 @@ class Delivery:
         """Write what is held, and hold nothing more."""
         held, self._held = self._held or (), None
         for data, octets, count in held:
-            self._write((data,), octets, count)
+            self.write((data,), _ALLOWED, octets, count)
 
     def forget_held(self) -> None:
         """Hold nothing more; who calls counts what is lost."""
