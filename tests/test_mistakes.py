@@ -279,6 +279,20 @@ def test_a_configuration_may_be_a_link(tmp_path: Path) -> None:
     assert load(tmp_path / "fwd.toml") == parse(EXAMPLE, "")
 
 
+def test_a_link_is_followed_to_where_it_leads_now_and_that_file_is_looked_at(tmp_path: Path) -> None:
+    for name, text in (("v1", EXAMPLE), ("v2", EXAMPLE.replace("members = 4", "members = 3"))):
+        (tmp_path / name).mkdir()
+        file(tmp_path / name, text.encode())
+    (tmp_path / "fwd.toml").symlink_to("..data/fwd.toml")
+    for name, members in (("v1", 4), ("v2", 3)):
+        (tmp_path / "new").symlink_to(name)
+        (tmp_path / "new").rename(tmp_path / "..data")
+        assert load(tmp_path / "fwd.toml").peering[0].members == members
+    (tmp_path / "v2" / "fwd.toml").chmod(0o666)
+    with pytest.raises(ConfigError, match=r"fwd.toml: configuration can be written by others \(mode 0666\)"):
+        load(tmp_path / "fwd.toml")
+
+
 # -- many subnets --------------------------------------------------------------------------------------------------
 
 

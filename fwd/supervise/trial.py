@@ -84,15 +84,25 @@ def as_data(trial: Trial) -> bytes:
 
 
 class Store:
-    """The configuration file at `path`, and what lies beside it. Links are followed: the file itself is replaced."""
+    """The configuration file, and what lies beside it. Links are followed each time, to where they lead then.
+
+    The file itself is replaced: a link stays, and so does what it led to before somebody has turned it.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = path.resolve()
-        self._pending = self.path.with_name(f"{self.path.name}.pending")
-        self._before = self.path.with_name(f"{self.path.name}.before")
-        self._edited = self.path.with_name(f"{self.path.name}.edited")
+        self._named = path.absolute()
+        self._kept = set[Path]()  # what is on trial, wherever it lies
         self._in_force = b""
         self.note_in_force()
+
+    @property
+    def path(self) -> Path:
+        """Return where the file is now."""
+        return Path(os.path.realpath(self._named))
+
+    def _beside(self, ending: str) -> Path:
+        path = self.path
+        return path.with_name(f"{path.name}.{ending}")
 
     def note_in_force(self) -> None:
         """Take note that what the file holds is in force: fwd has just read it."""
@@ -102,7 +112,7 @@ class Store:
     def load(self) -> Trial | None:
         """Return what was on trial when fwd ended last. What nobody but root can have written is believed."""
         with contextlib.suppress(OSError):
-            fd = os.open(self._pending, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(self._beside("pending"), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
             with os.fdopen(fd, "rb") as file:
                 about = os.fstat(fd)
                 if stat.S_ISREG(about.st_mode) and not why_not_believed(about):
@@ -114,34 +124,39 @@ class Store:
 
         Raises OSError; then nothing is kept.
         """
-        about, data = self.path.stat(), trial.text.encode()
+        path, pending = self.path, self._beside("pending")
+        about, data = path.stat(), trial.text.encode()
         with (
-            _prepared(self._pending, as_data(trial), None) as put,
-            _prepared(self._edited, data, about) as put_aside,
-            _prepared(self.path, self._in_force, about) as put_back,
+            _prepared(pending, as_data(trial), None) as put,
+            _prepared(self._beside("edited"), data, about) as put_aside,
+            _prepared(path, self._in_force, about) as put_back,
         ):
             put()
-            if self.path.read_bytes() == data != self._in_force:
+            self._kept.add(pending)
+            if path.read_bytes() == data != self._in_force:
                 put_aside()
                 put_back()
 
     def drop(self) -> None:
         """Have nothing on trial any more. Raises OSError."""
-        self._pending.unlink(missing_ok=True)
+        for pending in (*self._kept, self._beside("pending")):
+            pending.unlink(missing_ok=True)
+        self._kept.clear()
 
     def replace(self, text: str) -> None:
         """Have this as the configuration file, its mode and owner kept, and the former beside it.
 
         Raises OSError; then both are as they were.
         """
-        about, data, held = self.path.stat(), text.encode(), self.path.read_bytes()
+        path = self.path
+        about, data, held = path.stat(), text.encode(), path.read_bytes()
         former = self._in_force if held == data else held  # it was edited in its place
-        with _prepared(self.path, data, about) as put, _prepared(self._before, former, about) as put_former:
+        with _prepared(path, data, about) as put, _prepared(self._beside("before"), former, about) as put_former:
             put_former()
             put()
         self._in_force = data
         with contextlib.suppress(OSError):
-            self._edited.unlink()
+            self._beside("edited").unlink()
 
 
 @contextlib.contextmanager

@@ -99,6 +99,58 @@ def test_a_link_stays_one_and_what_it_leads_to_is_replaced(store: Store, tmp_pat
     assert store.path.read_text() == "new"
 
 
+@pytest.fixture
+def turned(tmp_path: Path) -> Path:
+    """A configuration file as a volume of Kubernetes has it: what the link leads to is another by a second link."""
+    for name in ("v1", "v2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "fwd.toml").write_text(name)
+    (tmp_path / "..data").symlink_to("v1")
+    (tmp_path / "fwd.toml").symlink_to("..data/fwd.toml")
+    return tmp_path
+
+
+def turn(directory: Path, to: str) -> None:
+    (directory / "new").symlink_to(to)
+    (directory / "new").rename(directory / "..data")
+
+
+def test_a_link_that_is_turned_while_fwd_runs_is_followed_to_where_it_leads_then(turned: Path) -> None:
+    store = Store(turned / "fwd.toml")
+    turn(turned, "v2")
+    store.replace("applied")
+    assert (turned / "fwd.toml").is_symlink()
+    assert {one: (turned / one / "fwd.toml").read_text() for one in ("v1", "v2")} == {"v1": "v1", "v2": "applied"}
+    assert (turned / "v2" / "fwd.toml.before").read_text() == "v2"
+
+
+def test_a_file_that_becomes_a_link_stays_one(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "fwd.toml").rename(tmp_path / "managed")
+    (tmp_path / "fwd.toml").symlink_to("managed")
+    store.replace("applied")
+    assert (tmp_path / "fwd.toml").is_symlink()
+    assert (tmp_path / "managed").read_text() == "applied"
+
+
+def test_of_a_trial_nothing_stays_on_disk_though_the_link_is_turned_meanwhile(turned: Path) -> None:
+    store = Store(turned / "fwd.toml")
+    store.keep(TRIAL)
+    turn(turned, "v2")
+    store.drop()
+    assert sorted(os.listdir(turned / "v1")) == sorted(os.listdir(turned / "v2")) == ["fwd.toml"]
+
+
+@pytest.mark.parametrize("leads", ["nowhere", "fwd.toml"])
+def test_a_link_that_leads_nowhere_is_an_error_and_stays(turned: Path, leads: str) -> None:
+    store = Store(turned / "fwd.toml")
+    (turned / "fwd.toml").unlink()
+    (turned / "fwd.toml").symlink_to(leads)
+    for act in (lambda: store.replace("applied"), lambda: store.keep(TRIAL)):
+        with pytest.raises(OSError):  # noqa: PT011
+            act()
+    assert os.readlink(turned / "fwd.toml") == leads
+
+
 @pytest.mark.parametrize("fails", ["open", "fsync", "rename"])
 def test_what_cannot_be_written_leaves_everything_as_it_was(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
