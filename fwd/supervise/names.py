@@ -271,7 +271,7 @@ def _look_up(name: Name, user: User, parent: int, far: int) -> None:
     privileges.shed("names", lambda: {far}, lambda: None)
     privileges.limit_short()
     privileges.drop(*user, parent)
-    sandbox.read_only()
+    sandbox.enter_resolver()
 
     family = socket.AF_INET6 if name[1] == 6 else socket.AF_INET
     try:

@@ -2,20 +2,23 @@
 
 The filter is classic BPF, made for this machine's numbers: what its kind needs is allowed, some of it with certain
 arguments only; anything else ends the process at once (SIGSYS), and the supervisor says so. No kind may open a file,
-run a program, make a process or thread, map code, signal or look into another process. Landlock, where the kernel has
-it, takes away the file system and TCP a second time. Refuses, as OSError: a kernel that has filters and not this one.
+run a program, make a process or thread, map code, signal or look into another process. Who asks the host for names,
+with the host's own modules, may read files and map code: what else those try is refused, and does not end it. Landlock,
+where the kernel has it, takes away the file system and TCP a second time. Refuses, as OSError: a kernel that has
+filters and not this one.
 """
 
 from __future__ import annotations
 
 import codecs
 import ctypes
+import errno
 import importlib
 import os
 import platform
 import struct
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib.machinery import BuiltinImporter, FrozenImporter
 from typing import Final
 
@@ -40,6 +43,11 @@ _NUMBERS: Final = {
     "sendmsg": (46, 211), "sendto": (44, 206), "setsockopt": (54, 208),
     "sigaltstack": (131, 132), "socket": (41, 198), "sysinfo": (99, 179), "tgkill": (234, 131), "time": (201, None),
     "write": (1, 64), "writev": (20, 66),
+    "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439), "fadvise64": (221, 223), "fcntl": (72, 25),
+    "fstat": (5, 80), "getcwd": (79, 17), "getdents64": (217, 61), "lstat": (6, None), "newfstatat": (262, 79),
+    "open": (2, None), "openat": (257, 56), "prlimit64": (302, 261), "readlink": (89, None), "readlinkat": (267, 78),
+    "recvmmsg": (299, 243), "rseq": (334, 293), "sched_getaffinity": (204, 123), "sendmmsg": (307, 269),
+    "set_robust_list": (273, 99), "shutdown": (48, 210), "stat": (4, None), "statx": (332, 291), "uname": (63, 160),
 }  # fmt: skip
 
 # The interpreter's own: memory, time, how a socket shows itself, and a traceback (faulthandler) at SIGABRT.
@@ -66,13 +74,26 @@ ALLOWED: Final = {
     "agent": (*_EPOLL, "accept4", "recvfrom", "recvmsg", "ioctl", *_COMMON),
     "beacon": ("recvfrom", "recvmsg", *_COMMON),
 }  # fmt: skip
-_PROT_EXEC, _FIONBIO = 4, 0x5421
+# Of getaddrinfo, with whatever modules the host has for it: files, sockets to name servers and to who caches for them.
+_RESOLVER: Final = (
+    *_COMMON, *_EPOLL,
+    "access", "connect", "faccessat", "faccessat2", "fadvise64", "fcntl", "fstat", "getcwd", "getdents64",
+    "getsockopt", "ioctl", "lseek", "lstat", "newfstatat", "open", "openat", "pread64", "prlimit64", "readlink",
+    "readlinkat", "readv", "recvfrom", "recvmmsg", "recvmsg", "rseq", "sched_getaffinity", "sendmmsg", "sendmsg",
+    "set_robust_list", "setsockopt", "shutdown", "socket", "stat", "statx", "uname", "writev",
+)  # fmt: skip
+_PROT_EXEC, _FIONBIO, _FIONREAD = 4, 0x5421, 0x541B
+_AF_UNIX, _AF_NETLINK, _SOCK_STREAM, _SOCK_RAW = 1, 16, 1, 3
+_FLAGS_OF_DESCRIPTORS: Final = (0, 1, 2, 3, 4, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC
+_WRITES: Final = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
+_RECVERR: Final = (11, 25)  # IP_RECVERR, IPV6_RECVERR
 _AF_INET, _AF_INET6, _SOCK_DGRAM, _SOCK_TYPE_MASK = 2, 10, 2, 0xF
 _SOL_IP, _SOL_IPV6 = 0, 41
 _MEMBERS_OPTIONS = (1, 10, 23, 67)  # IP_TOS, IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, IPV6_TCLASS
 
 _LD, _AND, _JEQ, _RET = 0x20, 0x54, 0x15, 0x06  # BPF_LD|W|ABS, BPF_ALU|AND|K, BPF_JMP|JEQ|K, BPF_RET|K
 _ALLOW, _KILL_PROCESS = 0x7FFF0000, 0x80000000
+_NOT_PERMITTED = 0x00050000 | errno.EPERM  # SECCOMP_RET_ERRNO
 _AT_NUMBER, _AT_ARCH, _AT_ARGUMENTS = 0, 4, 16  # in struct seccomp_data
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _EFAULT = 14
@@ -112,23 +133,28 @@ def enter(kind: str, unread: Collection[int] = ()) -> None:
     sys.meta_path[:] = [BuiltinImporter, FrozenImporter]  # an import that was forgotten raises, and ends nothing
     _restrict_files()
     machine = platform.machine()
-    if machine not in _MACHINES or not _has_filters():
-        return
-    code = b"".join(struct.pack("=HBBI", *step) for step in program(kind, os.getpid(), machine, unread))
+    if machine in _MACHINES and _has_filters():
+        _filter(program(kind, os.getpid(), machine, unread))
+
+
+def enter_resolver() -> None:
+    """Take away what nobody needs who asks the host for a name: to change a file, run a program, reach a process."""
+    _restrict_files(_READS, _BIND)
+    machine = platform.machine()
+    if machine in _MACHINES and _has_filters():
+        _filter(resolver_program(os.getpid(), machine))
+
+
+def _filter(steps: list[Step]) -> None:
+    code = b"".join(struct.pack("=HBBI", *step) for step in steps)
     memory = ctypes.create_string_buffer(code, len(code))
     fprog = struct.pack("@HP", len(code) // 8, ctypes.addressof(memory))
     if _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, fprog, 0, 0) != 0:
         raise _error("the system call filter is refused")
 
 
-def read_only() -> None:
-    """Let this process change no file, run no program and serve no TCP: for who must ask the host, without a filter."""
-    _restrict_files(_READS, _BIND)
-
-
 def program(kind: str, pid: int, machine: str, unread: Collection[int] = ()) -> list[Step]:
     """The filter of a process, the most frequent calls first."""
-    arch, column = _MACHINES[machine]
     checks: dict[str, tuple[Check, ...]] = {
         "mmap": ((2, _PROT_EXEC, (0,)),),
         "mprotect": ((2, _PROT_EXEC, (0,)),),
@@ -138,33 +164,62 @@ def program(kind: str, pid: int, machine: str, unread: Collection[int] = ()) -> 
         # TOS and DF, which are set anew in each life: the socket is its successors', too.
         "setsockopt": ((1, 0xFFFFFFFF, (_SOL_IP, _SOL_IPV6)), (2, 0xFFFFFFFF, _MEMBERS_OPTIONS)),
     }
+    return _program(ALLOWED[kind], machine, checks, _KILL_PROCESS, unread)
+
+
+def resolver_program(pid: int, machine: str) -> list[Step]:
+    """The filter of who asks the host for names."""
+    families, kinds = (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK), (_SOCK_STREAM, _SOCK_DGRAM, _SOCK_RAW)
+    checks: dict[str, tuple[Check, ...]] = {
+        "tgkill": ((0, 0xFFFFFFFF, (pid,)),),
+        "ioctl": ((1, 0xFFFFFFFF, (_FIONBIO, _FIONREAD)),),
+        "socket": ((0, 0xFFFFFFFF, families), (1, _SOCK_TYPE_MASK, kinds)),
+        "setsockopt": ((1, 0xFFFFFFFF, (_SOL_IP, _SOL_IPV6)), (2, 0xFFFFFFFF, _RECVERR)),
+        "fcntl": ((1, 0xFFFFFFFF, _FLAGS_OF_DESCRIPTORS),),
+        "prlimit64": ((0, 0xFFFFFFFF, (0,)),),  # its own
+        "open": ((1, _WRITES, (0,)),),
+        "openat": ((2, _WRITES, (0,)),),
+    }
+    return _program(_RESOLVER, machine, checks, _NOT_PERMITTED)
+
+
+def _program(
+    names: Collection[str],
+    machine: str,
+    checks: Mapping[str, tuple[Check, ...]],
+    verdict: int,
+    unread: Collection[int] = (),
+) -> list[Step]:
+    """A filter that allows these calls, as far as their checks go; on anything else it passes the verdict."""
+    arch, column = _MACHINES[machine]
     steps: list[Step] = [
         (_LD, 0, 0, _AT_ARCH),
         (_JEQ, 1, 0, arch),
         (_RET, 0, 0, _KILL_PROCESS),
         (_LD, 0, 0, _AT_NUMBER),
     ]
-    for name in ALLOWED[kind]:
+    for name in names:
         number = _NUMBERS[name][column]
         if number is not None:
-            body = [step for check in checks.get(name, ()) for step in _block(*check)] + [(_RET, 0, 0, _ALLOW)]
+            checked = [step for check in checks.get(name, ()) for step in _block(*check, verdict)]
+            body = [*checked, (_RET, 0, 0, _ALLOW)]
             if name in _READING and unread:
-                body = _bar(0, unread) + body
+                body = _bar(0, unread, verdict) + body
             steps += [(_JEQ, 0, len(body), number), *body]
-    return [*steps, (_RET, 0, 0, _KILL_PROCESS)]
+    return [*steps, (_RET, 0, 0, verdict)]
 
 
-def _block(argument: int, mask: int, values: tuple[int, ...]) -> list[Step]:
-    """End the process unless an argument, masked, is one of `values`. Those looked at are ints: the low word is all."""
+def _block(argument: int, mask: int, values: tuple[int, ...], verdict: int) -> list[Step]:
+    """Pass the verdict unless an argument, masked, is one of `values`: ints, of which the low word is all."""
     looks = [(_JEQ, len(values) - i, 0, value) for i, value in enumerate(values)]
-    return [(_LD, 0, 0, _AT_ARGUMENTS + 8 * argument), (_AND, 0, 0, mask), *looks, (_RET, 0, 0, _KILL_PROCESS)]
+    return [(_LD, 0, 0, _AT_ARGUMENTS + 8 * argument), (_AND, 0, 0, mask), *looks, (_RET, 0, 0, verdict)]
 
 
-def _bar(argument: int, values: Collection[int]) -> list[Step]:
-    """End the process if an argument is one of `values`."""
+def _bar(argument: int, values: Collection[int], verdict: int) -> list[Step]:
+    """Pass the verdict if an argument is one of `values`."""
     last = len(values) - 1
     looks = [(_JEQ, last - i, int(i == last), value) for i, value in enumerate(values)]  # the last one: over the end
-    return [(_LD, 0, 0, _AT_ARGUMENTS + 8 * argument), *looks, (_RET, 0, 0, _KILL_PROCESS)]
+    return [(_LD, 0, 0, _AT_ARGUMENTS + 8 * argument), *looks, (_RET, 0, 0, verdict)]
 
 
 def _has_filters() -> bool:
