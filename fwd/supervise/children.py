@@ -106,6 +106,10 @@ class Child:
             return False
         return policy.rests(life, self.words.beat_at(life.started_at), now)
 
+    def says_it_rests(self, now: float) -> bool:
+        """Whether there is a process that has said so, be it right or not."""
+        return self.process is not None and self.words.beat_at(self.life.started_at) > now
+
     def observe(self, now: float) -> None:
         """Take note of what a running process does that does not rest, or should not."""
         assert self.process is not None

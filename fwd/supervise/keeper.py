@@ -204,6 +204,8 @@ class Keeper:
         """Why packets of some peering do not pass, or may leave in the clear."""
         found = [Reason.of(Code.KERNEL, why=self._trouble)] if self._trouble else []
         for name, kept in self._kept.items():
+            if not (kept.failed or kept.restored or kept.obstacles or any(p.knows_any for p in kept.patience.values())):
+                continue
             fought = {step: n for patience in kept.patience.values() for step, n in patience.fought_over().items()}
             for step in dict.fromkeys([*kept.failed, *kept.restored, *fought]):
                 why = kept.failed.get(step, "restored just now")

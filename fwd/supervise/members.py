@@ -35,6 +35,7 @@ class _Peering:
     leaving: dict[int, Leaving] = field(default_factory=dict)
     retired_at: float = 0.0  # when the last one was
     lines: Allowance = field(default_factory=Allowance)  # of who shares the buckets: a far gateway may change that
+    settled: tuple[object, ...] = ()  # what was seen when nothing was under way; empty: something is
 
 
 class Members:
@@ -72,10 +73,19 @@ class Members:
     def turn(self, parts: PeeringParts, forgiven_at: float, now: float, *, stirred: bool) -> None:
         """Publish what follows from the members' lives; let go whoever may."""
         one = self.of(parts)
+
+        # All that this depends on while nobody stirs. When nothing was under way, and it is as it was, nothing follows.
+        seen = parts.count, parts.resized, parts.peering.members, parts.shared.far_members
+        if not stirred and one.settled == seen:
+            return
+        one.settled = ()
+
         over = self._drain(one, now)
         if stirred or one.leaving or parts.shared.live[MaskWord.DRAINING]:
             self._publish(one, over, forgiven_at, now)
         one.rings.tell(self._children[f"{parts.peering.name}/demux"], now)
+        if one.rings.is_told and not one.leaving and not parts.shared.live[MaskWord.DRAINING]:
+            one.settled = seen
 
     def _publish(self, one: _Peering, over: int, forgiven_at: float, now: float) -> None:
         parts = one.parts

@@ -37,6 +37,11 @@ class Patience(Generic[What]):
         self._longest_s = longest_s
         self._known: dict[What, _Known] = {}
 
+    @property
+    def knows_any(self) -> bool:
+        """Whether anything is missing, or was lately."""
+        return bool(self._known)
+
     def may_restore(self, what: What, now: float) -> bool:
         """Take note that it is missing; whether it is to be restored now."""
         known = self._known.setdefault(what, _Known())

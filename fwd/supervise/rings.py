@@ -47,7 +47,7 @@ class Rings:
 
     def tell(self, child: Child, now: float) -> None:
         """Tell what is new. A demux that answers nonsense, or not at all, is ended: its successor has it all."""
-        if self._near is None or child.process is None or (self._answered == self._sent and self._is_known()):
+        if self._near is None or child.process is None or self.is_told:
             return
         try:
             self._answered, wrong = channel.answered(self._near, self._answered)
@@ -61,8 +61,10 @@ class Rings:
         except (channel.ChannelError, OSError):
             child.signal(signal.SIGKILL)
 
-    def _is_known(self) -> bool:
-        return self._seen == self._parts.resized
+    @property
+    def is_told(self) -> bool:
+        """Whether the demux knows all rings, and has said so."""
+        return self._answered == self._sent and self._seen == self._parts.resized
 
     def _next(self) -> Notice | None:
         """Return the next notice that it needs: what has gone first, the last member before others."""

@@ -21,11 +21,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fwd.datapath import memory
 from fwd.datapath.board import Board
 from fwd.model.config import Config, load, with_members, without_offload
+from fwd.model.reasons import Reason
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import applying, host, logs, plan, policy, privileges
@@ -130,7 +131,7 @@ class Supervisor:
 
         # What has been told, and what is under way of a change.
         self._troubles = Troubles(self._standing.shared.beat)
-        self._told_troubles = b""
+        self._told_troubles: tuple[dict[str, Any], list[Reason]] = {}, []
         self._waiting: dict[str, str] = {}  # as the agent is told
         self._has_begun = self._stopping = False
         self._reload = False
@@ -246,15 +247,25 @@ class Supervisor:
 
     def _look(self, now: float) -> set[str]:
         """Manage every child that does not rest; returns the peerings of which something may be new."""
-        self._troubles.apart("supervisor", self._tree.work.look, self._tree.children.values())
+        work, now_ns = self._tree.work, int(now * 1e9)
+        self._troubles.apart("supervisor", work.look, self._tree.children)
         stirred, all_rest = set[str](), True
         for child in list(self._tree.children.values()):
-            before = child.life.beat_at
-            if not (child.name in self._tree.work.waits and child.can_work()) and child.rests(now):
-                if child.life.beat_at == before and now - child.life.ended_at > 2 * policy.ABSENT_S:
+            if work.rests_on(child, now_ns):
+                child.life.turned_at = now  # as policy.rests has it
+                continue
+
+            # One that rests is watched from now on; its heartbeat is as it was unless it has turned meanwhile.
+            before, beat_ns = child.life.beat_at, child.words.heartbeat[0]
+            if not (child.name in work.waits and child.can_work()) and child.rests(now):
+                is_well = self._troubles.apart(child.name, work.watch if child.can_work() else work.unwatch, child)
+                is_as_before = child.life.beat_at == before == beat_ns / 1e9
+                if is_well and is_as_before and now - child.life.ended_at > 2 * policy.ABSENT_S:
+                    work.rests(child, beat_ns)
                     continue
             else:
                 all_rest = False
+                self._troubles.apart(child.name, work.stirs, child, child.says_it_rests(now))
                 self._troubles.apart(child.name, self._manage, child, now)
             stirred.add(child.peering)
         is_busy = self._admin is not None and self._admin.is_busy
@@ -316,14 +327,13 @@ class Supervisor:
         news = {
             "waiting": self._waiting,
             "troubles": self._troubles.current(now),
-            "tuns": self._standing.kernel.seen,
+            "tuns": dict(self._standing.kernel.seen),
             "trial_until": self._applying.trial_until,
         }
         reasons = [*self._standing.drained(), *self._standing.kernel.reasons()]
-        told = report(news, reasons, Board.SIZE)
-        if told != self._told_troubles:
-            self._standing.shared.troubles.put(told)
-            self._told_troubles = told
+        if (news, reasons) != self._told_troubles:
+            self._standing.shared.troubles.put(report(news, reasons, Board.SIZE))
+            self._told_troubles = news, reasons
 
     # -- the end, and changes ---------------------------------------------------------------------------------
 
@@ -344,6 +354,7 @@ class Supervisor:
             self._admin.close()
         self._tellers.close()
         self._tree.members.close()
+        self._tree.work.close()
 
     def _re_read(self) -> None:
         """SIGHUP: a file that cannot be used changes nothing, and where nothing has changed nothing happens."""

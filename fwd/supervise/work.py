@@ -1,13 +1,16 @@
-"""Which processes have work that waits for them: a descriptor of theirs is readable.
+"""Which processes rest, and for which of those work waits: a descriptor of theirs is readable.
 
 A process that rests (datapath.shared) turns as soon as something comes. One that does not, though work waits, hangs or
-is starved; so the supervisor, which has every descriptor, looks at all of them with one system call.
+is starved; so the supervisor, which has every descriptor, looks at those of all that rest with one system call, which
+costs by what is readable and not by how many there are. A process that is busy is not watched: its packets wake it
+alone. While a heartbeat stays the same time to come, its process has not turned, and nothing else of it is looked at.
 """
 
 from __future__ import annotations
 
+import contextlib
 import select
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from fwd.supervise.children import Child
 
@@ -16,21 +19,74 @@ class Work:
     """Knows whose each descriptor is. Call `changed` when one is closed: its number may be another's next."""
 
     def __init__(self) -> None:
-        self.waits: set[str] = set()  # names of the children for which there was some at the last look
-        self._poll: select.poll | None = None
+        self.waits: set[str] = set()  # names of the children that rest, and for which there was some at the last look
+        self._resting: dict[str, int] = {}  # heartbeats of those of which nothing was new when they were seen to rest
+        self._watched: dict[str, set[int]] = {}
         self._of: dict[int, str] = {}
+        self._epoll = select.epoll()
+        self._has_changed = False
 
     def changed(self) -> None:
-        """Ask for everybody's descriptors anew at the next look."""
-        self._poll = None
+        """Ask those that are watched for their descriptors anew at the next look."""
+        self._has_changed = True
 
-    def look(self, children: Iterable[Child]) -> None:
-        """Find those of `children` for which work waits."""
+    def close(self) -> None:
+        """Watch nobody any more."""
+        self._epoll.close()
+
+    def look(self, children: Mapping[str, Child]) -> None:
+        """Find those that rest though work waits for them."""
         self.waits = set()
-        if self._poll is None:
-            self._of = {fd: child.name for child in children for fd in child.inputs()}
-            poll = select.poll()
-            for fd in self._of:
-                poll.register(fd, select.POLLIN)
-            self._poll = poll
-        self.waits = {self._of[fd] for fd, events in self._poll.poll(0) if events & select.POLLIN}
+        if self._has_changed:
+            self._watch_anew(children)
+        ready = self._epoll.poll(0, max(1, len(self._of)))
+        self.waits = {self._of[fd] for fd, events in ready if events & select.EPOLLIN and fd in self._of}
+        self._has_changed |= any(fd not in self._of for fd, _ in ready)  # closed here, and open in a child still
+
+    def rests_on(self, child: Child, now_ns: int) -> bool:
+        """Whether a process has not turned since `rests`, need not have, and no work waits for it."""
+        until_ns = self._resting.get(child.name, 0)
+        is_as_before = until_ns > now_ns and child.words.heartbeat[0] == until_ns
+        return is_as_before and child.process is not None and child.name not in self.waits
+
+    def rests(self, child: Child, until_ns: int) -> None:
+        """Take note of a process that rests, and of which nothing is new. `until_ns`: its heartbeat."""
+        self._resting[child.name] = until_ns
+
+    def stirs(self, child: Child, says_it_rests: bool) -> None:
+        """Look closely at a process from now on; while it says that it rests, be that so or not, it stays watched."""
+        self._resting.pop(child.name, None)
+        if not says_it_rests:
+            self.unwatch(child)
+
+    def watch(self, child: Child) -> None:
+        """From the next look on, see work that waits for a process that rests."""
+        if child.name in self._watched:
+            return
+        self._watched[child.name] = fds = set[int]()
+        try:
+            for fd in child.inputs():
+                self._epoll.register(fd, select.EPOLLIN)
+                self._of[fd] = child.name
+                fds.add(fd)
+        except BaseException:
+            self.unwatch(child)
+            raise
+
+    def unwatch(self, child: Child) -> None:
+        """See no more what waits for a process, since it does not rest, or cannot work."""
+        for fd in self._watched.pop(child.name, ()):
+            del self._of[fd]
+            with contextlib.suppress(OSError):  # it has just been closed
+                self._epoll.unregister(fd)
+
+    def _watch_anew(self, children: Mapping[str, Child]) -> None:
+        """Take another epoll: this one goes on to tell of what is closed here, as long as a child has it open."""
+        epoll, watched, of = select.epoll(), dict[str, set[int]](), dict[int, str]()
+        for name in self._watched.keys() & children.keys():
+            watched[name] = children[name].inputs()
+            for fd in watched[name]:
+                epoll.register(fd, select.EPOLLIN)
+                of[fd] = name
+        self._epoll.close()
+        self._epoll, self._watched, self._of, self._has_changed = epoll, watched, of, False
