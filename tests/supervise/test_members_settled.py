@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -55,7 +55,7 @@ class Looked:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.parts: Any = Parts()
+        self.parts = cast(Any, Parts())
         self.lives = [Life(ProcessState.RUNNING) for _ in range(MEMBERS)]
         self.demux = SimpleNamespace(process=object(), signal=self.parts.acts.append)
         children: Any = {f"p/member-{i}": SimpleNamespace(life=life) for i, life in enumerate(self.lives)}
