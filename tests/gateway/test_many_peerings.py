@@ -11,6 +11,7 @@ import pytest
 from gwkit import Json, MakePair, Pair, until
 
 from fwd.agent.client import query
+from fwd.keyd.pairs import SPARES
 
 LIMIT_S = 60.0  # on a machine that does other things, too
 UP_S, STATUS_S, SHARE = 20.0, 0.5, 0.02  # on one that does not
@@ -74,7 +75,23 @@ def status_s(pair: Pair, host: str) -> float:
 
 
 def all_up(pair: Pair) -> bool:
+    """A look twice a second: at many peerings it costs what they need to come up."""
+    time.sleep(0.5)
     return all(pair.ready(host) for host in ("gw2", "gw1"))
+
+
+def wait_settled(pair: Pair, sas: int) -> None:
+    """Until keys are made no more: there are as many Child SAs as there are to be, and they stay the same."""
+    seen: list[set[str]] = [set(), set()]
+
+    def are_the_same() -> bool:
+        time.sleep(2.0)  # both sides ask for spares, and each may not know yet what the other asks for
+        peerings = query(pair.control("gw1"))["peerings"]
+        found = {child["spi_in"] for one in peerings for sa in one["ike_sas"] for child in sa["children"]}
+        seen[:] = seen[1], found
+        return len(found) >= sas and seen[0] == found
+
+    until(are_the_same, 5 * UP_S, "keys are there and stay")
 
 
 def test_some_peerings_come_up_together(pairs: MakePair) -> None:
@@ -99,7 +116,8 @@ def test_sixty_four_peerings_of_four_members(pairs: MakePair) -> None:
     pair.launch("gw2")
     until(lambda: all_up(pair), 5 * UP_S, "all peerings of both")
     up_s = time.monotonic() - began
-    time.sleep(5.0)
+    wait_settled(pair, 64 * 4 * (1 + SPARES))
+    time.sleep(6.0)  # who has nothing to do any more needs a second without traffic to know it, and keyd some
     there = {host: (share_at_rest(pair, host), status_s(pair, host)) for host in ("gw1", "gw2")}
     print(f"up in {up_s:.1f} s; all there: {there}")
 
