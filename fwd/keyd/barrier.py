@@ -26,6 +26,7 @@ AGAIN_MAX_S: Final = 60.0
 CALM_S: Final = 60.0  # after so long without a fault the pause is a short one again
 LOGGED_EVERY_S: Final = 1.0
 BUSY_EVERY_S: Final = 60.0
+TOLD_EVERY_S: Final = 0.5  # while something is under way
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,8 @@ class Guarded(Barrier):
     """See the module; of a peering with several far gateways each has one.
 
     `make` gives the peering's IKE at a time, or None if it can have none.
-    `due`: when `tick` is wanted. `restless`: something is under way in it.
+    `due`: when `tick` is wanted, and `wakes_at`: when keyd is to wake up for that, if it does not wake up earlier for
+    another. `restless`: something is under way in it.
     `touched`: something has been done with it since the last `settle`.
     """
 
@@ -66,10 +68,11 @@ class Guarded(Barrier):
         super().__init__(name)
         self.far = far
         self.peering: IkePeering | None = None
-        self.due = now
+        self.due = self.wakes_at = now
         self.touched = True
         self.restless = True
         self.told: dict[str, Any] = {}
+        self._shown: dict[str, Any] = {}
         self._failures: Counter[str] = Counter()  # of those that have ended
         self._make = make
         self._again_at: float | None = now
@@ -93,7 +96,7 @@ class Guarded(Barrier):
     def retry(self, now: float) -> None:
         """Begin at once, if there is no IKE: what was in its way may have gone."""
         if self.peering is None:
-            self._again_at = self.due = now
+            self._again_at = self.due = self.wakes_at = now
 
     def close(self, now: float) -> None:
         """End the peering's IKE for good."""
@@ -129,15 +132,27 @@ class Guarded(Barrier):
         self.touched = False
         patience_s = self.use(lambda peering: peering.patience_s(now), now, REST_S)
         self.restless = patience_s <= TICK_S
-        self.due = min(self.use(_next_timeout, now, float("inf")), now + patience_s)
-        self.touched = False
+        timeout = self.use(_next_timeout, now, float("inf"))
+        self.due, self.touched = min(timeout, now + patience_s), False
+
+        # Peerings at rest are looked at together: keyd wakes up for its glance at members anyhow.
+        self.wakes_at = self.due if self.restless else timeout
         if self._again_at is not None:
-            self.due = self._again_at
+            self.due = self.wakes_at = self._again_at
 
     def tell(self, now: float) -> dict[str, Any]:
-        """What there is to see of it. One that rests is asked again when it has news, or REST_S later."""
-        if self.peering is None or self.peering.news or self.restless or now >= self._told_at + REST_S:
+        """What there is to see of it: the same object as before, unless it was asked anew.
+
+        One that rests is asked when it has news, or REST_S later; one in which something is under way twice a second.
+        """
+        every_s = TOLD_EVERY_S if self.restless else REST_S
+        if self.peering is None or self.peering.news or now >= self._told_at + every_s:
             self._ask(now)
+            self._shown = self._counted()
+        return self._shown
+
+    def _counted(self) -> dict[str, Any]:
+        """Return what IKE has told last, with what has failed in those before it."""
         if self.peering is None and self.faults:
             error = "a fault of fwd's has ended IKE here (see the log); it is begun anew"
             told = {"sas": [], "half_open": 0, "error": error, "refused": {}, "faults": self.faults}
@@ -164,7 +179,7 @@ class Guarded(Barrier):
             Barrier(self.name).call(ended.close, now)
         self._pause_s = AGAIN_S if now >= self._fault_at + CALM_S else min(2 * self._pause_s, AGAIN_MAX_S)
         self._fault_at = now
-        self._again_at = self.due = now + self._pause_s
+        self._again_at = self.due = self.wakes_at = now + self._pause_s
 
 
 def _deliver(peering: IkePeering, message: Message, now: float) -> None:

@@ -22,20 +22,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from fwd.datapath.board import Board
 from fwd.datapath.clock import boot_s
 from fwd.datapath.shared import REST_S, GatewayShared
-from fwd.keyd.barrier import Barrier, Guarded
+from fwd.keyd.barrier import TOLD_EVERY_S, Barrier, Guarded
 from fwd.keyd.changes import Changes
 from fwd.keyd.epochs import MemberKeys
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.inbox import Inbox, Message
 from fwd.keyd.mailbox import KeydMember, KeydPeering
 from fwd.keyd.offers import Offers
-from fwd.keyd.report import report
+from fwd.keyd.report import Reports
 from fwd.keyd.reveal import KeyLog
 from fwd.keyd.secrets import SecretError, credentials
-from fwd.keyd.shown import together
 from fwd.keyd.source import LabSource
 from fwd.model.config import Peering
 from fwd.model.pairing import Far
@@ -47,8 +45,8 @@ from fwd.proto.ike.table import Commons, our_spi
 from fwd.proto.logged import event
 
 GLANCE_S: Final = 0.25  # at the members' shared words, which tell what nobody sends
-TOLD_EVERY_S: Final = 0.5  # while something is under way
 NEWS_EVERY_S: Final = 0.1  # strangers can make as much news as they like
+_TELL_SHARE: Final = 0.1  # of keyd's time, at most, goes into telling what is new
 COMMANDS: Final = {
     "rekey": IkePeering.rekey,
     "terminate": IkePeering.terminate,
@@ -91,7 +89,8 @@ class Service:
 
         # When what is due next, and whom to call when something comes.
         self._stopping = False
-        self._tick_at = self._told_at = self._news_at = now
+        self._tick_at = self._told_at = self._news_at = now  # `_news_at`: when news may be told
+        self._reports = Reports()
         self._inbox = Inbox(parts.sockets, ())
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[float], None]] = {}  # what to call when one is readable
@@ -265,7 +264,7 @@ class Service:
         signal.signal(signal.SIGTERM, self._on_stop)
         while not self._stopping:
             leaving = self._leaving.next_timeout()
-            due = min([self._tick_at, *(guard.due for guard in self._guards), *([leaving] if leaving else [])])
+            due = min([self._tick_at, *(guard.wakes_at for guard in self._guards), *([leaving] if leaving else [])])
             self.turn(max(0.0, due - boot_s()))
         now = self._beat()
         for guard in self._guards:
@@ -360,17 +359,18 @@ class Service:
             self._inbox.send(datagram)
 
     def _tell(self, now: float) -> None:
-        """Show the state of all peerings, soon after it has changed."""
+        """Show the state of all peerings, soon after it has changed: how soon, goes by what that costs."""
         news = any(guard.peering is not None and guard.peering.news for guard in self._guards)
         every_s = TOLD_EVERY_S if any(guard.restless for guard in self._guards) else REST_S
-        if now < self._told_at + every_s and not (news and now >= self._news_at + NEWS_EVERY_S):
+        if now < self._news_at or (now < self._told_at + every_s and not news):
             return
+        began_s = time.thread_time()
         each: dict[str, dict[Far, dict[str, Any]]] = defaultdict(dict)
         for guard in self._guards:
             each[guard.name][guard.far] = guard.tell(now)
-        told = {name: together(of) for name, of in each.items()}
-        self._parts.gateway.ike.put(report({name: one for name, one in told.items() if one}, Board.SIZE))
-        self._told_at = self._news_at = now
+        self._parts.gateway.ike.put(self._reports.encode(each))
+        self._told_at = now
+        self._news_at = now + max(NEWS_EVERY_S, (time.thread_time() - began_s) / _TELL_SHARE)
 
 
 def _hear(guard: Guarded, index: int, now: float) -> None:

@@ -476,3 +476,43 @@ def test_a_peering_that_rests_is_not_shown_anew_because_another_has_news(
     assert not q.peering.news
     p.tell(now + REST_S)
     assert asked == ["q", "p"]
+
+
+def test_what_has_not_been_asked_anew_is_told_by_the_same_object(meet: Any) -> None:
+    """By that it is known that its text need not be made again."""
+    (gateway, _) = meet(p=(ONE, {"ike_port": free_port()}))
+    guard, now = guard_of(gateway), boot_s()
+    for restless, every_s in ((True, barrier.TOLD_EVERY_S), (False, REST_S)):
+        guard.restless = restless
+        guard.peering.news = True
+        told = guard.tell(now)
+        assert guard.tell(now + every_s * 0.9) is told
+        assert guard.tell(now + every_s * 1.1) is not told
+        now += 2 * every_s
+
+
+def test_telling_takes_no_more_than_its_share_of_time(meet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (gateway, _) = meet(p=(ONE, {"ike_port": free_port()}))
+    keyd, guard, now = gateway.service, guard_of(gateway), boot_s() + REST_S
+    texts: list[bytes] = []
+    monkeypatch.setattr(keyd._parts.gateway.ike, "put", texts.append)
+    clock = iter((0.0, 0.2, 0.0, 0.2))
+    monkeypatch.setattr(time, "thread_time", lambda: next(clock))
+
+    # What has taken 0.2 s is not done again within 2 s, though there are news.
+    for after_s, so_far in ((0.0, 1), (0.5, 1), (1.5, 1), (2.5, 2)):
+        guard.peering.news = True
+        keyd._tell(now + after_s)
+        assert len(texts) == so_far
+
+
+def test_peerings_at_rest_are_looked_at_together(meet: Any) -> None:
+    """keyd does not wake up for each of them, but for its next glance at the members of all."""
+    pair = meet(p=(ONE, {"ike_port": free_port(), "dpd_delay": 3600}))
+    until(pair, lambda: all(not guard_of(gateway).restless for gateway in pair))
+    guard = guard_of(pair[0])
+    assert guard.wakes_at > guard.due + service.GLANCE_S
+    guard.peering.news = True
+    guard.settle(boot_s())
+    assert guard.restless
+    assert guard.wakes_at == guard.due
