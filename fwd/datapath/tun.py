@@ -30,6 +30,7 @@ _ATTEMPTS = (
 )
 
 
+_accepted: set[int] = set()  # flags with which this kernel has taken super-packets
 TUN_FLAGS: Final = {"csum": CSUM, "tso": TSO4, "uso": USO4}  # as status names them
 
 
@@ -116,9 +117,10 @@ def offloads_in_common(ours: int, theirs: int) -> int:
 def super_packets_accepted(flags: int) -> str | None:
     """Write a TCP super-packet to a device of its own; why the kernel refuses it, or None.
 
-    Some kernels refuse every such write. The packet has no valid destination, so it goes no further.
+    Some kernels refuse every such write; one that has taken one takes others. The packet has no valid destination, so
+    it goes no further.
     """
-    if not flags & TSO4:
+    if not flags & TSO4 or flags in _accepted:
         return None
     probe = Tun("fwdprobe%d")
     try:
@@ -134,6 +136,7 @@ def super_packets_accepted(flags: int) -> str | None:
     finally:
         with contextlib.suppress(OSError):
             probe.close()
+    _accepted.add(flags)
     return None
 
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -37,6 +37,30 @@ def open_examined(keys: Keys, user: tuple[int, int]) -> dict[str, int]:
             os.close(fd)
         raise
     return fds
+
+
+def open_all_examined(each: Sequence[Keys], user: tuple[int, int]) -> list[dict[str, int]]:
+    """Open the files that the keys of many peerings name, looked at by one process; empty if something is wrong.
+
+    What that is, and with whose, a look at each alone tells (`open_examined`).
+    """
+    opened: list[dict[str, int]] = []
+    fine = False
+    try:
+        for keys in each:
+            opened.append(secrets.open_all(keys))
+        fine = not refusal(partial(_look_at_all, each, opened), [fd for of in opened for fd in of.values()], user, "")
+    except (UserError, OSError):
+        pass
+    finally:
+        for fd in [] if fine else [fd for of in opened for fd in of.values()]:
+            os.close(fd)
+    return opened if fine else []
+
+
+def _look_at_all(each: Sequence[Keys], opened: Sequence[dict[str, int]]) -> None:
+    for keys, fds in zip(each, opened, strict=True):
+        secrets.credentials(keys, fds)
 
 
 def examined(config: Config, user: tuple[int, int]) -> Iterator[None]:

@@ -100,39 +100,54 @@ class Keeper:
 
         Raises UserError.
         """
-        kept = self._kept.get(peering.name)
-        outside = kept.outside if kept else {}
-        if not closed:
-            outside = self._around.first(self._wants(peering), outside)
-        rules = guards.ruleset(peering, self._number, self._mark, outside, closed=closed)
-        if kept and kept.rules == rules:
-            kept.peering = peering
-            return
-        network.set_tables([rules])
-        network.set_guard_routes(peering.remote_ts, self._number)
-        self._kept[peering.name] = _Kept(peering, rules, outside=outside, parts=kept.parts if kept else None)
-        self._generation = -1
+        self.set_all([(peering, closed)])
 
-    def connect(self, parts: PeeringParts) -> None:
-        """Set up the device of a peering that is guarded, and the routes to it. Raises UserError."""
-        kept = self._kept[parts.peering.name]
-        kept.parts = parts
+    def set_all(self, wanted: Iterable[tuple[Peering, bool]]) -> None:
+        """Set the guards of many, as one transaction; of each whether they are closed. Raises UserError."""
+        due: list[_Kept] = []
+        for peering, closed in wanted:
+            kept = self._kept.get(peering.name)
+            outside = kept.outside if kept else {}
+            if not closed:
+                outside = self._around.first(self._wants(peering), outside)
+            rules = guards.ruleset(peering, self._number, self._mark, outside, closed=closed)
+            if kept and kept.rules == rules:
+                kept.peering = peering
+                continue
+            due.append(_Kept(peering, rules, outside=outside, parts=kept.parts if kept else None))
+
+        # All tables stand before the first route does, and it is known that they do.
+        if due:
+            network.set_tables(one.rules for one in due)
+            network.set_guard_routes([subnet for one in due for subnet in one.peering.remote_ts], self._number)
+            self._kept |= {one.peering.name: one for one in due}
+            self._generation = -1
+
+    def connect(self, opened: Iterable[PeeringParts]) -> None:
+        """Set up the devices of peerings that are guarded, and the routes to them. Raises UserError."""
+        new = [(self._kept[parts.peering.name], parts) for parts in opened]
+        for kept, parts in new:
+            kept.parts = parts
         try:
-            self.reroute(parts.peering.name)
+            self._set_devices([kept for kept, _ in new])
         except Exception:
-            kept.parts = None
+            for kept, _ in new:
+                kept.parts = None
             raise
         self._around.look_anew()
 
     def reroute(self, name: str) -> None:
         """Set what is missing of a peering's device, and of the routes to it. Raises UserError."""
-        kept = self._kept[name]
+        self._set_devices([self._kept[name]])
+
+    def _set_devices(self, kept: Collection[_Kept]) -> None:
         for _ in range(_ROUNDS):
-            wanted = self._wanted(kept)
-            todo = [step for step in kernel.steps(wanted, self._has([kept])) if step.do not in kernel.GUARDS]
-            for step in todo:
+            has, todo = self._has(kept), list[tuple[Step, Device]]()
+            for wanted in map(self._wanted, kept):
                 assert wanted.device is not None
-                network.carry_out(step, wanted.device, self._number)
+                steps = [step for step in kernel.steps(wanted, has) if step.do not in kernel.GUARDS]
+                todo += [(step, wanted.device) for step in steps]
+            network.carry_out(todo, self._number)
 
     def release(self, name: str) -> None:
         """The device is about to be closed; the guards stand."""
@@ -311,7 +326,7 @@ class Keeper:
             why = _why_not(kept.parts.renew_tun)
             renewed += [] if why else [kept.peering.name]
             return why
-        return _why_not(network.carry_out, step, kept.parts.device(), self._number)
+        return _why_not(network.carry_out, [(step, kept.parts.device())], self._number)
 
     def _tell_restored(self, kept: _Kept, done: list[str], now: float) -> None:
         if kept.lines.may_tell(now):

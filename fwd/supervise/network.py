@@ -116,23 +116,34 @@ def drop_routes(device: str, subnets: Iterable[Network]) -> None:
                     ip.route("del", dst=str(subnet), oif=index, family=FAMILIES[subnet.version])
 
 
-def carry_out(step: Step, device: Device, number: int) -> None:
-    """Do what is to be done of a device that is there."""
+def carry_out(steps: Collection[tuple[Step, Device]], number: int) -> None:
+    """Do what is to be done of devices that are there, one after the other."""
+    if not steps:
+        return
     with IPRoute() as ip:
-        try:
-            if step.do is Do.ROUTE:
-                assert step.subnet is not None
-                _set_route(ip, step.subnet, device, number, step.source)
-            else:
-                for change in _changes(step.do, device):
-                    ip.link("set", index=device.index, **change)
-        except NetlinkError as error:
-            hint = ""
-            if step.subnet and step.subnet.version == 6 and error.code == errno.EACCES:
-                hint = "; it has no IPv6: set the sysctls net.ipv6.conf.default.disable_ipv6, and of the device, to 0"
-            if step.do is Do.ROUTE and error.code == errno.EEXIST:
-                hint = f": another's of metric {_FIRST} is there"
-            raise UserError(f"{step}: {error.args[-1]}{hint}") from None
+        for step, device in steps:
+            try:
+                _carry_out(ip, step, device, number)
+            except NetlinkError as error:
+                raise UserError(f"{step}: {error.args[-1]}{_hint(step, error.code)}") from None
+
+
+def _carry_out(ip: IPRoute, step: Step, device: Device, number: int) -> None:
+    if step.do is Do.ROUTE:
+        assert step.subnet is not None
+        _set_route(ip, step.subnet, device, number, step.source)
+        return
+    for change in _changes(step.do, device):
+        ip.link("set", index=device.index, **change)
+
+
+def _hint(step: Step, code: int) -> str:
+    """What an operator can make of the kernel's refusal."""
+    if step.subnet and step.subnet.version == 6 and code == errno.EACCES:
+        return "; it has no IPv6: set the sysctls net.ipv6.conf.default.disable_ipv6, and of the device, to 0"
+    if step.do is Do.ROUTE and code == errno.EEXIST:
+        return f": another's of metric {_FIRST} is there"
+    return ""
 
 
 def _set_route(ip: IPRoute, subnet: Network, device: Device, number: int, source: Address | None) -> None:

@@ -57,7 +57,7 @@ class Guards(Enum):
 
 
 class Standing:
-    """Opens, guards and closes. Nothing here forks, but `open_secrets` (examine.py) and `names` may."""
+    """Opens, guards and closes. Nothing here forks, but what opens secrets (examine.py) and `names` may."""
 
     def __init__(
         self,
@@ -65,6 +65,7 @@ class Standing:
         open_secrets: Callable[[Keys], dict[str, int]] = secrets.open_all,
         looks_up: User | None = None,
         file: Path | None = None,
+        open_all_secrets: Callable[[Sequence[Keys]], Sequence[dict[str, int]]] = lambda each: (),
     ) -> None:
         self.memory = Memory(GatewayShared.SIZES)
         self.shared = GatewayShared(self.memory.map("supervisor"))
@@ -84,7 +85,7 @@ class Standing:
         self.gateway = gateway  # as it is in force
         self._agents = looks_up or (os.getuid(), os.getgid())
         self.names = Names(self._agents)
-        self._open_secrets = open_secrets
+        self._open_secrets, self._open_all_secrets = open_secrets, open_all_secrets
         self._materials: dict[Path | str, KeyMaterial] = {}
         self._start_actions: dict[str, StartAction] = {}  # that users want, and not the configuration
         self._asks = Kernel()
@@ -109,6 +110,7 @@ class Standing:
         with contextlib.ExitStack() as undo:
             # All is opened before any guard is touched.
             opened: dict[str, PeeringParts] = {}
+            self._open_materials(peerings)
             for peering in peerings:
                 try:
                     opened[peering.name] = self._prepare(peering)
@@ -118,15 +120,14 @@ class Standing:
                     if _is_final(error) or alone:
                         raise
                     self.wait(peering.name, error)
+                    self._drop_material(peering.name)  # it is opened again when its time comes
 
             with self._owner.alone():
                 for name, why in self.kernel.refusals(peerings, self._owner.others()).items():
                     raise UserError(f"peering {name}: {why}")
                 undo.callback(self.kernel.undo)
-                for peering in peerings:
-                    self.kernel.set(peering, closed=peering.name in self.waiting)
-            for parts in opened.values():
-                self.kernel.connect(parts)
+                self.kernel.set_all((peering, peering.name in self.waiting) for peering in peerings)
+            self.kernel.connect(opened.values())
             self.tidy(peerings)
             undo.pop_all()
         self.peerings = opened
@@ -365,7 +366,7 @@ class Standing:
             undo.callback(self._close_guards, peering)
             undo.callback(self.kernel.release, peering.name)
             self.kernel.set(peering, closed=False)
-            self.kernel.connect(parts)
+            self.kernel.connect([parts])
             undo.pop_all()
         self.peerings[peering.name] = parts
         self.version += 1
@@ -383,6 +384,12 @@ class Standing:
             self.wait(peering.name, error)
             return False
         return True
+
+    def _open_materials(self, peerings: Sequence[Peering]) -> None:
+        """Open the secrets of all together, if all are good; else each is opened, and refused, in its turn."""
+        some = [(one, _seen(one.keys)) for one in peerings if not isinstance(one.keys, LabKeys)]
+        opened = self._open_all_secrets([one.keys for one, _ in some])
+        self._materials |= {one.name: KeyMaterial(fds, seen) for (one, seen), fds in zip(some, opened, strict=False)}
 
     def _material(self, peering: Peering) -> KeyMaterial:
         """A peering's secrets. The lab's may be shared by peerings, and can be opened once only."""

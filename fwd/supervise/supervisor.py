@@ -32,7 +32,7 @@ from fwd.proto.logged import event
 from fwd.supervise import applying, host, logs, plan, policy, privileges
 from fwd.supervise.admin import Admin, Visitor
 from fwd.supervise.children import Child, try_users
-from fwd.supervise.examine import examined, open_examined
+from fwd.supervise.examine import examined, open_all_examined, open_examined
 from fwd.supervise.following import follow
 from fwd.supervise.loglines import Form
 from fwd.supervise.notify import ServiceManager, summary
@@ -118,8 +118,9 @@ class Supervisor:
 
         # What is open outlives the processes; each of these watches a part of it.
         self._standing = Standing(
-            config.gateway, partial(open_examined, user=self._users["keyd"]), self._users["agent"], path
-        )
+            config.gateway, partial(open_examined, user=self._users["keyd"]), self._users["agent"], path,
+            partial(open_all_examined, user=self._users["keyd"]),
+        )  # fmt: skip
         self._selector = selectors.DefaultSelector()
         self._logs = logs.Inbox()
         self._selector.register(self._logs, selectors.EVENT_READ, self._logs)

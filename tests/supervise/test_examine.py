@@ -70,3 +70,25 @@ def test_it_has_no_rights(psk: PskKeys, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(secrets, "credentials", tell)
     assert refused(psk) == "uid 65534"
+
+
+def test_secrets_of_many_peerings_are_looked_at_by_one_process(psk: PskKeys, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork, forks = os.fork, list[int]()
+    monkeypatch.setattr(os, "fork", lambda: forks.append(1) or fork())
+    opened = examine.open_all_examined([psk] * 20, USER)
+    assert forks == [1]
+    assert len({fds["secret"] for fds in opened}) == 20
+    assert all(secrets.credentials(psk, fds) for fds in opened)
+    for fds in opened:
+        os.close(fds["secret"])
+
+
+@pytest.mark.parametrize("what", [b"", b"\n" * 32, None])
+def test_if_one_of_many_is_not_good_none_is_taken(psk: PskKeys, tmp_path: Path, what: bytes | None) -> None:
+    bad = PskKeys(source="psk", secret=tmp_path / "bad")
+    if what is not None:
+        bad.secret.touch(mode=0o600)
+        bad.secret.write_bytes(what)
+    before = set(os.listdir("/proc/self/fd"))
+    assert examine.open_all_examined([psk, bad, psk], USER) == []
+    assert set(os.listdir("/proc/self/fd")) == before
