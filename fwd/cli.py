@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fwd import __version__
+from fwd.objects.kinds import KINDS
 from fwd.proto.errors import UserError
 
 CONFIG = Path("/etc/fwd/fwd.toml")
@@ -404,3 +405,31 @@ def controller_check(file: _File) -> None:
 
     config = load(file)
     typer.echo(f"{file}: OK: {config.controller.url}, store {config.store.kind}")
+
+
+@controller_app.command("recover")
+def controller_recover() -> None:
+    """Have hosts take what the store says now, after an older one was put back: asked of the leading controller."""
+    from fwd.objects.commands import ask
+
+    typer.echo(f"operation {ask('POST', '/v1/recover')['operation']}")
+
+
+def _add_objects(kind: str) -> None:
+    """The commands of a kind of objects: its own command line, which is made when it is used."""
+
+    @app.command(
+        kind,
+        help=KINDS[kind].help,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False},
+        add_help_option=False,
+    )
+    def objects(context: typer.Context) -> int:
+        from fwd.objects.commands import app_of
+
+        status = app_of(kind)(context.args, prog_name=f"fwd {kind}", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+
+
+for _kind in KINDS:
+    _add_objects(_kind)

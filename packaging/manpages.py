@@ -21,8 +21,14 @@ from fwd.cli import app
 from fwd.lab.commands import app as lab
 from fwd.model.example import EXAMPLE
 from fwd.model.tables import TABLES, described, keys_of
+from fwd.objects.commands import app_of
+from fwd.objects.kinds import KINDS
 
-_PASSED_ON = {"lab": lab, "bench": bench}  # commands that hand their arguments to a command line of their own
+_PASSED_ON = {
+    "lab": lab,
+    "bench": bench,
+    **{kind: app_of(kind) for kind in KINDS},
+}  # commands that hand their arguments to a command line of their own
 
 _DESCRIPTION = """\
 fwd joins two VPCs by many IPsec tunnels at once. One process hashes flows, N processes each own one ESP tunnel, and a
@@ -43,6 +49,8 @@ _FILES = [
     ("/etc/fwd/fwd.toml.pending", "What is on trial: fwd apply --confirm, until fwd confirm or the end of its time."),
     ("/etc/fwd/fwd.toml.edited", "What it held itself, if that was put on trial and is not confirmed."),
     ("/etc/fwd/router.toml", "What fwd router reads unless --config names another file, see docs/router.md."),
+    ("/etc/fwd/controller.toml", "What fwd controller reads unless --config names another file, see docs/cluster.md."),
+    ("~/.config/fwd/client.toml", "Where fwd vpc and its like find a controller, see docs/cluster.md."),
     ("/run/fwd/fwd.sock", "The control socket, unless the configuration names another."),
     ("/run/fwd/fwd-admin.sock", "The admin socket, beside it: what changes anything is asked there, by root."),
 ]

@@ -1,6 +1,6 @@
-"""The layering of the design, read from the imports: cli → bench → lab, control, diagnose, router, controller →
-supervise → keyd, agent, link → datapath → model → files → proto, one way. And what keeps a page readable: small files
-and functions, paragraphs.
+"""The layering of the design, read from the imports: cli → bench → lab, control, diagnose, router, controller,
+objects → supervise → keyd, agent, link → datapath → model → files → proto, one way. And what keeps a page readable:
+small files and functions, paragraphs.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ LAYERS = {
     "control": 6,
     "router": 6,
     "controller": 6,
+    "objects": 6,
     "bench": 7,
     "cli": 8,
     "__main__": 9,

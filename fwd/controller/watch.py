@@ -52,6 +52,7 @@ class Watch:
     def __init__(self, now: float) -> None:
         self.beats: dict[str, Beat] = {}
         self.verdicts: dict[str, Verdict] = {}
+        self.since: dict[str, float] = {}  # by the wall clock, of each verdict's state
         self.events: deque[Event] = deque(maxlen=EVENTS_MAX)
         self._began_at = now
         self._number = 0
@@ -77,7 +78,7 @@ class Watch:
         names = [*(one.name for one in fleet.gateways), *(one.name for one in fleet.routers)]
         for name in [name for name in self.verdicts if name not in names]:
             self.note("host.left", name, "deleted", wall)
-            for known in (self.verdicts, self.beats):
+            for known in (self.verdicts, self.beats, self.since):
                 known.pop(name, None)
 
         sights = list(self._sights(pairs, now))
@@ -90,6 +91,7 @@ class Watch:
             verdict = judge(self._evidence(name, sights, name in draining), now, before)
             self.verdicts[name] = verdict
             if before is None or before.health is not verdict.health:
+                self.since[name] = wall
                 text = f"{verdict.health.value}: {verdict.reason}" if verdict.reason else verdict.health.value
                 self.note(f"host.{verdict.health.value}", name, text, wall)
 

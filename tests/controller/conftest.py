@@ -2,9 +2,9 @@
 
 from importlib.util import find_spec
 
+_NEED_FASTAPI = [
+    "test_api.py", "test_api_hosts.py", "test_controller_tls.py", "test_controller_program.py", "test_objects.py",
+]  # fmt: skip
+
 collect_ignore = [] if find_spec("httpx") else ["test_etcd.py"]
-collect_ignore += (
-    []
-    if find_spec("fastapi")
-    else ["test_api.py", "test_api_hosts.py", "test_controller_tls.py", "test_controller_program.py"]
-)
+collect_ignore += [] if find_spec("fastapi") else _NEED_FASTAPI

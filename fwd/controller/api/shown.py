@@ -7,7 +7,7 @@ from typing import Any
 from fwd.controller import changes, records
 from fwd.controller.api import answers
 from fwd.controller.control import Control
-from fwd.controller.health import GRAY_LOSS, Health, Verdict
+from fwd.controller.health import GRAY_LOSS, Health
 from fwd.controller.place import Pair
 from fwd.controller.tokens import Token
 
@@ -32,7 +32,7 @@ def _host(control: Control, kind: str, name: str) -> dict[str, Any]:
     beat = control.watch.beats.get(name)
     joined = bool(control.desk.records.of_host(kind, name))
     return {
-        "health": _health(control, control.watch.verdicts.get(name), joined),
+        "health": _health(control, name, joined),
         "applied": list(beat.applied) if beat else None,
         "held": list(beat.held) if beat and beat.held else None,
         "version": beat.version if beat else None,
@@ -41,15 +41,15 @@ def _host(control: Control, kind: str, name: str) -> dict[str, Any]:
     }
 
 
-def _health(control: Control, verdict: Verdict | None, joined: bool) -> dict[str, Any]:
+def _health(control: Control, name: str, joined: bool) -> dict[str, Any]:
+    verdict = control.watch.verdicts.get(name)
     if verdict is None:
         reason = "it is listened to for the first seconds" if joined else "it has not joined yet"
         return {"state": Health.JOINING.value, "reason": reason, "since": None, "evidence": []}
-    since = control.wall() - (control.clock() - verdict.since)
     return {
         "state": verdict.health.value,
         "reason": verdict.reason,
-        "since": round(since, 3),
+        "since": control.watch.since.get(name),
         "evidence": list(verdict.evidence),
     }
 

@@ -1,0 +1,199 @@
+"""The objects' command line against a controller of its own."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runkit import Running, running
+
+from fwd.cli import _exit_status
+from fwd.controller import keys
+from fwd.controller.changes import KINDS as FLEET_KINDS
+from fwd.objects.kinds import KINDS
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("controller")) as one:
+        yield one
+
+
+class Shell:
+    """Commands, and what they say."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, line: str) -> str:
+        """Run a command that goes well: what it says."""
+        status = _exit_status(line.split())
+        said = self._capsys.readouterr()
+        assert (status, said.err) == (0, ""), said.err
+        return said.out
+
+    def json(self, line: str) -> Any:
+        return json.loads(self(f"{line} --json"))
+
+    def refused(self, line: str) -> str:
+        """Run a command that cannot be: its one line."""
+        assert _exit_status(line.split()) == 2
+        said = self._capsys.readouterr()
+        assert (said.out, said.err.count("\n")) == ("", 1)
+        return said.err
+
+
+@pytest.fixture
+def fwd(site: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    monkeypatch.setenv("FWD_CLIENT", str(site.state / keys.CLIENT))
+    return Shell(capsys)
+
+
+def make_side(fwd: Shell, name: str, net: int) -> None:
+    """A VPC, two gateways in it, and a cluster of the first."""
+    fwd(f"vpc create {name} cidrs=10.{net}.0.0/16")
+    for n in (1, 2):
+        fwd(f"gateway create {name}{n} vpc={name} inner=10.{net}.0.1{n} outer=192.0.2.{2 * net + n} members=2")
+    fwd(f"cluster create {name} vpc={name} gateways={name}1")
+
+
+def test_the_references_workflow_in_its_order(fwd: Shell) -> None:
+    make_side(fwd, "a", 1)
+    make_side(fwd, "b", 2)
+    assert "a1 and b1 are joined" in fwd("peering create a-b clusters=a,b")
+    assert "a2 and b1 are joined" in fwd("cluster set a gateways+=a2")
+    assert [(one["a"], one["b"]) for one in fwd.json("pair list")] == [("a1", "b1"), ("a2", "b1")]
+
+    assert "are joined no more" in fwd("cluster set a gateways-=a1")
+    fwd("peering delete a-b")
+    for line in ("cluster delete a", "cluster delete b", "gateway delete a1", "gateway delete a2", "gateway delete b1",
+                 "gateway delete b2", "vpc delete a", "vpc delete b"):  # fmt: skip
+        assert fwd(line).splitlines()[-1].startswith("operation op-")
+    assert fwd.json("vpc list") == []
+
+
+def test_lists_and_objects_are_shown_as_tables_and_as_json(fwd: Shell) -> None:
+    make_side(fwd, "c", 3)
+    heading, *rows = fwd("gateway list").splitlines()
+    assert heading.split()[:4] == ["NAME", "VPC", "INNER", "OUTER"]
+    assert [row.split()[:3] for row in rows if row.startswith("c")] == [
+        ["c1", "c", "10.3.0.11"],
+        ["c2", "c", "10.3.0.12"],
+    ]
+    assert "inner: 10.3.0.11" in fwd("gateway show c1").splitlines()
+    shown = fwd.json("gateway show c1")
+    assert [one["revision"] for one in fwd.json("gateway list") if one["name"] == "c1"] == [shown["revision"]]
+    last = fwd.json("operation list")[0]
+    assert (last["act"], last["kind"], last["name"]) == ("create", "cluster", "c")
+    assert f"id: {last['id']}" in fwd(f"operation show {last['id']}")
+    assert fwd.json("event list") is not None
+
+
+def test_a_dry_run_and_another_revision_change_nothing(fwd: Shell) -> None:
+    make_side(fwd, "d", 4)
+    assert fwd("gateway delete d1 --dry-run").splitlines()[-1] == "dry run: nothing has changed"
+    seen = fwd.json("gateway show d1")["revision"]
+    fwd(f"gateway set d1 weight=2.5 members=3 --revision {seen}")
+    assert "it has changed since" in fwd.refused(f"gateway set d1 weight=1 --revision {seen}")
+    assert "it has changed since" in fwd.refused(f"gateway delete d1 --revision {seen}")
+    shown = fwd.json("gateway show d1")
+    assert (shown["weight"], shown["members"]) == (2.5, 3)
+
+
+def test_a_gateway_is_drained_and_undrained(fwd: Shell) -> None:
+    make_side(fwd, "e", 5)
+    fwd("gateway drain e1")
+    assert fwd.json("gateway show e1")["state"] == "draining"
+    fwd("gateway undrain e1")
+    assert fwd.json("gateway show e1")["state"] == "active"
+
+
+def test_tokens_are_made_once_and_go_to_a_file_that_is_nobody_elses(
+    fwd: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Running
+) -> None:
+    fwd("vpc create f cidrs=10.6.0.0/16")
+    assert fwd("token create vpc=f name=host").startswith("fwd1.")
+    assert "role: join" in fwd("token show host").splitlines()
+
+    path = tmp_path / "viewer"
+    assert "token robot, viewer" in fwd(f"token create role=viewer name=robot --output {path}")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    monkeypatch.setenv("FWD_CONTROLLER_TOKEN_FILE", str(path))
+    assert "robot" in fwd("token list")
+    assert "an admin's is needed" in fwd.refused("token delete robot")
+    monkeypatch.delenv("FWD_CONTROLLER_TOKEN_FILE")
+    fwd("token delete robot")
+    monkeypatch.setenv("FWD_CONTROLLER_TOKEN", path.read_text().strip())
+    assert "not known here" in fwd.refused("vpc list")
+
+
+def test_recovery_is_an_operation(fwd: Shell) -> None:
+    assert fwd("controller recover").startswith("operation op-")
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("vpc create x cidr=10.9.0.0/16", "cidr: unknown key: use one of cidrs"),
+        ("vpc create x 10.9.0.0/16", "expected KEY=VALUE"),
+        ("vpc create x cidrs=10.9.0.1/16", "did you mean 10.9.0.0/16"),
+        ("vpc create x cidrs=10.9.0.0/16 cidrs=10.8.0.0/16", "stands here twice"),
+        ("vpc create x cidrs+=10.9.0.0/16", "there is nothing yet"),
+        ("vpc create", "Missing argument"),
+        ("vpc set x", "nothing to set"),
+        ("vpc show none", "there is no vpc none"),
+        ("vpc show ..", "not a name"),
+        ("vpc show a/../b", "not a name"),
+        ("vpc drain x", "No such command"),
+        ("gateway set x weight=much", "expected a number"),
+        ("gateway create x weight+=1", "is no list"),
+        ("gateway list --color", "No such option"),
+        ("token create role=king", "role"),
+        ("token create vpc=none", "there is no VPC none"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_status_2(fwd: Shell, line: str, why: str) -> None:
+    assert why in fwd.refused(line)
+
+
+@pytest.mark.parametrize(
+    ("environ", "why"),
+    [
+        ({"FWD_CLIENT": "/nonexistent"}, "cannot be read"),
+        ({"FWD_CONTROLLER": "http://127.0.0.1:1"}, "begins with https"),
+        ({"FWD_CONTROLLER": "https://127.0.0.1:1"}, "no controller answers"),
+        ({"FWD_CONTROLLER_CA": "/nonexistent"}, "no CA's certificates"),
+        ({"FWD_CONTROLLER_CA": "/etc/ssl/certs/ca-certificates.crt"}, "no controller answers"),
+        ({"FWD_CONTROLLER_TOKEN_FILE": "/nonexistent"}, "cannot be opened"),
+    ],
+)
+def test_a_controller_that_cannot_be_asked_is_one_line(
+    fwd: Shell, environ: dict[str, str], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert why in fwd.refused("vpc list")
+
+
+def test_the_table_has_the_models_fields() -> None:
+    for kind, (plural, model) in FLEET_KINDS.items():
+        fields = set(model.model_fields) - {"name", "number"}
+        row = KINDS[kind]
+        assert (set(row.fields), row.plural) == (fields, plural)
+        properties = model.model_json_schema()["properties"]
+        assert set(row.lists) == {key for key in fields if properties[key].get("type") == "array"}
+        assert set(row.numbers) == {key for key in fields if properties[key].get("type") in ("integer", "number")}
+
+
+def test_the_command_line_loads_neither_the_controller_nor_its_client() -> None:
+    script = "import sys, fwd.cli; print({'fastapi', 'uvicorn', 'httpx', 'pydantic'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
