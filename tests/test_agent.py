@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ from fwd.datapath.shared import LinkWord, ProcessState, ProcessWords
 from fwd.lab.testbed import observe
 from fwd.model.reasons import Code, Reason
 from fwd.model.status import Gateway, Status
-from fwd.proto.drops import DropReason
+from fwd.proto.drops import KERNEL_COUNTED, DropReason
 from fwd.proto.ike.causes import By, Failure
 from fwd.proto.ip import CSUM
 
@@ -227,20 +228,24 @@ def test_books_balance_with_every_reason_counted_once(view: GatewayView) -> None
     demux, member = shared.demux_counters, shared.members[1]
     for reason in DropReason:
         (demux if reason.stage == "demux" else member.counters).values[reason] = 1
-    # Two segments wait, of 10 and 20 records; 4 records were sealed, 6 + 6 dropped.
+    by_fwd = [reason for reason in DropReason if reason not in KERNEL_COUNTED]
+    dropped = Counter((reason.unit, reason.stage == "inbound") for reason in by_fwd)
+    records_out, records_in = dropped["record", False], dropped["record", True]
+    packets = dropped["esp", True]
+    # Two segments wait, of 10 and 20 records; 4 records were sealed, and one dropped for each reason.
     ring.head, ring.taken, ring.done = 3, 1, 1
     ring.segment(1).fields[RECORDS], ring.segment(2).fields[RECORDS] = 10, 20
     demux.values[DemuxCounter.HEADS + 1] = 3
-    demux.values[DemuxCounter.RECORDS] = 4 + 6 + 6 + 30
+    demux.values[DemuxCounter.RECORDS] = 4 + records_out + 30
     counters = member.counters.values
     counters[MemberCounter.DONE], counters[MemberCounter.OUT_RECORDS] = 1, 4
-    counters[MemberCounter.IN_ESP], counters[MemberCounter.IN_ESP_OK] = 113, 100
-    counters[MemberCounter.IN_RECORDS], counters[MemberCounter.IN_RECORDS_OK] = 56, 50
-    member.link[LinkWord.RX_TAKEN] = 115
+    counters[MemberCounter.IN_ESP], counters[MemberCounter.IN_ESP_OK] = 100 + packets, 100
+    counters[MemberCounter.IN_RECORDS], counters[MemberCounter.IN_RECORDS_OK] = 50 + records_in, 50
+    member.link[LinkWord.RX_TAKEN] = 100 + packets + 2
     demux.publish()
     member.counters.publish()
     books = peering_of(view, {"fwd0": TunLink(1500, 1000)})["books"]
-    assert (books["out_drops"], books["out_waiting"]) == (12, 30)
+    assert (books["out_drops"], books["out_waiting"]) == (records_out, 30)
     assert books["out_records_in"] == books["out_records_out"] + books["out_drops"] + books["out_waiting"]
     assert books["in_esp_in"] == books["in_esp_ok"] + books["in_esp_drops"]
     assert books["in_esp_waiting"] == 2

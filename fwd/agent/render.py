@@ -137,7 +137,7 @@ def drops(told: Json) -> RenderableType:
         for label, count in sorted(peering.drops.items(), key=lambda drop: -drop[1]):
             row = sentences.get(label)  # a newer gateway may know others
             told_of = (row.unit, row.stage, row.sentence) if row is not None else ("", "", "")
-            table.add_row(Text(label, "yellow" if count else ""), f"{count:,}", *told_of)
+            _add_row(table, Text(label, "yellow" if count else ""), f"{count:,}", *told_of)
         lines += [Text.assemble(("peering", "bold"), " ", (peering.name, "bold cyan")), table, ""]
     return Group(*lines[:-1])
 
@@ -158,7 +158,7 @@ def _ike_sa(sa: IkeSa) -> list[RenderableType]:
     table = _table("Child SA", "state", "SPI in", "SPI out", ">ends in", "proposal")
     for child in sorted(sa.children, key=lambda child: child.member):
         ends = "never" if child.ends_s is None else str(timedelta(seconds=child.ends_s))
-        table.add_row(f"member {child.member}", child.state, child.spi_in, child.spi_out, ends, child.proposal)
+        _add_row(table, f"member {child.member}", child.state, child.spi_in, child.spi_out, ends, child.proposal)
     return [
         _fact("IKE SA", f"{sa.state}{age}, {sa.remote_id} at {sa.remote}{nat}, "
                         f"{sa.spi_i}_i{ours} {sa.spi_r}_r{theirs}"),
@@ -168,20 +168,20 @@ def _ike_sa(sa: IkeSa) -> list[RenderableType]:
 
 def _processes(peering: Peering) -> Table:
     table = _table("", "state", ">restarts", ">heartbeat", "path", "SPI out", ">buckets")
-    table.add_row("demux", *_life(peering.demux))
+    _add_row(table, "demux", *_life(peering.demux), "", "", "")
     for member in peering.members:
         path = Text.assemble((member.path, _STYLES[member.path]), f" {member.path_mtu}")
         cells = (path, member.spi_out or "none", f"{member.buckets:,}{' (drains)' if member.draining else ''}")
-        table.add_row(f"member {member.index}", *_life(member), *cells)
+        _add_row(table, f"member {member.index}", *_life(member), *cells)
     return table
 
 
 def _traffic(peering: Peering) -> Table:
     table = _table("", ">packets sent", ">bytes", ">packets received", ">bytes", "peer")
-    table.add_row("demux", "", "", f"{peering.demux.records:,}", _size(peering.demux.bytes))
+    _add_row(table, "demux", "", "", f"{peering.demux.records:,}", _size(peering.demux.bytes), "")
     for member in peering.members:
         counts = [cell for way in (member.out, member.in_) for cell in (f"{way.esp_packets:,}", _size(way.bytes))]
-        table.add_row(f"member {member.index}", *counts, member.peer or "as configured")
+        _add_row(table, f"member {member.index}", *counts, member.peer or "as configured")
     return table
 
 
@@ -191,6 +191,13 @@ def _table(*columns: str) -> Table:
     for name in columns:
         table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", no_wrap=True)
     return table
+
+
+def _add_row(table: Table, *cells: RenderableType) -> None:
+    """Add a row. Raises ValueError unless it has a cell for each heading: rich would add empty ones, or columns."""
+    if len(cells) != len(table.columns):
+        raise ValueError(f"{len(cells)} cells under {len(table.columns)} headings")
+    table.add_row(*cells)
 
 
 def _life(process: Process) -> tuple[Text, str, str]:

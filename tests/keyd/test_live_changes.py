@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import random
 from dataclasses import replace
 from ipaddress import ip_network
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,13 +17,18 @@ from ikekit import WALL
 from test_pair_ends import certified, empty, fill, lossless, nobody_sends, psk, spis
 from test_pairs import STEP_S, Side, World
 
+from fwd.datapath import tuning
 from fwd.keyd import ike
-from fwd.model.keys import PskKeys
+from fwd.model.config import Peering
+from fwd.model.keys import CertificateKeys, PskKeys
+from fwd.model.words import Strict, change_of
 from fwd.proto.ike.auth import Credentials, Psk
 from fwd.proto.ike.sa import IkeSa
 from fwd.proto.ike.trust import Crl, Rules
 
 OLD, NEW = b"both sides have this secret", b"another secret than before"
+BY_SUPERVISOR = {"members", "mss_clamp", "drain_deadline"}  # steps, guards, and when a member has to be gone
+KEYD = Path(ike.__file__).parent
 
 
 def change(world: World, side: Side, known: Credentials | None = None, **changes: Any) -> None:
@@ -38,6 +45,37 @@ def ike_sa(side: Side) -> IkeSa:
     sa = side.keyd.endpoint.established("p")
     assert sa is not None
     return sa
+
+
+def live(model: type[Strict]) -> set[str]:
+    return {key for key in model.model_fields if key != "keys" and change_of(model, key) == "live"}
+
+
+def test_every_live_key_of_a_peering_is_read_by_who_follows_it(
+    undo: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By demux and members from their board, by keyd when it is told of a change, or by the supervisor itself."""
+    world = World(undo)
+    world.run(1.0)
+    read: set[str] = set()
+
+    def noted(peering: Peering, name: str) -> Any:
+        read.add(name)
+        return object.__getattribute__(peering, name)
+
+    side = world.sides[0]
+    assert side.keyd is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(Peering, "__getattribute__", noted)
+        side.keyd.change(side.peering, Psk(OLD), world.now)
+    assert live(Peering) - read - tuning.KEYS - BY_SUPERVISOR == set()
+
+
+@pytest.mark.parametrize("model", [PskKeys, CertificateKeys])
+def test_every_live_key_of_a_key_source_is_read_by_keyd(model: type[Strict]) -> None:
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in KEYD.glob("*.py")]
+    read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert live(model) - read == {"source"}, "which class it is says that"
 
 
 def test_what_does_not_concern_sas_leaves_them_as_they_are(undo: contextlib.ExitStack) -> None:

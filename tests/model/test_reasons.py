@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections import defaultdict
+from pathlib import Path
 from string import Formatter
 
 import pytest
 
+from fwd.model import reasons
 from fwd.model.reasons import KINDS, Code, Reason, from_json
+
+REASONS = Path(reasons.__file__)
 
 
 def names(template: str) -> set[str]:
@@ -20,6 +25,17 @@ def test_every_code_has_a_meaning_a_sentence_and_a_remedy(code: Code) -> None:
     kind = KINDS[code]
     assert all(kind)
     assert names(kind.remedy) <= names(kind.text) | {"sysctl", "device", "ports"}
+
+
+def test_every_code_is_raised_somewhere() -> None:
+    files = [file for file in REASONS.parents[1].rglob("*.py") if file != REASONS]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    raised = {
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Code"
+    }
+    assert {code.name for code in Code} - raised == set()
 
 
 @pytest.mark.parametrize("code", list(Code))

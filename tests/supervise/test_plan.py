@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fwd.datapath import tuning
 from fwd.model.config import Config, Gateway, Peering
 from fwd.model.keys import CertificateKeys, LabKeys, PskKeys
 from fwd.model.words import Strict, change_of
@@ -155,6 +156,13 @@ def test_a_peering_s_key_is_what_it_is_marked_as(key: str) -> None:
     found = steps(config(before), config({**before, key: OTHERS[key]}))
     assert found
     assert any(isinstance(step, Close) for step in found) == (change_of(Peering, key) == "restart")
+
+
+@pytest.mark.parametrize("key", sorted(tuning.KEYS))
+def test_what_demux_and_members_follow_is_on_their_board(key: str) -> None:
+    before = vpc2(**NEEDS.get(key, {}))
+    one, other = (Peering.model_validate(values) for values in (before, {**before, key: OTHERS[key]}))
+    assert tuning.Tuning.of(one) != tuning.Tuning.of(other)
 
 
 @pytest.mark.parametrize(

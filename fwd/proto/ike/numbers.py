@@ -1,4 +1,4 @@
-"""The numbers of IKEv2, as IANA has them: RFC 7296 §3, RFC 7383, RFC 7427, RFC 8019, RFC 9347, RFC 9611; and our own.
+"""The numbers of IKEv2, as IANA has them: RFC 7296 §3, RFC 7383, RFC 7427, RFC 8019, RFC 9611; and our own.
 
 `ProtocolError` is what every part of this package raises for a message that it refuses: what is wrong in words, and the
 error notify that answers it.
@@ -101,7 +101,6 @@ class Notify(IntEnum):
     COOKIE2 = 16401  # RFC 4555
     FRAGMENTATION_SUPPORTED = 16430  # RFC 7383
     SIGNATURE_HASH_ALGORITHMS = 16431  # RFC 7427
-    USE_AGGFRAG = 16442  # RFC 9347
     SA_RESOURCE_INFO = 16444  # RFC 9611
 
     # Private use: between two fwd gateways.
