@@ -37,7 +37,8 @@ class FairRate:
 
     def __init__(self, per_s: float, *, classes: int, class_per_s: float, known_port: int) -> None:
         self._total = Rate(per_s, per_s)
-        self._classes = [Rate(class_per_s, 2 * class_per_s) for _ in range(classes)]
+        self._count, self._class_per_s = classes, class_per_s
+        self._classes: dict[int, Rate] = {}  # each from its first message on: before, its bucket is full
         self._known = Rate(per_s, per_s)
         self._known_port = known_port
 
@@ -45,7 +46,10 @@ class FairRate:
         """Whether one more from this port may be; if so, it is counted."""
         if port == self._known_port:
             return self._known.allows(now)
-        return self._classes[port % len(self._classes)].allows(now) and self._total.allows(now)
+        number = port % self._count
+        if number not in self._classes:
+            self._classes[number] = Rate(self._class_per_s, 2 * self._class_per_s)
+        return self._classes[number].allows(now) and self._total.allows(now)
 
 
 class Holder(Protocol):

@@ -20,6 +20,8 @@ from fwd.proto.ike.auth import Certificates
 NOW = auth.time_of(WALL)
 DAY = datetime.timedelta(days=1)
 IS_CA = x509.BasicConstraints(ca=True, path_length=None)
+# Primes that are there at once: to look for others takes seconds.
+MERSENNE = {bits: (1 << bits) - 1 for bits in (607, 1279, 2203, 2281)}
 RSA = rsa.generate_private_key(65537, 2048)
 KEYS: dict[str, Callable[[], Any]] = {
     "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),
@@ -33,18 +35,21 @@ def hash_of(key: Any) -> Any:
     return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
 
 
-@functools.cache
-def costly_key(exponent_bits: int = 3000, bits: int = 3072) -> rsa.RSAPrivateKey:
-    """An RSA key whose owner signs cheaply, and whose signatures others check dearly."""
-    numbers = rsa.generate_private_key(65537, bits).private_numbers()
-    p, q = numbers.p, numbers.q
+def rsa_key(p: int, q: int, exponent: int = 65537) -> rsa.RSAPrivateKey:
+    """The RSA key of two primes and an exponent, or the next one that they can have."""
     order = (p - 1) * (q - 1)
-    exponent = (1 << (exponent_bits - 1)) | 1
     while math.gcd(exponent, order) != 1:
         exponent += 2
     d = pow(exponent, -1, order)
     public = rsa.RSAPublicNumbers(exponent, p * q)
-    return rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public).private_key()
+    numbers = rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public)
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)
+
+
+@functools.cache
+def costly_key(exponent_bits: int = 3000) -> rsa.RSAPrivateKey:
+    """An RSA key whose owner signs cheaply, and whose signatures others check dearly."""
+    return rsa_key(MERSENNE[1279], MERSENNE[2203], (1 << (exponent_bits - 1)) | 1)
 
 
 class Ca:

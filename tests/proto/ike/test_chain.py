@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from certkit import DAY, KEYS, NOW, Ca, costly_key, credentials, hash_of
+from certkit import DAY, KEYS, MERSENNE, NOW, Ca, costly_key, credentials, hash_of, rsa_key
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import ClientVerifier
 from ikekit import NAME, Net, connection
@@ -84,8 +84,8 @@ def test_what_no_configured_ca_is_named_as_issuer_of_is_not_verified() -> None:
 KEYS_THAT_COST = {
     "exponent": (lambda: costly_key(), "exponent"),
     "exponent of 34 bits": (lambda: costly_key(RSA_EXPONENT_BITS_MAX + 1), "exponent"),
-    "modulus": (lambda: rsa.generate_private_key(65537, 4608), "4608 bits, more than 4096"),
-    "short modulus": (lambda: rsa.generate_private_key(65537, 1536), "1536 bits, fewer than 2048"),
+    "modulus": (lambda: rsa_key(MERSENNE[2203], MERSENNE[2281]), "4484 bits, more than 4096"),
+    "short modulus": (lambda: rsa_key(MERSENNE[607], MERSENNE[1279]), "1886 bits, fewer than 2048"),
     "curve": (lambda: ec.generate_private_key(ec.SECP256K1()), "curve secp256k1"),
     "Brainpool curve": (lambda: ec.generate_private_key(ec.BrainpoolP256R1()), "curve brainpoolP256r1"),
     "kind": (lambda: dsa.generate_private_key(2048), "kind"),
