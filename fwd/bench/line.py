@@ -89,7 +89,7 @@ def loaded(members: int, seconds: float, settle_s: float = SETTLE_S) -> Iterator
 def _shape(topology: Topology, members: int) -> None:
     """One class for the line, and below it one for each member's UDP port."""
     queue_bytes = CAP_MBPS * 125 * _QUEUE_MS
-    first_port = config.load(gateways.config_path(topology, "gw1")).peering[0].port
+    first_port = config.load(gateways.files(topology, "gw1").config).peering[0].port
     lines = [
         "qdisc add dev wan root handle 1: htb",
         f"class add dev wan parent 1: classid 1:1 htb rate {LINE_MBPS}mbit burst {_BURST} cburst {_BURST} quantum 3000",

@@ -18,7 +18,7 @@ from typing import Any, Final
 from fwd.bench import jumbo, stages
 from fwd.bench.cpu import CpuTime
 from fwd.bench.result import Plan, figure
-from fwd.lab import gateways, tools, traffic
+from fwd.lab import gateways, told, tools, traffic
 from fwd.lab.topology import GATEWAYS, Topology
 from fwd.lab.waiting import until
 from fwd.lab.world import LabError
@@ -162,13 +162,11 @@ def _status(topology: Topology, host: str) -> Mapping[str, Any]:
 
 def _pids(topology: Topology) -> dict[str, int]:
     """Every process of both gateways by title, the member's number last."""
-    found = {}
+    found: dict[str, int] = {}
     for host in GATEWAYS:
         status = _status(topology, host)
-        peering = status["peerings"][0]
-        found[f"{host} demux"] = peering["demux"]["pid"]
-        found |= {f"{host} member {member['index']}": member["pid"] for member in peering["members"]}
-        found |= {f"{host} {process['name']}": process["pid"] for process in status["processes"]}
+        rows = told.processes(status).items()
+        found |= {f"{host} {name.replace('member-', 'member ')}": row["pid"] for name, row in rows}
         found[f"{host} supervisor"] = status["gateway"]["pid"]
     return found
 

@@ -1,8 +1,7 @@
 """The lab's fwd gateways: their configurations, their secret, and the processes that outlive the command.
 
-For each gateway the run directory of the lab holds `gwN.toml`, `gwN.secret` (mode 0600), `gwN.sock` and `gwN.log`;
-`gateways.json` remembers with what they were started, and which processes they are. All get the same pre-shared key
-for IKEv2, drawn afresh at each start.
+Each gateway's files lie in the run directory of the lab, where `gateways.json` remembers with what they were started,
+and which processes they are. All get the same pre-shared key for IKEv2, drawn afresh at each start.
 """
 
 from __future__ import annotations
@@ -10,19 +9,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fwd.agent.client import query
-from fwd.lab import processes
+from fwd.lab import processes, told
+from fwd.lab.gateway import Gateway
+from fwd.lab.gateway import peering as peering_table
 from fwd.lab.processes import Process
-from fwd.lab.topology import Topology, kernel_has_ipv6
+from fwd.lab.topology import Topology
 from fwd.lab.waiting import Daemon, until
 from fwd.lab.world import LabError
-from fwd.model import config, render
+from fwd.model import config
 from fwd.model.words import ConfigError
 
 READY_TIMEOUT_S = 15.0  # of a lab with two
@@ -32,17 +31,9 @@ STOP_GRACE_S = 5.0
 Setting = str | int | float | bool | list[str]
 
 
-def control_path(topology: Topology, host: str) -> Path:
-    """The control socket of a gateway, for `fwd status` and `fwd.agent.client.query`."""
-    return topology.run_dir / f"{host}.sock"
-
-
-def log_path(topology: Topology, host: str) -> Path:
-    return topology.run_dir / f"{host}.log"
-
-
-def config_path(topology: Topology, host: str) -> Path:
-    return topology.run_dir / f"{host}.toml"
+def files(topology: Topology, host: str) -> Gateway:
+    """A gateway's files in the lab's run directory."""
+    return Gateway(topology.run_dir, host)
 
 
 def start(
@@ -110,7 +101,8 @@ def stop(topology: Topology) -> None:
         with contextlib.suppress(ChildProcessError):  # started by an earlier command, and so not our child
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG)
     for host in topology.gateways:
-        for path in (config_path(topology, host), _secret_path(topology, host), control_path(topology, host)):
+        gone = files(topology, host)
+        for path in (gone.config, gone.secret, gone.control):
             path.unlink(missing_ok=True)
     _record(topology).unlink(missing_ok=True)
 
@@ -127,11 +119,7 @@ def parameters(topology: Topology) -> dict[str, Any]:
 
 def status(topology: Topology, host: str) -> dict[str, Any] | None:
     """A gateway's status as its agent tells it; None if nobody answers."""
-    try:
-        answer: dict[str, Any] = query(control_path(topology, host))
-    except OSError:
-        return None
-    return answer
+    return told.asked(files(topology, host).control)
 
 
 def _configure(
@@ -139,37 +127,22 @@ def _configure(
     host: str,
     secret: bytes,
     members: int,
-    gateway: Mapping[str, Setting],
+    settings: Mapping[str, Setting],
     keys: Mapping[str, Setting],
     peering: Mapping[str, Setting],
 ) -> None:
     """Write a gateway's secret and configuration; refuses one that fwd itself would refuse."""
-    families = slice(2 if kernel_has_ipv6() else 1)
-    wanted = [
-        {
-            "name": f"to-{pairing.far[0]}",
-            "local_addrs": topology.outer(host),
-            "remote_addrs": [topology.outer(far) for far in pairing.far],
-            "local_ts": list(pairing.local_ts[families]),
-            "remote_ts": list(pairing.remote_ts[families]),
-            **peering,
-            "members": members * len(pairing.far),
-            "keys": {"source": "psk", "secret": str(_secret_path(topology, host)), **keys},
-        }
-        for pairing in topology.pairings(host)
-    ]
+    wanted = files(topology, host)
+    keys = {"source": "psk", "secret": str(wanted.secret), **keys}
+    peerings = [peering_table(topology, host, pairing, keys, members, **peering) for pairing in topology.pairings(host)]
 
     # Checked as fwd will check it, so that a mistake is told here.
-    text = render.write({"gateway": {"control": str(control_path(topology, host)), **gateway}, "peering": wanted})
     try:
-        config.parse(text, str(config_path(topology, host)))
+        config.parse(wanted.text(peerings, settings), str(wanted.config))
     except ConfigError as error:
         raise LabError(str(error)) from None
-    config_path(topology, host).write_text(text)
-
-    fd = os.open(_secret_path(topology, host), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(secret.hex().encode())
+    wanted.configure(peerings, settings)
+    wanted.write_secret(secret.hex().encode())
 
 
 def _spawn(topology: Topology, host: str) -> Process:
@@ -178,15 +151,15 @@ def _spawn(topology: Topology, host: str) -> Process:
     posix_spawn rather than subprocess: nobody here keeps a handle on the process, or means to wait for it.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    argv = ["ip", "netns", "exec", topology.ns(host)]
-    argv += [sys.executable, "-P", "-m", "fwd", "demux", "--config", str(config_path(topology, host))]
+    started = files(topology, host)
+    argv = topology.command(host, started.command())
     pid = os.posix_spawnp(
-        "ip",
+        argv[0],
         argv,
         os.environ,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(log_path(topology, host)), flags, 0o600),
+            (os.POSIX_SPAWN_OPEN, 1, str(started.log), flags, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],
         setsid=True,
@@ -199,12 +172,8 @@ def _wait_ready(topology: Topology, host: str, process: Process) -> None:
         answer = status(topology, host)
         return answer is not None and answer["ready"]
 
-    daemon = Daemon(f"{host}'s fwd", process, log_path(topology, host))
+    daemon = Daemon(f"{host}'s fwd", process, files(topology, host).log)
     until(ready, f"{host} is ready", READY_TIMEOUT_S * len(topology.gateways) / 2, [daemon])
-
-
-def _secret_path(topology: Topology, host: str) -> Path:
-    return topology.run_dir / f"{host}.secret"
 
 
 def _record(topology: Topology) -> Path:

@@ -153,8 +153,8 @@ def _many_members(m: Meeting) -> Figures:
         time.sleep(2.0)
     there = traffic.run(m.topology, streams=8, seconds=2)
     back = traffic.run(m.topology, streams=8, seconds=2, reverse=True)
-    if m.drops():
-        raise Failed(f"dropped: {m.drops()}")
+    if m.faults():
+        raise Failed(f"dropped: {m.faults()}")
     members = m.peering()["members"]
     sent, heard = ([one[way]["esp_packets"] for one in members] for way in ("out", "in"))
     if min(sent) == 0 or heard[0] == 0 or any(heard[1:]) or any(one["path"] != "up" for one in members):

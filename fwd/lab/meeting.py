@@ -19,20 +19,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from fwd.agent.client import query
-from fwd.lab import certificates, tools, traffic
+from fwd.lab import certificates, told, tools, traffic
 from fwd.lab.charon import Charon, connection
+from fwd.lab.gateway import Gateway, peering
 from fwd.lab.scenario import Failed, Figures
+from fwd.lab.told import Told
 from fwd.lab.topology import SUBNETS, Topology
-from fwd.lab.waiting import until
+from fwd.lab.waiting import Daemon, until
 from fwd.lab.world import LabError
-from fwd.model import render
 
 Names = Mapping[str, str]
 NEAR, FAR = SUBNETS["gw1"][0], SUBNETS["gw2"][0]
 _START_S = 30.0  # on a busy machine
 _PING_EVERY_S = 0.01
-_CONTROL, _KEYS = "gw1.sock", "gw1.keys"
+_KEYS = "gw1.keys"
 _NEVER: Final = (
     "unknown_spi", "not_esp", "replayed", "too_old", "bad_icv", "bad_padding", "bad_next_header", "bad_record",
     "selector_in", "sa_exhausted",
@@ -56,51 +56,40 @@ class Setting:
     save_keys: bool = False
 
 
-class Meeting:
+class Meeting(Told):
     """Both gateways, started; what a scenario asks of them."""
 
     def __init__(
-        self,
-        topology: Topology,
-        charon: Charon,
-        directory: Path,
-        process: subprocess.Popen[Any],
-        log: Path,
-        hidden: str,
+        self, topology: Topology, charon: Charon, gateway: Gateway, process: subprocess.Popen[Any], hidden: str
     ) -> None:
-        self.topology, self.charon, self.directory = topology, charon, directory
+        self.topology, self.charon, self.directory = topology, charon, gateway.directory
         self.hidden = hidden  # who is behind a NAT
-        self._control, self.fwd, self._log = directory / _CONTROL, process, log
-        self.key_file = directory / _KEYS
+        self._gateway, self.fwd = gateway, process
+        self.key_file = self.directory / _KEYS
+
+    def control(self, host: str) -> Path:
+        """Where fwd is asked; strongSwan is not."""
+        assert host == "gw1"
+        return self._gateway.control
 
     def fwd_log(self) -> str:
-        return self._log.read_text(errors="replace")
+        return self._gateway.logged()
 
     def logs(self) -> Names:
         """Return what both have logged."""
         return {"fwd": self.fwd_log(), "strongswan": self.charon.log()}
 
-    def peering(self) -> dict[str, Any]:
-        """fwd's only peering, as `fwd status --json` has it."""
-        found: dict[str, Any] = query(self._control)["peerings"][0]
-        return found
-
-    def member(self) -> dict[str, Any]:
-        """Its first member."""
-        found: dict[str, Any] = self.peering()["members"][0]
-        return found
-
     def fwd_command(self, *words: str) -> str:
         """A command of fwd's, such as rekey; what it prints. Raises LabError when it fails."""
-        argv = [sys.executable, "-P", "-m", "fwd", *words, "--control", str(self._control)]
+        argv = [sys.executable, "-P", "-m", "fwd", *words, "--control", str(self._gateway.control)]
         done = self.topology.run("gw1", argv, check=False)
         if done.returncode:
             raise LabError(f"fwd {words[0]}: {done.stderr.strip()}")
         return done.stdout.strip()
 
-    def drops(self) -> dict[str, int]:
-        """What should never happen; queues may be full."""
-        drops: dict[str, int] = self.peering()["drops"]
+    def faults(self) -> dict[str, int]:
+        """Drops that should never happen; queues may be full."""
+        drops = self.drops()
         return {name: drops[name] for name in _NEVER if drops[name]}
 
     def sas(self) -> str:
@@ -112,10 +101,8 @@ class Meeting:
         return self.topology.ping(host="client2" if back else "client1", count=count)
 
     def _sends(self) -> bool:
-        try:
-            return all(member["spi_out"] is not None for member in self.peering()["members"])
-        except OSError:  # its agent is not there yet
-            return False
+        status = told.asked(self._gateway.control)  # its agent may not be there yet
+        return status is not None and all(member["spi_out"] is not None for member in status["peerings"][0]["members"])
 
     def carries(self) -> None:
         """A ping passes, and not because nobody keeps it off the wire yet."""
@@ -130,8 +117,8 @@ class Meeting:
         for name, result in (("there", there), ("back", back)):
             if result.received_mbps < 1:
                 raise Failed(f"TCP {name}: {result.received_mbps:.1f} Mbit/s")
-        if self.drops():
-            raise Failed(f"dropped: {self.drops()}")
+        if self.faults():
+            raise Failed(f"dropped: {self.faults()}")
         return {"there_mbps": round(there.received_mbps), "back_mbps": round(back.received_mbps)}
 
     @contextlib.contextmanager
@@ -148,8 +135,8 @@ class Meeting:
         sent, got = int(summary[0]), int(summary[3])
         figures |= {"pings": sent, "lost": sent - got}
         # The last one may still be under way.
-        if sent - got > 1 or self.drops():
-            raise Failed(f"{sent - got} of {sent} pings lost; dropped: {self.drops()}")
+        if sent - got > 1 or self.faults():
+            raise Failed(f"{sent - got} of {sent} pings lost; dropped: {self.faults()}")
 
 
 @contextlib.contextmanager
@@ -174,14 +161,15 @@ def meeting(setting: Setting) -> Iterator[Meeting]:
             crowd(topology, "gw1", "gw2", setting.half_open)
 
         # fwd, as a user runs it.
-        log = directory / "gw1-fwd.log"
-        config = _fwd(topology, setting, secret, directory)
-        with log.open("wb") as output:
-            argv = [sys.executable, "-P", "-m", "fwd", "demux", "--config", str(config)]
-            argv += ["--save-keys", str(directory / _KEYS)] if setting.save_keys else []
+        gateway = Gateway(directory, "gw1")
+        _configure(gateway, topology, setting, secret)
+        arguments = ["--save-keys", str(directory / _KEYS)] if setting.save_keys else []
+        with gateway.log.open("wb") as output:
+            argv = gateway.command(*arguments)
             process = stack.enter_context(tools.ended(topology.popen("gw1", argv, stdout=output, stderr=output)))
-        found = Meeting(topology, charon, directory, process, log, setting.nat)
-        until((directory / _CONTROL).is_socket, "fwd's control socket", _START_S)
+        found = Meeting(topology, charon, gateway, process, setting.nat)
+        needed = [Daemon.of("fwd", process, gateway.log)]
+        until(gateway.control.is_socket, "fwd's control socket", _START_S, needed)
 
         if setting.initiator == "strongSwan":
             time.sleep(0.3)
@@ -238,11 +226,11 @@ def _strongswan(topology: Topology, setting: Setting, secret: str) -> str:
     })  # fmt: skip
 
 
-def _fwd(topology: Topology, setting: Setting, secret: str, directory: Path) -> Path:
-    peering: dict[str, Any] = {
-        "name": "strongswan", "local_addrs": topology.outer("gw1"), "remote_addrs": _seen(topology, setting, "gw2"),
-        "local_ts": [NEAR], "remote_ts": [FAR], "members": 1, "payload": "esp", "shared_port": True,
-        **setting.fwd_peering,
+def _configure(gateway: Gateway, topology: Topology, setting: Setting, secret: str) -> None:
+    """Write fwd's configuration and credentials."""
+    settings: dict[str, Any] = {
+        "name": "strongswan", "remote_addrs": _seen(topology, setting, "gw2"), "local_ts": [NEAR], "remote_ts": [FAR],
+        "members": 1, "payload": "esp", "shared_port": True, **setting.fwd_peering,
     }  # fmt: skip
     keys: dict[str, Any] = {
         "local_id": "gw1.example", "remote_id": "gw2.example",
@@ -251,18 +239,15 @@ def _fwd(topology: Topology, setting: Setting, secret: str, directory: Path) -> 
 
     # Credentials: a secret, or files as the maker of certificates has written them.
     if setting.auth == "psk":
-        path = directory / "gw1.psk"
-        path.write_text(secret)
-        keys |= {"source": "psk", "secret": str(path)}
-        path.chmod(0o600)
+        gateway.write_secret(secret.encode())
+        keys |= {"source": "psk", "secret": str(gateway.secret)}
     else:
+        directory = gateway.directory
         keys |= {"source": "cert", "certificate": f"{directory}/gw1.pem", "key": f"{directory}/gw1.key",
                  "authorities": f"{directory}/x509ca/ca.pem"}  # fmt: skip
         if setting.maker != "fwd":
             keys |= {"crls": [f"{directory}/ca.crl"], "crl_policy": "strict"}
 
     # The scenario's own settings come last.
-    peering["keys"] = {**keys, **setting.fwd_keys}
-    config = directory / "gw1.toml"
-    config.write_text(render.write({"gateway": {"control": str(directory / _CONTROL)}, "peering": [peering]}))
-    return config
+    (pairing,) = topology.pairings("gw1")
+    gateway.configure([peering(topology, "gw1", pairing, {**keys, **setting.fwd_keys}, **settings)], {})

@@ -13,6 +13,8 @@ from typing import Any
 
 from gwkit import Json, Pair, ended, until
 
+from fwd.lab import told
+
 IKE_PORT, CLOSED_PORT = 500, 501
 KEYD_MIB_MAX = 128
 CONNECT_S = 5.0
@@ -65,11 +67,7 @@ def peak_mib(pid: int) -> float:
 
 def restarts(status: Json) -> dict[str, int]:
     """The processes of a gateway that were started more than once."""
-    rows = [*status["processes"]]
-    for peering in status["peerings"]:
-        rows += [{"name": "demux", **peering["demux"]}]
-        rows += [{"name": f"member-{m['index']}", **m} for m in peering["members"]]
-    return {row["name"]: row["restarts"] for row in rows if row["restarts"]}
+    return {name: row["restarts"] for name, row in told.processes(status).items() if row["restarts"]}
 
 
 def time_to_connect(pair: Pair) -> float:

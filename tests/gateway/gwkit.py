@@ -16,17 +16,17 @@ from typing import Any, TypeVar
 
 import pytest
 
-from fwd.agent.client import query
 from fwd.lab import flows, probe, probing, processes, traffic, waiting, wire
+from fwd.lab.gateway import PROGRAM, Gateway, peering
 from fwd.lab.processes import Process
+from fwd.lab.told import Json as Json
+from fwd.lab.told import Told
 from fwd.lab.tools import ended as ended
 from fwd.lab.topology import GATEWAYS, Topology, why_not
 from fwd.lab.world import Pairing
-from fwd.model import render
 from fwd.proto.probe import KEY_BYTES
 
 T = TypeVar("T")
-Json = dict[str, Any]
 # Limits are a quiet machine's: one that is busy with other workers' gateways gets more.
 PATIENCE, PATIENT_S = 4.0, 60.0
 PORT = 4500  # of member 0
@@ -39,7 +39,7 @@ def until(condition: Callable[[], T], seconds: float = 8.0, what: str = "") -> T
     return waiting.until(condition, what, max(seconds, min(seconds * PATIENCE, PATIENT_S)))
 
 
-class Pair:
+class Pair(Told):
     """The gateways of a lab that is up, gw1 and gw2 as a rule. `peerings`: tables that all configurations share, one a
     peering; `keys`: of their keys."""
 
@@ -56,24 +56,27 @@ class Pair:
         self.peerings = [dict(p) for p in peerings]
         self.gateway = dict(gateway or {})
         self.arguments = list(arguments)
-        self.program = ["-m", "fwd"]
+        self.program = list(PROGRAM)
         self.secret = b""
         self.probe_key = os.urandom(KEY_BYTES)
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     # -- files ------------------------------------------------------------------------------------------------
 
+    def files(self, host: str) -> Gateway:
+        return Gateway(self.topology.run_dir, host)
+
     def config(self, host: str) -> Path:
-        return self.topology.run_dir / f"{host}.toml"
+        return self.files(host).config
 
     def control(self, host: str) -> Path:
-        return self.topology.run_dir / f"{host}.sock"
+        return self.files(host).control
 
     def secret_path(self, host: str) -> Path:
-        return self.topology.run_dir / f"{host}.secret"
+        return self.files(host).secret
 
     def log(self, host: str) -> str:
-        return (self.topology.run_dir / f"{host}.log").read_text(errors="replace")
+        return self.files(host).logged()
 
     def write_config(self, host: str) -> Path:
         peerings = [
@@ -81,32 +84,19 @@ class Pair:
             for i, peering in enumerate(self.peerings)
             for pairing in self.topology.pairings(host)
         ]
-        gateway = {"control": str(self.control(host)), **self.gateway}
-        self.config(host).write_text(render.write({"gateway": gateway, "peering": peerings}))
-        return self.config(host)
+        return self.files(host).configure(peerings, self.gateway)
 
-    def _peering(self, host: str, pairing: Pairing, index: int, peering: Mapping[str, Any]) -> Json:
-        """One table: `members` is those for each far gateway."""
-        far = pairing.far
-        subnets = peering.get("subnets") or {host: pairing.local_ts, far[0]: pairing.remote_ts}
+    def _peering(self, host: str, pairing: Pairing, index: int, table: Mapping[str, Any]) -> Mapping[str, Any]:
+        """One table: `members` is those for each far gateway, `subnets` and `keys` are given by host."""
+        settings: Json = {"name": f"to-{pairing.far[0]}-{index}", "members": 2, **table}
         keys = {"source": "lab", "secret": str(self.secret_path(host)), **self.keys}
-        keys |= peering.get("keys", {}).get(host, {})
-        own = {key: value for key, value in peering.items() if key not in ("subnets", "keys", "members")}
-        return {
-            "name": f"to-{far[0]}-{index}",
-            "local_addrs": self.topology.outer(host),
-            "remote_addrs": [self.topology.outer(one) for one in far] if far[1:] else self.topology.outer(far[0]),
-            "local_ts": list(subnets[host]),
-            "remote_ts": list(subnets[far[0]]),
-            "members": peering.get("members", 2) * len(far),
-            **own,
-            "keys": {key: value for key, value in keys.items() if value is not None},
-        }
+        keys |= settings.pop("keys", {}).get(host, {})
+        if subnets := settings.pop("subnets", None):
+            settings = {"local_ts": subnets[host], "remote_ts": subnets[pairing.far[0]], **settings}
+        return peering(self.topology, host, pairing, keys, **settings)
 
     def write_secret(self, host: str) -> None:
-        fd = os.open(self.secret_path(host), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(self.secret.hex().encode() if self.keys else self.secret)
+        self.files(host).write_secret(self.secret.hex().encode() if self.keys else self.secret)
 
     def answer_routers(self) -> None:
         """Give each gateway a beacon, and all the same key."""
@@ -129,15 +119,13 @@ class Pair:
         """One of them, with the secret as it is now."""
         self.write_config(host)
         self.write_secret(host)
-        with (self.topology.run_dir / f"{host}.log").open("wb") as log:
-            argv = [sys.executable, *self.program, "demux", "--config", str(self.config(host)), *self.arguments]
+        with self.files(host).log.open("wb") as log:
+            argv = self.files(host).command(*self.arguments, program=self.program)
             self.running[host] = self.topology.popen(host, argv, stdout=log, stderr=log)
 
     def ready(self, host: str) -> bool:
         assert self.running[host].poll() is None, self.log(host)
-        with contextlib.suppress(OSError):
-            return bool(query(self.control(host))["ready"])
-        return False
+        return super().ready(host)
 
     def wait_ready(self, *hosts: str, seconds: float = 60.0) -> None:
         for host in hosts or self.topology.gateways:
@@ -167,36 +155,6 @@ class Pair:
                 process.wait()
 
     # -- what the gateways say --------------------------------------------------------------------------------
-
-    def status(self, host: str) -> Json:
-        """A gateway's status; waits while its agent is being replaced."""
-
-        def ask() -> Json:
-            with contextlib.suppress(OSError):
-                return query(self.control(host))
-            return {}
-
-        return until(ask, 8.0, f"status of {host}")
-
-    def peering(self, host: str, index: int = 0) -> Json:
-        found: Json = self.status(host)["peerings"][index]
-        return found
-
-    def member(self, host: str, index: int) -> Json:
-        found: Json = self.peering(host)["members"][index]
-        return found
-
-    def drops(self, host: str) -> dict[str, int]:
-        found: dict[str, int] = self.peering(host)["drops"]
-        return found
-
-    def pids(self, host: str) -> dict[str, int]:
-        """Every child by name: demux, member-0, …, keyd, agent; of the first peering."""
-        status = self.status(host)
-        peering = status["peerings"][0]
-        found = {p["name"]: p["pid"] for p in status["processes"]}
-        found["demux"] = peering["demux"]["pid"]
-        return found | {f"member-{m['index']}": m["pid"] for m in peering["members"]}
 
     def kill(self, host: str, name: str, number: signal.Signals = signal.SIGKILL) -> int:
         """Send a child a signal; its pid."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from container import Container, booted, make_root
 
+from fwd.lab import told
 from fwd.lab.waiting import until
 
 pytestmark = [pytest.mark.deb, pytest.mark.timeout(900)]  # the first step may have to make the root
@@ -165,12 +166,10 @@ def test_processes_have_what_the_unit_grants_and_no_more(host: Container) -> Non
     granted = sum(1 << n for n in (5, 6, 7, 8, 10, 12))  # KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_ADMIN
     assert int(supervisor["CapBnd"], 16) == granted
     assert (supervisor["Seccomp"], supervisor["NoNewPrivs"]) == ("2", "1")
-    told = json.loads(host.output("fwd", "status", "--json"))
-    pids = {process["name"]: process["pid"] for process in told["processes"]}
-    pids |= {"demux": told["peerings"][0]["demux"]["pid"], "member": told["peerings"][0]["members"][0]["pid"]}
-    users = {"demux": "fwd", "member": "fwd", "keyd": "fwd-keyd", "agent": "fwd-agent"}
+    rows = told.processes(json.loads(host.output("fwd", "status", "--json")))
+    users = {"demux": "fwd", "member-0": "fwd", "keyd": "fwd-keyd", "agent": "fwd-agent"}
     for kind, user in users.items():
-        status = status_of(host, pids[kind])
+        status = status_of(host, rows[kind]["pid"])
         assert set(status["Uid"].split()) == {host.output("id", "-u", user)}, kind
         assert int(status["Seccomp_filters"]) > int(supervisor["Seccomp_filters"]), kind
         assert all(int(status[key], 16) == 0 for key in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"))

@@ -18,12 +18,12 @@ from typing import Any, Final
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from fwd.agent.client import query
 from fwd.lab import probing, tools, traffic, wire
 from fwd.lab.hosts import Hosts
 from fwd.lab.scenario import Failed
 from fwd.lab.testbed import silence
 from fwd.lab.testbed.engine import PROJECT, Engine
+from fwd.lab.told import Told
 from fwd.lab.waiting import until
 
 MEMBERS: Final = 4
@@ -55,7 +55,7 @@ class Felt:
         return vars(self).copy()
 
 
-class Bed(Hosts):
+class Bed(Hosts, Told):
     """The running project. `magic` marks the probes, so that one in the clear is found on the wire."""
 
     def __init__(self, engine: Engine, directory: Path, secret: str) -> None:
@@ -94,25 +94,15 @@ class Bed(Hosts):
 
     # -- gateways ---------------------------------------------------------------------------------------------
 
-    def status(self, gateway: str) -> dict[str, Any]:
-        """As `fwd status --json` has it. Raises OSError if nobody answers."""
-        return query(Path(f"/proc/{self.pid(gateway)}/root/run/fwd/fwd.sock"))
-
-    def lives(self, gateway: str) -> dict[str, tuple[int, int]]:
-        """Each process of a gateway: its pid and how often it was replaced."""
-        status = self.status(gateway)
-        found = {p["name"]: (p["pid"], p["restarts"]) for p in status["processes"]}
-        for peering in status["peerings"]:
-            found["demux"] = (peering["demux"]["pid"], peering["demux"]["restarts"])
-            found |= {f"member {m['index']}": (m["pid"], m["restarts"]) for m in peering["members"]}
-        return found
+    def control(self, host: str) -> Path:
+        return Path(f"/proc/{self.pid(host)}/root/run/fwd/fwd.sock")
 
     def keep_logs(self) -> None:
         """Of both gateways, as they are now: a container that is replaced takes its own along."""
         self.logs += [self.engine.logs(self.container(gateway)) for gateway in GATEWAYS]
 
     @staticmethod
-    def ready(gateway: str) -> bool:
+    def readyz(gateway: str) -> bool:
         """What /readyz says."""
         try:
             with urlopen(f"http://{METRICS[gateway]}/readyz", timeout=1):
@@ -127,7 +117,7 @@ class Bed(Hosts):
     def await_ready(self, *gateways: str) -> float:
         """Until they all are; how long that took, in seconds."""
         start_s = time.monotonic()
-        until(lambda: all(map(self.ready, gateways)), f"{' and '.join(gateways)} ready")
+        until(lambda: all(map(self.readyz, gateways)), f"{' and '.join(gateways)} ready")
         return time.monotonic() - start_s
 
     def await_ping(self) -> float:

@@ -117,10 +117,10 @@ def _undisturbed(felt: Felt, silence_s: float) -> Figures:
 
 def _member_killed(bed: Bed) -> Figures:
     """The member that carries the probes."""
-    pid, restarts = bed.lives("gw1")["member 0"]
+    pid, restarts = bed.lives("gw1")["member-0"]
     with bed.encrypted() as wire, bed.load(5) as felt:
         bed.execute("gw1", "sh", "-c", f"kill -KILL {pid}")
-    new_pid, new_restarts = bed.lives("gw1")["member 0"]
+    new_pid, new_restarts = bed.lives("gw1")["member-0"]
     if new_pid == pid or new_restarts != restarts + 1:
         raise Failed(f"member 0 had pid {pid} and {restarts} restarts, has {new_pid} and {new_restarts}")
     return _undisturbed(felt[0], GAP_LIMIT_MS / 1000) | wire
