@@ -134,6 +134,13 @@ def every_time(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
+@pytest.fixture
+def undo() -> Iterator[contextlib.ExitStack]:
+    """What is to be closed when the test ends."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
 @pytest.fixture(scope="session")
 def needs_user_namespaces() -> None:
     """For a test that tries something without root: containers may forbid user namespaces."""

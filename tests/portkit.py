@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 
 def free_ports(kind: socket.SocketKind, count: int) -> list[int]:
@@ -14,3 +16,14 @@ def free_ports(kind: socket.SocketKind, count: int) -> list[int]:
     for sock in socks:
         sock.close()
     return ports
+
+
+def free_port(addresses: Sequence[str]) -> int:
+    """Return a port for UDP that nobody has now at any of these addresses."""
+    with ExitStack() as stack:
+        port = 0
+        for address in addresses:
+            sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            sock.bind((address, port))
+            port = sock.getsockname()[1]
+        return port

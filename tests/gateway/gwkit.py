@@ -32,6 +32,9 @@ PATIENCE, PATIENT_S = 4.0, 60.0
 PORT = 4500  # of member 0
 BEACON = "0.0.0.0:4790"
 ICMP, TCP, UDP = 1, 6, 17
+# Drop reasons.
+CONGESTION = ("ring_full", "tun_queue_full", "socket_overflow", "send_failed")
+OF_KEYS = ("unknown_spi", "replayed", "too_old", "bad_icv", "sa_exhausted")
 
 
 def until(condition: Callable[[], T], seconds: float = 8.0, what: str = "") -> T:
@@ -155,6 +158,28 @@ class Pair(Told):
                 process.wait()
 
     # -- what the gateways say --------------------------------------------------------------------------------
+
+    def key_drops(self) -> dict[str, int]:
+        """What went wrong with keys, over both gateways."""
+        drops = {host: self.drops(host) for host in GATEWAYS}
+        return {f"{host} {name}": drops[host][name] for host in GATEWAYS for name in OF_KEYS if drops[host][name]}
+
+    def congested(self) -> int:
+        """How much both gateways had no room for."""
+        drops = [self.drops(host) for host in GATEWAYS]
+        return sum(found[name] for found in drops for name in CONGESTION)
+
+    def members(self, host: str) -> list[Json]:
+        """Those of a gateway's first peering."""
+        found: list[Json] = self.peering(host)["members"]
+        return found
+
+    def reload(self, *hosts: str, words: str = "configuration re-read") -> None:
+        """Have gateways read their configurations again, one after the other, until each has logged these words."""
+        for host in hosts:
+            seen = self.log(host).count(words)
+            self.running[host].send_signal(signal.SIGHUP)
+            until(lambda host=host, seen=seen: self.log(host).count(words) > seen, 15.0, f"{host}: {words}")  # type: ignore[misc]
 
     def kill(self, host: str, name: str, number: signal.Signals = signal.SIGKILL) -> int:
         """Send a child a signal; its pid."""

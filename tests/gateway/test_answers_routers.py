@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from gwkit import Json, MakePair, Pair, until
-from test_reload import reload
 
 from fwd.proto.probe import peering_id
 
@@ -80,7 +79,7 @@ def test_another_key_then_another_port_then_none_while_it_runs(pair: Pair) -> No
     # The file has another key: it holds after SIGHUP, and the old one no more.
     pair.probe_key = os.urandom(32)
     key_file(pair).write_text(pair.probe_key.hex())
-    reload(pair, "gw1")
+    pair.reload("gw1")
     until(lambda: passes(pair), 30.0, "an answer by the new key")
     assert ask(pair, key=old) == {}
 
@@ -90,25 +89,25 @@ def test_another_key_then_another_port_then_none_while_it_runs(pair: Pair) -> No
     until(lambda: "needs 64 or more" in pair.log("gw1"), 30.0, "the refusal")
     until(lambda: passes(pair), 30.0, "an answer by the key before")
     key_file(pair).write_text(pair.probe_key.hex())
-    reload(pair, "gw1")
+    pair.reload("gw1")
 
     gateway = dict(pair.gateway)
     pair.gateway["beacon"] = "0.0.0.0:4791"
     pair.write_config("gw1")
-    reload(pair, "gw1")
+    pair.reload("gw1")
     until(lambda: ask(pair, port=4791), 30.0, "an answer at the new port")
     assert ask(pair) == {}
 
     # Without it there is no such process; and it comes back.
     pair.gateway = {}
     pair.write_config("gw1")
-    reload(pair, "gw1")
+    pair.reload("gw1")
     until(lambda: "beacon" not in pair.pids("gw1"), 30.0, "no beacon")
     assert pair.status("gw1")["beacon"] is None
     assert ask(pair, port=4791) == {}
     pair.gateway = gateway
     pair.write_config("gw1")
-    reload(pair, "gw1")
+    pair.reload("gw1")
     until(lambda: passes(pair), 30.0, "an answer once it is back")
     assert others(pair) == before
 

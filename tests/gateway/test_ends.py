@@ -15,16 +15,10 @@ def make(pairs: MakePair, keys: dict[str, Any] | None = None, **peering: Any) ->
     return pairs([peering], keys={"source": "psk", **(keys or {})})
 
 
-def reload(pair: Pair, host: str) -> None:
-    seen = pair.log(host).count("configuration re-read")
-    pair.running[host].send_signal(signal.SIGHUP)
-    until(lambda: pair.log(host).count("configuration re-read") > seen, what="re-read")
-
-
 def change_secret(pair: Pair, host: str) -> None:
     pair.secret_path(host).unlink()
     pair.write_secret(host)
-    reload(pair, host)
+    pair.reload(host)
 
 
 def pings(pair: Pair) -> bool:
@@ -84,7 +78,7 @@ def test_sighup_where_nothing_has_changed_does_nothing(pairs: MakePair) -> None:
     pair = make(pairs)
     until(lambda: pings(pair), what="first ping")
     before = pair.pids("gw1"), spi_of_ike_sa(pair)
-    reload(pair, "gw1")
+    pair.reload("gw1")
     assert (pair.pids("gw1"), spi_of_ike_sa(pair)) == before
 
 
@@ -95,7 +89,7 @@ def test_another_identity_sets_nothing_up_anew(pairs: MakePair) -> None:
     for host, names in (("gw1", ("one", "two")), ("gw2", ("two", "one"))):
         pair.keys = {**pair.keys, "local_id": names[0], "remote_id": names[1]}
         pair.write_config(host)
-        reload(pair, host)
+        pair.reload(host)
     until(lambda: pair.peering("gw1")["ike_sas"] and pair.peering("gw1")["ike_sas"][0]["remote_id"] == "two", 20.0)
     assert pings(pair)
     assert pair.member("gw1", 0)["pid"] == members

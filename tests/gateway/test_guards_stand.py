@@ -51,12 +51,6 @@ def edit(pair: Pair, old: str, new: str, to: Path | None = None) -> Path:
     return path
 
 
-def reload(pair: Pair, words: str = "configuration re-read") -> None:
-    seen = pair.log("gw1").count(words)
-    pair.running["gw1"].send_signal(signal.SIGHUP)
-    until(lambda: pair.log("gw1").count(words) > seen, 15.0, words)
-
-
 def refused(pair: Pair, config: Path) -> str:
     """Start another fwd on gw1, which must be refused in one line."""
     argv = [sys.executable, "-m", "fwd", "demux", "--config", str(config)]
@@ -171,7 +165,7 @@ def test_nothing_in_the_clear_while_a_peering_is_renamed(pairs: MakePair) -> Non
     with pair.capture(marker=MARKER) as wire, pinging(pair):
         for old, new in (("to-gw2-0", "frankfurt"), ('name = "frankfurt"', 'tun = "fwd5"\nname = "far"')):
             edit(pair, old, new)
-            reload(pair, "configuration re-read: 1 changed, 1 in force")
+            pair.reload("gw1", words="configuration re-read: 1 changed, 1 in force")
             until(lambda: pair.ping(), 15.0, "carries again")
     assert wire["plaintext_packets"] == 0, wire["plaintext_examples"]
     assert tables(pair) == ["fwd_far"]

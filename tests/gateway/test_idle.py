@@ -9,13 +9,10 @@ from pathlib import Path
 import pytest
 from gwkit import PORT, MakePair, until
 
+from fwd.bench.cpu import CpuTime
+
 pytestmark = pytest.mark.alone
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
 @pytest.mark.parametrize("payload", ["superpacket", "esp"])
@@ -24,10 +21,10 @@ def test_no_process_spins_after_traffic(module_pairs: MakePair, payload: str) ->
     assert pair.ping(count=5)
     pair.wait_quiet()
     time.sleep(0.5)  # longer than any silence that makes a member ask
-    before = {host: {name: cpu_s(pid) for name, pid in pair.pids(host).items()} for host in ("gw1", "gw2")}
+    before = {host: {name: CpuTime.of(pid).total_s for name, pid in pair.pids(host).items()} for host in ("gw1", "gw2")}
     time.sleep(1.0)
     for host, processes in before.items():
-        busy = {name: cpu_s(pid) - processes[name] for name, pid in pair.pids(host).items()}
+        busy = {name: CpuTime.of(pid).total_s - processes[name] for name, pid in pair.pids(host).items()}
         assert max(busy.values()) < 0.5, busy
 
 

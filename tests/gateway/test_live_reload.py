@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from gwkit import Json, MakePair, Pair, until
-from test_reload import ONE, TWO, reload
+from test_reload import ONE, TWO
 
 from fwd.lab.topology import GATEWAYS
 
@@ -40,7 +40,7 @@ def apply(pair: Pair, *peerings: dict[str, Any]) -> None:
     pair.peerings = list(peerings)
     for host in GATEWAYS:
         pair.write_config(host)
-    reload(pair, *GATEWAYS)
+    pair.reload(*GATEWAYS)
 
 
 def lives(pair: Pair) -> dict[str, dict[str, int]]:
@@ -114,10 +114,10 @@ def test_the_peer_of_a_peering_that_goes_is_told(pair: Pair) -> None:
     until(lambda: pair.ping("-I", "10.11.0.10", to="10.12.0.10"), 20.0, "the second peering carries")
     pair.peerings = [ONE]
     pair.write_config("gw1")
-    reload(pair, "gw1")
+    pair.reload("gw1")
     until(lambda: not pair.peering("gw2", 1)["ike_sas"], what="no IKE SA at the peer")
     pair.write_config("gw2")
-    reload(pair, "gw2")
+    pair.reload("gw2")
 
 
 @pytest.mark.parametrize("name", ["keyd", "agent"])

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 from gwkit import MakePair, Pair, until
-from test_reload import reload
 
 from fwd.control import admin, ike
 from fwd.keyd.shown import DRAINS
@@ -72,7 +71,7 @@ def test_a_gateway_that_is_drained_says_so_here_and_there_and_carries_on(pair: P
     for name in ("agent", "keyd"):
         gone = pair.kill("gw1", name)
         until(lambda name=name, gone=gone: pair.pids("gw1")[name] not in (0, gone), 20.0, "replaced")  # type: ignore[misc]
-    reload(pair, "gw1")
+    pair.reload("gw1")
     until(lambda: codes(pair, "gw1") == ["draining"], 20.0, "still not ready")
     until(lambda: any(DRAINS in one for one in pair.status("gw2")["warnings"]), 20.0, "the far side still knows")
 

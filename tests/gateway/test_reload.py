@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 
 import pytest
@@ -31,13 +30,6 @@ def pair(module_pairs: MakePair) -> Pair:
 
 def ping_both(pair: Pair) -> bool:
     return pair.ping("-I", "10.1.0.10", to="10.2.0.10") and pair.ping("-I", "10.11.0.10", to="10.12.0.10")
-
-
-def reload(pair: Pair, *hosts: str, words: str = "configuration re-read") -> None:
-    for host in hosts:
-        seen = pair.log(host).count(words)
-        pair.running[host].send_signal(signal.SIGHUP)
-        until(lambda host=host, seen=seen: pair.log(host).count(words) > seen, what=words)  # type: ignore[misc]
 
 
 def metrics(pair: Pair) -> str:
@@ -83,7 +75,7 @@ def test_what_is_live_changes_under_traffic_and_no_process_of_the_data_path_ends
         for host in ("gw1", "gw2"):
             pair.write_config(host)
         with pair.probes([20001, 20002]) as arrived:
-            reload(pair, "gw1", "gw2")
+            pair.reload("gw1", "gw2")
         assert {flow: (one.lost, one.inversions) for flow, one in arrived.items()} == {20001: (0, 0), 20002: (0, 0)}
         for host in ("gw1", "gw2"):
             found = net.run(host, ["ip", "route", "show", "to", "exact", routes[host]]).stdout
@@ -102,7 +94,7 @@ def test_a_changed_peering_is_set_up_anew_and_the_other_is_not_touched(pair: Pai
     pair.peerings = [{**ONE, "members": 3}, TWO]
     for host in ("gw1", "gw2"):
         pair.write_config(host)
-    reload(pair, "gw1", "gw2")
+    pair.reload("gw1", "gw2")
     pair.wait_ready()
     for host in ("gw1", "gw2"):
         peerings = {p["tun"]: p for p in pair.status(host)["peerings"]}
@@ -124,12 +116,12 @@ def test_a_bad_file_changes_nothing_and_says_why(pair: Pair, text: str | None, r
     good = pair.write_config("gw1").read_text()
     bad = good.replace("[gateway]\n", "[gateway]\nuser = 12345\n") if text is None else text
     pair.config("gw1").write_text(bad)
-    reload(pair, "gw1", words="configuration not re-read")
+    pair.reload("gw1", words="configuration not re-read")
     assert reason in pair.log("gw1").splitlines()[-1]
     assert pair.pids("gw1") == before
     assert ping_both(pair)
     pair.config("gw1").write_text(good)
-    reload(pair, "gw1")
+    pair.reload("gw1")
     pair.wait_ready("gw1")
     assert ping_both(pair)
 
@@ -140,7 +132,7 @@ def test_a_peering_can_go_and_come(pair: Pair) -> None:
         pair.peerings = peerings
         for host in ("gw1", "gw2"):
             pair.write_config(host)
-        reload(pair, "gw1", "gw2")
+        pair.reload("gw1", "gw2")
         pair.wait_ready()
         assert len(pair.status("gw1")["peerings"]) == counts
         links = pair.topology.run("gw1", ["ip", "-br", "link"]).stdout

@@ -127,9 +127,7 @@ def test_nothing_in_the_clear_while_a_peering_is_set_up_anew(pairs: MakePair) ->
     def reload(peering: dict[str, object], words: str) -> None:
         pair.peerings = [peering]
         pair.write_config("gw1")
-        seen = pair.log("gw1").count(words)
-        pair.running["gw1"].send_signal(signal.SIGHUP)
-        until(lambda: pair.log("gw1").count(words) > seen, what=words)
+        pair.reload("gw1", words=words)
 
     with pair.capture(marker=MARKER) as wire, pinging(pair):
         for members in (3, 2, 3):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +11,6 @@ from fwd.keyd import barrier, beginning
 
 for _place in ("datapath", "proto/ike"):
     sys.path.insert(0, str(Path(__file__).parents[1] / _place))
-
-
-@pytest.fixture
-def undo() -> Iterator[contextlib.ExitStack]:
-    """What is to be closed when the test ends."""
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_service import ADDRESSES, Gateway, free_port, until
+from portkit import free_port
+from test_service import ADDRESSES, Gateway, until
 
 from fwd.datapath import channel
 from fwd.datapath.channel import Notice
@@ -94,7 +95,7 @@ class Told:
 def pair(undo: contextlib.ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Told]:
     """Two gateways with a peering p that is there from the start, and established."""
     monkeypatch.setattr("fwd.keyd.secrets._weak", lambda secret: "")
-    peerings: dict[str, tuple[bytes, dict[str, Any]]] = {"p": (P, {"ike_port": free_port()})}
+    peerings: dict[str, tuple[bytes, dict[str, Any]]] = {"p": (P, {"ike_port": free_port(ADDRESSES)})}
     secret = tmp_path / "secret-p"
     secret.write_bytes(P)
 
@@ -114,7 +115,7 @@ def run(pair: list[Told], condition: Callable[[], object]) -> None:
 
 def meet(pair: list[Told], name: str = "q") -> int:
     """Open a peering on both sides; its IKE port."""
-    port = free_port()
+    port = free_port(ADDRESSES)
     for one in pair:
         one.open(name, one.config(name, port), port)
     run(pair, lambda: all(one.gateway.sa(name) for one in pair))

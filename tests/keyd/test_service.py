@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from portkit import free_port
 from test_pairs import PlayedMember, Side
 
 import fwd
@@ -41,17 +42,6 @@ pytestmark = pytest.mark.usefixtures("soon_again")
 
 ADDRESSES = ("127.0.0.2", "127.0.0.3")
 TURNS_MAX = 3000
-
-
-def free_port() -> int:
-    """One that neither address has in use."""
-    with contextlib.ExitStack() as stack:
-        first = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        first.bind((ADDRESSES[0], 0))
-        port: int = first.getsockname()[1]
-        second = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        second.bind((ADDRESSES[1], port))
-        return port
 
 
 class Gateway:
@@ -126,7 +116,7 @@ ONE, OTHER = b"one secret that both sides have", b"another secret that they have
 
 @pytest.mark.parametrize("secret", [ONE, OTHER], ids=["the same secret", "another secret"])
 def test_two_peerings_of_one_pair_of_addresses_are_told_apart_by_port(meet: Any, secret: bytes) -> None:
-    pair = meet(p=(ONE, {"ike_port": free_port()}), q=(secret, {"ike_port": free_port()}))
+    pair = meet(p=(ONE, {"ike_port": free_port(ADDRESSES)}), q=(secret, {"ike_port": free_port(ADDRESSES)}))
     until(pair, lambda: all(gateway.sa(name) for gateway in pair for name in "pq"))
     for name in "pq":
         assert pair[0].sa(name).spi_i == pair[1].sa(name).spi_i
@@ -134,7 +124,7 @@ def test_two_peerings_of_one_pair_of_addresses_are_told_apart_by_port(meet: Any,
 
 @pytest.mark.parametrize("secret", [ONE, OTHER], ids=["the same secret", "another secret"])
 def test_two_peerings_of_one_pair_of_addresses_and_ports_are_told_apart_by_identity(meet: Any, secret: bytes) -> None:
-    port = free_port()
+    port = free_port(ADDRESSES)
     first = {"ike_port": port, "local_id": "p1.example", "remote_id": "p2.example"}
     second = {"ike_port": port, "local_id": "q1.example", "remote_id": "q2.example"}
     pair = meet(p=(ONE, first), q=(secret, second))
@@ -180,7 +170,7 @@ def test_a_datagram_costs_the_same_with_64_peerings_as_with_one(
     monkeypatch.setattr(Header, "decode", lambda data: decoded.append(1) or decode(data))
     calls = []
     for count in (1, 64):
-        port = free_port()
+        port = free_port(ADDRESSES)
         peerings = {f"p{n}": (ONE, {"ike_port": port, "remote_addrs": f"192.0.2.{n + 1}"}) for n in range(count)}
         gateway = Gateway(0, peerings, undo)
         decoded.clear()
@@ -195,7 +185,7 @@ def test_a_datagram_costs_the_same_with_64_members_as_with_one(meet: Any) -> Non
     """It comes from the peer's address, which anybody can write."""
     calls = []
     for members in (1, 64):
-        pair = meet(p=(ONE, {"ike_port": free_port(), "members": members, "remote_addrs": "127.0.0.9"}))
+        pair = meet(p=(ONE, {"ike_port": free_port(ADDRESSES), "members": members, "remote_addrs": "127.0.0.9"}))
         calls.append(calls_for(pair[0], JUNK))
     assert calls[0] == calls[1]
 
@@ -221,7 +211,7 @@ def test_a_flood_on_one_socket_leaves_turns_for_others_and_ends_in_time(
 
 
 def test_the_heartbeat_goes_on_between_messages(meet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = meet(p=(ONE, {"ike_port": free_port()}))
+    pair = meet(p=(ONE, {"ike_port": free_port(ADDRESSES)}))
     until(pair, lambda: all(gateway.sa("p") for gateway in pair))
     beats: list[int] = []
     monkeypatch.setattr(IkePeering, "receive", lambda *args: beats.append(pair[0].shared.keyd.heartbeat[0]))
@@ -239,7 +229,7 @@ def test_a_peer_that_asks_without_end_has_its_share_of_time_and_leaves_the_rest(
     meet: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Both peerings have one socket: what waits there for one, waits for the other."""
-    port = free_port()
+    port = free_port(ADDRESSES)
     first = {"ike_port": port, "local_id": "p1.example", "remote_id": "p2.example"}
     second = {"ike_port": port, "local_id": "q1.example", "remote_id": "q2.example"}
     pair = meet(p=(ONE, first), q=(OTHER, second))
@@ -310,7 +300,7 @@ def raising_at(number: int, guard: Guarded) -> Iterator[list[str]]:
 
 
 def test_whatever_raises_in_one_peering_another_keeps_its_ike_sa_and_the_peering_comes_back(meet: Any) -> None:
-    pair = meet(p=(ONE, {"ike_port": free_port()}), q=(OTHER, {"ike_port": free_port()}))
+    pair = meet(p=(ONE, {"ike_port": free_port(ADDRESSES)}), q=(OTHER, {"ike_port": free_port(ADDRESSES)}))
     until(pair, lambda: all(gateway.sa(name) for gateway in pair for name in "pq"))
     kept = pair[0].sa("q")
     guard, far = (next(guard for guard in gateway.service._guards if guard.name == "p") for gateway in pair)
@@ -331,7 +321,7 @@ def test_whatever_raises_in_one_peering_another_keeps_its_ike_sa_and_the_peering
 def test_what_has_no_ike_sa_to_blame_begins_the_peering_anew(
     meet: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pair = meet(p=(ONE, {"ike_port": free_port()}), q=(OTHER, {"ike_port": free_port()}))
+    pair = meet(p=(ONE, {"ike_port": free_port(ADDRESSES)}), q=(OTHER, {"ike_port": free_port(ADDRESSES)}))
     until(pair, lambda: all(gateway.sa(name) for gateway in pair for name in "pq"))
     before, kept = pair[0].sa("p"), pair[0].sa("q")
     (guard,) = [guard for guard in pair[0].service._guards if guard.name == "p"]
@@ -360,7 +350,7 @@ def stops_in(member: PlayedMember) -> list[bool]:
 def test_a_user_who_ends_a_peering_that_is_to_begin_anew_after_a_fault_does_not_wait_for_that(
     meet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pair = meet(p=(ONE, {"ike_port": free_port()}))
+    pair = meet(p=(ONE, {"ike_port": free_port(ADDRESSES)}))
     until(pair, lambda: all(gateway.sa("p") for gateway in pair))
     monkeypatch.setattr(barrier, "AGAIN_S", 3600.0)
     guard = guard_of(pair[0])
@@ -387,7 +377,7 @@ def test_one_peerings_files_stop_no_other_peering(undo: contextlib.ExitStack, mo
             return Psk(ONE)
 
         monkeypatch.setattr(service, "credentials", read)
-        peerings = {"bad": (ONE, {"ike_port": free_port()}), "good": (ONE, {"ike_port": free_port()})}
+        peerings = {"bad": (ONE, {"ike_port": free_port(ADDRESSES)}), "good": (ONE, {"ike_port": free_port(ADDRESSES)})}
         pair = [Gateway(number, peerings, undo) for number in (0, 1)]
         until(pair, partial(has_good, pair))
         assert not pair[0].sa("bad")
@@ -397,7 +387,7 @@ def test_a_peering_that_was_begun_anew_is_still_told_from_its_neighbour(
     meet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """IKE_SA_INIT for it comes to the first peering of those addresses; what there was of it before is not found."""
-    port = free_port()
+    port = free_port(ADDRESSES)
     first = {"ike_port": port, "local_id": "p1.example", "remote_id": "p2.example"}
     second = {"ike_port": port, "local_id": "q1.example", "remote_id": "q2.example", "start_action": "none"}
     pair = meet(p=(ONE, first), q=(OTHER, second))
@@ -430,7 +420,7 @@ def guard_of(gateway: Gateway) -> Any:
 
 
 def test_a_peering_in_which_nothing_is_under_way_is_left_alone_until_a_member_says_something(meet: Any) -> None:
-    pair = meet(p=(ONE, {"ike_port": free_port(), "dpd_delay": 3600}))
+    pair = meet(p=(ONE, {"ike_port": free_port(ADDRESSES), "dpd_delay": 3600}))
     until(pair, lambda: all(not guard_of(gateway).restless for gateway in pair))
     guard = guard_of(pair[0])
     ticks: list[float] = []
@@ -452,7 +442,7 @@ def test_a_peering_that_rests_is_not_shown_anew_because_another_has_news(
     meet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is it forgotten: at the latest REST_S after it was asked last it is asked again."""
-    (gateway, _) = meet(p=(ONE, {"ike_port": free_port()}), q=(ONE, {"ike_port": free_port()}))
+    (gateway, _) = meet(p=(ONE, {"ike_port": free_port(ADDRESSES)}), q=(ONE, {"ike_port": free_port(ADDRESSES)}))
     asked: list[str] = []
     told = IkePeering.told
 
@@ -480,7 +470,7 @@ def test_a_peering_that_rests_is_not_shown_anew_because_another_has_news(
 
 def test_what_has_not_been_asked_anew_is_told_by_the_same_object(meet: Any) -> None:
     """By that it is known that its text need not be made again."""
-    (gateway, _) = meet(p=(ONE, {"ike_port": free_port()}))
+    (gateway, _) = meet(p=(ONE, {"ike_port": free_port(ADDRESSES)}))
     guard, now = guard_of(gateway), boot_s()
     for restless, every_s in ((True, barrier.TOLD_EVERY_S), (False, REST_S)):
         guard.restless = restless
@@ -492,7 +482,7 @@ def test_what_has_not_been_asked_anew_is_told_by_the_same_object(meet: Any) -> N
 
 
 def test_telling_takes_no_more_than_its_share_of_time(meet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    (gateway, _) = meet(p=(ONE, {"ike_port": free_port()}))
+    (gateway, _) = meet(p=(ONE, {"ike_port": free_port(ADDRESSES)}))
     keyd, guard, now = gateway.service, guard_of(gateway), boot_s() + REST_S
     texts: list[bytes] = []
     monkeypatch.setattr(keyd._parts.gateway.ike, "put", texts.append)
@@ -508,7 +498,7 @@ def test_telling_takes_no_more_than_its_share_of_time(meet: Any, monkeypatch: py
 
 def test_peerings_at_rest_are_looked_at_together(meet: Any) -> None:
     """keyd does not wake up for each of them, but for its next glance at the members of all."""
-    pair = meet(p=(ONE, {"ike_port": free_port(), "dpd_delay": 3600}))
+    pair = meet(p=(ONE, {"ike_port": free_port(ADDRESSES), "dpd_delay": 3600}))
     until(pair, lambda: all(not guard_of(gateway).restless for gateway in pair))
     guard = guard_of(pair[0])
     assert guard.wakes_at > guard.due + service.GLANCE_S

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from portkit import free_port
 from test_pairs import Side
 
 from fwd.agent import ike as agent_ike
@@ -28,17 +29,6 @@ HERE, FAR = "127.0.0.2", ("127.0.0.3", "127.0.0.4")
 MEMBERS = 5
 TURNS_MAX = 4000
 SECRET = b"one secret that all three sides have"
-
-
-def free_port() -> int:
-    """One that no address here has in use."""
-    with contextlib.ExitStack() as stack:
-        port = 0
-        for address in (HERE, *FAR):
-            sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            sock.bind((address, port))
-            port = sock.getsockname()[1]
-        return port
 
 
 class Keyd:
@@ -101,7 +91,7 @@ def one_secret(soon_again: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def meet(undo: contextlib.ExitStack, ids: bool = False, **more: Any) -> tuple[Keyd, Keyd, Keyd]:
     """One gateway and its two far gateways, which have three and two members; `ids`: identities of their own."""
-    port = free_port()
+    port = free_port((HERE, *FAR))
     names = ({"remote_id": ["a", "b"], "local_id": "here"}, {"local_id": "a", "remote_id": "here"},
              {"local_id": "b", "remote_id": "here"}) if ids else ({}, {}, {})  # fmt: skip
     here = Keyd(HERE, FAR, MEMBERS, port, undo, **more, **names[0])
@@ -201,7 +191,7 @@ def test_a_delete_of_one_far_gateway_ends_its_members_sas_alone(undo: contextlib
 
 
 def test_our_device_gives_what_both_far_gateways_take(undo: contextlib.ExitStack) -> None:
-    port = free_port()
+    port = free_port((HERE, *FAR))
     here = Keyd(HERE, FAR, 2, port, undo)
     a = Keyd(FAR[0], (HERE,), 1, port, undo)
     b = Keyd(FAR[1], (HERE,), 1, port, undo, offloads=CSUM)

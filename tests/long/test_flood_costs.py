@@ -22,17 +22,13 @@ from floodkit import (
 )
 from gwkit import MakePair, until
 
+from fwd.bench.cpu import CpuTime
 from fwd.lab import traffic
 
 ROUNDS = int(os.environ.get("FWD_LONG_FLOOD_ROUNDS", "9"))  # single rounds differ by a third
 SECONDS = 6
 KEPT_MIN = 0.9
 BUILD = Path(__file__).parents[2] / "build"
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.timeout(ROUNDS * 40 + 120)
@@ -49,9 +45,9 @@ def test_tunnels_keep_nine_tenths_of_what_they_carry_beside_a_flood_to_a_closed_
     for _ in range(ROUNDS):
         for port, mbps in carried.items():
             with flooded(pair, flood, SECONDS + 10, port):
-                before_s = cpu_s(keyd)
+                before_s = CpuTime.of(keyd).total_s
                 mbps.append(traffic.run(pair.topology, streams=4, seconds=SECONDS).received_mbps)
-                used_s += cpu_s(keyd) - before_s if port == IKE_PORT else 0.0
+                used_s += CpuTime.of(keyd).total_s - before_s if port == IKE_PORT else 0.0
     with flooded(pair, flood, 40):
         waited_s = time_to_connect(pair)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gwkit import Json, MakePair, Pair, assert_books_balance, ended, until
+from gwkit import MakePair, Pair, assert_books_balance, ended, until
 
 from fwd.lab import traffic
 from fwd.lab.topology import GATEWAYS
@@ -63,22 +62,15 @@ with socket.create_server(("", int(sys.argv[1])), backlog=64) as listening:
 def write(pair: Pair, members: int) -> None:
     pair.peerings[0]["members"] = members
     for host in GATEWAYS:
-        seen = pair.log(host).count("configuration re-read")
         pair.write_config(host)
-        pair.running[host].send_signal(signal.SIGHUP)
-        until(lambda host=host, seen=seen: pair.log(host).count("configuration re-read") > seen, what="re-read")  # type: ignore[misc]
-
-
-def members(pair: Pair, host: str) -> list[Json]:
-    found: list[Json] = pair.peering(host)["members"]
-    return found
+        pair.reload(host)
 
 
 def wait_for(pair: Pair, count: int) -> None:
     """So many members carry, and there are no others."""
 
     def carry(host: str) -> bool:
-        there = members(pair, host)
+        there = pair.members(host)
         return len(there) == count and all(m["buckets"] and m["spi_out"] for m in there)
 
     for host in GATEWAYS:

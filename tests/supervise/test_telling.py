@@ -6,7 +6,6 @@ import contextlib
 import os
 import selectors
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -116,12 +115,6 @@ class Process:
             with contextlib.suppress(ValueError):
                 if not hear(self._teller.far, act):
                     return found
-
-
-@pytest.fixture
-def undo() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture
