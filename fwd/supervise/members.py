@@ -150,7 +150,9 @@ class Members:
         one = self.of(parts)
         while parts.retired:
             index = parts.count - 1
-            self._end([self._children[f"{parts.peering.name}/member-{index}"]])
+            child = self._children.get(f"{parts.peering.name}/member-{index}")
+            if child is not None:  # else it has ended, and what came after went wrong
+                self._end([child])
             one.leaving.pop(index, None)
             parts.drop_member()
             self._changed()

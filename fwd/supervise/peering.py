@@ -172,8 +172,8 @@ class PeeringParts:
                 probes=peering.payload == "superpacket",
             )  # fmt: skip
             undo.callback(sock.close)
-            self.memory.add(sizes)
             undo.callback(self.memory.drop, sizes)
+            self.memory.add(sizes)
             bell, pairs = ring.open_bell(), Pairs.make()
             undo.callback(os.close, bell)
             undo.callback(pairs.close)
@@ -181,25 +181,38 @@ class PeeringParts:
             shared = MemberShared(self.memory.map_to_write(sizes), index)
             shared.link[LinkWord.CHUNK] = self.geometry.chunk
             self.material.recall(peering, index, shared)
-            self.shared.members.append(MemberShared(self.memory.map("supervisor", sizes), index))
+            seen = MemberShared(self.memory.map("supervisor", sizes), index)
+            scores = rendezvous_scores(index + 1)
+
+            # All of it is there, or none.
+            undo.callback(self._forget_from, index)
+            self.shared.members.append(seen)
+            self.sockets.append(sock)
+            self.bells.append(bell)
+            self.pairs.append(pairs)
             self._members.append(undo.pop_all())
-        self.sockets.append(sock)
-        self.bells.append(bell)
-        self.pairs.append(pairs)
-        self.shared.left.add((), self.count)
-        self.scores = rendezvous_scores(self.count)  # a demux that is forked has them at once
+        self.scores = scores  # a demux that is forked has them at once
         self.resized += 1
+        self.shared.left.add((), self.count)
 
     def drop_member(self) -> None:
-        """Close what the last member had, whose process has ended; what it had counted stays in the sums."""
-        last = self.shared.members[-1]
-        self.shared.left.add(counted_by(last), self.count - 1)
-        for of in (self.sockets, self.bells, self.pairs, self.shared.members):
-            of.pop()
-        self.retired = max(0, self.retired - 1)
+        """Close what the last member had, whose process has ended; what it had counted stays in the sums.
+
+        What went wrong half-way can be done again.
+        """
+        index = self.count - 1
+        scores = rendezvous_scores(index)
+        if len(self.shared.members) > index:  # else it is counted already
+            self.shared.left.add(counted_by(self.shared.members[index]), index)
+            del self.shared.members[index:]
+        self._members[index].close()
+        del self._members[index:]
+        self.retired, self.scores = max(0, self.retired - 1), scores
         self.resized += 1
-        self._members.pop().close()
-        self.scores = rendezvous_scores(self.count)
+
+    def _forget_from(self, index: int) -> None:
+        for of in (self.shared.members, self.sockets, self.bells, self.pairs):
+            del of[index:]
 
     def _close_members(self) -> None:
         while self._members:

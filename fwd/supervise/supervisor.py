@@ -136,6 +136,7 @@ class Supervisor:
         self._waiting: dict[str, str] = {}  # as the agent is told
         self._has_begun = self._stopping = False
         self._reload = False
+        self._reload_at = 0.0  # after an attempt that went wrong
         self._unsettled = False  # what is open may not be what the configuration wants
         self._is_read = False  # it is another, and not everybody has been told
         self._changed = 0  # peerings closed for it so far
@@ -235,7 +236,7 @@ class Supervisor:
             self._troubles.apart("admin", self._applying.turn)
 
         self._unsettled |= self._standing.look_up_names(self._config.peering, now)
-        if self._reload:
+        if self._reload and now >= self._reload_at:
             self._manager.reloading()
             self._re_read()
         told = self._tellers.tell(self._tree.children)
@@ -358,17 +359,22 @@ class Supervisor:
         self._tree.work.close()
 
     def _re_read(self) -> None:
-        """SIGHUP: a file that cannot be used changes nothing, and where nothing has changed nothing happens."""
-        self._reload = False
+        """SIGHUP: a file that cannot be used changes nothing, and where nothing has changed nothing happens.
+
+        What is no fault of the file's, such as a want of descriptors, is for another attempt.
+        """
+        self._reload, self._reload_at = False, 0.0
         try:
             config = self._read()
             self._steps_to(config)
-        except Exception as error:  # noqa: BLE001
+            self._applying.give_way()
+            self._want(config)
+        except UserError as error:
             told = event("config.refused")
             log.error("configuration not re-read, the running one stays in force: %s", reason(error), extra=told)
-            return
-        self._applying.give_way()
-        self._want(config)
+        except Exception as error:  # noqa: BLE001
+            self._troubles.note("configuration", error)
+            self._reload, self._reload_at = True, time.monotonic() + RETRY_S
 
     def _steps_to(self, config: Config) -> list[plan.Step]:
         """Return what is to be done for a configuration. Raises UserError if fwd must be restarted."""

@@ -94,7 +94,7 @@ class Teller:
                 self._queue.popleft()
         except OSError:
             pass  # it has just died, as its pidfd tells; or it is tried again
-        except channel.ChannelError as error:  # what it is forked with has no such limit
+        except (channel.ChannelError, LookupError) as error:  # what it is forked with has no such limit, and is there
             raise NotHeardError(f"peering {self._queue[0][0].peering}: {error}") from None
 
         # Who has not done it all for long is given up.
