@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from functools import cache
 from typing import Any, TypeVar
 
 import httpx
@@ -21,6 +22,15 @@ from fwd.controller.keys import Keys
 from fwd.controller.store import SqliteStore
 
 _T = TypeVar("_T")
+
+
+@cache
+def _application() -> Any:
+    """One for all tests: its routes are the same, and making them takes a while."""
+    keys = Keys(ca.new_authority("fwd", NOW), Ed25519PrivateKey.generate())
+    return application(Control(Desk(SqliteStore(), keys)))
+
+
 KEYS = Keys(ca.new_authority("fwd", NOW), Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 
 
@@ -33,7 +43,8 @@ class Api:
         self.store = SqliteStore()
         self.desk = Desk(self.store, keys, lifetime_s, lambda: self.now)
         self.control = Control(self.desk, lambda: self.now, lambda: self.now)
-        self.app = application(self.control)
+        self.app = _application()
+        self.app.state.control = self.control
         self.peer: bytes | None = None
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self._with_peer), base_url="https://c.example")
         self.admin, admin = tokens.new_bearer_token("admin", NOW, "root")
@@ -57,13 +68,15 @@ class Api:
             how["json"] = body
         return self.run(self.http.request(method, path, headers=headers, **how))
 
-    def as_host(self, certificate: str | x509.Certificate | None, method: str, path: str, body: Any = None) -> Any:
+    def as_host(
+        self, certificate: str | x509.Certificate | None, method: str, path: str, body: Any = None, **how: Any
+    ) -> Any:
         """Ask with a link's certificate."""
         if isinstance(certificate, str):
             certificate = x509.load_pem_x509_certificate(certificate.encode())
         self.peer = certificate.public_bytes(Encoding.DER) if certificate else None
         try:
-            return self.ask(method, path, body, token="")
+            return self.ask(method, path, body, token="", **how)
         finally:
             self.peer = None
 

@@ -124,7 +124,10 @@ async def heartbeat(control: Controller, link: Link, body: Heartbeat) -> Heard:
 
 
 @router.get(
-    "/v1/crl", operation_id="crl", responses={**problems(503), 200: {"content": {"application/x-pem-file": {}}}}
+    "/v1/crl",
+    operation_id="crl",
+    response_class=Response,
+    responses={**problems(503), 200: {"content": {"application/x-pem-file": {}}}},
 )
 async def crl(control: Controller) -> Response:
     """Give the lists of revoked certificates; whoever asks, since they are signed and no secret."""
@@ -135,6 +138,7 @@ async def crl(control: Controller) -> Response:
 @router.get(
     "/v1/desired",
     operation_id="desired",
+    response_class=StreamingResponse,
     responses={**problems(401, 403, 422, 503), 200: {"content": {"application/x-ndjson": {}}}},
 )
 async def desired(
