@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fwd import __version__
+from fwd.controller.commands import app as controller_app
 from fwd.objects.kinds import KINDS
 from fwd.proto.errors import UserError
 
@@ -21,7 +22,6 @@ CONFIG = Path("/etc/fwd/fwd.toml")
 CONTROL = Path("/run/fwd/fwd.sock")
 ROUTER = Path("/etc/fwd/router.toml")
 ROUTER_CONTROL = Path("/run/fwd/router.sock")
-CONTROLLER = Path("/etc/fwd/controller.toml")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,7 +34,6 @@ keygen_app = typer.Typer(no_args_is_help=True, help="Make keys for IKEv2.")
 app.add_typer(keygen_app, name="keygen")
 router_app = typer.Typer(help="Spread a VPC's flows over its gateways; without a command: do so until SIGTERM.")
 app.add_typer(router_app, name="router", invoke_without_command=True)
-controller_app = typer.Typer(help="Control a fleet of gateways and routers; without a command: until SIGTERM.")
 app.add_typer(controller_app, name="controller", invoke_without_command=True)
 
 
@@ -383,28 +382,6 @@ def router_clear() -> None:
     from fwd.router.service import clear
 
     clear()
-
-
-@controller_app.callback()
-def controller(
-    context: typer.Context,
-    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="The configuration, TOML.")] = CONTROLLER,
-    log_format: Annotated[LogFormat, typer.Option(help="json: one object a line.")] = LogFormat.TEXT,
-) -> None:
-    """Control a fleet of gateways and routers; without a command: until SIGTERM. Needs no root."""
-    if context.invoked_subcommand is None:
-        from fwd.controller import service
-
-        service.run(config, log_format.value)
-
-
-@controller_app.command("check")
-def controller_check(file: _File) -> None:
-    """Check a controller's configuration file; nothing else is touched."""
-    from fwd.controller.config import load
-
-    config = load(file)
-    typer.echo(f"{file}: OK: {config.controller.url}, store {config.store.kind}")
 
 
 @controller_app.command("recover")

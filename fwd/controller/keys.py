@@ -1,14 +1,15 @@
 """The controller's own keys, in its state directory: made at the first start, read at each later one.
 
-    ca.key, ca.pem          the CA that issues
-    other.key, other.pem    while the CA is replaced: the one that will issue, or did so before; hosts trust both
+    ca.key                  the CA that issues: its key and its certificate
+    other.key               while the CA is replaced (rotate.py): the one that will issue, or did so before
+    ca.pem                  the certificates of both, to be trusted
     document.key            signs what hosts are to do (link/document.py)
     server.key, server.pem  for TLS; the certificate is made anew at half of its life
     admin.token             the first bearer token, made when the store has no admin's
     client.toml             by which `fwd vpc` and its like find this controller
 
 The directory is for its owner alone (0700), and so is each file (0600); what others could have written is refused.
-Several controllers of one fleet have the same ca.*, other.* and document.key: copy them before the first start.
+Several controllers of one fleet have the same ca.key, other.key and document.key: copy them before the first start.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from fwd.proto.errors import UserError
 
 _FILE_BYTES_MAX: Final = 65536
 _OTHERS: Final = 0o077
-CA_KEY, CA_PEM, OTHER_KEY, OTHER_PEM = "ca.key", "ca.pem", "other.key", "other.pem"
+CA_KEY, CA_PEM, OTHER_KEY = "ca.key", "ca.pem", "other.key"
 DOCUMENT_KEY, SERVER_KEY, SERVER_PEM = "document.key", "server.key", "server.pem"
 ADMIN_TOKEN, CLIENT = "admin.token", "client.toml"
 
@@ -70,11 +71,16 @@ def open_state(directory: Path) -> None:
 def load(directory: Path, now: float) -> Keys:
     """Read the keys, and make those that are not there. Raises UserError."""
     if not (directory / CA_KEY).exists() and not (directory / CA_PEM).exists():
-        fresh = ca.new_authority("fwd controller", now)
-        write(directory / CA_PEM, ca.pem(fresh.certificate))
-        write(directory / CA_KEY, fresh.key_pem())
-    other = _authority(directory, OTHER_KEY, OTHER_PEM) if (directory / OTHER_KEY).exists() else None
-    return Keys(_authority(directory, CA_KEY, CA_PEM), _document_key(directory / DOCUMENT_KEY), other)
+        write_authority(directory / CA_KEY, ca.new_authority("fwd controller", now))
+    other = _authority(directory / OTHER_KEY) if (directory / OTHER_KEY).exists() else None
+    found = Keys(_authority(directory / CA_KEY), _document_key(directory / DOCUMENT_KEY), other)
+    write(directory / CA_PEM, ca.bundle(found.trusted()))
+    return found
+
+
+def write_authority(path: Path, authority: ca.Authority) -> None:
+    """Write a CA's key and certificate. Raises UserError."""
+    write(path, authority.key_pem() + ca.pem(authority.certificate))
 
 
 def server_key(directory: Path) -> ec.EllipticCurvePrivateKey:
@@ -108,11 +114,12 @@ def read(path: Path) -> bytes:
         os.close(fd)
 
 
-def _authority(directory: Path, key: str, certificate: str) -> ca.Authority:
+def _authority(path: Path) -> ca.Authority:
+    data = read(path)
     try:
-        return ca.load_authority(read(directory / key), read(directory / certificate))
+        return ca.load_authority(data, data)
     except ValueError as error:
-        raise UserError(f"{directory}: {key} and {certificate} cannot be used: {error}") from None
+        raise UserError(f"{path}: no CA with its certificate: {error}") from None
 
 
 def _document_key(path: Path) -> Ed25519PrivateKey:

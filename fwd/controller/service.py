@@ -123,28 +123,34 @@ class Service:
 def run(path: Path, log_format: str) -> None:
     """Be a controller until SIGTERM or SIGINT. Raises UserError."""
     config = configuration.load(path)
-    state = config.controller.state
-    keys.open_state(state)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter("json" if log_format == "json" else "text", sys.stderr.fileno()))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for noisy in ("uvicorn.error", "uvicorn.access", "httpx", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    asyncio.run(_run(config))
+    keys.open_state(config.controller.state)
+    asyncio.run(_run(config, log_format))
 
 
-async def _run(config: configuration.ControllerConfig) -> None:
+async def _run(config: configuration.ControllerConfig, log_format: str) -> None:
     state = config.controller.state
-    store = configuration.store_of(config)
-    control = Control(Desk(store, keys.load(state, time.time()), config.controller.certificate_lifetime))
+    control = Control(
+        Desk(configuration.store_of(config), keys.load(state, time.time()), config.controller.certificate_lifetime)
+    )
     tls = Server(state, control.desk.keys, config.controller.server_names, time.time())
     door = _door(config.controller.listen)
     keys.write(state / keys.CLIENT, _client(config).encode())
+
+    # From here on what is wrong is logged, and tried again.
+    _log_as(log_format)
     log.info("listens on %s", config.controller.listen, extra=event("controller.started", url=config.controller.url))
     service, loop = Service(config, control, tls), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)
     await service.run(door)
+
+
+def _log_as(log_format: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter("json" if log_format == "json" else "text", sys.stderr.fileno()))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for noisy in ("uvicorn.error", "uvicorn.access", "httpx", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def _client(config: configuration.ControllerConfig) -> str:

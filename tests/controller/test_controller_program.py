@@ -6,8 +6,9 @@ import socket
 from pathlib import Path
 
 import pytest
-from runkit import LIMIT_S, running, start, written
+from runkit import running, written
 
+from fwd.cli import _exit_status
 from fwd.controller import keys
 from fwd.controller.config import load
 from fwd.model.words import ConfigError
@@ -51,8 +52,17 @@ def test_a_configuration_that_cannot_be_is_one_line(tmp_path: Path, text: str, w
     assert "\n" not in str(refused.value)
 
 
-def test_what_keeps_it_from_starting_is_one_line_and_status_2(tmp_path: Path) -> None:
+def test_what_keeps_it_from_starting_is_one_line_and_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its port is taken; others may look into its state; a key is none."""
+
+    def refused(config: Path) -> str:
+        assert _exit_status(["controller", "--config", str(config)]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        return said
+
     with socket.create_server(("127.0.0.1", 0)) as taken:
         config = written(tmp_path, taken.getsockname()[1])
         assert "cannot listen here" in refused(config)
@@ -64,16 +74,3 @@ def test_what_keeps_it_from_starting_is_one_line_and_status_2(tmp_path: Path) ->
     assert "ca.key" in refused(config)
     (state / keys.CA_KEY).unlink()
     assert "ca.key" in refused(config)
-
-
-def refused(config: Path) -> str:
-    """Its last word, one line, when it does not start."""
-    process = start(config)
-    try:
-        _, log = process.communicate(timeout=LIMIT_S)
-    finally:
-        process.kill()
-    assert process.returncode == 2, log
-    line = log.splitlines()[-1]
-    assert line.startswith("fwd: ")
-    return line

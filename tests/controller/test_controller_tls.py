@@ -21,10 +21,12 @@ from fwd.controller import ca, keys
 from fwd.controller.config import Controller, ControllerConfig
 from fwd.controller.control import Control
 from fwd.controller.desk import Asked, Desk
+from fwd.controller.rotate import rotate
 from fwd.controller.service import Service
 from fwd.controller.store import SqliteStore
 from fwd.controller.tls import LIFETIME_S, Server
 from fwd.controller.tokens import new_bearer_token
+from fwd.proto.errors import UserError
 
 NOW = time.time()  # as TLS of the client has it; the controller's clock is a test's
 
@@ -188,3 +190,36 @@ def test_the_controllers_certificate_is_made_anew_at_half_of_its_life(tmp_path: 
     assert path.read_bytes() == first
     server.renew(NOW + LIFETIME_S / 2)
     assert path.read_bytes() != first
+
+
+# -- another CA -------------------------------------------------------------------------------------------------------
+
+
+def test_the_ca_is_replaced_in_three_steps_and_hosts_are_heard_in_each(tmp_path: Path) -> None:
+    """What a certificate of the old one is worth after each step: all, all, nothing."""
+    tmp_path.chmod(0o700)
+    first = keys.load(tmp_path, NOW - 3600).authority
+    said = []
+    for n, (trusted, heard) in enumerate(((2, True), (2, True), (1, False)), start=1):
+        said.append(rotate(tmp_path, NOW - 3600 + 600 * n))
+        assert len(keys.load(tmp_path, NOW).trusted()) == trusted
+
+        async def work(site: Site, heard: bool = heard) -> None:
+            assert (await site.beat(site.issue(NOW))).status_code == 200
+            old = site.issue(NOW, authority=first)
+            if heard:
+                assert (await site.beat(old)).status_code == 200
+            else:
+                with pytest.raises(httpx.TransportError):
+                    await site.beat(old)
+
+        with_site(tmp_path, work)
+    assert [line[:6] for line in said] == ["1 of 3", "2 of 3", "3 of 3"]
+    issuing = keys.load(tmp_path, NOW).authority
+    assert ca.pin(issuing.certificate) != ca.pin(first.certificate)
+
+
+def test_there_is_no_ca_to_replace_where_no_controller_was(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    with pytest.raises(UserError, match="no CA to replace"):
+        rotate(tmp_path, NOW)
