@@ -246,8 +246,10 @@ class Desk:
         return Done(outcome.kept, outcome.lines, made[0])
 
     def _operation(self, term: int, asked: Asked, outcome: Outcome) -> Operation:
-        order = (term, outcome.kept.generation)
-        hosts = tuple(sorted(_changed(self._placement, outcome.kept.placement)))
+        order, after = (term, outcome.kept.generation), outcome.kept.placement
+        hosts = _changed(self._placement, after)
+        if (asked.act, asked.kind) == ("delete", "gateway"):
+            hosts |= set(after.gateways)  # whose list of revoked certificates is another
         return Operation(
             _operation_id(asked.now, self.records.operations),
             asked.now,
@@ -257,7 +259,7 @@ class Desk:
             asked.name,
             outcome.lines,
             order,
-            hosts,
+            tuple(sorted(hosts)),
         )
 
     # -- tokens -------------------------------------------------------------------------------------------------------

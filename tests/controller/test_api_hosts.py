@@ -187,6 +187,7 @@ def test_a_deleted_gateway_is_refused_and_both_its_certificates_are_in_the_crl(a
     told = api.peered()["a1"]
     other = api.join("a", "a2", "10.1.0.12", "192.0.2.3")
     api.good("DELETE", "/v1/gateways/a1")
+    assert api.good("GET", "/v1/operations")["items"][0]["progress"]["waiting"] == ["a2", "b1"]
 
     answer = api.beat(told)
     assert (answer.status_code, "revoked" in answer.json()["detail"]) == (403, True)

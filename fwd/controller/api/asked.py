@@ -47,20 +47,20 @@ def address_of(request: Request) -> str:
 
 
 def _person(request: Request, authorization: str | None, *, writes: bool) -> Token:
-    control = control_of(request)
-    check_patience(request)
     try:
-        return control.person(authorization, writes=writes)
-    except roles.DeniedError:
-        control.strangers.refused(address_of(request), control.clock())
+        return control_of(request).person(authorization, writes=writes)
+    except roles.DeniedError as error:
+        if error.unknown:
+            count_stranger(request)
         raise
 
 
-def check_patience(request: Request) -> None:
-    """Refuse whoever was refused too often."""
-    control = control_of(request)
-    if not control.strangers.may_ask(address_of(request), control.clock()):
+def count_stranger(request: Request) -> None:
+    """Note that somebody is refused whom nobody knows; who was refused too often is not answered why."""
+    control, address = control_of(request), address_of(request)
+    if not control.strangers.may_ask(address, control.clock()):
         raise HTTPException(429, "refused too often: wait a second", {"Retry-After": "1"})
+    control.strangers.refused(address, control.clock())
 
 
 _Authorization = Annotated[str | None, Header(description="Bearer fwdb.…")]

@@ -13,7 +13,7 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 
 from fwd.controller.api.answers import Order, problems
-from fwd.controller.api.asked import Controller, Link, address_of, check_patience
+from fwd.controller.api.asked import Controller, Link, count_stranger
 from fwd.controller.ca import CSR_BYTES_MAX
 from fwd.controller.control import Control
 from fwd.controller.desk import Joining, LeaderlessError
@@ -94,12 +94,11 @@ class Heard(BaseModel):
 
 @router.post("/v1/join", status_code=201, operation_id="join", responses=problems(400, 401, 409, 413, 422, 429, 503))
 async def join(request: Request, control: Controller, body: Join) -> Certificates:
-    check_patience(request)
     joining = Joining(body.kind, body.name, body.link_csr, body.ike_csr, body.inner, body.outer, body.members)
     try:
         told = await control.desk.join(body.token, joining, control.wall())
     except TokenError:
-        control.strangers.refused(address_of(request), control.clock())
+        count_stranger(request)
         raise
     return Certificates(**told)
 
