@@ -73,7 +73,8 @@ def status_of(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None
         warnings=[
             *(warning for one in view.peerings for warning in one.warnings),
             *_concerns(told),
-            *(f"{name}: {why}" for name, why in news.get("troubles", {}).items()),
+            *(f"{name}: {why}" for name, why in news.get("behind", {}).items()),
+            *(f"{name}: {why}" for name, why in news.get("troubles", {}).items() if not _is_told(name, why, news)),
         ],
         processes=[
             SharedProcess(name="keyd", **_process(view.shared.keyd, now_ns)),
@@ -93,6 +94,11 @@ def _concerns(told: Mapping[str, ike.Told]) -> Iterator[str]:
     for name, of in told.items():
         yield from (f"{name}: {finding}" for finding in (of.certificates.findings if of.certificates else ()))
     yield from (f"{name}: {of.concern}" for name, of in told.items() if of.concern)
+
+
+def _is_told(name: str, why: str, news: Mapping[str, Any]) -> bool:
+    """Whether a trouble is the reason why a peering is open otherwise than is wanted, and so told by that."""
+    return str(news.get("behind", {}).get(name, "")).endswith(why)
 
 
 def _beacon(view: GatewayView) -> Beacon | None:

@@ -335,8 +335,8 @@ class Status:
     reasons: Annotated[list[Reason], "Why it is not ready, for programs, and what to do."] = field(default_factory=list)
     warnings: Annotated[
         list[str],
-        "What was found wrong at the start and could be lived with, and what went wrong in the last 15 s and is tried "
-        "again.",
+        "What was found wrong at the start and could be lived with; what of the configuration is not in force, and why "
+        "(secrets of before that stay, members that cannot come); what went wrong in the last 15 s and is tried again.",
     ]
     processes: Annotated[list[SharedProcess], "keyd, the agent, and the beacon if there is one."]
     beacon: Annotated[Beacon | None, "What routers have asked; null: there is no beacon."] = None

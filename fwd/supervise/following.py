@@ -8,23 +8,34 @@ from functools import partial
 from fwd.model.config import Gateway
 from fwd.supervise import plan
 from fwd.supervise.standing import Standing
-from fwd.supervise.troubles import Troubles
+from fwd.supervise.troubles import Troubles, reason
 
 
 def follow(
     standing: Standing, steps: Iterable[plan.Step], troubles: Troubles, *, secrets_due: bool
 ) -> tuple[set[str], set[str]]:
     """Return the peerings that follow, and those for which something went wrong: these stay as they are."""
-    followed, failed = set[str](), set[str]()
+    followed = set[str]()
+    failed = standing.unfollowed = dict[str, str]()
+    if secrets_due:
+        standing.kept_secrets.clear()  # who has none that can be used says so again
     for step in steps:
         act = _act(standing, step, secrets_due=secrets_due)
         if act is None or step.name in failed:
             continue
-        if troubles.apart(step.name, act):
+        if troubles.apart(step.name, partial(_tell_why_not, failed, step, act)):
             followed.add(step.name)
-        else:
-            failed.add(step.name)
-    return followed - failed, failed
+    return followed - failed.keys(), set(failed)
+
+
+def _tell_why_not(failed: dict[str, str], step: plan.Step, act: Callable[[], None]) -> None:
+    """Do what a step says. What keeps it from being done is kept for who asks, for as long as it is not done."""
+    try:
+        act()
+    except Exception as error:
+        what = str(step).removeprefix(f"{step.name}: ")
+        failed[step.name] = f"{what}: not done yet, and tried again: {reason(error)}"
+        raise
 
 
 def _act(standing: Standing, step: plan.Step, *, secrets_due: bool) -> Callable[[], None] | None:

@@ -82,13 +82,14 @@ class ServiceManager:
         return True
 
 
-def summary(peerings: Mapping[str, PeeringShared], waiting: Iterable[str] = ()) -> str:
-    """One line for `systemctl status`: how many members of each peering can send, and which are not set up."""
+def summary(peerings: Mapping[str, PeeringShared], waiting: Iterable[str] = (), behind: Iterable[str] = ()) -> str:
+    """One line for `systemctl status`: how many members of each peering can send, and which are not as is wanted."""
     lines = [
         f"{name}: {sum(map(_sends, shared.members))} of {len(shared.members)} members send"
         for name, shared in peerings.items()
     ]
-    return ", ".join([*lines, *(f"{name}: not set up" for name in waiting)])
+    lines += [f"{name}: not set up" for name in waiting]
+    return ", ".join([*lines, *(f"{name}: not as configured, see fwd status" for name in behind)])
 
 
 def _sends(member: MemberShared) -> bool:

@@ -88,15 +88,16 @@ class Patience(Generic[What]):
 
 
 class Allowance:
-    """Some lines at once, and then one every TOLD_EVERY_S."""
+    """Some at once, and then one every so often: lines of the log, by default."""
 
-    def __init__(self) -> None:
+    def __init__(self, every_s: float = TOLD_EVERY_S) -> None:
+        self._every_s = every_s
         self._left, self._at = float(TOLD_AT_ONCE), float("-inf")
         self.kept_back = 0
 
     def may_tell(self, now: float) -> bool:
-        """Whether one more may be told; counts those that may not."""
-        self._left = min(TOLD_AT_ONCE, self._left + (now - self._at) / TOLD_EVERY_S)
+        """Whether one more may be told, or done; counts those that may not."""
+        self._left = min(TOLD_AT_ONCE, self._left + (now - self._at) / self._every_s)
         self._at = now
         if self._left < 1:
             self.kept_back += 1

@@ -14,6 +14,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from fwd.agent.view import PeeringView
 from fwd.datapath import member, ring
@@ -41,6 +42,7 @@ from fwd.supervise.patience import Allowance
 
 log = logging.getLogger(__name__)
 _PATH_MTU_DEFAULT = 1500
+MTU_EVERY_S: Final = 1.0  # between two changes of the TUN device's MTU, in the long run
 _QUEUE_RECORDS = 1000  # of the TUN device: small packets that come while the demux waits for a core
 _PACKETS_OF_A_SUPER_PACKET = 64  # which payload esp splits into bursts, not longer than the rows of one
 _KeyName = tuple[Address, tuple[Address, ...], int]
@@ -117,7 +119,8 @@ class PeeringParts:
         self.material = material
         self.warnings: list[str] = []
         self._far_offloads = -1
-        self._mtu_lines = Allowance()
+        self._mtu_lines, self._mtu_changes = Allowance(), Allowance(MTU_EVERY_S)
+        self.mtu_waits = False  # for its turn: members have found another too often
         with contextlib.ExitStack() as undo:
             self._open(undo)
             self._undo = undo.pop_all()
@@ -285,13 +288,19 @@ class PeeringParts:
             self._far_offloads = far
 
     def follow_path_mtu(self, now: float) -> None:
-        """Payload esp: the TUN device's MTU follows the smallest path that a member found, down and up again."""
+        """Payload esp: the TUN device's MTU follows the smallest path that a member found, down and up again.
+
+        At once, as a rule. A member may say ever another one, and each change costs the supervisor a look around.
+        """
+        self.mtu_waits = False
         if self.peering.payload == "esp" and self.peering.tun_mtu is None:
             widest = self.geometry.path_mtu
             found = [m.path_mtu for m in self.shared.members]
             path = min([widest, *(one for one in found if one)])
             wanted = self._inner_mtu_for(path)
-            if wanted != self.inner_mtu:
+            if wanted != self.inner_mtu and not self._mtu_changes.may_tell(now):
+                self.mtu_waits = True
+            elif wanted != self.inner_mtu:
                 self.tun.set_mtu(wanted)
                 self.inner_mtu = wanted
                 self._tell_mtu(path, now)

@@ -72,6 +72,8 @@ class Standing:
         self.peerings: dict[str, PeeringParts] = {}
         self.waiting: dict[str, str] = {}  # peering → why it is not set up
         self.leaving: list[str] = []  # open, and about to be closed
+        self.unfollowed: dict[str, str] = {}  # peering → what of the configuration is not in force yet, and why
+        self.kept_secrets: dict[str, str] = {}  # peering → why those of before stay
         self.version = 0  # goes up whenever `served` may give something else
         self.retry_at = 0.0
 
@@ -196,6 +198,11 @@ class Standing:
             told = event("peering.follows", peering=wanted.name, keys=keys)
             log.info("peering %s follows %s", wanted.name, ", ".join(keys), extra=told)
 
+    @property
+    def behind(self) -> dict[str, str]:
+        """Return which peerings are open otherwise than is wanted, and why."""
+        return {**self.kept_secrets, **self.unfollowed}
+
     def has_changed(self) -> None:
         """Have keyd and the agent told of what is open by now."""
         self.version += 1
@@ -260,6 +267,7 @@ class Standing:
         self.kernel.release(name)
         self.peerings[name].close()
         del self.peerings[name]
+        self.kept_secrets.pop(name, None)
         self.leaving = [other for other in self.leaving if other != name]
         self.version += 1
         log.info("peering %s is down", name, extra=event("peering.down", peering=name))
@@ -408,10 +416,12 @@ class Standing:
         except (UserError, OSError) as error:
             told = event("peering.secrets_refused", peering=wanted.name)
             log.error("peering %s keeps the secrets of before: %s", wanted.name, error, extra=told)
+            self.kept_secrets[wanted.name] = f"keeps the secrets of before: {reason(error)}"
             kept = parts.peering.ike
             if kept is not None and wanted.ike is not None:  # what else the table says holds all the same
                 parts.peering = parts.peering.model_copy(update={"keys": with_proof_of(kept, wanted.ike)})
             return
+        self.kept_secrets.pop(wanted.name, None)
         close_material(material)
         material.fds, material.seen, material.version = fds, seen, material.version + 1
         parts.peering = parts.peering.model_copy(update={"keys": wanted.keys})

@@ -144,7 +144,7 @@ class Supervisor:
         self._forgiven_at = 0.0
         self._manager = ServiceManager()
         gateway = applying.Gateway(
-            lambda: self._config, self._steps_to, self._want, self._is_settled, lambda: self._standing.waiting, amend,
+            lambda: self._config, self._steps_to, self._want, self._is_settled, self._late, amend,
             partial(examined, user=self._users["keyd"]),
         )  # fmt: skip
         self._applying = applying.Applying(gateway, Store(path), self._users["keyd"])
@@ -221,8 +221,9 @@ class Supervisor:
         for name, parts in self._standing.peerings.items():
             turn = partial(self._tree.members.turn, stirred=name in stirred)
             self._troubles.apart(name, turn, parts, self._forgiven_at, now)
-            if name in stirred:
+            if name in stirred or parts.mtu_waits:
                 self._troubles.apart(name, parts.follow_path_mtu, now)
+            if name in stirred:
                 self._troubles.apart(name, parts.follow_far_offloads)
         self._troubles.apart("kernel", self._keep_kernel, now)
         self._troubles.apart("agent", self._tell_troubles)
@@ -275,7 +276,11 @@ class Supervisor:
         return stirred
 
     def _told(self) -> str:
-        return summary({name: parts.shared for name, parts in self._standing.peerings.items()}, self._standing.waiting)
+        return summary(
+            {name: parts.shared for name, parts in self._standing.peerings.items()},
+            self._standing.waiting,
+            self._standing.behind,
+        )
 
     def _wakened(self, key: selectors.SelectorKey) -> None:
         child = key.data
@@ -329,6 +334,7 @@ class Supervisor:
         news = {
             "waiting": self._waiting,
             "troubles": self._troubles.current(now),
+            "behind": self._standing.behind,
             "tuns": dict(self._standing.kernel.seen),
             "trial_until": self._applying.trial_until,
         }
@@ -386,6 +392,10 @@ class Supervisor:
         self._standing.look_up_again(config.peering)
         self._unsettled = self._secrets_due = True
         self._standing.retry_at = 0.0
+
+    def _late(self) -> dict[str, str]:
+        """Return which peerings are not as is wanted yet, and why."""
+        return {**self._standing.behind, **self._standing.waiting}
 
     def _is_settled(self) -> bool:
         """Whether what is wanted is in force, but for what waits, and everybody knows."""

@@ -171,6 +171,7 @@ def test_a_secret_that_is_not_good_leaves_the_one_of_before_in_force(pairs: Make
         path.chmod(mode)
         pair.running["gw1"].send_signal(signal.SIGHUP)
         until(partial(has_refused, pair, number), what=f"refusal {number}")
+    until(lambda: "keeps the secrets of before" in str(pair.status("gw1")["warnings"]), what="the status says so")
     pair.keys = {**pair.keys, "dpd_delay": 7}
     pair.write_config("gw1")
     pair.running["gw1"].send_signal(signal.SIGHUP)
@@ -178,6 +179,9 @@ def test_a_secret_that_is_not_good_leaves_the_one_of_before_in_force(pairs: Make
     pair.stop("gw2")
     pair.launch("gw2")
     until(lambda: pair.ping("-W", "0.5"), 15.0, "traffic under the old secret")
+    pair.write_secret("gw1")
+    pair.running["gw1"].send_signal(signal.SIGHUP)
+    until(lambda: "keeps the secrets" not in str(pair.status("gw1")["warnings"]), what="no more, once one is good")
 
 
 def test_a_changed_peering_takes_its_secret_anew(pairs: MakePair) -> None:

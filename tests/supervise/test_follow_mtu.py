@@ -13,7 +13,7 @@ from fwd.datapath.shared import LinkWord, PeeringShared
 from fwd.model.config import Peering
 from fwd.model.keys import LabKeys
 from fwd.supervise.patience import TOLD_AT_ONCE, TOLD_EVERY_S, Allowance
-from fwd.supervise.peering import PeeringParts
+from fwd.supervise.peering import MTU_EVERY_S, PeeringParts
 
 V4, V6 = "10.2.0.0/24", "fd00:2::/64"
 
@@ -45,15 +45,15 @@ def parts_of(remote_ts: str, **changes: Any) -> tuple[PeeringParts, Device]:
     )  # fmt: skip
     parts.geometry, parts.shared = Geometry(1500, 4), PeeringShared(2)
     parts.inner_mtu = parts._inner_mtu()
-    parts._mtu_lines = Allowance()
+    parts._mtu_lines, parts._mtu_changes = Allowance(), Allowance(MTU_EVERY_S)
     parts.tun = device  # type: ignore[assignment]
     return parts, device
 
 
-def follow(parts: PeeringParts, *paths: int) -> int:
+def follow(parts: PeeringParts, *paths: int, now: float = 0.0) -> int:
     for member, path in zip(parts.shared.members, paths, strict=True):
         member.link[LinkWord.PATH_MTU] = path
-    parts.follow_path_mtu(0.0)
+    parts.follow_path_mtu(now)
     return parts.inner_mtu
 
 
@@ -89,13 +89,27 @@ def test_a_refusal_is_tried_again() -> None:
     assert follow(parts, 1400, 1400) == device.mtus[-1]
 
 
-def test_a_member_that_says_ever_another_path_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_member_that_says_ever_another_path_costs_a_change_a_second_and_does_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each change is news of the kernel, and costs a look at it."""
     caplog.set_level(logging.INFO)
     parts, device = parts_of(V4)
-    for path in [1400, 1500] * 100:
-        follow(parts, path, 1500)
-    assert len(device.mtus) == 200
-    assert len(caplog.records) == TOLD_AT_ONCE
-    parts.shared.members[0].link[LinkWord.PATH_MTU] = 1400
-    parts.follow_path_mtu(TOLD_EVERY_S)
-    assert vars(caplog.records[-1])["fields"]["suppressed"] == 200 - TOLD_AT_ONCE
+    seconds = 100
+    for turn in range(50 * seconds):
+        follow(parts, [1400, 1500, 1300][turn % 3], 1500, now=turn / 50)
+    assert len(device.mtus) <= TOLD_AT_ONCE + seconds / MTU_EVERY_S
+    assert len(caplog.records) <= TOLD_AT_ONCE + seconds / TOLD_EVERY_S
+    told = vars(caplog.records[-1])["fields"]["suppressed"]
+    assert told > 0
+
+
+def test_what_a_member_said_last_is_followed_though_it_says_no_more() -> None:
+    parts, device = parts_of(V4)
+    for turn in range(50):
+        follow(parts, [1400, 1500][turn % 2], 1500)
+    narrow = parts.geometry.inner_mtu_for(1300)
+    assert follow(parts, 1300, 1500) != narrow
+    assert parts.mtu_waits
+    assert follow(parts, 1300, 1500, now=MTU_EVERY_S) == narrow == device.mtus[-1]
+    assert not parts.mtu_waits

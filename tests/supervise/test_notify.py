@@ -156,3 +156,5 @@ def test_the_summary_counts_who_can_send() -> None:
     member(two.members[1], ProcessState.RUNNING, 0)
     member(two.members[2], ProcessState.RUNNING, 0x101, path_down=1)
     assert summary({"vpc2": two}) == "vpc2: 1 of 4 members send"
+    behind = summary({"vpc2": two}, ["vpc4"], ["vpc2"]).split(", ", 1)[1]
+    assert behind == "vpc4: not set up, vpc2: not as configured, see fwd status"

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from fwd.model.config import Peering
+from fwd.supervise import plan
+from fwd.supervise.following import follow
 from fwd.supervise.standing import Standing
+from fwd.supervise.troubles import Troubles
 
 
 class Parts:
@@ -69,3 +74,20 @@ def test_members_of_which_one_cannot_be_had_do_not_come_at_all(make: Callable[[]
         assert parts.peering.members == 2
     resize(parts, 4)
     assert parts.count == parts.peering.members == 4
+
+
+def test_why_members_do_not_come_is_kept_until_they_do(make: Callable[[], Parts]) -> None:
+    """For the status, and for who has applied the configuration; the log says it once."""
+    parts = make()
+    peering = Peering.model_construct(name="p", members=4, shared_port=False, drain_deadline=60)
+    standing: Any = SimpleNamespace(peerings={"p": parts}, version=0, unfollowed={})
+    standing.resize = partial(Standing.resize, standing)
+    steps, troubles = [plan.Grow(peering, 2)], Troubles()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.9", 24703))
+        for _ in range(2):
+            assert follow(standing, steps, troubles, secrets_due=False) == (set(), {"p"})
+            assert standing.unfollowed["p"].startswith("grow from 2 to 4 members: not done yet, and tried again: ")
+            assert "in use" in standing.unfollowed["p"]
+    assert follow(standing, steps, troubles, secrets_due=False) == ({"p"}, set())
+    assert standing.unfollowed == {}
