@@ -34,7 +34,7 @@ def _tell_why_not(failed: dict[str, str], step: plan.Step, act: Callable[[], Non
         act()
     except Exception as error:
         what = str(step).removeprefix(f"{step.name}: ")
-        failed[step.name] = f"{what}: not done yet, and tried again: {reason(error)}"
+        failed[step.name] = f"{what}, not done yet: {reason(error)}"
         raise
 
 

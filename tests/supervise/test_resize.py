@@ -87,7 +87,7 @@ def test_why_members_do_not_come_is_kept_until_they_do(make: Callable[[], Parts]
         other.bind(("127.0.0.9", 24703))
         for _ in range(2):
             assert follow(standing, steps, troubles, secrets_due=False) == (set(), {"p"})
-            assert standing.unfollowed["p"].startswith("grow from 2 to 4 members: not done yet, and tried again: ")
+            assert standing.unfollowed["p"].startswith("grow from 2 to 4 members, not done yet: ")
             assert "in use" in standing.unfollowed["p"]
     assert follow(standing, steps, troubles, secrets_due=False) == ({"p"}, set())
     assert standing.unfollowed == {}
