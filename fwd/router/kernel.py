@@ -99,10 +99,7 @@ def steps(wanted: State, has: State) -> Iterator[Step]:
 
     # What leads nowhere any more goes, routes first: the kernel would take them along with their group.
     if surplus := has.ways - wanted.ways:
-        replaced = {way.network for way in opening}
-        gone = frozenset(way for way in surplus if way.group is None or way.network not in replaced)
-        if gone:
-            yield Route(gone, gone=True)
+        yield Route(surplus, gone=True)
     groups = [group for group in has.groups if group not in wanted.groups]
     hops = [identity for identity in has.hops if identity not in wanted.hops]
     if groups or hops:

@@ -23,6 +23,7 @@ Network = IPv4Network | IPv6Network
 OWNER: Final = 0x66  # route protocol of a router of fwd's
 FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 LAST_METRIC: Final = 2**32 - 1
+_FIRST_METRIC: Final = 1  # of IPv6; of IPv4 it is 0, and the first of these
 
 _NEW_ROUTE, _DEL_ROUTE, _GET_ROUTE = 24, 25, 26
 _NEW_HOP, _DEL_HOP, _GET_HOP, _GET_BUCKET = 104, 105, 106, 118
@@ -114,13 +115,17 @@ def get_buckets(number: int, group: int) -> bytes:
 
 
 def set_way(number: int, way: Way, *, gone: bool = False) -> bytes:
-    """Make a route, or replace the one that is there; `gone`: take it away."""
+    """Make a route, before others' to the same network, which hold again without it; `gone`: take it away."""
     kind = _BLACKHOLE if way.group is None else _UNICAST
     family, length = FAMILY[way.network.version], way.network.prefixlen
     body = _ROUTE.pack(family, length, 0, 0, _MAIN_TABLE, OWNER, _UNIVERSE, kind, 0)
     body += _packed(_DST, way.network.network_address.packed)
-    body += _packed(_PRIORITY, _u32(LAST_METRIC)) if way.group is None else _packed(_NH_ID, _u32(way.group))
-    flags = _ACK if gone else _REPLACE | _CREATE | _ACK
+    if way.group is None:
+        body += _packed(_PRIORITY, _u32(LAST_METRIC))
+    else:
+        body += _packed(_NH_ID, _u32(way.group))
+        body += _packed(_PRIORITY, _u32(_FIRST_METRIC)) if way.network.version == 6 and not gone else b""
+    flags = _ACK if gone else _CREATE | _ACK | (_REPLACE if way.group is None else 0)
     return _framed(_DEL_ROUTE if gone else _NEW_ROUTE, flags, number, body)
 
 

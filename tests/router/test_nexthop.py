@@ -16,9 +16,11 @@ ip link add lan type veth peer name far
 ip link set lan up; ip link set far up
 ip address add 10.1.0.1/24 dev lan
 ip address add fd01::1/64 dev lan nodad
+ip route add 10.2.0.0/16 via 10.1.0.99
+ip -6 route add fd02::/48 via fd01::99
 """
 TRY = """
-import json, socket
+import json, socket, subprocess
 from ipaddress import ip_address, ip_network
 from fwd.router.kernel import group_id, members_of, state_of
 from fwd.router.nexthop import NextHops, Target, Way
@@ -36,6 +38,9 @@ for version, gateways, network in (
     kernel.point(dict.fromkeys(slots, a))
     kernel.make_group(group, slots)
     kernel.route(ways)
+    def shown(*words):
+        return subprocess.run(["ip", f"-{version}", "route", *words], capture_output=True, text=True).stdout
+    said[f"used {version}"] = shown("get", network.replace("0/16", "9").replace("/48", "9"))
     before = kernel.table(group)
     kernel.point({slots[7]: b})
     has = state_of(kernel.owned(), kernel.ways())
@@ -49,6 +54,7 @@ for version, gateways, network in (
     kernel.route(ways, gone=True)
     kernel.remove([group, *slots])
     left = state_of(kernel.owned(), kernel.ways())
+    said[f"others {version}"] = shown("show", network)
     said[version]["left"] = len(left.hops) + len(left.groups) + len(left.ways)
 try:
     kernel.point({1: Target(device, ip_address("192.0.2.9"))})
@@ -68,3 +74,8 @@ def test_slots_group_and_routes_are_as_they_were_told_and_go() -> None:
     right = {"slots": 256, "group": True, "moved": True, "others": True, "ways": True, "table": True, "buckets": True}
     assert said["4"] == said["6"] == {**right, "left": 0}
     assert "gateway" in said["refused"]
+
+    # Routes that the host had of its own to the same networks: behind these, and there when they are gone.
+    for version, used, own in (("4", "10.1.0.11", "10.1.0.99"), ("6", "fd01::11", "fd01::99")):
+        assert f"via {used} " in said[f"used {version}"]
+        assert said[f"others {version}"].startswith(f"{'10.2.0.0/16' if version == '4' else 'fd02::/48'} via {own} ")

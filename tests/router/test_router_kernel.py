@@ -38,7 +38,7 @@ CASES: list[tuple[str, State, State, list[Step]]] = [
         Make(GROUP, SLOTS),
     ]),
     ("the route leads to another group", WANTED, State(WANTED.hops, WANTED.groups, frozenset({Way(NET, 5), CLOSED})), [
-        Route(frozenset({OPEN})),
+        Route(frozenset({OPEN})), Route(frozenset({Way(NET, 5)}), gone=True),
     ]),
     ("it is no more wanted", NOTHING, WANTED, [
         Route(frozenset({OPEN, CLOSED}), gone=True), Remove((GROUP, *SLOTS)),
