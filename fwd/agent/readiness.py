@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 
 from fwd.agent import ike
 from fwd.agent.view import GatewayView, PeeringView
-from fwd.datapath.shared import REST_S, LinkWord, MemberShared, ProcessState, ProcessWords
+from fwd.datapath.shared import REST_MAX_S, LinkWord, MemberShared, ProcessState, ProcessWords
 from fwd.model.pairing import Far, far_of
 from fwd.model.readiness import Carried, MemberFacts, PeeringFacts, peering_reasons, process_reasons
 from fwd.model.reasons import Code, Reason, from_json
@@ -44,7 +44,7 @@ def turns(process: ProcessWords, now: float) -> bool:
     """Whether a process runs, and has turned lately or rests; one that has just begun need not have turned yet."""
     row = process.get()
     beat_at = row.heartbeat_ns / 1e9
-    turned_at = max(beat_at if beat_at <= now + REST_S else 0.0, row.started_ns / 1e9)
+    turned_at = max(beat_at if beat_at <= now + REST_MAX_S else 0.0, row.started_ns / 1e9)
     return row.state is ProcessState.RUNNING and turned_at >= now - STALE_S
 
 

@@ -10,7 +10,7 @@ import time
 from typing import Final
 
 from fwd.datapath.clock import boot_ms
-from fwd.datapath.shared import REST_S, LinkWord, MemberShared
+from fwd.datapath.shared import REST_MAX_S, LinkWord, MemberShared
 from fwd.proto.logged import event
 from fwd.proto.sa import SET_BYTES_MAX, SaSet
 
@@ -59,6 +59,6 @@ def wait_for_keys(boot_sock: socket.socket, control: socket.socket, shared: Memb
         if now >= tell_at:
             tell_at = now + _WAITS_EVERY_S
             log.warning("waits for keys: there is no SA to send on yet", extra=event("member.waits"))
-        wait_s = min(REST_S, tell_at - now)
+        wait_s = min(REST_MAX_S, tell_at - now)
         shared.process.heartbeat[0] = int((now + wait_s) * 1e9)
         poll.poll(wait_s * 1000)

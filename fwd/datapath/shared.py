@@ -36,6 +36,7 @@ from fwd.proto.sa import SLOTS
 
 LEDGER_ENTRIES = 256
 REST_S: Final = 5.0  # a loop that has nothing to do blocks for so long, unless something comes
+REST_MAX_S: Final = 30.0  # a member without keys for so long, and nobody for longer
 RING_WORDS: Final = 16  # how far a member is with its ring (ring.py)
 _DRAIN_MAX_S = 65535
 _PAGE_BYTES = 4096
@@ -100,7 +101,7 @@ class ProcessWords:
         A time beyond any rest is no heartbeat either: it would hide a hang.
         """
         beat_at = self.heartbeat[0] / 1e9
-        return beat_at if since <= beat_at <= time.monotonic() + REST_S else 0.0
+        return beat_at if since <= beat_at <= time.monotonic() + REST_MAX_S else 0.0
 
     @property
     def state(self) -> ProcessState:

@@ -258,14 +258,14 @@ class Supervisor:
                 child.life.turned_at = now  # as policy.rests has it
                 continue
 
-            # One that rests is watched from now on; its heartbeat is as it was unless it has turned meanwhile.
+            # One that rests is watched from now on, and left alone if it has not turned since it was looked at last.
             before, beat_ns = child.life.beat_at, child.words.heartbeat[0]
             if not (child.name in work.waits and child.can_work()) and child.rests(now):
                 is_well = self._troubles.apart(child.name, work.watch if child.can_work() else work.unwatch, child)
-                is_as_before = child.life.beat_at == before == beat_ns / 1e9
-                if is_well and is_as_before and now - child.life.ended_at > 2 * policy.ABSENT_S:
+                if is_well and child.life.beat_at == beat_ns / 1e9 and now - child.life.ended_at > 2 * policy.ABSENT_S:
                     work.rests(child, beat_ns)
-                    continue
+                    if child.life.beat_at == before:
+                        continue
             else:
                 all_rest = False
                 self._troubles.apart(child.name, work.stirs, child, child.says_it_rests(now))
