@@ -14,7 +14,6 @@ Both say `ready` once they are, and end with their input.
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import socket
 import sys
@@ -24,19 +23,14 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
-from fwd.lab import arguments
+from fwd.datapath import udp
+from fwd.lab import arguments, traffic
 
 GRACE_S: Final = 0.01
 _TICK_S = 0.00025
 _CATCH_UP_S = 0.002
 _SO_ATTACH_FILTER = 26
-_DROP_ALL = bytes([0x06, 0, 0, 0, 0, 0, 0, 0])  # one classic BPF instruction: return 0, which keeps no byte
-
-
-class _Program(ctypes.Structure):
-    """struct sock_fprog of linux/filter.h."""
-
-    _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
+_KEEP_NOTHING = (0x06, 0, 0, 0)  # classic BPF: return 0
 
 
 def send(socks: Sequence[socket.socket], payload: bytes, rate_pps: float, seconds: float) -> tuple[int, float]:
@@ -63,8 +57,7 @@ def send(socks: Sequence[socket.socket], payload: bytes, rate_pps: float, second
 
 def dropped(snmp: str) -> int:
     """How many datagrams sockets of this host did not take, of a /proc/net/snmp, without those that were damaged."""
-    names, values = (line.split()[1:] for line in snmp.splitlines() if line.startswith("Udp:"))
-    counters = dict(zip(names, map(int, values), strict=True))
+    counters = traffic.counters_in(snmp, "Udp")
     return counters["InErrors"] - counters["InCsumErrors"]
 
 
@@ -80,7 +73,7 @@ def _connected(to: tuple[str, int], from_ports: Sequence[int]) -> list[socket.so
 
 def _sink(port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(_Program(1, _DROP_ALL)))
+    udp.attach(sock, _SO_ATTACH_FILTER, [_KEEP_NOTHING])
     sock.bind(("", port))
     return sock
 

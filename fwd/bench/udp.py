@@ -97,9 +97,8 @@ def load(topology: Topology, payload_bytes: int, seconds: float) -> Iterator[Cal
 
 def source_ports(topology: Topology) -> range:
     """Successive ports whose flows spread evenly over fwd's members."""
-    member = flows.member_of_flow(ours.MEMBERS)
-    source, to = topology.address("client1"), topology.address("client2")
-    first = flows.evenest_run(lambda p: member(source, p, to, _PORT, _UDP), ours.MEMBERS, FLOWS, _SOURCE_PORTS)
+    member = flows.between_clients(topology, ours.MEMBERS, _PORT, _UDP)
+    first = flows.evenest_run(member, ours.MEMBERS, FLOWS, _SOURCE_PORTS)
     return range(first, first + FLOWS)
 
 

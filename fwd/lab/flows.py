@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
+from fwd.lab.hosts import Hosts
 from fwd.proto import flow
 
 # source, source port, destination, destination port, protocol → member
@@ -26,6 +27,12 @@ def member_of_flow(members: int) -> MemberOfFlow:
         return int(owners[flow.flow_hash(memoryview(packet)) & flow.BUCKET_MASK])
 
     return member
+
+
+def between_clients(hosts: Hosts, members: int, port: int, protocol: int) -> Callable[[int], int]:
+    """The member that carries a flow from client1 to a port of client2, by its source port."""
+    member, source, to = member_of_flow(members), hosts.address("client1"), hosts.address("client2")
+    return lambda source_port: member(source, source_port, to, port, protocol)
 
 
 def port_of_each_member(member: Callable[[int], int], members: int, first_port: int) -> list[int]:

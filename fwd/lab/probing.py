@@ -20,8 +20,7 @@ _UDP: Final = 17
 
 def ports(hosts: Hosts, members: int, first: int = SOURCE_PORT) -> list[int]:
     """Return for each member the source port of a flow of probes that it carries while all live."""
-    source, to, member = hosts.address("client1"), hosts.address("client2"), flows.member_of_flow(members)
-    return flows.port_of_each_member(lambda port: member(source, port, to, PORT, _UDP), members, first)
+    return flows.port_of_each_member(flows.between_clients(hosts, members, PORT, _UDP), members, first)
 
 
 class Probes:

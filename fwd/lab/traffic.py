@@ -96,9 +96,8 @@ def start_even(
     topology: Topology, *, members: int, streams: int, seconds: float, port: int = SERVER_PORT
 ) -> subprocess.Popen[str]:
     """A client1 → client2 test on its way whose streams spread evenly over the members of gw1."""
-    source, to = topology.address("client1"), topology.address("client2")
-    member = flows.member_of_flow(members)
-    first = flows.evenest_run(lambda p: member(source, p, to, port, _TCP), members, streams, _SOURCE_PORTS)
+    first = flows.evenest_run(flows.between_clients(topology, members, port, _TCP), members, streams, _SOURCE_PORTS)
+    to = topology.address("client2")
     return start_client(topology, "client1", to, streams=streams, seconds=seconds, port=port, first_source_port=first)
 
 
@@ -178,7 +177,7 @@ def resets_in(snmp: str) -> int:
     return counters["EstabResets"] + counters["OutRsts"]
 
 
-def counters_in(snmp: str) -> dict[str, int]:
-    """TCP's counters of a /proc/net/snmp."""
-    names, values = (line.split()[1:] for line in snmp.splitlines() if line.startswith("Tcp:"))
+def counters_in(snmp: str, protocol: str = "Tcp") -> dict[str, int]:
+    """A protocol's counters of a /proc/net/snmp."""
+    names, values = (line.split()[1:] for line in snmp.splitlines() if line.startswith(f"{protocol}:"))
     return dict(zip(names, map(int, values), strict=True))

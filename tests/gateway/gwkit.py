@@ -108,6 +108,12 @@ class Pair(Told):
         path.write_text(self.probe_key.hex())
         self.gateway |= {"beacon": BEACON, "probe_key": str(path)}
 
+    def add_second_subnets(self) -> None:
+        """Give each client, and its gateway, an address in a second subnet: 10.11.0.0/24 and 10.12.0.0/24."""
+        for client, gateway, net in (("client1", "gw1", "10.11.0"), ("client2", "gw2", "10.12.0")):
+            self.topology.run(client, ["ip", "addr", "add", f"{net}.10/24", "dev", "eth0"])
+            self.topology.run(gateway, ["ip", "addr", "add", f"{net}.1/24", "dev", "lan"])
+
     # -- processes --------------------------------------------------------------------------------------------
 
     def start(self) -> Pair:
@@ -298,8 +304,7 @@ class Pair(Told):
 
     def icmp_member(self, members: int) -> int:
         """Which member of gw1 carries pings from client1 to client2."""
-        source, to = self.topology.address("client1"), self.topology.address("client2")
-        return flows.member_of_flow(members)(source, 0, to, 0, ICMP)
+        return flows.between_clients(self.topology, members, 0, ICMP)(0)
 
 
 def assert_books_balance(books: Json) -> None:

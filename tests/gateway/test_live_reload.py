@@ -21,10 +21,7 @@ OF_TWO = {"ike_port": 501}
 def pair(module_pairs: MakePair) -> Pair:
     """One peering with IKE; the clients have addresses in the subnets of another."""
     pair = module_pairs(start=False, keys={"source": "psk", "grace": 30})
-    topology = pair.topology
-    for client, gateway, net in (("client1", "gw1", "10.11.0"), ("client2", "gw2", "10.12.0")):
-        topology.run(client, ["ip", "addr", "add", f"{net}.10/24", "dev", "eth0"])
-        topology.run(gateway, ["ip", "addr", "add", f"{net}.1/24", "dev", "lan"])
+    pair.add_second_subnets()
     pair.peerings = [ONE]
     return pair.start()
 

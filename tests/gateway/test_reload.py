@@ -20,10 +20,7 @@ TWO = {
 def pair(module_pairs: MakePair) -> Pair:
     """Two peerings between the same gateways; the clients have an address in the subnets of each."""
     pair = module_pairs(start=False)
-    topology = pair.topology
-    for client, gateway, net in (("client1", "gw1", "10.11.0"), ("client2", "gw2", "10.12.0")):
-        topology.run(client, ["ip", "addr", "add", f"{net}.10/24", "dev", "eth0"])
-        topology.run(gateway, ["ip", "addr", "add", f"{net}.1/24", "dev", "lan"])
+    pair.add_second_subnets()
     pair.peerings = [ONE, TWO]
     return pair.start()
 

@@ -28,10 +28,7 @@ FORMS = [
 
 def two_peerings(pairs: MakePair) -> Pair:
     pair = pairs(start=False)
-    topology = pair.topology
-    for client, gateway, net in (("client1", "gw1", "10.11.0"), ("client2", "gw2", "10.12.0")):
-        topology.run(client, ["ip", "addr", "add", f"{net}.10/24", "dev", "eth0"])
-        topology.run(gateway, ["ip", "addr", "add", f"{net}.1/24", "dev", "lan"])
+    pair.add_second_subnets()
     pair.peerings = [ONE, TWO]
     return pair
 

@@ -24,9 +24,7 @@ def pair(request: pytest.FixtureRequest, pairs: MakePair) -> Pair:
     keys: dict[str, Any] = dict.fromkeys(GATEWAYS, PORT) if "port" in request.param else IDENTITIES
     pair = pairs(start=False, keys={"source": "psk"})
     topology = pair.topology
-    for client, gateway, net in (("client1", "gw1", "10.11.0"), ("client2", "gw2", "10.12.0")):
-        topology.run(client, ["ip", "addr", "add", f"{net}.10/24", "dev", "eth0"])
-        topology.run(gateway, ["ip", "addr", "add", f"{net}.1/24", "dev", "lan"])
+    pair.add_second_subnets()
     other = topology.run_dir / "other.secret"
     other.write_text(secrets.token_hex(32))
     other.chmod(0o600)
