@@ -41,6 +41,9 @@ _FIRST = (
 )
 
 _DESCRIPTORS = 4096  # a kernel's own hard limit
+HERE = Path(__file__).parent
+ALL_NETNS = ("gateway", "long")  # directories in which every test is
+
 _serial = itertools.count()
 _MARK = "FWD_TEST_RUN"
 _PREFIX = f"t{os.getpid()}-"  # of the labs of this run; others on the machine are not its business
@@ -60,7 +63,26 @@ def pytest_configure(config: pytest.Config) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, most))
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file of which `-m "netns and …"` or `-m "not netns and …"` takes nothing: each worker would."""
+    wanted = str(config.getoption("markexpr"))
+    if "or" in wanted.split():
+        return None
+    if collection_path.name in ALL_NETNS and collection_path.parent == HERE:
+        return wanted.startswith("not netns") or None
+    if collection_path.match("test_*.py") and wanted.startswith("netns"):
+        return not _may_be_netns(collection_path) or None
+    return None
+
+
+def _may_be_netns(file: Path) -> bool:
+    return file.parent.name in ALL_NETNS or "netns" in file.read_text()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    unseen = [file for file in {i.path for i in items if i.get_closest_marker("netns")} if not _may_be_netns(file)]
+    if unseen:
+        raise pytest.UsageError(f"{unseen[0]}: a file with tests that are netns says so itself")
     order = {name: n for n, name in enumerate(_FIRST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
