@@ -123,9 +123,9 @@ class Offer:
                 Notify.TS_UNACCEPTABLE, "the peer's traffic selectors are not some of those offered, of all ports"
             )
         shared = b""
-        if chosen[0].groups:
+        for group in chosen[0].groups:  # one or none
             assert self.secret is not None
-            shared = self.secret.shared(public_value(reply, self.secret.group))
+            shared = self.secret.shared(public_value(reply, group))
         ni, nr = nonces or (self.nonce, only(reply, Nonce).data)
         held = narrowed((self.local_ts, self.remote_ts), (local, remote))
         return _keys(keys, chosen[0], self.member, self.spi, _spi(chosen[0]), (ni, nr, shared), (local, remote), held,

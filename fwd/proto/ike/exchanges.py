@@ -17,7 +17,16 @@ from fwd.proto.ike.child import Child, Offer, answer
 from fwd.proto.ike.events import FIRST_MEMBER, ChildRefused, ExchangeRefused, Informed
 from fwd.proto.ike.limits import CHILDREN_MAX, MEMBER_CHILDREN_MAX
 from fwd.proto.ike.mobility import cookie2_of
-from fwd.proto.ike.numbers import ESP_SPI_BYTES, Exchange, Notify, Protocol, ProtocolError, Status, notify_name
+from fwd.proto.ike.numbers import (
+    ESP_SPI_BYTES,
+    Exchange,
+    Notify,
+    Protocol,
+    ProtocolError,
+    Status,
+    notify_name,
+    syntax,
+)
 from fwd.proto.ike.payloads import (
     AnyPayload,
     Delete,
@@ -291,6 +300,8 @@ def _asked_to_rekey(sa: IkeSa, request: Sequence[AnyPayload]) -> Child | None:
     notify = notified(request, Notify.REKEY_SA)
     if notify is None:
         return None
+    if notify.protocol != Protocol.ESP or len(notify.spi) != ESP_SPI_BYTES:
+        raise syntax("REKEY_SA: not the SPI of an ESP SA")
     old = sa.child_by_peer(int.from_bytes(notify.spi, "big"))
     if old is None and sa.busy_with_children:  # it may be the one that we are about to hear of
         raise ProtocolError(Notify.TEMPORARY_FAILURE, "an exchange about a Child SA is under way")

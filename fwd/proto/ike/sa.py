@@ -411,12 +411,16 @@ class IkeSa:
             self.world.tell(IkeDown(self.connection.name, (self.spi_i, self.spi_r), by, error))
 
     def say_farewell(self) -> None:
-        """Send a Delete for the whole of it, whatever is under way, and wait for no answer."""
+        """Send a Delete for the whole of it, and wait for no answer: not even for that to what is under way."""
         if not self._channel.is_encrypted or self.state in (State.CONNECTING, State.DEAD):
             return
-        # The peer takes the number after the request under way if that has come to it, else its number.
-        for ahead in (0, 1) if self._window.request else (0,):
-            header = self._header(Exchange.INFORMATIONAL, self._window.next_id + ahead, response=False)
+
+        # The request under way may not have come to the peer, which takes the Delete only after it.
+        request = self._window.request
+        if request is not None:
+            self._send(request.datagrams, request.path)
+        if self.state is not State.DELETING:  # else that was the Delete
+            header = self._header(Exchange.INFORMATIONAL, self._window.next_id + bool(request), response=False)
             self._send(self._encode(header, [Delete(numbers.Protocol.IKE), *self.ending()]))
 
     def ending(self) -> list[Notification]:

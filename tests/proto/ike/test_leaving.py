@@ -88,9 +88,10 @@ def test_a_peer_that_is_away_is_given_up(left: Left) -> None:
 
 
 def test_a_request_that_is_under_way_does_not_keep_the_delete_back(left: Left) -> None:
-    left.net.judge = lambda datagram: [] if header(datagram).exchange == Exchange.CREATE_CHILD_SA else [0.01]
+    left.net.judge = lambda datagram: []
     left.net.a.endpoint.rekey_child(NAME, next(iter(left.net.a.children())), left.net.now)
     left.net.flush()
+    left.net.judge = lambda datagram: [0.01]
     left.leave()
     left.net.run(0.1)
     assert not left.net.b.live()
