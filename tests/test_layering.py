@@ -1,18 +1,20 @@
-"""The layering of the design, read from the imports: cli → bench → lab, control, diagnose, router, controller,
-objects → supervise → keyd, agent, link → datapath → model → files → proto, one way. And what keeps a page readable:
-small files and functions, paragraphs.
+"""The layering (docs/ARCHITECTURE.md), read from the imports, which go one way; and what keeps a page readable: small
+files and functions, paragraphs, and no word of a document that a reader does not have.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from functools import cache
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "fwd"
 FILES = sorted(ROOT.rglob("*.py"))
+REPOSITORY = ROOT.parent
+ARCHITECTURE = REPOSITORY / "docs" / "ARCHITECTURE.md"
 LINES_MAX = 450
 FUNCTION_MAX = 50
 PARAGRAPHS_FROM = 20  # lines of a body that is read in steps
@@ -161,3 +163,41 @@ def test_nothing_is_pickled_between_a_gateways_processes() -> None:
             attributes = {node.attr for node in ast.walk(tree(file)) if isinstance(node, ast.Attribute)}
             assert not imports(file) & PICKLES, name(file)
             assert not attributes & PICKLED, name(file)
+
+
+# -- what docs/ARCHITECTURE.md says ---------------------------------------------------------------------------------
+
+
+def told() -> list[str]:
+    """All lines of text and code that a reader has."""
+    files = [
+        *FILES,
+        *(REPOSITORY / "tests").rglob("*.py"),
+        *(REPOSITORY / "docs").glob("*.md"),
+        *REPOSITORY.glob("*.md"),
+    ]
+    return [f"{file.name}: {line}" for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_layers_are_drawn_as_they_are() -> None:
+    layers = sorted(((level, one) for one, level in LAYERS.items() if one != "__main__"), key=lambda pair: -pair[0])
+    drawn = [", ".join(one for _, one in alike) for _, alike in groupby(layers, key=lambda pair: pair[0])]
+    assert " → ".join(drawn) in ARCHITECTURE.read_text(encoding="utf-8")
+
+
+def test_every_package_is_told_of() -> None:
+    packages = {file.parent.name for file in ROOT.glob("*/*.py")}
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    assert not [one for one in sorted(packages) if f"`fwd/{one}`" not in text]
+
+
+def test_rules_and_headings_that_are_named_are_there() -> None:
+    """None of a document that is not in the repository."""
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    rules = re.findall(r"(?m)^\| \*\*(\d+)\. ", text)
+    headings = re.findall(r"(?m)^#+ (.*)", text)
+    assert rules == [str(number) for number in range(1, 11)]
+    for line in told():
+        assert not re.search(r"(?i)\bdesign (§|rule)", line), line
+        assert set(re.findall(r"(?i)\brules? (\d+)", line)) <= set(rules), line
+        assert set(re.findall(r'ARCHITECTURE, "(\w[^"]*)"', line)) <= set(headings), line

@@ -284,7 +284,7 @@ def _spi(spi: int) -> str:
 
 
 def _books(view: PeeringView, demux: list[int], members: Sequence[list[int]], drops: Mapping[DropReason, int]) -> Books:
-    """Return both sides of the identities of design rule 5; equal when nothing is under way.
+    """Return both sides of the identities of rule 5; equal when nothing is under way.
 
     `members`: what they have counted, and after them what those that have left had.
     """

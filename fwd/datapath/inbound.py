@@ -3,7 +3,7 @@
 1. Receives lay their datagrams into slots, one behind the other, until the socket is drained or the slots are full.
    After each, store how many ESP packets were taken: from here on they die with this incarnation
 2. Runs of one SPI: check, decrypt and commit a run at a time (burst.open_burst), shorter packets among them
-3. Publish the SA's highest number to its replay slot, before anything is delivered (design rule 2)
+3. Publish the SA's highest number to its replay slot, before anything is delivered (rule 2)
 4. Give the rows to the payload (payloads/), which makes records or packets of them and has them delivered
 5. Count, publish
 

@@ -1,6 +1,6 @@
 """A member: one process, one ESP tunnel. Its loop joins the way out, the way in, the path monitor and keyd's messages.
 
-The loop writes its own heartbeat; it needs nobody (design rule 7): without keyd it goes on with the SAs it has, until
+The loop writes its own heartbeat; it needs nobody (rule 7): without keyd it goes on with the SAs it has, until
 their lives end. It ends them itself, whatever keyd does: by deadline once a turn, by packets and octets on its tick.
 Before its first turn it takes one boot record, and waits for it as long as need be. With nothing to do it rests.
 """

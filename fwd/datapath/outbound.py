@@ -7,7 +7,7 @@
 
 Refused and counted: records that the SA does not carry, being narrower than the configuration (narrow.py), or for which
 it has no numbers left or its life is over; segments whose buckets went to others while this process hung or was away:
-they would come behind newer packets of their flows (design rule 3); packets that the socket refuses. Outer DSCP is the
+they would come behind newer packets of their flows (rule 3); packets that the socket refuses. Outer DSCP is the
 records', outer ECN what the payload says.
 """
 
@@ -95,7 +95,7 @@ class Outbound:
         self.peer: tuple[str, int] = ("", 0)
 
     def use(self, keys: SaKeys) -> None:
-        """Send on this SA from now on. It must never have been sent on (design rule 1)."""
+        """Send on this SA from now on. It must never have been sent on (rule 1)."""
         sa = OutboundSa(keys, self._ring.rows)
         self.deadline_ms = keys.deadline_ms
         held = keys.narrowed

@@ -1,6 +1,6 @@
 """Where records wait while their buckets go from a member that leaves, and is still sending, to others.
 
-A busy bucket changes hands in order (design rule 3): its records wait here until the old member has sent all that its
+A busy bucket changes hands in order (rule 3): its records wait here until the old member has sent all that its
 ring held when the bucket was taken from it, and SPACING_NS more, since two members' packets go different ways. They
 then go to the new one before any that come later. What waits is bounded: when it is full the demux reads no more.
 """

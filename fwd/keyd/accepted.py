@@ -1,8 +1,8 @@
 """The inbound SAs that one member holds, each with a replay slot of its own.
 
 Usually those of its own pairs. Behind a peer that may send everything on its newest SA, member 0 holds those of all
-members (design §4). What a predecessor of keyd had installed stays until the far side sends on what is new, or the
-lives of those SAs are over.
+members (ARCHITECTURE, "Keys"). What a predecessor of keyd had installed stays until the far side sends on what is new,
+or the lives of those SAs are over.
 """
 
 from __future__ import annotations

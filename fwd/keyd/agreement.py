@@ -1,4 +1,4 @@
-"""What two fwd gateways tell each other of a peering in IKE_AUTH, and what follows from both (design §4, §7).
+"""What two fwd gateways tell each other of a peering in IKE_AUTH, and what follows from both (ARCHITECTURE, "Keys").
 
 A private-use notify carries version, payload, the offloads whose super-packets its sender takes, where its members
 listen, whether they answer echoes in payload esp, and, from version 2 on, its own address as it knows it: seen at

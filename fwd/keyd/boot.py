@@ -1,7 +1,7 @@
 """What waits for the next incarnation of one member: an SA to send on in each boot record, which is given out once.
 
 keyd takes records back to write them anew. An SA whose record is missing then was taken: somebody sends on it, or has
-died with it, and nobody else ever gets it (design rule 1).
+died with it, and nobody else ever gets it (rule 1).
 """
 
 from __future__ import annotations

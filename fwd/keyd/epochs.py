@@ -89,7 +89,7 @@ class MemberKeys:
             self._update(self._take_spare())
 
     def _has_ended(self) -> bool:
-        """Whether the living member has had an SA to send on, and ended it: by count (design rule 7)."""
+        """Whether the living member has had an SA to send on, and ended it: by count (rule 7)."""
         shared = self._parts.shared
         return not shared.link[LinkWord.SPI_OUT] and shared.ledger.sender == shared.process.incarnation > 0
 

@@ -2,7 +2,7 @@
 
 Two boot records wait in a socket pair that outlives both ends, each with all inbound SAs and one unused SA to send on.
 keyd holds both ends and takes records back to write them anew: what was unused stays so, and what a member has taken is
-gone (design rule 1). A second pair, both ends of which only keyd reads, holds what the member has installed, and what
+gone (rule 1). A second pair, both ends of which only keyd reads, holds what the member has installed, and what
 that was authenticated by (proof.py), for the next keyd: the new state is written before the old one is taken out, so
 that no death leaves none.
 """

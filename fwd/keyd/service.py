@@ -1,7 +1,7 @@
 """keyd: the unprivileged process that makes, renews and retires the SAs of all members.
 
 Its loop joins the members' socket pairs with IKE's sockets. Where keys come from is each peering's own affair: derived
-in the lab (epochs.py), negotiated by IKEv2 elsewhere (ike.py). The data plane goes on without it (design rule 7).
+in the lab (epochs.py), negotiated by IKEv2 elsewhere (ike.py). The data plane goes on without it (rule 7).
 Its clock is CLOCK_BOOTTIME: the lives of SAs go on while the host is suspended.
 Datagrams go to the peering that has an IKE SA of their SPI, or expects their source to begin one; others are dropped.
 What a turn of the loop does is bounded in time, and what goes wrong in one peering stays there (barrier.py).

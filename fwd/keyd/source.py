@@ -1,7 +1,7 @@
 """Where SAs come from. `LabSource` derives them from one secret, for the lab.
 
 Each gateway numbers the SAs of each member that it sends on by *epoch*: 0, 1, 2, … An epoch is used by one sending
-process in its whole life (design rule 1); the far side derives the same SA to receive on. The SPI names direction,
+process in its whole life (rule 1); the far side derives the same SA to receive on. The SPI names direction,
 epoch and member, with the member in the low byte.
 """
 

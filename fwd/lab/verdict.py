@@ -1,7 +1,7 @@
 """What the demo must show: its counts put together and judged. Pure: no process, no socket, no clock.
 
 A repeated nonce is looked for twice: on the wire, in every ESP header, and in the ledgers, in which each
-incarnation of a member states which numbers of which SPI it has used (design rule 1).
+incarnation of a member states which numbers of which SPI it has used (rule 1).
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Words are swanctl's where it has one (`local_addrs`, `remote_ts`, `replay_window`, `rekey_time`). Anything
 unknown, out of range or contradictory is refused as a `ConfigError` of one line: file, key, reason.
-This file reads no secret: `keys.secret` is a path, opened by the supervisor (design §2).
+This file reads no secret: `keys.secret` is a path, opened by the supervisor
+(ARCHITECTURE, "Processes, and who owns what").
 """
 
 from __future__ import annotations

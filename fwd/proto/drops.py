@@ -1,4 +1,4 @@
-"""Every reason for which fwd drops something, in one enum (design rule 5: every drop has a name).
+"""Every reason for which fwd drops something, in one enum (rule 5: every drop has a name).
 
 Each reason is a row: its index, what it counts, where, and a sentence. What it counts is one of
 

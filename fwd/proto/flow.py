@@ -2,7 +2,7 @@
 
 A flow key is one contiguous slice wherever the header allows (IPv4 without options: addresses and ports;
 IPv6: addresses and ports), with the protocol as xxh3's seed. Fragments and protocols without ports hash on
-addresses and protocol alone, so that all parts of a datagram take one member (RFC 2992's concern, design §5.3).
+addresses and protocol alone, so that all parts of a datagram take one member (RFC 2992's concern).
 Owners come from rendezvous hashing: a member that leaves takes only its own buckets along.
 Refuses nothing: a packet that is cut short hashes on what it has.
 """
@@ -137,7 +137,7 @@ def settle(
     """Move buckets of `current` to `target`, in place; returns how many still differ.
 
     A bucket moves when its owner is not in `live`, or when it has not been used for `idle` (the unit of
-    `now` and `last_used`): design rule 3. Where `target` has none of a live member's, that member drains: its busy
+    `now` and `last_used`): rule 3. Where `target` has none of a live member's, that member drains: its busy
     buckets stay. So do parked ones that are busy. `now` and `last_used` are 32 bits of a clock that may wrap; a bucket
     that was used one whole turn ago looks busy, and moves `idle` later.
     """

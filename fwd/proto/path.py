@@ -1,4 +1,4 @@
-"""How large a packet a member's path takes (design §4; RFC 8899's idea, on echoes of our own).
+"""How large a packet a member's path takes (ARCHITECTURE, "Paths"; RFC 8899's idea, on echoes of our own).
 
 A *round* asks with two echoes, a small one and one of the full size, up to TRIES times. The full one answered: all is
 well. Only the small one: the path takes less than was thought, the next smaller size is tried. None: that says nothing

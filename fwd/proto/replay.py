@@ -1,7 +1,7 @@
 """The anti-replay window of one inbound SA: RFC 4303 §3.4.3, with extended sequence numbers by appendix A2.
 
 `check` before decrypting, `commit` after, one packet after another over authenticated packets, so that a
-duplicate inside one batch is caught (design rule 2). The window never moves for a packet that did not
+duplicate inside one batch is caught (rule 2). The window never moves for a packet that did not
 authenticate. It refuses nothing by itself: it answers with a DropReason or None.
 """
 

@@ -8,7 +8,7 @@ a socket pair of the member's own. Decoding refuses anything that is not exactly
 SAs share them: a message has a table of the different ones, of which there are few, so that it stays under 64 KiB.
 
 **Every SA may have a deadline**, in milliseconds of CLOCK_BOOTTIME, which no setting of the wall clock moves and which
-counts through a suspend. The member keeps it, so that an SA ends on time though keyd is dead (design rule 7).
+counts through a suspend. The member keeps it, so that an SA ends on time though keyd is dead (rule 7).
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class SaKeys:
 
     @property
     def sequence_max(self) -> int:
-        """The last sequence number that may be sent (design rule 1)."""
+        """The last sequence number that may be sent (rule 1)."""
         return SEQUENCE_MAX_ESN if self.esn else SEQUENCE_MAX
 
 

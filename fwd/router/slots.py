@@ -2,7 +2,7 @@
 
 A flow hashes to one of SLOTS slots in the kernel; here is decided who serves a slot, and when one may change hands.
 The wish comes of weighted rendezvous hashing, so a gateway that leaves takes its own slots alone along, and one that
-joins takes its share from each. What is in force follows the wish as design rule 3 says of buckets: a busy slot stays
+joins takes its share from each. What is in force follows the wish as rule 3 says of buckets: a busy slot stays
 with a gateway that can serve it; an idle one moves at once; all of a gateway that is down move at once; those of one
 that is being drained move when they are idle, or at the end of its time.
 

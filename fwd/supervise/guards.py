@@ -1,6 +1,6 @@
 """Which leak guards there are to be, whose those are that stand, and which may go: pure, of values.
 
-Guards (design rule 4) hold while fwd is dead, too: an `unreachable` route of high metric for each remote subnet, and an
+Guards (rule 4) hold while fwd is dead, too: an `unreachable` route of high metric for each remote subnet, and an
 nftables table that drops packets from a remote subnet that did not come out of the TUN device, packets to one that
 would leave by anything else, and packets out of the TUN device that would leave to the outside. Both survive a crash; a
 clean stop removes them.

@@ -344,7 +344,7 @@ class Gateway:
         return sum(ring.segment(n).fields[1] for ring in self.rings for n in range(ring.taken, ring.head))
 
     def check_books(self) -> None:
-        """Design rule 5: records in = records out + drops, and ESP packets likewise."""
+        """Rule 5: records in = records out + drops, and ESP packets likewise."""
         outward = [r for r in DropReason if r.stage in ("demux", "outbound") and r.unit == "record"]
         out = self.counted(MemberCounter.OUT_RECORDS) + sum(map(self.dropped, outward))
         assert self.records_in() == out + self.waiting()

@@ -1,4 +1,4 @@
-"""Any bytes on a member's socket: counted, never an exception, and the next record passes (design rule 6)."""
+"""Any bytes on a member's socket: counted, never an exception, and the next record passes (rule 6)."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_a_record_with_offload_headers_passes_on_verbatim() -> None:
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_32_bit_numbers_end_with_the_last_one(payload: str) -> None:
-    """Design rule 1: no counter wraps; at the hard limit nothing is sent any more."""
+    """Rule 1: no counter wraps; at the hard limit nothing is sent any more."""
     with rig(members=1, payload=payload, esn=False) as r:
         sa = r.a.members[0].outbound.sa
         assert sa is not None

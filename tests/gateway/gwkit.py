@@ -308,7 +308,7 @@ class Pair(Told):
 
 
 def assert_books_balance(books: Json) -> None:
-    """in = out + drops, both ways (design rule 5)."""
+    """in = out + drops, both ways (rule 5)."""
     assert books["out_records_in"] == books["out_records_out"] + books["out_drops"] + books["out_waiting"], books
     assert books["in_esp_in"] == books["in_esp_ok"] + books["in_esp_drops"], books
     assert books["in_records_in"] == books["in_records_out"] + books["in_drops"], books

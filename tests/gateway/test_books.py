@@ -1,4 +1,4 @@
-"""Every drop has a name (design rule 5): in = out + drops in each gateway and between two, also after a kill."""
+"""Every drop has a name (rule 5): in = out + drops in each gateway and between two, also after a kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DSCP and ECN across the tunnels (design §4, RFC 6040): what the outer header says of the inner one, and back."""
+"""DSCP and ECN across the tunnels (RFC 6040): what the outer header says of the inner one, and back."""
 
 from __future__ import annotations
 

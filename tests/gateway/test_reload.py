@@ -49,7 +49,7 @@ def test_each_peering_carries_its_own_subnets(pair: Pair) -> None:
 
 
 def test_addresses_of_two_peerings_do_not_mix(pair: Pair) -> None:
-    """Design rule 4: the selectors of a peering are its own."""
+    """Rule 4: the selectors of a peering are its own."""
     before = pair.peering("gw1", 1)["drops"]["selector_out"]
     assert not pair.ping("-I", "10.1.0.10", to="10.12.0.10")
     assert pair.peering("gw1", 1)["drops"]["selector_out"] > before

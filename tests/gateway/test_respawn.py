@@ -62,7 +62,7 @@ def test_the_demux_is_replaced(pair: Pair) -> None:
 
 
 def test_traffic_needs_neither_keyd_nor_agent(pair: Pair) -> None:
-    """Design rule 7: both may be stopped or die."""
+    """Rule 7: both may be stopped or die."""
     with pair.probes(pair.flow_ports(MEMBERS)) as arrived:
         for name in ("keyd", "agent"):
             pid = pair.kill("gw1", name)
@@ -82,7 +82,7 @@ def test_a_member_boots_from_its_queued_record_while_keyd_is_dead(pair: Pair) ->
 
 
 def test_a_successor_sends_on_an_sa_of_its_own(pair: Pair) -> None:
-    """Design rule 1: no number of an SA is sent by two incarnations, on the wire and in the ledgers."""
+    """Rule 1: no number of an SA is sent by two incarnations, on the wire and in the ledgers."""
     port = pair.flow_ports(MEMBERS)[2]
     with pair.capture() as wire, pair.probes([port]):
         for _ in range(3):

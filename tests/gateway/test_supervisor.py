@@ -86,7 +86,7 @@ def test_a_clean_stop_under_load(pairs: MakePair) -> None:
 
 
 def test_nothing_in_the_clear_when_the_supervisor_is_killed(pairs: MakePair) -> None:
-    """Design rule 4: the guards hold; the clients are told "unreachable"; a new start takes over."""
+    """Rule 4: the guards hold; the clients are told "unreachable"; a new start takes over."""
     pair = pairs(start=False)
     before = network_of(pair.topology, "gw1")
     pair.start()
@@ -119,7 +119,7 @@ def test_nothing_in_the_clear_when_the_supervisor_is_killed(pairs: MakePair) -> 
 
 
 def test_nothing_in_the_clear_while_a_peering_is_set_up_anew(pairs: MakePair) -> None:
-    """Design rule 4, on SIGHUP; also when the change cannot be made. The guards go with the peering, no sooner."""
+    """Rule 4, on SIGHUP; also when the change cannot be made. The guards go with the peering, no sooner."""
     pair = pairs(start=False)
     before = network_of(pair.topology, "gw1")
     pair.start()

@@ -14,7 +14,7 @@ from fwd.keyd.pair_states import FOLLOWS, Happening, Life, after
 from fwd.proto.ike.states import IllegalMoveError
 
 EVERY = list(itertools.product(Life, Happening))
-# What no state but these may come from: who sends on an SA is decided once (design rule 1).
+# What no state but these may come from: who sends on an SA is decided once (rule 1).
 INTO_SPARE = {(Life.WAITING, Happening.CONFIRMED), (Life.USED, Happening.NOT_HANDED_OUT)}
 # What every run of a minute has, with deaths, rekeyings and an end.
 USUAL = {

@@ -1,4 +1,4 @@
-"""seal_burst and open_burst: what one call does to many packets (RFC 4303 §3.3.3, §3.4.3; design rules 1 and 2)."""
+"""seal_burst and open_burst: what one call does to many packets (RFC 4303 §3.3.3, §3.4.3; rules 1 and 2)."""
 
 from __future__ import annotations
 

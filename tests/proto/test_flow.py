@@ -1,4 +1,4 @@
-"""Pinning: which packets are one flow, and which member owns it (design §6, rule 3)."""
+"""Pinning: which packets are one flow, and which member owns it (rule 3)."""
 
 from __future__ import annotations
 

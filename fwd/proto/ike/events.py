@@ -88,7 +88,7 @@ class PeerFacts:
         return [one for one in notifies if self.is_fwd or one.kind < PRIVATE_STATUS_FIRST]
 
     def receiver_of(self, member: int) -> int:
-        """Which member is to receive on the inbound half of a member's Child SA (design §4)."""
+        """Which member is to receive on the inbound half of a member's Child SA (ARCHITECTURE, "Keys")."""
         return member if self.spreads else FIRST_MEMBER
 
 
