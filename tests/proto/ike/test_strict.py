@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from ikekit import NAME, A, Net, ask, connection, for_member
 
-from fwd.proto.ike import exchanges
+from fwd.proto.ike import child, exchanges
 from fwd.proto.ike.causes import By
 from fwd.proto.ike.child import Offer
 from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import Exchange, Notify, Protocol
-from fwd.proto.ike.payloads import Notification, SecurityAssociation
+from fwd.proto.ike.payloads import Notification, SecurityAssociation, only
 from fwd.proto.ike.proposals import WORDS, Proposal
 
 TWO_GROUPS = ("aes256gcm16-x25519-ecp384-noesn",)
@@ -23,11 +23,11 @@ def test_an_answer_whose_key_exchange_is_not_of_the_group_that_it_chooses_is_ref
 ) -> None:
     """RFC 7296 §3.4: status and log would say a group in which there was no exchange."""
     net = Net(1, connection("a", esp=TWO_GROUPS), connection("b", esp=TWO_GROUPS)).connect()
-    answer = exchanges.answer
+    answer = child.answer
 
     def lying(*args: Any, **words: Any) -> Any:
         keys, reply, nonce = answer(*args, **words)
-        (sa,) = reply[0].proposals
+        (sa,) = only(reply, SecurityAssociation).proposals
         transforms = tuple(WORDS["ecp384"] if one == WORDS["x25519"] else one for one in sa.transforms)
         return keys, [SecurityAssociation((Proposal(sa.protocol, transforms, sa.number, sa.spi),)), *reply[1:]], nonce
 
