@@ -266,15 +266,17 @@ class Pair(Told):
         assert not wire.missed(seen)
 
     @contextlib.contextmanager
-    def probes(self, ports: Sequence[int], seconds: float = 60.0) -> Iterator[dict[int, probe.Arrived]]:
-        """Numbered datagrams at 1 kHz from client1 to client2 on these flows; filled when the block ends."""
+    def probes(
+        self, ports: Sequence[int], seconds: float = 60.0, rate_hz: float = 1000.0
+    ) -> Iterator[dict[int, probe.Arrived]]:
+        """Numbered datagrams at `rate_hz` from client1 to client2 on these flows; filled when the block ends."""
 
         def records() -> int:
             return sum(member["in"]["records"] for member in self.peering("gw2")["members"])
 
         came: dict[int, probe.Arrived] = {}
         before = records()
-        with probing.probing(self.topology, self.topology.run_dir, ports, seconds) as probes:
+        with probing.probing(self.topology, self.topology.run_dir, ports, seconds, rate_hz=rate_hz) as probes:
             until(lambda: records() > before + 50, what="probes on their way")
             yield came
             probes.end()
