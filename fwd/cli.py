@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fwd import __version__
+from fwd.control.commands import join
 from fwd.controller.commands import app as controller_app
 from fwd.objects.kinds import KINDS
 from fwd.proto.errors import UserError
@@ -101,9 +102,9 @@ def demux(
 
     # Until there is a handler, SIGHUP waits: by default it would end fwd, and what follows takes a second.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    from fwd.supervise import supervisor
+    from fwd.supervise import running
 
-    return supervisor.run(config, members, no_offload, save_keys, log_format.value)
+    return running.run(config, members, no_offload, save_keys, log_format.value)
 
 
 @app.command()
@@ -144,18 +145,28 @@ _Control = Annotated[Path, typer.Option(metavar="PATH", readable=False, help="Th
 
 @app.command()
 def apply(
-    file: _File,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="The configuration, TOML.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, and change nothing.")] = False,
     confirm: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Go back after this time, such as 60s, unless `fwd confirm` comes."),
     ] = None,
+    accept_shrink: Annotated[
+        bool, typer.Option("--accept-shrink", help="No FILE: let pass what the controller wants and is held.")
+    ] = False,
     control: _Control = CONTROL,
 ) -> None:
     """Put a configuration in force while traffic flows, and in the place of fwd's file; prints the plan. As root."""
     from fwd.control import apply as applies
     from fwd.model.words import DAY_S, seconds_in
 
+    if accept_shrink:
+        if file is not None or dry_run or confirm is not None:
+            raise UserError("--accept-shrink goes alone: it is about the controller's document, and no file")
+        typer.echo(applies.accept_shrink(control))
+        return
+    if file is None:
+        raise UserError("Missing argument 'FILE'.")
     confirm_s = 0 if confirm is None else seconds_in(confirm, "--confirm", DAY_S)
     for line in applies.apply(control, file, dry_run=dry_run, confirm_s=confirm_s):
         typer.echo(line)
@@ -167,6 +178,9 @@ def confirm(control: _Control = CONTROL) -> None:
     from fwd.control import apply as applies
 
     typer.echo(applies.confirm(control))
+
+
+app.command()(join)
 
 
 @app.command()

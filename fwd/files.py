@@ -114,6 +114,15 @@ def read_copy(fd: int) -> bytes:
     )  # not fstat, which keyd's system call filter does not let through
 
 
+def read_secret(path: Path, what: str, octets_max: int) -> bytes:
+    """Read a file that nobody else may read. Raises FileError."""
+    fd = open_secret(path.absolute(), what, octets_max)
+    try:
+        return read_copy(fd)
+    finally:
+        os.close(fd)
+
+
 def stamp_of(path: Path) -> object:
     """Return what tells whether a file was written or replaced since, without reading it."""
     try:

@@ -48,6 +48,7 @@ _FILES = [
     ("/etc/fwd/fwd.toml.before", "What it held before fwd apply or fwd confirm replaced it."),
     ("/etc/fwd/fwd.toml.pending", "What is on trial: fwd apply --confirm, until fwd confirm or the end of its time."),
     ("/etc/fwd/fwd.toml.edited", "What it held itself, if that was put on trial and is not confirmed."),
+    ("/etc/fwd/controller", "Keys, certificates and documents of a controller's gateway; fwd join makes it."),
     ("/etc/fwd/router.toml", "What fwd router reads unless --config names another file, see docs/router.md."),
     ("/etc/fwd/controller.toml", "What fwd controller reads unless --config names another file, see docs/cluster.md."),
     ("~/.config/fwd/client.toml", "Where fwd vpc and its like find a controller, see docs/cluster.md."),

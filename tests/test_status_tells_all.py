@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 from collections.abc import Iterator
+from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from statuskit import NOW_NS, ready_view
 
+from fwd.agent.controller import summary
 from fwd.agent.metrics import StatusCollector
 from fwd.agent.status import collect, status_of
 from fwd.agent.view import GatewayView, PeeringView
 from fwd.datapath.counters import DemuxCounter, MemberCounter
 from fwd.datapath.ring import RECORDS, Ring
-from fwd.datapath.shared import LinkWord
+from fwd.datapath.shared import LinkWord, ProcessState
+from fwd.model.linked import News, Told, Validity
+from fwd.model.reasons import Code, Reason
 from fwd.model.shown import classes, read, shown
-from fwd.model.status import Status
+from fwd.model.status import Order, Status
 from fwd.proto.drops import DropReason
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -95,7 +99,44 @@ def test_every_key_has_a_type_and_a_sentence(cls: type) -> None:
         assert one.sentence[0] in "`" or not one.sentence[0].islower() or one.sentence.startswith("keyd"), one.key
 
 
+def joined(view: GatewayView) -> None:
+    """Let the gateway have a controller, which answers."""
+    now_s = NOW_NS / 1e9
+    news = News("https://c:8443", "a1", ("192.0.2.9",), (1, 2), (1, 3), (1, 3), "why", "no", Validity(1, 2), None)
+    view.shared.troubles.put(json.dumps({"controller": news.as_json()}).encode())
+    view.shared.link.put(ProcessState.RUNNING, 9, 0, NOW_NS, 1)
+    view.shared.link_told.put(Told(now_s - 9, now_s - 1, (1, 4), 600.0, "").encode())
+
+
+def test_how_a_gateway_stands_with_its_controller(view: GatewayView) -> None:
+    assert status_of(view, NOW_NS).controller is None
+    joined(view)
+    told = status_of(view, NOW_NS).controller
+    assert told is not None
+    assert (told.connected, told.connected_s, told.heard_s, told.clock_s) == (True, 9.0, 1.0, 600.0)
+    assert told.applied == Order(term=1, generation=2)
+    assert (told.newest, told.held) == (Order(term=1, generation=4), Order(term=1, generation=3))
+    assert (told.link_until, told.ike_until, told.held_why, told.refused) == (2, None, "why", "no")
+
+    # What a link that is dead has said last is not what is.
+    view.shared.link.put(ProcessState.BACKOFF, 0, 1, NOW_NS, 1)
+    told = status_of(view, NOW_NS).controller
+    assert told is not None
+    assert (told.connected, told.error) == (False, "link does not run")
+
+
+def test_what_the_controller_is_told_of_a_status_is_bounded(view: GatewayView) -> None:
+    joined(view)
+    told = json.loads(summary(status_of(view, NOW_NS)))
+    assert told.keys() == {"ready", "waiting", "peerings"}
+    assert told["peerings"][0]["name"] == "vpc2"
+    many = [Reason.of(Code.KERNEL, f"p{i}", why="x" * 9000) for i in range(400)]
+    whole = replace(status_of(view, NOW_NS), reasons=many)
+    assert len(summary(whole)) < 20_000
+
+
 def test_metrics_have_names_of_their_own_and_the_sentence_of_their_key(view: GatewayView) -> None:
+    joined(view)
     families = list(StatusCollector(lambda: status_of(view, NOW_NS)).collect())
     assert len({family.name for family in families}) == len(families)
     told = {family.name: family.documentation for family in families}

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from fwd.model import shown
 from fwd.model.reasons import Code
 from fwd.model.shown import Shown
-from fwd.model.status import Beacon, Demux, FarGateway, Gateway, Peering, Process, Status, Traffic
+from fwd.model.status import Beacon, Controller, Demux, FarGateway, Gateway, Peering, Process, Status, Traffic
 from fwd.model.status import Member as MemberStatus
 from fwd.proto.drops import DropReason
 
@@ -62,6 +62,7 @@ def _parts(status: Status) -> Iterator[tuple[type, Sequence[str], _Rows]]:
     yield Status, (), [((), status)]
     yield Gateway, (), [((), status.gateway)]
     yield Beacon, (), [((), status.beacon)] if status.beacon else []
+    yield Controller, (), [((), status.controller)] if status.controller else []
     yield (
         Process,
         _PROCESS,

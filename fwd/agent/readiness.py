@@ -14,6 +14,7 @@ from typing import Any, Final, get_args
 from fwd.agent import ike
 from fwd.agent.view import GatewayView, PeeringView
 from fwd.datapath.shared import REST_MAX_S, LinkWord, MemberShared, ProcessState, ProcessWords
+from fwd.model.linked import news_in
 from fwd.model.pairing import Far, far_of
 from fwd.model.readiness import Carried, MemberFacts, PeeringFacts, peering_reasons, process_reasons
 from fwd.model.reasons import Code, Reason, from_json
@@ -66,7 +67,10 @@ def _reasons(view: GatewayView, news: Mapping[str, Any], told: Mapping[str, ike.
     if silent_s := supervisor_silent_s(view, now):
         yield Reason.of(Code.SUPERVISOR, pid=view.pid, silent_s=round(silent_s))
     yield from process_reasons("keyd", _state(view.shared.keyd, now))
-    for name, why in news.get("waiting", {}).items():
+    waiting = news.get("waiting", {})
+    if not view.peerings and not waiting and (controller := news_in(news.get("controller"))):
+        yield Reason.of(Code.NOTHING_TO_CARRY, where=controller.url)
+    for name, why in waiting.items():
         yield Reason.of(Code.NOT_SET_UP, name, why=why)
     yield from (from_json(one) for one in news.get("reasons", ()))
     for peering in view.peerings:

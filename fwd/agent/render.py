@@ -19,7 +19,17 @@ from rich.table import Table
 from rich.text import Text
 
 from fwd.model.shown import read
-from fwd.model.status import Certificates, FarGateway, IkeSa, Peering, Process, SharedProcess, Status
+from fwd.model.status import (
+    Certificates,
+    Controller,
+    FarGateway,
+    IkeSa,
+    Order,
+    Peering,
+    Process,
+    SharedProcess,
+    Status,
+)
 from fwd.proto.drops import DropReason
 from fwd.proto.errors import UserError
 
@@ -79,10 +89,31 @@ def render(told: Json) -> RenderableType:
         at = datetime.fromtimestamp(status.gateway.trial_until).strftime("%H:%M:%S")
         lines.append(_fact("on trial", f"this configuration goes at {at} unless `fwd confirm` comes", "yellow"))
     lines += [_fact("warning", warning, "yellow") for warning in status.warnings]
+    lines += _controller(status.controller) if status.controller else []
     lines += [_shared_process(process) for process in status.processes]
     for peering in status.peerings:
         lines += ["", *_peering(peering)]
     return Group(*lines)
+
+
+def _controller(told: Controller) -> list[RenderableType]:
+    heard = "never heard" if told.heard_s is None else f"heard {told.heard_s:.0f} s ago"
+    for_s = "" if told.connected_s is None else f"connected for {timedelta(seconds=int(told.connected_s))}, "
+    applied = f", document {_order(told.applied)}" if told.applied else ", no document yet"
+    lines = [_fact("controller", f"{told.url} as {told.name}: {for_s}{heard}{applied}")]
+    if told.newest and told.newest != told.applied:
+        lines.append(_fact("newest", f"document {_order(told.newest)}", "yellow"))
+    if told.held:
+        lines.append(_fact("held", f"document {_order(told.held)}: {told.held_why}", "yellow"))
+    lines += [_fact("refused", told.refused, "yellow")] if told.refused else []
+    lines += [_fact("no connection", told.error, "yellow")] if told.error else []
+    ends = [at for at in (told.link_until, told.ike_until) if at is not None]
+    lines += [_fact("certificates", f"until {datetime.fromtimestamp(min(ends)):%Y-%m-%d %H:%M}")] if ends else []
+    return list(lines)
+
+
+def _order(order: Order) -> str:
+    return f"{order.term}.{order.generation}"
 
 
 def _some(subnets: list[str]) -> str:

@@ -20,6 +20,7 @@ from typing import Any, Final, NoReturn
 
 from fwd.agent import http
 from fwd.agent.changes import Changes
+from fwd.agent.controller import is_joined, summary
 from fwd.agent.readiness import Watch
 from fwd.agent.status import status_of
 from fwd.agent.view import GatewayView
@@ -31,6 +32,7 @@ REQUEST_BYTES_MAX: Final = 4096
 REQUEST_S: Final = 1.0
 ANSWER_S: Final = 2.0
 CONNECTIONS_MAX: Final = 16  # at each of the two sockets
+SUMMARY_S: Final = 1.0  # between two of those that link passes on
 _TICK_S: Final = 0.1  # while somebody is served
 
 Json = dict[str, Any]
@@ -85,6 +87,7 @@ class Agent:
         self._heartbeat = view.shared.agent.heartbeat
         self._beat()
         self._watch = Watch(view, time.monotonic())
+        self._sum_up_at = 0.0
         self._selector = selectors.DefaultSelector()
         self._guests: set[_Guest] = set()
         self._open(_Door(control, (b"\n",), self._answer_control))
@@ -95,7 +98,7 @@ class Agent:
 
     def turn(self) -> None:
         """Wait for something to do, and do it; rest while nobody is served."""
-        wait_s = _TICK_S if self._guests else REST_S
+        wait_s = _TICK_S if self._guests else SUMMARY_S if is_joined(self._view) else REST_S
         self._heartbeat[0] = time.monotonic_ns() + int(wait_s * 1e9)
         self._view.shared.follow_log_level()
         for key, _ in self._selector.select(wait_s):
@@ -110,6 +113,9 @@ class Agent:
                 self._write(key.data)
         now_s = time.monotonic()
         self._watch.turn(now_s)
+        if now_s >= self._sum_up_at and is_joined(self._view):
+            self._sum_up_at = now_s + SUMMARY_S
+            self._view.shared.summary.put(summary(self._status()))
         for guest in [guest for guest in self._guests if now_s > guest.deadline_s]:
             self._dismiss(guest)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from fwd import __version__
 from fwd.agent import ike, readiness
+from fwd.agent.controller import controller_of, is_joined
 from fwd.agent.view import GatewayView, PeeringView, TunLink
 from fwd.datapath.counters import BeaconCounter, DemuxCounter, MemberCounter
 from fwd.datapath.ring import SEGMENTS, RingWords
@@ -80,8 +81,10 @@ def status_of(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None
             SharedProcess(name="keyd", **_process(view.shared.keyd, now_ns)),
             SharedProcess(name="agent", **_process(view.shared.agent, now_ns)),
             *([SharedProcess(name="beacon", **_process(view.shared.beacon, now_ns))] if beacon else []),
+            *([SharedProcess(name="link", **_process(view.shared.link, now_ns))] if is_joined(view) else []),
         ],
         beacon=beacon,
+        controller=controller_of(view, news, now_ns / 1e9),
         peerings=[
             _peering(one, now_ns, tuns.get(one.config.tun), told.get(one.config.name, ike.Told()))
             for one in view.peerings

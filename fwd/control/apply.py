@@ -36,6 +36,12 @@ def apply(control: Path, file: Path, *, dry_run: bool, confirm_s: int) -> Iterat
         yield "applied; what the configuration file held is beside it, .before"
 
 
+def accept_shrink(control: Path) -> str:
+    """Let the controller's document pass that is held; returns one line for the user."""
+    term, generation = tell(control, "accept-shrink")["accepted"]
+    return f"the controller's document {term}.{generation} is in force"
+
+
 def confirm(control: Path) -> str:
     """Returns one line for the user."""
     return f"{tell(control, 'confirm')['confirmed']}: confirmed; what it held is beside it, .before"

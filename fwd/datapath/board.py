@@ -16,8 +16,8 @@ class Board:
     Two halves and a commit word, as in CounterBlock.
     """
 
-    SIZE: Final = 256 * 1024
-    BYTES: Final = _PAGE_BYTES + 2 * SIZE  # of its memory
+    SIZE = 256 * 1024
+    BYTES = _PAGE_BYTES + 2 * SIZE  # of its memory
 
     def __init__(self, view: memoryview | None = None) -> None:
         view = anonymous({"": self.BYTES})[""] if view is None else view
@@ -45,3 +45,10 @@ class Board:
             if self._words[0] == commit:  # else the half may have been written to meanwhile
                 break
         return text
+
+
+class Mailbox(Board):
+    """A board for what came over the net whole: a controller's document, of whose size others see to it."""
+
+    SIZE = (4 << 20) + _PAGE_BYTES
+    BYTES = _PAGE_BYTES + 2 * SIZE

@@ -30,10 +30,11 @@ Maps = Mapping[str, memoryview]  # by the memory's name within its gateway or pe
 # Memory → who has it. It is called by its writer; `-I` is what member I writes, or what another writes for it alone.
 # docs/ARCHITECTURE.md shows the same table, and tests hold both against the maps of living processes.
 ACCESS: Final[Mapping[str, Mapping[str, Access]]] = {
-    "supervisor": {"supervisor": "write", "keyd": "read", "agent": "read", "beacon": "read"},
+    "supervisor": {"supervisor": "write", "keyd": "read", "agent": "read", "beacon": "read", "link": "read"},
     "keyd": {"supervisor": "read", "keyd": "write", "agent": "read"},
-    "agent": {"supervisor": "read", "agent": "write"},
+    "agent": {"supervisor": "read", "agent": "write", "link": "read"},
     "beacon": {"supervisor": "read", "beacon": "write", "agent": "read"},
+    "link": {"supervisor": "read", "link": "write", "agent": "read"},
     "NAME/supervisor": {"supervisor": "write", "demux": "read", "member-I": "read", "agent": "read", "beacon": "read"},
     "NAME/supervisor-I": {
         "supervisor": "write", "member-I": "read", "keyd": "read", "agent": "read", "beacon": "read",

@@ -26,7 +26,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fwd.datapath.board import Board
+from fwd.datapath.board import Board, Mailbox
 from fwd.datapath.counters import COUNTS_END, MEMBER_COUNTERS, BeaconCounter, CounterBlock, DemuxCounter
 from fwd.datapath.geometry import PATH_MTU_MIN
 from fwd.datapath.memory import Maps, anonymous
@@ -388,21 +388,24 @@ def member_sizes(index: int) -> dict[str, int]:
 
 
 class GatewayShared:
-    """What belongs to no one peering. `ike` is keyd's, `troubles`, with TUN devices, the supervisor's (JSON, both)."""
+    """What belongs to no one peering. Boards are JSON: `ike` is keyd's, `troubles`, with TUN devices, the supervisor's,
+    `summary` the agent's; `link_told`, and what came from the controller, link's.
+    """
 
     SIZES: Final = {
-        **dict.fromkeys(("supervisor", "keyd"), _PAGE_BYTES + Board.BYTES), "agent": _PAGE_BYTES, "beacon": _PAGE_BYTES,
+        **dict.fromkeys(("supervisor", "keyd", "agent"), _PAGE_BYTES + Board.BYTES), "beacon": _PAGE_BYTES,
+        "link": _PAGE_BYTES + 2 * Board.BYTES + Mailbox.BYTES,
     }  # fmt: skip
 
     def __init__(self, maps: Maps | None = None) -> None:
         maps = anonymous(self.SIZES) if maps is None else maps
-        keyd = agent = beacon = memoryview(b"")
+        keyd = agent = beacon = link = memoryview(b"")
         if table := maps.get("supervisor"):
             rows = _Words(table)
             keyd, agent = rows.take(ProcessWords.SIZE), rows.take(ProcessWords.SIZE)
             self.log_level = rows.take(1)  # of keyd and the agent, as logging numbers it; 0: as they began
             self.drains = rows.take(1)  # 1: a user has drained the gateway
-            beacon = rows.take(ProcessWords.SIZE)
+            beacon, link = rows.take(ProcessWords.SIZE), rows.take(ProcessWords.SIZE)
             self.turned = rows.take(1)  # time.monotonic_ns of the supervisor's last turn, or step of one
             self.troubles = Board(table[_PAGE_BYTES:])
         if own := maps.get("keyd"):
@@ -410,9 +413,17 @@ class GatewayShared:
             self.ike = Board(own[_PAGE_BYTES:])
         if own := maps.get("agent"):
             self.agent = ProcessWords(agent, _Words(own).take(1))
+            self.summary = Board(own[_PAGE_BYTES:])  # of the status, once a second, for link
         if own := maps.get("beacon"):
             self.beacon = ProcessWords(beacon, _Words(own).take(1))
             self.beacon_counters = CounterBlock(own[64:].cast("Q"), len(BeaconCounter))
+        if own := maps.get("link"):
+            words = _Words(own)
+            self.link = ProcessWords(link, words.take(1))
+            self.link_connected = words.take(1)  # 1: the controller answers
+            boards, at = own[_PAGE_BYTES:], Board.BYTES
+            self.link_told, self.certificates = Board(boards), Board(boards[at:])
+            self.documents = Mailbox(boards[2 * at :])
 
     def beat(self) -> None:
         """Show that the supervisor goes on. Supervisor only."""

@@ -1,6 +1,6 @@
 """What a controller may set on a gateway, by the word of the gateway's own file: pure.
 
-    local configuration, `Allowed`, a document's content ──admit──▶ the configuration that is wanted, or a refusal
+    local configuration, a document's content ──admit──▶ the peerings that are wanted beside it, or a refusal
 
 From outside come peerings alone, of keys that are named here: where far gateways are, subnets, members, ports within a
 range, identities, timers. Each subnet must lie in those that the local file gives away. What names a file, a user, a
@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from fwd.link.document import DocumentError
 from fwd.model.config import Config, Peering
+from fwd.model.controller import Controller
 from fwd.model.keys import CertificateKeys
 from fwd.model.mistakes import first_reason
-from fwd.model.words import Network, Strict, Subnet
+from fwd.model.words import Network
 
 PEERING_KEYS: Final = frozenset(
     {
@@ -28,59 +29,61 @@ PEERING_KEYS: Final = frozenset(
     }
 )  # fmt: skip
 IKE_KEYS: Final = frozenset({"local_id", "remote_id", "ike_rekey_time", "dpd_delay", "grace"})
-_TABLES: Final = frozenset({"peering", "draining"})  # of a gateway's content
+TABLES: Final = frozenset({"peering", "draining", "crl", "ca_bundle"})  # of a gateway's content
 _TUN: Final = "fwd"  # with which a device begins that may be made
 
 
-class Allowed(Strict):
-    """What the local file gives away. `subnets`: in which all of a peering's are, on both sides."""
-
-    subnets: list[Subnet] = Field(min_length=1, max_length=64)
-    members_max: int = Field(default=64, ge=1, le=64)
-    port_min: int = Field(default=4500, ge=1024, le=65535)
-    keys: CertificateKeys  # files of each peering that comes from outside
-
-
-def admit(local: Config, allowed: Allowed, content: Mapping[str, Any]) -> Config:
-    """Return what is wanted: the local file's, and the content's peerings. Raises DocumentError, one line."""
-    if strange := sorted(content.keys() - _TABLES):
-        raise DocumentError(f"it sets {strange[0]!r}, which is the local file's alone")
+def admit(local: Config, keys: CertificateKeys, content: Mapping[str, Any]) -> list[Peering]:
+    """Return the peerings that the content asks for, with files as in `keys`. Raises DocumentError, one line."""
+    assert local.controller is not None
+    if strange := sorted(content.keys() - TABLES):
+        raise DocumentError(f"it sets {str(strange[0])[:64]!r}, which is the local file's alone")
     tables = content.get("peering", [])
     if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
         raise DocumentError("peering is no list of tables")
-    admitted = [_peering(table, allowed) for table in tables]
+    admitted = [_peering(table, keys) for table in tables]
+    for one in admitted:
+        if why := why_outside(one, local.controller):
+            raise DocumentError(why)
+    beside(local, admitted)
+    return admitted
+
+
+def beside(local: Config, admitted: Sequence[Peering]) -> Config:
+    """Return the local file's configuration and peerings from outside as one. Raises DocumentError, one line."""
     try:
-        return Config(gateway=local.gateway, peering=[*local.peering, *admitted])
+        return Config(gateway=local.gateway, controller=local.controller, peering=[*local.peering, *admitted])
     except ValidationError as error:
         raise DocumentError(f"beside what is here: {first_reason(error, {'peering': Peering})}") from None
 
 
-def _peering(table: Mapping[str, Any], allowed: Allowed) -> Peering:
-    """One peering, its keys as the local file has them but for what may be set."""
+def _peering(table: Mapping[str, Any], files: CertificateKeys) -> Peering:
+    """One peering, its keys as they are here but for what may be set."""
     name = str(table.get("name", "?"))[:64]
     if strange := sorted(map(str, table.keys() - PEERING_KEYS - IKE_KEYS)):
         raise DocumentError(f"peering {name!r}: it sets {strange[0]!r}, which is the local file's alone")
     own = {key: value for key, value in table.items() if key in PEERING_KEYS}
     ike = {key: value for key, value in table.items() if key in IKE_KEYS}
     try:
-        keys = CertificateKeys.model_validate({**allowed.keys.model_dump(exclude_unset=True), **ike})
+        keys = CertificateKeys.model_validate({**files.model_dump(exclude_unset=True), **ike})
         peering = Peering.model_validate({**own, "keys": keys})
     except ValidationError as error:
         raise DocumentError(f"peering {name!r}: {first_reason(error, {'peering': Peering})}") from None
-    _check_within(peering, allowed)
     return peering
 
 
-def _check_within(peering: Peering, allowed: Allowed) -> None:
+def why_outside(peering: Peering, allowed: Controller) -> str:
+    """Say why a peering is more than the local file gives away; empty if it is not."""
     for key, subnets in (("local_ts", peering.local_ts), ("remote_ts", peering.remote_ts)):
         if outside := _first_outside(subnets, allowed.subnets):
-            raise DocumentError(f"peering {peering.name}: {key} {outside} is in none of controller.subnets")
+            return f"peering {peering.name}: {key} {outside} is in none of controller.subnets"
     if peering.members > allowed.members_max:
-        raise DocumentError(f"peering {peering.name}: {peering.members} members, and {allowed.members_max} are allowed")
+        return f"peering {peering.name}: {peering.members} members, and {allowed.members_max} are allowed"
     if peering.port < allowed.port_min:
-        raise DocumentError(f"peering {peering.name}: port {peering.port} is below {allowed.port_min}")
+        return f"peering {peering.name}: port {peering.port} is below {allowed.port_min}"
     if not peering.tun.startswith(_TUN):
-        raise DocumentError(f"peering {peering.name}: its device must begin with {_TUN}, and is {peering.tun}")
+        return f"peering {peering.name}: its device must begin with {_TUN}, and is {peering.tun}"
+    return ""
 
 
 def _first_outside(subnets: Sequence[Network], allowed: Sequence[Network]) -> Network | None:

@@ -15,14 +15,9 @@ from ipaddress import IPv4Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from fwd.model.controller import Controller
 from fwd.model.keys import CertificateKeys, IkeKeys, Keys, LabKeys
 from fwd.model.mistakes import first_reason
 from fwd.model.pairing import Far, far_gateways
@@ -46,6 +41,7 @@ from fwd.model.words import (
 from fwd.proto.sa import Life
 
 MEMBERS_MAX = 64
+PEERINGS_MAX = 64
 LIFE_SHARE = 1.1  # of its soft limit: when an SA ends by default
 _SECONDS_MORE, _PACKETS_MORE, _OCTETS_MORE = 1.0, 2**20, 2**30  # than the soft limit, at least
 SHARED_MEMBERS_MAX = 8  # whose inbound SAs one of them may have to hold
@@ -332,7 +328,15 @@ class Gateway(Strict):
 
 class Config(Strict):
     gateway: Gateway = Gateway()
-    peering: list[Peering] = Field(min_length=1, max_length=64)
+    controller: Controller | None = None
+    peering: list[Peering] = Field(default=[], max_length=PEERINGS_MAX, validate_default=True)
+
+    @field_validator("peering")
+    @classmethod
+    def _some(cls, value: list[Peering], info: ValidationInfo) -> list[Peering]:
+        if not value and info.data.get("controller", value) is None:
+            raise ValueError("missing: at least one is needed, unless there is a [controller] from which they come")
+        return value
 
     @model_validator(mode="after")
     def _apart(self) -> Config:
@@ -409,7 +413,9 @@ def admin_path(control: Path) -> Path:
     return control.with_name(f"{control.stem}-admin{control.suffix}")
 
 
-_TABLES: Final[dict[str, type[BaseModel]]] = {"gateway": Gateway, "peering": Peering}
+_TABLES: Final[dict[str, type[BaseModel]]] = {
+    "gateway": Gateway, "controller": Controller, "peering": Peering,
+}  # fmt: skip
 
 
 def parse(text: str, source: str) -> Config:

@@ -25,7 +25,12 @@ _SPELLED: Final = {
     "name": "expected 1 to 31 small letters, digits and dashes, and no dash first",
     "tun": "expected the name of a device: 1 to 15 letters, digits, dots, dashes and underscores",
 }
-_TABLES: Final = {"gateway": "[gateway]", "peering": "[[peering]]", "keys": "[peering.keys]"}
+_TABLES: Final = {
+    "gateway": "[gateway]",
+    "controller": "[controller]",
+    "peering": "[[peering]]",
+    "keys": "[peering.keys]",
+}
 
 
 def first_reason(

@@ -21,6 +21,7 @@ class Code(StrEnum):
     DRAINING = "draining"
     PROCESS = "process"
     SUPERVISOR = "supervisor"
+    NOTHING_TO_CARRY = "nothing_to_carry"
     NOT_SET_UP = "not_set_up"
     TERMINATED = "terminated"
     NO_CHILD_SA = "no_child_sa"
@@ -61,6 +62,11 @@ KINDS: Final[Mapping[Code, Kind]] = {
         "the supervisor does not go on: nobody watches processes, routes and guards, and what it told last may be old",
         "the supervisor, pid {pid}, has not gone on for {silent_s} s: what is shown may be old",
         "see `cat /proc/{pid}/status` (State T: `kill -CONT {pid}`) and /proc/{pid}/wchan, or restart fwd",
+    ),
+    Code.NOTHING_TO_CARRY: Kind(
+        "a gateway that has joined a controller has no peering yet",
+        "nothing to carry: no peering yet",
+        "put the gateway into a cluster, and peer that with another, on the controller {where}",
     ),
     Code.NOT_SET_UP: Kind(
         "a peering could not be set up",

@@ -15,8 +15,10 @@ def render(config: Config) -> str:
 
 
 def write(tables: Mapping[str, Any]) -> str:
-    """Return the text of `gateway`, a table, and `peering`, a list of tables, each with its `keys`."""
+    """Return the text of `gateway` and `controller`, tables, and `peering`, a list of tables, each with its `keys`."""
     found = _table("[gateway]", tables.get("gateway", {}))
+    if (controller := tables.get("controller")) is not None:
+        found += _table("[controller]", controller)
     for peering in tables.get("peering", ()):
         found += _table("[[peering]]", {key: value for key, value in peering.items() if key != "keys"})
         found += _table("[peering.keys]", peering.get("keys", {}))

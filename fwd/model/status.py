@@ -41,9 +41,9 @@ class Process:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedProcess(Process):
-    """A process that belongs to no peering: keyd, the agent, and the beacon if there is one."""
+    """A process that belongs to no peering: keyd, the agent, and the beacon and link if there are any."""
 
-    name: Annotated[str, "`keyd`, `agent` or `beacon`."]
+    name: Annotated[str, "`keyd`, `agent`, `beacon` or `link`."]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,6 +318,48 @@ class Beacon:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """Which of the controller's documents it is; what is higher is newer."""
+
+    __pydantic_config__ = STRICT
+
+    term: Annotated[int, "Goes up with each leader of the controllers, and each start of one that is alone."]
+    generation: Annotated[int, "Goes up with each change."]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Controller:
+    """How the gateway stands with the controller that it has joined (`fwd join`)."""
+
+    __pydantic_config__ = STRICT
+
+    url: Annotated[str, "Where it is."]
+    name: Annotated[str, "What this gateway is called there."]
+    connected: Annotated[bool, "Whether it answers.", gauge("fwd_controller_connected")]
+    connected_s: Annotated[float | None, "Seconds since it answers without a break; null: it does not."]
+    heard_s: Annotated[
+        float | None,
+        "Seconds since its last answer; null: none since link began.",
+        gauge("fwd_controller_heard_age_seconds"),
+    ]
+    error: Annotated[str, "What went wrong last with the connection; empty: all is well."]
+    clock_s: Annotated[float, "How far this host's clock is behind the controller's, in seconds."]
+    applied: Annotated[Order | None, "The document in force; null: none yet."]
+    newest: Annotated[Order | None, "The newest one that the controller has; null: not known."]
+    held: Annotated[Order | None, "The one that waits for `fwd apply --accept-shrink`; null: none does."]
+    held_why: Annotated[str, "Why it is held."]
+    refused: Annotated[str, "What was refused last, and why; empty: nothing since a document was taken."]
+    link_until: Annotated[
+        int | None,
+        "When the certificate ends by which link connects, in seconds since 1970; null: not known.",
+        gauge("fwd_controller_certificate_until_seconds"),
+    ]
+    ike_until: Annotated[
+        int | None, "When that ends by which IKE authenticates to far gateways of the controller's; null: not known."
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """All that a gateway says of itself, at one moment."""
 
@@ -338,6 +380,7 @@ class Status:
         "What was found wrong at the start and could be lived with; what of the configuration is not in force, and why "
         "(secrets of before that stay, members that cannot come); what went wrong in the last 15 s and is tried again.",
     ]
-    processes: Annotated[list[SharedProcess], "keyd, the agent, and the beacon if there is one."]
+    processes: Annotated[list[SharedProcess], "keyd, the agent, and the beacon and link if there are any."]
     beacon: Annotated[Beacon | None, "What routers have asked; null: there is no beacon."] = None
+    controller: Annotated[Controller | None, "The controller; null: this gateway has none."] = None
     peerings: Annotated[list[Peering], "The peerings, in the order of the configuration."]

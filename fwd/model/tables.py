@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from fwd.model.config import Gateway, Peering
+from fwd.model.controller import Controller
 from fwd.model.keys import CertificateKeys, LabKeys, PskKeys
 from fwd.model.router import Hop, Router, Spread
 from fwd.model.words import Strict
 
 TABLES: Final[dict[str, type[Strict]]] = {
     "[gateway]": Gateway,
+    "[controller]": Controller,
     "[[peering]]": Peering,
     '[peering.keys], source = "psk"': PskKeys,
     '[peering.keys], source = "cert"': CertificateKeys,

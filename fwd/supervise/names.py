@@ -38,7 +38,7 @@ _ADDRESSES_MAX: Final = 16  # of one name
 _REASON_CHARACTERS_MAX: Final = 200
 log = logging.getLogger(__name__)
 
-Name = tuple[str, int]  # and which IP version is wanted
+Name = tuple[str, int]  # and which IP version is wanted; 0: both
 
 
 @dataclass
@@ -75,7 +75,7 @@ class _Place:
 
 
 @dataclass
-class _Lookup:
+class Lookup:
     """A child that looks up one name, and what it has said so far."""
 
     name: Name
@@ -91,7 +91,7 @@ class Names:
     def __init__(self, user: User) -> None:
         self._user = user
         self._places: dict[tuple[str, str], _Place] = {}  # by peering and name
-        self._lookups: list[_Lookup] = []
+        self._lookups: list[Lookup] = []
 
     def resolved(self, config: Config) -> Config:
         """Return the configuration with addresses for names; a peering that can have none keeps its name."""
@@ -133,7 +133,7 @@ class Names:
         # What children have said by now.
         changed = False
         for lookup in list(self._lookups):
-            if (said := _heard(lookup, now)) is not None:
+            if (said := heard(lookup, now)) is not None:
                 self._lookups.remove(lookup)
                 changed |= self._take(lookup.name, said, now)
 
@@ -143,7 +143,7 @@ class Names:
         for _, name in due:
             if len(self._lookups) < AT_ONCE and name not in under_way:
                 try:
-                    self._lookups.append(_begin(name, self._user, now))
+                    self._lookups.append(begin(name, self._user, now))
                 except OSError as error:  # too many processes: as a look-up that found nothing
                     changed |= self._take(name, f"!{error.strerror}\n".encode(), now)
                 under_way.add(name)
@@ -152,7 +152,7 @@ class Names:
     def close(self) -> None:
         """End the children, if there are any."""
         while self._lookups:
-            _end(self._lookups.pop())
+            end(self._lookups.pop())
 
     def _follow(self, peerings: Iterable[Peering]) -> None:
         """Note which names there are; what is known of others is forgotten."""
@@ -217,12 +217,12 @@ def answer_in(said: bytes, version: int) -> tuple[list[Address], str]:
     for word in line.split()[:_ADDRESSES_MAX]:
         with contextlib.suppress(ValueError):
             address = ip_address(word)
-            if address.version == version:
+            if version in (0, address.version):
                 addresses.append(address)
     return addresses, "" if addresses else f"no address of IPv{version}"
 
 
-def _heard(lookup: _Lookup, now: float) -> bytes | None:
+def heard(lookup: Lookup, now: float) -> bytes | None:
     """Return what the child has said, once it is done or its time is over: then it is ended."""
     done = now >= lookup.until
     with contextlib.suppress(BlockingIOError):
@@ -233,14 +233,15 @@ def _heard(lookup: _Lookup, now: float) -> bytes | None:
         done = True
     if not done:
         return None
-    _end(lookup)
+    end(lookup)
     return bytes(lookup.said)
 
 
 # -- the child ------------------------------------------------------------------------------------------------------
 
 
-def _begin(name: Name, user: User, now: float) -> _Lookup:
+def begin(name: Name, user: User, now: float) -> Lookup:
+    """Begin to look a name up, as `user`; by IP version 0: addresses of both. Raises OSError."""
     near, far = os.pipe()
     os.set_blocking(near, False)
     parent = os.getpid()
@@ -256,10 +257,11 @@ def _begin(name: Name, user: User, now: float) -> _Lookup:
         finally:
             os._exit(0)
     os.close(far)
-    return _Lookup(name, pid, near, now + DEADLINE_S)
+    return Lookup(name, pid, near, now + DEADLINE_S)
 
 
-def _end(lookup: _Lookup) -> None:
+def end(lookup: Lookup) -> None:
+    """End the child."""
     os.close(lookup.answer)
     with contextlib.suppress(ProcessLookupError):
         os.kill(lookup.pid, signal.SIGKILL)
@@ -273,7 +275,7 @@ def _look_up(name: Name, user: User, parent: int, far: int) -> None:
     privileges.drop(*user, parent)
     sandbox.enter_resolver()
 
-    family = socket.AF_INET6 if name[1] == 6 else socket.AF_INET
+    family = {4: socket.AF_INET, 6: socket.AF_INET6}.get(name[1], socket.AF_UNSPEC)
     try:
         answers = socket.getaddrinfo(name[0].encode("ascii"), None, family, socket.SOCK_DGRAM)
         words = " ".join(dict.fromkeys([str(answer[4][0]) for answer in answers][:_ADDRESSES_MAX]))

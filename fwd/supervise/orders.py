@@ -14,12 +14,14 @@ from fwd.proto.logged import event
 from fwd.supervise import applying
 from fwd.supervise.admin import RefusedError, Request
 from fwd.supervise.applying import Applying
+from fwd.supervise.link import Controller
 from fwd.supervise.standing import Standing
 from fwd.supervise.telling import Tellers
 
 LASTING: Final[dict[str, StartAction]] = {"terminate": "none", "initiate": "start"}
 IKE: Final = ("rekey", *LASTING)
 DRAINS: Final = {"drain": True, "undrain": False}
+ACCEPT: Final = "accept-shrink"
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
 
@@ -27,8 +29,9 @@ Json = dict[str, Any]
 class Orders:
     """Carries them out on what `standing` has open; `tellers` has keyd know of it, `changes` are of configurations."""
 
-    def __init__(self, standing: Standing, tellers: Tellers, changes: Applying) -> None:
+    def __init__(self, standing: Standing, tellers: Tellers, changes: Applying, controller: Controller) -> None:
         self._standing = standing
+        self._controller = controller
         self._changes = changes
         self._tellers = tellers
 
@@ -38,11 +41,13 @@ class Orders:
             return self._changes.apply(request)
         if request.command == "confirm":
             return self._changes.confirm()
+        if request.command == ACCEPT:
+            return self._controller.accept()
         if request.command in IKE:
             return self._ike(request.command, request.text("peering"))
         if request.command in DRAINS:
             return self._drain(request.command)
-        raise RefusedError(f"unknown command; known: {', '.join((*applying.COMMANDS, *IKE, *DRAINS))}")
+        raise RefusedError(f"unknown command; known: {', '.join((*applying.COMMANDS, ACCEPT, *IKE, *DRAINS))}")
 
     def _drain(self, command: str) -> Json:
         """Show the gateway as not ready, or no more; keyd tells the far gateways."""

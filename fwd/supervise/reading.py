@@ -9,11 +9,9 @@ has none, a FIFO or a socket, nothing at all.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
-import signal
 from typing import Any, Final
 
 from fwd.model.config import Config, parse_octets
@@ -21,83 +19,37 @@ from fwd.model.toml import FILE_OCTETS_MAX
 from fwd.model.words import ConfigError
 from fwd.proto.errors import UserError
 from fwd.supervise import privileges, sandbox
+from fwd.supervise.asked import Asked, say
 from fwd.supervise.users import User
 
-DEADLINE_S: Final = 10.0
 _LINE_BYTES_MAX: Final = 2 << 20  # 64 peerings of 255 subnets a side need a third of it …
 _LINE_THINGS_MAX: Final = 80_000  # … and half of these
 _SAID_BYTES_MAX: Final = _LINE_BYTES_MAX + 1 + FILE_OCTETS_MAX
-_PIECE_BYTES: Final = 1 << 20  # that are taken in one turn
 _CHILD_OCTETS: Final = 1 << 30  # beyond what it inherits
-_REASON_CHARACTERS_MAX: Final = 1000
+REASON_CHARACTERS_MAX: Final = 1000
 
 
-class Reading:
+class Reading(Asked):
     """A child that reads one configuration, as `user`."""
 
     def __init__(self, file: int, source: str, user: User, now: float) -> None:
-        near, far = os.pipe()
-        os.set_blocking(near, False)
-        parent = os.getpid()
-        try:
-            self._pid = os.fork()
-        except OSError:
-            os.close(near)
-            os.close(far)
-            raise
-        if self._pid == 0:
-            try:
-                _read(file, source, user, parent, far)
-            finally:
-                os._exit(0)
-        os.close(far)
-        self._near = near
-        self._until = now + DEADLINE_S
-        self._said = bytearray()
-        self._is_reaped = False
+        super().__init__(lambda far, parent: _read(file, source, user, parent, far), _SAID_BYTES_MAX, now)
 
     def heard(self, now: float) -> tuple[Config, str] | None:
         """Return the configuration and its text once they are here; None: not yet. Raises UserError."""
-        with contextlib.suppress(BlockingIOError):
-            if data := os.read(self._near, _PIECE_BYTES):
-                self._said += data
-                if len(self._said) <= _SAID_BYTES_MAX:
-                    return None
-            return answer_in(bytes(self._said))
-        if now >= self._until:
-            raise UserError(f"it could not be read within {DEADLINE_S:.0f} s")
-        return None
-
-    def end(self) -> None:
-        """End the child; `is_gone` tells when that is done."""
-        if self._near >= 0:
-            os.close(self._near)
-            self._near = -1
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether nobody listens to the child any more."""
-        return self._near < 0
-
-    def is_gone(self) -> bool:
-        """Whether nothing is left of the child."""
-        if not self._is_reaped:
-            pid, _ = os.waitpid(self._pid, os.WNOHANG)
-            self._is_reaped = pid != 0
-        return self._is_reaped
+        said = self.said(now)
+        return None if said is None else answer_in(said)
 
 
 def answer_in(said: bytes) -> tuple[Config, str]:
     """Return what a child has said: a checked configuration, and its text. Raises UserError with the child's reason."""
     line, _, text = said.partition(b"\n")
     try:
-        if _is_too_much(line) or len(text) > FILE_OCTETS_MAX:
+        if is_too_much(line) or len(text) > FILE_OCTETS_MAX:
             raise ValueError("more than a configuration")
         words = json.loads(line)
         if "error" in words:
-            reason = str(words["error"])[:_REASON_CHARACTERS_MAX]
+            reason = str(words["error"])[:REASON_CHARACTERS_MAX]
         else:
             return Config.model_validate(words["config"]), text.decode()
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -105,7 +57,7 @@ def answer_in(said: bytes) -> tuple[Config, str]:
     raise UserError("".join(one if one.isprintable() else " " for one in reason))
 
 
-def _is_too_much(line: bytes) -> bool:
+def is_too_much(line: bytes) -> bool:
     """Whether a line of JSON is of more than any configuration; each entry of a list or an object has a comma."""
     return len(line) > _LINE_BYTES_MAX or line.count(b",") > _LINE_THINGS_MAX
 
@@ -130,11 +82,9 @@ def _read(file: int, source: str, user: User, parent: int, far: int) -> None:
     except (OSError, MemoryError) as error:
         said = {"error": f"{source}: cannot be read: {getattr(error, 'strerror', None) or error!r}"}
     line = json.dumps(said).encode()
-    if _is_too_much(line):
+    if is_too_much(line):
         line = json.dumps({"error": f"{source}: more than fwd takes while it runs"}).encode()
-    data = memoryview(b"\n".join((line, text.encode())))
-    while data:
-        data = data[os.write(far, data) :]
+    say(far, line, b"\n", text.encode())
 
 
 def _octets(file: int) -> bytes:

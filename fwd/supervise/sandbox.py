@@ -73,6 +73,7 @@ ALLOWED: Final = {
     # No shutdown: what it has is its successors', too, and the supervisor and keyd read the other ends.
     "agent": (*_EPOLL, "accept4", "recvfrom", "recvmsg", "ioctl", *_COMMON),
     "beacon": ("recvfrom", "recvmsg", *_COMMON),
+    "link": ("recvfrom", "socket", "connect", "getsockopt", "ioctl", *_COMMON),  # TCP alone, and to whom it likes
 }  # fmt: skip
 # Of getaddrinfo, with whatever modules the host has for it: files, sockets to name servers and to who caches for them.
 _RESOLVER: Final = (
@@ -131,7 +132,7 @@ def enter(kind: str, unread: Collection[int] = ()) -> None:
     `unread`: descriptors that it may write and not read; a child cannot give them other numbers.
     """
     sys.meta_path[:] = [BuiltinImporter, FrozenImporter]  # an import that was forgotten raises, and ends nothing
-    _restrict_files()
+    _restrict_files(tcp_taken=_BIND if kind == "link" else _TCP[1])
     machine = platform.machine()
     if machine in _MACHINES and _has_filters():
         _filter(program(kind, os.getpid(), machine, unread))
@@ -160,7 +161,10 @@ def program(kind: str, pid: int, machine: str, unread: Collection[int] = ()) -> 
         "mprotect": ((2, _PROT_EXEC, (0,)),),
         "tgkill": ((0, 0xFFFFFFFF, (pid,)),),  # abort()
         "ioctl": ((1, 0xFFFFFFFF, (_FIONBIO,)),),
-        "socket": ((0, 0xFFFFFFFF, (_AF_INET, _AF_INET6)), (1, _SOCK_TYPE_MASK, (_SOCK_DGRAM,))),
+        "socket": (
+            (0, 0xFFFFFFFF, (_AF_INET, _AF_INET6)),
+            (1, _SOCK_TYPE_MASK, (_SOCK_STREAM if kind == "link" else _SOCK_DGRAM,)),
+        ),
         # TOS and DF, which are set anew in each life: the socket is its successors', too.
         "setsockopt": ((1, 0xFFFFFFFF, (_SOL_IP, _SOL_IPV6)), (2, 0xFFFFFFFF, _MEMBERS_OPTIONS)),
     }

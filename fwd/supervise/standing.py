@@ -107,8 +107,11 @@ class Standing:
             self.metrics = sockets.listen_tcp(self.gateway.metrics)
         self.serve_beacon(self.gateway)
 
-    def start(self, peerings: Sequence[Peering]) -> None:
-        """Set up what can be; a peering whose address is not there yet waits, unless all do. Raises UserError."""
+    def start(self, peerings: Sequence[Peering], later: Sequence[Peering] = ()) -> None:
+        """Set up what can be; a peering whose address is not there yet waits, unless all do. Raises UserError.
+
+        `later`: those that wait in any case, guarded, so that nothing of theirs keeps the gateway from starting.
+        """
         with contextlib.ExitStack() as undo:
             # All is opened before any guard is touched.
             opened: dict[str, PeeringParts] = {}
@@ -130,10 +133,12 @@ class Standing:
                 undo.callback(self.kernel.undo)
                 self.kernel.set_all((peering, peering.name in self.waiting) for peering in peerings)
             self.kernel.connect(opened.values())
-            self.tidy(peerings)
+            self.waiting |= dict.fromkeys((one.name for one in later), "")
+            self.guard(later)
+            self.tidy([*peerings, *later])
             undo.pop_all()
         self.peerings = opened
-        self.retry_at = time.monotonic() + RETRY_S
+        self.retry_at = 0.0 if later else time.monotonic() + RETRY_S
         for parts in opened.values():
             _warn(parts)
 

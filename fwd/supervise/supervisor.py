@@ -8,12 +8,8 @@ whatever woke it. SIGTERM and SIGINT stop cleanly, SIGHUP re-reads the configura
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import gc
 import logging
-import multiprocessing
-import os
-import resource
 import selectors
 import signal
 import socket
@@ -23,22 +19,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from fwd.datapath import memory
 from fwd.datapath.board import Board
-from fwd.model.config import Config, load, with_members, without_offload
+from fwd.model.config import Config
 from fwd.model.reasons import Reason
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
-from fwd.supervise import applying, host, logs, plan, policy, privileges
+from fwd.supervise import applying, host, logs, plan, policy
 from fwd.supervise.admin import Admin, Visitor
 from fwd.supervise.children import Child, try_users
 from fwd.supervise.examine import examined, open_all_examined, open_examined
 from fwd.supervise.following import follow
-from fwd.supervise.loglines import Form
+from fwd.supervise.link import controller_of
 from fwd.supervise.notify import ServiceManager, summary
 from fwd.supervise.orders import Orders
 from fwd.supervise.policy import Action
-from fwd.supervise.standing import RETRY_S, Guards, Standing, is_short_of_descriptors
+from fwd.supervise.standing import RETRY_S, Guards, Standing
 from fwd.supervise.telling import Teller, Tellers
 from fwd.supervise.tree import Tree
 from fwd.supervise.trial import Store
@@ -47,53 +42,6 @@ from fwd.supervise.users import find_users
 
 log = logging.getLogger(__name__)
 GIVE_UP_S: Final = 10.0  # of turns that all fail as a whole
-
-
-def run(
-    config_path: Path,
-    members: int | None = None,
-    no_offload: bool = False,
-    save_keys: Path | None = None,
-    log_format: Form = "text",
-) -> int:
-    """`fwd demux`: run a gateway until it is told to stop; returns the exit status. Raises UserError."""
-
-    def amend(config: Config) -> Config:
-        if members is not None:
-            config = with_members(config, members)
-        return without_offload(config) if no_offload else config
-
-    def read() -> Config:
-        return amend(load(config_path))
-
-    config = read()
-    memory.check_machine()
-    if os.geteuid() != 0:
-        raise UserError("fwd demux needs root: it opens TUN devices, sets routes and nftables rules")
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    multiprocessing.set_start_method("fork", force=True)
-    privileges.set_title("supervisor")
-    multiprocessing.current_process().name = "supervisor"  # in the log
-    faulthandler.enable()
-    logs.set_up(config.gateway.log_level, log_format)
-    try:
-        status = Supervisor(config, read, save_keys, config_path, amend).run()
-    except UserError:
-        logs.tear_down()
-        raise
-    except Exception as error:
-        if not is_short_of_descriptors(error):
-            log.exception("the supervisor ends; the leak guards stand", extra=event("supervisor.failed"))
-            logs.tear_down()
-            os._exit(os.EX_SOFTWARE)  # whatever else is amiss: children die with their parent
-        logs.tear_down()
-        raise UserError(
-            f"out of file descriptors, of which the limit allows {most}: raise it (ulimit -n, systemd's LimitNOFILE=)"
-        ) from None
-    if not logs.tear_down():
-        os._exit(status)  # the log's reader has stopped, and would be waited for
-    return status
 
 
 class Supervisor:
@@ -111,10 +59,10 @@ class Supervisor:
         self._save_keys = save_keys
 
         # What this host lacks is said before anything is opened.
-        self._users = find_users(config.gateway.user)
+        self._users = find_users(config.gateway.user, joined=config.controller is not None)
         host.check(config, self._users)
         try_users(self._users)
-        self._config = config
+        self._local = self._config = config  # what the file says; and with what the controller wants beside it
 
         # What is open outlives the processes; each of these watches a part of it.
         self._standing = Standing(
@@ -127,7 +75,12 @@ class Supervisor:
         self._selector.register(self._standing.kernel.fd, selectors.EVENT_READ, self._standing.kernel)
         self._standing.kernel.tell = self._tell_troubles
         self._tellers = Tellers(self._standing, self._selector)
-        self._tree = Tree(self._standing, self._tellers, self._selector, self._logs, self._users, time.monotonic_ns())
+        self._controller = controller_of(
+            config, lambda: self._local, self._follow_controller, self._standing.memory, self._users
+        )
+        self._tree = Tree(
+            self._standing, self._tellers, self._selector, self._logs, self._users, self._controller.directory
+        )
         self._wait_s = policy.TICK_S
 
         # What has been told, and what is under way of a change.
@@ -143,12 +96,15 @@ class Supervisor:
         self._secrets_due = False
         self._forgiven_at = 0.0
         self._manager = ServiceManager()
+        self._applying = self._applier(path, amend)
+        self._admin: Admin | None = None
+
+    def _applier(self, path: Path, amend: Callable[[Config], Config]) -> applying.Applying:
         gateway = applying.Gateway(
-            lambda: self._config, self._steps_to, self._want, self._is_settled, self._late, amend,
+            lambda: self._local, self._steps_to, self._want, self._is_settled, self._late, amend,
             partial(examined, user=self._users["keyd"]),
         )  # fmt: skip
-        self._applying = applying.Applying(gateway, Store(path), self._users["keyd"])
-        self._admin: Admin | None = None
+        return applying.Applying(gateway, Store(path), self._users["keyd"])
 
     def run(self) -> int:
         """Set up, loop, undo. The leak guards go if SIGTERM or SIGINT was taken, and in no other case."""
@@ -156,7 +112,9 @@ class Supervisor:
             self._install_signals()
             self._standing.open_front(self._save_keys)
             self._serve_admin()
-            self._standing.start(self._config.peering)
+            self._controller.begin()
+            self._config = self._controller.beside(self._local)
+            self._standing.start(self._local.peering, self._config.peering[len(self._local.peering) :])
             self._tree.grow()
             self._troubles.apart("admin", self._applying.resume)
             host.tell_rights(self._users)
@@ -171,7 +129,7 @@ class Supervisor:
 
     def _serve_admin(self) -> None:
         assert self._standing.admin is not None
-        orders = Orders(self._standing, self._tellers, self._applying)
+        orders = Orders(self._standing, self._tellers, self._applying, self._controller)
         self._admin = Admin(self._standing.admin, self._selector, orders.obey)
 
     def _install_signals(self) -> None:
@@ -236,6 +194,7 @@ class Supervisor:
             self._troubles.apart("admin", self._admin.turn, now)
             self._troubles.apart("admin", self._applying.turn)
 
+        self._troubles.apart("controller", self._controller.turn, now)
         self._unsettled |= self._standing.look_up_names(self._config.peering, now)
         if self._reload and now >= self._reload_at:
             self._manager.reloading()
@@ -337,6 +296,7 @@ class Supervisor:
             "behind": self._standing.behind,
             "tuns": dict(self._standing.kernel.seen),
             "trial_until": self._applying.trial_until,
+            "controller": self._controller.told,
         }
         reasons = [*self._standing.drained(), *self._standing.kernel.reasons()]
         if (news, reasons) != self._told_troubles:
@@ -351,7 +311,7 @@ class Supervisor:
         The agent answers until the end.
         """
         apart = self._troubles.apart
-        for first in ("beacon", "keyd"):
+        for first in ("beacon", "link", "keyd"):
             apart(first, self._tree.end, [self._tree.children[n] for n in (first,) if n in self._tree.children])
         for name in self._standing.peerings:
             apart(name, self._tree.end_peering, name)
@@ -360,6 +320,7 @@ class Supervisor:
         self._standing.close_all(self._troubles, guards)
         if self._admin is not None:
             self._admin.close()
+        apart("controller", self._controller.close)
         self._tellers.close()
         self._tree.members.close()
         self._tree.work.close()
@@ -384,12 +345,19 @@ class Supervisor:
 
     def _steps_to(self, config: Config) -> list[plan.Step]:
         """Return what is to be done for a configuration. Raises UserError if fwd must be restarted."""
+        config = self._controller.beside(config)
         return plan.plan(self._standing.in_force(config.peering), self._standing.names.resolved(config))
+
+    def _follow_controller(self, certified: bool) -> None:
+        """Have what the controller wants in force; `certified`: link has another certificate."""
+        self._want(self._local)
+        if certified:
+            self._tree.renew_link(time.monotonic())
 
     def _want(self, config: Config) -> None:
         """Have another configuration in force, as soon as may be."""
-        self._config = config
-        self._standing.look_up_again(config.peering)
+        self._local, self._config = config, self._controller.beside(config)
+        self._standing.look_up_again(self._config.peering)
         self._unsettled = self._secrets_due = True
         self._standing.retry_at = 0.0
 

@@ -15,11 +15,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from fwd import __version__
 from fwd.agent import beacon
 from fwd.agent import service as agent
 from fwd.agent.view import GatewayView
 from fwd.datapath.shared import GatewayShared, ProcessState
 from fwd.keyd import service as keyd
+from fwd.link.directory import Directory
 from fwd.supervise import logs
 from fwd.supervise.children import Child, Main
 from fwd.supervise.members import Members
@@ -33,7 +35,7 @@ _STOP_WAIT_S: Final = 2.0
 
 
 class Tree:
-    """A slot for every process of what `standing` has open."""
+    """A slot for every process of what `standing` has open; `joined`: link's directory, if it has a controller."""
 
     def __init__(
         self,
@@ -42,7 +44,7 @@ class Tree:
         selector: selectors.BaseSelector,
         inbox: logs.Inbox,
         users: Users,
-        started_ns: int,
+        joined: Directory | None = None,
     ) -> None:
         self.children: dict[str, Child] = {}
         self.work = Work()
@@ -52,7 +54,8 @@ class Tree:
         self._selector = selector
         self._logs = inbox
         self._users = users
-        self._started_ns = started_ns
+        self._joined = joined
+        self._started_ns = time.monotonic_ns()
 
     # -- who there is to be -------------------------------------------------------------------------------------------
 
@@ -69,6 +72,8 @@ class Tree:
         if self._standing.beacon is not None:
             fds, inputs = self._beacon_fds, self._beacon_inputs
             self.add("beacon", lambda: Child("beacon", shared.beacon, fds, self._beacon_main, inputs))
+        if self._joined is not None:
+            self.add("link", lambda: Child("link", shared.link, set, self._link_main))
 
     def add(self, name: str, make: Callable[[], Child]) -> None:
         """Add a slot, unless there is one of that name."""
@@ -165,6 +170,14 @@ class Tree:
         view, channel = self._view("beacon"), self._tellers.channel("beacon")
         return lambda: beacon.run(view, sock, key, channel)
 
+    def _link_main(self, child: Child) -> Main:
+        # What TLS and HTTP need is loaded here alone.
+        from fwd.link import service as link
+
+        assert self._joined is not None
+        parts = link.parts_of(self._joined, GatewayShared(self._standing.memory.map("link")), __version__)
+        return lambda: link.run(parts)
+
     # -- how they end -------------------------------------------------------------------------------------------------
 
     def unwatch(self, child: Child) -> None:
@@ -198,6 +211,11 @@ class Tree:
                 standing.shared.beacon.put(ProcessState.STOPPED, 0, 0, 0, 0)
             else:
                 child.replace(now)
+
+    def renew_link(self, now: float) -> None:
+        """Have link begin anew, with what is in its directory now."""
+        if (child := self.children.get("link")) is not None:
+            child.replace(now)
 
     def end_peering(self, name: str) -> None:
         """End all processes of a peering."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from fwd.supervise import policy, supervisor
+from fwd.supervise import policy, running, supervisor
 
 HERE = str(Path(supervisor.__file__).parent)
 RETRY_S = 0.1  # what failed is to be tried again soon
@@ -108,7 +108,7 @@ def main() -> int:
     policy.STORM, policy.BACKOFF_S = 10**9, 0.0  # type: ignore[misc]  # children are begun again at once
     supervisor.RETRY_S = RETRY_S  # type: ignore[attr-defined]
     supervisor.Supervisor._turn = profiled  # type: ignore[method-assign]
-    return supervisor.run(Path(config))
+    return running.run(Path(config))
 
 
 if __name__ == "__main__":

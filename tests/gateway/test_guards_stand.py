@@ -76,14 +76,14 @@ def second(pair: Pair, name: str, **peering: object) -> Path:
 RAISING = """
 import sys
 from pathlib import Path
-from fwd.supervise import supervisor
+from fwd.supervise import running, supervisor
 supervisor.GIVE_UP_S = 0.5
 def fail(self):
     if Path(sys.argv[2]).exists():
         raise RuntimeError("on purpose")
     turn(self)
 turn, supervisor.Supervisor._turn = supervisor.Supervisor._turn, fail
-sys.exit(supervisor.run(Path(sys.argv[1])))
+sys.exit(running.run(Path(sys.argv[1])))
 """
 
 

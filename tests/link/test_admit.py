@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 
 from fwd.controller.place import place
-from fwd.link.admit import IKE_KEYS, PEERING_KEYS, Allowed, admit
+from fwd.link.admit import IKE_KEYS, PEERING_KEYS, admit, beside
 from fwd.link.document import DocumentError
 from fwd.model.config import Config
 from fwd.model.fleet import Fleet
+from fwd.model.keys import CertificateKeys
 
 KEYS = {"source": "cert", "certificate": "/etc/fwd/gw.pem", "key": "/etc/fwd/gw.key", "authorities": "/etc/fwd/ca.pem"}
 LOCAL = Config.model_validate(
     {
         "gateway": {"user": "vpn", "metrics": "127.0.0.1:9595"},
+        "controller": {"subnets": ["10.1.0.0/16", "10.2.0.0/16", "fd00::/16"]},
         "peering": [
             {
                 "name": "mine", "local_addrs": "192.0.2.1", "remote_addrs": "192.0.2.99", "local_ts": ["10.1.0.0/24"],
@@ -25,7 +27,7 @@ LOCAL = Config.model_validate(
         ],
     }
 )  # fmt: skip
-ALLOWED = Allowed.model_validate({"subnets": ["10.1.0.0/16", "10.2.0.0/16", "fd00::/16"], "keys": KEYS})
+FILES = CertificateKeys.model_validate(KEYS)
 TABLE: dict[str, Any] = {
     "name": "a-b", "local_addrs": "192.0.2.1", "remote_addrs": ["192.0.2.2"], "local_ts": ["10.1.0.0/24"],
     "remote_ts": ["10.2.0.0/24"], "members": 4, "payload": "superpacket", "port": 5012, "tun": "fwd1a2b3c4d",
@@ -34,12 +36,12 @@ TABLE: dict[str, Any] = {
 
 
 def wanted(**changes: Any) -> Config:
-    return admit(LOCAL, ALLOWED, {"peering": [{**TABLE, **changes}]})
+    return beside(LOCAL, admit(LOCAL, FILES, {"peering": [{**TABLE, **changes}]}))
 
 
 def refusal(content: Any) -> str:
     with pytest.raises(DocumentError) as refused:
-        admit(LOCAL, ALLOWED, content)
+        admit(LOCAL, FILES, content)
     text = str(refused.value)
     assert "\n" not in text
     return text
@@ -66,7 +68,7 @@ def test_timers_and_members_may_be_set() -> None:
 
 
 def test_without_peerings_what_the_file_has_stays() -> None:
-    assert admit(LOCAL, ALLOWED, {"peering": [], "draining": False}) == LOCAL
+    assert admit(LOCAL, FILES, {"peering": [], "draining": False}) == []
 
 
 def test_what_a_controller_places_is_admitted() -> None:
@@ -86,7 +88,7 @@ def test_what_a_controller_places_is_admitted() -> None:
     )
     empty = LOCAL.model_copy(update={"peering": []})
     for content in place(fleet).gateways.values():
-        assert [one.name for one in admit(empty, ALLOWED, content).peering] == ["a-b"]
+        assert [one.name for one in admit(empty, FILES, content)] == ["a-b"]
 
 
 @pytest.mark.parametrize("key", ["gateway", "hooks", "restart_command", "spread", "log"])
@@ -142,6 +144,7 @@ def test_nonsense_is_refused(tables: Any) -> None:
 
 
 def test_more_members_than_the_file_allows_are_refused() -> None:
-    few = ALLOWED.model_copy(update={"members_max": 2})
+    assert LOCAL.controller is not None
+    few = LOCAL.model_copy(update={"controller": LOCAL.controller.model_copy(update={"members_max": 2})})
     with pytest.raises(DocumentError, match="4 members, and 2 are allowed"):
-        admit(LOCAL, few, {"peering": [TABLE]})
+        admit(few, FILES, {"peering": [TABLE]})

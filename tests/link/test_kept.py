@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fwd.link.document import Answer, Document, DocumentError, sign
-from fwd.link.kept import Kept
+from fwd.link.kept import Known, Shelf
 from fwd.proto.errors import UserError
 
 KEY, OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(32))), Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -31,12 +31,44 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "controller"
 
 
+class Kept:
+    """A host's files, and what it knows by them: it takes what may be taken."""
+
+    def __init__(self, directory: Path) -> None:
+        self.shelf = Shelf(directory)
+
+    @property
+    def known(self) -> Known:
+        return Known(self.shelf.read(), KEY.public_key(), "a1")
+
+    @property
+    def document(self) -> Document | None:
+        return self.known.document
+
+    @property
+    def held(self) -> Document | None:
+        return self.known.held
+
+    def receive(self, data: bytes) -> Answer:
+        answer, _, document = self.known.judge(data)
+        if answer is Answer.TAKE:
+            self.shelf.take(data, document.order)
+        elif answer is Answer.HOLD:
+            self.shelf.hold(data)
+        return answer
+
+    def accept(self) -> Document:
+        document, data = self.known.accept()
+        self.shelf.take(data, document.order)
+        return document
+
+
 def opened(directory: Path) -> Kept:
-    return Kept(directory, KEY.public_key(), "a1")
+    return Kept(directory)
 
 
 def receive(kept: Kept, *documents: Document) -> list[Answer]:
-    return [kept.receive(sign(one, KEY))[0] for one in documents]
+    return [kept.receive(sign(one, KEY)) for one in documents]
 
 
 def test_a_host_that_never_heard_anything_has_nothing(directory: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from fwd.model.config import parse
 from fwd.model.example import EXAMPLE
 from fwd.proto.errors import UserError
-from fwd.supervise import supervisor
+from fwd.supervise import running
 from fwd.supervise.host import Host, look, mapped, missing
 
 ALL: Final = (range(2**32 - 1),)
@@ -27,6 +27,7 @@ WHOLE: Final = Host(
     capabilities=2**41 - 1, uids=ALL, gids=ALL, may_set_groups=True, tun=0, has_nft=True, free_port_min=1024, run=""
 )
 USERS: Final = {"demux": (997, 998), "member": (997, 998), "keyd": (996, 997), "agent": (995, 996)}
+MISSING = "peering: missing: at least one is needed, unless there is a [controller] from which they come"
 
 
 def without(*bits: int) -> int:
@@ -158,7 +159,7 @@ def test_a_reload_that_is_asked_for_in_the_first_second_ends_nothing(config: Pat
             time.sleep(0.01)
         os.close(writer)
         _, errors = process.communicate(timeout=60)
-        assert (process.returncode, errors) == (2, f"fwd: {config}: peering: missing\n")
+        assert (process.returncode, errors) == (2, f"fwd: {config}: {MISSING}\n")
     finally:
         process.kill()
         process.wait()
@@ -175,4 +176,4 @@ def test_a_machine_of_another_order_of_stores_runs_no_gateway(monkeypatch: pytes
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     monkeypatch.setattr(os, "geteuid", lambda: 65534)  # it would be refused all the same, and set up nothing
     with pytest.raises(UserError, match="this machine is aarch64"):
-        supervisor.run(tmp_path / "fwd.toml")
+        running.run(tmp_path / "fwd.toml")

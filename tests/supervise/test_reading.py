@@ -17,7 +17,7 @@ from fwd.model.example import EXAMPLE
 from fwd.model.subnets import SUBNETS_MAX
 from fwd.model.toml import FILE_OCTETS_MAX
 from fwd.proto.errors import UserError
-from fwd.supervise import reading
+from fwd.supervise import asked, reading
 from fwd.supervise.reading import Reading, answer_in
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives up root, and has to have it")
@@ -105,7 +105,7 @@ def test_a_device_that_never_ends_and_a_sparse_file_are_too_long(tmp_path: Path,
 
 
 def test_one_that_takes_too_long_is_ended(tmp_path: Path, opened: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "DEADLINE_S", 0.05)
+    monkeypatch.setattr(asked, "DEADLINE_S", 0.05)
     monkeypatch.setattr(reading, "parse_octets", lambda *_: time.sleep(60))
     assert "could not be read within" in refused(file_of(tmp_path, b"", opened))
 
@@ -160,4 +160,4 @@ def test_the_largest_configuration_that_there_may_be_is_no_more_than_that() -> N
     (peering,) = config["peering"][:1]
     peering["local_ts"] = peering["remote_ts"] = ["fd00:1111:2222:3333:4444:5555:6666:7777/128"] * SUBNETS_MAX
     line = json.dumps({"config": {**config, "peering": [peering] * 64}}).encode()
-    assert not reading._is_too_much(line)
+    assert not reading.is_too_much(line)

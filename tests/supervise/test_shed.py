@@ -27,9 +27,9 @@ LONG_S = 60.0
 
 
 def look_up_a_name(_: Path) -> None:
-    lookup = names._begin(("gw.example", 4), USER, time.monotonic())
+    lookup = names.begin(("gw.example", 4), USER, time.monotonic())
     os.waitid(os.P_PID, lookup.pid, os.WEXITED | os.WNOWAIT)
-    names._end(lookup)
+    names.end(lookup)
 
 
 def read_a_configuration(path: Path) -> None:

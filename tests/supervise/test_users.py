@@ -48,6 +48,16 @@ def test_users_of_a_number_need_no_names(wanted: str | int, known: dict[str, int
     }  # fmt: skip
 
 
+def test_a_gateway_with_a_controller_has_a_fourth_for_link(known: dict[str, int]) -> None:
+    known.update({**PACKAGED, "fwd-link": 994})
+    assert find_users(None, joined=True)["link"] == (994, 995)
+    assert "link" not in find_users(None)
+    assert find_users(60000, joined=True)["link"] == (60003, 60003)
+    known.update({"vpn": 1, "vpn-keyd": 2, "vpn-agent": 3})
+    with pytest.raises(UserError, match="no such user: vpn-link; fwd runs as four"):
+        find_users("vpn", joined=True)
+
+
 @pytest.mark.parametrize("there", [[], ["fwd"], ["fwd", "fwd-keyd"]])
 def test_free_numbers_where_the_packages_users_are_not_all_there(there: list[str], known: dict[str, int]) -> None:
     known.update({name: PACKAGED[name] for name in there})

@@ -1,0 +1,27 @@
+"""The table `[controller]`: what a gateway that has joined a controller lets it set, and where it keeps what it was
+given (`fwd join`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field
+
+from fwd.model.words import FilePath, Live, Restart, Strict, Subnet
+
+DIRECTORY: Final = Path("/etc/fwd/controller")
+
+
+class Controller(Strict):
+    """What a controller may set on this gateway: peerings, and of those no more than stands here."""
+
+    directory: Restart[FilePath] = Field(
+        default=DIRECTORY, description="where `fwd join` has put keys and certificates; for root alone"
+    )
+    subnets: Live[list[Subnet]] = Field(
+        min_length=1, max_length=64, description="in which all subnets of its peerings must be, on both sides"
+    )
+    members_max: Live[int] = Field(default=64, ge=1, le=64, description="members that a peering may have")
+    port_min: Live[int] = Field(default=4500, ge=1024, le=65535, description="the lowest UDP port that it may use")

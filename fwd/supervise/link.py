@@ -1,0 +1,346 @@
+"""A gateway's controller, as the supervisor has it: what it wants of this gateway, and what becomes of that.
+
+    link's mailboxes ──checking.py──▶ taken: kept on disk, then in force beside what the local file has (plan.py)
+                                      held: kept on disk, until `fwd apply --accept-shrink`
+                                      refused: told to the controller, the status and the log
+
+Whatever the controller does, says or does not say: what is in force stays until a document is taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from fwd.datapath.memory import Memory
+from fwd.datapath.shared import GatewayShared
+from fwd.link.admit import beside, why_outside
+from fwd.link.directory import CA, IKE, LINK, Directory
+from fwd.link.document import Answer, DocumentError
+from fwd.link.kept import Shelf, tell_damage
+from fwd.link.place import place_in
+from fwd.model.config import Config, Peering
+from fwd.model.linked import News
+from fwd.model.words import is_address
+from fwd.proto.errors import UserError
+from fwd.proto.logged import event
+from fwd.supervise import names
+from fwd.supervise.admin import RefusedError
+from fwd.supervise.checking import REFUSED, Case, Checking, Found, What
+from fwd.supervise.users import User, Users
+
+log = logging.getLogger(__name__)
+AGAIN_S: Final = 1.0  # after a question, before the next one
+UNKEPT_S: Final = 10.0  # after what could not be kept, before it is tried again
+LOOK_UP_S: Final = 60.0  # between two look-ups of the controller's name, while it does not answer
+Json = dict[str, Any]
+
+
+class Controlled:
+    """See the module. `local`: the local file's configuration, as it is in force. `follow`: has all follow what is
+    wanted now; it is told whether link is to begin anew, with another certificate.
+
+    `checker`: whom the processes run as that examine what comes; `looks_up`: those that look up the controller's name.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        local: Callable[[], Config],
+        follow: Callable[[bool], None],
+        memory: Memory,
+        checker: User,
+        looks_up: User,
+    ) -> None:
+        """Read what `fwd join` has put there. Raises UserError."""
+        self.directory = Directory(directory)
+        self._shelf = Shelf(directory)
+        self.about = self.directory.about()
+        self._key = self.directory.document_key()
+        self._local, self._follow = local, follow
+        self._memory = memory
+        self._shared = GatewayShared(memory.map("supervisor"))
+        self._checker, self._looks_up = checker, looks_up
+
+        # What is in force, and what is known of it.
+        self.peerings: tuple[Peering, ...] = ()
+        self.draining = False
+        self.news = News(url=self.about.url, name=self.about.name)
+
+        # What is under way.
+        self._asked: Checking | None = None
+        self._ended: list[Checking] = []
+        self._seen = {"document": 0, "certificates": 0}  # version of link's mailbox that was looked at
+        self._not_before = 0.0
+        self._accepted: str | None = None  # why not; empty: it is in force; None: nobody has asked, or not yet
+        self._lookup: names.Lookup | None = None
+        self._look_up_at = 0.0
+        self._follow_host()
+
+    @property
+    def told(self) -> Json:
+        """What link and the agent are told of it."""
+        return self.news.as_json()
+
+    # -- by itself ----------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Take what is kept, at the start, without a controller. Raises UserError."""
+        self._ask("start", bytes, time.monotonic())
+        while self._asked is not None:
+            self._asked.wait(0.1)
+            self._hear(time.monotonic())
+        self._bury(wait=True)
+
+    def turn(self, now: float) -> None:
+        """Go on with what is under way, or with what link has handed over."""
+        self._bury()
+        self._look_up(now)
+        if self._asked is not None:
+            self._hear(now)
+        elif now >= self._not_before:
+            for what, board in (("document", "documents"), ("certificates", "certificates")):
+                version = self._version(board)
+                if version != self._seen[what] and self._asked is None:
+                    self._seen[what] = version
+                    self._ask(what, lambda board=board: self._handed(board), now)  # type: ignore[arg-type, misc]
+
+    def beside(self, local: Config) -> Config:
+        """Return a local configuration with what the controller wants beside it. Raises UserError."""
+        if local.controller is None or local.controller.directory != self.directory.path:
+            raise UserError("controller.directory cannot change while fwd runs: restart fwd")
+        for one in self.peerings:
+            if why := why_outside(one, local.controller):
+                raise UserError(f"{why}; it is the controller's, and in force: take it away there first")
+        try:
+            return beside(local, self.peerings)
+        except DocumentError as error:
+            raise UserError(f"the controller's peerings {error}") from None
+
+    def accept(self) -> Iterator[Json | None]:
+        """Let what is held pass, by root's word; what is given is what to say. Raises RefusedError."""
+        if self._asked is not None:
+            raise RefusedError("a document is being examined: try again in a moment")
+        self._accepted = None
+        self._ask("accept", bytes, time.monotonic())
+        return self._accept()
+
+    def _accept(self) -> Iterator[Json | None]:
+        while self._accepted is None:
+            yield None
+        if self._accepted:
+            raise RefusedError(self._accepted)
+        yield {"accepted": list(self.news.applied)}
+
+    def close(self) -> None:
+        """End what is under way."""
+        if self._asked is not None:
+            self._dismiss(self._asked)
+            self._asked = None
+        if self._lookup is not None:
+            names.end(self._lookup)
+        self._bury(wait=True)
+
+    # -- questions ----------------------------------------------------------------------------------------------------
+
+    def _version(self, board: str) -> int:
+        version: int = getattr(self._shared, board).version
+        return version
+
+    def _handed(self, board: str) -> bytes:
+        """What link has written; for the child, which maps it anew: the supervisor's maps are not inherited."""
+        shared = GatewayShared({"link": self._memory.regions["link"].map("read")})
+        found: bytes = getattr(shared, board).get()
+        return found
+
+    def _ask(self, what: What, handed: Callable[[], bytes], now: float) -> None:
+        self._not_before = now + AGAIN_S
+        try:
+            files = {name: self.directory.octets(name) for name in (CA, f"{LINK}.pem", f"{IKE}.pem")}
+            case = Case(self._local(), self.directory, self.about.name, self._key, self._shelf.read(), files)
+            self._asked = Checking(case, what, handed, self._checker, now)
+        except (UserError, OSError) as error:
+            self._refused(what, f"it cannot be examined: {error}")
+
+    def _hear(self, now: float) -> None:
+        asked = self._asked
+        assert asked is not None
+        try:
+            found = asked.found(now)
+        except UserError as error:
+            found = Found(REFUSED, why=str(error))
+        if found is None:
+            return
+        self._dismiss(asked)
+        self._asked = None
+        for name, why in found.damaged.items():
+            tell_damage(name, why, self.directory.path)
+        if found.lives:
+            self.news = replace(self.news, link=found.lives.get(LINK), ike=found.lives.get(IKE))
+        if found.order > self.news.seen:
+            self.news = replace(self.news, seen=found.order)
+        self._obey(asked.what, found)
+
+    def _obey(self, what: What, found: Found) -> None:
+        """Do what was found out."""
+        if what == "start" and found.held is not None:
+            why = "it takes away too much: `fwd apply --accept-shrink` on this host lets it pass"
+            self.news = replace(self.news, held=found.held, held_why=why)
+        match found.answer:
+            case "take":
+                self._take(what, found)
+            case Answer.HOLD.value:
+                self._hold(found)
+            case Answer.OLD.value | "refused":
+                self._refused(what, found.why)
+            case _:
+                self.news = replace(self.news, refused="")
+
+    def _take(self, what: What, found: Found) -> None:
+        """Keep it on disk first; what cannot be kept is not in force, either."""
+        if what != "certificates":
+            try:
+                beside(self._local(), found.peerings)
+            except DocumentError as error:
+                self._refused(what, str(error))
+                return
+        try:
+            changed = [name for name, data in found.files.items() if self._put(name, data)]
+            if found.document:
+                self._shelf.take(found.document, found.order)
+        except OSError as error:
+            self._refused(what, f"it cannot be kept in {self.directory.path}: {error.strerror}; it is tried again")
+            self._seen |= {what: -1} if what in self._seen else {}
+            self._not_before = time.monotonic() + UNKEPT_S
+            return
+
+        # From here on it is in force.
+        if what == "certificates":
+            log.info("certificates renewed: %s", ", ".join(changed) or "none", extra=event("controller.renewed"))
+        else:
+            self._enforce(what, found)
+        if what != "start":
+            self._follow(bool({f"{LINK}.pem", CA} & set(changed)))
+
+    def _enforce(self, what: What, found: Found) -> None:
+        term, generation = found.order
+        if found.draining != self.draining:  # what a user wants since then stays
+            self._shared.drains[0] = found.draining
+        self.peerings, self.draining = found.peerings, found.draining
+        held = self.news.held if what == "start" else None
+        self.news = replace(self.news, applied=found.order, refused="", held=held)
+        self._accepted = ""
+        told = event("controller.applied", term=term, generation=generation, peerings=len(found.peerings))
+        log.info("the controller's document %d.%d: %d peerings", term, generation, len(found.peerings), extra=told)
+
+    def _hold(self, found: Found) -> None:
+        try:
+            self._shelf.hold(found.document)
+        except OSError as error:
+            self._refused("document", f"it cannot be kept in {self.directory.path}: {error.strerror}")
+            return
+        self.news = replace(self.news, held=found.order, held_why=found.why, refused="")
+        told = event("controller.held", term=found.order[0], generation=found.order[1], reason=found.why)
+        log.warning("the controller's document %d.%d is held: %s", *found.order, found.why, extra=told)
+
+    def _refused(self, what: What, why: str) -> None:
+        self._accepted = why
+        if what == "accept":
+            return
+        text = f"{what}: {why}"
+        if text != self.news.refused:
+            log.error("the controller's %s", text, extra=event("controller.refused", reason=why))
+        self.news = replace(self.news, refused=text)
+
+    def _put(self, name: str, data: bytes) -> bool:
+        """Have a file in the directory; whether it is another than before. Raises OSError."""
+        try:
+            same = self.directory.octets(name) == data
+        except UserError:
+            same = False
+        if not same:
+            self.directory.put(name, data)
+        return not same
+
+    # -- children, and the controller's name --------------------------------------------------------------------------
+
+    def _dismiss(self, asked: Checking) -> None:
+        asked.end()
+        self._ended.append(asked)
+
+    def _bury(self, *, wait: bool = False) -> None:
+        while True:
+            self._ended = [one for one in self._ended if not one.is_gone()]
+            if not (wait and self._ended):
+                return
+            time.sleep(0.001)
+
+    def _follow_host(self) -> None:
+        """Take the controller's address, if its URL has one."""
+        try:
+            self._host = place_in(self.about.url).host
+        except ValueError as error:
+            raise UserError(f"{self.directory.path}: {error}") from None
+        if is_address(self._host):
+            self.news = replace(self.news, addresses=(self._host,))
+            self._look_up_at = float("inf")
+
+    def _look_up(self, now: float) -> None:
+        """Look the controller's name up, again and again while it does not answer."""
+        if self._lookup is not None:
+            said = names.heard(self._lookup, now)
+            if said is not None:
+                self._lookup = None
+                found, why = names.answer_in(said, 0)
+                if found:
+                    self.news = replace(self.news, addresses=tuple(map(str, found)))
+                else:
+                    log.warning("%s cannot be looked up: %s", self._host, why, extra=event("controller.no_address"))
+        elif now >= self._look_up_at and not self._shared.link_connected[0]:
+            self._look_up_at = now + LOOK_UP_S
+            try:
+                self._lookup = names.begin((self._host, 0), self._looks_up, now)
+            except OSError as error:
+                log.warning("%s cannot be looked up: %s", self._host, error, extra=event("controller.no_address"))
+
+
+class Alone:
+    """A gateway without a controller: what there is to do is nothing."""
+
+    directory = None
+    told = None
+
+    def begin(self) -> None:
+        """Take nothing."""
+
+    def turn(self, now: float) -> None:
+        """Go on with nothing."""
+
+    def close(self) -> None:
+        """End nothing."""
+
+    def beside(self, local: Config) -> Config:
+        """Return the local configuration. Raises UserError if it has a controller by now."""
+        if local.controller is not None:
+            raise UserError("[controller] cannot come while fwd runs: restart fwd")
+        return local
+
+    def accept(self) -> Iterator[Json | None]:
+        """Refuse: nothing is held."""
+        raise RefusedError("this gateway has no [controller]: nothing is held")
+
+
+Controller = Controlled | Alone
+
+
+def controller_of(
+    config: Config, local: Callable[[], Config], follow: Callable[[bool], None], memory: Memory, users: Users
+) -> Controller:
+    """Return the controller that a configuration names. Raises UserError if this host has not joined it."""
+    if config.controller is None:
+        return Alone()
+    return Controlled(config.controller.directory, local, follow, memory, users["keyd"], users["agent"])
