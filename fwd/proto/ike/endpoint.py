@@ -22,7 +22,7 @@ from fwd.proto.ike.both import goes_first, peer_begins
 from fwd.proto.ike.causes import By, Failure, failure_of
 from fwd.proto.ike.crypto import Random
 from fwd.proto.ike.events import Address, Closed, Connection, Datagram, Event, Fault, Rejected, Standing, World
-from fwd.proto.ike.exchanges import CreateChild, DeleteChildren, DeleteIke, respond_delete
+from fwd.proto.ike.exchanges import CreateChild, DeleteChildren, DeleteIke, respond_informational
 from fwd.proto.ike.initial import Initiate, respond_auth, respond_init
 from fwd.proto.ike.limits import FRAGMENTS_BYTES_STRANGERS, HALF_OPEN_S
 from fwd.proto.ike.message import Header, decode_clear, encode_clear
@@ -363,7 +363,7 @@ class Endpoint:
         if sa.origin is not None and any(is_about_children(one) for one in request):
             yield_to_rival(sa.origin, now)  # the peer works on what it has made
         if exchange == Exchange.INFORMATIONAL:
-            reply = respond_delete(sa, request, now)
+            reply = respond_informational(sa, request, now)
             if sa.ends:
                 yield_to_rival(sa, now)  # ours will not be answered
             return reply

@@ -1,4 +1,4 @@
-"""Exchanges of an established IKE SA about Child SAs, and its end: both roles (RFC 7296 §1.3, §1.4, §2.8, §2.25).
+"""Exchanges of an established IKE SA: about Child SAs, and INFORMATIONAL, both roles (RFC 7296 §1.3, 1.4, 2.8, 2.25).
 
 Two sides may begin at once. A Child SA that both rekey has two successors for a moment: the exchange in which the
 lowest of the four nonces was sent has lost, and who began it deletes what it made (§2.8.1); the other deletes the old
@@ -340,7 +340,7 @@ def resource(member: int) -> Notification:
     return Notification(Notify.SA_RESOURCE_INFO, b"member %d" % member)
 
 
-def respond_delete(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPayload]:
+def respond_informational(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPayload]:
     """Answer INFORMATIONAL: Deletes, notifies, or nothing at all, which asks whether we live, and where."""
     status = notified(request, Notify.FWD_STATUS)
     if status is not None and status.data and sa.peer.is_fwd:

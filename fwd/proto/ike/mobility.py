@@ -33,7 +33,7 @@ COOKIE2_BYTES: Final = 16
 _COOKIE2_SIZES: Final = range(8, 65)  # RFC 4555 §4.2.5
 
 
-class Verdict(Enum):
+class Whereabouts(Enum):
     """What a message's path means for where we send."""
 
     STAY = "stay"
@@ -44,19 +44,19 @@ class Verdict(Enum):
 
 def judge(
     mobility: Mobility, known: Path, seen: Path, *, established: bool, nat_before_us: bool, nat_before_peer: bool
-) -> Verdict:
+) -> Whereabouts:
     """Decide by the table above."""
     if seen == known:
-        return Verdict.STAY
+        return Whereabouts.STAY
     if not established:
-        return Verdict.MOVE if seen[1][0] == known[1][0] else Verdict.STAY
+        return Whereabouts.MOVE if seen[1][0] == known[1][0] else Whereabouts.STAY
     if nat_before_us:
-        return Verdict.STAY
+        return Whereabouts.STAY
     if mobility == "none":
-        return Verdict.STRAY if seen[1] != known[1] else Verdict.STAY
+        return Whereabouts.STRAY if seen[1] != known[1] else Whereabouts.STAY
     if seen[1][0] == known[1][0]:
-        return Verdict.MOVE
-    return Verdict.CHECK if mobility == "address" or nat_before_peer else Verdict.STRAY
+        return Whereabouts.MOVE
+    return Whereabouts.CHECK if mobility == "address" or nat_before_peer else Whereabouts.STRAY
 
 
 def consider(sa: IkeSa, path: Path, now: float) -> None:
@@ -65,11 +65,11 @@ def consider(sa: IkeSa, path: Path, now: float) -> None:
         sa.connection.mobility, (sa.local, sa.remote), path,
         established=sa.speaks, nat_before_us=sa.peer.sees_nat, nat_before_peer=sa.peer.behind_nat,
     )  # fmt: skip
-    if verdict is Verdict.MOVE:
+    if verdict is Whereabouts.MOVE:
         follow(sa, path)
-    elif verdict is Verdict.STRAY:
+    elif verdict is Whereabouts.STRAY:
         stray(sa, path[1], f"mobility is {sa.connection.mobility}")
-    elif verdict is Verdict.CHECK and now >= sa.probe_not_before:
+    elif verdict is Whereabouts.CHECK and now >= sa.probe_not_before:
         looks = any(isinstance(task, Probe) and task.path is not None for task in sa.tasks())
         if not looks:
             sa.submit_first(Probe(path), now)

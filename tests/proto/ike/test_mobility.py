@@ -9,14 +9,14 @@ from ikekit import NAME, A, B, Net, ask, connection, for_member
 
 from fwd.proto.ike import initial, mobility
 from fwd.proto.ike.events import Address, Closed, Datagram, Moved, Strayed
-from fwd.proto.ike.mobility import PROBE_EVERY_S, Verdict, heard_from, judge
+from fwd.proto.ike.mobility import PROBE_EVERY_S, Whereabouts, heard_from, judge
 from fwd.proto.ike.numbers import VENDOR_ID, Exchange, Notify
 from fwd.proto.ike.payloads import AnyPayload, Notification, Vendor
 
 HERE, THERE = ("192.0.2.1", 500), ("192.0.2.2", 500)
 X: Address = ("203.0.113.9", 7777)
 PORT, ADDRESS, LOCAL = (HERE, ("192.0.2.2", 9)), (HERE, X), (("192.0.2.1", 4500), THERE)
-STAY, MOVE, CHECK, STRAY = Verdict.STAY, Verdict.MOVE, Verdict.CHECK, Verdict.STRAY
+STAY, MOVE, CHECK, STRAY = Whereabouts.STAY, Whereabouts.MOVE, Whereabouts.CHECK, Whereabouts.STRAY
 
 
 @pytest.mark.parametrize(
@@ -31,9 +31,9 @@ STAY, MOVE, CHECK, STRAY = Verdict.STAY, Verdict.MOVE, Verdict.CHECK, Verdict.ST
     ],
 )
 def test_the_table(
-    kind: Literal["none", "port", "address"], nat: bool, port: Verdict, address: Verdict, local: Verdict
+    kind: Literal["none", "port", "address"], nat: bool, port: Whereabouts, address: Whereabouts, local: Whereabouts
 ) -> None:
-    def verdict(seen: mobility.Path, *, established: bool = True, before_us: bool = False) -> Verdict:
+    def verdict(seen: mobility.Path, *, established: bool = True, before_us: bool = False) -> Whereabouts:
         return judge(kind, (HERE, THERE), seen, established=established, nat_before_us=before_us, nat_before_peer=nat)
 
     assert [verdict(seen) for seen in (PORT, ADDRESS, LOCAL)] == [port, address, local]
