@@ -199,13 +199,17 @@ class Supervisor:
         if self._reload and now >= self._reload_at:
             self._manager.reloading()
             self._re_read()
-        told = self._tellers.tell(self._tree.children)
+        # A change that fails is no turn that fails: it may do so again and again, and the peerings go on.
+        told = self._tell_others()
         if told and (self._unsettled or self._standing.waiting) and now >= self._standing.retry_at:
-            self._settle()
+            self._troubles.apart("configuration", self._settle)
             self._tree.work.changed()
-            told = self._tellers.tell(self._tree.children)
+            told = self._tell_others()
         if told:
             self._note_read()
+
+    def _tell_others(self) -> bool:
+        return self._troubles.apart("supervisor", self._tellers.tell, self._tree.children) and self._tellers.done
 
     def _look(self, now: float) -> set[str]:
         """Manage every child that does not rest; returns the peerings of which something may be new."""

@@ -255,18 +255,19 @@ class Tellers:
 
         Who does not do it is ended, and not by SIGTERM: keyd would tell its peers that all is over.
         """
-        self.done = True
+        self.done, done = False, True
         for name, teller in self._by_name.items():
             child = children.get(name)
             if child is None or child.process is None:
                 continue
             try:
-                self.done &= teller.tell(self._standing)
+                done &= teller.tell(self._standing)
             except NotHeardError as error:
-                self.done, told = False, event("process.not_told", name=name, reason=str(error))
+                done, told = False, event("process.not_told", name=name, reason=str(error))
                 log.error("%s is ended, and forked anew: %s", name, error, extra=told)
                 child.signal(signal.SIGKILL)
-        return self.done
+        self.done = done
+        return done
 
     def close(self) -> None:
         """Close the channels."""

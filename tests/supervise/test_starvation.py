@@ -180,3 +180,24 @@ def test_what_sleeps_in_the_middle_of_a_turn_is_gone(supervisor: Supervisor, sto
     turn_until(supervisor, lambda: bool(child.ends), 30.0)
     ((_, ended_at),) = child.ends
     assert policy.HANG_S <= ended_at - child.life.turned_at < STOPPED_S_MAX
+
+
+def test_a_change_that_fails_again_and_again_does_not_end_the_supervisor(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each turn attempts it, and that is no turn that fails as a whole."""
+    monkeypatch.setattr("fwd.supervise.supervisor.GIVE_UP_S", -1.0)
+    monkeypatch.setattr("fwd.supervise.supervisor.RETRY_S", 0.0)
+    turns = 0
+
+    def fail() -> None:
+        nonlocal turns
+        turns += 1
+        supervisor._stopping = turns == 3
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(supervisor, "_settle", fail)
+    supervisor._unsettled = True
+    supervisor._loop()
+    assert turns == 3
+    assert "configuration" in supervisor._troubles.current(time.monotonic())
