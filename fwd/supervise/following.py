@@ -1,4 +1,4 @@
-"""Carries out the steps of a plan that end no process at once: guards, secrets, members, live keys."""
+"""Carries out the steps of a plan that end no process at once: guards, secrets, members, live keys; says what waits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 
 from fwd.model.config import Gateway
 from fwd.supervise import plan
+from fwd.supervise.notify import summary
 from fwd.supervise.standing import Standing
 from fwd.supervise.troubles import Troubles, reason
 
@@ -26,6 +27,22 @@ def follow(
         if troubles.apart(step.name, partial(_tell_why_not, failed, step, act)):
             followed.add(step.name)
     return followed - failed.keys(), set(failed)
+
+
+def behind(standing: Standing) -> dict[str, str]:
+    """Return which peerings are open otherwise than is wanted, and why."""
+    return {**standing.kept_secrets, **standing.unfollowed}
+
+
+def late(standing: Standing) -> dict[str, str]:
+    """Return which peerings are not as is wanted, those too that cannot be set up yet, and why."""
+    return {**behind(standing), **standing.waiting}
+
+
+def summary_of(standing: Standing) -> str:
+    """Return the service manager's line."""
+    shared = {name: parts.shared for name, parts in standing.peerings.items()}
+    return summary(shared, standing.waiting, behind(standing))
 
 
 def _tell_why_not(failed: dict[str, str], step: plan.Step, act: Callable[[], None]) -> None:

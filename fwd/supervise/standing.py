@@ -203,11 +203,6 @@ class Standing:
             told = event("peering.follows", peering=wanted.name, keys=keys)
             log.info("peering %s follows %s", wanted.name, ", ".join(keys), extra=told)
 
-    @property
-    def behind(self) -> dict[str, str]:
-        """Return which peerings are open otherwise than is wanted, and why."""
-        return {**self.kept_secrets, **self.unfollowed}
-
     def has_changed(self) -> None:
         """Have keyd and the agent told of what is open by now."""
         self.version += 1

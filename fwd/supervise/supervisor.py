@@ -28,9 +28,9 @@ from fwd.supervise import applying, host, logs, plan, policy
 from fwd.supervise.admin import Admin, Visitor
 from fwd.supervise.children import Child, try_users
 from fwd.supervise.examine import examined, open_all_examined, open_examined
-from fwd.supervise.following import follow
+from fwd.supervise.following import behind, follow, late, summary_of
 from fwd.supervise.link import controller_of
-from fwd.supervise.notify import ServiceManager, summary
+from fwd.supervise.notify import ServiceManager
 from fwd.supervise.orders import Orders
 from fwd.supervise.policy import Action
 from fwd.supervise.standing import RETRY_S, Guards, Standing
@@ -101,7 +101,7 @@ class Supervisor:
 
     def _applier(self, path: Path, amend: Callable[[Config], Config]) -> applying.Applying:
         gateway = applying.Gateway(
-            lambda: self._local, self._steps_to, self._want, self._is_settled, self._late, amend,
+            lambda: self._local, self._steps_to, self._want, self._is_settled, partial(late, self._standing), amend,
             partial(examined, user=self._users["keyd"]),
         )  # fmt: skip
         return applying.Applying(gateway, Store(path), self._users["keyd"])
@@ -185,7 +185,7 @@ class Supervisor:
                 self._troubles.apart(name, parts.follow_far_offloads)
         self._troubles.apart("kernel", self._keep_kernel, now)
         self._troubles.apart("agent", self._tell_troubles)
-        self._troubles.apart("supervisor", self._manager.turn, now, self._told)
+        self._troubles.apart("supervisor", self._manager.turn, now, partial(summary_of, self._standing))
         for key, _ in self._selector.select(min(self._wait_s, max(0.0, self._standing.kernel.look_at - now))):
             if key.data not in (self._logs, self._standing.kernel):
                 self._troubles.apart(key.data.name if key.data else "supervisor", self._wakened, key)
@@ -237,13 +237,6 @@ class Supervisor:
         is_busy = self._admin is not None and self._admin.is_busy
         self._wait_s = policy.LOOK_S if all_rest and not is_busy else policy.TICK_S
         return stirred
-
-    def _told(self) -> str:
-        return summary(
-            {name: parts.shared for name, parts in self._standing.peerings.items()},
-            self._standing.waiting,
-            self._standing.behind,
-        )
 
     def _wakened(self, key: selectors.SelectorKey) -> None:
         child = key.data
@@ -297,7 +290,7 @@ class Supervisor:
         news = {
             "waiting": self._waiting,
             "troubles": self._troubles.current(now),
-            "behind": self._standing.behind,
+            "behind": behind(self._standing),
             "tuns": dict(self._standing.kernel.seen),
             "trial_until": self._applying.trial_until,
             "controller": self._controller.told,
@@ -364,10 +357,6 @@ class Supervisor:
         self._standing.look_up_again(self._config.peering)
         self._unsettled = self._secrets_due = True
         self._standing.retry_at = 0.0
-
-    def _late(self) -> dict[str, str]:
-        """Return which peerings are not as is wanted yet, and why."""
-        return {**self._standing.behind, **self._standing.waiting}
 
     def _is_settled(self) -> bool:
         """Whether what is wanted is in force, but for what waits, and everybody knows."""
