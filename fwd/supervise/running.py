@@ -14,8 +14,8 @@ from fwd.model.config import Config, load, with_members, without_offload
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import logs, privileges
+from fwd.supervise.hindrances import is_short_of_descriptors
 from fwd.supervise.loglines import Form
-from fwd.supervise.standing import is_short_of_descriptors
 from fwd.supervise.supervisor import Supervisor
 
 log = logging.getLogger(__name__)

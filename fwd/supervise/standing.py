@@ -7,7 +7,6 @@ tried again. At the start what cannot work is refused instead (UserError), and t
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import socket
@@ -27,6 +26,7 @@ from fwd.model.reasons import Code, Reason
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import beacon, network, plan, sockets
+from fwd.supervise.hindrances import NamelessError, NotYetError, is_final
 from fwd.supervise.keeper import Keeper
 from fwd.supervise.names import Names
 from fwd.supervise.netlink import Kernel
@@ -38,14 +38,6 @@ from fwd.supervise.users import User
 
 log = logging.getLogger(__name__)
 RETRY_S: Final = 3.0  # between two attempts to set up what could not be
-
-
-class NotYetError(UserError):
-    """What is missing may come by itself: an address."""
-
-
-class NamelessError(NotYetError):
-    """The far gateway's name has no address yet."""
 
 
 class Guards(Enum):
@@ -122,7 +114,7 @@ class Standing:
                     undo.callback(opened[peering.name].close)
                 except Exception as error:
                     alone = len(self.waiting) == len(peerings) - 1 and not isinstance(error, NamelessError)
-                    if _is_final(error) or alone:
+                    if is_final(error) or alone:
                         raise
                     self.wait(peering.name, error)
                     self._drop_material(peering.name)  # it is opened again when its time comes
@@ -443,13 +435,3 @@ def _seen(keys: Keys) -> tuple[object, ...]:
     named = [value for _, value in keys if isinstance(value, Path)]
     named += [path for _, value in keys if isinstance(value, list) for path in value if isinstance(path, Path)]
     return tuple(stamp_of(path) for path in named)
-
-
-def is_short_of_descriptors(error: Exception) -> bool:
-    """Whether the limit on file descriptors is too low for what the configuration asks for."""
-    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether it is for the user to mend, and not for time."""
-    return (isinstance(error, UserError) and not isinstance(error, NotYetError)) or is_short_of_descriptors(error)
