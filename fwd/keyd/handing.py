@@ -81,7 +81,7 @@ class Handing:
     def down(self, what: ChildDown, now: float) -> None:
         """Take a Child SA from its member."""
         if what.member < len(self._members):
-            self._members[what.member].down(what.spi, now, what.by)
+            self._members[what.member].down(what.spi, now, what.by, deaf=what.at_once)
 
     def refused(self, what: ChildRefused, now: float) -> None:
         """Ask for nothing more for a member for a while."""

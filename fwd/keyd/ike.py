@@ -402,7 +402,7 @@ class IkePeering:
     def rekey(self, now: float) -> None:
         """Every Child SA in use, and the IKE SA, have a successor soon."""
         for member in self.members:
-            member.renew = By.USER
+            member.renew_all(By.USER)
         self._care(now)
         self._endpoint.rekey_ike(self.name, now, By.USER)
 

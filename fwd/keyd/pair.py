@@ -62,7 +62,8 @@ class Pair:
     retire_at: float | None = None  # when it is to be deleted, then
     gone_at: float | None = None  # when its inbound SA goes, once the far side has left it
     successor: int | None = None  # the pair that replaces it
-    outdated: bool = False  # the peering's subnets are others by now
+    outdated: bool = False  # the peering's subnets are others by now: it is superseded, and not rekeyed
+    deaf: bool = False  # the peer accepts nothing on it any more
 
     @classmethod
     def made(
@@ -92,6 +93,10 @@ class Pair:
     def gone(self) -> bool:
         """Whether the far side has left it."""
         return self.life is Life.GONE
+
+    def is_fresh(self, authentication: int) -> bool:
+        """Whether it rests on this authentication, or a later one, and carries what is configured."""
+        return not self.outdated and self.standing.authentication >= authentication
 
     def is_old(self, times: Times, now: float) -> bool:
         """Whether it is time to replace it: shorter times hold at once, longer ones would let it end first."""

@@ -3,12 +3,14 @@
 Both gateways install the inbound half of a pair as soon as it is negotiated. **A sender switches without a message**:
 a new incarnation takes a spare from a boot record and sends on it, and has the old pair deleted a while later. Then
 the far side moves its own sending, too: to what replaces the pair, else to its oldest spare. A pair that replaces
-another (a rekeying) is switched to at once by who asked for it. The two directions need not be of one pair.
+another (a rekeying) is switched to at once by who asked for it. The two directions need not be of one pair. When both
+sides have authenticated anew, or the subnets are others, all pairs of before are superseded by others that are made
+beside them.
 
 What becomes of a pair is a table (pair_states.py). Its inbound half may be another member's (accepted.py); its outbound
 SA is handed out once, in a boot record (boot.py) or an update. Every pair ends (pair.py), spares too, and is replaced
-before that; when both sides have authenticated anew, all pairs of before are. What keyd must know after its own death
-it finds in what it has remembered (mailbox.py) and in the shared words.
+before that. What keyd must know after its own death it finds in what it has remembered (mailbox.py) and in the shared
+words.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Final
 from fwd.datapath.shared import LinkWord
 from fwd.keyd.accepted import Accepted
 from fwd.keyd.boot import BootRecords
+from fwd.keyd.due import missing, needs_more, to_hurry, to_rekey, to_retire, to_switch_to
 from fwd.keyd.mailbox import BOOT_RECORDS, KeydMember, Mailbox
 from fwd.keyd.pair import Pair, Times, next_end, next_renewal
 from fwd.keyd.pair_states import Happening, Life
@@ -29,7 +32,6 @@ from fwd.proto.sa import EventKind, SaKeys
 
 SPARES: Final = BOOT_RECORDS
 OLD_SA_S: Final = 5.0  # how long the old pair stays after a switch, and its inbound SA after it is deleted
-BEREFT_S: Final = 0.3  # between attempts to replace what a dead incarnation has sent on
 ANSWER_S: Final = 0.2  # before a pair that the far side has asked for is sent on, if nothing shows it has our answer
 log = logging.getLogger(__name__)
 
@@ -89,9 +91,10 @@ class MemberPairs:
     def change(self, times: Times, doubt: Doubt, *, anew: bool = False) -> None:
         """Go by other times and another proof; what rests on one of before, and holds no more, ends early.
 
-        `anew`: subnets are others by now, and every pair is to be replaced soon.
+        `anew`: subnets are others by now, and every pair is to be superseded soon.
         """
         self._times, self._proof = times, doubt.proof
+        self.lack = By.RELOAD if anew else self.lack
         for pair in self._pairs.values():
             pair.outdated = pair.outdated or anew
             at = doubt.ends(pair.standing)
@@ -132,13 +135,13 @@ class MemberPairs:
         """Our inbound SPIs of the pairs that the far side uses, as far as we know."""
         return {pair.spi for pair in self._pairs.values() if not pair.gone}
 
-    def down(self, spi: int, now: float, by: By = By.PEER) -> None:
-        """The far side sends on our inbound `spi` no more, nor does it take what we send on its pair."""
+    def down(self, spi: int, now: float, by: By = By.PEER, *, deaf: bool = False) -> None:
+        """The far side sends on our inbound `spi` no more; what we send on its pair it takes a while, or is `deaf`."""
         pair = self._pairs.get(spi)
         if pair is None:
             return
         pair.note(Happening.DELETED)
-        pair.gone_at = now + OLD_SA_S
+        pair.gone_at, pair.deaf = now + OLD_SA_S, deaf
         if by is By.PEER and pair.successor is None:
             self.lack = by
         self._refresh()
@@ -179,20 +182,15 @@ class MemberPairs:
         self._tell_accepted()
         self._follow_sending(self._shared.link[LinkWord.SPI_OUT], now)
         self._note_ready(now)
-        current = self._current
         if not self._sends():
             return  # it takes a boot record
-        spares = [pair for pair in self._pairs.values() if pair.spare]
-        if current is not None and not current.gone:
-            better = [pair for pair in spares if self._is_better(pair, current, now)]
-            if better:
-                self._switch(better[0])
-            return
-        successor = self._pairs.get(current.successor) if current and current.successor is not None else None
-        if successor is not None and successor.spare:
-            self._switch(successor)
-        elif spares:
-            self._switch(spares[0])
+        current, held = self._current, self._pairs.values()
+        if (pair := to_hurry(held, current)) is not None:
+            self.confirm(pair.spi)
+        if (pair := to_switch_to(held, current, self._authentication, self._times, now)) is not None:
+            self._switch(pair)
+        elif current is not None and current.deaf:
+            self.end_sending()
 
     # -- what the shared words tell -----------------------------------------------------------------------------
 
@@ -210,6 +208,7 @@ class MemberPairs:
         self._forget(now)
         self.settle(now)
         self._retire_left(now)
+        self._retire(to_retire(self._pairs.values(), self._current, self._authentication), now)
 
     def hear(self) -> None:
         """The member's events."""
@@ -258,6 +257,14 @@ class MemberPairs:
                 pair.note(Happening.ABANDONED)
                 pair.left_by, pair.retire_at = self._left_by, now + OLD_SA_S
 
+    def _retire(self, spares: list[Pair], now: float) -> None:
+        """Have spares deleted that others have taken the place of."""
+        for pair in spares:
+            pair.note(Happening.REPLACED)
+            pair.retire_at = now
+        if spares:
+            self._refresh()
+
     def _end(self, pair: Pair, by: By) -> None:
         """Delete a pair whose life is over, by time or by count."""
         self.lack = by
@@ -285,10 +292,7 @@ class MemberPairs:
 
     def missing(self, spares: int) -> int:
         """How many pairs more there should be, when one is in use and so many are spare."""
-        current = self._current
-        have = sum(pair.life in (Life.WAITING, Life.SPARE) and self._is_fresh(pair) for pair in self._pairs.values())
-        have += current is not None and self._is_fresh(current)
-        return max(0, 1 + spares - have)
+        return missing(self._pairs.values(), self._current, self._authentication, spares)
 
     def supersede(self, authentication: int) -> None:
         """Replace all pairs that rest on an earlier authentication than this."""
@@ -301,16 +305,14 @@ class MemberPairs:
         current = self._current
         return current is not None and not current.gone and not self._is_fresh(current)
 
-    def _is_better(self, pair: Pair, current: Pair, now: float) -> bool:
-        """Whether to send on this one at once: both sides have authenticated anew, or the far side does not replace the
-        one in use, and its end comes near.
-        """
-        if not self._is_fresh(current):
-            return self._is_fresh(pair)
-        return current.is_left_to_end(self._times, now) and not pair.is_old(self._times, now)
+    def renew_all(self, by: By) -> None:
+        """Replace what is sent on, and all that carries less than is configured: the peer may agree to more by now."""
+        self.renew = by
+        for pair in self._pairs.values():
+            pair.outdated = pair.outdated or pair.keys.outbound.narrowed is not None
 
     def _is_fresh(self, pair: Pair) -> bool:
-        return pair.standing.authentication >= self._authentication
+        return pair.is_fresh(self._authentication)
 
     def due_to_delete(self, now: float) -> list[tuple[int, By]]:
         """Pairs that we have left long enough ago, and why, each told once."""
@@ -331,28 +333,18 @@ class MemberPairs:
         They are asked for again and again until they end. `alone`: the far side gives us no spares; then what a dead
         incarnation has sent on is replaced for its successor. `hold`: it has just refused, and is not asked again yet.
         """
-        found, renew = [], self.renew
+        renew, bereft = self.renew, alone and not self._sends()
         self.renew = renew if hold else None
-        for pair in self._pairs.values():
-            in_use = pair is self._current and not pair.gone and pair.successor is None
-            if not (in_use or pair.spare):
-                continue
-            asked = max(pair.taken_at, pair.asked_at)
-            bereft = in_use and alone and not self._sends() and now >= asked + BEREFT_S
-            old = pair.is_old(self._times, now) and pair.may_ask_again(self._times, now)
-            if bereft or (not hold and (old or (in_use and renew))):
-                pair.asked_at = now
-                found.append((pair.spi, By.DEATH if bereft else (renew if in_use else None) or By.TIMER))
-        return found
+        held = self._pairs.values()
+        found = to_rekey(held, self._current, renew, self._times, now, bereft=bereft, hold=hold)
+        for pair, _ in found:
+            pair.asked_at = now
+        return [(pair.spi, by) for pair, by in found]
 
     def needs_more(self, now: float) -> bool:
         """Whether what it sends on will end, or has, and nothing is there to take its place."""
-        current = self._current
-        if any(pair.spare and not pair.is_old(self._times, now) for pair in self._pairs.values()):
-            return False
-        if current is None or current.gone or not self._sends():
-            return True
-        return current.successor is None and (self.renew is not None or current.is_old(self._times, now))
+        current = self._current if self._sends() else None
+        return needs_more(self._pairs.values(), current, self._times, now, renews=self.renew is not None)
 
     def ends_in(self, now: float) -> float | None:
         """Seconds until what it sends on ends; None: there is nothing, or no end."""

@@ -9,7 +9,7 @@ from fwd.keyd.pairs import SPARES, MemberPairs
 from fwd.proto.ike.sa import IkeSa
 
 REFUSED_S: Final = 10.0  # after the peer has refused a Child SA, or a member had no room for it
-OTHER_SIDE_S: Final = 0.3  # the side that is not the initiator asks for what is missing this much later
+OTHER_SIDE_S: Final = 0.3  # of two fwds the one that is not the initiator asks for what is missing this much later
 
 
 class Wants:
@@ -78,7 +78,8 @@ class Wants:
         since = self._missing_since[index]
         if since is None:
             since = self._missing_since[index] = now
-        return missing if sa.initiator or now >= since + OTHER_SIDE_S else 0
+        is_first = sa.initiator or not sa.peer.is_fwd  # others do not ask by themselves
+        return missing if is_first or now >= since + OTHER_SIDE_S else 0
 
     def spares(self, index: int, sa: IkeSa) -> int | None:
         """Return how many unused pairs a member should have; None: it has no partner, and should have no pair at all.

@@ -52,6 +52,7 @@ _CONNECTION: Final = """connections {{
     local_addrs = {near}
     remote_addrs = {far}
     fragmentation = yes
+    {more}
     local {{
       auth = {auth}
       id = {id}
@@ -95,11 +96,12 @@ def connection(
     esp: str,
     auth: str = "psk",
     certs: str = "",
+    more: str = "",
 ) -> str:
-    """A swanctl.conf with one connection, `peer`, and its Child SA, `net`."""
+    """A swanctl.conf with one connection, `peer`, and its Child SA, `net`. `more`: a line of the connection's."""
     return _CONNECTION.format(
         near=near, far=far, id=id, peer_id=peer_id, local_ts=local_ts, remote_ts=remote_ts, secret=secret,
-        ike=ike, esp=esp, auth=auth, certs=certs,
+        ike=ike, esp=esp, auth=auth, certs=certs, more=more,
     )  # fmt: skip
 
 

@@ -13,11 +13,12 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from fwd.lab import certificates, scenario, tools, traffic
-from fwd.lab.meeting import Meeting, Setting, hide, meeting
+from fwd.lab.meeting import FAR, Meeting, Setting, hide, meeting
 from fwd.lab.scenario import Failed, Figures, Row
 from fwd.lab.waiting import until
 
@@ -76,6 +77,31 @@ def _ike_rekeyed(m: Meeting, *tell: str) -> Figures:
         until(lambda: _ike_spi(m) not in ("", before), "another IKE SA")
         time.sleep(1.0)
     m.carries()
+    return figures
+
+
+def _subnets_grow(m: Meeting, *, ours_first: bool) -> Figures:
+    """Both have one more on strongSwan's side, one after the other. fwd asks when it changes, or is told to."""
+    more, ours = "10.12.0.0/24", m.directory / "gw1.toml"
+    theirs = (m.directory / "gw2.connections").read_text()
+    m.topology.run("gw2", ["ip", "addr", "add", "10.12.0.1/24", "dev", "lan"])  # by which strongSwan routes it
+    m.carries()
+
+    def change_ours() -> None:
+        ours.write_text(ours.read_text().replace(f'"{FAR}"', f'"{FAR}", "{more}"'))
+        m.fwd.send_signal(signal.SIGHUP)
+
+    with m.pinging() as figures:
+        if ours_first:
+            change_ours()
+            until(lambda: m.peering()["narrower"], "fwd has been given less than it asks for")
+        m.charon.load(theirs.replace(f"local_ts = {FAR}", f"local_ts = {FAR},{more}"))
+        if ours_first:
+            m.fwd_command("rekey", "strongswan")
+        else:
+            change_ours()
+        until(lambda: more in m.sas() and not m.peering()["narrower"], "both have agreed to it")
+        until(lambda: f"{FAR}\n" not in m.sas(), "the Child SAs of before are gone", 30.0)
     return figures
 
 
@@ -309,6 +335,13 @@ def _whoever_begins() -> list[Scenario]:
             _outlives_its_sas,
         ),
         Scenario("fwd authenticates anew", Setting(fwd_keys={"reauth_time": 3}), _ike_rekeyed),
+        Scenario(
+            "strongSwan authenticates anew, the new IKE SA first",
+            Setting("strongSwan", strongswan={"more": "reauth_time = 3s"}, charon={"make_before_break": "yes"}),
+            _ike_rekeyed,
+        ),
+        Scenario("a subnet more, at fwd first", Setting(), partial(_subnets_grow, ours_first=True)),
+        Scenario("a subnet more, at strongSwan first", Setting(), partial(_subnets_grow, ours_first=False)),
         Scenario("fwd rekeys, terminates, initiates on command", Setting(), _on_command),
         Scenario("tshark with saved keys", Setting(save_keys=True), _decoded),
         Scenario("narrowed selectors", Setting(strongswan={"local_ts": "10.2.0.0/28"}), _narrowed),

@@ -86,7 +86,7 @@ KINDS: Final[Mapping[Code, Kind]] = {
     Code.NARROWER: Kind(
         "the far gateway has agreed to selectors that are narrower than configured",
         "{what}: of {not_wholly} the far side carries {carried} alone: make local_ts and remote_ts alike",
-        "make local_ts here what remote_ts is there, and the other way round",
+        "make local_ts here what remote_ts is there, and the other way round, then `fwd rekey`",
     ),
     Code.PATH_DOWN: Kind(
         "no member of a peering gets an answer from the far gateway",

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from test_pairs import STEP_S, World
+from test_pairs import STANDARD, STEP_S, World
 
 from fwd.datapath.shared import LinkWord
 from fwd.keyd.ike import IkePeering
@@ -91,3 +91,45 @@ def test_what_a_fault_has_ended_is_sent_on_until_there_is_another(undo: contextl
     sa.say_farewell()
     world.run(STEP_S)
     assert all(member.outbound for member in world.sides[1].members)
+
+
+STANDARD_PEER = STANDARD | {"theirs": {"standard": True}}
+
+
+def sends_on(world: World) -> list[int]:
+    """What the second gateway's members send on; 0: nothing."""
+    return [one.shared.link[LinkWord.SPI_OUT] for one in world.sides[1].members]
+
+
+def test_nothing_is_sent_on_what_a_standard_peer_has_deleted(undo: contextlib.ExitStack) -> None:
+    """It takes nothing on it from then on, and who goes on sending says that it is ready."""
+    world = World(undo, members=1, **STANDARD_PEER)
+    world.run(2.0)
+    keyd = world.sides[0].keyd
+    assert keyd is not None
+    assert all(sends_on(world))
+    keyd.terminate(world.now)
+    world.run(SOON_S, traffic=False)
+    assert sends_on(world) == [0]
+    assert [one.split()[0] for one in reasons_of(world)] == [Code.NO_CHILD_SA.value]
+
+
+def test_a_standard_peer_that_authenticates_anew_and_deletes_at_once_is_followed_at_once(
+    undo: contextlib.ExitStack,
+) -> None:
+    """Its Delete shows that it has our answer: what it has agreed to is sent on, not what it has deleted."""
+    world = World(undo, members=1, **STANDARD_PEER)
+    world.run(2.0)
+    keyd = world.sides[0].keyd
+    assert keyd is not None
+    (old,) = keyd._endpoint.sas("p")
+    deleted = {child.spi_in for child in old.children.values()}
+    keyd._endpoint.reauthenticate("p", world.now)
+    for _ in range(100):
+        world.run(STEP_S)
+        if (new := keyd._endpoint.established("p")) is not old:
+            break
+    assert new is not None
+    keyd._endpoint.delete_older("p", new.standing.authentication, world.now)
+    world.run(2 * STEP_S)
+    assert all(spi and spi not in deleted for spi in sends_on(world))

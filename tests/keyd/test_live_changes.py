@@ -19,10 +19,14 @@ from test_pairs import STEP_S, Side, World
 
 from fwd.datapath import tuning
 from fwd.keyd import ike
+from fwd.keyd.pairs import SPARES
 from fwd.model.config import Peering
 from fwd.model.keys import CertificateKeys, PskKeys
 from fwd.model.words import Strict, change_of
+from fwd.proto.ike import exchanges, rekey
 from fwd.proto.ike.auth import Credentials, Psk
+from fwd.proto.ike.numbers import Notify
+from fwd.proto.ike.payloads import notified
 from fwd.proto.ike.sa import IkeSa
 from fwd.proto.ike.trust import Crl, Rules
 
@@ -105,7 +109,9 @@ def test_another_rekey_time_replaces_every_sa_in_time(undo: contextlib.ExitStack
     assert not spis(world) & old
 
 
-def test_other_subnets_replace_every_child_sa_and_no_ike_sa(undo: contextlib.ExitStack) -> None:
+def test_other_subnets_replace_every_child_sa_and_no_ike_sa(
+    undo: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Spares, too; and what is negotiated then has them, as soon as both sides do."""
     world = World(undo)
     world.run(5.0)
@@ -114,9 +120,20 @@ def test_other_subnets_replace_every_child_sa_and_no_ike_sa(undo: contextlib.Exi
     mine, theirs = world.sides
     change(world, theirs, local_ts=[*theirs.peering.local_ts, subnet])
     change(world, mine, remote_ts=[*mine.peering.remote_ts, subnet])
+    asked: list[bool] = []
+    real = exchanges.respond_child
+
+    def respond(sa: IkeSa, request: Any, now: float) -> Any:
+        asked.append(notified(request, Notify.REKEY_SA) is not None)
+        return real(sa, request, now)
+
+    monkeypatch.setattr(rekey, "respond_child", respond)
     lossless(world, 20)
     assert world.refused == 0
     assert not spis(world) & old
+    assert asked
+    assert not any(asked), "what is rekeyed keeps its selectors (RFC 7296 §2.9.2): others are made beside it"
+    assert all(1 <= len(member.inbound) <= 2 + SPARES for side in world.sides for member in side.members)
     assert ike_sa(mine) is sa
     assert subnet in sa.connection.remote_ts
     assert all(side.keyd is not None and not side.keyd.told(world.now).get("narrower") for side in world.sides)

@@ -71,7 +71,8 @@ class Endpoint:
         self._world = World(
             random, lambda member: self._sas.unused_spi(octet(member), random, spi_free),
             lambda: self._sas.unused_ike_spi(random), wall_clock, self._outbox.append, self._events.append,
-            self._strangers.admits, fragments, NewestFirst(FRAGMENTS_BYTES_STRANGERS, fragments), reveal,
+            self._sas.adopt, self._strangers.admits, fragments, NewestFirst(FRAGMENTS_BYTES_STRANGERS, fragments),
+            reveal,
         )  # fmt: skip
 
     # -- commands -----------------------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ class Endpoint:
         sa = self.established(name)
         if sa is not None:
             with self._barrier(sa):
-                sa.submit(RekeyIke(self._sas.adopt, by), now)
+                sa.submit(RekeyIke(by), now)
         return sa is not None
 
     def terminate(self, name: str, now: float, error: str = "", by: By = By.USER) -> None:
@@ -255,7 +256,7 @@ class Endpoint:
         for sa in self._sas:
             with self._barrier(sa):
                 sa.tick(now)
-                do_what_is_due(sa, self._beside(sa), self._sas.adopt, now)
+                do_what_is_due(sa, self._beside(sa), now)
         with self._barrier(None):
             self._sas.expire(now)
             self._sweep(now)
@@ -369,7 +370,7 @@ class Endpoint:
             return reply
 
         if exchange == Exchange.CREATE_CHILD_SA:
-            return respond_create(sa, request, self._sas.adopt, now)
+            return respond_create(sa, request, now)
         raise syntax(f"exchange {exchange}")
 
     def _choose_connection(self, sa: IkeSa, request: list[AnyPayload]) -> Endpoint:

@@ -172,12 +172,16 @@ class ChildConfirmed:
 
 @dataclass(frozen=True)
 class ChildDown:
-    """The peer will not send on our inbound `spi` any more, nor accept on its pair."""
+    """The peer will not send on our inbound `spi` any more, nor accept on its pair.
+
+    `at_once`: it accepts nothing from now on; another fwd that has deleted it does for a while (pairs.py).
+    """
 
     connection: str
     member: int
     spi: int
     by: By = By.PEER
+    at_once: bool = False
 
 
 @dataclass(frozen=True)
@@ -297,6 +301,7 @@ class World:
     wall_clock: Callable[[], float]  # seconds since 1970: for certificates
     send: Callable[[Datagram], None]
     tell: Callable[[Event], None]
+    adopt: Callable[[Any], None]  # an IKE SA, whose messages find it from then on
     admits: Callable[[Address, float], bool]  # whether a stranger's IKE_AUTH is looked at
     fragments: Budget  # of peers' messages
     strangers_fragments: Budget

@@ -6,7 +6,6 @@ who began it deletes what it made, the other the old one; the Child SAs go to wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -41,17 +40,15 @@ from fwd.proto.ike.sa import NO_SPI, IkeSa
 from fwd.proto.ike.states import State
 
 _REGROUPS_MAX: Final = 3
-Adopt = Callable[[IkeSa], None]
 
 
 class RekeyIke:
-    """Our request for a successor. `adopt` takes the new IKE SA in."""
+    """Our request for a successor."""
 
     exchange = Exchange.CREATE_CHILD_SA
     about_children = False
 
-    def __init__(self, adopt: Adopt, by: By = By.TIMER) -> None:
-        self._adopt = adopt
+    def __init__(self, by: By = By.TIMER) -> None:
         self._by = by
         self._proposals: tuple[Proposal, ...] = ()
         self._spi = self._nonce = b""
@@ -110,7 +107,7 @@ class RekeyIke:
         new = IkeSa(sa.world, sa.connection, spis, sa.remote, sa.respond, initiator=True)
         new.by = self._by
         new.use_keys(IkeKeys.rekeyed(sa.keys, suite, secret, self._nonce, nr, spis[0] + spis[1]), suite)
-        _settle(sa, new, min(self._nonce, nr), self._adopt, now)
+        _settle(sa, new, min(self._nonce, nr), now)
 
     def _failed(self, sa: IkeSa, error: int, now: float) -> None:
         """Not now: later, unless the peer's own request has made a successor meanwhile."""
@@ -125,10 +122,10 @@ class RekeyIke:
         sa.submit_first(DeleteIke(str(error), By.REFUSED), now)
 
 
-def _settle(sa: IkeSa, new: IkeSa, lowest: bytes, adopt: Adopt, now: float) -> None:
+def _settle(sa: IkeSa, new: IkeSa, lowest: bytes, now: float) -> None:
     """Our exchange has made `new`: it takes over, unless the peer's own exchange has won."""
     inherit(sa, new, now)
-    adopt(new)
+    sa.world.adopt(new)
     rival = sa.rival
     if sa.state is State.REKEYED or (rival is not None and lowest < rival[1] and rival[0].state is not State.DEAD):
         yield_to_rival(sa, now)
@@ -179,16 +176,16 @@ def _check_spi(chosen: Proposal) -> None:
         raise syntax("rekeying needs an SPI")
 
 
-def respond_rekey(sa: IkeSa, request: list[AnyPayload], adopt: Adopt, now: float) -> list[AnyPayload]:
+def respond_rekey(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPayload]:
     """Answer the peer's request for a successor. Raises ProtocolError."""
     try:
-        return _answer_rekey(sa, request, adopt, now)
+        return _answer_rekey(sa, request, now)
     except ProtocolError as error:
         error.about_ike = True
         raise
 
 
-def _answer_rekey(sa: IkeSa, request: list[AnyPayload], adopt: Adopt, now: float) -> list[AnyPayload]:
+def _answer_rekey(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPayload]:
     assert sa.keys is not None
     if sa.busy_with_children:
         raise ProtocolError(Notify.TEMPORARY_FAILURE, "an exchange about a Child SA is under way")
@@ -211,7 +208,7 @@ def _answer_rekey(sa: IkeSa, request: list[AnyPayload], adopt: Adopt, now: float
     new = IkeSa(sa.world, sa.connection, spis, sa.remote, sa.respond, initiator=False)
     new.use_keys(IkeKeys.rekeyed(sa.keys, suite, shared, ni, nr, spis[0] + spis[1]), suite)
     inherit(sa, new, now)
-    adopt(new)
+    sa.world.adopt(new)
 
     # Our own request may be under way: the two are rivals, and nonces decide (RFC 7296 §2.8.1).
     if sa.state is State.REKEYING:
@@ -226,11 +223,11 @@ def _answer_rekey(sa: IkeSa, request: list[AnyPayload], adopt: Adopt, now: float
     ]
 
 
-def respond_create(sa: IkeSa, request: list[AnyPayload], adopt: Adopt, now: float) -> list[AnyPayload]:
+def respond_create(sa: IkeSa, request: list[AnyPayload], now: float) -> list[AnyPayload]:
     """Answer CREATE_CHILD_SA: the IKE SA is to be rekeyed, or a Child SA made or rekeyed. Raises ProtocolError."""
     offered = maybe(request, SecurityAssociation)
     if offered and offered.proposals[0].protocol == Protocol.IKE:
-        return respond_rekey(sa, request, adopt, now)
+        return respond_rekey(sa, request, now)
     if sa.state is not State.ESTABLISHED:
         raise ProtocolError(Notify.TEMPORARY_FAILURE, "the IKE SA is being replaced, or goes")
     return respond_child(sa, request, now)

@@ -388,7 +388,8 @@ class IkeSa:
         """It is gone, on the peer's side too."""
         if self.children.pop(child.spi_in, None) is not None:
             child.move(Use.GONE)
-            self.world.tell(ChildDown(self.connection.name, child.keys.member, child.spi_in, by))
+            at_once = by is By.PEER and not self.peer.is_fwd
+            self.world.tell(ChildDown(self.connection.name, child.keys.member, child.spi_in, by, at_once))
 
     def child_by_peer(self, spi: int) -> Child | None:
         """The Child SA that the peer knows by this SPI of its own."""

@@ -15,7 +15,7 @@ from fwd.proto.ike.both import DOUBLE_S, is_double, replaced_at
 from fwd.proto.ike.causes import By, Failure
 from fwd.proto.ike.exchanges import DeleteIke, Liveness
 from fwd.proto.ike.limits import HALF_OPEN_S
-from fwd.proto.ike.rekey import Adopt, RekeyIke
+from fwd.proto.ike.rekey import RekeyIke
 from fwd.proto.ike.sa import IkeSa
 from fwd.proto.ike.states import State
 
@@ -67,8 +67,8 @@ def what_is_due(sa: IkeSa, sas: Sequence[IkeSa], now: float) -> Due | None:
     return next((due for due in Due if found.get(due, now + 1) <= now), None)
 
 
-def do_what_is_due(sa: IkeSa, sas: Sequence[IkeSa], adopt: Adopt, now: float) -> None:
-    """Do what is due at `now`; `adopt` takes the successor if it is to be rekeyed."""
+def do_what_is_due(sa: IkeSa, sas: Sequence[IkeSa], now: float) -> None:
+    """Do what is due at `now`."""
     match what_is_due(sa, sas, now):
         case Due.FORGET:
             sa.world.fail(Failure.HALF_OPEN_TIMED_OUT if sa.state is State.CONNECTING else None)
@@ -81,7 +81,7 @@ def do_what_is_due(sa: IkeSa, sas: Sequence[IkeSa], adopt: Adopt, now: float) ->
         case Due.DELETE:
             sa.submit(DeleteIke(), now)
         case Due.REKEY:
-            sa.submit(RekeyIke(adopt), now)
+            sa.submit(RekeyIke(), now)
         case Due.PROBE | Due.TELL:
             sa.submit(Liveness(), now)
 

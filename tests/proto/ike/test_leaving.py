@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Callable
 
 import pytest
-from ikekit import NAME, A, Net
+from ikekit import NAME, WALL, A, Net, connection
 
+from fwd.proto.ike.endpoint import Endpoint
 from fwd.proto.ike.events import Datagram
+from fwd.proto.ike.exchanges import Liveness
 from fwd.proto.ike.leaving import LEAVES_S, Leaving
 from fwd.proto.ike.message import Header
 from fwd.proto.ike.numbers import Exchange
@@ -20,8 +24,10 @@ class Left:
     """Two endpoints that are joined; what `a` has leaves."""
 
     def __init__(self) -> None:
-        self.net = Net().connect()
-        self.commons = Commons()
+        self.net, self.commons = Net(), Commons()
+        net = self.net
+        net.a.endpoint = Endpoint([connection("a")], net.dice.randbytes, lambda: WALL + net.now, commons=self.commons)
+        net.connect()
         self.leaving = Leaving(random.Random(1).randbytes, self.commons)
 
     def leave(self) -> None:
@@ -106,4 +112,38 @@ def test_nobody_can_begin_with_what_leaves(left: Left) -> None:
     left.net.b.endpoint.initiate(NAME, left.net.now)
     left.net.run(LEAVES_S)
     assert not left.net.b.live()
+    assert not left.commons.homes
+
+
+def begin_liveness(endpoint: Endpoint, now: float) -> None:
+    (sa,) = endpoint.sas(NAME)
+    sa.submit(Liveness(), now)
+
+
+def begin_to_rekey_a_child(endpoint: Endpoint, now: float) -> None:
+    (sa,) = endpoint.sas(NAME)
+    endpoint.rekey_child(NAME, next(iter(sa.children)), now)
+
+
+UNDER_WAY = {
+    "a new IKE SA": lambda endpoint, now: endpoint.rekey_ike(NAME, now),
+    "a Child SA more": lambda endpoint, now: endpoint.create_child(NAME, 0, (), now),
+    "a Child SA's successor": begin_to_rekey_a_child,
+    "whether the peer lives": begin_liveness,
+}
+
+
+@pytest.mark.parametrize("lost", range(6))
+@pytest.mark.parametrize("begin", UNDER_WAY.values(), ids=list(UNDER_WAY))
+def test_what_is_under_way_leaves_too(begin: Callable[[Endpoint, float], object], lost: int) -> None:
+    """Whatever the peer's answer makes is deleted as well; any one datagram may be lost."""
+    left = Left()
+    begin(left.net.a.endpoint, left.net.now)
+    left.net.flush()
+    left.leave()
+    count = itertools.count()
+    left.net.judge = lambda datagram: [] if next(count) == lost else [0.01]
+    left.net.run(3 * LEAVES_S)
+    assert not left.net.b.live()
+    assert not left.net.b.children()
     assert not left.commons.homes
