@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from fwd.model.config import Peering
@@ -136,9 +136,14 @@ class Keeper:
             raise
         self._around.look_anew()
 
-    def reroute(self, name: str) -> None:
-        """Set what is missing of a peering's device, and of the routes to it. Raises UserError."""
-        self._set_devices([self._kept[name]])
+    def reroute(self, peering: Peering, unroutes: Iterable[Network]) -> None:
+        """Set what is missing of a peering's device and of the routes to it, then remove routes. Raises UserError."""
+        self._set_devices([replace(self._kept[peering.name], peering=peering)])  # its guards may be of more
+
+        # The guard of a part would refuse what goes by the route of the whole from then on; the whole has its own.
+        parts = [one for one in unroutes if any(kernel.holds(other, one) for other in peering.remote_ts)]
+        network.remove_guard_routes(parts)
+        network.drop_routes(peering.tun, unroutes)
 
     def _set_devices(self, kept: Collection[_Kept]) -> None:
         for _ in range(_ROUNDS):

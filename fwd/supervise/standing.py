@@ -187,8 +187,7 @@ class Standing:
         if {"local_ts", "remote_ts"} & set(keys):
             if not step.unroutes:
                 self.kernel.set(wanted, closed=False)
-            self.kernel.reroute(wanted.name)
-            network.drop_routes(wanted.tun, step.unroutes)
+            self.kernel.reroute(wanted, step.unroutes)
         parts.follow(wanted)
         self.version += 1
         if keys:

@@ -106,6 +106,18 @@ def test_peerings_come_change_and_go_beside_traffic(pair: Pair) -> None:
     assert descriptors(pair) == held, "nothing is left of it"
 
 
+def test_a_subnet_becomes_a_part_or_the_whole_of_another_beside_traffic(pair: Pair) -> None:
+    """The guard of the part stood for a moment where its packets were to go by the route of the whole."""
+    whole, part = ONE["subnets"]["gw2"], ["10.2.0.0/26"]
+    apply(pair, ONE)
+    until(lambda: pair.ping("-I", "10.1.0.10", to="10.2.0.10"), what="first ping")
+    with pair.probes(pair.flow_ports(2)) as got:
+        for subnets in (part, whole, part, whole):
+            apply(pair, {"subnets": {**ONE["subnets"], "gw2": subnets}})
+            pair.wait_ready()
+    assert sum(arrived.lost for arrived in got.values()) == 0
+
+
 def test_the_peer_of_a_peering_that_goes_is_told(pair: Pair) -> None:
     apply(pair, ONE, second())
     until(lambda: pair.ping("-I", "10.11.0.10", to="10.12.0.10"), 20.0, "the second peering carries")
