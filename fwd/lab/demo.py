@@ -32,7 +32,8 @@ from fwd.model.config import MEMBERS_MAX
 ESP_PORT = 4500  # member i uses ESP_PORT + i
 VICTIM = 0
 _READING_EVERY_S = 0.25
-_RESETS_BEFORE_END_S = 0.5
+_RESETS_BEFORE_END_S = 1.0
+_READING_S_MAX = 2.0  # a gateway that is asked may take so long
 _PING_WAIT_S = 0.02
 _FIRST_PACKET_S_MAX = 10.0
 
@@ -84,9 +85,10 @@ class _Demo:
         return Phase(tcp, came, resets)
 
     def _watch(self, seconds: float, kill: bool) -> None:
-        """Show readings until shortly before the streams end; in the middle, kill."""
+        """Show readings, return shortly before the streams end; in the middle, kill."""
         start_s = time.monotonic()
-        while (elapsed_s := time.monotonic() - start_s) < seconds - _RESETS_BEFORE_END_S:
+        end_s = seconds - _RESETS_BEFORE_END_S
+        while (elapsed_s := time.monotonic() - start_s) < (end_s if kill else end_s - _READING_S_MAX):
             status = gateways.status(self.topology, "gw1")
             if status is not None:
                 self.view.show(Reading.of(status, time.monotonic()))
@@ -96,6 +98,7 @@ class _Demo:
             time.sleep(_READING_EVERY_S)
         if kill:
             raise LabError("gw1 told no status while the streams ran: no member could be killed")
+        time.sleep(max(0.0, start_s + end_s - time.monotonic()))
 
     def _kill(self, status: Mapping[str, Any]) -> None:
         pid = status["peerings"][0]["members"][VICTIM]["pid"]
