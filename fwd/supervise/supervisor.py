@@ -75,12 +75,10 @@ class Supervisor:
         self._selector.register(self._standing.kernel.fd, selectors.EVENT_READ, self._standing.kernel)
         self._standing.kernel.tell = self._tell_troubles
         self._tellers = Tellers(self._standing, self._selector)
-        self._controller = controller_of(
-            config, lambda: self._local, self._follow_controller, self._standing.memory, self._users
-        )
-        self._tree = Tree(
-            self._standing, self._tellers, self._selector, self._logs, self._users, self._controller.directory
-        )
+        memory, users = self._standing.memory, self._users
+        self._controller = controller_of(config, lambda: self._local, self._follow_controller, memory, users)
+        joined = self._controller.directory
+        self._tree = Tree(self._standing, self._tellers, self._selector, self._logs, users, joined)
         self._wait_s = policy.TICK_S
 
         # What has been told, and what is under way of a change.
