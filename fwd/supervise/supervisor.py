@@ -85,14 +85,12 @@ class Supervisor:
         self._troubles = Troubles(self._standing.shared.beat)
         self._told_troubles: tuple[dict[str, Any], list[Reason]] = {}, []
         self._waiting: dict[str, str] = {}  # as the agent is told
-        self._has_begun = self._stopping = False
-        self._reload = False
-        self._reload_at = 0.0  # after an attempt that went wrong
+        self._has_begun = self._stopping = self._reload = False
+        self._reload_at = self._forgiven_at = 0.0  # after an attempt that went wrong
         self._unsettled = False  # what is open may not be what the configuration wants
         self._is_read = False  # it is another, and not everybody has been told
         self._changed = 0  # peerings closed for it so far
         self._secrets_due = False
-        self._forgiven_at = 0.0
         self._manager = ServiceManager()
         self._applying = self._applier(path, amend)
         self._admin: Admin | None = None

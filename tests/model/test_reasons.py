@@ -24,7 +24,7 @@ def names(template: str) -> set[str]:
 def test_every_code_has_a_meaning_a_sentence_and_a_remedy(code: Code) -> None:
     kind = KINDS[code]
     assert all(kind)
-    assert names(kind.remedy) <= names(kind.text) | {"sysctl", "device", "ports"}
+    assert names(kind.remedy) <= names(kind.text) | {"sysctl", "device", "ports", "where"}
 
 
 def test_every_code_is_raised_somewhere() -> None:
