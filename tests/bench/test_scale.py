@@ -50,7 +50,7 @@ def test_a_dead_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "_CARRY_TIMEOUT_S", 0.5)
     with cores.running(1, opens=False) as load:
         os.kill(load.demux, 9)
-        with pytest.raises(LabError, match="not carried"):
+        with pytest.raises(LabError, match="octets carried"):
             load.carry(10**12)
 
 

@@ -122,11 +122,11 @@ def test_every_memory_of_a_gateway_is_in_the_table() -> None:
 
 def test_the_architectures_table_is_the_one_in_force() -> None:
     lines = (Path(__file__).parents[2] / "docs/ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()
-    head = lines.index("| memory | what is in it | supervisor | demux | member I | keyd | agent | beacon |")
+    head = lines.index("| memory | what is in it | supervisor | demux | member I | keyd | agent | beacon | link |")
     told = {}
     for line in itertools.takewhile(lambda line: line.startswith("|"), lines[head + 2 :]):
         memory, _, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-        processes = ("supervisor", "demux", "member-I", "keyd", "agent", "beacon")
+        processes = ("supervisor", "demux", "member-I", "keyd", "agent", "beacon", "link")
         told[memory.strip("`")] = {p: how for p, how in zip(processes, cells, strict=True) if how != "none"}
     assert told == ACCESS
 

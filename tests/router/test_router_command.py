@@ -39,7 +39,7 @@ def test_what_can_be_used_is_said_to_be(config: Path, capsys: pytest.CaptureFixt
     ("before", "after", "reason"),
     [
         ("10.2.0.0/16", "10.1.0.0/16", "contains gateway a1's own address"),
-        ('addresses = ["10.1.0.11"]', "", "spread.0.gateway.0.addresses"),
+        ('addresses = ["10.1.0.11"]', "", "spread.vpc2.gateway.a1.addresses: missing (line 6)"),
         ("[router]", "[rooter]", "rooter"),
         ("probe.key", "none.key", "none.key: probe key cannot be opened"),
     ],

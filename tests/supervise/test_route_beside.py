@@ -31,7 +31,7 @@ def set_route(subnet, source=None):
         (index,) = ip.link_lookup(ifname="fwd0")
     device = Device("fwd0", index, 1438, 1000)
     step = Step(Do.ROUTE, "fwd0", ip_network(subnet), source and ip_address(source))
-    network.carry_out(step, device, NUMBER)
+    network.carry_out([(step, device)], NUMBER)
 
 for name, address, six in (("lan", "10.1.0.1/24", "fd00:1::1/64"), ("wan", "192.0.2.1/24", "2001:db8::1/64")):
     sh(f"ip tuntap add dev {name} mode tun", f"ip link set {name} up")
