@@ -39,6 +39,7 @@ from fwd.lab.testbed import observe
 from fwd.model.reasons import Code, Reason
 from fwd.model.status import Gateway, Status
 from fwd.proto.drops import KERNEL_COUNTED, DropReason
+from fwd.proto.flow import NOBODY
 from fwd.proto.ike.causes import By, Failure
 from fwd.proto.ip import CSUM
 
@@ -95,6 +96,7 @@ def test_every_reason_appears_and_sums_over_processes(view: GatewayView) -> None
     [
         (lambda v: v.shared.keyd.put(ProcessState.BACKOFF, 0, 1, 0, 1), "keyd is backoff"),
         (lambda v: v.peerings[0].shared.demux.put(ProcessState.STOPPED, 0, 0, 0, 0), "vpc2: demux is stopped"),
+        (lambda v: v.peerings[0].shared.owners.fill(NOBODY), "vpc2: demux is without a member yet"),
         (
             lambda v: v.peerings[0].shared.members[1].process.put(ProcessState.FAILED, 0, 9, 0, 9),
             "vpc2: member 1 is failed",

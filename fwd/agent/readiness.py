@@ -19,6 +19,7 @@ from fwd.model.pairing import Far, far_of
 from fwd.model.readiness import Carried, MemberFacts, PeeringFacts, peering_reasons, process_reasons
 from fwd.model.reasons import Code, Reason, from_json
 from fwd.model.status import State
+from fwd.proto.flow import NOBODY
 from fwd.proto.logged import event
 
 LOOK_S: Final = 3.0
@@ -87,15 +88,20 @@ def _facts(view: PeeringView, told: ike.Brief, now: float) -> PeeringFacts:
     ports = f"{config.ports[0]}" if len(config.ports) == 1 else f"{config.ports[0]} to {config.ports[-1]}"
     held = {i: Carried(tuple(n.local), tuple(n.remote), tuple(n.not_wholly)) for i, n in told.narrower.items()}
     error = told.error if told.error not in (ike.NOTHING, ike.UNREADABLE) else ""
+    members = [
+        _member(member, far_of(i, config.fars), now) for i, member in enumerate(view.shared.members[: config.members])
+    ]
+
+    # Members may be there for a moment before the demux has learned of them.
+    demux = _state(view.shared.demux, now)
+    if demux == "running" and any(one.sends for one in members) and view.shared.owners.min() == NOBODY:
+        demux = "without a member yet"
     return PeeringFacts(
         name=config.name,
         remote=config.where,
         ports=ports,
-        demux=_state(view.shared.demux, now),
-        members=[
-            _member(member, far_of(i, config.fars), now)
-            for i, member in enumerate(view.shared.members[: config.members])
-        ],
+        demux=demux,
+        members=members,
         refused=frozenset(told.refused),
         narrower=held,
         why=told.concern or error,

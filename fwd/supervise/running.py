@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import resource
+import sys
 from pathlib import Path
 
 from fwd.datapath import memory
@@ -60,6 +61,7 @@ def run(
             logs.tear_down()
             os._exit(os.EX_SOFTWARE)  # whatever else is amiss: children die with their parent
         logs.tear_down()
+        sys.unraisablehook = lambda _: None  # what was half made for want of them goes without a word
         raise UserError(
             f"out of file descriptors, of which the limit allows {most}: raise it (ulimit -n, systemd's LimitNOFILE=)"
         ) from None
