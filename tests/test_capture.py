@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -264,6 +267,15 @@ with capture.open_socket("lo") as sock, socket.socket(socket.AF_INET, socket.SOC
     result = capture.run(sock, capture.Recorder(["192.0.2.1"], [4500]), 30, os.eventfd(1))
 print(result["plaintext_packets"])
 """
+
+
+def test_an_interface_that_goes_down_is_no_frame_that_was_missed() -> None:
+    """The kernel tells of it once, in place of a frame; what it cannot say of one is one that was missed."""
+    errors = [OSError(errno.ENETDOWN, "down"), OSError(errno.EINVAL, "an offload"), BlockingIOError()]
+    seen = recorder()
+    sock: Any = SimpleNamespace(recv_into=Mock(side_effect=errors))
+    assert capture.drain(sock, seen)
+    assert seen.unread_frames == 1
 
 
 @pytest.mark.netns

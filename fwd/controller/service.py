@@ -75,7 +75,10 @@ class Service:
 
     async def _turn_for_ever(self) -> None:
         while True:
-            await self.turn()
+            try:
+                await self.turn()
+            except Exception:  # whatever it is, the next turn may do without it
+                log.exception("a turn of the controller has failed", extra=event("controller.fault"))
             await asyncio.sleep(TURN_S)
 
     async def turn(self) -> None:

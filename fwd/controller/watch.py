@@ -180,4 +180,4 @@ def _sight(by: str, at: float, table: Mapping[str, Any], up: bool) -> Sight:
 
 def _number(value: object) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
-    return min(max(float(value), 0.0), 1e9) if is_number else None  # type: ignore[arg-type]
+    return float(min(max(value, 0), 10**9)) if is_number else None  # type: ignore[call-overload]

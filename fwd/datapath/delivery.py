@@ -22,7 +22,7 @@ from fwd.proto.ip import Selectors
 _IN_BYTES = MemberCounter.IN_BYTES.value
 _IN_RECORDS_OK = MemberCounter.IN_RECORDS_OK.value
 _ALLOWED = b""  # instead of an address pair: it was found to be allowed
-_HELD_MAX = 8 << 20  # octets: as much as a socket's receive buffer takes
+_HELD_MAX = 16 << 20  # octets: as much as a socket's receive buffer takes, which the kernel doubles
 
 
 class Delivery:

@@ -90,10 +90,9 @@ class Echoes:
             self._counters[MemberCounter.ECHOES_ANSWERED] += 1
             self._send(SUBTYPE_ECHO_REPLY, number)
 
-    def tell_moved(self) -> None:
-        """Tell the far member that flows of what it was sent before go on with others."""
-        if self.are_answered:
-            self._send(SUBTYPE_ECHO, MOVED)
+    def tell_moved(self) -> bool:
+        """Tell the far member that flows of what it was sent before go on with others; False: it could not be sent."""
+        return not self.are_answered or self._send(SUBTYPE_ECHO, MOVED)
 
     def publish(self) -> None:
         """Show the supervisor and the demux what is in force."""
@@ -102,10 +101,9 @@ class Echoes:
         link[LinkWord.PATH_MTU] = mtu
         link[LinkWord.CHUNK] = self._geometry.chunk_for(mtu)
 
-    def _send(self, subtype: int, number: int, octets: int = 0) -> None:
+    def _send(self, subtype: int, number: int, octets: int = 0) -> bool:
         if subtype == SUBTYPE_ECHO:
             self._counters[MemberCounter.ECHOES_SENT] += 1
         if self._esp:
-            self._outbound.send_control(in_dummy(subtype, number), NEXT_DUMMY)
-        else:
-            self._outbound.send_control(in_stream(subtype, number, octets), NEXT_AGGFRAG)
+            return self._outbound.send_control(in_dummy(subtype, number), NEXT_DUMMY)
+        return self._outbound.send_control(in_stream(subtype, number, octets), NEXT_AGGFRAG)

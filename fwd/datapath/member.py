@@ -47,7 +47,8 @@ _ASK_KERNEL_SOON_S = 0.1  # after EMSGSIZE, which may come with every send
 _ELSEWHERE_EVERY_S = 1.0
 # What lay in the socket for so long may be of flows that go on with others: a path is given up later (proto/pulse.py).
 _UNREAD_S = 0.25
-_BATCHES_MAX = 1024  # of what lay there
+_BATCHES_MAX = 96  # of what lay there: more of the smallest datagrams than a socket's receive buffer takes
+_LOOK_MAX_S = 0.2  # for which it is looked through, whoever sends meanwhile
 
 log = logging.getLogger(__name__)
 
@@ -204,10 +205,10 @@ class Member:
         """Look through all that the socket holds before any of it is delivered: this process, or its predecessor, did
         not read it for a while. Behind what is of flows that go on with others the far member says so (`on_echo`).
         """
-        inbound = self.inbound
+        inbound, until = self.inbound, self._now + _LOOK_MAX_S
         inbound.delivery.hold()
         for _ in range(_BATCHES_MAX):
-            if not self._receive_batch() or not inbound.delivery.holds:
+            if not self._receive_batch() or not inbound.delivery.holds or time.monotonic() >= until:
                 break
         inbound.release()
 
@@ -261,13 +262,14 @@ class Member:
         self.echoes.take(subtype, number, self._now)
 
     def _tell_moved(self) -> None:
-        """Tell the far member that this one's buckets have gone to others."""
-        self._left = self._parts.ring.left
+        """Tell the far member that this one's buckets have gone to others, in the next turn if there is no room now."""
+        left = self._parts.ring.left
         try:
-            if self.outbound.sa is not None:
-                self.echoes.tell_moved()
+            if self.outbound.sa is not None and not self.echoes.tell_moved():
+                return
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._barrier.caught("moved")
+        self._left = left
 
     def _follow_far(self) -> None:
         """Go where IKE has found the peer; a NAT's port that IKE does not know, at the address that it tells, stays."""

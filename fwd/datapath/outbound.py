@@ -252,12 +252,15 @@ class Outbound:
             raise _BucketsMoved
         self._transmit(self._out_view[:end], packet_bytes, count)
 
-    def send_control(self, payload: bytes, next_header: int) -> None:
-        """Send one packet of the member's own, such as an echo. Nothing is sent when the SA has no number left."""
+    def send_control(self, payload: bytes, next_header: int) -> bool:
+        """Send one packet of the member's own, such as an echo; False: the kernel has no room for it now.
+
+        Nothing is sent when the SA has no number left, nor will be.
+        """
         sa = self.sa
         if sa is None or sa.number >= sa.sequence_max:
             self._audit_exhausted()
-            return
+            return True
         number = sa.claim(1)
         self._ledger.claim(number)
 
@@ -269,11 +272,13 @@ class Outbound:
 
         self._sender.patience_ms = 0  # a peer that asks for many replies must not hold the loop
         self._sender.set_tos(0)
-        self._transmit(self._out_view[:stop], stop, 1)
+        return self._transmit(self._out_view[:stop], stop, 1)
 
-    def _transmit(self, view: memoryview, packet_bytes: int, count: int) -> None:
+    def _transmit(self, view: memoryview, packet_bytes: int, count: int) -> bool:
+        """Send packets of one size, the last may be shorter; whether all went."""
         sent = self._sender.send(view, packet_bytes, self.peer)
         self._counters[_OUT_ESP] += sent
         self._counters[_OUT_ESP_BYTES] += len(view) if sent == count else sent * packet_bytes
         if sent < count:
             self._counters[DropReason.SEND_FAILED] += count - sent
+        return sent == count

@@ -112,6 +112,8 @@ class MemberPairs:
 
     def up(self, keys: ChildKeys, replaces: int | None, receiver: Accepted, standing: Standing, now: float) -> None:
         """A Child SA is there; `receiver` is to accept its inbound half. Raises NoSlotError."""
+        if keys.outbound.narrowed is None:  # whatever the peer would not carry before, it does by now
+            self._outdate_narrowed()
         pair = Pair.made(keys, receiver, standing, self._times, now, ANSWER_S)
         receiver.add(pair.keys.inbound)
         self._pairs[pair.spi] = pair
@@ -308,6 +310,9 @@ class MemberPairs:
     def renew_all(self, by: By) -> None:
         """Replace what is sent on, and all that carries less than is configured: the peer may agree to more by now."""
         self.renew = by
+        self._outdate_narrowed()
+
+    def _outdate_narrowed(self) -> None:
         for pair in self._pairs.values():
             pair.outdated = pair.outdated or pair.keys.outbound.narrowed is not None
 

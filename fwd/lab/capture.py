@@ -17,6 +17,7 @@ wire may wait. Nothing is sent, and no key is known here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -274,8 +275,9 @@ def drain(sock: socket.socket, recorder: Recorder) -> bool:
             n = sock.recv_into(buffer, 0, flags)
         except BlockingIOError:
             return True
-        except OSError:  # EINVAL: a kind of offload that the virtio header cannot say
-            recorder.unread_frames += 1
+        except OSError as error:
+            # EINVAL: a kind of offload that the virtio header cannot say. That the interface went down is no frame.
+            recorder.unread_frames += error.errno != errno.ENETDOWN
             continue
         frame(n)
     return False

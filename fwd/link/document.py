@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 BYTES_MAX: Final = 4 << 20
 _CONTEXT: Final = b"fwd desired state 1\0"  # so that a signature is good for nothing else
-_NUMBER_MAX: Final = 2**63 - 1
+NUMBER_MAX: Final = 2**63 - 1
 _ENDS: Final = {"peering": "remote_addrs", "spread": "gateway"}  # of each table what its ends are
 
 
@@ -94,7 +94,7 @@ def _is_sane(one: Document) -> bool:
     numbers = (one.term, one.generation)
     texts = (one.cluster_id, one.host, *one.removed)
     return (
-        all(type(number) is int and 0 <= number <= _NUMBER_MAX for number in numbers)
+        all(type(number) is int and 0 <= number <= NUMBER_MAX for number in numbers)
         and all(isinstance(text, str) for text in texts)
         and isinstance(one.content, dict)
         and all(_is_tables(one.content.get(name, []), ends) for name, ends in _ENDS.items())

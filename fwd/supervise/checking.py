@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fwd.link.admit import admit
-from fwd.link.directory import CA, CRL, Directory
-from fwd.link.document import BYTES_MAX, Answer, Document, DocumentError
+from fwd.link.directory import CA, CRL, IKE, LINK, Directory
+from fwd.link.document import BYTES_MAX, NUMBER_MAX, Answer, Document, DocumentError
+from fwd.link.kept import FILES as KEPT
 from fwd.link.kept import Known, Octets, Order
 from fwd.model.config import Config, Peering
 from fwd.model.linked import NOTHING, Validity
@@ -36,6 +37,7 @@ _SAID_BYTES_MAX: Final = (3 << 20) + BYTES_MAX
 _CHILD_OCTETS: Final = 1 << 30
 _PEM_BYTES_MAX: Final = 1 << 18  # of a bundle of CAs, a certificate, or CRLs
 REFUSED, NONE = "refused", "none"
+_WRITTEN: Final = frozenset({CA, CRL, f"{LINK}.pem", f"{IKE}.pem"})  # files that it may have put into the directory
 
 
 @dataclass(frozen=True)
@@ -87,20 +89,32 @@ def found_in(said: bytes) -> Found:
             raise ValueError("more than any answer")
         words = json.loads(line)
         held = words["held"]
+        if not set(words["files"]) <= _WRITTEN or not set(words["lives"]) <= {LINK, IKE}:
+            raise ValueError("of a file that it has no business with")
+        if not set(words["damaged"]) <= {*KEPT, *_WRITTEN}:
+            raise ValueError("of a file that nobody has kept")
         return Found(
             str(words["answer"]),
-            (int(words["order"][0]), int(words["order"][1])),
+            _order_in(words["order"]),
             _shown(words["why"]),
             tuple(Peering.model_validate(one) for one in words["peerings"]),
             words["draining"] is True,
             {str(name): str(text).encode() for name, text in words["files"].items()},
             {str(name): Validity(int(one["begins"]), int(one["ends"])) for name, one in words["lives"].items()},
             {str(name): _shown(why) for name, why in words["damaged"].items()},
-            None if held is None else (int(held[0]), int(held[1])),
+            None if held is None else _order_in(held),
             document,
         )
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         raise UserError("it could not be examined: the process that does it has ended without a word") from None
+
+
+def _order_in(words: Any) -> Order:
+    """Raises ValueError for one that no document has, after which none would ever be newer."""
+    term, generation = words
+    if not all(type(one) is int and 0 <= one <= NUMBER_MAX for one in (term, generation)):
+        raise ValueError("no term and generation")
+    return term, generation
 
 
 def _shown(text: object) -> str:

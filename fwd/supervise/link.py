@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from fwd.datapath.memory import Memory
 from fwd.datapath.shared import GatewayShared
-from fwd.link.admit import beside, why_outside
+from fwd.link.admit import IKE_KEYS, beside, why_outside
 from fwd.link.directory import CA, IKE, LINK, Directory
 from fwd.link.document import Answer, DocumentError
 from fwd.link.kept import Shelf, tell_damage
@@ -204,6 +204,7 @@ class Controlled:
         """Keep it on disk first; what cannot be kept is not in force, either."""
         if what != "certificates":
             try:
+                self._check(found)
                 beside(self._local(), found.peerings)
             except DocumentError as error:
                 self._refused(what, str(error))
@@ -225,6 +226,17 @@ class Controlled:
             self._enforce(what, found)
         if what != "start":
             self._follow(bool({f"{LINK}.pem", CA} & set(changed)))
+
+    def _check(self, found: Found) -> None:
+        """Believe the child in nothing that the local file does not give away, whoever has taken it over."""
+        local = self._local()
+        assert local.controller is not None
+        ours = [self.directory.keys(with_crl=one).model_dump(exclude=set(IKE_KEYS)) for one in (False, True)]
+        for peering in found.peerings:
+            if peering.keys.model_dump(exclude=set(IKE_KEYS)) not in ours:
+                raise DocumentError(f"peering {peering.name}: its keys are not those of {self.directory.path}")
+            if why := why_outside(peering, local.controller):
+                raise DocumentError(why)
 
     def _enforce(self, what: What, found: Found) -> None:
         term, generation = found.order

@@ -330,6 +330,10 @@ def test_a_heartbeat_of_another_form_is_refused(api: Api, fields: dict[str, Any]
     [
         {"peerings": 7, "gateways": [7], "reasons": {"a": [1]}, "ready": "yes"},
         {"peerings": [{"name": "a-b", "ready": True, "rtt_ms": 1e400, "loss": "much", "far": 3}]},
+        {
+            "peerings": [{"name": "a-b", "ready": True, "rtt_ms": 10**400, "loss": 10**400}],
+            "gateways": [{"name": "a1", "up": True, "loss": 10**400, "rtt_ms": -(10**400)}],
+        },
         {"ready": False, "reasons": [{"text": "\ud800"}, None, 7], "draining": {}},
     ],
 )

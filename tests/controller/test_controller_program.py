@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from runkit import running, written
 
 from fwd.cli import _exit_status
-from fwd.controller import keys
+from fwd.controller import keys, service
 from fwd.controller.config import load
 from fwd.model.words import ConfigError
 
@@ -74,3 +76,22 @@ def test_what_keeps_it_from_starting_is_one_line_and_status_2(
     assert "ca.key" in refused(config)
     (state / keys.CA_KEY).unlink()
     assert "ca.key" in refused(config)
+
+
+def test_a_turn_that_fails_is_told_of_and_the_next_one_comes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service, "TURN_S", 0.0)
+    turns: list[int] = []
+
+    async def turn(one: object) -> None:
+        turns.append(len(turns))
+        if len(turns) == 3:
+            raise asyncio.CancelledError
+        raise OverflowError("a number of 400 digits")
+
+    monkeypatch.setattr(service.Service, "turn", turn)
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(object.__new__(service.Service)._turn_for_ever())
+    assert len(turns) == 3
+    assert caplog.text.count("a turn of the controller has failed") == 2

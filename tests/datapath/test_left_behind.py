@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections import Counter
@@ -16,6 +17,7 @@ import pytest
 from killing import counts, dies_at, every_point
 from rig import Group, Rig, identity_of, packet, record, rig
 
+from fwd.datapath.ring import LEFT
 from fwd.proto.drops import DropReason
 from fwd.proto.flow import BUCKET_MASK, flow_hash, owners, rendezvous_scores
 
@@ -276,6 +278,37 @@ def test_a_sleeper_holds_no_more_than_its_socket_could(monkeypatch: pytest.Monke
         lies = unread(r)
         assert wake(r, lies) == [*NEW, *OLD]
         r.b.check_books()
+
+
+def test_a_sleeper_looks_no_longer_than_a_while_whoever_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Junk is not held, and so does not fill what may be held; its heartbeat is waited for."""
+    looks = []
+
+    def receive(member: Any) -> bool:
+        looks.append(member)
+        return True
+
+    with rig() as r:
+        member = r.b.members[0]
+        monkeypatch.setattr(type(member), "_receive_batch", receive)
+        member._receive_all()
+        assert len(looks) <= 96
+        assert not member.inbound.delivery.holds
+        looks.clear()
+        member._now = 0.0  # long ago
+        member._receive_all()
+        assert len(looks) == 1
+
+
+def test_that_buckets_have_moved_is_told_until_it_could_be_sent(knowing: Rig) -> None:
+    member = knowing.a.members[0]
+    member._parts.ring.demux_words[LEFT] += 1
+    knowing.a.wires[0].errors.append(errno.EAGAIN)
+    member._tell_moved()
+    assert member._left != member._parts.ring.left
+    member._tell_moved()
+    assert member._left == member._parts.ring.left
+    assert knowing.a.wires[0].sent()
 
 
 def test_a_sleeper_that_dies_while_it_looks_loses_what_it_held_and_counts_it(knowing: Rig) -> None:

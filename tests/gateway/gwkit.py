@@ -263,7 +263,8 @@ class Pair(Told):
         options += ["--pcap", str(pcap)] if pcap else []
         with wire.watched(self.topology, host, self.topology.run_dir, outer, *options, iface=dev) as seen:
             yield seen
-        assert not wire.missed(seen)
+        why = wire.missed(seen)
+        assert not why, why
 
     @contextlib.contextmanager
     def probes(

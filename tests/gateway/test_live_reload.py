@@ -156,7 +156,7 @@ def random_changes(pair: Pair, seed: int, count: int) -> None:
     apply(pair, ONE)
     pair.wait_ready()
     before, held = lives(pair), descriptors(pair)
-    sa, spis = ike_spi(pair.peering("gw1")), children(pair.peering("gw1"))
+    spis, sa = settled_children(pair), ike_spi(pair.peering("gw1"))
     with pair.probes(pair.flow_ports(2), seconds=600.0) as got:
         for _ in range(count):
             if dice.random() < 0.2:

@@ -326,3 +326,18 @@ def test_fifty_random_changes_of_either_side_lose_nothing(undo: contextlib.ExitS
             change(world, side, keys=side.peering.keys.model_copy(update={word: dice.choice(values)}))
         lossless(world, dice.choice([1, 3, 8]))
     assert world.refused == 0
+
+
+def test_what_the_peer_agrees_to_later_is_sent_on_at_once(undo: contextlib.ExitStack) -> None:
+    """It makes Child SAs for all of it when it changes; those that carry less are left, on both sides."""
+    world = World(undo)
+    world.run(5.0)
+    subnet = ip_network("10.77.0.0/16")
+    mine, theirs = world.sides
+    change(world, mine, remote_ts=[*mine.peering.remote_ts, subnet])
+    world.run(10.0)
+    assert all(member.outbound is not None and member.outbound.narrowed for member in mine.members)
+    change(world, theirs, local_ts=[*theirs.peering.local_ts, subnet])
+    lossless(world, 2)
+    for side in world.sides:
+        assert all(member.outbound is not None and not member.outbound.narrowed for member in side.members)

@@ -6,7 +6,9 @@ import json
 import os
 import time
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,13 +17,15 @@ from servekit import Site
 
 from fwd.controller import ca
 from fwd.link.directory import Directory
-from fwd.link.document import Document, sign
+from fwd.link.document import Document, DocumentError, sign
 from fwd.link.kept import Octets
-from fwd.model.config import Config
+from fwd.model.config import Config, parse
+from fwd.model.example import EXAMPLE
 from fwd.model.linked import Validity
 from fwd.proto.errors import UserError
 from fwd.supervise import asked
 from fwd.supervise.checking import Case, Checking, Found, examined, found_in
+from fwd.supervise.link import Controlled
 
 LOCAL = Config.model_validate({"controller": {"subnets": ["10.0.0.0/8"]}})
 TABLE: dict[str, Any] = {
@@ -213,11 +217,37 @@ WHOLE: dict[str, Any] = {
     [b"", b"{}", b"[]", b"[" * 100_000, b"x" * (5 << 20),
      *(json.dumps({**WHOLE, name: value}).encode() for name, value in {
          "order": [1], "peerings": [{}], "files": [], "lives": {"x": 1}, "damaged": 7, "held": [1],
-     }.items())],
+     }.items()),
+     *(json.dumps({**WHOLE, "files": {name: "x"}}).encode() for name in (
+         "/../../../etc/cron.d/x", "document.key", "controller.json", "ike.key", "link.key", "seen", "../ca.pem", ""
+     )),
+     *(json.dumps({**WHOLE, name: value}).encode() for name in ("order", "held") for value in (
+         [2**63, 0], [0, 2**63], [-1, 0], [1.5, 0], ["1", "2"], [True, 0], [1, 2, 3]
+     )),
+     json.dumps({**WHOLE, "damaged": {f"{n}": "why" for n in range(1000)}}).encode()],
 )  # fmt: skip
 def test_whatever_a_child_says_is_an_answer_or_none(said: bytes) -> None:
     with pytest.raises(UserError, match="without a word"):
         found_in(said)
+
+
+def test_a_child_that_was_taken_over_sets_nothing_that_is_not_given_away(host: Host) -> None:
+    """Root looks once more at each peering, its files too."""
+    found = found_in(json.dumps({**WHOLE, "peerings": []}).encode())
+    (good,) = host.examined(CONTENT).peerings
+    root: Any = SimpleNamespace(_local=lambda: LOCAL, directory=host.case.directory)
+    Controlled._check(root, replace(found, peerings=(good,)))
+    lab = parse(EXAMPLE, "").peering[0].keys.model_copy(update={"source": "lab"})
+    others = {
+        "foreign subnet": good.model_copy(update={"remote_ts": [ip_network("192.168.0.0/24")]}),
+        "another's key": good.model_copy(update={"keys": good.keys.model_copy(update={"key": Path("/etc/shadow")})}),
+        "a revocation list": good.model_copy(update={"keys": good.keys.model_copy(update={"crls": [Path("/x")]})}),
+        "of another kind": good.model_copy(update={"keys": lab}),
+        "device": good.model_copy(update={"tun": "eth0"}),
+    }
+    for peering in others.values():
+        with pytest.raises(DocumentError):
+            Controlled._check(root, replace(found, peerings=(peering,)))
 
 
 def test_a_text_of_a_child_is_bounded_and_printable() -> None:
