@@ -7,6 +7,7 @@ before the streams end, since iperf3 may close its connections with a reset itse
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -25,7 +26,8 @@ from fwd.lab.world import LabError
 
 SERVER_PORT = 5201
 _LISTEN_TIMEOUT_S = 5.0
-_SOURCE_PORTS = range(30000, 31000)
+# Each test has other source ports than those of the last minute, which the kernel keeps for what may come late.
+_SOURCE_PORTS = itertools.cycle([range(first, first + 400) for first in range(22000, 32000, 400)])
 _TCP = 6
 
 
@@ -96,7 +98,9 @@ def start_even(
     topology: Topology, *, members: int, streams: int, seconds: float, port: int = SERVER_PORT
 ) -> subprocess.Popen[str]:
     """A client1 → client2 test on its way whose streams spread evenly over the members of gw1."""
-    first = flows.evenest_run(flows.between_clients(topology, members, port, _TCP), members, streams, _SOURCE_PORTS)
+    first = flows.evenest_run(
+        flows.between_clients(topology, members, port, _TCP), members, streams, next(_SOURCE_PORTS)
+    )
     to = topology.address("client2")
     return start_client(topology, "client1", to, streams=streams, seconds=seconds, port=port, first_source_port=first)
 
