@@ -65,6 +65,7 @@ def flood(child: Child) -> None:
     """Fill the log."""
     for number in range(FLOOD):
         log.warning("flood %d %s", number, "x" * 500)
+    time.sleep(_LASTS_S)  # the next record says how many there was no room for
 
 
 def unpickle(child: Child) -> None:
