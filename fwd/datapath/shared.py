@@ -400,6 +400,8 @@ class GatewayShared:
     def __init__(self, maps: Maps | None = None) -> None:
         maps = anonymous(self.SIZES) if maps is None else maps
         keyd = agent = beacon = link = memoryview(b"")
+
+        # Each writer's memory, if this process has it: the supervisor's first, with the rows of all others.
         if table := maps.get("supervisor"):
             rows = _Words(table)
             keyd, agent = rows.take(ProcessWords.SIZE), rows.take(ProcessWords.SIZE)
@@ -408,6 +410,8 @@ class GatewayShared:
             beacon, link = rows.take(ProcessWords.SIZE), rows.take(ProcessWords.SIZE)
             self.turned = rows.take(1)  # time.monotonic_ns of the supervisor's last turn, or step of one
             self.troubles = Board(table[_PAGE_BYTES:])
+
+        # A heartbeat of each child's own, and what it tells.
         if own := maps.get("keyd"):
             self.keyd = ProcessWords(keyd, _Words(own).take(1))
             self.ike = Board(own[_PAGE_BYTES:])

@@ -44,6 +44,8 @@ def first_reason(
     words = _words(problem["loc"])
     key = ".".join(places.named(words, data)) or "file"
     line = places.line_of(words, text)
+
+    # What is wrong with it. Of a key that is missing, one that nobody knows may be a slip of the pen.
     if problem["type"] == "extra_forbidden":
         reason = f"unknown key{_meant(words[-1], tables)}"
     elif problem["type"] == "missing":
@@ -58,6 +60,8 @@ def first_reason(
         reason = "missing" if problem["type"] == "union_tag_not_found" else f"use one of {', '.join(SOURCES)}"
     else:
         reason = _reason(problem["type"], words, problem.get("ctx", {}), problem["input"], problem["msg"])
+
+    # One line: where it is, and how many more there are.
     keys = {tuple(_words(other["loc"])) for other in problems}
     more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
     where = f" (line {line})" if line else ""

@@ -89,10 +89,14 @@ def found_in(said: bytes) -> Found:
             raise ValueError("more than any answer")
         words = json.loads(line)
         held = words["held"]
+
+        # Root writes what it names: whoever has taken it over is to name nothing else.
         if not set(words["files"]) <= _WRITTEN or not set(words["lives"]) <= {LINK, IKE}:
             raise ValueError("of a file that it has no business with")
         if not set(words["damaged"]) <= {*KEPT, *_WRITTEN}:
             raise ValueError("of a file that nobody has kept")
+
+        # Each value is taken in its own form, or is none.
         return Found(
             str(words["answer"]),
             _order_in(words["order"]),
