@@ -41,9 +41,13 @@ def to_switch_to(
     return next((one for one in spares if ends and not one.is_old(times, now)), None)
 
 
-def to_hurry(pairs: Collection[Pair], current: Pair | None) -> Pair | None:
-    """Return the pair to send on though its peer may not have its half yet: it takes nothing on `current` any more."""
-    if current is None or not current.deaf or any(pair.spare for pair in pairs):
+def to_hurry(pairs: Collection[Pair], current: Pair | None, *, silent: bool) -> Pair | None:
+    """Return the pair to send on though its peer may not have its half yet, as nothing is lost by it.
+
+    The peer takes nothing on `current` any more, or a member that has sent before is `silent`: it has no SA.
+    """
+    lost = silent if current is None else current.deaf
+    if not lost or any(pair.spare for pair in pairs):
         return None
     return next((pair for pair in reversed(list(pairs)) if pair.life is Life.WAITING), None)
 

@@ -187,7 +187,7 @@ class MemberPairs:
         if not self._sends():
             return  # it takes a boot record
         current, held = self._current, self._pairs.values()
-        if (pair := to_hurry(held, current)) is not None:
+        if (pair := to_hurry(held, current, silent=not self._sends_on)) is not None:
             self.confirm(pair.spi)
         if (pair := to_switch_to(held, current, self._authentication, self._times, now)) is not None:
             self._switch(pair)

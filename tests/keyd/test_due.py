@@ -55,20 +55,22 @@ def test_which_pair_is_sent_on_next(current: Pair | None, others: list[Pair], ch
 
 
 @pytest.mark.parametrize(
-    ("current", "others", "chosen"),
+    ("current", "silent", "others", "chosen"),
     [
-        (pair(Life.GONE, deaf=True), [pair(Life.WAITING, spi=2), pair(Life.WAITING, spi=3)], 3),
-        (pair(Life.GONE, deaf=True), [pair(Life.WAITING, spi=2), pair(spi=3)], None),
-        (pair(Life.GONE, deaf=True), [], None),
-        (pair(Life.GONE), [pair(Life.WAITING, spi=2)], None),
-        (used(), [pair(Life.WAITING, spi=2)], None),
-        (None, [pair(Life.WAITING, spi=2)], None),
+        (pair(Life.GONE, deaf=True), False, [pair(Life.WAITING, spi=2), pair(Life.WAITING, spi=3)], 3),
+        (pair(Life.GONE, deaf=True), False, [pair(Life.WAITING, spi=2), pair(spi=3)], None),
+        (pair(Life.GONE, deaf=True), False, [], None),
+        (pair(Life.GONE), False, [pair(Life.WAITING, spi=2)], None),
+        (used(), False, [pair(Life.WAITING, spi=2)], None),
+        (None, False, [pair(Life.WAITING, spi=2)], None),
+        (None, True, [pair(Life.WAITING, spi=2), pair(Life.WAITING, spi=3)], 3),
+        (None, True, [pair(Life.WAITING, spi=2), pair(spi=3)], None),
     ],
 )
-def test_a_pair_is_not_waited_for_when_the_peer_takes_nothing_else(
-    current: Pair | None, others: list[Pair], chosen: int | None
+def test_a_pair_is_not_waited_for_when_nothing_is_lost_by_it(
+    current: Pair | None, silent: bool, others: list[Pair], chosen: int | None
 ) -> None:
-    found = to_hurry(others, current)
+    found = to_hurry(others, current, silent=silent)
     assert (found and found.spi) == chosen
 
 

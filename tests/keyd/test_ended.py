@@ -133,3 +133,18 @@ def test_a_standard_peer_that_authenticates_anew_and_deletes_at_once_is_followed
     keyd._endpoint.delete_older("p", new.standing.authentication, world.now)
     world.run(2 * STEP_S)
     assert all(spi and spi not in deleted for spi in sends_on(world))
+
+
+def test_what_a_standard_peer_makes_after_it_has_deleted_all_is_sent_on_at_once(undo: contextlib.ExitStack) -> None:
+    """So it authenticates anew, unless told to make before it breaks; there is nothing else to send on meanwhile."""
+    world = World(undo, members=1, **STANDARD_PEER)
+    world.run(2.0)
+    keyd, ours = world.sides[0].keyd, world.sides[1].keyd
+    assert keyd is not None
+    assert ours is not None
+    keyd.terminate(world.now)
+    world.run(SOON_S, traffic=False)
+    keyd.initiate(world.now)
+    world.run(STEP_S, traffic=False)
+    (sa,) = ours._endpoint.sas("p")
+    assert sends_on(world) == [child.spi_out for child in sa.children.values()]
