@@ -102,7 +102,11 @@ def test_the_ports_of_a_gateway_that_says_nothing_are_not_tried(tmp_path: Path, 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes somebody else, and has to be root for it")
 def test_without_root_one_line_says_so(tmp_path: Path) -> None:
-    script = "import os; os.setresuid(65534, 65534, 65534); from fwd.cli import main; main()"
+    # Files are read as root's: where fwd is, below somebody's home directory, nobody else may look.
+    script = (
+        "import ctypes, os; os.setresuid(65534, 65534, 0); ctypes.CDLL(None).setfsuid(0);"
+        "from fwd.cli import main; main()"
+    )
     argv = [sys.executable, "-c", script, "diagnose", "--config", str(tmp_path / "fwd.toml")]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
