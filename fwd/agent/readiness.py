@@ -68,12 +68,13 @@ def _reasons(view: GatewayView, news: Mapping[str, Any], told: Mapping[str, ike.
     if silent_s := supervisor_silent_s(view, now):
         yield Reason.of(Code.SUPERVISOR, pid=view.pid, silent_s=round(silent_s))
     yield from process_reasons("keyd", _state(view.shared.keyd, now))
-    waiting = news.get("waiting", {})
-    if not view.peerings and not waiting and (controller := news_in(news.get("controller"))):
+    waiting, of_supervisor = news.get("waiting", {}), [from_json(one) for one in news.get("reasons", ())]
+    lacks = not view.peerings and not waiting and all(one.code != Code.NOT_IN_FORCE for one in of_supervisor)
+    if lacks and (controller := news_in(news.get("controller"))):
         yield Reason.of(Code.NOTHING_TO_CARRY, where=controller.url)
     for name, why in waiting.items():
         yield Reason.of(Code.NOT_SET_UP, name, why=why)
-    yield from (from_json(one) for one in news.get("reasons", ()))
+    yield from of_supervisor
     for peering in view.peerings:
         yield from peering_reasons(_facts(peering, told.get(peering.config.name, ike.Brief()), now))
 

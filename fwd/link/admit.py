@@ -10,7 +10,8 @@ file's. Peerings of the local file stay as they are, and none of another origin 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -30,6 +31,7 @@ PEERING_KEYS: Final = frozenset(
 )  # fmt: skip
 IKE_KEYS: Final = frozenset({"local_id", "remote_id", "ike_rekey_time", "dpd_delay", "grace"})
 TABLES: Final = frozenset({"peering", "draining", "crl", "ca_bundle"})  # of a gateway's content
+_KEPT: Final = "-kept"  # of a name that is taken, to guard its subnets all the same
 _TUN: Final = "fwd"  # with which a device begins that may be made
 
 
@@ -55,6 +57,32 @@ def beside(local: Config, admitted: Sequence[Peering]) -> Config:
         return Config(gateway=local.gateway, controller=local.controller, peering=[*local.peering, *admitted])
     except ValidationError as error:
         raise DocumentError(f"beside what is here: {first_reason(error, {'peering': Peering})}") from None
+
+
+def understood(keys: CertificateKeys, content: Mapping[str, Any]) -> list[Peering]:
+    """Return those peerings of a content that are some by themselves, whatever is given away."""
+    found = []
+    for table in content.get("peering", []):
+        with suppress(DocumentError):
+            found.append(_peering(table, keys))
+    return found
+
+
+def guarded(local: Config, kept: Iterable[Peering]) -> list[Peering]:
+    """Return of peerings that cannot be in force what can be guarded beside the local file's: its names, and its
+    subnets, are its own.
+    """
+    names = {one.name for one in local.peering}
+    subnets = [subnet for one in local.peering for subnet in (*one.local_ts, *one.remote_ts)]
+    found = []
+    for one in kept:
+        free = [subnet for subnet in one.remote_ts if not any(_overlap(subnet, other) for other in subnets)]
+        if free:
+            name = f"{one.name}{_KEPT}" if one.name in names else one.name
+            found.append(one.model_copy(update={"name": name, "remote_ts": free}))
+            subnets += free
+            names.add(name)
+    return found
 
 
 def _peering(table: Mapping[str, Any], files: CertificateKeys) -> Peering:
@@ -93,3 +121,7 @@ def _first_outside(subnets: Sequence[Network], allowed: Sequence[Network]) -> Ne
 
 def _is_in(one: Network, other: Network) -> bool:
     return one.version == other.version and one.subnet_of(other)  # type: ignore[arg-type]
+
+
+def _overlap(one: Network, other: Network) -> bool:
+    return one.version == other.version and one.overlaps(other)

@@ -131,7 +131,8 @@ def judge(document: Document, held: Held) -> tuple[Answer, str]:
         if document.content == held.content:
             return Answer.SAME, ""
         return Answer.OLD, f"another document of term {document.term}, generation {document.generation}: refused"
-    if document.order <= held.order:
+    is_lost = not held.cluster_id  # what was in force, whose order is known all the same: it may come again
+    if document.order < held.order or (document.order == held.order and not is_lost):
         return Answer.OLD, (
             f"term {document.term}, generation {document.generation} is older than what this host has seen"
             f" ({held.order[0]}, {held.order[1]}): was the controller's store put back? `fwd controller recover`"

@@ -28,8 +28,8 @@ from fwd.link.document import BYTES_MAX, Answer, Document, DocumentError, Held, 
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 
-_DOCUMENT, _HELD, _SEEN = "document", "held", "seen"
-FILES: Final = (_DOCUMENT, _HELD, _SEEN)
+DOCUMENT, _HELD, _SEEN = "document", "held", "seen"
+FILES: Final = (DOCUMENT, _HELD, _SEEN)
 Order = tuple[int, int]
 log = logging.getLogger(__name__)
 
@@ -64,14 +64,14 @@ class Shelf:
             term, generation = json.loads(self._octets(_SEEN))
             if type(term) is int and type(generation) is int:
                 seen = term, generation
-        return Octets(self._octets(_DOCUMENT), self._octets(_HELD), seen)
+        return Octets(self._octets(DOCUMENT), self._octets(_HELD), seen)
 
     def take(self, data: bytes, order: Order) -> None:
         """Keep what is to be in force. Raises OSError.
 
         The document first: if the machine ends in between, its own order counts as seen.
         """
-        put(self._directory, _DOCUMENT, data)
+        put(self._directory, DOCUMENT, data)
         put(self._directory, _SEEN, json.dumps(order).encode())
         (self._directory / _HELD).unlink(missing_ok=True)
         sync(self._directory)
@@ -108,7 +108,7 @@ class Known:
     def __init__(self, octets: Octets, key: Ed25519PublicKey, host: str) -> None:
         self._key, self._host, self._octets = key, host, octets
         self.damaged: dict[str, str] = {}
-        self.document = self._read(_DOCUMENT, octets.document)
+        self.document = self._read(DOCUMENT, octets.document)
         self.held = self._read(_HELD, octets.held)
         self._seen = max(octets.seen, self.document.order if self.document else (0, 0))
 

@@ -22,6 +22,7 @@ class Code(StrEnum):
     PROCESS = "process"
     SUPERVISOR = "supervisor"
     NOTHING_TO_CARRY = "nothing_to_carry"
+    NOT_IN_FORCE = "not_in_force"
     NOT_SET_UP = "not_set_up"
     TERMINATED = "terminated"
     NO_CHILD_SA = "no_child_sa"
@@ -67,6 +68,11 @@ KINDS: Final[Mapping[Code, Kind]] = {
         "a gateway that has joined a controller has no peering yet",
         "nothing to carry: no peering yet",
         "put the gateway into a cluster, and peer that with another, on the controller {where}",
+    ),
+    Code.NOT_IN_FORCE: Kind(
+        "what the controller has wanted last, and is kept on this host, could not be taken at the start",
+        "what the controller wants is not in force: {why}",
+        "mend this host's file, or what the controller wants: fwd tries again every 10 s, its guards stand",
     ),
     Code.NOT_SET_UP: Kind(
         "a peering could not be set up",

@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from fwd.link.admit import admit
+from fwd.link.admit import admit, understood
 from fwd.link.directory import CA, CRL, IKE, LINK, Directory
 from fwd.link.document import BYTES_MAX, NUMBER_MAX, Answer, Document, DocumentError
 from fwd.link.kept import FILES as KEPT
@@ -50,6 +50,7 @@ class Case:
     key: Ed25519PublicKey
     kept: Octets
     files: Mapping[str, bytes]  # ca.pem, link.pem, ike.pem
+    applied: Order = NOTHING  # what is in force
 
 
 @dataclass(frozen=True)
@@ -165,14 +166,18 @@ def _of_document(case: Case, what: What, data: bytes, known: Known, about: dict[
     if what == "start":
         if known.document is None:
             return Found(NONE, order=case.kept.seen, **about)
-        return _admitted(case, "take", known.document, b"", about)
+        try:
+            return _admitted(case, "take", known.document, b"", about)
+        except (DocumentError, UserError) as error:  # what was carried is not to leave in the clear
+            kept = understood(case.directory.keys(with_crl=False), known.document.content)
+            return Found(REFUSED, known.document.order, str(error), tuple(kept), **about)
     if what == "accept":
         document, data = known.accept()
         return _admitted(case, "take", document, data, about)
 
     # What is taken is what may be set, too; what is held is looked at when root lets it pass.
     answer, why, document = known.judge(data)
-    if answer is Answer.TAKE:
+    if answer is Answer.TAKE or (answer is Answer.SAME and document.order != case.applied):
         return _admitted(case, "take", document, data, about)
     return Found(answer.value, document.order, why, document=data if answer is Answer.HOLD else b"", **about)
 
@@ -258,8 +263,8 @@ def why_not_ours(new: x509.Certificate, old: x509.Certificate, issuers: list[x50
         return "is for another key"
     if new.subject != old.subject or _names(new) != _names(old):
         return "has other names"
-    if new.not_valid_after_utc < old.not_valid_after_utc:
-        return "ends sooner than that of before"
+    if new.not_valid_before_utc < old.not_valid_before_utc:
+        return "is older than that of before"
     for one in issuers:
         try:
             new.verify_directly_issued_by(one)

@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from fwd.datapath.memory import Memory
 from fwd.datapath.shared import GatewayShared
-from fwd.link.admit import IKE_KEYS, beside, why_outside
+from fwd.link.admit import IKE_KEYS, beside, guarded, why_outside
 from fwd.link.directory import CA, IKE, LINK, Directory
 from fwd.link.document import Answer, DocumentError
-from fwd.link.kept import Shelf, tell_damage
+from fwd.link.kept import DOCUMENT, Shelf, tell_damage
 from fwd.link.place import place_in
 from fwd.model.config import Config, Peering
-from fwd.model.linked import News
+from fwd.model.linked import NOTHING, News
+from fwd.model.reasons import Code, Reason
 from fwd.model.words import is_address
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
@@ -35,7 +36,10 @@ from fwd.supervise.users import User, Users
 
 log = logging.getLogger(__name__)
 AGAIN_S: Final = 1.0  # after a question, before the next one
-UNKEPT_S: Final = 10.0  # after what could not be kept, before it is tried again
+UNKEPT_S: Final = 10.0  # after what could not be kept, or not be in force at the start, before it is tried again
+_OF: Final[Mapping[What, str]] = {
+    "start": "document", "document": "document", "accept": "document", "certificates": "certificates",
+}  # fmt: skip
 LOOK_UP_S: Final = 60.0  # between two look-ups of the controller's name, while it does not answer
 Json = dict[str, Any]
 
@@ -70,6 +74,15 @@ class Controlled:
         self.peerings: tuple[Peering, ...] = ()
         self.draining = False
         self.news = News(url=self.about.url, name=self.about.name)
+        self._refusals: dict[str, str] = {}  # of what is in _OF
+
+        # What was kept is in force, or nothing was; and until then: what of it is understood, and why it is not.
+        self.has_begun = False
+        self._kept: tuple[Peering, ...] = ()
+        self._why_not = ""
+        self._begin_at = 0.0
+        self._follows = False  # what changes is to be told
+        self._changed: set[str] = set()  # files that nobody was told of
 
         # What is under way.
         self._asked: Checking | None = None
@@ -95,17 +108,20 @@ class Controlled:
             self._asked.wait(0.1)
             self._hear(time.monotonic())
         self._bury(wait=True)
+        self._follows = True
 
     def turn(self, now: float) -> None:
-        """Go on with what is under way, or with what link has handed over."""
+        """Go on with what is under way, with what is kept, or with what link has handed over."""
         self._bury()
         self._look_up(now)
         if self._asked is not None:
             self._hear(now)
+        elif not self.has_begun and now >= self._begin_at:
+            self._ask("start", bytes, now)
         elif now >= self._not_before:
             for what, board in (("document", "documents"), ("certificates", "certificates")):
                 version = self._version(board)
-                if version != self._seen[what] and self._asked is None:
+                if version and version != self._seen[what] and self._asked is None:
                     self._seen[what] = version
                     self._ask(what, lambda board=board: self._handed(board), now)  # type: ignore[arg-type, misc]
 
@@ -120,6 +136,21 @@ class Controlled:
             return beside(local, self.peerings)
         except DocumentError as error:
             raise UserError(f"the controller's peerings {error}") from None
+
+    def look_again(self) -> None:
+        """Examine what was refused once more: the local file is another."""
+        self._begin_at = self._not_before = 0.0
+        if "document" in self._refusals:
+            self._seen["document"] = -1
+
+    @property
+    def closed(self) -> list[Peering]:
+        """Peerings that are kept and cannot be in force: what is for their subnets must not leave in the clear."""
+        return [] if self.has_begun else guarded(self._local(), self._kept)
+
+    def reasons(self) -> list[Reason]:
+        """Return why the gateway is not ready, if what is kept is not in force."""
+        return [] if self.has_begun or not self._why_not else [Reason.of(Code.NOT_IN_FORCE, why=self._why_not)]
 
     def accept(self) -> Iterator[Json | None]:
         """Let what is held pass, by root's word; what is given is what to say. Raises RefusedError."""
@@ -161,7 +192,8 @@ class Controlled:
         self._not_before = now + AGAIN_S
         try:
             files = {name: self.directory.octets(name) for name in (CA, f"{LINK}.pem", f"{IKE}.pem")}
-            case = Case(self._local(), self.directory, self.about.name, self._key, self._shelf.read(), files)
+            kept, applied = self._shelf.read(), self.news.applied
+            case = Case(self._local(), self.directory, self.about.name, self._key, kept, files, applied)
             self._asked = Checking(case, what, handed, self._checker, now)
         except (UserError, OSError) as error:
             self._refused(what, f"it cannot be examined: {error}")
@@ -179,11 +211,14 @@ class Controlled:
         self._asked = None
         for name, why in found.damaged.items():
             tell_damage(name, why, self.directory.path)
-        if found.lives:
-            self.news = replace(self.news, link=found.lives.get(LINK), ike=found.lives.get(IKE))
+        if found.lives and asked.what != "certificates":
+            self._tell_lives(found)
         if found.order > self.news.seen:
             self.news = replace(self.news, seen=found.order)
         self._obey(asked.what, found)
+
+    def _tell_lives(self, found: Found) -> None:
+        self.news = replace(self.news, link=found.lives.get(LINK), ike=found.lives.get(IKE))
 
     def _obey(self, what: What, found: Found) -> None:
         """Do what was found out."""
@@ -196,9 +231,20 @@ class Controlled:
             case Answer.HOLD.value:
                 self._hold(found)
             case Answer.OLD.value | "refused":
-                self._refused(what, found.why)
+                self._refused(what, found.why, found.peerings)
+            case "none" if found.order != NOTHING or DOCUMENT in found.damaged:
+                self._refused(what, "it is damaged, and the controller has sent no other")
             case _:
-                self.news = replace(self.news, refused="")
+                self.has_begun |= what == "start"
+                self._is_well(what)
+
+    def _stay_closed(self, kept: tuple[Peering, ...], why: str) -> None:
+        """Have what was in force guarded, and tried again, since it cannot be in force."""
+        kept, before = kept or self._kept, self._kept
+        self._kept, self._why_not = kept, why
+        self._begin_at = time.monotonic() + UNKEPT_S
+        if self._follows and kept != before:
+            self._follow(False)
 
     def _take(self, what: What, found: Found) -> None:
         """Keep it on disk first; what cannot be kept is not in force, either."""
@@ -207,25 +253,30 @@ class Controlled:
                 self._check(found)
                 beside(self._local(), found.peerings)
             except DocumentError as error:
-                self._refused(what, str(error))
+                self._refused(what, str(error), found.peerings)
                 return
         try:
-            changed = [name for name, data in found.files.items() if self._put(name, data)]
+            for name, data in found.files.items():
+                self._put(name, data)
             if found.document:
                 self._shelf.take(found.document, found.order)
         except OSError as error:
             self._refused(what, f"it cannot be kept in {self.directory.path}: {error.strerror}; it is tried again")
             self._seen |= {what: -1} if what in self._seen else {}
-            self._not_before = time.monotonic() + UNKEPT_S
+            self._not_before = self._begin_at = time.monotonic() + UNKEPT_S
             return
 
         # From here on it is in force.
+        changed, self._changed = self._changed, set()
+        self._is_well(what)
         if what == "certificates":
-            log.info("certificates renewed: %s", ", ".join(changed) or "none", extra=event("controller.renewed"))
+            self._tell_lives(found)
+            told = event("controller.renewed")
+            log.info("certificates renewed: %s", ", ".join(sorted(changed)) or "none", extra=told)
         else:
             self._enforce(what, found)
-        if what != "start":
-            self._follow(bool({f"{LINK}.pem", CA} & set(changed)))
+        if self._follows:
+            self._follow(bool({f"{LINK}.pem", CA} & changed))
 
     def _check(self, found: Found) -> None:
         """Believe the child in nothing that the local file does not give away, whoever has taken it over."""
@@ -244,8 +295,8 @@ class Controlled:
             self._shared.drains[0] = found.draining
         self.peerings, self.draining = found.peerings, found.draining
         held = self.news.held if what == "start" else None
-        self.news = replace(self.news, applied=found.order, refused="", held=held)
-        self._accepted = ""
+        self.news = replace(self.news, applied=found.order, held=held)
+        self._accepted, self.has_begun = "", True
         told = event("controller.applied", term=term, generation=generation, peerings=len(found.peerings))
         log.info("the controller's document %d.%d: %d peerings", term, generation, len(found.peerings), extra=told)
 
@@ -255,28 +306,41 @@ class Controlled:
         except OSError as error:
             self._refused("document", f"it cannot be kept in {self.directory.path}: {error.strerror}")
             return
-        self.news = replace(self.news, held=found.order, held_why=found.why, refused="")
+        self.news = replace(self.news, held=found.order, held_why=found.why)
+        self._is_well("document")
         told = event("controller.held", term=found.order[0], generation=found.order[1], reason=found.why)
         log.warning("the controller's document %d.%d is held: %s", *found.order, found.why, extra=told)
 
-    def _refused(self, what: What, why: str) -> None:
+    def _refused(self, what: What, why: str, kept: tuple[Peering, ...] = ()) -> None:
+        """Tell why nothing has come of it; `kept`: what was in force, as far as that is understood."""
         self._accepted = why
         if what == "accept":
             return
-        text = f"{what}: {why}"
-        if text != self.news.refused:
+        if what == "start":
+            self._stay_closed(kept, why)
+        text = f"{_OF[what]}{' that is kept here' if what == 'start' else ''}: {why}"
+        if text != self._refusals.get(_OF[what]):
             log.error("the controller's %s", text, extra=event("controller.refused", reason=why))
-        self.news = replace(self.news, refused=text)
+        self._refusals[_OF[what]] = text
+        self._tell_refusals()
 
-    def _put(self, name: str, data: bytes) -> bool:
-        """Have a file in the directory; whether it is another than before. Raises OSError."""
+    def _is_well(self, what: What) -> None:
+        """Forget why what is of this kind was refused."""
+        self._refusals.pop(_OF[what], None)
+        self._tell_refusals()
+
+    def _tell_refusals(self) -> None:
+        self.news = replace(self.news, refused="; ".join(self._refusals.values()))
+
+    def _put(self, name: str, data: bytes) -> None:
+        """Have a file in the directory. Raises OSError."""
         try:
             same = self.directory.octets(name) == data
         except UserError:
             same = False
         if not same:
             self.directory.put(name, data)
-        return not same
+            self._changed.add(name)  # until all that comes with it is kept, too
 
     # -- children, and the controller's name --------------------------------------------------------------------------
 
@@ -325,6 +389,8 @@ class Alone:
 
     directory = None
     told = None
+    has_begun = True
+    closed: Final[list[Peering]] = []
 
     def begin(self) -> None:
         """Take nothing."""
@@ -340,6 +406,13 @@ class Alone:
         if local.controller is not None:
             raise UserError("[controller] cannot come while fwd runs: restart fwd")
         return local
+
+    def look_again(self) -> None:
+        """Examine nothing."""
+
+    def reasons(self) -> list[Reason]:
+        """Return nothing: nobody else wants anything."""
+        return []
 
     def accept(self) -> Iterator[Json | None]:
         """Refuse: nothing is held."""

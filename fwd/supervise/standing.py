@@ -26,6 +26,7 @@ from fwd.model.reasons import Code, Reason
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import beacon, network, plan, sockets
+from fwd.supervise.closed import Closed
 from fwd.supervise.hindrances import NamelessError, NotYetError, is_final
 from fwd.supervise.keeper import Keeper
 from fwd.supervise.names import Names
@@ -86,6 +87,7 @@ class Standing:
         standing = network.look(self._asks).tables.values()
         self._owner = Owner(gateway.control, [(one.owner, one.mark) for one in standing], file)
         self.kernel = Keeper(self._owner.number, self._owner.mark, self._asks)
+        self.closed = Closed(self.kernel, self._owner)
 
     # -- the start --------------------------------------------------------------------------------------------
 
@@ -99,10 +101,14 @@ class Standing:
             self.metrics = sockets.listen_tcp(self.gateway.metrics)
         self.serve_beacon(self.gateway)
 
-    def start(self, peerings: Sequence[Peering], later: Sequence[Peering] = ()) -> None:
+    def start(
+        self, peerings: Sequence[Peering], later: Sequence[Peering] = (), closed: Sequence[Peering] = (), *,
+        tidies: bool = True,
+    ) -> None:  # fmt: skip
         """Set up what can be; a peering whose address is not there yet waits, unless all do. Raises UserError.
 
-        `later`: those that wait in any case, guarded, so that nothing of theirs keeps the gateway from starting.
+        `later`: those that wait in any case, guarded, so that nothing of theirs keeps the gateway from starting;
+        `closed`: those that are guarded alone. `tidies`: whether all that is wanted is known.
         """
         with contextlib.ExitStack() as undo:
             # All is opened before any guard is touched.
@@ -127,7 +133,9 @@ class Standing:
             self.kernel.connect(opened.values())
             self.waiting |= dict.fromkeys((one.name for one in later), "")
             self.guard(later)
-            self.tidy([*peerings, *later])
+            self.closed.keep(closed)
+            if tidies:
+                self.tidy([*peerings, *later])
             undo.pop_all()
         self.peerings = opened
         self.retry_at = 0.0 if later else time.monotonic() + RETRY_S

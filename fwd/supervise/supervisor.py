@@ -110,7 +110,8 @@ class Supervisor:
             self._serve_admin()
             self._controller.begin()
             self._config = self._controller.beside(self._local)
-            self._standing.start(self._local.peering, self._config.peering[len(self._local.peering) :])
+            later, closed = self._config.peering[len(self._local.peering) :], self._controller.closed
+            self._standing.start(self._local.peering, later, closed, tidies=self._controller.has_begun)
             self._tree.grow()
             self._troubles.apart("admin", self._applying.resume)
             host.tell_rights(self._users)
@@ -291,7 +292,7 @@ class Supervisor:
             "trial_until": self._applying.trial_until,
             "controller": self._controller.told,
         }
-        reasons = [*self._standing.drained(), *self._standing.kernel.reasons()]
+        reasons = [*self._standing.drained(), *self._controller.reasons(), *self._standing.kernel.reasons()]
         if (news, reasons) != self._told_troubles:
             self._standing.shared.troubles.put(report(news, reasons, Board.SIZE))
             self._told_troubles = news, reasons
@@ -349,6 +350,8 @@ class Supervisor:
 
     def _want(self, config: Config) -> None:
         """Have another configuration in force, as soon as may be."""
+        if config != self._local:
+            self._controller.look_again()
         self._local, self._config = config, self._controller.beside(config)
         self._standing.look_up_again(self._config.peering)
         self._unsettled = self._secrets_due = True
@@ -382,6 +385,7 @@ class Supervisor:
             standing.retry_at = 0.0
             return
         coming = standing.guard([step.peering for step in steps if isinstance(step, plan.Open)])
+        standing.closed.keep(self._controller.closed)
         for name in gone:
             self._tree.end_peering(name)
             self._tree.members.forget(name)
@@ -392,7 +396,7 @@ class Supervisor:
         for peering in coming:
             standing.open(peering)
         self._tree.grow()
-        if not failed:  # else guards of before may be needed still
+        if not failed and self._controller.has_begun:  # else guards of before may be needed still
             standing.tidy(wanted.peering)
         self._unsettled = bool(failed)
 

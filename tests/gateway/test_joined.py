@@ -15,6 +15,7 @@ import servekit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gwkit import Json, MakePair, Pair, until
 from servekit import Site
+from test_supervisor import MARKER, pinging
 
 from fwd.agent.client import query
 from fwd.link.document import Document, sign
@@ -29,6 +30,7 @@ class Joined(Pair):
 
     site: Site
     orders = 0
+    subnets: tuple[str, ...] = ("10.0.0.0/8", "fd00::/8")  # that the files of both give away
 
     def join(self) -> None:
         directory = self.topology.run_dir / "controller"
@@ -58,7 +60,7 @@ class Joined(Pair):
         return self.topology.run(host, [sys.executable, "-m", "fwd", *arguments], check=check)
 
     def write_config(self, host: str) -> Path:
-        controller = {"directory": str(self.kept(host)), "subnets": ["10.0.0.0/8", "fd00::/8"]}
+        controller = {"directory": str(self.kept(host)), "subnets": list(self.subnets)}
         gateway = {"control": str(self.control(host)), **self.gateway}
         self.config(host).write_text(render.write({"gateway": gateway, "controller": controller}))
         return self.config(host)
@@ -125,6 +127,13 @@ def up(pair: Joined, host: str) -> bool:
         controller = query(pair.control(host))["controller"]
         return bool(controller and controller["connected"])
     return False
+
+
+def reasons(pair: Joined, host: str) -> list[str]:
+    """Codes of why it is not ready; none while it does not answer."""
+    with contextlib.suppress(OSError):
+        return [one["code"] for one in query(pair.control(host))["reasons"]]
+    return []
 
 
 def test_a_gateway_without_a_peering_is_connected_and_says_that_it_has_nothing_to_carry(empty: Joined) -> None:
@@ -214,6 +223,31 @@ def test_a_refusal_is_shown_as_the_controller_says_it(pair: Joined) -> None:
     assert pair.ping()
     (pair.site.directory / "refuse").unlink()
     until(lambda: up(pair, "gw1") and not pair.controller("gw1")["error"], 90.0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_leaves_in_the_clear_when_a_start_cannot_take_what_is_kept(
+    pair: Joined, number: signal.Signals
+) -> None:
+    """The operator has narrowed the file, and restarts; then has it as before, and reloads."""
+    at = pair.applied("gw1")
+    pair.stop("gw1", number)
+    pair.subnets = ("10.1.0.0/16",)
+    pair.launch("gw1")
+    until(lambda: reasons(pair, "gw1") == ["not_in_force"], 60.0, "started")
+    until(lambda: up(pair, "gw1"), 60.0, "connected, and sent the document again")
+    with pair.capture(marker=MARKER) as wire, pinging(pair):
+        assert not pair.ping(count=3)
+    assert wire["plaintext_packets"] == 0, wire["plaintext_examples"]
+    assert "table inet fwd_a_b" in pair.topology.run("gw1", ["nft", "list", "tables"]).stdout
+    assert "none of controller.subnets" in pair.controller("gw1")["refused"]
+
+    pair.subnets = Joined.subnets
+    pair.write_config("gw1")
+    pair.running["gw1"].send_signal(signal.SIGHUP)
+    until(lambda: pair.applied("gw1") == at, 30.0, "in force, without a new document")
+    pair.wait_ready(seconds=60.0)
+    assert until(lambda: pair.ping(), 30.0)
 
 
 def test_a_gateway_starts_without_its_controller_and_comes_back_to_it(pair: Joined) -> None:
