@@ -51,7 +51,7 @@ class _Kept:
     listing: str = ""  # as nft shows the rules; empty: not seen yet
     outside: dict[str, tuple[Network, ...]] = field(default_factory=dict)  # devices that lead there (guards.py)
     parts: PeeringParts | None = None
-    well: tuple[object, ...] = ()  # what was looked at when nothing was missing
+    well: tuple[object, ...] = ()  # all that decided that nothing was missing
     patience: dict[bool, Patience[Step]] = field(default_factory=_patience)  # of guards, and of the rest
     lines: Allowance = field(default_factory=Allowance)  # of what was restored, or could not be
     obstacle_lines: Allowance = field(default_factory=Allowance)
@@ -59,6 +59,14 @@ class _Kept:
     restored: dict[Step, float] = field(default_factory=dict)  # lately, and when
     obstacles: list[Reason] = field(default_factory=list)
     beside: frozenset[Network] = frozenset()  # remote subnets of which it was told that others have a route, too
+
+    def __post_init__(self) -> None:
+        self.table = guards.table_name(self.peering)
+
+    @property
+    def tun(self) -> str:
+        """The name of its TUN device."""
+        return self.peering.tun
 
 
 class Keeper:
@@ -224,7 +232,13 @@ class Keeper:
         """Why packets of some peering do not pass, or may leave in the clear."""
         found = [Reason.of(Code.KERNEL, why=self._trouble)] if self._trouble else []
         for name, kept in self._kept.items():
-            if not (kept.failed or kept.restored or kept.obstacles or any(p.knows_any for p in kept.patience.values())):
+            if not (
+                kept.failed
+                or kept.restored
+                or kept.obstacles
+                or kept.patience[True].knows_any
+                or kept.patience[False].knows_any
+            ):
                 continue
             fought = {step: n for patience in kept.patience.values() for step, n in patience.fought_over().items()}
             for step in dict.fromkeys([*kept.failed, *kept.restored, *fought]):
@@ -265,10 +279,12 @@ class Keeper:
         for name, kept in self._kept.items():
             if done.get(name):
                 self._tell_restored(kept, done[name], now)
-            kept.restored = {step: at for step, at in kept.restored.items() if now - at < CONFIRM_S}
+            if kept.restored:
+                kept.restored = {step: at for step, at in kept.restored.items() if now - at < CONFIRM_S}
             for patience in kept.patience.values():
-                patience.forget(missing[name], now)
-        devices = {kept.peering.tun for kept in self._kept.values() if kept.parts}
+                if patience.knows_any:
+                    patience.forget(missing[name], now)
+        devices = {kept.tun for kept in self._kept.values() if kept.parts}
         self.seen = {name: seen for name, seen in self.seen.items() if name in devices}
         # What was taken at the same time may be seen at the next turn only, which must not be late.
         if around and done and now < self._around.look_at + surroundings.EVERY_S:
@@ -279,11 +295,12 @@ class Keeper:
 
     def _missing(self, kept: _Kept, has: Has) -> list[Step]:
         """What is to be done for one peering; nothing, while all is as it was when nothing was."""
-        wanted = self._wanted(kept)
-        looked_at = (wanted, has.links.get(kept.peering.tun), has.routes, has.tables.get(wanted.table), has.addresses)
+        parts, table = kept.parts, has.tables.get(kept.table)
+        own = (parts.peering, parts.tun, parts.inner_mtu) if parts else ()  # of which the device as it is to be is made
+        looked_at = (kept.peering, kept.listing, own, has.links.get(kept.tun), table, has.routes, has.addresses)
         if looked_at == kept.well:
             return []
-        found = kernel.steps(wanted, has)
+        found = kernel.steps(self._wanted(kept), has)
         kept.well = () if found else looked_at
         return found
 
@@ -398,19 +415,17 @@ class Keeper:
 
     def _has(self, kept: Collection[_Kept]) -> Has:
         """Look; at nftables only if rules have changed since. A table that was just set is known by its listing."""
-        links = self._kernel.links([one.peering.tun for one in kept if one.parts])
+        links = self._kernel.links([one.tun for one in kept if one.parts])
         self.seen.update({name: (link.mtu_bytes, link.queue_drops) for name, link in links.items() if link})
         generation = self._kernel.generation()
         if generation != self._generation:
             try:
-                self._tables = network.tables(
-                    self._kernel, {guards.table_name(one.peering) for one in self._kept.values()}
-                )
+                self._tables = network.tables(self._kernel, {one.table for one in self._kept.values()})
                 self._generation = generation
             except UserError as error:
                 self._trouble = str(error)
             for one in self._kept.values():
-                listing = self._tables.get(guards.table_name(one.peering), "")
+                listing = self._tables.get(one.table, "")
                 if not one.listing and guards.stands(listing, one.rules):
                     one.listing = listing
         return Has(links, self._kernel.routes(self._number), self._tables, self._kernel.addresses())

@@ -70,14 +70,16 @@ class Members:
         """Make the channel of a demux that is about to be forked."""
         self.of(parts).rings.renew()
 
+    def is_settled(self, parts: PeeringParts) -> bool:
+        """Whether nothing follows from a turn while nobody stirs: nothing was under way, and all is as it was."""
+        known = self._of.get(parts.peering.name)
+        return known is not None and known.parts is parts and known.settled == _seen(parts)
+
     def turn(self, parts: PeeringParts, forgiven_at: float, now: float, *, stirred: bool) -> None:
         """Publish what follows from the members' lives; let go whoever may."""
-        one = self.of(parts)
-
-        # All that this depends on while nobody stirs. When nothing was under way, and it is as it was, nothing follows.
-        seen = parts.count, parts.resized, parts.peering.members, parts.shared.far_members
-        if not stirred and one.settled == seen:
+        if not stirred and self.is_settled(parts):
             return
+        one, seen = self.of(parts), _seen(parts)
         one.settled = ()
 
         over = self._drain(one, now)
@@ -166,3 +168,8 @@ class Members:
         """Close all of it."""
         for name in list(self._of):
             self.forget(name)
+
+
+def _seen(parts: PeeringParts) -> tuple[object, ...]:
+    """Return all that a turn depends on while nobody stirs."""
+    return parts.count, parts.resized, parts.peering.members, parts.shared.far_members

@@ -91,6 +91,7 @@ class Names:
     def __init__(self, user: User) -> None:
         self._user = user
         self._places: dict[tuple[str, str], _Place] = {}  # by peering and name
+        self._nameless: Sequence[Peering] = ()  # a configuration that has no names, as it was seen last
         self._lookups: list[Lookup] = []
 
     def resolved(self, config: Config) -> Config:
@@ -121,7 +122,8 @@ class Names:
 
     def turn(self, peerings: Sequence[Peering], is_joined: Callable[[str], bool], now: float) -> bool:
         """Go on with it. `is_joined`: whether a peering has its far gateway; True: `resolved` has changed."""
-        if not self._places and not any(one.names for one in peerings):
+        if not self._places and (peerings is self._nameless or not any(one.names for one in peerings)):
+            self._nameless = peerings
             return False
         self._follow(peerings)
         for (peering, _), place in self._places.items():

@@ -88,8 +88,13 @@ class Kernel:
         """What is known of the devices of these names: of many with one question."""
         if len(names) < _MANY:
             return {name: self.link(name) for name in names}
+        answers = self._ask(_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0), _DUMP)
+        return self._read("links", (list(names), answers), self._links_in)
+
+    def _links_in(self, asked: tuple[list[str], list[bytes]]) -> dict[str, Link | None]:
+        names, answers = asked
         found: dict[str, Link | None] = dict.fromkeys(names)
-        for answer in self._ask(_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0), _DUMP):
+        for answer in answers:
             own = next((value for kind, value in _attributes(answer, _LINK.size) if kind == _IFNAME), b"")
             name = own.rstrip(b"\0").decode(errors="replace")
             if name in found:

@@ -174,6 +174,8 @@ class Supervisor:
         # Each child and each peering for itself: trouble stays with it. Of one that rests nothing is new.
         stirred = self._look(now)
         for name, parts in self._standing.peerings.items():
+            if name not in stirred and not parts.mtu_waits and self._tree.members.is_settled(parts):
+                continue
             turn = partial(self._tree.members.turn, stirred=name in stirred)
             self._troubles.apart(name, turn, parts, self._forgiven_at, now)
             if name in stirred or parts.mtu_waits:
@@ -210,14 +212,10 @@ class Supervisor:
 
     def _look(self, now: float) -> set[str]:
         """Manage every child that does not rest; returns the peerings of which something may be new."""
-        work, now_ns = self._tree.work, int(now * 1e9)
+        work = self._tree.work
         self._troubles.apart("supervisor", work.look, self._tree.children)
         stirred, all_rest = set[str](), True
-        for child in list(self._tree.children.values()):
-            if work.rests_on(child, now_ns):
-                child.life.turned_at = now  # as policy.rests has it
-                continue
-
+        for child in work.astir(self._tree.children, now):
             # One that rests is watched from now on, and left alone if it has not turned since it was looked at last.
             before, beat_ns = child.life.beat_at, child.words.heartbeat[0]
             if not (child.name in work.waits and child.can_work()) and child.rests(now):

@@ -1,7 +1,7 @@
 """Looks at what is not fwd's and decides whether packets pass: routes and rules of others, forwarding, filters.
 
 The shell around obstacles.py: it asks the kernel and nft, changes nothing, and waits for nobody but nft. News of the
-kernel say what may have changed; a look besides costs 0.2 % of a core at most.
+kernel say what may have changed; a look besides costs 0.1 % of a core at most, or comes once a minute.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from fwd.supervise.obstacles import Around
 Outside = dict[str, tuple[Network, ...]]  # devices that lead outside, and the local subnets that are not there
 
 EVERY_S: Final = 5.0  # without news; or as it may use _SHARE of a core
-_LONGEST_S: Final = 30.0
-_SHARE: Final = 0.002
+_LONGEST_S: Final = 60.0
+_SHARE: Final = 0.001
 _CHAINS_EVERY_S: Final = 1.0  # even if they change all the time
 _SUSPECTS_MAX: Final = 256
 _FORWARD: Final = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}  # for all devices

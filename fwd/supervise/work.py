@@ -3,7 +3,8 @@
 A process that rests (datapath.shared) turns as soon as something comes. One that does not, though work waits, hangs or
 is starved; so the supervisor, which has every descriptor, looks at those of all that rest with one system call, which
 costs by what is readable and not by how many there are. A process that is busy is not watched: its packets wake it
-alone. While a heartbeat stays the same time to come, its process has not turned, and nothing else of it is looked at.
+alone. While a heartbeat stays the same time to come, its process has not turned, and nothing else of it is looked at:
+of hundreds that rest a look compares one word each.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ class Work:
 
     def __init__(self) -> None:
         self.waits: set[str] = set()  # names of the children that rest, and for which there was some at the last look
-        self._resting: dict[str, int] = {}  # heartbeats of those of which nothing was new when they were seen to rest
+        # Those of which nothing was new when they were seen to rest, where their heartbeats are, and what those said.
+        self._resting: dict[str, tuple[Child, memoryview, int]] = {}
+        self._looked_at = 0.0  # the last time that all of these were compared
         self._watched: dict[str, set[int]] = {}
         self._of: dict[int, str] = {}
         self._epoll = select.epoll()
@@ -43,19 +46,34 @@ class Work:
         self.waits = {self._of[fd] for fd, events in ready if events & select.EPOLLIN and fd in self._of}
         self._has_changed |= any(fd not in self._of for fd, _ in ready)  # closed here, and open in a child still
 
-    def rests_on(self, child: Child, now_ns: int) -> bool:
-        """Whether a process has not turned since `rests`, need not have, and no work waits for it."""
-        until_ns = self._resting.get(child.name, 0)
-        is_as_before = until_ns > now_ns and child.words.heartbeat[0] == until_ns
-        return is_as_before and child.process is not None and child.name not in self.waits
+    def astir(self, children: Mapping[str, Child], now: float) -> list[Child]:
+        """Return all but those that have not turned since `rests`, need not have, and for which no work waits."""
+        now_ns = int(now * 1e9)
+        for child in [
+            child
+            for child, heartbeat, until_ns in self._resting.values()
+            if child.process is None or heartbeat[0] != until_ns or until_ns <= now_ns or child.name in self.waits
+        ]:
+            self._stir(child)
+        self._looked_at = now
+        return [child for name, child in children.items() if name not in self._resting]
 
     def rests(self, child: Child, until_ns: int) -> None:
-        """Take note of a process that rests, and of which nothing is new. `until_ns`: its heartbeat."""
-        self._resting[child.name] = until_ns
+        """Take note of a process that rests, and of which nothing is new. `until_ns`: its heartbeat.
+
+        Until it stirs, its last turn counts as one to come: nobody takes it for late.
+        """
+        self._resting[child.name] = child, child.words.heartbeat, until_ns
+        child.life.turned_at = until_ns / 1e9
+
+    def _stir(self, child: Child) -> None:
+        """Compare it no more. A silence counts from when it was last seen to rest rightly."""
+        if self._resting.pop(child.name, None) is not None:
+            child.life.turned_at = min(child.life.turned_at, self._looked_at)
 
     def stirs(self, child: Child, says_it_rests: bool) -> None:
         """Look closely at a process from now on; while it says that it rests, be that so or not, it stays watched."""
-        self._resting.pop(child.name, None)
+        self._stir(child)
         if not says_it_rests:
             self.unwatch(child)
 

@@ -13,7 +13,8 @@ from fwd.datapath.shared import ProcessWords
 from fwd.supervise.children import Child
 from fwd.supervise.work import Work
 
-NOW_NS, LATER_NS = 10**9, 2 * 10**9
+NOW, LATER = 1.0, 2.0
+LATER_NS = int(LATER * 1e9)
 MakeChild = Callable[[str], Child]
 
 
@@ -46,6 +47,10 @@ def bell_of(child: Child) -> int:
     return bell
 
 
+def rests_on(work: Work, child: Child, now: float = NOW) -> bool:
+    return child not in work.astir({child.name: child}, now)
+
+
 def at_rest(work: Work, *children: Child) -> dict[str, Child]:
     for child in children:
         work.watch(child)
@@ -58,31 +63,57 @@ def at_rest(work: Work, *children: Child) -> dict[str, Child]:
 def test_one_that_rests_is_left_alone_until_the_time_that_it_says(work: Work, rested: MakeChild) -> None:
     child = rested("p/member-0")
     at_rest(work, child)
-    assert work.rests_on(child, NOW_NS)
-    assert not work.rests_on(child, LATER_NS)
+    assert rests_on(work, child)
+    assert not rests_on(work, child, LATER)
+
+
+def test_one_that_rests_is_late_for_nobody_and_its_silence_counts_from_when_it_was_last_seen_to_rest_rightly(
+    work: Work, rested: MakeChild
+) -> None:
+    child = rested("p/member-0")
+    at_rest(work, child)
+    assert child.life.turned_at == LATER
+    assert rests_on(work, child, NOW)
+    assert rests_on(work, child, NOW + 0.2)
+    assert child.life.turned_at == LATER
+    os.eventfd_write(bell_of(child), 1)
+    work.look({child.name: child})
+    assert not rests_on(work, child, NOW + 0.4)
+    assert child.life.turned_at == NOW + 0.2
+
+
+def test_all_but_those_that_rest_are_looked_at_in_their_order(work: Work, rested: MakeChild) -> None:
+    first, second, third = (rested(f"p/member-{i}") for i in range(3))
+    children = at_rest(work, first, third) | {second.name: second}
+    assert work.astir(children, NOW) == [second]
+    third.words.heartbeat[0] += 1
+    assert work.astir(children, NOW) == [third, second]
+    work.rests(second, LATER_NS)
+    work.rests(third, LATER_NS + 1)
+    assert work.astir(children, NOW) == []
 
 
 def test_one_that_has_turned_is_looked_at_though_it_rests_again(work: Work, rested: MakeChild) -> None:
     child = rested("p/member-0")
     at_rest(work, child)
     child.words.heartbeat[0] = LATER_NS + 1
-    assert not work.rests_on(child, NOW_NS)
+    assert not rests_on(work, child)
 
 
 def test_one_whose_process_has_ended_is_looked_at_whatever_it_said_last(work: Work, rested: MakeChild) -> None:
     child = rested("p/member-0")
     at_rest(work, child)
     child.process = None
-    assert not work.rests_on(child, NOW_NS)
+    assert not rests_on(work, child)
 
 
 def test_one_that_was_looked_at_closely_is_so_until_it_is_seen_to_rest(work: Work, rested: MakeChild) -> None:
     child = rested("p/member-0")
     at_rest(work, child)
     work.stirs(child, True)
-    assert not work.rests_on(child, NOW_NS)
+    assert not rests_on(work, child)
     at_rest(work, child)
-    assert work.rests_on(child, NOW_NS)
+    assert rests_on(work, child)
 
 
 def test_work_that_waits_is_seen_at_every_look_and_of_its_owner_alone(work: Work, rested: MakeChild) -> None:
@@ -93,8 +124,8 @@ def test_work_that_waits_is_seen_at_every_look_and_of_its_owner_alone(work: Work
         work.look(children)
         work.stirs(hung, True)
         assert work.waits == {hung.name}
-        assert not work.rests_on(hung, NOW_NS)
-        assert work.rests_on(good, NOW_NS)
+        assert not rests_on(work, hung)
+        assert rests_on(work, good)
     os.eventfd_read(bell_of(hung))
     work.look(children)
     assert work.waits == set()
@@ -119,7 +150,7 @@ def test_after_a_change_what_waits_is_seen_at_the_next_look_already(work: Work, 
     work.changed()
     work.look({hung.name: hung})
     assert work.waits == {hung.name}
-    assert not work.rests_on(hung, NOW_NS)
+    assert not rests_on(work, hung)
 
 
 def test_a_number_that_is_another_descriptor_by_now_is_its_new_owners(work: Work, rested: MakeChild) -> None:
