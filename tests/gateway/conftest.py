@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from gwkit import MakePair, pairs_without_trace
+from nursery import Nursery
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,15 +18,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.netns)
 
 
+@pytest.fixture(scope="session")
+def nursery(_mark_descendants: None) -> Iterator[Nursery]:
+    """Starts this run's gateways, and other `fwd demux`."""
+    with contextlib.closing(Nursery()) as made:
+        yield made
+
+
 @pytest.fixture(scope="module")
-def module_pairs(request: pytest.FixtureRequest, _mark_descendants: None) -> Iterator[MakePair]:
+def module_pairs(request: pytest.FixtureRequest, nursery: Nursery) -> Iterator[MakePair]:
     """Makes pairs of gateways that the module's tests share."""
-    with pairs_without_trace(request.config) as make:
+    with pairs_without_trace(request.config, nursery) as make:
         yield make
 
 
 @pytest.fixture
-def pairs(request: pytest.FixtureRequest, _mark_descendants: None) -> Iterator[MakePair]:
+def pairs(request: pytest.FixtureRequest, nursery: Nursery) -> Iterator[MakePair]:
     """Makes pairs of gateways for one test."""
-    with pairs_without_trace(request.config) as make:
+    with pairs_without_trace(request.config, nursery) as make:
         yield make

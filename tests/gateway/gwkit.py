@@ -12,9 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import pytest
+from nursery import Nursery, Running
 
 from fwd.lab import flows, probe, probing, processes, traffic, waiting, wire
 from fwd.lab.gateway import PROGRAM, Gateway, peering
@@ -44,7 +45,9 @@ def until(condition: Callable[[], T], seconds: float = 8.0, what: str = "") -> T
 
 class Pair(Told):
     """The gateways of a lab that is up, gw1 and gw2 as a rule. `peerings`: tables that all configurations share, one a
-    peering; `keys`: of their keys."""
+    peering; `keys`: of their keys. The `nursery` starts them, if there is one."""
+
+    nursery: Nursery | None = None
 
     def __init__(
         self,
@@ -62,7 +65,7 @@ class Pair(Told):
         self.program = list(PROGRAM)
         self.secret = b""
         self.probe_key = os.urandom(KEY_BYTES)
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, Running] = {}
 
     # -- files ------------------------------------------------------------------------------------------------
 
@@ -128,9 +131,30 @@ class Pair(Told):
         """One of them, with the secret as it is now."""
         self.write_config(host)
         self.write_secret(host)
+        self.begin(host)
+
+    def begin(self, host: str) -> None:
+        """One of them, with its files as they are."""
         with self.files(host).log.open("wb") as log:
-            argv = self.files(host).command(*self.arguments, program=self.program)
-            self.running[host] = self.topology.popen(host, argv, stdout=log, stderr=log)
+            self.running[host] = self.popen(host, self.config(host), log)
+
+    def popen(self, host: str, config: Path, log: IO[bytes]) -> Running:
+        """Start a gateway with whatever configuration."""
+        if self.nursery is not None and self.program == list(PROGRAM):
+            return self.nursery.start(self.network(host), ["demux", "--config", str(config), *self.arguments], log, log)
+        argv = [sys.executable, *self.program, "demux", "--config", str(config), *self.arguments]
+        return self.topology.popen(host, argv, stdout=log, stderr=log)
+
+    def network(self, host: str) -> Path:
+        """Where the network namespace of a host is bound."""
+        return Path("/run/netns") / self.topology.ns(host)
+
+    def refused(self, host: str, config: Path, *arguments: str) -> str:
+        """The one line with which `fwd demux` says that it cannot start like this."""
+        assert self.nursery is not None
+        done = self.nursery.run(self.network(host), ["demux", "--config", str(config), *arguments], 60.0)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        return done.stderr
 
     def ready(self, host: str) -> bool:
         assert self.running[host].poll() is None, self.log(host)
@@ -344,7 +368,7 @@ _standing: set[str] = set()  # labs of this run, those of a whole module among t
 
 
 @contextlib.contextmanager
-def pairs_without_trace(config: pytest.Config) -> Iterator[MakePair]:
+def pairs_without_trace(config: pytest.Config, nursery: Nursery | None = None) -> Iterator[MakePair]:
     """Makes pairs of gateways, each in a lab of its own; at the end all is taken down, and nothing may be left."""
     if reason := why_not():
         pytest.skip(reason)
@@ -367,6 +391,7 @@ def pairs_without_trace(config: pytest.Config) -> Iterator[MakePair]:
             stack.callback(topology.down)
             topology.up()
             pair = kind(topology, peerings or ({},), **other)
+            pair.nursery = nursery
             stack.callback(pair.close)
             return pair.start() if start else pair
 

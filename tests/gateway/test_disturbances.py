@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 from gwkit import MakePair, Pair, until
-from test_guards_stand import refused, second
+from test_guards_stand import second
 from test_supervisor import MARKER, crash, pinging
 
 SEED = 20261125
@@ -104,7 +104,7 @@ class Disturber:
     def _another(self) -> str:
         """Start a second fwd on the same host, which wants what the first has, or which has something else."""
         if self.chance.random() < 0.5:
-            assert "another fwd on this host" in refused(self.pair, second(self.pair, "another", keys=OTHER_KEYS))
+            assert "another fwd on this host" in self.pair.refused("gw1", second(self.pair, "another", keys=OTHER_KEYS))
             return "another fwd that is refused"
         config = second(self.pair, "another", subnets={"gw1": ["10.1.0.0/24"], "gw2": ["10.9.0.0/24"]}, keys=OTHER_KEYS)
         argv = [sys.executable, "-m", "fwd", "demux", "--config", str(config)]

@@ -4,7 +4,6 @@ leaves in the clear, and what is nobody's goes."""
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import time
 import zlib
@@ -49,14 +48,6 @@ def edit(pair: Pair, old: str, new: str, to: Path | None = None) -> Path:
     assert old in text
     path.write_text(text.replace(old, new))
     return path
-
-
-def refused(pair: Pair, config: Path) -> str:
-    """Start another fwd on gw1, which must be refused in one line."""
-    argv = [sys.executable, "-m", "fwd", "demux", "--config", str(config)]
-    done = pair.topology.run("gw1", argv, check=False, timeout=60)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    return str(done.stderr)
 
 
 def second(pair: Pair, name: str, **peering: object) -> Path:
@@ -200,7 +191,7 @@ def test_what_another_fwd_has_is_refused(pairs: MakePair, peering: Json, word: s
     name = str(peering.get("name", "another"))
     before = network_of(pair.topology, "gw1")
     with pair.capture(marker=MARKER) as wire, pinging(pair):
-        assert word in refused(pair, second(pair, name, **{k: v for k, v in peering.items() if k != "name"}))
+        assert word in pair.refused("gw1", second(pair, name, **{k: v for k, v in peering.items() if k != "name"}))
         assert pair.ping(count=3)
     assert network_of(pair.topology, "gw1") == before
     assert wire["plaintext_packets"] == 0, wire["plaintext_examples"]
@@ -212,10 +203,9 @@ def test_two_fwds_on_one_host_leave_each_other_alone(pairs: MakePair) -> None:
     pair.write_secret("gw1")
     apart = {"subnets": {"gw1": ["10.1.0.0/24"], "gw2": ["10.9.0.0/24"]}}
     config = second(pair, "another", **apart)
-    argv = [sys.executable, "-m", "fwd", "demux", "--config", str(config)]
     log = pair.topology.run_dir / "another.log"
     with pair.capture(marker=MARKER) as wire, pinging(pair), log.open("wb") as out:
-        process = pair.topology.popen("gw1", argv, stdout=out, stderr=subprocess.STDOUT)
+        process = pair.popen("gw1", config, out)
         until(lambda: tables(pair) == ["fwd_another", "fwd_to_gw2_0"], 40.0, "both")
         until(lambda: "agent started" in log.read_text(), 40.0, "the second runs")
         second(pair, "another", subnets={"gw1": ["10.1.0.0/24"], "gw2": ["10.9.0.0/24", SUBNET]})
@@ -231,7 +221,7 @@ def test_two_fwds_on_one_host_leave_each_other_alone(pairs: MakePair) -> None:
         # Now the subnet is a dead one's.
         pair.write_secret("gw1")
         second(pair, "another")
-        process = pair.topology.popen("gw1", argv, stdout=out, stderr=subprocess.STDOUT)
+        process = pair.popen("gw1", config, out)
         until(lambda: tables(pair) == ["fwd_another"], 40.0, "taken over")
         assert unreachable(pair) == [SUBNET]
         process.kill()
@@ -246,12 +236,12 @@ def test_a_dead_ones_guards_stand_though_another_would_get_its_number(pairs: Mak
     other = {"subnets": {"gw1": ["10.1.0.0/24"], "gw2": ["10.9.0.0/24"]}}
     controls = (f"{pair.topology.run_dir}/same-{i}.sock" for i in range(10_000))
     same = next(control for control in controls if first_number(control) == first_number(pair.control("gw1")))
-    argv = [sys.executable, "-m", "fwd", "demux", "--config", str(second(pair, "another", control=same, **other))]
+    config = second(pair, "another", control=same, **other)
     log = pair.topology.run_dir / "another.log"
     with pair.capture(marker=MARKER) as wire, pinging(pair), log.open("wb") as out:
         crash(pair, "gw1")
         pair.write_secret("gw1")
-        process = pair.topology.popen("gw1", argv, stdout=out, stderr=subprocess.STDOUT)
+        process = pair.popen("gw1", config, out)
         until(lambda: "agent started" in log.read_text(), 15.0, "the second runs")
         assert tables(pair) == ["fwd_another", "fwd_nat", "fwd_to_gw2_0"]
         assert unreachable(pair) == [SUBNET, "10.9.0.0/24"]

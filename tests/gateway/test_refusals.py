@@ -34,15 +34,16 @@ def pair(lab: Pair) -> Iterator[Pair]:
 
 
 def refused(pair: Pair, *words: str, before: Sequence[str] = (), arguments: Sequence[str] = ()) -> None:
-    argv = [*before, sys.executable, "-m", "fwd", "demux", "--config", str(pair.config("gw1")), *arguments]
-    done = pair.topology.run("gw1", argv, check=False, timeout=60)
-    assert done.returncode == 2, done
-    assert done.stdout == ""
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("fwd: ")
+    if before:
+        argv = [*before, sys.executable, "-m", "fwd", "demux", "--config", str(pair.config("gw1")), *arguments]
+        done = pair.topology.run("gw1", argv, check=False, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        line = str(done.stderr)
+    else:
+        line = pair.refused("gw1", pair.config("gw1"), *arguments)
+    assert line.startswith("fwd: ")
     for word in words:
-        assert word in lines[0], lines[0]
+        assert word in line, line
 
 
 def configure(pair: Pair, **peering: object) -> None:
@@ -118,9 +119,7 @@ def test_a_wrong_secret_joins_nothing(pairs: MakePair) -> None:
     pair.stop("gw2")
     pair.secret = os.urandom(32)
     pair.write_secret("gw2")
-    with (pair.topology.run_dir / "gw2.log").open("wb") as log:
-        argv = [sys.executable, "-m", "fwd", "demux", "--config", str(pair.config("gw2"))]
-        pair.running["gw2"] = pair.topology.popen("gw2", argv, stdout=log, stderr=log)
+    pair.begin("gw2")
     pair.wait_ready("gw2")
     assert not pair.ping(count=3)
     assert pair.drops("gw2")["bad_icv"] >= 3
@@ -152,11 +151,7 @@ def test_busy_port(pair: Pair) -> None:
 def test_busy_control_socket(pairs: MakePair) -> None:
     pair = pairs()
     pair.write_secret("gw1")
-    argv = [sys.executable, "-m", "fwd", "demux", "--config", str(pair.config("gw1"))]
-    done = pair.topology.run("gw1", argv, check=False, timeout=60)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "another fwd" in done.stderr
+    assert "another fwd" in pair.refused("gw1", pair.config("gw1"))
     assert pair.ping()
 
 
@@ -173,12 +168,8 @@ def test_tun_name_that_another_fwd_has(pairs: MakePair) -> None:
     other = pair.topology.run_dir / "other.toml"
     text = pair.config("gw1").read_text().replace("gw1.sock", "other.sock").replace("members", "port = 4900\nmembers")
     other.write_text(text)
-    argv = [sys.executable, "-m", "fwd", "demux", "--config", str(other)]
     before = network_of(pair.topology, "gw1")
-    done = pair.topology.run("gw1", argv, check=False, timeout=60)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "fwd0" in done.stderr
+    assert "fwd0" in pair.refused("gw1", other)
     assert network_of(pair.topology, "gw1") == before
     assert pair.ping()
 
