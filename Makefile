@@ -4,19 +4,29 @@ export PATH := $(CURDIR)/$(VENV):$(PATH):/usr/sbin:/sbin
 # What is run hundreds of times is compiled once, also where the environment says that Python is to write nothing.
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST_ARGS ?=
-# A worker a core. Files stay whole: their tests share what is set up once.
+# A directory for what each run of pytest says in JUnit's form, if that is wanted.
+REPORTS ?=
+REPORT = $(REPORTS:%=--junit-xml=%/$@.xml -o junit_family=xunit1)
+# Files stay whole: their tests share what is set up once.
 BY_FILE := --dist loadfile --no-loadscope-reorder
-WORKERS := -n logical $(BY_FILE)
 # Those that look after gateways wait half of the time.
 WAITING := -n $(shell expr $$(nproc) + 1) $(BY_FILE)
+# Those that need no root run in parts, one on each core, the longest first. Each imports only what it needs: what is
+# small forks fast, and they fork thousands of times. The last one has what no other names.
+IN_PARTS := $(MAKE) --no-print-directory --keep-going --output-sync -j $(shell nproc)
+PARTS := supervise rest proto keyd controller datapath
+MEMORY := $(PARTS:%=memory-%)
 IN_MEMORY := not netns and not long and not deb
+EXAMPLES := --one-place-in 4 -m "$(IN_MEMORY)"
+FEW_EXAMPLES := -q --hypothesis-profile check --one-place-in 16 -m "$(IN_MEMORY) and not slow"
+ALL_EXAMPLES := --hypothesis-profile full -m "$(IN_MEMORY)"
 FUZZ_S ?= 60
 BENCH_ARGS ?=
 TESTBED_ARGS ?=
 
 .DEFAULT_GOAL := help
-PARTS := peers scale micro failover profile
-.PHONY: help setup demo lint check few-examples test test-memory test-netns test-alone long interop ike-vectors testbed bench $(PARTS:%=bench-%) bench-quick bench-report bench-pytest clean fuzz deb deb-test
+BENCHES := peers scale micro failover profile
+.PHONY: help setup demo lint check test test-memory $(MEMORY) test-netns test-alone long interop ike-vectors testbed bench $(BENCHES:%=bench-%) bench-quick bench-report bench-pytest clean fuzz deb deb-test
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -33,25 +43,29 @@ lint: setup ## ruff and mypy, of fwd and the tests
 	@mypy --config-file tests/mypy.ini
 
 check: setup ## lint, types, and all tests that need no root, with few examples each: before each commit
-	@$(MAKE) --no-print-directory -j 2 lint few-examples
+	@$(IN_PARTS) lint $(MEMORY) EXAMPLES='$(FEW_EXAMPLES)'
 
-few-examples:
-	@pytest -q $(WORKERS) --hypothesis-profile check --one-place-in 16 -m "$(IN_MEMORY) and not slow" $(PYTEST_ARGS)
-
-test: lint test-memory test-netns test-alone ## lint, types, and all tests but the long ones (root)
+test: setup ## lint, types, and all tests but the long ones (root)
+	@$(IN_PARTS) lint $(MEMORY)
+	@$(MAKE) --no-print-directory test-netns test-alone
 
 test-memory: setup ## all tests that need no root, on all cores
-	@pytest $(WORKERS) --one-place-in 4 -m "$(IN_MEMORY)" $(PYTEST_ARGS)
+	@$(IN_PARTS) $(MEMORY)
+
+$(MEMORY): OF = tests/$(@:memory-%=%)
+memory-rest: OF = tests $(patsubst %,--ignore=tests/%,$(filter-out rest,$(PARTS)))
+$(MEMORY): setup
+	@pytest $(OF) $(EXAMPLES) $(REPORT) $(PYTEST_ARGS) || [ $$? = 5 ] # no test of this part is asked for
 
 test-netns: setup ## tests with real gateways in network namespaces, side by side (root)
-	@pytest $(WAITING) -m "netns and not alone and not long and not deb" $(PYTEST_ARGS)
+	@pytest $(WAITING) -m "netns and not alone and not long and not deb" $(REPORT) $(PYTEST_ARGS)
 
 test-alone: setup ## those of them that measure times or load, one at a time (root)
-	@pytest -m "netns and alone and not long and not deb" $(PYTEST_ARGS)
+	@pytest -m "netns and alone and not long and not deb" $(REPORT) $(PYTEST_ARGS)
 
 long: ## all examples of each property, all places at which something breaks; minutes of load: kills, soak; the demo on a fresh Debian (root)
 	@scripts/setup mmdebstrap=mmdebstrap systemd-nspawn=systemd-container
-	@pytest $(WORKERS) --hypothesis-profile full -m "$(IN_MEMORY)" $(PYTEST_ARGS)
+	@$(IN_PARTS) $(MEMORY) EXAMPLES='$(ALL_EXAMPLES)'
 	@pytest -m long $(PYTEST_ARGS)
 
 fuzz: setup ## any octets to IKEv2 for FUZZ_S seconds, here 60; atheris has wheels for x86-64 alone
