@@ -91,6 +91,13 @@ def test_times_are_written_as_in_swanctl(text: str, seconds: int) -> None:
     assert parse(peering(rekey_time=text), "fwd.toml").peering[0].rekey_time == seconds
 
 
+def test_a_far_gateway_is_inside_its_subnets_only_if_the_file_says_so() -> None:
+    inside = {"remote_addrs": '"10.2.0.9"'}
+    with pytest.raises(ConfigError, match="native = true leads its own packets past the tunnel"):
+        parse(peering(**inside), "fwd.toml")
+    assert parse(peering(**inside, native="true"), "fwd.toml").peering[0].native
+
+
 def test_several_peerings_live_side_by_side() -> None:
     assert len(parse(peering() + other(), "fwd.toml").peering) == 2
 
@@ -172,6 +179,9 @@ WRONG = {
     "everybody": (peering(remote_addrs='"255.255.255.255"'), "255.255.255.255 is no address of one host"),
     "overlap": (peering(remote_ts='["10.1.2.0/24"]'), "local_ts 10.1.0.0/16 and remote_ts 10.1.2.0/24 overlap"),
     "gateway inside": (peering(remote_ts='["192.0.2.0/24"]'), "vpc2: remote_ts 192.0.2.0/24 contains a gateway"),
+    "this gateway inside": (
+        peering(native="true", remote_ts='["192.0.2.0/24"]'), "contains a gateway's own outer address, 192.0.2.1",
+    ),
     "same names": (peering() + other(name='"vpc2"'), "two peerings are named vpc2"),
     "same device": (peering() + other(tun='"fwd0"'), "peerings vpc2 and vpc3 share the TUN device fwd0"),
     "same ports": (peering() + other(port="4503"), "peerings vpc2 and vpc3 share UDP port 4503 on 192.0.2.1"),

@@ -25,7 +25,7 @@ from fwd.model.words import Network
 
 PEERING_KEYS: Final = frozenset(
     {
-        "name", "local_addrs", "remote_addrs", "local_ts", "remote_ts", "members", "payload", "port", "tun",
+        "name", "local_addrs", "remote_addrs", "local_ts", "remote_ts", "members", "payload", "port", "tun", "native",
         "rekey_time", "life_time", "drain_deadline", "reorder_packets", "reorder_ms",
     }
 )  # fmt: skip

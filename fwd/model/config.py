@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -21,7 +21,7 @@ from fwd.model.controller import Controller
 from fwd.model.keys import CertificateKeys, IkeKeys, Keys, LabKeys
 from fwd.model.mistakes import first_reason
 from fwd.model.pairing import Far, far_gateways
-from fwd.model.subnets import SUBNETS_MAX, first_shared
+from fwd.model.subnets import SUBNETS_MAX, first_shared, inside, no_hosts
 from fwd.model.toml import parse_as, read_text, text_of
 from fwd.model.words import (
     Address,
@@ -67,6 +67,9 @@ class Peering(Strict):
     shared_port: Restart[bool] = Field(
         default=False,
         description=f"IKE and ESP share `port`, with a peer that uses 4500 alone (esp, {SHARED_MEMBERS_MAX} members)",
+    )
+    native: Restart[bool] = Field(
+        default=False, description="far gateways' outer addresses may be in remote_ts: their packets pass the tunnel by"
     )
     tun: Restart[str] = Field(default="fwd0", pattern=r"^[A-Za-z0-9_.-]{1,15}$", description="name of the TUN device")
     tun_mtu: Restart[int | None] = Field(
@@ -241,7 +244,7 @@ class Peering(Strict):
         # Subnets: hosts have them, a packet is of one side, and ESP's own does not go into the tunnel.
         for name, subnets in (("local_ts", self.local_ts), ("remote_ts", self.remote_ts)):
             for subnet in subnets:
-                if kind := _no_hosts(subnet):
+                if kind := no_hosts(subnet):
                     raise ValueError(f"{name} {subnet}: {kind} addresses are not routed: name the hosts' own subnet")
         for subnet in self.remote_ts:
             if not subnet.prefixlen and all(one.version != subnet.version for one in self.local_ts):
@@ -252,12 +255,10 @@ class Peering(Strict):
         if overlap := first_shared({"local_ts": self.local_ts, "remote_ts": self.remote_ts}):
             (a, one), (b, other) = overlap
             raise ValueError(f"{a} {one} and {b} {other} overlap{_all_of_it(one, other)}")
-        for address in (*self._known, self.local_addrs):
-            for subnet in self.remote_ts:
-                if address in subnet:
-                    raise ValueError(
-                        f"remote_ts {subnet} contains a gateway's own outer address, {address}{_all_of_it(subnet)}"
-                    )
+        for address in inside([*(() if self.native else self._known), self.local_addrs], self.remote_ts):
+            subnet = next(one for one in self.remote_ts if address in one)
+            what = f"remote_ts {subnet} contains a gateway's own outer address, {address}"
+            raise ValueError(what + (_all_of_it(subnet) or _inside_hint(self, address)))
         return self
 
     def _unpaired(self) -> str:
@@ -355,14 +356,8 @@ class Config(Strict):
         return self
 
 
-_MAPPED: Final = IPv6Network("::ffff:0:0/96")
-
-
-def _no_hosts(subnet: Network) -> str:
-    """Why no packet of this subnet goes from one network to another; empty if it does."""
-    kinds = {"loopback": subnet.is_loopback, "link-local": subnet.is_link_local, "multicast": subnet.is_multicast}
-    mapped = isinstance(subnet, IPv6Network) and subnet.subnet_of(_MAPPED)
-    return next((kind for kind, is_so in kinds.items() if is_so), "IPv4-mapped" if mapped else "")
+def _inside_hint(peering: Peering, address: Address) -> str:
+    return "" if address == peering.local_addrs else ": native = true leads its own packets past the tunnel"
 
 
 def _all_of_it(*subnets: Network) -> str:

@@ -6,14 +6,29 @@ So the time grows with their number and not with its square: 64 peerings may hav
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv6Network
 from typing import Final
 
-from fwd.model.words import Network
+from fwd.model.words import Address, Network
 
 # A TS payload counts its selectors in one octet (RFC 7296 §3.13), and all subnets of a side are one payload.
 SUBNETS_MAX: Final = 255
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")
 
 Owned = tuple[str, Network]
+
+
+def no_hosts(subnet: Network) -> str:
+    """Say why no packet of this subnet goes from one network to another; empty if it does."""
+    kinds = {"loopback": subnet.is_loopback, "link-local": subnet.is_link_local, "multicast": subnet.is_multicast}
+    mapped = isinstance(subnet, IPv6Network) and subnet.subnet_of(_MAPPED)
+    return next((kind for kind, is_so in kinds.items() if is_so), "IPv4-mapped" if mapped else "")
+
+
+def inside(addresses: Iterable[Address], subnets: Iterable[Network]) -> tuple[Address, ...]:
+    """Return those of the addresses that are in one of the subnets."""
+    subnets = list(subnets)
+    return tuple(address for address in addresses if any(address in subnet for subnet in subnets))
 
 
 def first_shared(subnets: Mapping[str, Iterable[Network]]) -> tuple[Owned, Owned] | None:

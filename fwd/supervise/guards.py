@@ -18,6 +18,7 @@ from ipaddress import ip_address, ip_network, summarize_address_range
 from typing import Final
 
 from fwd.model.config import Peering
+from fwd.model.subnets import inside
 from fwd.model.words import Network
 from fwd.supervise.owner import NUMBERS, is_ours
 
@@ -68,7 +69,7 @@ def ruleset(
     """
     name, tun = table_name(peering), peering.tun
     passing = '"lo"' if closed else f'"{tun}", "lo"'
-    inward, outward = [], []
+    inward, outward = _past(peering, closed=closed)
     for version, family in ((4, "ip"), (6, "ip6")):
         subnets = ", ".join(str(n) for n in peering.remote_ts if n.version == version)
         if subnets:
@@ -94,6 +95,19 @@ def ruleset(
     return f"table inet {name}\ndelete table inet {name}\ntable inet {name} {{\n{comment}\n{body}\n}}\n"
 
 
+def _past(peering: Peering, *, closed: bool) -> tuple[list[str], list[str]]:
+    """What lets a peering's own outer packets pass, and keeps them out of its tunnel: of far gateways inside it."""
+    far = ", ".join(map(str, inside(peering.addresses, peering.remote_ts)))
+    if closed or not far:
+        return [], []
+    local, family = peering.local_addrs, "ip" if peering.local_addrs.version == 4 else "ip6"
+    ports = [f"{peering.ports[0]}-{peering.ports[-1]}", *([str(peering.ike.ike_port)] if peering.ike else [])]
+    to_here = f"{family} saddr {{ {far} }} {family} daddr {local} udp dport {{ {', '.join(ports)} }}"
+    from_here = f"{family} daddr {{ {far} }} {family} saddr {local} udp sport {{ {', '.join(ports)} }}"
+    inward = [f'iifname "{peering.tun}" {to_here} counter drop', f"{to_here} accept"]
+    return inward, [f'oifname "{peering.tun}" {from_here} counter drop', f"{from_here} accept"]
+
+
 def _kept_in(start: str, outside: Outside, which: Mapping[int, str] | None = None) -> Iterator[str]:
     for device, subnets in sorted(outside.items()):
         for version, family in ((4, "ip"), (6, "ip6")):
@@ -117,7 +131,7 @@ def table_in(listing: str) -> Table:
     if not comment and not all(f"\tchain {name} {{" in listing for name in ("from_wire", "to_wire")):
         return Table(STRANGERS, ())
     subnets: list[Network] = []
-    for several, single in re.findall(r"saddr (?:\{([^}]*)\}|([^\s{]+))", listing):
+    for several, single in re.findall(r"saddr (?:\{([^}]*)\}|([^\s{]+)) counter", listing):
         for words in (several or single).split(","):
             # Neighbours in one set come back as a range.
             first, _, last = words.strip().partition("-")

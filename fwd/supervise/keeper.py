@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from fwd.model.config import Peering
@@ -21,9 +21,9 @@ from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import guards, kernel, network, obstacles, surroundings
 from fwd.supervise.guards import Found
+from fwd.supervise.kept import Kept
 from fwd.supervise.kernel import Device, Do, Has, Step, Wanted
 from fwd.supervise.netlink import Changes, Kernel, News
-from fwd.supervise.patience import Allowance, Patience
 from fwd.supervise.peering import PeeringParts
 from fwd.supervise.surroundings import Surroundings
 
@@ -37,38 +37,6 @@ _LONGEST_S = 30.0  # between two looks
 _SOME: Final = 4  # subnets that a line names
 
 
-def _patience() -> dict[bool, Patience[Step]]:
-    """Of guards none: whoever removes them, they are set again as often as looks are allowed."""
-    return {True: Patience(longest_s=0.0), False: Patience()}
-
-
-@dataclass
-class _Kept:
-    """One peering: its guards, and its device once it is set up."""
-
-    peering: Peering
-    rules: str
-    listing: str = ""  # as nft shows the rules; empty: not seen yet
-    outside: dict[str, tuple[Network, ...]] = field(default_factory=dict)  # devices that lead there (guards.py)
-    parts: PeeringParts | None = None
-    well: tuple[object, ...] = ()  # all that decided that nothing was missing
-    patience: dict[bool, Patience[Step]] = field(default_factory=_patience)  # of guards, and of the rest
-    lines: Allowance = field(default_factory=Allowance)  # of what was restored, or could not be
-    obstacle_lines: Allowance = field(default_factory=Allowance)
-    failed: dict[Step, str] = field(default_factory=dict)
-    restored: dict[Step, float] = field(default_factory=dict)  # lately, and when
-    obstacles: list[Reason] = field(default_factory=list)
-    beside: frozenset[Network] = frozenset()  # remote subnets of which it was told that others have a route, too
-
-    def __post_init__(self) -> None:
-        self.table = guards.table_name(self.peering)
-
-    @property
-    def tun(self) -> str:
-        """The name of its TUN device."""
-        return self.peering.tun
-
-
 class Keeper:
     """The kernel's state of this fwd, which is marked with its number (owner.py). `tell`: reasons have changed."""
 
@@ -77,7 +45,7 @@ class Keeper:
         self._mark = mark
         self._kernel = asks
         self._changes = Changes()
-        self._kept: dict[str, _Kept] = {}
+        self._kept: dict[str, Kept] = {}
         self._before: Found | None = None
         self._left = Found({}, {})  # by others, as was told
         self._tables: dict[str, str] = {}
@@ -112,7 +80,7 @@ class Keeper:
 
     def set_all(self, wanted: Iterable[tuple[Peering, bool]]) -> None:
         """Set the guards of many, as one transaction; of each whether they are closed. Raises UserError."""
-        due: list[_Kept] = []
+        due: list[Kept] = []
         for peering, closed in wanted:
             kept = self._kept.get(peering.name)
             outside = kept.outside if kept else {}
@@ -122,7 +90,7 @@ class Keeper:
             if kept and kept.rules == rules:
                 kept.peering = peering
                 continue
-            due.append(_Kept(peering, rules, outside=outside, parts=kept.parts if kept else None))
+            due.append(Kept(peering, rules, outside=outside, parts=kept.parts if kept else None))
 
         # All tables stand before the first route does, and it is known that they do.
         if due:
@@ -153,7 +121,7 @@ class Keeper:
         network.remove_guard_routes(parts)
         network.drop_routes(peering.tun, unroutes)
 
-    def _set_devices(self, kept: Collection[_Kept]) -> None:
+    def _set_devices(self, kept: Collection[Kept]) -> None:
         for _ in range(_ROUNDS):
             has, todo = self._has(kept), list[tuple[Step, Device]]()
             for wanted in map(self._wanted, kept):
@@ -166,6 +134,12 @@ class Keeper:
         """The device is about to be closed; the guards stand."""
         if name in self._kept:
             self._kept[name].parts = None
+            self._drop_outer()
+
+    def _drop_outer(self) -> None:
+        """Remove ways past tunnels that are none any more."""
+        there = [self._wanted(kept) for kept in self._kept.values() if kept.parts]
+        network.drop_outer_routes(kernel.unwanted_past(there, self._kernel.routes(self._number)))
 
     def tidy(self, wanted: Collection[Peering], living: Collection[int]) -> None:
         """Remove those that none of `wanted` needs, and a dead one's in their way; not before all of them stand."""
@@ -175,6 +149,7 @@ class Keeper:
             self._tell_left(guards.strangers_left(standing, wanted, {self._number, *living}, self._mark))
             names = {peering.name for peering in wanted}
             self._kept = {name: kept for name, kept in self._kept.items() if name in names}
+            self._drop_outer()
 
     def undo(self) -> None:
         """After a start that failed: remove what did not stand before it."""
@@ -185,6 +160,7 @@ class Keeper:
     def remove(self) -> None:
         """Remove all of ours: the clean stop's part."""
         self._kept.clear()
+        self._drop_outer()
         self._remove(*guards.leftovers(network.look(self._kernel), (), self._number))
 
     def close(self) -> None:
@@ -293,11 +269,12 @@ class Keeper:
             self._look_around(has, now)
         return renewed
 
-    def _missing(self, kept: _Kept, has: Has) -> list[Step]:
+    def _missing(self, kept: Kept, has: Has) -> list[Step]:
         """What is to be done for one peering; nothing, while all is as it was when nothing was."""
         parts, table = kept.parts, has.tables.get(kept.table)
         own = (parts.peering, parts.tun, parts.inner_mtu) if parts else ()  # of which the device as it is to be is made
-        looked_at = (kept.peering, kept.listing, own, has.links.get(kept.tun), table, has.routes, has.addresses)
+        of_kernel = has.links.get(kept.tun), table, has.routes, has.addresses, has.others
+        looked_at = (kept.peering, kept.listing, own, *of_kernel)
         if looked_at == kept.well:
             return []
         found = kernel.steps(self._wanted(kept), has)
@@ -341,7 +318,7 @@ class Keeper:
                 kept.failed.pop(step, None)
                 done.setdefault(name, []).append(str(step))
 
-    def _restore_device(self, kept: _Kept, step: Step, renewed: list[str]) -> str:
+    def _restore_device(self, kept: Kept, step: Step, renewed: list[str]) -> str:
         """What is missing of one device; why it cannot be restored, or nothing."""
         assert kept.parts is not None
         if step.do is Do.DEVICE:
@@ -350,14 +327,14 @@ class Keeper:
             return why
         return _why_not(network.carry_out, [(step, kept.parts.device())], self._number)
 
-    def _tell_restored(self, kept: _Kept, done: list[str], now: float) -> None:
+    def _tell_restored(self, kept: Kept, done: list[str], now: float) -> None:
         if kept.lines.may_tell(now):
             name, times, kept.lines.kept_back = kept.peering.name, kept.lines.kept_back, 0
             told = event("kernel.restored", peering=name, what=done, suppressed=times)
             more = f" ({times} more times since the last such line)" if times else ""
             log.warning("peering %s: restored in the kernel: %s%s", name, ", ".join(done), more, extra=told)
 
-    def _tell_refusal(self, kept: _Kept, step: Step, why: str, now: float) -> None:
+    def _tell_refusal(self, kept: Kept, step: Step, why: str, now: float) -> None:
         news = kept.failed.get(step) != why
         kept.failed[step] = why
         if news and kept.lines.may_tell(now):
@@ -365,7 +342,7 @@ class Keeper:
             told = event("kernel.not_restored", peering=name, what=str(step), reason=why)
             log.error("peering %s: cannot restore %s: %s", name, step, why, extra=told)
 
-    def _tell_obstacles(self, kept: _Kept, found: list[Reason], now: float) -> None:
+    def _tell_obstacles(self, kept: Kept, found: list[Reason], now: float) -> None:
         for one in found:
             if one not in kept.obstacles and kept.obstacle_lines.may_tell(now):
                 told = event("kernel.obstacle", peering=one.peering, code=one.code)
@@ -383,7 +360,7 @@ class Keeper:
             )  # fmt: skip
         self._left = left
 
-    def _tell_beside(self, kept: _Kept, found: frozenset[Network]) -> None:
+    def _tell_beside(self, kept: Kept, found: frozenset[Network]) -> None:
         """Say once of each subnet that the host has a route of its own to it."""
         if news := sorted(map(str, found - kept.beside)):
             kept.beside |= found
@@ -396,7 +373,7 @@ class Keeper:
 
     # -- what the kernel has ----------------------------------------------------------------------------------
 
-    def _wanted(self, kept: _Kept) -> Wanted:
+    def _wanted(self, kept: Kept) -> Wanted:
         return self._wants(kept.peering, kept.listing, kept.parts.device() if kept.parts else None)
 
     def _wants(self, peering: Peering, listing: str = "", device: Device | None = None) -> Wanted:
@@ -406,14 +383,14 @@ class Keeper:
             local=peering.local_addrs, remotes=peering.addresses, device=device,
         )  # fmt: skip
 
-    def _keep_inside(self, kept: _Kept, outside: dict[str, tuple[Network, ...]]) -> None:
+    def _keep_inside(self, kept: Kept, outside: dict[str, tuple[Network, ...]]) -> None:
         """Let the guards know where decrypted packets must not go. Raises UserError."""
         if kept.parts and outside != kept.outside:
             rules = guards.ruleset(kept.peering, self._number, self._mark, outside)
             network.set_tables([rules])
             kept.rules, kept.listing, kept.outside, self._generation = rules, "", outside, -1
 
-    def _has(self, kept: Collection[_Kept]) -> Has:
+    def _has(self, kept: Collection[Kept]) -> Has:
         """Look; at nftables only if rules have changed since. A table that was just set is known by its listing."""
         links = self._kernel.links([one.tun for one in kept if one.parts])
         self.seen.update({name: (link.mtu_bytes, link.queue_drops) for name, link in links.items() if link})
@@ -428,7 +405,9 @@ class Keeper:
                 listing = self._tables.get(one.table, "")
                 if not one.listing and guards.stands(listing, one.rules):
                     one.listing = listing
-        return Has(links, self._kernel.routes(self._number), self._tables, self._kernel.addresses())
+        every = self._kernel.some_routes() if any(one.peering.native for one in kept) else ()
+        others = tuple(one for one in every if one.owner != self._number)
+        return Has(links, self._kernel.routes(self._number), self._tables, self._kernel.addresses(), others)
 
     def _look_around(self, has: Has, now: float) -> None:
         """Look for what is not fwd's, and in the way of packets."""

@@ -7,12 +7,14 @@ network.py, as often as it is needed (keeper.py). What is in the way of packets 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import ip_network
 from typing import Final
 
 from fwd.model.reasons import Code, Reason
+from fwd.model.subnets import inside
 from fwd.model.words import Address, Network
 from fwd.supervise.guards import METRIC
 
@@ -45,6 +47,7 @@ class Route:
     source: Address | None = None
     refuses: bool = False
     several: tuple[int, ...] = ()  # the devices, if there are several
+    via: Address | None = None  # the next hop; of several, the first one's
 
     @property
     def devices(self) -> frozenset[int]:
@@ -86,6 +89,19 @@ class Wanted:
     remotes: tuple[Address, ...]  # none: the far gateway's name has no address yet
     device: Device | None = None
 
+    @property
+    def inside(self) -> tuple[Address, ...]:
+        """The far gateways that are inside its subnets: their outer packets have a way of their own."""
+        return inside(self.remotes, self.remote_ts)
+
+
+@dataclass(frozen=True)
+class Hop:
+    """Where outer packets go, past the tunnel."""
+
+    device: int
+    via: Address | None
+
 
 @dataclass(frozen=True)
 class Has:
@@ -95,6 +111,7 @@ class Has:
     routes: Sequence[Route] = ()  # of this fwd's own number
     tables: Mapping[str, str] = field(default_factory=dict)  # fwd's tables as nft shows them
     addresses: Sequence[Own] = ()
+    others: Sequence[Route] = ()  # that are not this fwd's: if a far gateway is inside some peering
 
     def has_address(self, address: Address) -> bool:
         """Whether it is this host's own."""
@@ -113,6 +130,7 @@ class Do(StrEnum):
     UP = "up"
     IPV6 = "ipv6"
     GEN_MODE = "addr_gen_mode"
+    OUTER = "outer"
     ROUTE = "route"
 
 
@@ -129,6 +147,7 @@ class Step:
     name: str
     subnet: Network | None = None
     source: Address | None = None
+    hop: Hop | None = None
 
     def __str__(self) -> str:
         """What is set by it."""
@@ -142,6 +161,7 @@ class Step:
             Do.UP: f"{self.name} up",
             Do.IPV6: f"IPv6 of {self.name}",
             Do.GEN_MODE: f"addr_gen_mode of {self.name}",
+            Do.OUTER: f"route {self.subnet} past the tunnel",
             Do.ROUTE: f"route {self.subnet} dev {self.name}" + (f" src {self.source}" if self.source else ""),
         }[self.do]
 
@@ -166,6 +186,13 @@ def steps(wanted: Wanted, has: Has) -> list[Step]:
     settings = _settings(device, link, ipv6=any(subnet.version == 6 for subnet in wanted.remote_ts))
     found += [Step(do, device.name) for do in settings]
 
+    # Before packets go into the tunnel, its own have their way past it.
+    for address in wanted.inside:
+        host, hop = ip_network(address), beneath(address, wanted.remote_ts, has.others)
+        standing = next((r for r in has.routes if r.subnet == host and not r.refuses), None)
+        if hop and (standing is None or (standing.device, standing.via) != (hop.device, hop.via)):
+            found.append(Step(Do.OUTER, "", host, hop=hop))
+
     # A link that goes down loses its routes.
     loses = Do.UP in settings or Do.IPV6 in settings
     for subnet in wanted.remote_ts:
@@ -174,6 +201,24 @@ def steps(wanted: Wanted, has: Has) -> list[Step]:
         if loses or standing is None or standing.device != device.index or standing.source != source:
             found.append(Step(Do.ROUTE, device.name, subnet, source))
     return found
+
+
+def beneath(address: Address, remote_ts: Iterable[Network], others: Iterable[Route]) -> Hop | None:
+    """Where the host's other routes lead, to which the tunnel's is to be longer; None: nowhere, or they are longer."""
+    found = [one for one in others if address in one.subnet and one.priority != METRIC]
+    best = min(found, key=lambda one: (-one.subnet.prefixlen, one.priority), default=None)
+    most = max(subnet.prefixlen for subnet in remote_ts if address in subnet)
+    if best is None or best.refuses or best.subnet.prefixlen > most or not best.devices:
+        return None
+    return Hop(best.several[0] if best.several else best.device, best.via)
+
+
+def unwanted_past(there: Collection[Wanted], ours: Iterable[Route]) -> list[Route]:
+    """Return those of our routes that lead past tunnels which are none any more."""
+    wanted = {ip_network(address) for one in there for address in one.inside}
+    tuns = {one.device.index for one in there if one.device}
+    hosts = [one for one in ours if one.subnet.prefixlen == one.subnet.max_prefixlen and not one.refuses]
+    return [one for one in hosts if one.device not in tuns and one.subnet not in wanted]
 
 
 def _is_guarded(subnet: Network, wanted: Wanted, has: Has) -> bool:
@@ -229,6 +274,8 @@ def source_for(
 def reason(step: Step, peering: str, why: str = "") -> Reason:
     """Why packets of the peering do not pass, or may leave in the clear, before a step is done."""
     why = f": {why}" if why else ""
+    if step.do is Do.OUTER:
+        return Reason.of(Code.NO_OUTER_ROUTE, peering, remote=f"{step.subnet}, past the tunnel{why}")
     if step.do is Do.ROUTE:
         return Reason.of(Code.ROUTE_MISSING, peering, [str(step.subnet)], what=step.subnet, device=step.name, why=why)
     if step.do in GUARDS:

@@ -60,7 +60,7 @@ _PATH = struct.Struct("=HxxI")  # length, device
 _IFNAME, _MTU, _TXQLEN, _STATS, _AF_SPEC, _GSO_SEGMENTS = 3, 4, 13, 23, 26, 40
 _GEN_MODE, _TX_DROPPED = 8, 56
 _PREFIX, _LOCAL, _ADDRESS_FLAGS = 1, 2, 8
-_DST, _SRC, _IIF, _OIF, _PRIORITY, _PREFSRC, _PATHS, _TABLE = 1, 2, 3, 4, 6, 7, 9, 15
+_DST, _SRC, _IIF, _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _PATHS, _TABLE = 1, 2, 3, 4, 5, 6, 7, 9, 15
 
 
 class Kernel:
@@ -336,6 +336,7 @@ def route_in(body: bytes, *, any_table: bool = False) -> Route | None:
     else:
         subnet = IPv6Network((has.get(_DST, bytes(16)), bits))
     device = int.from_bytes(has.get(_OIF, b""), "little")
+    via = has.get(_GATEWAY) or dict(_attributes(has.get(_PATHS, b"")[: _first_path(has)], _PATH.size)).get(_GATEWAY)
     return Route(
         subnet=subnet,
         device=0 if kind in _REFUSING else _MULTIPATH if _PATHS in has else device,
@@ -344,7 +345,14 @@ def route_in(body: bytes, *, any_table: bool = False) -> Route | None:
         source=ip_address(has[_PREFSRC]) if _PREFSRC in has else None,
         refuses=kind in _REFUSING,
         several=_devices_in(has.get(_PATHS, b"")),
+        via=ip_address(via) if via else None,
     )
+
+
+def _first_path(has: dict[int, bytes]) -> int:
+    """The length of a route's first path."""
+    paths = has.get(_PATHS, b"")
+    return int(_PATH.unpack_from(paths)[0]) if len(paths) >= _PATH.size else 0
 
 
 def _devices_in(paths: bytes) -> tuple[int, ...]:

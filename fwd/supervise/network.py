@@ -24,7 +24,7 @@ from fwd.model.words import Address, Network
 from fwd.proto.errors import UserError
 from fwd.supervise import filters, guards
 from fwd.supervise.guards import Found
-from fwd.supervise.kernel import GEN_MODE_NONE, Device, Do, Step
+from fwd.supervise.kernel import GEN_MODE_NONE, Device, Do, Route, Step
 from fwd.supervise.netlink import FAMILIES, MAIN_TABLE, Kernel
 
 _FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route as it was set, without what was learned since
@@ -116,6 +116,16 @@ def drop_routes(device: str, subnets: Iterable[Network]) -> None:
                     ip.route("del", dst=str(subnet), oif=index, family=FAMILIES[subnet.version])
 
 
+def drop_outer_routes(routes: Iterable[Route]) -> None:
+    """Remove these; what is gone already is not missed."""
+    with IPRoute() as ip:
+        for one in routes:
+            with contextlib.suppress(NetlinkError):
+                ip.route(
+                    "del", dst=str(one.subnet), oif=one.device, family=FAMILIES[one.subnet.version], proto=one.owner
+                )
+
+
 def carry_out(steps: Collection[tuple[Step, Device]], number: int) -> None:
     """Do what is to be done of devices that are there, one after the other."""
     if not steps:
@@ -129,6 +139,13 @@ def carry_out(steps: Collection[tuple[Step, Device]], number: int) -> None:
 
 
 def _carry_out(ip: IPRoute, step: Step, device: Device, number: int) -> None:
+    if step.do is Do.OUTER:
+        assert step.subnet is not None
+        assert step.hop is not None
+        via = {} if step.hop.via is None else {"gateway": str(step.hop.via), "flags": ["onlink"]}
+        family = FAMILIES[step.subnet.version]
+        ip.route("replace", dst=str(step.subnet), family=family, oif=step.hop.device, proto=number, **via)
+        return
     if step.do is Do.ROUTE:
         assert step.subnet is not None
         _set_route(ip, step.subnet, device, number, step.source)

@@ -112,7 +112,7 @@ def forwarded(wanted: Wanted, has: Has, ways: Mapping[Address, Route | None]) ->
     found = []
     tun = frozenset((wanted.device.index,))
     for local, remote in pairs(wanted.local_ts, wanted.remote_ts):
-        here, far = _host_in(local, _probes(local, has), has), _host_in(remote, _ends(remote), has)
+        here, far = _host_in(local, _probes(local, has), has), _host_in(remote, _ends(remote), has, wanted.inside)
         way = ways.get(here) if here else None
         if not (here and far and way and way.subnet.prefixlen and way.devices):
             continue
@@ -165,9 +165,11 @@ def _ends(subnet: Network) -> tuple[Address, Address]:
     return (subnet[min(1, last)], subnet[max(0, last - 1)])
 
 
-def _host_in(subnet: Network, likely: Iterable[Address], has: Has) -> Address | None:
+def _host_in(subnet: Network, likely: Iterable[Address], has: Has, but: Sequence[Address] = ()) -> Address | None:
     """An address that another host of the subnet may have: the kernel refuses others as sources."""
     for address in (*likely, *_ends(subnet), NOBODYS[subnet.version]):
+        if address in but:
+            continue
         nobodys = address.is_multicast or address.is_loopback or address.is_link_local or address.packed[0] == 0
         if address in subnet and not nobodys and not has.has_address(address):
             return address
@@ -211,7 +213,9 @@ def obstacles(wanted: Wanted, has: Has, around: Around) -> list[Reason]:
 def _of_outer(wanted: Wanted, has: Has, around: Around) -> list[Reason]:
     if not has.has_address(wanted.local):
         return [Reason.of(Code.NO_OUTER_ADDRESS, wanted.peering, local=wanted.local)]
-    lost = [one for one in wanted.remotes if around.ways.get(one, wanted) is None]
+    tun = wanted.device.index if wanted.device else 0
+    ways = {one: around.ways[one] for one in wanted.remotes if one in around.ways}
+    lost = [one for one, way in ways.items() if way is None or (way.device == tun and one in wanted.inside)]
     if not lost or len(lost) < len(wanted.remotes):  # members of one that cannot be reached leave theirs to the others
         return []
     return [Reason.of(Code.NO_OUTER_ROUTE, wanted.peering, remote=", ".join(map(str, lost)))]
@@ -223,7 +227,7 @@ def _of_remote(wanted: Wanted, device: Device, has: Has, around: Around) -> dict
     leaves = frozenset((device.index,))
     for subnet in wanted.remote_ts:
         for address, way in around.ways.items():
-            if address in subnet and not (way and way.device == device.index):
+            if address in subnet and address not in wanted.inside and not (way and way.device == device.index):
                 packet = Forwarded(address, address, 0, leaves, subnet)
                 reasons.setdefault(subnet, _taken(wanted, packet, way, around))
     return reasons

@@ -66,6 +66,7 @@ class Pair(Told):
         self.secret = b""
         self.probe_key = os.urandom(KEY_BYTES)
         self.running: dict[str, Running] = {}
+        self.outer: list[str] = []  # addresses of the tunnels, if they are not the lab's
 
     # -- files ------------------------------------------------------------------------------------------------
 
@@ -282,7 +283,7 @@ class Pair(Told):
         self, host: str = "gw1", dev: str = "wan", marker: bytes | None = None, pcap: Path | None = None
     ) -> Iterator[Json]:
         """The wire from a gateway's end; the dictionary is filled when the block ends."""
-        outer = [self.topology.outer(gateway) for gateway in GATEWAYS]
+        outer = self.outer or [self.topology.outer(gateway) for gateway in GATEWAYS]
         options = ["--marker", marker.hex()] if marker else []
         options += ["--pcap", str(pcap)] if pcap else []
         with wire.watched(self.topology, host, self.topology.run_dir, outer, *options, iface=dev) as seen:

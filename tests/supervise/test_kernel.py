@@ -33,6 +33,13 @@ GUARD = Route(REMOTE, 0, METRIC, ME, refuses=True)
 ROUTE = Route(REMOTE, TUN, 0, ME, GATEWAY.address)
 WELL = Has({"fwd0": LINK}, (GUARD, ROUTE), {"fwd_far": LISTING}, (OUTER, GATEWAY))
 
+# A far gateway inside the remote subnet, and how the host reaches it without fwd.
+NATIVE = replace(WANTED, remotes=(ip_address("10.2.0.9"),))
+BY_DEFAULT = replace(DEFAULT, via=ip_address("192.0.2.254"))
+PAST = Route(ip_network("10.2.0.9/32"), WAN, 0, ME, via=BY_DEFAULT.via)
+LONGER = Route(ip_network("10.2.0.8/29"), LAN, 9, 3)
+BESIDE = replace(WELL, routes=(GUARD, ROUTE, PAST), others=(BY_DEFAULT,))
+
 STEPS = [
     ("all is there", WELL, []),
     ("nothing is there", Has(), [Do.GUARD_ROUTE, Do.GUARD_TABLE, Do.DEVICE]),
@@ -108,3 +115,34 @@ THERE = [
 @pytest.mark.parametrize(("what", "remote", "there", "refused"), THERE, ids=[row[0] for row in THERE])
 def test_where_the_host_itself_is_nobody_else_can_be(what: str, remote: str, there: Own, refused: bool) -> None:
     assert bool(kernel.refusal([ip_network(remote)], [OUTER, there])) == refused
+
+
+PASTS = [
+    ("all is there", BESIDE, []),
+    ("the way past the tunnel is gone", replace(BESIDE, routes=(GUARD, ROUTE)), [Do.OUTER]),
+    ("all routes are gone", replace(BESIDE, routes=()), [Do.GUARD_ROUTE, Do.OUTER, Do.ROUTE]),
+    ("another next hop", replace(BESIDE, others=(replace(DEFAULT, via=ip_address("192.0.2.7")),)), [Do.OUTER]),
+    ("another device", replace(BESIDE, others=(replace(BY_DEFAULT, device=LAN),)), [Do.OUTER]),
+    ("a longer one of the host's own", replace(BESIDE, others=(BY_DEFAULT, LONGER)), []),
+    ("one as long as the tunnel's", replace(BESIDE, others=(replace(BY_DEFAULT, subnet=REMOTE),)), []),
+    ("no way at all: nothing can be done", replace(BESIDE, others=(), routes=(GUARD, ROUTE)), []),
+    ("a way that refuses", replace(BESIDE, others=(replace(DEFAULT, refuses=True),), routes=(GUARD, ROUTE)), []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "has", "wanted"), PASTS, ids=[row[0] for row in PASTS])
+def test_outer_packets_to_a_far_gateway_inside_have_a_way_past_the_tunnel(
+    what: str, has: Has, wanted: list[Do]
+) -> None:
+    assert [step.do for step in kernel.steps(NATIVE, has)] == wanted
+
+
+def test_several_next_hops_are_one_past_the_tunnel() -> None:
+    several = replace(DEFAULT, device=-1, several=(LAN, WAN), via=ip_address("192.0.2.1"))
+    assert kernel.beneath(NATIVE.remotes[0], NATIVE.remote_ts, [several]) == kernel.Hop(LAN, several.via)
+
+
+def test_ways_past_tunnels_that_are_none_any_more_go() -> None:
+    in_tunnel = replace(PAST, device=TUN)
+    assert kernel.unwanted_past([NATIVE], [GUARD, ROUTE, PAST, in_tunnel]) == []
+    assert kernel.unwanted_past([WANTED], [GUARD, ROUTE, PAST, in_tunnel]) == [PAST]

@@ -53,6 +53,30 @@ def test_every_remote_subnet_is_guarded_both_ways(remote_ts: list[str]) -> None:
             assert line.endswith("counter drop")
 
 
+def test_outer_packets_of_a_far_gateway_inside_pass_and_nothing_else_of_it() -> None:
+    native = peering(V4, remote_addrs="10.2.0.9", native=True)
+    far = "ip saddr { 10.2.0.9 } ip daddr 192.0.2.1 udp dport { 4500-4503 }"
+    here = "ip daddr { 10.2.0.9 } ip saddr 192.0.2.1 udp sport { 4500-4503 }"
+    text = ruleset(native)
+    assert rules(text, "from_wire")[:2] == [f'iifname "fwd7" {far} counter drop', f"{far} accept"]
+    assert rules(text, "to_wire")[:2] == [f'oifname "fwd7" {here} counter drop', f"{here} accept"]
+    for closed_or_elsewhere in (ruleset(native, closed=True), ruleset(peering(V4, native=True))):
+        assert "accept\n" not in closed_or_elsewhere.replace("policy accept", "").replace(";", "")
+        assert "udp" not in closed_or_elsewhere
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("nft"), reason="nft --check needs root and nft")
+@pytest.mark.parametrize(
+    "addresses", [("192.0.2.1", ["10.2.0.9"]), ("fd01::1", ["fd02::9", "fd02::a"])], ids=["IPv4", "IPv6"]
+)
+def test_nft_takes_that_too(addresses: tuple[str, list[str]]) -> None:
+    local, far = addresses
+    keys = {"source": "psk", "secret": "/x", "local_id": "a", "remote_id": ["b", "c"][: len(far)]}
+    one = peering([*V4, *V6], local_addrs=local, remote_addrs=far, native=True, keys=keys)
+    done = subprocess.run(["nft", "-c", "-f", "-"], input=ruleset(one), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_table_replaces_what_an_earlier_run_left() -> None:
     name = table_name(peering(V4))
     assert re.fullmatch(r"[a-z0-9_]+", name)
