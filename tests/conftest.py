@@ -36,7 +36,7 @@ settings.load_profile(propkit.QUICK)
 
 # Files that take longest begin first: the last of the workers is not to be busy long after the others.
 _FIRST = (
-    *("test_supervisor.py", "test_guards_stand.py", "test_traffic.py", "test_refusals.py"),
+    *("test_trouble.py", "test_supervisor.py", "test_guards_stand.py", "test_traffic.py", "test_refusals.py"),
     *("test_router_live.py", "test_ike.py", "test_lab.py", "test_path_mtu.py", "test_ends.py", "test_books.py"),
 )
 

@@ -4,7 +4,7 @@ A profile hook sees each call whose caller is a function of fwd.supervise under 
 that is new in the code is tried without a word here. Each pair of caller and callee fails once, with the next kind of
 exception, and one in a turn. What is done for the peering SPARED, or for its children, never fails.
 WHERE is `changes`, for what SIGHUP and the attempts after it do, or `turns`, for all else. The places that have failed
-are written to FILE, one a line; nothing fails before FILE is there.
+are written to FILE, one a line; nothing fails before FILE is there, nor when it is gone.
 """
 
 from __future__ import annotations
@@ -72,7 +72,11 @@ class Injector:
         if place not in self._seen:
             self._seen.add(place)
             self._armed = False
-            with self._record.open("a") as file:
+            try:
+                fd = os.open(self._record, os.O_WRONLY | os.O_APPEND)
+            except FileNotFoundError:
+                return
+            with os.fdopen(fd, "w") as file:
                 file.write(f"{place[0]}:{caller.f_lineno} {caller.f_code.co_name} → {callee}\n")
             raise next(self._kinds)
 
