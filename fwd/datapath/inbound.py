@@ -31,6 +31,7 @@ from fwd.datapath.slots import ESP_MIN, ROW_MIN, Slots
 from fwd.datapath.strangers import Strangers, spi_of
 from fwd.datapath.tuning import Tuning
 from fwd.datapath.udp import TRAFFIC_CLASS_SHIFT
+from fwd.datapath.unread import Unread
 from fwd.model.config import Peering
 from fwd.proto.burst import SCALAR_MAX, open_burst
 from fwd.proto.drops import DropReason
@@ -74,9 +75,11 @@ class Inbound:
         link: memoryview,
         audit: Audit,
         listener: Listener,
+        unread: Unread | None = None,
     ) -> None:
         self._audit = audit
         self._listener = listener
+        self.unread = unread
         self._block = counters
         self._counters: array[int] = counters.values
         self._slots = slots
@@ -237,8 +240,14 @@ class Inbound:
             self._received = Slots(stride + OVERHEAD_BYTES)
         return heard
 
-    def release(self) -> None:
-        """Write what the delivery has held, and publish that."""
+    def release(self, *, is_all: bool) -> None:
+        """Write what the delivery has held, and publish that.
+
+        `is_all`: the socket is empty, so nobody sends so much any more. If it was full before, what it has lost may
+        be the word that these flows have gone on with others.
+        """
+        if self.unread is not None and self.unread.lost_some() and is_all:
+            self.drop_held()
         self.delivery.release()
         self._block.publish()
 
@@ -255,7 +264,9 @@ class Inbound:
             self._take_one(packet)
 
     def _open_slots(self) -> None:
-        """Open what waits in the slots: long runs by the burst, short ones one by one."""
+        """Open what waits in the slots: long runs by the burst, short ones one by one. Late ones are held."""
+        if self.unread is not None and not self.delivery.holds and self.unread.is_late():
+            self.delivery.hold()
         received = self._received
         size = received.packet_bytes
         for spi, first, count, short in received.runs():

@@ -31,6 +31,7 @@ from fwd.datapath.shared import REST_S, LinkWord, MemberShared
 from fwd.datapath.tun import Offloads
 from fwd.datapath.tuning import Follower, Tuning
 from fwd.datapath.udp import ANCILLARY_BYTES, KEEPALIVE, KEEPALIVE_S, Sender, path_mtu, read_ancillary
+from fwd.datapath.unread import Unread
 from fwd.model.config import Peering
 from fwd.model.pairing import far_of
 from fwd.proto.aggfrag import SUBTYPE_ECHO
@@ -45,10 +46,8 @@ _UNKNOWN_EVERY_S = 0.1
 _ASK_KERNEL_S = 1.0  # what the path takes
 _ASK_KERNEL_SOON_S = 0.1  # after EMSGSIZE, which may come with every send
 _ELSEWHERE_EVERY_S = 1.0
-# What lay in the socket for so long may be of flows that go on with others: a path is given up later (proto/pulse.py).
-_UNREAD_S = 0.25
-_BATCHES_MAX = 96  # of what lay there: more of the smallest datagrams than a socket's receive buffer takes
-_LOOK_MAX_S = 0.2  # for which it is looked through, whoever sends meanwhile
+_BATCHES_MAX = 96  # of what lay in the socket: more of the smallest datagrams than its receive buffer takes
+_LOOK_MAX_S = 0.2  # of CPU time, for which it is looked through, whoever sends meanwhile
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +95,13 @@ class Member:
         self._audit = Audit(local, wanted=parts.peering.audit)
         self._tuning, self._follower = Tuning.of(parts.peering), Follower(parts.shared.tuning)
         self._barrier = Barrier()
+        self._unread = Unread(parts.sock, self._counters)
 
         # The two ways. The way in tells this object what it hears.
         self.inbound = Inbound(
             parts.peering, parts.geometry, parts.tun_fd, parts.offloads.tun_flags,
             parts.shared.counters, parts.shared.slots, self._link, self._audit, self,
+            self._unread,
         )  # fmt: skip
         self.outbound = Outbound(
             parts.ring, parts.geometry, self._sender, parts.shared.counters,
@@ -125,8 +126,6 @@ class Member:
         self._mapping = 0, now  # ESP packets sent when a NAT last saw us, and when that was
         self._kernel_asked = self._unknown_at = self._elsewhere_at = 0.0
         self._left = parts.ring.left  # as the far member was told
-        self._turned_at = float("-inf")
-        self._is_late = False  # what comes next may have lain in the socket for long
         self._traffic = 0, 0  # ESP packets sent and received, at the last tick
         self._quiet_ticks = 0  # in a row without any
         self.echoes.publish()
@@ -163,8 +162,6 @@ class Member:
                 ready = epoll.poll(0.0 if busy else max(0.0, due - self._now))
             heartbeat[0] = now_ns = time.monotonic_ns()
             self._now = now = now_ns / 1e9
-            self._is_late = self._is_late or now - self._turned_at >= _UNREAD_S
-            self._turned_at = now
 
             # Nothing is received or sent on an SA beyond its end.
             if self.clock_ms() >= self._deadline_ms:
@@ -192,25 +189,24 @@ class Member:
     def _receive(self) -> None:
         """Open what the socket holds."""
         try:
-            if self._is_late:
-                self._receive_all()
-            else:
-                self._receive_batch()
+            more = self._receive_batch()
+            if self.inbound.delivery.holds:
+                self._look_through(more)
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._barrier.caught("receive")
             self.inbound.lose_batch()
-        self._is_late = False
 
-    def _receive_all(self) -> None:
-        """Look through all that the socket holds before any of it is delivered: this process, or its predecessor, did
-        not read it for a while. Behind what is of flows that go on with others the far member says so (`on_echo`).
+    def _look_through(self, more: bool) -> None:
+        """Look through all that the socket holds, if there is `more`, before any of it is delivered: this process, or
+        its predecessor, has not read it for a while. Behind what is of flows that go on with others the far member
+        says so (`on_echo`).
         """
-        inbound, until = self.inbound, self._now + _LOOK_MAX_S
-        inbound.delivery.hold()
+        inbound, until = self.inbound, time.thread_time() + _LOOK_MAX_S
         for _ in range(_BATCHES_MAX):
-            if not self._receive_batch() or not inbound.delivery.holds or time.monotonic() >= until:
+            if not more or not inbound.delivery.holds or time.thread_time() >= until:
                 break
-        inbound.release()
+            more = self._receive_batch()
+        inbound.release(is_all=not more)
 
     def _receive_batch(self) -> bool:
         """Receive and open what the socket holds, but no more than is fair to the other direction; True: there may be
@@ -218,15 +214,19 @@ class Member:
         """
         sock, inbound = self._parts.sock, self.inbound
         inbound.now = self._now
+        room = True
         try:
-            room = True
             while room:
                 length, ancillary, _, address = sock.recvmsg_into((inbound.space(),), ANCILLARY_BYTES)
                 room = inbound.take(length, *read_ancillary(ancillary, length), address)
-        except (BlockingIOError, ConnectionError):
+        except BlockingIOError:
             pass
+        except ConnectionError:  # instead of a datagram: more may lie behind
+            room = False
         if inbound.open(self._now):
             self.echoes.sizes.heard(self._now)
+        if room:
+            self._unread.found_empty()
         return not room
 
     def on_heard(self, sa: Receiving, address: tuple[str, int]) -> None:

@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -37,7 +37,7 @@ from fwd.proto.ip import CSUM, NO_VNET, TSO4, TSO6, USO4, USO6, VNET_BYTES
 from fwd.proto.sa import SLOTS, SaEvent, SaKeys, SaSet
 
 ALL_OFFLOADS = CSUM | TSO4 | TSO6 | USO4 | USO6
-UDP_SEGMENT, UDP_GRO, SO_RXQ_OVFL, IPV6_FLOWINFO = 103, 104, 40, 11
+UDP_SEGMENT, UDP_GRO, SO_RXQ_OVFL, SO_MEMINFO, IPV6_FLOWINFO = 103, 104, 40, 55, 11
 IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_DONT = 10, 23, 0
 FLOW_LABEL = 0xABCDE  # that every IPv6 datagram comes with
 EPOCHS = 4  # inbound SAs that every member accepts
@@ -112,6 +112,8 @@ class WireSocket:
         self._read_at = 0
         self._tos = 0
         self.fragments = False
+        self.lost = 0  # datagrams, since the socket is there
+        self.meanwhile: list[Callable[[], object]] = []  # what happens before the next receives, one each
 
     def setsockopt(self, level: int, option: int, value: int) -> None:
         if option in (IP_MTU_DISCOVER, IPV6_MTU_DISCOVER):
@@ -133,7 +135,14 @@ class WireSocket:
         self.peers.add(peer)
         os.write(self._fd, _GROUP.pack(len(data), size, self._tos) + data)
 
+    def getsockopt(self, level: int, option: int, length: int) -> bytes:
+        assert (level, option) == (socket.SOL_SOCKET, SO_MEMINFO)
+        waits = sum(len(group.data) + 768 * len(group.datagrams()) for group, _ in self.inbox)
+        return struct.pack("=9I", waits, *[0] * 7, self.lost)
+
     def recvmsg_into(self, buffers: Sequence[bytearray], ancillary_bytes: int) -> tuple[int, list[Any], int, Any]:
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
         if not self.inbox:
             raise BlockingIOError
         group, lost = self.inbox.pop(0)
@@ -227,6 +236,7 @@ class Gateway:
             self.controls.append(keyd)
             self.parts.append(self._parts(i, ring, wire, control))
         self.tick = 1000
+        self.seconds = 0.0  # by the clock of those who receive
         self._delivered: list[bytes] = []
         self.spawn_demux()
         self.members = [self.spawn(i) for i in range(peering.members)]
@@ -253,7 +263,11 @@ class Gateway:
         words.put(ProcessState.RUNNING, os.getpid(), incarnation - 1, 0, incarnation)
         inbound = tuple(sa_keys(3 - self.side, index, e, esn=self.esn) for e in range(EPOCHS))
         boot = SaSet(0, inbound, sa_keys(self.side, index, incarnation - 1, esn=self.esn))
-        return Member(self.parts[index], boot, skip=skip)
+        member = Member(self.parts[index], boot, skip=skip)
+        member._unread.clock = lambda: self.seconds
+        member._unread.is_late()  # what comes from now on is new
+        member._unread.found_empty()
+        return member
 
     def respawn(self, index: int, *, skip: bool = False) -> None:
         self.members[index] = self.spawn(index, skip=skip)
@@ -313,6 +327,10 @@ class Gateway:
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._delivered.append(self.client.recv(70000))
+
+    def sleep(self) -> None:
+        """Nobody reads for longer than it takes to give up a path."""
+        self.seconds += 0.4
 
     def events(self, index: int) -> list[SaEvent]:
         """What a member told keyd."""

@@ -135,7 +135,7 @@ def _moved_unread(r: Rig) -> int:
     r.a.demux_turn()
     r.a.work()
     r.a.members[0]._tell_moved()
-    r.b.members[0]._is_late = True
+    r.b.sleep()
     r.b.arrive_only(0, r.a.wires[0].sent())
     return 3
 

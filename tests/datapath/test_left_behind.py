@@ -217,7 +217,7 @@ def unread(r: Rig) -> list[Group]:
 
 def wake(r: Rig, groups: list[Group]) -> list[int]:
     """Let the far member read what lay in its socket; what the far side has delivered."""
-    r.b.members[0]._is_late = True
+    r.b.sleep()
     r.b.arrive_only(0, groups)
     return [identity_of(d) for d in r.b.delivered()]
 
@@ -282,22 +282,135 @@ def test_a_sleeper_holds_no_more_than_its_socket_could(monkeypatch: pytest.Monke
 
 def test_a_sleeper_looks_no_longer_than_a_while_whoever_sends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Junk is not held, and so does not fill what may be held; its heartbeat is waited for."""
-    looks = []
-
-    def receive(member: Any) -> bool:
-        looks.append(member)
-        return True
-
     with rig() as r:
-        member = r.b.members[0]
-        monkeypatch.setattr(type(member), "_receive_batch", receive)
-        member._receive_all()
-        assert len(looks) <= 96
+        member, junk = r.b.members[0], Group(bytes(50), 50)
+        endless = Endless([(junk, 0)])
+        monkeypatch.setattr(r.b.wires[0], "inbox", endless)
+        r.b.sleep()
+        member._receive()
+        assert 1000 < endless.taken <= 97 * 256
         assert not member.inbound.delivery.holds
-        looks.clear()
-        member._now = 0.0  # long ago
-        member._receive_all()
-        assert len(looks) == 1
+
+        # Of the time that it may take, no more is left.
+        endless.taken = 0
+        monkeypatch.setattr("fwd.datapath.member._LOOK_MAX_S", 0.0)
+        r.b.sleep()
+        member._receive()
+        assert endless.taken <= 256
+        assert not member.inbound.delivery.holds
+
+
+class Endless(list[tuple[Group, int]]):
+    """A socket's datagrams that never come to an end."""
+
+    taken = 0
+
+    def pop(self, index: Any = 0) -> tuple[Group, int]:
+        self.taken += 1
+        return self[0]
+
+
+@pytest.mark.parametrize("receives", range(5))
+def test_who_is_stopped_while_it_receives_delivers_nothing_late(knowing: Rig, receives: int) -> None:
+    """Wherever: before its first receive, between two of them, or behind the last that finds something."""
+    r = knowing
+    lies = unread(r)
+    assert len(lies) == 4
+    assert [identity_of(d) for d in r.b.delivered()] == list(NEW)
+    r.b.wires[0].meanwhile = [*[lambda: None] * receives, r.b.sleep]
+    r.b.arrive_only(0, lies)
+    assert r.b.delivered() == []
+    assert r.b.dropped(DropReason.BUCKETS_MOVED_IN) == len(OLD)
+    r.b.check_books()
+
+
+def test_what_is_opened_amid_a_run_of_receives_is_not_delivered_late_either(knowing: Rig) -> None:
+    """Datagrams of another size than before are opened at once."""
+    r = knowing
+    for identity in OLD:
+        r.a.send(record(identity, 300 + 300 * identity, port=port_of_member_0()))
+        r.a.demux_turn()
+    r.a.work()
+    lies = r.a.wires[0].sent()
+    move(r)
+    r.a.members[0]._tell_moved()
+    r.b.wires[0].meanwhile = [lambda: None, r.b.sleep]
+    r.b.arrive_only(0, lies[-1:] + lies + r.a.wires[0].sent())
+    assert r.b.delivered() == []
+    r.b.check_books()
+
+
+def test_who_never_finds_its_socket_empty_delivers_nothing_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It turns again and again, and reads less than comes."""
+    monkeypatch.setattr("fwd.datapath.inbound.BATCH_MAX", 2)
+    with rig() as r:
+        lies = unread(r)
+        assert [identity_of(d) for d in r.b.delivered()] == list(NEW)
+        backlog, wire = [Group(bytes(50), 50)] * 20, r.b.wires[0]
+        wire.inbox += [(group, 0) for group in (*backlog, *lies)]
+        for _ in range(3):
+            r.b.seconds += 0.2
+            r.b.members[0]._receive()
+        assert not wire.inbox
+        assert r.b.delivered() == []
+        assert r.b.dropped(DropReason.BUCKETS_MOVED_IN) == len(OLD)
+        r.b.check_books()
+
+
+def test_who_reads_all_that_comes_is_not_late_though_there_is_always_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is younger than it takes to give up a path: nothing is held, and the way out has its turns."""
+    monkeypatch.setattr("fwd.datapath.inbound.BATCH_MAX", 2)
+    with rig() as r:
+        wire = r.b.wires[0]
+        wire.inbox += [(Group(bytes(50), 50), 0)] * 3
+        for _ in range(10):
+            r.b.seconds += 0.1
+            wire.inbox += [(Group(bytes(50), 50), 0)] * 2
+            r.b.members[0]._receive()
+            assert len(wire.inbox) == 3, "one batch a turn"
+
+
+def test_a_word_that_a_full_socket_has_lost_counts_as_said(knowing: Rig) -> None:
+    """What lay there before is dropped: these flows may have gone on with others."""
+    r = knowing
+    lies = unread(r)
+    r.b.wires[0].lost = 1
+    assert wake(r, lies[:-1]) == list(NEW)
+    assert r.b.dropped(DropReason.BUCKETS_MOVED_IN) == len(OLD)
+    r.b.check_books()
+
+    # It counts once.
+    r.a.tick += 1000  # its buckets are idle, and go back to it
+    fill(r, range(20, 22))
+    r.a.work()
+    assert wake(r, r.a.wires[0].sent()) == [20, 21]
+
+
+def test_a_socket_that_was_full_before_it_was_read_in_time_has_lost_no_word(knowing: Rig) -> None:
+    r = knowing
+    fill(r, range(1))
+    r.a.work()
+    r.b.wires[0].lost = 7
+    r.b.arrive(0, r.a.wires[0].sent(), lost=7)
+    fill(r, range(1, 3))
+    r.a.work()
+    assert wake(r, r.a.wires[0].sent()) == [0, 1, 2]
+
+
+def test_who_is_sent_more_than_it_can_read_delivers_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its socket is never empty, so its flows are still with it, whatever else is lost."""
+    monkeypatch.setattr("fwd.datapath.member._BATCHES_MAX", 3)
+    monkeypatch.setattr("fwd.datapath.inbound.BATCH_MAX", 2)
+    with rig() as r:
+        fill(r, OLD)
+        r.a.work()
+        r.b.wires[0].inbox += [(group, 1) for group in r.a.wires[0].sent()] + [(Group(bytes(50), 50), 9)] * 50
+        r.b.wires[0].lost = 9
+        r.b.sleep()
+        r.b.members[0]._receive()
+        assert r.b.wires[0].inbox
+        assert [identity_of(d) for d in r.b.delivered()] == list(OLD)
+        r.b.check_books()
 
 
 def test_that_buckets_have_moved_is_told_until_it_could_be_sent(knowing: Rig) -> None:
