@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fwd.model.fleet import Fleet, Gateway, Peering
+from fwd.model.fleet import MEMBERS_MAX, Fleet, Gateway, Peering
 
 FIRST_PORT: Final = 4500
 PORTS_EACH: Final = 512  # of a peering on one host: 64 members with each of 8 partners
@@ -102,21 +102,31 @@ def _peering(
     fleet: Fleet, peering: Peering, gateway: Gateway, mine: int, partners: Sequence[Gateway]
 ) -> dict[str, Any]:
     near, far = peering.clusters[mine], peering.clusters[1 - mine]
-    local = gateway.outer if peering.path == "internet" else gateway.inner[0]
-    remote = [one.outer if peering.path == "internet" else one.inner[0] for one in partners]
+    each = min(gateway.members, *(one.members for one in partners), max(1, MEMBERS_MAX // len(partners)))
+    native = {"native": True} if peering.path == "native" else {}  # outer addresses are in the subnets themselves
     return {
         "name": peering.name,
-        "local_addrs": str(local),
-        "remote_addrs": [str(one) for one in remote],
+        "local_addrs": _address(fleet, peering, gateway),
+        "remote_addrs": [_address(fleet, peering, one) for one in partners],
         "local_ts": [str(one) for one in fleet.cidrs_of(near)],
         "remote_ts": [str(one) for one in fleet.cidrs_of(far)],
-        "members": min(gateway.members, *(one.members for one in partners)) * len(partners),
+        "members": each * len(partners),
         "payload": peering.payload,
         "port": FIRST_PORT + PORTS_EACH * peering.number,
         "tun": "fwd" + hashlib.blake2b(peering.name.encode(), digest_size=4).hexdigest(),
         "local_id": identity_of(gateway.name),
         "remote_id": [identity_of(one.name) for one in partners],
+        **native,
     }
+
+
+def _address(fleet: Fleet, peering: Peering, gateway: Gateway) -> str:
+    """The address of a gateway's tunnels; of inner ones that of the IP version that all of the peering's have."""
+    if peering.path == "internet":
+        return str(gateway.outer)
+    everybody = [one for name in peering.clusters for one in fleet.members_of(name)]
+    common = next((v for v in (4, 6) if all(one.address(v) for one in everybody)), gateway.inner[0].version)
+    return str(gateway.address(common))
 
 
 def _router(fleet: Fleet, vpc: str) -> dict[str, Any]:

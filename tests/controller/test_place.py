@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fwd.controller.admitted import why_refused
+from fwd.controller.changes import RefusedError, change, plan
 from fwd.controller.place import Pair, paired, place
 from fwd.model.fleet import Fleet
 from fwd.model.router import RouterConfig
@@ -100,7 +102,85 @@ def test_over_a_native_path_tunnels_run_between_inner_addresses() -> None:
     placed = place(fleet(peerings=[{"name": "a-b", "clusters": ["a", "b"], "number": 0, "path": "native"}]))
     (a1,) = placed.gateways["a1"]["peering"]
 
-    assert (a1["local_addrs"], a1["remote_addrs"]) == ("10.1.0.11", ["10.2.0.11"])
+    assert (a1["local_addrs"], a1["remote_addrs"], a1["native"]) == ("10.1.0.11", ["10.2.0.11"], True)
+
+
+def test_over_a_native_path_all_use_the_ip_version_that_all_have() -> None:
+    changed = fleet(peerings=[{"name": "a-b", "clusters": ["a", "b"], "number": 0, "path": "native"}]).model_dump()
+    changed["vpcs"][0]["cidrs"].append("fd00:1::/64")
+    changed["vpcs"][1]["cidrs"].append("fd00:2::/64")
+    for number, one in enumerate(changed["gateways"]):
+        net = 1 if one["vpc"] == "vpc-a" else 2
+        one["inner"] = [*one["inner"], f"fd00:{net}::{number + 16}"] if number else [f"fd00:{net}::16"]
+    gateways = place(Fleet.model_validate(changed)).gateways
+
+    ends = [address for one in gateways.values() for address in (one["peering"][0]["local_addrs"],)]
+    assert len(ends) == 5
+    assert all(end.startswith("fd00:") for end in ends)
+
+
+def test_a_gateway_with_many_partners_has_no_more_members_than_a_peering_may_have() -> None:
+    many = fleet().model_dump()
+    many["gateways"] = [one for one in many["gateways"] if one["name"] == "a1"] + [
+        {"name": f"b{n}", "vpc": "vpc-b", "outer": f"192.0.2.{50 + n}", "inner": [f"10.2.0.{50 + n}"]}
+        for n in range(40)
+    ]
+    many["clusters"][0]["gateways"] = ["a1"]
+    many["clusters"][1]["gateways"] = [f"b{n}" for n in range(40)]
+    placed = place(Fleet.model_validate(many)).gateways
+
+    assert placed["a1"]["peering"][0]["members"] == 40
+    assert placed["b0"]["peering"][0]["members"] == 4
+    assert not why_refused({}, placed)
+
+
+@given(
+    st.integers(1, 5), st.integers(1, 5), st.integers(1, 64), st.integers(1, 64),
+    st.sampled_from(("internet", "native")), st.sampled_from(("superpacket", "esp")), st.integers(0, 31), st.booleans(),
+)  # fmt: skip
+def test_every_gateway_takes_what_it_is_to_do(
+    count_a: int, count_b: int, members_a: int, members_b: int, path: str, payload: str, number: int, six: bool
+) -> None:
+    nets = {"a": "fd00:1::" if six else "10.1.0.", "b": "fd00:2::" if six else "10.2.0."}
+    sides = (("a", count_a, members_a), ("b", count_b, members_b))
+    whole = {
+        "vpcs": [{"name": name, "cidrs": [f"{net}/64" if six else f"{net}0/24"]} for name, net in nets.items()],
+        "gateways": [
+            {"name": f"{side}{n}", "vpc": side, "outer": f"{'2001:db8' if six else '192.0.2'}{':' if six else '.'}"
+             f"{':' if six else ''}{n + (100 if side == 'a' else 200)}", "inner": [f"{nets[side]}{n + 10}"],
+             "members": members}
+            for side, count, members in sides for n in range(count)
+        ],
+        "clusters": [
+            {"name": side, "vpc": side, "gateways": [f"{side}{n}" for n in range(count)]} for side, count, _ in sides
+        ],
+        "peerings": [{"name": "p", "clusters": ["a", "b"], "number": number, "path": path, "payload": payload}],
+    }  # fmt: skip
+    placed = place(Fleet.model_validate(whole)).gateways
+
+    assert len(placed) == count_a + count_b
+    assert all(one["peering"] for one in placed.values())
+    assert not why_refused({}, placed)
+
+
+UNFIT: list[tuple[str, dict[str, Any], str]] = [
+    ("IP versions", {"outer": "2001:db8::1"}, "gateway a1 would refuse it: peering 'a-b': .*different IP versions"),
+    ("inside", {"outer": "10.2.0.99"}, "contains a gateway's own outer address, 10.2.0.99"),
+]
+
+
+@pytest.mark.parametrize(("name", "fields", "why"), UNFIT, ids=[name for name, *_ in UNFIT])
+def test_what_a_gateway_would_refuse_is_not_asked_of_it(name: str, fields: dict[str, Any], why: str) -> None:
+    before = fleet()
+    with pytest.raises(RefusedError, match=why):
+        plan(before, change(before, "gateway", "a1", fields), place(before).pairs)
+
+
+def test_what_is_refused_already_can_be_mended_piece_by_piece() -> None:
+    wrong = change(fleet(), "gateway", "a1", {"outer": "2001:db8::1"})
+    lines = plan(wrong, change(wrong, "gateway", "a2", {"members": 2}), place(wrong).pairs)[1]
+
+    assert "gateway a2: peering a-b: members" in lines
 
 
 def test_a_router_spreads_over_the_gateways_of_its_own_vpc() -> None:
