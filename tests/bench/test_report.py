@@ -57,6 +57,7 @@ def test_a_profile_without_sampler_has_no_stages(tmp_path: Path) -> None:
     assert "seal" not in text
 
 
+@pytest.mark.slow
 def test_plots_are_drawn_and_drawn_alike(tmp_path: Path) -> None:
     first, second = tmp_path / "1", tmp_path / "2"
     for out in (first, second):

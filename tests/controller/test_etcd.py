@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -38,6 +40,12 @@ def cluster(tmp_path: Path) -> Iterator[Callable[[int], Etcd]]:
 
 def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(work, 60))
+
+
+def freeze(process: subprocess.Popen[Any]) -> None:
+    """Stop it; on a busy machine it may answer for a while yet, so wait until it is stopped."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
 
 
 async def leader(store: EtcdStore, who: str) -> int:
@@ -85,7 +93,7 @@ def test_one_of_three_that_freezes_is_passed_over(cluster: Callable[[int], Etcd]
         etcd = cluster(3)
         store = EtcdStore(etcd.endpoints, ttl_s=60)
         term = await leader(store, "one")
-        etcd.processes[0].send_signal(signal.SIGSTOP)
+        freeze(etcd.processes[0])
         while True:
             try:
                 await store.write(term, [Write("a", b"1")])
@@ -104,7 +112,7 @@ def test_a_quorum_that_is_lost_is_told_in_time(cluster: Callable[[int], Etcd]) -
         store = EtcdStore(etcd.endpoints)
         term = await leader(store, "one")
         for process in etcd.processes[1:]:
-            process.send_signal(signal.SIGSTOP)
+            freeze(process)
 
         with pytest.raises(StoreError, match="does not answer"):
             await store.write(term, [Write("a", b"1")])

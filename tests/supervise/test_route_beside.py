@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-# In a network namespace of its own, which goes with the process.
+# One interpreter imports what the tests need. Each has a fork of it, in a network namespace that goes with it.
 SETTING = """
-import subprocess, sys
+import ctypes, json, os, subprocess, sys, traceback
 from ipaddress import ip_address, ip_network
 from fwd.supervise import network
 from fwd.supervise.kernel import Device, Do, Step
@@ -33,30 +35,62 @@ def set_route(subnet, source=None):
     step = Step(Do.ROUTE, "fwd0", ip_network(subnet), source and ip_address(source))
     network.carry_out([(step, device)], NUMBER)
 
-for name, address, six in (("lan", "10.1.0.1/24", "fd00:1::1/64"), ("wan", "192.0.2.1/24", "2001:db8::1/64")):
-    sh(f"ip tuntap add dev {name} mode tun", f"ip link set {name} up")
-    sh(f"ip addr add {address} dev {name}", f"ip addr add {six} dev {name} nodad")
-sh("ip tuntap add dev fwd0 mode tun", "ip link set fwd0 up")
+def set_up():
+    assert ctypes.CDLL(None, use_errno=True).unshare(0x40000000) == 0, os.strerror(ctypes.get_errno())  # CLONE_NEWNET
+    for name, address, six in (("lan", "10.1.0.1/24", "fd00:1::1/64"), ("wan", "192.0.2.1/24", "2001:db8::1/64")):
+        sh(f"ip tuntap add dev {name} mode tun", f"ip link set {name} up")
+        sh(f"ip addr add {address} dev {name}", f"ip addr add {six} dev {name} nodad")
+    sh("ip tuntap add dev fwd0 mode tun", "ip link set fwd0 up")
+
+for script in sys.stdin:
+    near, far = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(far, 1)
+        os.dup2(far, 2)
+        status = 1
+        try:
+            set_up()
+            exec(json.loads(script))
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    os.close(far)
+    with open(near) as told:
+        text = told.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    print(json.dumps((status, text)), flush=True)
 """
+Told = Callable[[str], list[str]]
 
 
 @pytest.fixture(scope="module")
-def inside(needs_user_namespaces: None) -> list[str]:
-    """Return what runs a program where it may do what it likes to a network."""
+def told(needs_user_namespaces: None) -> Iterator[Told]:
+    """Run a script where it may do what it likes to a network, and return the lines that it prints."""
     if shutil.which("ip") is None or not Path("/dev/net/tun").exists():
         pytest.skip("needs ip and /dev/net/tun")
     argv = ["unshare", "--user", "--map-root-user", "--net"]
     tried = [*argv, "ip", "tuntap", "add", "dev", "fwd0", "mode", "tun"]
     if subprocess.run(tried, capture_output=True, check=False).returncode:
         pytest.skip("no TUN device can be made here")
-    return argv
 
+    argv += [sys.executable, "-c", SETTING]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as interpreter:
+        assert interpreter.stdin
+        assert interpreter.stdout
+        scripts, results = interpreter.stdin, interpreter.stdout
 
-def told(inside: list[str], script: str) -> list[str]:
-    argv = [*inside, sys.executable, "-c", SETTING + script]
-    result = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    assert result.returncode == 0, result.stderr
-    return result.stdout.splitlines()
+        def run(script: str) -> list[str]:
+            print(json.dumps(script), file=scripts, flush=True)
+            status, text = json.loads(results.readline())
+            assert status == 0, text
+            return str(text).splitlines()
+
+        yield run
+        scripts.close()
 
 
 HOSTS_OWN = [
@@ -69,7 +103,7 @@ HOSTS_OWN = [
 
 
 @pytest.mark.parametrize(("subnet", "own"), HOSTS_OWN, ids=[own for _, own in HOSTS_OWN])
-def test_fwds_route_is_used_and_the_hosts_own_is_there_afterwards(inside: list[str], subnet: str, own: str) -> None:
+def test_fwds_route_is_used_and_the_hosts_own_is_there_afterwards(told: Told, subnet: str, own: str) -> None:
     script = f"""
 sh({own!r})
 before = routes({subnet!r})
@@ -82,30 +116,30 @@ print("dev fwd0" in used, len(routes({subnet!r})), set(before) < set(routes({sub
 network.drop_routes("fwd0", [ip_network({subnet!r})])
 print(routes({subnet!r}) == before)
 """
-    assert told(inside, script) == ["True 2 True", "True"]
+    assert told(script) == ["True 2 True", "True"]
 
 
-def test_a_route_that_is_put_before_fwds_stays_behind_it_then(inside: list[str]) -> None:
+def test_a_route_that_is_put_before_fwds_stays_behind_it_then(told: Told) -> None:
     script = """
 set_route("10.2.0.0/24", "10.1.0.1")
 sh("ip route prepend 10.2.0.0/24 via 192.0.2.2")
 set_route("10.2.0.0/24", "10.1.0.1")
 shown("10.2.0.0/24")
 """
-    assert told(inside, script) == ["dev fwd0 proto 200 | via 192.0.2.2 dev wan"]
+    assert told(script) == ["dev fwd0 proto 200 | via 192.0.2.2 dev wan"]
 
 
-def test_fwds_own_route_is_replaced_and_not_doubled(inside: list[str]) -> None:
+def test_fwds_own_route_is_replaced_and_not_doubled(told: Told) -> None:
     script = """
 for subnet, sources in (("10.2.0.0/24", ("10.1.0.1", None, "192.0.2.1")), ("fd00:2::/64", ("fd00:1::1", None))):
     for source in sources:
         set_route(subnet, source)
         print(len(routes(subnet)))
 """
-    assert told(inside, script) == ["1"] * 5
+    assert told(script) == ["1"] * 5
 
 
-def test_a_route_before_which_none_can_be_is_left_and_told(inside: list[str]) -> None:
+def test_a_route_before_which_none_can_be_is_left_and_told(told: Told) -> None:
     script = """
 from fwd.proto.errors import UserError
 sh("ip -6 route add fd00:2::/64 via 2001:db8::2 metric 1")
@@ -115,4 +149,4 @@ except UserError as error:
     print(error)
 print(len(routes("fd00:2::/64")))
 """
-    assert told(inside, script) == ["route fd00:2::/64 dev fwd0: File exists: another's of metric 1 is there", "1"]
+    assert told(script) == ["route fd00:2::/64 dev fwd0: File exists: another's of metric 1 is there", "1"]

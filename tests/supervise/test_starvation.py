@@ -97,7 +97,7 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
 
 @pytest.fixture
 def stolen_cores() -> Iterator[None]:
-    """One core for the test and all that it starts, and two processes that want all of it."""
+    """One core for the test and all that it starts, and two processes that want all of it: it takes seconds of it."""
     all_cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(all_cores)})
     load = [_fork.Process(target=burn) for _ in range(2)]
@@ -137,6 +137,7 @@ def turn_until(supervisor: Supervisor, done: Callable[[], bool], seconds: float)
     return longest_s
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [3.0, pytest.param(300.0, marks=LONG)])
 def test_what_gets_no_cpu_is_left_alone(supervisor: Supervisor, stolen_cores: None, seconds: float) -> None:
     children = [watch(supervisor, "keyd", carry_on), watch(supervisor, "agent", work_on)]
@@ -148,6 +149,7 @@ def test_what_gets_no_cpu_is_left_alone(supervisor: Supervisor, stolen_cores: No
     assert not [child.ends for child in children if child.ends]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("main", [spin, spin_at_once])
 def test_what_spins_is_gone_before_it_has_used_a_second(
     supervisor: Supervisor, stolen_cores: None, main: Callable[[Child], None]
@@ -158,6 +160,7 @@ def test_what_spins_is_gone_before_it_has_used_a_second(
     assert all(cpu_s < SPIN_CPU_S_MAX for cpu_s, _ in child.ends), child.ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state_hidden", [False, True], ids=["", "its state hidden"])
 def test_what_is_stopped_is_gone_within_a_second_and_a_half(
     supervisor: Supervisor, stolen_cores: None, monkeypatch: pytest.MonkeyPatch, state_hidden: bool
@@ -175,6 +178,7 @@ def test_what_is_stopped_is_gone_within_a_second_and_a_half(
     assert ended_at - max(last_turn_at, started_at) < STOPPED_S_MAX
 
 
+@pytest.mark.slow
 def test_what_sleeps_in_the_middle_of_a_turn_is_gone(supervisor: Supervisor, stolen_cores: None) -> None:
     child = watch(supervisor, "keyd", block)
     turn_until(supervisor, lambda: bool(child.ends), 30.0)
