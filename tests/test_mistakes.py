@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 import re
 import time
 from copy import deepcopy
@@ -158,6 +159,25 @@ MISTAKES = {
     "a large name": (written(name='"VPC"'), "name: expected 1 to 31 small letters, digits and dashes"),
     "EAP": (written(source='"eap"'), "keys.source: use one of lab, psk, cert"),
     "no quotes": (written(name="vpc2"), "not TOML: Invalid value (at line 2, column 8); texts are in quotes"),
+    "no quotes around an address": (
+        written(local_addrs="192.0.2.1"), "after a statement (at line 3, column 20); texts are in quotes"
+    ),
+    "no quotes around a subnet": (written(remote_ts="[10.2.0.0/16]"), "array (at line 6, column 18); texts are"),
+    "no quotes around a time": (written(rekey_time="1h"), "texts are in quotes"),
+    "a table twice": ("[gateway]\n[gateway]\n" + written(), "twice (at line 2, column 9); it stands above already"),
+    "keys twice": (written() + "\n[peering.keys]\n", "; it stands above already: write it once"),
+    "a key twice": (written().replace("[peering.keys]", 'name = "a"\n[peering.keys]'), "stands above already: write"),
+    "no number": (written(reorder_ms="nan"), "reorder_ms: expected a number, not nan"),
+    "several of the plural": (
+        written().replace("[[peering]]", "[[peerings]]"), "peering: [[peerings]] is unknown: write [[peering]]"
+    ),
+    "a device of the kernel's": (written(tun='"lo"'), "tun: the kernel has 'lo' for itself: choose another name"),
+    "a device that is all of them to sysctl": (written(tun='"all"'), "tun: the kernel has 'all' for itself"),
+    "a device that is a directory": (written(tun='".."'), "tun: the kernel has '..' for itself"),
+    "IPv4 written as IPv6": (
+        written(local_addrs='"::ffff:192.0.2.1"', remote_addrs='"::ffff:192.0.2.2"'),
+        "local_addrs: ::ffff:192.0.2.1 is IPv4 written as IPv6: did you mean 192.0.2.1?",
+    ),
     "typographic quotes": (
         written(name="“vpc2”"), "not TOML: Invalid value (at line 2, column 8); “ is no straight quote: write"
     ),
@@ -263,6 +283,20 @@ def test_utf_16_is_named(tmp_path: Path) -> None:
 def test_other_encodings_are_named(tmp_path: Path, data: bytes, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load(file(tmp_path, data))
+
+
+@pytest.mark.parametrize("text", [written(remote_ts='["10.2.0.0/16" "10.3.0.0/16"]'), written(port="04500")])
+def test_quotes_are_not_asked_for_where_they_are_or_a_number_is_wanted(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"column \d+\)$"):
+        parse(text, "fwd.toml")
+
+
+def test_nobody_waits_for_what_is_written_to_a_fifo(tmp_path: Path) -> None:
+    """The supervisor reads the file itself when it is told to."""
+    fifo = tmp_path / "fwd.toml"
+    os.mkfifo(fifo)
+    with pytest.raises(ConfigError, match="peering: missing"):
+        load(fifo)
 
 
 def test_what_is_no_configuration_by_its_size_is_not_read_to_its_end() -> None:

@@ -37,6 +37,12 @@ _CURVES: Final = ("secp256r1", "secp384r1", "secp521r1")
 _QUOTES: Final = ("'", '"')
 # As ipsec.secrets and swanctl.conf have it; in hex and base64 there is no blank and no colon.
 _LINE: Final = re.compile(rb"[^\"']*:\s*PSK\s|(?:secret|psk)\w*\s*=", re.IGNORECASE)
+_LABEL: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----")
+_KEY, _CERTIFICATE, _CRL = b"PRIVATE KEY", b"CERTIFICATE", b"X509 CRL"
+_KINDS: Final = {
+    b"KEY": "a key", b"CERTIFICATE": "a certificate", b"CRL": "a CRL",
+    b"REQUEST": "a request, which a CA must sign first",
+}  # fmt: skip
 _MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
@@ -56,7 +62,7 @@ def open_all(keys: Keys) -> dict[str, int]:
         return {"secret": open_secret(keys.secret, octets_min=PSK_BYTES_MIN, unlink=False)}
     opened: dict[str, int] = {}
     try:
-        opened["key"] = open_secret(keys.key, octets_min=1, unlink=False)
+        opened["key"] = open_secret(keys.key, "private key", octets_min=1, unlink=False)
         for name, path in _public(keys).items():
             what, limit = ("CRL", _CRL_BYTES_MAX) if "." in name else ("certificate", _CERTIFICATE_BYTES_MAX)
             opened[name] = files.open_public(path, what, limit)
@@ -73,10 +79,10 @@ def _public(keys: CertificateKeys) -> dict[str, Path]:
     return {name: path for name, path in named.items() if path} | {f"crls.{n}": p for n, p in enumerate(keys.crls)}
 
 
-def open_secret(path: Path, *, octets_min: int = SECRET_BYTES_MIN, unlink: bool = True) -> int:
+def open_secret(path: Path, what: str = "secret", *, octets_min: int = SECRET_BYTES_MIN, unlink: bool = True) -> int:
     """Copy a secret file without reading it; returns the copy's descriptor. Raises SecretError."""
     try:
-        fd = files.open_secret(path, "secret", _SECRET_BYTES_MAX, octets_min)
+        fd = files.open_secret(path, what, _SECRET_BYTES_MAX, octets_min)
     except UserError as error:
         raise SecretError(str(error)) from None
     try:
@@ -128,7 +134,7 @@ def _private_key(data: bytes, path: Path) -> PrivateKey:
     try:
         key = load_pem_private_key(data, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SecretError(f"{path}: no private key in PEM that can be used{_hint(data, error)}") from None
+        raise SecretError(f"{path}: no private key in PEM that can be used{_hint(data, _KEY, error)}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey):
         raise SecretError(f"{path}: a private key of this kind cannot sign for IKEv2: use ECDSA, Ed25519 or RSA")
     if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name not in _CURVES:
@@ -142,7 +148,7 @@ def _certificates(data: bytes, path: Path) -> tuple[x509.Certificate, ...]:
     try:
         return tuple(x509.load_pem_x509_certificates(data))
     except (ValueError, x509.InvalidVersion) as error:
-        raise SecretError(f"{path}: no certificate in PEM{_hint(data, error)}") from None
+        raise SecretError(f"{path}: no certificate in PEM{_hint(data, _CERTIFICATE, error)}") from None
 
 
 def _crls(data: bytes, path: Path) -> list[Crl]:
@@ -153,16 +159,21 @@ def _crls(data: bytes, path: Path) -> list[Crl]:
             return [Crl.of(x509.load_der_x509_crl(data))]
         return [Crl.of(x509.load_pem_x509_crl(one + end)) for one in data.split(end)[:-1]]
     except Exception as error:  # noqa: BLE001 - an odd name is no ValueError
-        raise SecretError(f"{path}: no CRL in PEM or DER that can be used{_hint(b'', error)}") from None
+        raise SecretError(f"{path}: no CRL in PEM or DER that can be used{_hint(data, _CRL, error)}") from None
 
 
-def _hint(data: bytes, error: Exception) -> str:
-    """What is in a file instead."""
-    if data.startswith(b"\x30"):
+def _hint(data: bytes, wanted: bytes, error: Exception) -> str:
+    """Say what is in a file instead of a `wanted` block of PEM."""
+    if data.startswith(b"\x30") and wanted != _CRL:
         return ": it is DER: convert it (openssl x509 -inform DER, or openssl pkey -inform DER)"
     if b"BEGIN TRUSTED CERTIFICATE" in data:
         return ": it is one of openssl's own kind: convert it (openssl x509 -in)"
-    return f": {' '.join(str(error).partition(', see http')[0].split())}"
+    held = _LABEL.findall(data)
+    if held and not any(label.endswith(wanted) for label in held):
+        return f": it holds {_KINDS.get(held[0].split()[-1], 'something else')}"
+    if not held and not data.startswith(b"\x30"):
+        return ": nothing of PEM is in it"
+    return f": {' '.join(str(error).partition(' See http')[0].partition(', see http')[0].split())}"
 
 
 # -- pre-shared keys ----------------------------------------------------------------------------------------------

@@ -21,11 +21,12 @@ from fwd.model.controller import Controller
 from fwd.model.keys import CertificateKeys, IkeKeys, Keys, LabKeys
 from fwd.model.mistakes import first_reason
 from fwd.model.pairing import Far, far_gateways
-from fwd.model.subnets import SUBNETS_MAX, first_shared, inside, no_hosts
+from fwd.model.subnets import SUBNETS_MAX, first_shared, inside, no_hosts, unspoken
 from fwd.model.toml import parse_as, read_text, text_of
 from fwd.model.words import (
     Address,
     ConfigError,
+    DeviceName,
     FarAddress,
     FilePath,
     HostAddress,
@@ -71,7 +72,9 @@ class Peering(Strict):
     native: Restart[bool] = Field(
         default=False, description="far gateways' outer addresses may be in remote_ts: their packets pass the tunnel by"
     )
-    tun: Restart[str] = Field(default="fwd0", pattern=r"^[A-Za-z0-9_.-]{1,15}$", description="name of the TUN device")
+    tun: Restart[DeviceName] = Field(
+        default="fwd0", pattern=r"^[A-Za-z0-9_.-]{1,15}$", description="name of the TUN device"
+    )
     tun_mtu: Restart[int | None] = Field(
         default=None, ge=1280, le=65535, description="default: the path's, less overhead in esp"
     )
@@ -246,12 +249,8 @@ class Peering(Strict):
             for subnet in subnets:
                 if kind := no_hosts(subnet):
                     raise ValueError(f"{name} {subnet}: {kind} addresses are not routed: name the hosts' own subnet")
-        for subnet in self.remote_ts:
-            if not subnet.prefixlen and all(one.version != subnet.version for one in self.local_ts):
-                raise ValueError(
-                    f"remote_ts {subnet}: with no IPv{subnet.version} subnet in local_ts nothing could talk to it, "
-                    f"and all of this host's IPv{subnet.version} would be cut off"
-                )
+        if reason := unspoken(self.local_ts, self.remote_ts):
+            raise ValueError(reason)
         if overlap := first_shared({"local_ts": self.local_ts, "remote_ts": self.remote_ts}):
             (a, one), (b, other) = overlap
             raise ValueError(f"{a} {one} and {b} {other} overlap{_all_of_it(one, other)}")

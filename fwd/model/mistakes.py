@@ -46,7 +46,10 @@ def first_reason(
     line = places.line_of(words, text)
 
     # What is wrong with it. Of a key that is missing, one that nobody knows may be a slip of the pen.
-    if problem["type"] == "extra_forbidden":
+    slip = _slip(problems) if words == ["peering"] else ""
+    if slip:
+        reason = f"[[{slip}]] is unknown: write [[peering]]"
+    elif problem["type"] == "extra_forbidden":
         reason = f"unknown key{_meant(words[-1], tables)}"
     elif problem["type"] == "missing":
         unknown = [
@@ -66,6 +69,12 @@ def first_reason(
     more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
     where = f" (line {line})" if line else ""
     return f"{key}: {reason}{where}{more}"
+
+
+def _slip(problems: Sequence[Any]) -> str:
+    """Find the name of unknown [[tables]] beside which there are no peerings; empty: there are none."""
+    unknown = [one for one in problems if one["type"] == "extra_forbidden" and len(one["loc"]) == 1]
+    return next((str(one["loc"][0]) for one in unknown if isinstance(one["input"], list)), "")
 
 
 def _missing(words: list[str], problems: Sequence[Any]) -> str:
@@ -127,7 +136,9 @@ _PLAIN: Final[dict[str, Callable[[list[str], Mapping[str, Any], object], str]]] 
     "greater_than": lambda words, bounds, value: f"{value} is too little: more than {_number(bounds['gt'])} is wanted",
     "greater_than_equal": lambda words, bounds, value: f"{_number(bounds['ge'])} is the least, and {value} is less",
     "less_than": lambda words, bounds, value: f"{value} is too much: less than {_number(bounds['lt'])} is wanted",
-    "less_than_equal": lambda words, bounds, value: f"{_number(bounds['le'])} is the most, and {value} is more",
+    "less_than_equal": lambda words, bounds, value: (
+        "expected a number, not nan" if value != value else f"{_number(bounds['le'])} is the most, and {value} is more"
+    ),
     "too_short": lambda words, bounds, value: f"has {bounds['actual_length']} entries, needs {bounds['min_length']}",
     "too_long": lambda words, bounds, value: (
         f"has {_length(value)} entries, and {bounds['max_length']} is the most{_WHY_MOST.get(words[-1], '')}"

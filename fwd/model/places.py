@@ -15,6 +15,7 @@ _HEADER: Final = re.compile(r"\s*(\[\[?)\s*([A-Za-z0-9_-]+(?:\s*\.\s*[A-Za-z0-9_
 _KEY: Final = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _AT: Final = re.compile(r"\(at line (\d+), column (\d+)\)")
+_BARE: Final = re.compile(r"[A-Za-z0-9_./:-]+")
 _QUOTES: Final = "“”„‟‘’‚‛«»‹›″′`´"
 
 
@@ -59,15 +60,24 @@ def _table(is_several: bool, parts: list[str], counts: dict[str, int]) -> tuple[
     return (first, *number, *rest)
 
 
-def oddity(message: str, text: str) -> str:
-    """Say what a text processor has put where tomllib's message points: quotes or blanks that are none in TOML."""
+def remedy(message: str, text: str) -> str:
+    """Say what to do about one of tomllib's messages: quotes are missing, or are none in TOML, or it stands twice."""
+    if message.startswith(("Cannot declare", "Cannot overwrite")):
+        return "; it stands above already: write it once"
     if not (at := _AT.search(message)):
         return ""
-    row = text.split("\n")[int(at[1]) - 1]
-    for one in row[int(at[2]) - 1 : int(at[2])] + row.partition("#")[0]:
+
+    # Quotes and blanks of a text processor first: where they are, texts seem to have no quotes.
+    row, column = text.split("\n")[int(at[1]) - 1], int(at[2]) - 1
+    for one in row[column : column + 1] + row.partition("#")[0]:
         if found := strange(one):
             return f"; {found}"
-    return ""
+
+    # Of 192.0.2.1 tomllib reads 192.0, and expects the line's end behind it.
+    words = (word[0] for word in _BARE.finditer(row) if word.start() <= column < word.end())
+    is_bare = any(not word.isdecimal() for word in words)
+    is_value = message.startswith(("Expected newline", "Unclosed array")) and is_bare
+    return "; texts are in quotes" if is_value or message.startswith("Invalid value") else ""
 
 
 def strange(text: str) -> str:

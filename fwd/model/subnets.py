@@ -5,7 +5,7 @@ So the time grows with their number and not with its square: 64 peerings may hav
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv6Network
 from typing import Final
 
@@ -23,6 +23,17 @@ def no_hosts(subnet: Network) -> str:
     kinds = {"loopback": subnet.is_loopback, "link-local": subnet.is_link_local, "multicast": subnet.is_multicast}
     mapped = isinstance(subnet, IPv6Network) and subnet.subnet_of(_MAPPED)
     return next((kind for kind, is_so in kinds.items() if is_so), "IPv4-mapped" if mapped else "")
+
+
+def unspoken(local: Sequence[Network], remote: Sequence[Network]) -> str:
+    """Say why subnets of the two sides could not talk to each other by their IP versions; empty: they can."""
+    for subnet in remote:
+        if not subnet.prefixlen and all(one.version != subnet.version for one in local):
+            return (
+                f"remote_ts {subnet}: with no IPv{subnet.version} subnet in local_ts nothing could talk to it, "
+                f"and all of this host's IPv{subnet.version} would be cut off"
+            )
+    return ""
 
 
 def inside(addresses: Iterable[Address], subnets: Iterable[Network]) -> tuple[Address, ...]:

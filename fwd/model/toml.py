@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from fwd.files import why_not_believed
 from fwd.model.mistakes import first_reason
-from fwd.model.places import oddity
+from fwd.model.places import remedy
 from fwd.model.words import ConfigError
 
 _M = TypeVar("_M", bound=BaseModel)
@@ -35,8 +35,7 @@ def parse_as(model: type[_M], text: str, source: str, tables: Mapping[str, type[
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        hint = oddity(str(error), text) or ("; texts are in quotes" if str(error).startswith("Invalid value") else "")
-        raise ConfigError(f"{source}: not TOML: {error}{hint}") from None
+        raise ConfigError(f"{source}: not TOML: {error}{remedy(str(error), text)}") from None
     except (ValueError, RecursionError):
         raise ConfigError(f"{source}: not TOML: nested too deeply, or a number of too many digits") from None
     try:
@@ -48,13 +47,20 @@ def parse_as(model: type[_M], text: str, source: str, tables: Mapping[str, type[
 def read_text(path: Path) -> str:
     """Read the file at `path`; links are followed."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
             about, data = os.fstat(file.fileno()), file.read(FILE_OCTETS_MAX + 1)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if stat.S_ISREG(about.st_mode) and (reason := why_not_believed(about)):
         raise ConfigError(f"{path}: configuration {reason}")
     return text_of(data, str(path))
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file for reading; a FIFO to which nobody writes is empty, and nobody is waited for."""
+    fd = os.open(path, flags | os.O_NONBLOCK)
+    os.set_blocking(fd, True)
+    return fd
 
 
 def text_of(data: bytes, source: str) -> str:

@@ -31,6 +31,7 @@ Restart = Annotated[_T, Field(json_schema_extra={"change": "restart"})]
 
 DAY_S: Final = 86400
 _UNITS_S: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": DAY_S}
+_NO_DEVICES: Final = frozenset({"lo", "all", "default", ".", ".."})  # all, default: sysctl's, for every device
 _NAME: Final = re.compile(r"(?=.{1,253}\.?$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.?)+", re.IGNORECASE | re.ASCII)
 _SOCKET_PATH_OCTETS_MAX: Final = 107  # sun_path of Linux, without the octet of zero behind it
 
@@ -107,6 +108,8 @@ def _address(value: object) -> object:
         raise ValueError(_no_address(value)) from None
     if isinstance(address, IPv6Address) and address.scope_id:
         raise ValueError(f"an address with a device ({value}) is not taken: use one that is not link-local")
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        raise ValueError(f"{value} is IPv4 written as IPv6: did you mean {address.ipv4_mapped}?")
     if address.is_unspecified or address.is_multicast:
         raise ValueError(f"{value} is no address of one host")
     return address
@@ -213,6 +216,18 @@ def _far_addresses(values: Sequence[object]) -> object:
 HostAddress = Annotated[Address, BeforeValidator(_address)]
 FarAddress = Annotated[Address | str | tuple[Address | str, ...], BeforeValidator(_far_address)]
 Subnet = Annotated[Network, BeforeValidator(_network)]
+
+
+# -- devices ----------------------------------------------------------------------------------------------------------
+
+
+def _device(name: str) -> str:
+    if name in _NO_DEVICES:
+        raise ValueError(f"the kernel has {name!r} for itself: choose another name, such as fwd0")
+    return name
+
+
+DeviceName = Annotated[str, AfterValidator(_device)]
 
 
 # -- paths ------------------------------------------------------------------------------------------------------------

@@ -203,7 +203,11 @@ def test_files_that_cannot_be_used_are_told_in_one_line(files: CertificateKeys, 
     short = PskKeys(source="psk", secret=write(tmp_path / "short", b"short"))
     open_to_all = PskKeys(source="psk", secret=write(tmp_path / "open", bytes(32), 0o644))
     files.key.chmod(0o640)
-    for keys, reason in ((short, "holds 5 bytes"), (open_to_all, "read by others"), (files, "read by others")):
+    for keys, reason in (
+        (short, "holds 5 bytes"),
+        (open_to_all, "secret can be read by others"),
+        (files, "private key can be read by"),
+    ):
         with pytest.raises(SecretError, match=reason) as refused:
             secrets.open_all(keys)
         assert "\n" not in str(refused.value)
@@ -227,7 +231,10 @@ def test_files_that_cannot_be_used_are_told_in_one_line(files: CertificateKeys, 
         ("key", b"-----BEGIN ENCRYPTED PRIVATE KEY-----", "is encrypted"),
         ("certificate", b"\x30\x82\x01\x00", "it is DER"),
         ("certificate", b"-----BEGIN TRUSTED CERTIFICATE-----", "of openssl's own kind"),
-        ("certificate", b"no certificate", "no certificate in PEM"),
+        ("certificate", b"no certificate", "no certificate in PEM: nothing of PEM is in it$"),
+        ("certificate", pem(ec.generate_private_key(ec.SECP256R1())), "no certificate in PEM: it holds a key$"),
+        ("certificate", b"-----BEGIN CERTIFICATE REQUEST-----", "it holds a request, which a CA must sign first$"),
+        ("key", b"-----BEGIN CERTIFICATE-----", "no private key in PEM that can be used: it holds a certificate$"),
         ("authorities", b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n", "no certificate in PEM"),
     ],
 )
@@ -290,6 +297,7 @@ def test_what_is_no_whole_list_is_told(
     closing |= secrets.open_all(keys)
     with pytest.raises(SecretError, match=r"crl: no CRL in PEM or DER that can be used: \S") as refused:
         secrets.credentials(keys, closing)
+    assert what != "a certificate" or str(refused.value).endswith(": it holds a certificate")
     assert "\n" not in str(refused.value)
 
 
