@@ -62,7 +62,7 @@ class Pair:
     retire_at: float | None = None  # when it is to be deleted, then
     gone_at: float | None = None  # when its inbound SA goes, once the far side has left it
     successor: int | None = None  # the pair that replaces it
-    outdated: bool = False  # the peering's subnets are others by now: it is superseded, and not rekeyed
+    outdated: bool = False  # the peering's subnets are others than were offered: it is superseded, and not rekeyed
     deaf: bool = False  # the peer accepts nothing on it any more
 
     @classmethod
@@ -74,7 +74,8 @@ class Pair:
         if ends_at != float("inf"):
             keys = _ending(keys, ends_at)
         life = Life.SPARE if keys.initiated else Life.WAITING
-        return cls(keys, receiver, standing, times, now, now if keys.initiated else now + wait_s, life, ends_at)
+        ready_at = now if keys.initiated else now + wait_s
+        return cls(keys, receiver, standing, times, now, ready_at, life, ends_at, outdated=keys.outdated)
 
     @property
     def spi(self) -> int:

@@ -112,7 +112,7 @@ class MemberPairs:
 
     def up(self, keys: ChildKeys, replaces: int | None, receiver: Accepted, standing: Standing, now: float) -> None:
         """A Child SA is there; `receiver` is to accept its inbound half. Raises NoSlotError."""
-        if keys.outbound.narrowed is None:  # whatever the peer would not carry before, it does by now
+        if keys.outbound.narrowed is None and not keys.outdated:  # what the peer would not carry before, it does now
             self._outdate_narrowed()
         pair = Pair.made(keys, receiver, standing, self._times, now, ANSWER_S)
         receiver.add(pair.keys.inbound)

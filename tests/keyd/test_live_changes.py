@@ -19,6 +19,7 @@ from test_pairs import STEP_S, Side, World
 
 from fwd.datapath import tuning
 from fwd.keyd import ike
+from fwd.keyd.pair import Pair
 from fwd.keyd.pairs import SPARES
 from fwd.model.config import Peering
 from fwd.model.keys import CertificateKeys, PskKeys
@@ -28,6 +29,7 @@ from fwd.proto.ike.auth import Credentials, Psk
 from fwd.proto.ike.numbers import Notify
 from fwd.proto.ike.payloads import notified
 from fwd.proto.ike.sa import IkeSa
+from fwd.proto.ike.selectors import Selector
 from fwd.proto.ike.trust import Crl, Rules
 
 OLD, NEW = b"both sides have this secret", b"another secret than before"
@@ -341,3 +343,67 @@ def test_what_the_peer_agrees_to_later_is_sent_on_at_once(undo: contextlib.ExitS
     lossless(world, 2)
     for side in world.sides:
         assert all(member.outbound is not None and not member.outbound.narrowed for member in side.members)
+
+
+@pytest.mark.parametrize("removes", [False, True], ids=["more", "fewer"])
+@pytest.mark.parametrize("starts", [False, True], ids=["more-child-sas", "ike-sa"])
+def test_what_is_under_way_while_subnets_change_is_superseded(
+    undo: contextlib.ExitStack, starts: bool, removes: bool
+) -> None:
+    """It has the subnets of before, since those were offered for it."""
+    subnet = ip_network("10.77.0.0/16")
+    world = World(undo)
+    mine, theirs = world.sides
+    if removes:
+        change(world, mine, remote_ts=[*mine.peering.remote_ts, subnet])
+        change(world, theirs, local_ts=[*theirs.peering.local_ts, subnet])
+    if not starts:
+        world.run(5.0)
+        mine.members[0].alive = False
+        mine.members[0].start()
+    answered = answers_of(world)
+
+    change(world, theirs, local_ts=theirs.peering.local_ts[:-1] if removes else [*theirs.peering.local_ts, subnet])
+    change(world, mine, remote_ts=mine.peering.remote_ts[:-1] if removes else [*mine.peering.remote_ts, subnet])
+    assert mine.keyd is not None
+    for datagram in answered:
+        mine.keyd.receive(datagram.data, datagram.remote, datagram.local, world.now)
+    late = [pair for pair in pairs_of(mine) if pair.keys.remote_ts != selectors(mine)[1]]
+    assert late
+    assert not any(pair.is_fresh(0) for pair in late), "whatever the peer makes of it"
+
+    world.run(15.0)
+    for side in world.sides:
+        assert all((pair.keys.local_ts, pair.keys.remote_ts) == selectors(side) for pair in pairs_of(side))
+        assert all(member.outbound is not None and not member.outbound.narrowed for member in side.members)
+
+
+def selectors(side: Side) -> tuple[tuple[Selector, ...], tuple[Selector, ...]]:
+    local, remote = (tuple(map(Selector.of, ts)) for ts in (side.peering.local_ts, side.peering.remote_ts))
+    return local, remote
+
+
+def pairs_of(side: Side) -> list[Pair]:
+    assert side.keyd is not None
+    return [pair for member in side.keyd.members for pair in member._pairs.values()]
+
+
+def answers_of(world: World) -> list[Any]:
+    """Let the first side ask, and the other answer; what that has sent then, with a Child SA in it, is under way."""
+    mine, theirs = world.sides
+    assert mine.keyd is not None
+    assert theirs.keyd is not None
+    before = len(pairs_of(theirs))
+    for _ in range(1000):
+        world.now += STEP_S
+        for side in (mine, theirs):
+            assert side.keyd is not None
+            side.keyd.tick(world.now)
+        for datagram in mine.keyd.datagrams():
+            theirs.keyd.receive(datagram.data, datagram.remote, datagram.local, world.now)
+        answers = list(theirs.keyd.datagrams())
+        if len(pairs_of(theirs)) > before:
+            return answers
+        for datagram in answers:
+            mine.keyd.receive(datagram.data, datagram.remote, datagram.local, world.now)
+    raise AssertionError("no Child SA was asked for")

@@ -7,7 +7,7 @@ here: a proposal that was offered, a group that belongs to it, selectors within 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from fwd.proto.ike.crypto import SALT_BYTES, DiffieHellman, IkeKeys
@@ -95,7 +95,7 @@ class Offer:
             secret = DiffieHellman(group if group in groups else groups[0], world.random)
         return cls(
             member, spi, world.random(NONCE_BYTES), proposals, secret,
-            tuple(map(Selector.of, connection.local_ts)), tuple(map(Selector.of, connection.remote_ts)),
+            *_configured(connection),
         )  # fmt: skip
 
     def payloads(self, *, first: bool = False) -> list[AnyPayload]:
@@ -108,11 +108,15 @@ class Offer:
         return found
 
     def accept(
-        self, reply: Sequence[AnyPayload], keys: IkeKeys, nonces: tuple[bytes, bytes] | None = None
+        self,
+        reply: Sequence[AnyPayload],
+        connection: Connection,
+        keys: IkeKeys,
+        nonces: tuple[bytes, bytes] | None = None,
     ) -> ChildKeys:
         """The Child SA that the responder's answer makes. Raises ProtocolError, also for its error notify.
 
-        `nonces`: those of IKE_SA_INIT, for the first Child SA.
+        `connection`: as it is by now. `nonces`: those of IKE_SA_INIT, for the first Child SA.
         """
         chosen = only(reply, SecurityAssociation).proposals
         if len(chosen) != 1 or not is_choice_of(chosen[0], self.proposals):
@@ -128,8 +132,9 @@ class Offer:
             shared = self.secret.shared(public_value(reply, group))
         ni, nr = nonces or (self.nonce, only(reply, Nonce).data)
         held = narrowed((self.local_ts, self.remote_ts), (local, remote))
-        return _keys(keys, chosen[0], self.member, self.spi, _spi(chosen[0]), (ni, nr, shared), (local, remote), held,
-                     initiated=True, notifies=kept(reply))  # fmt: skip
+        child = _keys(keys, chosen[0], self.member, self.spi, _spi(chosen[0]), (ni, nr, shared), (local, remote), held,
+                      initiated=True, notifies=kept(reply))  # fmt: skip
+        return replace(child, outdated=(self.local_ts, self.remote_ts) != _configured(connection))
 
 
 def answer(
@@ -169,8 +174,7 @@ def answer(
 
     # The Child SA, and what tells the peer of it.
     spi = world.unused_spi(receiver)
-    configured = tuple(map(Selector.of, connection.local_ts)), tuple(map(Selector.of, connection.remote_ts))
-    held = narrowed(configured, (local, remote))
+    held = narrowed(_configured(connection), (local, remote))
     child = _keys(keys, chosen, member, spi, _spi(chosen), (ni, nr, shared), (local, remote), held, initiated=False,
                   notifies=kept(request))  # fmt: skip
     mine = Proposal(chosen.protocol, chosen.transforms, chosen.number, spi.to_bytes(ESP_SPI_BYTES, "big"))
@@ -210,6 +214,10 @@ def _keys(
         initiated=initiated,
         notifies=notifies,
     )
+
+
+def _configured(connection: Connection) -> tuple[tuple[Selector, ...], tuple[Selector, ...]]:
+    return tuple(map(Selector.of, connection.local_ts)), tuple(map(Selector.of, connection.remote_ts))
 
 
 def _spi(proposal: Proposal) -> int:

@@ -67,6 +67,7 @@ class ChildKeys:
     proposal: str
     initiated: bool  # by this side
     notifies: tuple[Notification, ...] = ()  # the peer's, about this Child SA
+    outdated: bool = False  # the subnets that were offered for it are not those that are configured by now
 
 
 @dataclass

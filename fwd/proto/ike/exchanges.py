@@ -104,7 +104,7 @@ class CreateChild:
             return
 
         # It may be gone already: the peer's Delete has overtaken its answer.
-        child = Child(self._offer.accept(reply, sa.keys), self._notifies)
+        child = Child(self._offer.accept(reply, sa.connection, sa.keys), self._notifies)
         old = self._old
         if child.spi_out in sa.gone_early:
             self._keep_old()

@@ -246,7 +246,7 @@ class Authenticate:
 
         # What is good of the Child SA is told apart from the IKE SA.
         try:
-            child = self._offer.accept(reply, keys, (initial.ni, initial.nr))
+            child = self._offer.accept(reply, sa.connection, keys, (initial.ni, initial.nr))
         except ProtocolError as refusal:
             sa.world.fail(failure_of(refusal))
             sa.world.tell(ChildRefused(sa.connection.name, FIRST_MEMBER, refusal.notify))
