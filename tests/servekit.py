@@ -84,7 +84,7 @@ class Site:
         self, content: Mapping[str, Any], order: tuple[int, int], host: str = "a1", removed: tuple[str, ...] = ()
     ) -> bytes:
         """Have hosts sent a document."""
-        data = sign(Document("c1", *order, host, content, removed), self.key)
+        data = sign(Document("c1", *order, host, content, tuple((one, order[1]) for one in removed)), self.key)
         put(self.directory / f"desired-{host}", data)
         return data
 

@@ -14,17 +14,20 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from statuskit import NOW_NS, ready_view
 
-from fwd.agent.controller import summary
+from fwd.agent.controller import identities_of, summary
 from fwd.agent.metrics import StatusCollector
 from fwd.agent.status import collect, status_of
 from fwd.agent.view import GatewayView, PeeringView
+from fwd.controller.place import Pair, identity_of
+from fwd.controller.watch import Beat, Watch
 from fwd.datapath.counters import DemuxCounter, MemberCounter
 from fwd.datapath.ring import RECORDS, Ring
 from fwd.datapath.shared import LinkWord, ProcessState
+from fwd.model.config import Peering
 from fwd.model.linked import News, Told, Validity
 from fwd.model.reasons import Code, Reason
 from fwd.model.shown import classes, read, shown
-from fwd.model.status import Order, Status
+from fwd.model.status import FarGateway, Order, Status
 from fwd.proto.drops import DropReason
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -127,12 +130,37 @@ def test_how_a_gateway_stands_with_its_controller(view: GatewayView) -> None:
 
 def test_what_the_controller_is_told_of_a_status_is_bounded(view: GatewayView) -> None:
     joined(view)
-    told = json.loads(summary(status_of(view, NOW_NS)))
-    assert told.keys() == {"ready", "waiting", "peerings"}
+    told = json.loads(summary(status_of(view, NOW_NS), {}))
+    assert told.keys() == {"ready", "draining", "waiting", "peerings"}
     assert told["peerings"][0]["name"] == "vpc2"
     many = [Reason.of(Code.KERNEL, f"p{i}", why="x" * 9000) for i in range(400)]
     whole = replace(status_of(view, NOW_NS), reasons=many)
-    assert len(summary(whole)) < 20_000
+    assert len(summary(whole, {})) < 20_000
+
+
+def test_the_controller_tells_the_pairs_of_a_peering_with_several_far_gateways_apart(view: GatewayView) -> None:
+    """What the agent says, and what the controller reads: both in the same words."""
+    whole = status_of(view, NOW_NS)
+    (peering,) = whole.peerings
+    far = [
+        FarGateway(address=f"192.0.2.{n}", members=[n], state="up" if n else "down", established=True, error="")
+        for n in range(2)
+    ]
+    whole = replace(whole, peerings=[replace(peering, far=far)], reasons=[Reason.of(Code.DRAINING)])
+    said = json.loads(summary(whole, {peering.name: [identity_of("b1"), identity_of("b2")]}))
+    assert said["draining"]
+
+    pairs = [Pair(peering.name, "a1", other) for other in ("b1", "b2")]
+    watch = Watch(0.0)
+    watch.hear("a1", Beat(1.0, (1, 1), (1, 1), status=said), (1, 1), 0.0)
+    assert [[one.up for one in watch.sights_of(pair, 1.0)] for pair in pairs] == [[False], [True]]
+
+
+def test_far_gateways_are_told_by_what_ike_calls_them(view: GatewayView) -> None:
+    keys = {"source": "psk", "secret": "/x", "local_id": "a1", "remote_id": ["b1", "b2"]}
+    table = {**view.peerings[0].config.model_dump(), "keys": keys, "remote_addrs": ["192.0.2.8", "192.0.2.9"]}
+    peering = replace(view.peerings[0], config=Peering.model_validate(table))
+    assert identities_of(replace(view, peerings=[peering])) == {peering.config.name: ["b1", "b2"]}
 
 
 def test_metrics_have_names_of_their_own_and_the_sentence_of_their_key(view: GatewayView) -> None:

@@ -5,15 +5,16 @@ status, for the controller.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fwd.agent.view import GatewayView
 from fwd.datapath.shared import ProcessState
 from fwd.model import linked, status
 from fwd.model.linked import NOTHING, Validity, news_in, told_in
-from fwd.model.reasons import folded
+from fwd.model.reasons import Code, folded
 
+Identities = Mapping[str, Sequence[str]]
 _LINES_MAX = 16
 _LINE_CHARACTERS_MAX = 300
 
@@ -49,20 +50,36 @@ def controller_of(view: GatewayView, news: Mapping[str, Any], now_s: float) -> s
     )
 
 
-def summary(whole: status.Status) -> bytes:
+def identities_of(view: GatewayView) -> Identities:
+    """Return what IKE calls each peering's far gateways, in their order; with lab keys there is nothing."""
+    configs = [one.config for one in view.peerings if one.config.ike]
+    return {one.name: [one.towards(far).remote_id for far in one.fars] for one in configs}
+
+
+def summary(whole: status.Status, identities: Identities) -> bytes:
     """Return what the controller is told of a status, as JSON; it always fits."""
     lines = [one.line[:_LINE_CHARACTERS_MAX] for one in folded(whole.reasons, 2)][:_LINES_MAX]
     waiting = {one.peering for one in whole.reasons if one.peering}
     general = any(not one.peering for one in whole.reasons)
-    peerings = [_peering(one, ready=not general and one.name not in waiting) for one in whole.peerings]
-    return json.dumps({"ready": whole.ready, "waiting": lines, "peerings": peerings}).encode()
+    peerings = [
+        _peering(one, identities.get(one.name, ()), ready=not general and one.name not in waiting)
+        for one in whole.peerings
+    ]
+    draining = any(one.code == Code.DRAINING for one in whole.reasons)
+    return json.dumps({"ready": whole.ready, "draining": draining, "waiting": lines, "peerings": peerings}).encode()
 
 
-def _peering(one: status.Peering, *, ready: bool) -> dict[str, Any]:
+def _peering(one: status.Peering, identities: Sequence[str], *, ready: bool) -> dict[str, Any]:
     up = [member for member in one.members if member.path == "up" and member.spi_out is not None]
-    loss = sum(member.loss for member in up) / len(up) if up else 0.0
-    far = [{"address": far.address, "up": far.state == "up"} for far in one.far]
-    return {"name": one.name, "ready": ready, "members": len(up), "rtt_ms": None, "loss": round(loss, 4), "far": far}
+    far = [
+        {"identity": identity, "up": far.state == "up", "loss": _loss([m for m in up if m.index in far.members])}
+        for identity, far in zip(identities, one.far, strict=False)
+    ]
+    return {"name": one.name, "ready": ready, "members": len(up), "loss": _loss(up), "far": far}
+
+
+def _loss(members: Sequence[status.Member]) -> float:
+    return round(sum(member.loss for member in members) / len(members), 4) if members else 0.0
 
 
 def _age(at: float | None, now_s: float) -> float | None:

@@ -1,8 +1,8 @@
 """The fleet in the store: read whole, changed one object at a time, and a document for each host that it concerns.
 
 A change is one transaction: the object, the pairs that follow, and the next generation; it says which revision of the
-object it has seen. Deletions are noted until every host that they concern has what came of them, so that a document can
-say what was taken away on purpose (link/document.py).
+object it has seen. The last deletions are noted with their generation, so that a document can say what was taken away
+on purpose (link/document.py).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Kept:
     fleet: Fleet = field(default_factory=Fleet)
     pairs: tuple[Pair, ...] = ()
     generation: int = 0
-    removed: tuple[str, ...] = ()  # peerings, the latest last
+    removed: tuple[tuple[str, int], ...] = ()  # peerings, and the generation that made each smaller; the latest last
     revisions: Mapping[tuple[str, str], int] = field(default_factory=dict)
     placed_revision: int = ABSENT
 
@@ -75,7 +75,7 @@ async def load(store: Store) -> Kept:
         Fleet.model_validate(data),
         tuple(Pair(*one) for one in placed.get("pairs", ())),
         placed.get("generation", 0),
-        tuple(placed.get("removed", ())),
+        tuple((name, generation) for name, generation in placed.get("removed", ())),
         revisions,
         placed_revision,
     )
@@ -103,7 +103,7 @@ async def edit(
     after = act(kept.fleet)
     placement, lines = plan(kept.fleet, after, kept.pairs)
     gone = [one.name for one in kept.fleet.peerings if one.name not in {other.name for other in after.peerings}]
-    removed = _removed(kept, after, placement, gone)
+    removed = _removed(kept, placement, gone)
     outcome = Kept(after, placement.pairs, kept.generation + 1, removed, kept.revisions, kept.placed_revision)
     if dry_run:
         return Outcome(outcome, tuple(lines))
@@ -117,11 +117,12 @@ async def edit(
     return Outcome(await load(store), tuple(lines))
 
 
-def _removed(kept: Kept, after: Fleet, placement: Placement, gone: list[str]) -> tuple[str, ...]:
-    """Peerings that hosts may lose by a person's wish: those deleted, and those whose clusters were changed."""
+def _removed(kept: Kept, placement: Placement, gone: list[str]) -> tuple[tuple[str, int], ...]:
+    """Peerings that hosts may lose by a person's wish, in the generation that comes: those deleted, and those whose
+    clusters were changed. A host counts what is newer than what it has."""
     smaller = {pair.peering for pair in kept.pairs} & {pair.peering for pair in set(kept.pairs) - set(placement.pairs)}
-    names = [*(one for one in kept.removed if one not in smaller), *sorted(smaller | set(gone))]
-    return tuple(names[-REMOVED_MAX:])
+    found = [*kept.removed, *((name, kept.generation + 1) for name in sorted(smaller | set(gone)))]
+    return tuple(found[-REMOVED_MAX:])
 
 
 def _object_writes(kept: Kept, after: Fleet) -> list[Write]:

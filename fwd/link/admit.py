@@ -47,8 +47,16 @@ def admit(local: Config, keys: CertificateKeys, content: Mapping[str, Any]) -> l
     for one in admitted:
         if why := why_outside(one, local.controller):
             raise DocumentError(why)
+    check_members(admitted, local.controller)
     beside(local, admitted)
     return admitted
+
+
+def check_members(admitted: Iterable[Peering], allowed: Controller) -> None:
+    """Raise DocumentError if all peerings together have more members than the local file gives away."""
+    members, most = sum(one.members for one in admitted), allowed.members_max
+    if members > most:
+        raise DocumentError(f"{members} members over all peerings, and {most} are allowed (controller.members_max)")
 
 
 def beside(local: Config, admitted: Sequence[Peering]) -> Config:
@@ -97,6 +105,9 @@ def _peering(table: Mapping[str, Any], files: CertificateKeys) -> Peering:
         peering = Peering.model_validate({**own, "keys": keys})
     except ValidationError as error:
         raise DocumentError(f"peering {name!r}: {first_reason(error, {'peering': Peering})}") from None
+    lives = {"rekey_time": peering.rekey_time, "life_time": peering.life_time, "ike_rekey_time": keys.ike_rekey_time}
+    if endless := sorted(key for key in lives.keys() & table.keys() if lives[key] == 0):
+        raise DocumentError(f"peering {name!r}: {endless[0]} is 0, and keys from outside end")
     return peering
 
 
@@ -105,8 +116,6 @@ def why_outside(peering: Peering, allowed: Controller) -> str:
     for key, subnets in (("local_ts", peering.local_ts), ("remote_ts", peering.remote_ts)):
         if outside := _first_outside(subnets, allowed.subnets):
             return f"peering {peering.name}: {key} {outside} is in none of controller.subnets"
-    if peering.members > allowed.members_max:
-        return f"peering {peering.name}: {peering.members} members, and {allowed.members_max} are allowed"
     if peering.port < allowed.port_min:
         return f"peering {peering.name}: port {peering.port} is below {allowed.port_min}"
     if not peering.tun.startswith(_TUN):

@@ -5,7 +5,8 @@ pinned when it joined. It is written as one JSON line of the signed octets and t
 
 A host takes a document that is newer by (term, generation) than all it has seen. It refuses older ones: they come of a
 leader that was replaced, or of a store that was put back from a backup. It holds one that takes away all or half of
-what it does, unless the document itself names what was taken away on purpose: an empty store is no wish of anybody's.
+what it does, unless the document itself names what was taken away on purpose, in a generation that the host has not had
+yet: an empty store is no wish of anybody's, and one wish is not another one later.
 What is held waits for root on that host.
 """
 
@@ -14,7 +15,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
@@ -25,6 +27,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 BYTES_MAX: Final = 4 << 20
 _CONTEXT: Final = b"fwd desired state 1\0"  # so that a signature is good for nothing else
 NUMBER_MAX: Final = 2**63 - 1
+# As `sign` writes it: what anybody may have written costs no more than looking at each octet.
+_SIGNED: Final = re.compile(rb'\{"signed": "([A-Za-z0-9+/=]*)", "signature": "([A-Za-z0-9+/=]{88})"\}\s*')
 _ENDS: Final = {"peering": "remote_addrs", "spread": "gateway"}  # of each table what its ends are
 
 
@@ -34,14 +38,15 @@ class DocumentError(Exception):
 
 @dataclass(frozen=True)
 class Document:
-    """What is wanted of one host. `host`: whose it is. `removed`: peerings that were taken away on purpose."""
+    """What is wanted of one host. `host`: whose it is. `removed`: peerings that were taken away on purpose, wholly
+    or in part, and the generation that did so."""
 
     cluster_id: str
     term: int
     generation: int
     host: str
     content: Mapping[str, Any]
-    removed: tuple[str, ...] = ()
+    removed: tuple[tuple[str, int], ...] = ()
 
     @property
     def order(self) -> tuple[int, int]:
@@ -65,10 +70,12 @@ def verify(data: bytes, key: Ed25519PublicKey, host: str) -> Document:
     if len(data) > BYTES_MAX:
         raise DocumentError(f"more than {BYTES_MAX} octets: this is no document")
     try:
-        outer = json.loads(data)
-        body, signature = (base64.b64decode(outer[name], validate=True) for name in ("signed", "signature"))
-    except (ValueError, TypeError, KeyError, RecursionError, binascii.Error):
-        raise DocumentError("this is no signed document") from None
+        outer = _SIGNED.fullmatch(data)
+        body, signature = (base64.b64decode(one, validate=True) for one in outer.groups()) if outer else (b"", b"")
+    except binascii.Error:
+        outer = None
+    if outer is None:
+        raise DocumentError("this is no signed document")
     try:
         key.verify(signature, _CONTEXT + body)
     except InvalidSignature:
@@ -79,7 +86,7 @@ def verify(data: bytes, key: Ed25519PublicKey, host: str) -> Document:
         fields = json.loads(body)
         document = Document(
             fields["cluster_id"], fields["term"], fields["generation"], fields["host"], fields["content"],
-            tuple(fields["removed"]),
+            tuple((str(name), int(generation)) for name, generation in fields["removed"]),
         )  # fmt: skip
     except (ValueError, TypeError, KeyError, RecursionError):
         raise DocumentError("a signed document of another form: is the controller newer than this host?") from None
@@ -92,7 +99,7 @@ def verify(data: bytes, key: Ed25519PublicKey, host: str) -> Document:
 
 def _is_sane(one: Document) -> bool:
     numbers = (one.term, one.generation)
-    texts = (one.cluster_id, one.host, *one.removed)
+    texts = (one.cluster_id, one.host)
     return (
         all(type(number) is int and 0 <= number <= NUMBER_MAX for number in numbers)
         and all(isinstance(text, str) for text in texts)
@@ -137,8 +144,8 @@ def judge(document: Document, held: Held) -> tuple[Answer, str]:
             f"term {document.term}, generation {document.generation} is older than what this host has seen"
             f" ({held.order[0]}, {held.order[1]}): was the controller's store put back? `fwd controller recover`"
         )
-    before, after = _weight(held.content, ()), _weight(document.content, ())
-    meant = _weight(held.content, document.removed)
+    before, after = _weight(held.content), _weight(document.content)
+    meant = _weight(held.content, {name for name, generation in document.removed if generation > held.order[1]})
     if before and 2 * after <= before and after < meant and held.accepted != document.order:
         return Answer.HOLD, (
             f"it leaves {after} of {before} tunnels' ends, and nobody has taken the others away: `fwd apply"
@@ -147,7 +154,7 @@ def judge(document: Document, held: Held) -> tuple[Answer, str]:
     return Answer.TAKE, ""
 
 
-def _weight(content: Mapping[str, Any], without: tuple[str, ...]) -> int:
+def _weight(content: Mapping[str, Any], without: Collection[str] = ()) -> int:
     """How much a content has a host do: far gateways over all peerings, and gateways over all spreads."""
     return sum(
         len(table.get(ends, ()))

@@ -33,9 +33,9 @@ class FailedError(Exception):
 
 
 def context_of(ca_file: str, certificate: str | None = None, key: str | None = None) -> ssl.SSLContext:
-    """Return what TLS needs: TLS 1.3 or 1.2, the controller's CAs alone, and this host's certificate."""
+    """Return what TLS needs: TLS 1.3, the controller's CAs alone, and this host's certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(ca_file)
     if certificate is not None:
         context.load_cert_chain(certificate, key)

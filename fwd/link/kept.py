@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import stat
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fwd.files import why_not_believed
 from fwd.link.directory import put, sync
 from fwd.link.document import BYTES_MAX, Answer, Document, DocumentError, Held, judge, verify
+from fwd.model.linked import order_in
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 
@@ -59,11 +59,11 @@ class Shelf:
 
     def read(self) -> Octets:
         """Read all that is kept."""
-        seen = (0, 0)
-        with suppress(ValueError, TypeError, RecursionError):
-            term, generation = json.loads(self._octets(_SEEN))
-            if type(term) is int and type(generation) is int:
-                seen = term, generation
+        said, seen = self._octets(_SEEN), (0, 0)
+        try:
+            seen = order_in(json.loads(said)) if said else seen
+        except (ValueError, RecursionError):
+            tell_damage(_SEEN, "it is no term and generation", self._directory)
         return Octets(self._octets(DOCUMENT), self._octets(_HELD), seen)
 
     def take(self, data: bytes, order: Order) -> None:

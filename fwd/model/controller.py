@@ -23,5 +23,5 @@ class Controller(Strict):
     subnets: Live[list[Subnet]] = Field(
         min_length=1, max_length=64, description="in which all subnets of its peerings must be, on both sides"
     )
-    members_max: Live[int] = Field(default=64, ge=1, le=64, description="members that a peering may have")
+    members_max: Live[int] = Field(default=64, ge=1, le=4096, description="members that all its peerings may have")
     port_min: Live[int] = Field(default=4500, ge=1024, le=65535, description="the lowest UDP port that it may use")

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from fwd.datapath.memory import Memory
 from fwd.datapath.shared import GatewayShared
-from fwd.link.admit import IKE_KEYS, beside, guarded, why_outside
+from fwd.link.admit import IKE_KEYS, beside, check_members, guarded, why_outside
 from fwd.link.directory import CA, IKE, LINK, Directory
 from fwd.link.document import Answer, DocumentError
 from fwd.link.kept import DOCUMENT, Shelf, tell_damage
@@ -41,6 +41,7 @@ _OF: Final[Mapping[What, str]] = {
     "start": "document", "document": "document", "accept": "document", "certificates": "certificates",
 }  # fmt: skip
 LOOK_UP_S: Final = 60.0  # between two look-ups of the controller's name, while it does not answer
+LOOK_UP_AGAIN_S: Final = 5.0  # after one that has failed
 Json = dict[str, Any]
 
 
@@ -89,6 +90,7 @@ class Controlled:
         self._ended: list[Checking] = []
         self._seen = {"document": 0, "certificates": 0}  # version of link's mailbox that was looked at
         self._not_before = 0.0
+        self._is_due = False  # that what is held is to pass
         self._accepted: str | None = None  # why not; empty: it is in force; None: nobody has asked, or not yet
         self._lookup: names.Lookup | None = None
         self._look_up_at = 0.0
@@ -116,6 +118,9 @@ class Controlled:
         self._look_up(now)
         if self._asked is not None:
             self._hear(now)
+        elif self._is_due:
+            self._is_due = False
+            self._ask("accept", bytes, now)
         elif not self.has_begun and now >= self._begin_at:
             self._ask("start", bytes, now)
         elif now >= self._not_before:
@@ -129,6 +134,10 @@ class Controlled:
         """Return a local configuration with what the controller wants beside it. Raises UserError."""
         if local.controller is None or local.controller.directory != self.directory.path:
             raise UserError("controller.directory cannot change while fwd runs: restart fwd")
+        try:
+            check_members(self.peerings, local.controller)
+        except DocumentError as error:
+            raise UserError(f"{error}; these are the controller's, and in force: take some away there first") from None
         for one in self.peerings:
             if why := why_outside(one, local.controller):
                 raise UserError(f"{why}; it is the controller's, and in force: take it away there first")
@@ -153,11 +162,8 @@ class Controlled:
         return [] if self.has_begun or not self._why_not else [Reason.of(Code.NOT_IN_FORCE, why=self._why_not)]
 
     def accept(self) -> Iterator[Json | None]:
-        """Let what is held pass, by root's word; what is given is what to say. Raises RefusedError."""
-        if self._asked is not None:
-            raise RefusedError("a document is being examined: try again in a moment")
-        self._accepted = None
-        self._ask("accept", bytes, time.monotonic())
+        """Let what is held pass, by root's word, in its turn; what is given is what to say. Raises RefusedError."""
+        self._accepted, self._is_due = None, True
         return self._accept()
 
     def _accept(self) -> Iterator[Json | None]:
@@ -282,6 +288,7 @@ class Controlled:
         """Believe the child in nothing that the local file does not give away, whoever has taken it over."""
         local = self._local()
         assert local.controller is not None
+        check_members(found.peerings, local.controller)
         ours = [self.directory.keys(with_crl=one).model_dump(exclude=set(IKE_KEYS)) for one in (False, True)]
         for peering in found.peerings:
             if peering.keys.model_dump(exclude=set(IKE_KEYS)) not in ours:
@@ -296,11 +303,15 @@ class Controlled:
         self.peerings, self.draining = found.peerings, found.draining
         held = self.news.held if what == "start" else None
         self.news = replace(self.news, applied=found.order, held=held)
-        self._accepted, self.has_begun = "", True
+        self.has_begun = True
+        if what == "accept":
+            self._accepted = ""
         told = event("controller.applied", term=term, generation=generation, peerings=len(found.peerings))
         log.info("the controller's document %d.%d: %d peerings", term, generation, len(found.peerings), extra=told)
 
     def _hold(self, found: Found) -> None:
+        if found.order == self.news.held:  # it is kept already, and told
+            return
         try:
             self._shelf.hold(found.document)
         except OSError as error:
@@ -313,8 +324,8 @@ class Controlled:
 
     def _refused(self, what: What, why: str, kept: tuple[Peering, ...] = ()) -> None:
         """Tell why nothing has come of it; `kept`: what was in force, as far as that is understood."""
-        self._accepted = why
         if what == "accept":
+            self._accepted = why
             return
         if what == "start":
             self._stay_closed(kept, why)
@@ -375,6 +386,7 @@ class Controlled:
                 if found:
                     self.news = replace(self.news, addresses=tuple(map(str, found)))
                 else:
+                    self._look_up_at = now + LOOK_UP_AGAIN_S
                     log.warning("%s cannot be looked up: %s", self._host, why, extra=event("controller.no_address"))
         elif now >= self._look_up_at and not self._shared.link_connected[0]:
             self._look_up_at = now + LOOK_UP_S

@@ -410,7 +410,7 @@ def test_a_peering_that_is_deleted_is_named_in_the_document(api: Api) -> None:
     api.peered()
     api.good("DELETE", "/v1/peerings/a-b")
     document = read(api, api.desk.document("a1"), "a1")
-    assert (document.content["peering"], document.removed) == ([], ("a-b",))
+    assert (document.content["peering"], document.removed) == ([], (("a-b", document.generation),))
 
 
 # -- an older store ---------------------------------------------------------------------------------------------------

@@ -123,7 +123,20 @@ def test_a_peering_that_is_deleted_is_named_as_removed_on_purpose() -> None:
         desk = Desk()
         await desk.do(*peered(), lambda fleet: delete(fleet, "peering", "a-b"))
 
-        assert desk.kept.removed == ("a-b",)
+        assert desk.kept.removed == (("a-b", desk.kept.generation),)
+
+    run(work())
+
+
+def test_a_peering_that_was_once_made_smaller_is_not_so_on_purpose_later() -> None:
+    async def work() -> None:
+        desk = Desk()
+        await desk.do(*peered(), lambda fleet: delete(fleet, "peering", "a-b"))
+        before = desk.kept.removed
+        await desk.do(lambda fleet: change(fleet, "gateway", "a1", {"weight": 2}))
+
+        assert desk.kept.removed == before
+        assert desk.kept.generation > before[0][1]
 
     run(work())
 
@@ -133,7 +146,7 @@ def test_a_gateway_that_leaves_its_cluster_does_so_on_purpose() -> None:
         desk = Desk()
         await desk.do(*peered(), lambda fleet: change(fleet, "cluster", "a", {"gateways": []}))
 
-        assert desk.kept.removed == ("a-b",)
+        assert desk.kept.removed == (("a-b", desk.kept.generation),)
 
     run(work())
 

@@ -146,5 +146,21 @@ def test_nonsense_is_refused(tables: Any) -> None:
 def test_more_members_than_the_file_allows_are_refused() -> None:
     assert LOCAL.controller is not None
     few = LOCAL.model_copy(update={"controller": LOCAL.controller.model_copy(update={"members_max": 2})})
-    with pytest.raises(DocumentError, match="4 members, and 2 are allowed"):
+    with pytest.raises(DocumentError, match="4 members over all peerings, and 2 are allowed"):
         admit(few, FILES, {"peering": [TABLE]})
+
+
+def test_members_are_counted_over_all_peerings() -> None:
+    other = {**TABLE, "name": "a-c", "remote_ts": ["10.2.1.0/24"], "remote_addrs": ["192.0.2.3"], "port": 5112,
+             "tun": "fwd2", "members": 61}  # fmt: skip
+    assert "65 members over all peerings, and 64 are allowed" in refusal({"peering": [TABLE, other]})
+
+
+@pytest.mark.parametrize("key", ["rekey_time", "life_time", "ike_rekey_time"])
+@pytest.mark.parametrize("value", [0, "0s"])
+def test_keys_that_never_end_cannot_be_had_from_outside(key: str, value: object) -> None:
+    assert f"{key} is 0" in refusal({"peering": [{**TABLE, key: value}]})
+
+
+def test_a_far_gateway_may_be_inside_its_subnets() -> None:
+    assert wanted(local_addrs="10.1.0.11", remote_addrs=["10.2.0.11"], native=True).peering[1].native

@@ -23,7 +23,7 @@ def peerings(**ends: int) -> dict[str, Any]:
     return {"peering": [{"name": name, "remote_addrs": ["192.0.2.1"] * count} for name, count in ends.items()]}
 
 
-def newer(content: dict[str, Any], generation: int = 4, removed: tuple[str, ...] = ()) -> Document:
+def newer(content: dict[str, Any], generation: int = 4, removed: tuple[tuple[str, int], ...] = ()) -> Document:
     return Document("c1", 7, generation, "a1", content, removed)
 
 
@@ -86,8 +86,10 @@ JUDGED = [
     ("empty", newer({}), HELD, Answer.HOLD),
     ("half is gone", newer(peerings(x=2)), HELD, Answer.HOLD),
     ("less than half is gone", newer(peerings(x=2, y=1)), HELD, Answer.TAKE),
-    ("half is gone on purpose", newer(peerings(x=2), removed=("y",)), HELD, Answer.TAKE),
-    ("more is gone than on purpose", newer({}, removed=("y",)), HELD, Answer.HOLD),
+    ("half is gone on purpose", newer(peerings(x=2), removed=(("y", 4),)), HELD, Answer.TAKE),
+    ("half is gone, and on purpose once before", newer(peerings(x=2), removed=(("y", 3),)), HELD, Answer.HOLD),
+    ("half is gone on purpose some time ago", newer(peerings(x=2), 9, removed=(("y", 4),)), HELD, Answer.TAKE),
+    ("more is gone than on purpose", newer({}, removed=(("y", 4),)), HELD, Answer.HOLD),
     ("empty, and root lets it pass", newer({}), replace(HELD, accepted=(7, 4)), Answer.TAKE),
     ("empty, and root let another one pass", newer({}, 5), replace(HELD, accepted=(7, 4)), Answer.HOLD),
     ("nothing was there", newer({}), replace(HELD, content={}), Answer.TAKE),

@@ -134,6 +134,15 @@ def test_a_damaged_document_counts_as_absent_and_older_ones_are_still_refused(di
     assert receive(kept, FIRST, replace(SECOND, generation=5)) == [Answer.OLD, Answer.TAKE]
 
 
+def test_a_damaged_file_of_what_was_seen_is_told_of(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    receive(opened(directory), SECOND)
+    opened(directory).shelf.read()
+    assert "seen is not used" not in caplog.text
+    (directory / "seen").write_bytes(b"[1]")
+    opened(directory).shelf.read()
+    assert "seen is not used: it is no term and generation" in caplog.text
+
+
 def test_without_the_file_of_what_was_seen_the_document_says_it(directory: Path) -> None:
     receive(opened(directory), SECOND)
     for damage in (b"", b"[1]", b'["7", 9]', b"[" * 100_000):

@@ -18,8 +18,10 @@ from servekit import Site, put
 from fwd.controller import ca
 from fwd.datapath.memory import Memory
 from fwd.datapath.shared import GatewayShared
+from fwd.link.document import Document, sign
 from fwd.model.config import Config, Peering
 from fwd.model.reasons import Code
+from fwd.supervise import names
 from fwd.supervise.link import Controlled
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="what examines gives up root, and has to have it")
@@ -288,3 +290,60 @@ def test_a_certificate_of_a_shorter_life_renews_one_of_a_longer(host: Host) -> N
     host.renew({"link.pem": ca.pem(link), "ike.pem": ca.pem(ike)})
     host.until(lambda: host.followed == [True])
     assert host.refused == ""
+
+
+# -- what is held ------------------------------------------------------------------------------------------------------
+
+
+def held(host: Host) -> None:
+    """Have the controller take everything away, and nobody has wished it."""
+    host.take(3)
+    host.link.documents.put(host.site.publish({"peering": []}, (1, 4)))
+    host.until(lambda: host.controlled.news.held == (1, 4))
+
+
+def test_what_is_held_is_written_once_however_often_it_comes(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    held(host)
+    before = (host.directory / "held").stat().st_mtime_ns
+    host.link.documents.put(host.site.publish({"peering": []}, (1, 4)) + b"\n")
+    host.link.certificates.put(b"{}")  # which are looked at after documents
+    host.until(lambda: host.refused.startswith("certificates: "))
+    assert (host.directory / "held").stat().st_mtime_ns == before
+    assert caplog.text.count("is held") == 1
+
+
+def test_what_a_person_took_away_once_is_no_wish_of_later(host: Host) -> None:
+    host.take(3)
+    host.link.documents.put(host.site.publish({"peering": []}, (1, 4), removed=("a-b",)))
+    host.until(lambda: host.applied == 4)
+    host.take(5)
+    empty = Document("c1", 1, 6, "a1", {"peering": []}, (("a-b", 4),))
+    host.link.documents.put(sign(empty, host.site.key))
+    host.until(lambda: host.controlled.news.held == (1, 6))
+
+
+def test_root_may_accept_while_something_else_is_examined(host: Host) -> None:
+    held(host)
+    host.link.certificates.put(b"{}")
+    host.controlled.turn(time.monotonic() + 100)
+    answers = host.controlled.accept()
+    assert next(answers) is None
+    host.until(lambda: host.applied == 4)
+    assert next(answers) == {"accepted": [1, 4]}
+
+
+def test_a_name_that_could_not_be_looked_up_is_soon_looked_up_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at a boot, before there is a network."""
+    about = {"url": "https://controller.invalid:8443", "cluster_id": "c1", "name": "a1", "identity": "a1.x"}
+    put(host.directory / "controller.json", json.dumps(about).encode())
+    asked: list[float] = []
+    monkeypatch.setattr(names, "begin", lambda *ask: asked.append(ask[-1]) or "a look-up")
+    monkeypatch.setattr(names, "heard", lambda lookup, now: b"")
+    monkeypatch.setattr(names, "answer_in", lambda said, port: ([], "no answer"))
+    monkeypatch.setattr(names, "end", lambda lookup: None)
+    host.begin_again()
+    for second in range(30):
+        host.controlled.turn(float(second))
+    assert len(asked) >= 4
