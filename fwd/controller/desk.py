@@ -30,6 +30,7 @@ from fwd.model.fleet import Fleet
 from fwd.proto.logged import event
 
 Order = tuple[int, int]
+TERMS_MAX: Final = 1 << 20  # that hosts may be ahead of a store that was put back
 CRL_S: Final = 86400.0  # between lists of revoked certificates if nothing is revoked
 log = logging.getLogger(__name__)
 
@@ -356,11 +357,17 @@ class Desk:
             "identity": identity_of(name),
         }
 
-    async def recover(self, asked: Asked, seen: Order) -> Operation:
-        """Begin an epoch above all that hosts have seen, after an older store was put back."""
+    async def recover(self, asked: Asked, seen: tuple[str, Order]) -> Operation:
+        """Begin an epoch above all that hosts have seen, after an older store was put back. `seen`: by whom, what.
+
+        Terms rise by one a start: what a host tells of many more is not to be believed, nor to be lived with for ever.
+        """
         async with self._leading() as term:
-            above = max(term, seen[0])
-            await self.store.begin_epoch(term, above)
+            host, (above, _) = seen
+            if above > term + TERMS_MAX:
+                text = f"{host} says it has seen term {above}, and here it is {term}: see to that host, or delete it"
+                raise changes.RefusedError(text, conflict=True)
+            await self.store.begin_epoch(term, max(term, above))
             self.step_down()
             await self.store.resign()
             if not await self.lead(asked.who):

@@ -2,6 +2,9 @@
 
 Times are those of a clock that is never set (`now`), and are told as ages. A controller that has just begun to lead has
 heard nothing of anybody: it says so, and judges a host for silence only after it has listened for long enough.
+
+A host is believed of itself, and of others only what is its part to see: a router of the gateways of its VPC, a gateway
+of those that it is paired with. What is wrong with a host is an event a minute at most.
 """
 
 from __future__ import annotations
@@ -15,10 +18,13 @@ from fwd.controller.health import FRESH_S, Evidence, Report, Sight, Verdict, jud
 from fwd.controller.place import Pair, identity_of
 from fwd.model.fleet import Fleet
 
+Order = tuple[int, int]
 EVENTS_MAX: Final = 1000
 SKEW_S: Final = 30.0
 TEXT_MAX: Final = 200
 _REASONS_MAX: Final = 8
+_TABLES_MAX: Final = 64  # of each kind in a status
+EVENT_S: Final = 60.0  # between two events of one kind for one host
 
 
 @dataclass(frozen=True)
@@ -26,9 +32,9 @@ class Beat:
     """A heartbeat. `applied`, `seen`, `held`: (term, generation) of documents. `skew_s`: its clock less ours."""
 
     at: float
-    applied: tuple[int, int]
-    seen: tuple[int, int]
-    held: tuple[int, int] | None = None
+    applied: Order
+    seen: Order
+    held: Order | None = None
     why: str = ""  # it is held, or a document was refused
     status: Mapping[str, Any] = field(default_factory=dict)
     version: str = ""
@@ -56,15 +62,17 @@ class Watch:
         self.events: deque[Event] = deque(maxlen=EVENTS_MAX)
         self._began_at = now
         self._number = 0
-        self._told: dict[tuple[str, str], str] = {}
+        self._told: dict[tuple[str, str], tuple[str, float]] = {}
+        self._pairs_of: dict[str, list[Pair]] = {}  # by gateway
+        self._reach: dict[str, frozenset[str]] = {}  # the gateways that a router sends to
 
-    def hear(self, host: str, beat: Beat, newest: tuple[int, int], wall: float) -> None:
+    def hear(self, host: str, beat: Beat, newest: Order, wall: float) -> None:
         """Take a heartbeat; `newest`: what the host is to have, `wall`: the time of day."""
         self.beats[host] = beat
         held = f"holds term {beat.held[0]}, generation {beat.held[1]}: {beat.why}" if beat.held else ""
         refused = f"refuses a document: {beat.why}" if beat.why and not beat.held else ""
         ahead = f"has seen term {beat.seen[0]}, generation {beat.seen[1]}, and here it is {newest[0]}, {newest[1]}"
-        clock = f"its clock is {beat.skew_s:+.0f} s off"
+        clock = f"its clock is {round(beat.skew_s, -1):+.0f} s off"
         for what, text in (
             ("host.holds", held),
             ("host.refuses", refused),
@@ -75,25 +83,32 @@ class Watch:
 
     def turn(self, fleet: Fleet, pairs: Sequence[Pair], now: float, wall: float) -> None:
         """Judge every host anew, and note who is another than before."""
+        self._know(fleet, pairs)
         names = [*(one.name for one in fleet.gateways), *(one.name for one in fleet.routers)]
         for name in [name for name in self.verdicts if name not in names]:
             self.note("host.left", name, "deleted", wall)
             for known in (self.verdicts, self.beats, self.since):
                 known.pop(name, None)
+            self._told = {key: told for key, told in self._told.items() if key[1] != name}
 
-        sights = list(self._sights(pairs, now))
+        routers, partners = self._sights(now)
         draining = {one.name for one in fleet.gateways if one.state == "draining"}
         listening = now - self._began_at <= FRESH_S
         for name in names:
             if listening and name not in self.beats:
                 continue
             before = self.verdicts.get(name)
-            verdict = judge(self._evidence(name, sights, name in draining), now, before)
+            beside = tuple(routers.get(name, ())), tuple(partners.get(name, ()))
+            verdict = judge(self._evidence(name, *beside, draining=name in draining), now, before)
             self.verdicts[name] = verdict
             if before is None or before.health is not verdict.health:
                 self.since[name] = wall
                 text = f"{verdict.health.value}: {verdict.reason}" if verdict.reason else verdict.health.value
                 self.note(f"host.{verdict.health.value}", name, text, wall)
+
+    def newest_seen(self) -> tuple[str, Order]:
+        """Of all hosts, the one that has seen the newest document, and which."""
+        return max(((host, beat.seen) for host, beat in self.beats.items()), key=lambda one: one[1], default=("", (0, 0)))
 
     def note(self, what: str, host: str, text: str, wall: float) -> None:
         """Add an event."""
@@ -102,55 +117,69 @@ class Watch:
 
     def sights_of(self, pair: Pair, now: float) -> list[Sight]:
         """What both ends of a pair say of it."""
-        found = [(peering, of, sight) for peering, of, sight in self._sights([pair], now) if peering == pair.peering]
-        return [sight for _, of, sight in found if of in (pair.a, pair.b)]
+        ends = [(host, self.beats[host]) for host in (pair.a, pair.b) if host in self.beats]
+        fresh = [(host, beat) for host, beat in ends if now - beat.at <= FRESH_S]
+        return [sight for host, beat in fresh for _, sight in self._of_pair(host, beat, pair)]
 
-    def waiting_for(self, order: tuple[int, int], hosts: Iterable[str]) -> list[str]:
+    def waiting_for(self, order: Order, hosts: Iterable[str]) -> list[str]:
         """Those of some hosts that have not applied a document yet."""
         return [host for host in hosts if host not in self.beats or self.beats[host].applied < order]
 
-    def _evidence(self, name: str, sights: Sequence[tuple[str | None, str, Sight]], draining: bool) -> Evidence:
+    def _know(self, fleet: Fleet, pairs: Sequence[Pair]) -> None:
+        """Learn whose part it is to see whom."""
+        self._pairs_of = {}
+        for pair in pairs:
+            for host in (pair.a, pair.b):
+                self._pairs_of.setdefault(host, []).append(pair)
+        of_vpc = {vpc.name: frozenset(one.name for one in fleet.gateways if one.vpc == vpc.name) for vpc in fleet.vpcs}
+        self._reach = {one.name: of_vpc[one.vpc] for one in fleet.routers}
+
+    def _evidence(
+        self, name: str, routers: tuple[Sight, ...], partners: tuple[Sight, ...], *, draining: bool
+    ) -> Evidence:
         beat = self.beats.get(name)
         report = None
         if beat is not None:
             ready = beat.status.get("ready") is not False and not beat.held and not beat.why
             reasons = (beat.why,) if beat.why else ()
             report = Report(beat.at, ready, bool(beat.status.get("draining")), (*reasons, *reasons_in(beat.status)))
-        return Evidence(
-            report,
-            tuple(sight for peering, of, sight in sights if peering is None and of == name),
-            tuple(sight for peering, of, sight in sights if peering is not None and of == name),
-            draining=draining,
-        )
+        return Evidence(report, routers, partners, draining=draining)
 
-    def _sights(self, pairs: Sequence[Pair], now: float) -> Iterator[tuple[str | None, str, Sight]]:
-        """What hosts see of others: the peering (None: a router's), of whom, and what."""
+    def _sights(self, now: float) -> tuple[dict[str, list[Sight]], dict[str, list[Sight]]]:
+        """What routers, and what partners, see of each gateway."""
+        routers: dict[str, list[Sight]] = {}
+        partners: dict[str, list[Sight]] = {}
         for host, beat in self.beats.items():
             if now - beat.at > FRESH_S:
                 continue
-            for table in _tables(beat.status.get("gateways")):
-                yield None, str(table.get("name")), _sight(host, beat.at, table, table.get("up") is True)
-            seen = {str(table.get("name")): table for table in _tables(beat.status.get("peerings"))}
-            for pair in pairs:
-                if host in (pair.a, pair.b) and pair.peering in seen:
-                    yield from self._of_pair(host, beat, pair, seen[pair.peering], pairs)
+            seen = {str(table.get("name")): table for table in _tables(beat.status.get("gateways"))}
+            for name in self._reach.get(host, frozenset()) & seen.keys():
+                routers.setdefault(name, []).append(_sight(host, beat.at, seen[name], seen[name].get("up") is True))
+            for pair in self._pairs_of.get(host, ()):
+                for other, sight in self._of_pair(host, beat, pair):
+                    partners.setdefault(other, []).append(sight)
+        return routers, partners
 
-    def _of_pair(
-        self, host: str, beat: Beat, pair: Pair, table: Mapping[str, Any], pairs: Sequence[Pair]
-    ) -> Iterator[tuple[str, str, Sight]]:
+    def _of_pair(self, host: str, beat: Beat, pair: Pair) -> Iterator[tuple[str, Sight]]:
         """Of one with several partners a peering's own state says which ones only by `far`."""
+        tables = (one for one in _tables(beat.status.get("peerings")) if one.get("name") == pair.peering)
+        if (table := next(tables, None)) is None:
+            return
         other = pair.b if host == pair.a else pair.a
         far = {str(one.get("identity")): one for one in _tables(table.get("far"))}
         if one := far.get(identity_of(other)):
-            yield pair.peering, other, _sight(host, beat.at, one, one.get("up") is True)
-        elif sum(pair.peering == one.peering and host in (one.a, one.b) for one in pairs) == 1:
-            yield pair.peering, other, _sight(host, beat.at, table, table.get("ready") is True)
+            yield other, _sight(host, beat.at, one, one.get("up") is True)
+        elif sum(one.peering == pair.peering for one in self._pairs_of.get(host, ())) == 1:
+            yield other, _sight(host, beat.at, table, table.get("ready") is True)
 
     def _tell_once(self, what: str, host: str, text: str, wall: float) -> None:
-        """Note what is wrong when it begins, or is another."""
-        if text and self._told.get((what, host)) != text:
+        """Note what is wrong when it begins, or is another, and not more often than once in EVENT_S."""
+        known, at = self._told.get((what, host), ("", float("-inf")))
+        if text and text != known and wall - at >= EVENT_S:
             self.note(what, host, text, wall)
-        self._told[what, host] = text
+            self._told[what, host] = text, wall
+        elif not text:
+            self._told[what, host] = "", at
 
 
 def reasons_in(status: Mapping[str, Any]) -> tuple[str, ...]:
@@ -170,7 +199,7 @@ def _is_list(value: object) -> bool:
 
 
 def _tables(value: object) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    return [one for one in value[:_TABLES_MAX] if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _sight(by: str, at: float, table: Mapping[str, Any], up: bool) -> Sight:

@@ -286,6 +286,35 @@ def test_a_router_tells_which_gateways_it_reaches(api: Api) -> None:
     assert (health["state"], "no router reaches it (ra)" in health["reason"]) == ("down", True)
 
 
+def test_only_a_router_of_its_vpc_is_believed_of_a_gateway(api: Api) -> None:
+    told = api.peered()
+    stranger = api.join("b", "rb", "10.2.0.2", "192.0.2.9", kind="router", ike_csr=None)
+    api.beat(told["a1"])
+    for one in (told["b1"], stranger):
+        api.beat(one, status={"ready": True, "gateways": [{"name": "a1", "up": False}]})
+    api.control.turn()
+    assert api.good("GET", "/v1/gateways/a1")["health"]["state"] == "up"
+
+
+def test_of_many_tables_few_are_looked_at_and_a_long_status_is_refused(api: Api) -> None:
+    api.peered()
+    router = api.join("a", "ra", "10.1.0.2", "192.0.2.9", kind="router", ike_csr=None)
+    tables = [{"name": "x", "up": False}] * 64 + [{"name": "a1", "up": False}]
+    assert api.beat(router, status={"ready": True, "gateways": tables}).status_code == 200
+    api.control.turn()
+    assert api.good("GET", "/v1/gateways/a1")["health"]["state"] == "joining"
+    assert api.beat(router, status={"gateways": tables * 100}).status_code == 413
+
+
+def test_a_host_that_says_another_thing_each_second_is_an_event_a_minute(api: Api) -> None:
+    told = api.peered()["a1"]
+    for _ in range(100):
+        api.now += 1
+        api.beat(told, refused=f"for the reason {api.now}")
+    found = [one for one in api.good("GET", "/v1/events")["items"] if one["what"] == "host.refuses"]
+    assert [round(one["at"] - NOW) for one in found] == [1, 61]
+
+
 def test_a_controller_that_began_just_now_judges_nobody_by_silence(api: Api) -> None:
     api.peered()
     api.control.begin()
@@ -426,3 +455,13 @@ def test_recovery_begins_above_all_that_hosts_have_seen(api: Api) -> None:
     assert api.desk.cluster_id != before
     assert read(api, api.desk.document("a1"), "a1").order == api.desk.newest
     assert api.beat(told).status_code == 200
+
+
+def test_recovery_does_not_believe_a_host_of_a_term_that_cannot_be(api: Api) -> None:
+    """It would be the last one: a term beyond it is none that hosts take."""
+    told, before = api.peered()["a1"], api.desk.newest
+    api.beat(told, seen=[2**63 - 1, 0])
+    answer = api.ask("POST", "/v1/recover")
+
+    assert (answer.status_code, "a1 says it has seen term" in answer.json()["detail"]) == (409, True)
+    assert api.desk.newest == before

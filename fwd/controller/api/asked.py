@@ -12,23 +12,24 @@ from fwd.controller.tokens import Token
 
 PEER: Final = "fwd.peer"  # in a request's scope: the client's certificate, DER (tls.py)
 BODY_BYTES_MAX: Final = 1 << 20
+_BYTES_MAX: Final = {"/v1/heartbeat": 1 << 16}  # of what each host sends each second, all of which is kept
 
 
 class BoundedBodies:
-    """ASGI: refuses a body of more than BODY_BYTES_MAX while it comes."""
+    """ASGI: refuses a body that is too long while it comes."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        octets = 0
+        octets, most = 0, _BYTES_MAX.get(scope.get("path", ""), BODY_BYTES_MAX)
 
         async def bounded() -> Any:
             nonlocal octets
             message = await receive()
             octets += len(message.get("body", b""))
-            if octets > BODY_BYTES_MAX:
-                raise HTTPException(413, f"more than {BODY_BYTES_MAX} octets")
+            if octets > most:
+                raise HTTPException(413, f"more than {most} octets")
             return message
 
         await self._app(scope, bounded if scope["type"] == "http" else receive, send)

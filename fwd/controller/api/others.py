@@ -112,7 +112,7 @@ async def show_operation(control: Controller, viewer: Viewer, id: _Path) -> answ
 @router.post("/v1/recover", operation_id="recover", tags=["controller"], responses=problems(*WRITING))
 async def recover(control: Controller, admin: Admin) -> answers.Changed:
     """Begin an epoch above all that hosts have seen: after an older store was put back."""
-    seen = max((beat.seen for beat in control.watch.beats.values()), default=(0, 0))
+    seen = control.watch.newest_seen()
     asked = Asked(admin.name, "recover", "controller", "store", control.wall())
     made = await control.desk.recover(asked, seen)
     return answers.Changed(dry_run=False, plan=[], operation=made.id, object=None)
