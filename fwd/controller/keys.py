@@ -3,6 +3,7 @@
     ca.key                  the CA that issues: its key and its certificate
     other.key               while the CA is replaced (rotate.py): the one that will issue, or did so before
     ca.pem                  the certificates of both, to be trusted
+    told.pem                those of them that hosts are told of since the controller's last start
     document.key            signs what hosts are to do (link/document.py)
     server.key, server.pem  for TLS; the certificate is made anew at half of its life
     admin.token             the first bearer token, made when the store has no admin's
@@ -37,7 +38,7 @@ from fwd.proto.errors import UserError
 
 _FILE_BYTES_MAX: Final = 65536
 _OTHERS: Final = 0o077
-CA_KEY, CA_PEM, OTHER_KEY = "ca.key", "ca.pem", "other.key"
+CA_KEY, CA_PEM, OTHER_KEY, TOLD_PEM = "ca.key", "ca.pem", "other.key", "told.pem"
 DOCUMENT_KEY, SERVER_KEY, SERVER_PEM = "document.key", "server.key", "server.pem"
 ADMIN_TOKEN, CLIENT = "admin.token", "client.toml"
 
@@ -72,10 +73,22 @@ def load(directory: Path, now: float) -> Keys:
     """Read the keys, and make those that are not there. Raises UserError."""
     if not (directory / CA_KEY).exists() and not (directory / CA_PEM).exists():
         write_authority(directory / CA_KEY, ca.new_authority("fwd controller", now))
+        _key(directory / DOCUMENT_KEY, Ed25519PrivateKey.generate)
     other = _authority(directory / OTHER_KEY) if (directory / OTHER_KEY).exists() else None
     found = Keys(_authority(directory / CA_KEY), _document_key(directory / DOCUMENT_KEY), other)
     write(directory / CA_PEM, ca.bundle(found.trusted()))
     return found
+
+
+def note_told(directory: Path, keys: Keys) -> None:
+    """Keep which CAs hosts are told to trust from now on. Raises UserError."""
+    write(directory / TOLD_PEM, ca.bundle(keys.trusted()))
+
+
+def is_told(directory: Path, keys: Keys) -> bool:
+    """Whether the controller has started since the CAs were changed last. Raises UserError."""
+    path = directory / TOLD_PEM
+    return path.exists() and read(path) == ca.bundle(keys.trusted())
 
 
 def write_authority(path: Path, authority: ca.Authority) -> None:
@@ -123,15 +136,21 @@ def _authority(path: Path) -> ca.Authority:
 
 
 def _document_key(path: Path) -> Ed25519PrivateKey:
-    key = _key(path, Ed25519PrivateKey.generate)
+    """It is made with the CA, and never alone: hosts take no other one's word."""
+    key = _read_key(path) if path.exists() else None
     if not isinstance(key, Ed25519PrivateKey):
-        raise UserError(f"{path}: not an Ed25519 key: put back the one that hosts have been told of")
+        why = "no Ed25519 key" if key else "it is not there"
+        raise UserError(f"{path}: {why}: put back the one that hosts have been told of")
     return key
 
 
 def _key(path: Path, make: Callable[[], ec.EllipticCurvePrivateKey | Ed25519PrivateKey]) -> object:
     if not path.exists():
         write(path, make().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return _read_key(path)
+
+
+def _read_key(path: Path) -> object:
     try:
         return load_pem_private_key(read(path), None)
     except (ValueError, TypeError, UnsupportedAlgorithm):

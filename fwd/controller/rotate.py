@@ -4,7 +4,8 @@
     2  the new one issues; certificates of the old one hold until they are renewed
     3  the old one is forgotten
 
-Each step is one of the files in the state directory (keys.py), and holds from the controller's next start on.
+Each step is one of the files in the state directory (keys.py), and holds from the controller's next start on. Refused:
+the next step before that start, since hosts would trust neither the one that issues nor the one that did.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 from fwd.controller import ca, keys
 from fwd.proto.errors import UserError
 
-_OLD: Final = "old.key"  # only between two renames
+_OLD: Final = "old.key"  # between two renames; and at the end, so that there is a way back
 _RESTART: Final = "restart the controller, and once `fwd operation list` and `fwd gateway list` show that every host"
 _NEXT: Final = "take the next step: fwd controller rotate-ca"
 
@@ -26,6 +27,8 @@ def rotate(directory: Path, now: float) -> str:
     if not (directory / keys.CA_KEY).exists():
         raise UserError(f"{directory}: no controller has been here: there is no CA to replace")
     held = keys.load(directory, now)
+    if held.other is not None and not keys.is_told(directory, held):
+        raise UserError(f"{directory}: hosts have not been told of the last step: restart the controller first")
     if held.other is None:
         keys.write_authority(directory / keys.OTHER_KEY, ca.new_authority("fwd controller", now))
         return f"1 of 3: a new CA is made: {_RESTART} is up, {_NEXT}"
@@ -36,5 +39,5 @@ def rotate(directory: Path, now: float) -> str:
         (directory / keys.OTHER_KEY).replace(directory / keys.CA_KEY)
         (directory / _OLD).replace(directory / keys.OTHER_KEY)
         return f"2 of 3: the new CA issues: {_RESTART} has renewed (certificate_ends_at), {_NEXT}"
-    (directory / keys.OTHER_KEY).unlink()
+    (directory / keys.OTHER_KEY).replace(directory / _OLD)
     return "3 of 3: the old CA is forgotten: restart the controller"

@@ -138,6 +138,7 @@ async def _run(config: configuration.ControllerConfig, log_format: str) -> None:
     tls = Server(state, control.desk.keys, config.controller.server_names, time.time())
     door = _door(config.controller.listen)
     keys.write(state / keys.CLIENT, _client(config).encode())
+    keys.note_told(state, control.desk.keys)
 
     # From here on what is wrong is logged, and tried again.
     _log_as(log_format)

@@ -108,7 +108,8 @@ class Watch:
 
     def newest_seen(self) -> tuple[str, Order]:
         """Of all hosts, the one that has seen the newest document, and which."""
-        return max(((host, beat.seen) for host, beat in self.beats.items()), key=lambda one: one[1], default=("", (0, 0)))
+        seen = ((host, beat.seen) for host, beat in self.beats.items())
+        return max(seen, key=lambda one: one[1], default=("", (0, 0)))
 
     def note(self, what: str, host: str, text: str, wall: float) -> None:
         """Add an event."""

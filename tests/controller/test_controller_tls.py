@@ -202,7 +202,9 @@ def test_the_ca_is_replaced_in_three_steps_and_hosts_are_heard_in_each(tmp_path:
     said = []
     for n, (trusted, heard) in enumerate(((2, True), (2, True), (1, False)), start=1):
         said.append(rotate(tmp_path, NOW - 3600 + 600 * n))
-        assert len(keys.load(tmp_path, NOW).trusted()) == trusted
+        held = keys.load(tmp_path, NOW)
+        assert len(held.trusted()) == trusted
+        keys.note_told(tmp_path, held)  # the controller has been restarted
 
         async def work(site: Site, heard: bool = heard) -> None:
             assert (await site.beat(site.issue(NOW))).status_code == 200
@@ -217,6 +219,30 @@ def test_the_ca_is_replaced_in_three_steps_and_hosts_are_heard_in_each(tmp_path:
     assert [line[:6] for line in said] == ["1 of 3", "2 of 3", "3 of 3"]
     issuing = keys.load(tmp_path, NOW).authority
     assert ca.pin(issuing.certificate) != ca.pin(first.certificate)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_hosts_are_told_of_a_step_before_the_next(tmp_path: Path, step: int) -> None:
+    """Who takes two at once, or three, has hosts that trust nobody."""
+    tmp_path.chmod(0o700)
+    keys.load(tmp_path, NOW - 3600)
+    for n in range(step):
+        rotate(tmp_path, NOW - 3000 + 600 * n)
+        if n + 1 < step:
+            keys.note_told(tmp_path, keys.load(tmp_path, NOW))
+    before = {one.name: one.read_bytes() for one in tmp_path.glob("*.key")}
+    with pytest.raises(UserError, match="restart the controller first"):
+        rotate(tmp_path, NOW)
+    assert {one.name: one.read_bytes() for one in tmp_path.glob("*.key")} == before
+
+
+def test_a_key_that_hosts_believe_is_not_replaced_by_another_one(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    keys.load(tmp_path, NOW)
+    (tmp_path / keys.DOCUMENT_KEY).unlink()
+    with pytest.raises(UserError, match="put back the one that hosts have been told of"):
+        keys.load(tmp_path, NOW)
+    assert not (tmp_path / keys.DOCUMENT_KEY).exists()
 
 
 def test_there_is_no_ca_to_replace_where_no_controller_was(tmp_path: Path) -> None:
