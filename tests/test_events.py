@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from codekit import nodes
+
 from fwd.datapath.audit import Event
 
 ROOT = Path(__file__).parents[1]
@@ -15,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 def events_in_code() -> Iterator[str]:
     """First arguments of `event(…)` (fwd/proto/logged.py) that are written out; the audit log has an enum."""
     for file in (ROOT / "fwd").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in nodes(file):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "event":
                 (name, *_) = node.args
                 assert isinstance(name, ast.Constant), f"{file}: an event's name is not written out"

@@ -169,6 +169,7 @@ def test_bad_names_are_refused(name: str) -> None:
         Topology(name)
 
 
+@pytest.mark.slow
 def test_without_root_every_command_refuses_in_one_line(needs_user_namespaces: None) -> None:
     # An empty user namespace, not another uid: that might not be allowed to read the interpreter or the checkout.
     before = () if os.geteuid() else ("unshare", "--user")

@@ -11,6 +11,8 @@ from functools import cache
 from itertools import chain, groupby
 from pathlib import Path
 
+from codekit import nodes, tree
+
 ROOT = Path(__file__).parents[1] / "fwd"
 FILES = sorted(ROOT.rglob("*.py"))
 REPOSITORY = ROOT.parent
@@ -49,15 +51,10 @@ PURE_PACKAGES = {"cryptography", "numpy", "xxhash"}
 
 
 @cache
-def tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"))
-
-
-@cache
 def imports(file: Path) -> set[str]:
     """Every module that a file imports, wherever in it, as a dotted name."""
     found: set[str] = set()
-    for node in ast.walk(tree(file)):
+    for node in nodes(file):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -115,7 +112,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @cache
 def functions(file: Path) -> list[Function]:
-    return [node for node in ast.walk(tree(file)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [node for node in nodes(file) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 def test_functions_are_small() -> None:
@@ -160,7 +157,7 @@ def test_nothing_is_pickled_between_a_gateways_processes() -> None:
     """They have different rights."""
     for file in FILES:
         if layer_of(file) not in ("lab", "bench"):
-            attributes = {node.attr for node in ast.walk(tree(file)) if isinstance(node, ast.Attribute)}
+            attributes = {node.attr for node in nodes(file) if isinstance(node, ast.Attribute)}
             assert not imports(file) & PICKLES, name(file)
             assert not attributes & PICKLED, name(file)
 

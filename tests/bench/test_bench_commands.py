@@ -76,6 +76,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Callable[..., None]:
     return check
 
 
+@pytest.mark.slow
 def test_all_parts_in_their_order(
     part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from fwd.controller.config import load
 from fwd.model.words import ConfigError
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_it_makes_its_keys_leads_and_lets_its_first_admin_in_and_again_at_the_next_start(tmp_path: Path) -> None:
     for names in ([], ["a"]):

@@ -95,6 +95,7 @@ class Two:
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_the_link_and_the_controller_understand_each_other(tmp_path: Path) -> None:
     """One running controller for all of it: starting one is what costs."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import json
 from collections import defaultdict
+from itertools import chain
 from pathlib import Path
 from string import Formatter
 
 import pytest
+from codekit import nodes
 
 from fwd.model import reasons
 from fwd.model.reasons import KINDS, Code, Reason, from_json
@@ -29,10 +31,9 @@ def test_every_code_has_a_meaning_a_sentence_and_a_remedy(code: Code) -> None:
 
 def test_every_code_is_raised_somewhere() -> None:
     files = [file for file in REASONS.parents[1].rglob("*.py") if file != REASONS]
-    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
     raised = {
         node.attr
-        for node in nodes
+        for node in chain.from_iterable(map(nodes, files))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Code"
     }
     assert {code.name for code in Code} - raised == set()
