@@ -86,7 +86,7 @@ def test_a_directory_that_is_not_there_is_looked_for_above(tmp_path: Path) -> No
 
 # -- the real thing ------------------------------------------------------------------------------------------------
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")  # each starts fwd
 
 
 @pytest.fixture
@@ -111,18 +111,21 @@ def refused(config: Path, *wrapper: str) -> str:
     return result.stderr
 
 
+@pytest.mark.slow
 @needs_root
 def test_without_the_right_to_become_another_user_it_says_so(config: Path) -> None:
     line = refused(config, "setpriv", "--bounding-set=-setuid,-setgid", "--inh-caps=-setuid,-setgid")
     assert line.startswith("fwd: fwd runs without CAP_SETGID, CAP_SETUID, needed for the child processes to give up")
 
 
+@pytest.mark.slow
 @needs_root
 def test_in_a_user_namespace_of_one_user_it_says_which_are_missing(config: Path) -> None:
     line = refused(config, "unshare", "--user", "--map-root-user", "--net")
     assert ": not mapped in this user namespace, which has the users 0 and the groups 0: choose a gateway.user" in line
 
 
+@pytest.mark.slow
 @needs_root
 @pytest.mark.parametrize(
     ("mounted", "expected"),
@@ -145,6 +148,7 @@ def test_what_is_not_mounted_is_named(config: Path, mounted: str, expected: str,
     assert expected.format(run=run) in refused(config, "unshare", "--mount", "sh", "-c", inside)
 
 
+@pytest.mark.slow
 @needs_root
 def test_a_reload_that_is_asked_for_in_the_first_second_ends_nothing(config: Path) -> None:
     """fwd waits for its configuration here, as long as the test likes: that is a FIFO."""
