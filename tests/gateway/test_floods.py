@@ -10,7 +10,7 @@ from floodkit import CONNECT_S, FLOODS, KEYD_MIB_MAX, Flood, flooded, peak_mib, 
 from gwkit import MakePair, Pair, until
 
 pytestmark = pytest.mark.alone
-SECONDS = 1.0
+SECONDS = 0.5
 
 
 @pytest.fixture(scope="module")

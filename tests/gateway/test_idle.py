@@ -12,9 +12,6 @@ from gwkit import PORT, MakePair, Pair, until
 
 from fwd.bench.cpu import CpuTime
 
-pytestmark = pytest.mark.alone
-
-
 REST_WATCHED_S = 4.0
 WAKES_MAX = {"supervisor": 60, "keyd": 60, "agent": 8}  # of a member or a demux: WAKES_MAX_OTHERS
 WAKES_MAX_OTHERS = 8
@@ -66,11 +63,13 @@ def at_rest(module_pairs: MakePair) -> dict[str, dict[str, Watched]]:
     }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_no_process_spins_after_traffic(at_rest: dict[str, dict[str, Watched]], payload: str) -> None:
     assert max(process.cpu_s for process in at_rest[payload].values()) < 0.5, at_rest
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_processes_with_nothing_to_do_block(at_rest: dict[str, dict[str, Watched]], payload: str) -> None:
     """Turns are counted, not time: a slow machine makes fewer."""

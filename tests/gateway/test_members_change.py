@@ -11,8 +11,9 @@ from test_reload import ONE
 
 from fwd.lab.topology import GATEWAYS
 
-pytestmark = pytest.mark.alone
 DEADLINE_S = 3
+IDLE_MS = 800.0  # a bucket without a packet for a second may move
+RATE_HZ = 200.0  # so few that the TUN device's queue holds two seconds of them: nothing is lost to a busy machine
 
 
 @pytest.fixture(scope="module", params=["superpacket", "esp"])
@@ -52,23 +53,22 @@ def mapped(pair: Pair, host: str, kind: str, index: int) -> list[str]:
 
 
 def test_members_come_and_go_beside_busy_flows(pair: Pair) -> None:
-    # Few flows: on a busy machine the TUN device's queue is to hold what comes while the demux waits for a core.
     before, ports = stay(pair), pair.flow_ports(6)
     with pair.capture() as seen:
-        with pair.probes(ports[:1]) as got:
+        with pair.probes(ports[:1], rate_hz=RATE_HZ) as got:
             owned = [(m["index"], m["pid"], m["spi_out"]) for m in pair.members("gw1")]
             resize(pair, 6)
             wait_carried_by(pair, 6)
         assert [(a.lost, a.inversions, a.duplicates) for a in got.values()] == [(0, 0, 0)]
         assert [(m["index"], m["pid"], m["spi_out"]) for m in pair.members("gw1")[:2]] == owned
 
-        with pair.probes([ports[0], ports[5]]) as got:
+        with pair.probes([ports[0], ports[5]], rate_hz=RATE_HZ / 2) as got:
             resize(pair, 3, "gw1")
             began = time.monotonic()
             busy = [m for m in pair.members("gw1") if m["draining"]]
             assert [m["index"] for m in busy] == [3, 4, 5]
             until(lambda: not any(m["buckets"] for m in pair.members("gw1")[3:]), 20.0, "busy buckets have moved")
-            assert time.monotonic() - began > DEADLINE_S - 1.0, "a busy bucket moved before the deadline"
+            moved_after_s = time.monotonic() - began
             until(lambda: len(pair.members("gw1")) == 3, 30.0, "three members are left")
             wait_carried_by(pair, 3)
             assert len(pair.members("gw2")) == 6, "the far gateway keeps its own, without partners"
@@ -76,27 +76,29 @@ def test_members_come_and_go_beside_busy_flows(pair: Pair) -> None:
             resize(pair, 3, "gw2")
             until(lambda: len(pair.members("gw2")) == 3, 30.0, "three members are left")
         assert [(a.lost, a.inversions, a.duplicates) for a in got.values()] == [(0, 0, 0)] * 2
+        if got[ports[5]].longest_gap_ms < IDLE_MS:  # else a busy machine has let the bucket fall idle
+            assert moved_after_s > DEADLINE_S - 1.0, "a busy bucket moved before the deadline"
     assert seen["repeated_nonces"] == 0, seen
     assert stay(pair) == before, "keyd and demux are the same processes"
     for books in pair.wait_quiet():
         assert_books_balance(books)
-    resize(pair, 2)
-    until(lambda: all(len(pair.members(host)) == 2 for host in GATEWAYS), 30.0, "two members")
 
 
 def test_what_has_left_leaves_nothing_behind(pair: Pair) -> None:
-    wait_carried_by(pair, 2)
+    members = len(pair.members("gw1"))
+    wait_carried_by(pair, members)
     held = {
         host: {name: len(os.listdir(f"/proc/{pid}/fd")) for name, pid in pair.pids(host).items()} for host in GATEWAYS
     }
-    resize(pair, 4)
-    wait_carried_by(pair, 4)
-    assert mapped(pair, "gw1", "demux", 3)
-    resize(pair, 2)
-    until(lambda: all(len(pair.members(host)) == 2 for host in GATEWAYS), 30.0, "two members")
+    last = members + 1
+    resize(pair, members + 2)
+    wait_carried_by(pair, members + 2)
+    assert mapped(pair, "gw1", "demux", last)
+    resize(pair, members)
+    until(lambda: all(len(pair.members(host)) == members for host in GATEWAYS), 30.0, "as many members as before")
     for kind in ("demux", "keyd", "agent", "supervisor"):
-        until(lambda kind=kind: not mapped(pair, "gw1", kind, 3), what=f"{kind} has let go of it")  # type: ignore[misc]
-    wait_carried_by(pair, 2)
+        until(lambda kind=kind: not mapped(pair, "gw1", kind, last), what=f"{kind} has let go of it")  # type: ignore[misc]
+    wait_carried_by(pair, members)
     until(
         lambda: (
             {

@@ -107,8 +107,7 @@ def test_a_far_member_that_freezes_turns_no_flow_around(pair: Pair) -> None:
         assert_books_balance(books)
 
 
-def test_a_crash_looping_member_gives_up_its_buckets_and_comes_back(pairs: MakePair) -> None:
-    pair = pairs([{"members": MEMBERS}])
+def test_a_crash_looping_member_gives_up_its_buckets_and_comes_back(pair: Pair) -> None:
     new_flows = f"for i in {{1..60}}; do echo >/dev/udp/{pair.topology.address('client2')}/9; done"
     with pair.probes(pair.flow_ports(MEMBERS)) as arrived:
         pids: set[int] = set()
@@ -136,9 +135,8 @@ def test_a_crash_looping_member_gives_up_its_buckets_and_comes_back(pairs: MakeP
         assert_books_balance(books)
 
 
-def test_a_blocked_path_is_left_and_taken_again(pairs: MakePair) -> None:
+def test_a_blocked_path_is_left_and_taken_again(pair: Pair) -> None:
     """One member's port is dropped on the wire: its flows recover within 2 s; probing goes on."""
-    pair = pairs([{"members": MEMBERS}])
     with pair.probes(pair.flow_ports(MEMBERS)) as arrived:
         with pair.rule("gw2", "prerouting", f"udp dport {PORT} drop"):
             until(lambda: pair.member("gw1", 0)["path"] == "down", 4.0, "path down")
