@@ -58,7 +58,7 @@ def _exit_status(args: list[str]) -> int:
         status = app(args, prog_name="fwd", standalone_mode=False)
         sys.stdout.flush()
     except (UserError, typer.TyperException) as error:
-        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        message = _told(error) if isinstance(error, typer.TyperException) else str(error)
         if message:  # empty: help was shown instead
             typer.echo(f"fwd: {' '.join(message.split())}", err=True)
         return 2
@@ -69,6 +69,12 @@ def _exit_status(args: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status if isinstance(status, int) else 0
+
+
+def _told(error: typer.TyperException) -> str:
+    """Say what is wrong with a command line, and which help shows how it is right; empty: help was shown instead."""
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    return f"{message.rstrip('.')}: see `{context.command_path} --help`" if message and context else message
 
 
 def _version(wanted: bool) -> None:

@@ -134,6 +134,14 @@ def test_wrong_usage(args: list[str]) -> None:
     assert_refused(fwd(*args))
 
 
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [("demux fwd.toml", "fwd demux"), ("confg", "fwd"), ("config chek", "fwd config"), ("lab up -x", "fwd lab up")],
+)
+def test_wrong_usage_says_where_the_right_one_is_told(line: str, shown: str) -> None:
+    assert_refused(fwd(*line.split()), f": see `{shown} --help`\n")
+
+
 def test_demux_alone_reads_the_services_configuration() -> None:
     (config,) = (one for one in get_command(app).commands["demux"].params if one.name == "config")  # type: ignore[attr-defined]
     assert config.default == Path("/etc/fwd/fwd.toml")

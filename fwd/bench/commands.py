@@ -72,7 +72,8 @@ def bench(
     with _clear_errors():
         binaries = _checked(wireguard_go or [], chosen)
         wanted = _targets(targets_file)
-        out.mkdir(parents=True, exist_ok=True)
+        if not only_report:
+            out.mkdir(parents=True, exist_ok=True)
         console = Console()
         if not plots.available():
             typer.echo(f"fwd bench: {plots.MISSING}", err=True)

@@ -145,6 +145,11 @@ def test_report_runs_nothing(part: Any, tmp_path: Path) -> None:
     assert "not run" in (tmp_path / "b/report.md").read_text()
 
 
+def test_a_report_on_nothing_makes_nothing(refused: Any, tmp_path: Path) -> None:
+    refused(bench("report", "--out", tmp_path / "b"), "no results")
+    assert not (tmp_path / "b").exists()
+
+
 def test_without_matplotlib_there_is_a_report(
     part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
