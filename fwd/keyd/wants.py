@@ -46,8 +46,9 @@ class Wants:
         self.not_before[member] = until
 
     def given(self, member: int) -> None:
-        """Note that the peer has given a member a Child SA more."""
+        """Note that a member has a Child SA more; if the peer has asked for it, it may be about to ask for others."""
         self.refused.pop(member, None)
+        self._missing_since[member] = None
 
     def is_held(self, member: int, now: float) -> bool:
         """Whether a member is to wait."""

@@ -35,6 +35,7 @@ class _Peering:
     leaving: dict[int, Leaving] = field(default_factory=dict)
     retired_at: float = 0.0  # when the last one was
     lines: Allowance = field(default_factory=Allowance)  # of who shares the buckets: a far gateway may change that
+    comeback: policy.Comeback = field(default_factory=policy.Comeback)
     settled: tuple[object, ...] = ()  # what was seen when nothing was under way; empty: something is
 
 
@@ -83,10 +84,11 @@ class Members:
         one.settled = ()
 
         over = self._drain(one, now)
-        if stirred or one.leaving or parts.shared.live[MaskWord.DRAINING]:
+        if stirred or one.leaving or parts.shared.live[MaskWord.DRAINING] or one.comeback.is_awaited:
             self._publish(one, over, forgiven_at, now)
         one.rings.tell(self._children[f"{parts.peering.name}/demux"], now)
-        if one.rings.is_told and not one.leaving and not parts.shared.live[MaskWord.DRAINING]:
+        moves = one.leaving or parts.shared.live[MaskWord.DRAINING] or one.comeback.is_awaited
+        if one.rings.is_told and not moves:
             one.settled = seen
 
     def _publish(self, one: _Peering, over: int, forgiven_at: float, now: float) -> None:
@@ -94,7 +96,7 @@ class Members:
         name, members = parts.peering.name, parts.shared.members
         lives = [self._children[f"{name}/member-{i}"].life for i in range(parts.count)]
         begun, able = [m.has_begun for m in members], [m.can_send for m in members]
-        live = policy.live_mask(lives, begun, able, forgiven_at, now)
+        live = policy.live_mask(lives, begun, able, forgiven_at, now, one.comeback)
         draining = sum(1 << index for index in one.leaving)
         before = parts.shared.live.tolist()
         if [live, draining, over] == before[: MaskWord.RINGS]:

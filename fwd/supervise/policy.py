@@ -34,6 +34,7 @@ OVERSLEPT_S: Final = 0.5  # between two turns of the supervisor, which take TICK
 TICK_S: Final = 0.05
 LOOK_S: Final = 0.2  # while every child rests
 ABSENT_S: Final = 0.3  # a member away for longer gives up its buckets until it is back
+BACK_S: Final = 0.2  # after nobody could send, from the first who can until the others give up theirs
 
 
 class Action(Enum):
@@ -135,16 +136,41 @@ def decide(life: Life, forgiven_at: float, now: float) -> Action:
     return Action.ABORT if blocked or life.spun_s >= SPUN_S or silence_s >= STARVED_S else Action.NONE
 
 
+@dataclass
+class Comeback:
+    """Of members of whom nobody could send, and then one can: mostly the far host was away, and the others follow."""
+
+    none_could: bool = False
+    until: float = float("-inf")
+    is_awaited: bool = False  # so none of them gives up its buckets yet
+
+    def note(self, now: float, *, one_can: bool) -> None:
+        """Take note of whether one of them can send."""
+        if one_can and self.none_could:
+            self.until = now + BACK_S
+        self.none_could = not one_can
+        self.is_awaited = one_can and now < self.until
+
+
 def live_mask(
-    lives: Sequence[Life], has_begun: Sequence[bool], can_send: Sequence[bool], forgiven_at: float, now: float
+    lives: Sequence[Life],
+    has_begun: Sequence[bool],
+    can_send: Sequence[bool],
+    forgiven_at: float,
+    now: float,
+    comeback: Comeback | None = None,
 ) -> int:
     """Bit i: member i may own buckets.
 
     `has_begun`: it has had an SA to send on; until then it is as absent as a dead one. One whose loop does not turn, or
-    that cannot send (`can_send`: its path is down, its SA has ended), counts only while there is no better one.
+    that cannot send (`can_send`: its path is down, its SA has ended), counts only while there is no better one, and
+    none is just coming back.
     """
     there = [_is_there(life, begun, now) for life, begun in zip(lives, has_begun, strict=True)]
     up = [here and able for here, able in zip(there, can_send, strict=True)]
+    if comeback is not None:
+        comeback.note(now, one_can=any(up))
+        up = there if comeback.is_awaited else up
     turning = [
         good and not (life.state is ProcessState.RUNNING and silent_s(life, forgiven_at, now) >= HANG_S)
         for good, life in zip(up, lives, strict=True)

@@ -10,6 +10,7 @@ import pytest
 from fwd.keyd.due import missing, needs_more, to_hurry, to_rekey, to_retire, to_switch_to
 from fwd.keyd.pair import Pair, Times
 from fwd.keyd.pair_states import Life
+from fwd.keyd.wants import OTHER_SIDE_S, Wants
 from fwd.proto.ike.causes import By
 
 TIMES = Times(rekey_s=100.0, life_s=110.0)
@@ -166,3 +167,24 @@ def test_whether_it_will_soon_have_nothing_to_send_on(current: Pair | None, othe
 def test_what_is_to_be_replaced_before_its_time_is_as_good_as_over() -> None:
     assert needs_more([], used(), TIMES, NOW, renews=True)
     assert not needs_more([pair()], used(), TIMES, NOW, renews=True)
+
+
+# -- who asks ---------------------------------------------------------------------------------------------------------
+
+
+def test_who_is_not_the_initiator_asks_once_the_other_side_has_given_nothing_for_a_while() -> None:
+    """However long the whole takes, if each takes a round trip."""
+    lacking: Any = SimpleNamespace(missing=lambda spares: 2)
+    sa: Any = SimpleNamespace(initiator=False, peer=SimpleNamespace(is_fwd=True, spreads=True))
+    wants = Wants([lacking], lambda member: False)
+    after_s = 0.8 * OTHER_SIDE_S
+
+    def asks(now: float) -> int:
+        return wants.missing(sa, lambda member: 0, now)[0]
+
+    assert asks(NOW) == 0
+    assert asks(NOW + after_s) == 0
+    wants.given(0)
+    assert asks(NOW + after_s) == 0
+    assert asks(NOW + 2 * after_s) == 0
+    assert asks(NOW + after_s + OTHER_SIDE_S) == 2

@@ -13,7 +13,7 @@ import pytest
 from fwd.datapath import channel
 from fwd.datapath.shared import LinkWord, PeeringShared, ProcessState
 from fwd.supervise.members import Members
-from fwd.supervise.policy import Life
+from fwd.supervise.policy import BACK_S, Life
 from fwd.supervise.rings import LATE_S
 
 MEMBERS = 3
@@ -130,6 +130,18 @@ def test_nothing_is_looked_at_of_a_peering_in_which_nothing_is_new(
 def test_a_member_that_has_stirred_is_followed(one: Looked) -> None:
     one.parts.shared.members[1].link[LinkWord.SPI_OUT] = 0
     assert one.turn(stirred=True) == [("masks", 0b101, 0, 0)]
+
+
+def test_members_that_do_not_follow_the_first_one_back_are_left_though_nobody_stirs(one: Looked) -> None:
+    links = [member.link for member in one.parts.shared.members]
+    for link in links:
+        link[LinkWord.PATH_DOWN] = 1
+    assert one.turn(stirred=True) == []
+    links[0][LinkWord.PATH_DOWN] = 0
+    assert one.turn(stirred=True) == []
+    assert one.turn(BACK_S / 2) == []
+    assert one.turn(BACK_S) == [("masks", 0b001, 0, 0)]
+    assert one.turn() == []
 
 
 def test_what_the_peer_tells_of_its_members_is_followed_though_nobody_has_stirred(one: Looked) -> None:

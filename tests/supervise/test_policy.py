@@ -233,3 +233,25 @@ def test_live_mask(
 
 def test_a_supervisor_that_overslept_moves_no_buckets() -> None:
     assert policy.live_mask([SILENT, LET], [True] * 2, [True] * 2, 99.9, 100.0) == 0b11
+
+
+def test_when_the_far_host_is_back_no_member_that_follows_the_first_gives_up_its_buckets() -> None:
+    comeback = policy.Comeback()
+
+    def mask(seconds: float, *paths: bool) -> int:
+        return policy.live_mask([LET] * 4, [True] * 4, paths, 0.0, 100.0 + seconds, comeback)
+
+    assert mask(0.0, True, True, True, True) == 0b1111
+    assert mask(0.1, True, False, True, True) == 0b1101, "one alone gives them up at once"
+    assert mask(0.2, False, False, False, False) == 0b1111
+    assert mask(9.0, True, False, False, False) == 0b1111
+    assert mask(9.1, True, False, True, False) == 0b1111
+    assert mask(9.0 + policy.BACK_S - TINY, True, False, True, True) == 0b1111
+    assert mask(9.0 + policy.BACK_S + TINY, True, False, True, True) == 0b1101, "it has not followed"
+    assert mask(9.5, False, False, True, True) == 0b1100
+
+
+def test_one_that_does_not_turn_has_no_buckets_while_others_come_back() -> None:
+    comeback = policy.Comeback()
+    assert policy.live_mask([LET] * 2, [True] * 2, [False] * 2, 0.0, 99.9, comeback) == 0b11
+    assert policy.live_mask([LET, SILENT], [True] * 2, [True, False], 0.0, 100.0, comeback) == 0b01
