@@ -67,6 +67,7 @@ class Pair(Told):
         self.probe_key = os.urandom(KEY_BYTES)
         self.running: dict[str, Running] = {}
         self.outer: list[str] = []  # addresses of the tunnels, if they are not the lab's
+        self.ports = ""  # of the members, if they are not 4500 and the next
 
     # -- files ------------------------------------------------------------------------------------------------
 
@@ -286,6 +287,7 @@ class Pair(Told):
         outer = self.outer or [self.topology.outer(gateway) for gateway in GATEWAYS]
         options = ["--marker", marker.hex()] if marker else []
         options += ["--pcap", str(pcap)] if pcap else []
+        options += ["--ports", self.ports] if self.ports else []
         with wire.watched(self.topology, host, self.topology.run_dir, outer, *options, iface=dev) as seen:
             yield seen
         why = wire.missed(seen)

@@ -33,6 +33,7 @@ class Joined(Pair):
     subnets: tuple[str, ...] = ("10.0.0.0/8", "fd00::/8")  # that the files of both give away
 
     def join(self) -> None:
+        self.ports = "5012-5013"
         directory = self.topology.run_dir / "controller"
         directory.mkdir()
         self.site = Site(directory)
