@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_network
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from codekit import nodes
 from statuskit import NOW_NS, ready_view
 
 from fwd.agent.status import status_of
+from fwd.diagnose import checks
 from fwd.diagnose.checks import CHECKS, RESTARTS_MANY, findings
 from fwd.diagnose.command import lines
 from fwd.diagnose.facts import Around, Echo, Facts, Limits, Port, Way
@@ -97,56 +100,56 @@ STRICT = {"net.ipv4.conf.all.rp_filter": "1", "net.ipv4.conf.wan.rp_filter": "0"
 OUTSIDE = {REMOTE: Way(PEERING.tun, 1500, "198.51.100.7")}
 
 
-@pytest.mark.parametrize(
-    ("change", "check", "severity", "words"),
-    [
-        (host(absent="nobody answers at /c (No such file)"), "not_running", "fault", "nobody answers at /c (No such"),
-        (host(absent="nobody answers", others=1), "not_running", "fault", "has gateway.control changed?"),
-        (host(unheard="the gateway: timed out"), "not_running", "fault", "timed out"),
-        (host(left=LEFT), "left_guards", "warning", "nft delete table inet fwd_y; ip -4 route del"),
-        (host(lacks=["nft is missing: install the package nftables"]), "host", "fault", "install the package"),
-        (host(walls=["no Landlock: this kernel has none"]), "kernel", "warning", "no Landlock"),
-        (host(sysctls={"net.ipv4.ip_forward": "0"}), "forwarding_off", "fault", "net.ipv4.ip_forward=1"),
-        (host(sysctls={"net.ipv4.ip_forward": "1", "net.ipv4.conf.fwd0.forwarding": "0"}), "forwarding_off", "fault",
-         "conf.fwd0"),
-        (around(filters=["ip filter FORWARD"]), "filter_drops", "fault", "ip filter FORWARD"),
-        (host(limits=Limits(100, 8 << 30)), "descriptors", "fault", "the hard limit is 100"),
-        (host(limits=Limits(1024, 100 << 20)), "memory", "warning", "100 MiB"),
-        (host(nameless={PEERING.name: "no such name"}), "name", "fault", "no such name"),
-        (around(outer_device=""), "address", "fault", str(PEERING.local_addrs)),
-        (around(outer=None), "route", "fault", str(PEERING.far)),
-        (around(own=frozenset()), "own_source", "warning", LOCAL),
-        (around(keys=[KeyFinding("/s: empty")]), "keys", "fault", "/s: empty"),
-        (around(keys=[KeyFinding("/c: ends in 3 days", fault=False)]), "keys", "warning", "3 days"),
-        (host(probe_key="/p: probe key is not hexadecimal"), "keys", "fault", "/p: probe key"),
-        (around(ports=[Port(500, "IKE", "taken", "charon (pid 7)")]), "port", "fault", "stop charon (pid 7)"),
-        (around(ports=[Port(500, "IKE", "not permitted")]), "port", "fault", "as root"),
-        (around(echo=Echo(True, 1400)), "path_mtu", "warning", "path_mtu = 1400"),
-        (around(echo=Echo(True, 900)), "path_mtu", "fault", "900 octets"),
-        (around(peering=INNER_V6, own=OWN_V6, big={"lan": 185000}), "big_tcp", "warning", "dev lan gro_max_size 65536"),
-        (
-            lambda f: around(outer=ELSEWHERE)(replace(f, sysctls=STRICT)),
-            "rp_filter", "warning", "net.ipv4.conf.wan.rp_filter=2",
-        ),
-        (
-            lambda f: around(peering=CERTIFIED)(replace(f, clock_synchronised=False)),
-            "clock", "warning", "NTP",
-        ),
-        (running(not_ready), "process", "fault", "keyd is failed"),
-        (running(lambda s: replace(s, warnings=["odd"])), "status", "warning", "odd"),
-        (running(inner={REMOTE: ELSEWHERE}), "route_missing", "fault", REMOTE),
-        (running(inner={REMOTE: None}), "route_missing", "fault", "no route"),
-        (running(inner=OUTSIDE), "route_source", "warning", "198.51.100.7"),
-        (with_drops(internal_error=1), "drops", "warning", "traceback"),
-        (with_drops(ring_full=101), "drops", "warning", "101 dropped"),
-        (told(ike_failures={"no_answer": 3}), "far_gateway", "fault", "no answer 3 times; it answers echo requests"),
-        (with_restarts(RESTARTS_MANY), "restarts", "warning", f"replaced {RESTARTS_MANY} times"),
-        (
-            lambda f: running()(replace(f, limits=Limits(1024, 8 << 30, used=1000))),
-            "descriptors", "warning", "1000 of 1024",
-        ),
-    ],
-)  # fmt: skip
+WRONG: list[tuple[Callable[[Facts], Facts], str, str, str]] = [
+    (host(absent="nobody answers at /c (No such file)"), "not_running", "fault", "nobody answers at /c (No such"),
+    (host(absent="nobody answers", others=1), "not_running", "fault", "has gateway.control changed?"),
+    (host(unheard="the gateway: timed out"), "not_running", "fault", "timed out"),
+    (host(left=LEFT), "left_guards", "warning", "nft delete table inet fwd_y; ip -4 route del"),
+    (host(lacks=["nft is missing: install the package nftables"]), "host", "fault", "install the package"),
+    (host(walls=["no Landlock: this kernel has none"]), "kernel", "warning", "no Landlock"),
+    (host(sysctls={"net.ipv4.ip_forward": "0"}), "forwarding_off", "fault", "net.ipv4.ip_forward=1"),
+    (host(sysctls={"net.ipv4.ip_forward": "1", "net.ipv4.conf.fwd0.forwarding": "0"}), "forwarding_off", "fault",
+     "conf.fwd0"),
+    (around(filters=["ip filter FORWARD"]), "filter_drops", "fault", "ip filter FORWARD"),
+    (host(limits=Limits(100, 8 << 30)), "descriptors", "fault", "the hard limit is 100"),
+    (host(limits=Limits(1024, 100 << 20)), "memory", "warning", "100 MiB"),
+    (host(nameless={PEERING.name: "no such name"}), "name", "fault", "no such name"),
+    (around(outer_device=""), "address", "fault", str(PEERING.local_addrs)),
+    (around(outer=None), "route", "fault", str(PEERING.far)),
+    (around(own=frozenset()), "own_source", "warning", LOCAL),
+    (around(keys=[KeyFinding("/s: empty")]), "keys", "fault", "/s: empty"),
+    (around(keys=[KeyFinding("/c: ends in 3 days", fault=False)]), "keys", "warning", "3 days"),
+    (host(probe_key="/p: probe key is not hexadecimal"), "keys", "fault", "/p: probe key"),
+    (around(ports=[Port(500, "IKE", "taken", "charon (pid 7)")]), "port", "fault", "stop charon (pid 7)"),
+    (around(ports=[Port(500, "IKE", "not permitted")]), "port", "fault", "as root"),
+    (around(echo=Echo(True, 1400)), "path_mtu", "warning", "path_mtu = 1400"),
+    (around(echo=Echo(True, 900)), "path_mtu", "fault", "900 octets"),
+    (around(peering=INNER_V6, own=OWN_V6, big={"lan": 185000}), "big_tcp", "warning", "dev lan gro_max_size 65536"),
+    (
+        lambda f: around(outer=ELSEWHERE)(replace(f, sysctls=STRICT)),
+        "rp_filter", "warning", "net.ipv4.conf.wan.rp_filter=2",
+    ),
+    (
+        lambda f: around(peering=CERTIFIED)(replace(f, clock_synchronised=False)),
+        "clock", "warning", "NTP",
+    ),
+    (running(not_ready), "process", "fault", "keyd is failed"),
+    (running(lambda s: replace(s, warnings=["odd"])), "status", "warning", "odd"),
+    (running(inner={REMOTE: ELSEWHERE}), "route_missing", "fault", REMOTE),
+    (running(inner={REMOTE: None}), "route_missing", "fault", "no route"),
+    (running(inner=OUTSIDE), "route_source", "warning", "198.51.100.7"),
+    (with_drops(internal_error=1), "drops", "warning", "traceback"),
+    (with_drops(ring_full=101), "drops", "warning", "101 dropped"),
+    (told(ike_failures={"no_answer": 3}), "far_gateway", "fault", "no answer 3 times; it answers echo requests"),
+    (with_restarts(RESTARTS_MANY), "restarts", "warning", f"replaced {RESTARTS_MANY} times"),
+    (
+        lambda f: running()(replace(f, limits=Limits(1024, 8 << 30, used=1000))),
+        "descriptors", "warning", "1000 of 1024",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "check", "severity", "words"), WRONG)
 def test_what_is_wrong_is_one_finding(change: Callable[[Facts], Facts], check: str, severity: str, words: str) -> None:
     (found,) = findings(change(FINE))
     assert (found.check, found.severity) == (check, severity)
@@ -154,6 +157,20 @@ def test_what_is_wrong_is_one_finding(change: Callable[[Facts], Facts], check: s
     assert found.what
     assert found.evidence
     assert found.remedy
+
+
+def test_each_check_is_made_and_each_finding_has_a_case_here() -> None:
+    functions = {name for name, one in vars(checks).items() if getattr(one, "__module__", "") == checks.__name__}
+    judging = {
+        name for name in functions if "Iterator[Finding]" in getattr(checks, name).__annotations__.get("return", "")
+    }
+    assert judging == {one.__name__ for one in CHECKS} | {"readiness"}
+
+    made = [
+        one for one in nodes(Path(checks.__file__)) if isinstance(one, ast.Call) and "Finding" in ast.dump(one.func)
+    ]
+    named = {one.args[0].value for one in made if isinstance(one.args[0], ast.Constant)}
+    assert named == {check for _, check, _, _ in WRONG} - {"process"}, "a reason of the gateway's own, by `readiness`"
 
 
 @pytest.mark.parametrize(
