@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import runpy
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import pytest
+from codekit import nodes
 from pydantic import TypeAdapter, ValidationError
 from statuskit import NOW_NS, ready_view
 
@@ -31,6 +33,7 @@ from fwd.model.status import FarGateway, Order, Status
 from fwd.proto.drops import DropReason
 
 DOCS = Path(__file__).parents[1] / "docs"
+FWD = DOCS.parent / "fwd"
 
 
 @pytest.fixture
@@ -100,6 +103,17 @@ def test_every_key_has_a_type_and_a_sentence(cls: type) -> None:
     for one in shown(cls):
         assert one.sentence.endswith("."), one.key
         assert one.sentence[0] in "`" or not one.sentence[0].islower() or one.sentence.startswith("keyd"), one.key
+
+
+@pytest.mark.parametrize("cls", list(classes(Status)), ids=lambda cls: cls.__name__)
+def test_a_key_with_a_default_is_filled_all_the_same(cls: type) -> None:
+    """One without cannot be forgotten: the class is not made then."""
+    makers = [file for kind in ("agent", "keyd") for file in (FWD / kind).glob("*.py")]
+    said = [node for file in makers for node in nodes(file)]
+    filled = {one.arg for one in said if isinstance(one, ast.keyword)}
+    filled |= {one.value for one in said if isinstance(one, ast.Constant) and isinstance(one.value, str)}
+    defaults = {one.name for one in fields(cls) if (one.default, one.default_factory) != (MISSING, MISSING)}
+    assert defaults - {"schema"} <= filled
 
 
 def joined(view: GatewayView) -> None:
