@@ -50,6 +50,7 @@ def rotate_ca(file: _File = CONFIG) -> None:
     import time
 
     from fwd.controller.config import load
-    from fwd.controller.rotate import rotate
+    from fwd.controller.rotate import ask_running, rotate
 
-    typer.echo(rotate(load(file).controller.state, time.time()))
+    about = load(file).controller
+    typer.echo(rotate(about.state, time.time(), lambda: ask_running(about.url, about.state)))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from fwd.controller import roles
-from fwd.controller.desk import Desk
-from fwd.controller.store import Write
+from fwd.controller.desk import Desk, LeaderlessError
+from fwd.controller.store import StoreError, Write
 from fwd.controller.tokens import Token
 from fwd.controller.watch import Watch
 
 _WRITER: Final = "healthz"
-_WRITER_S: Final = 1.0  # between two tries of the writer
+_WRITER_S: Final = 1.0  # between two tries of the writer, whatever came of the first
 STRANGERS_MAX: Final = 20.0  # refusals of one address at once
 STRANGERS_A_S: Final = 1.0  # and for each second from then on
 _ADDRESSES_MAX: Final = 4096
@@ -53,7 +54,8 @@ class Control:
     strangers: Strangers = field(default_factory=Strangers)
     stopping: bool = False
     watch: Watch = field(init=False)
-    _tried: tuple[float, int | None] = (float("-inf"), None)
+    _tried: tuple[float, int | None, str] = (float("-inf"), None, "")
+    _trying: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.clock())
@@ -66,13 +68,20 @@ class Control:
             self.watch.note(one.what, one.host, one.text, one.at)
 
     def person(self, authorization: str | None, *, writes: bool) -> Token:
-        """Return whose bearer token it is. Raises DeniedError."""
+        """Return whose bearer token it is. Raises DeniedError, and LeaderlessError before anything was read."""
+        if not self.desk.has_read:
+            raise LeaderlessError
         return roles.person(authorization, self.desk.records.tokens.values(), writes=writes)
 
     def host(self, der: bytes | None) -> roles.Host:
         """Return whose link's certificate it is. Raises DeniedError, and LeaderlessError: what is known may be old."""
         _ = self.desk.newest
-        return roles.host(der, self.wall(), self.desk.records.revoked, self.desk.hosts)
+        try:
+            return roles.host(der, self.wall(), self.desk.records.revoked, self.desk.hosts)
+        except roles.DeniedError as error:
+            if error.stray:
+                self.watch.tell_once("host.unknown", error.stray, str(error), self.wall())
+            raise
 
     def turn(self) -> None:
         """Judge all hosts anew: due each second."""
@@ -82,7 +91,14 @@ class Control:
     async def try_writer(self) -> None:
         """Write something, if that was not done just now. Raises StoreError, LeaderlessError and NotLeaderError."""
         term, _ = self.desk.newest
-        at, tried = self._tried
-        if tried != term or self.clock() - at > _WRITER_S:
-            await self.desk.store.write(term, [Write(_WRITER, str(self.wall()).encode())])
-            self._tried = self.clock(), term
+        async with self._trying:
+            at, tried, why = self._tried
+            if tried != term or self.clock() - at > _WRITER_S:
+                why = ""
+                try:
+                    await self.desk.store.write(term, [Write(_WRITER, str(self.wall()).encode())])
+                except StoreError as error:
+                    why = str(error) or type(error).__name__
+                self._tried = self.clock(), term, why
+            if why:
+                raise StoreError(why)

@@ -8,39 +8,34 @@ leading knows nothing more, and answers LeaderlessError.
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
-
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fwd.controller import ca, changes, fleet, records, tokens
 from fwd.controller.fleet import Kept, Outcome
+from fwd.controller.issuing import Issuer, keys_in, lists_of
 from fwd.controller.keys import Keys
-from fwd.controller.place import Placement, identity_of
-from fwd.controller.records import Certificate, Operation, Records
-from fwd.controller.store import ConflictError, NotLeaderError, Store, Write
+from fwd.controller.place import Placement
+from fwd.controller.records import REVOKED_MAX, Operation, Records
+from fwd.controller.roles import DeniedError, Host
+from fwd.controller.store import ConflictError, NotLeaderError, Store, StoreError, Write
 from fwd.controller.tokens import Token
 from fwd.link.document import Document, sign
 from fwd.model.fleet import Fleet
 from fwd.proto.logged import event
 
 Order = tuple[int, int]
-TERMS_MAX: Final = 1 << 20  # that hosts may be ahead of a store that was put back
+TERMS_AHEAD_MAX: Final = 2**20  # of a host's word: what is far above could never be surpassed again
 CRL_S: Final = 86400.0  # between lists of revoked certificates if nothing is revoked
 log = logging.getLogger(__name__)
 
 
 class LeaderlessError(Exception):
     """This controller does not lead, so it can neither change nor vouch for anything."""
-
-
-class TooManyError(Exception):
-    """More of something than one host may have; its text is one line."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +80,11 @@ class Desk:
         self.store, self.keys, self._lifetime_s, self._wall = store, keys, lifetime_s, wall
         self.term: int | None = None
         self._followed = -1
+        self.has_read = False
+        self._stale = False  # a write has failed, and it may have been made
         self.cluster_id = ""
         self.records = Records()
-        self.crl, self._crl_at = b"", float("-inf")
+        self.crl, self._crl_at, self._crl_of = b"", float("-inf"), -1
         self._documents: dict[str, bytes] = {}
         self._take(Kept())
         self._lock = asyncio.Lock()
@@ -99,6 +96,7 @@ class Desk:
         """Try to lead, and read everything if that is so."""
         term = await self.store.lead(who)
         if term is not None:
+            self._crl_of = -1  # another term's
             await self._read()
             self.term = term
             self.wake()
@@ -115,6 +113,9 @@ class Desk:
         """Go on leading; False: that is over, and nothing is vouched for any more."""
         if self.term is not None and not await self.store.renew():
             self.step_down()
+        if self.term is not None and self._stale:
+            async with self._leading():
+                pass  # which reads what was made, if anything was
         return self.term is not None
 
     def step_down(self) -> None:
@@ -126,22 +127,19 @@ class Desk:
     async def _read(self) -> None:
         self.cluster_id = await self.store.cluster_id()
         kept, self.records = await fleet.load(self.store), await records.load(self.store)
+        self.has_read = True
         self._take(kept)
 
     def _take(self, kept: Kept) -> None:
-        """Know what holds from now on. What is revoked is part of it, since one order has one content."""
+        """Know what holds from now on. What is revoked is part of a generation, since one order has one content."""
         self.kept, self._placement = kept, kept.placement
         self._hosts = {("gateway", one.name) for one in kept.fleet.gateways}
         self._hosts |= {("router", one.name) for one in kept.fleet.routers}
-        self._documents.clear()
-        self._list_revoked()
-
-    def _list_revoked(self) -> None:
-        """Write each CA's list of revoked certificates."""
-        now, revoked = self._wall(), self.records.revoked
-        cas = [one for one in (self.keys.authority, self.keys.other) if one]
-        self.crl = b"".join(ca.revocation_list(one, revoked.items(), int(now), now) for one in cas)
-        self._crl_at = now
+        if self._crl_of != kept.generation:
+            self._documents.clear()
+            self._crl_at, self._crl_of = self._wall(), kept.generation
+            revoked = [self.records.certificates[serial] for serial in self.records.revoked]
+            self.crl = lists_of(self.keys, [one for one in revoked if self._crl_at <= one.forgotten_at], self._crl_at)
 
     # -- what hosts are to do -----------------------------------------------------------------------------------------
 
@@ -207,12 +205,14 @@ class Desk:
     async def delete(self, asked: Asked, *, seen: tuple[str, str, int] | None = None, dry_run: bool = False) -> Done:
         """Take an object away; of a host both certificates are revoked."""
         async with self._leading() as term:
-            revoked = [replace(one, revoked_at=asked.now) for one in self.records.of_host(asked.kind, asked.name)]
+            if len(self.records.revoked) + len(self.records.of_host(asked.kind, asked.name)) > REVOKED_MAX:
+                text = f"more than {REVOKED_MAX} certificates would be revoked at once: delete it when some have ended"
+                raise changes.RefusedError(text, conflict=True)
             return await self._edit(
                 term,
                 asked,
                 lambda fleet: changes.delete(fleet, asked.kind, asked.name),
-                lambda: [records.put_certificate(one) for one in revoked],
+                lambda: records.put_revoked(self.records, asked.kind, asked.name, asked.now),
                 seen=seen,
                 dry_run=dry_run,
             )
@@ -235,7 +235,8 @@ class Desk:
             if outcome.kept is self.kept and not others:
                 return ()
             made.append(self._operation(term, asked, outcome))
-            return [*others, *records.put_operation(made[0], self.records), *records.forgotten(self.records, asked.now)]
+            others = [*others, *records.put_operation(made[0], self.records)]
+            return [*others, *records.forgotten(self.records, asked.now, others)]
 
         outcome = await fleet.edit(self.store, term, self.kept, act, seen=seen, dry_run=dry_run, beside=written)
         if dry_run or not made:
@@ -301,8 +302,10 @@ class Desk:
     async def join(self, secret: str, joining: Joining, now: float) -> dict[str, Any]:
         """Take a host into the fleet by its token: what it is told."""
         async with self._leading() as term:
-            key = ca.fingerprint(ca.key_in(joining.link_csr))
-            token = tokens.use(secret, joining.name, key, self.records.tokens.values(), now)
+            tokens.known(secret, self.records.tokens.values(), now)  # before anything is worked out for who asks
+            keys = keys_in(joining.kind, joining.link_csr, joining.ike_csr)
+            words = " ".join(keys.fingerprints.values())
+            token = tokens.use(secret, joining.name, words, self.records.tokens.values(), now)
             again = bool(self.records.tokens[token.name].used_key)
             joined = bool(self.records.of_host(joining.kind, joining.name))
             if again and not joined:
@@ -313,61 +316,44 @@ class Desk:
                 )
                 raise changes.RefusedError(text, conflict=True)
 
-            issued, told = self._issue(joining.kind, joining.name, joining.link_csr, joining.ike_csr, now)
+            there = self.records.of_host(joining.kind, joining.name)
+            issued, told = self._issuer.issue(joining.kind, joining.name, keys, there, now)
             asked = Asked(f"token {token.name}", "join", joining.kind, joining.name, now)
-            writes = [records.put_token(token), *map(records.put_certificate, issued)]
-            await self._edit(term, asked, lambda fleet: _with_host(fleet, joining, token.vpc), lambda: writes)
+            writes = records.put_issued(self.records, joining.kind, joining.name, issued, now)
+            if issued or not again:
+                writes.append(records.put_token(token))
+                await self._edit(term, asked, lambda fleet: _with_host(fleet, joining, token.vpc), lambda: writes)
             return told
 
-    async def renew_certificates(
-        self, kind: str, name: str, link_csr: str, ike_csr: str | None, now: float
-    ) -> dict[str, Any]:
-        """Issue a host's certificates anew; those before stay as they are."""
+    async def renew_certificates(self, host: Host, link_csr: str, ike_csr: str | None, now: float) -> dict[str, Any]:
+        """Issue a host's certificates anew, for the keys that it has; those before stay as they are."""
         async with self._leading() as term:
-            if len(self.records.of_host(kind, name)) >= records.CERTIFICATES_MAX:
-                raise TooManyError(f"{kind} {name} has {records.CERTIFICATES_MAX} certificates that are not over yet")
-            issued, told = self._issue(kind, name, link_csr, ike_csr, now)
-            writes = [*map(records.put_certificate, issued), *records.forgotten(self.records, now)]
-            await self.store.write(term, writes)
-            self.records = await records.load(self.store)
+            if (host.kind, host.name) not in self._hosts or host.serial in self.records.revoked:
+                raise DeniedError(f"the certificate of {host.kind} {host.name} is revoked: it was deleted")
+            keys, there = keys_in(host.kind, link_csr, ike_csr), self.records.of_host(host.kind, host.name)
+            if not keys.fingerprints.items() <= {(one.use, one.key) for one in there}:
+                raise DeniedError(f"{host.kind} {host.name} has joined with another key than the one that it renews")
+
+            issued, told = self._issuer.issue(host.kind, host.name, keys, there, now)
+            writes = records.put_issued(self.records, host.kind, host.name, issued, now)
+            if writes:
+                await self.store.write(term, [*writes, *records.forgotten(self.records, now, writes)])
+                self.records = await records.load(self.store)
             return told
 
-    def _issue(
-        self, kind: str, name: str, link_csr: str, ike_csr: str | None, now: float
-    ) -> tuple[list[Certificate], dict[str, Any]]:
-        if (kind == "gateway") != (ike_csr is not None):
-            raise ca.RequestError(f"a {kind} {'needs an' if kind == 'gateway' else 'has no'} ike_csr")
-        authority, ends_at = self.keys.authority, now + self._lifetime_s
-        link = ca.link_certificate(authority, ca.key_in(link_csr), (self.cluster_id, kind, name), now, self._lifetime_s)
-        issued = [Certificate(link.serial_number, kind, name, "link", ends_at)]
-        told: dict[str, Any] = {"ike_certificate": None}
-        if ike_csr is not None:
-            ike = ca.ike_certificate(authority, ca.key_in(ike_csr), identity_of(name), now, self._lifetime_s)
-            issued.append(Certificate(ike.serial_number, kind, name, "ike", ends_at))
-            told["ike_certificate"] = ca.pem(ike).decode()
-        raw = self.keys.document.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        return issued, {
-            **told,
-            "cluster_id": self.cluster_id,
-            "name": name,
-            "kind": kind,
-            "link_certificate": ca.pem(link).decode(),
-            "ca_bundle": ca.bundle(self.keys.trusted()).decode(),
-            "document_key": base64.b64encode(raw).decode(),
-            "identity": identity_of(name),
-        }
+    @property
+    def _issuer(self) -> Issuer:
+        return Issuer(self.keys, self.cluster_id, self._lifetime_s)
 
-    async def recover(self, asked: Asked, seen: tuple[str, Order]) -> Operation:
-        """Begin an epoch above all that hosts have seen, after an older store was put back. `seen`: by whom, what.
-
-        Terms rise by one a start: what a host tells of many more is not to be believed, nor to be lived with for ever.
-        """
+    async def recover(self, asked: Asked, seen: Mapping[str, Order]) -> Operation:
+        """Begin an epoch above all that hosts have seen, after an older store was put back."""
         async with self._leading() as term:
-            host, (above, _) = seen
-            if above > term + TERMS_MAX:
-                text = f"{host} says it has seen term {above}, and here it is {term}: see to that host, or delete it"
-                raise changes.RefusedError(text, conflict=True)
-            await self.store.begin_epoch(term, max(term, above))
+            for host, (one, _) in seen.items():
+                if one > term + TERMS_AHEAD_MAX:
+                    text = f"{host} says it has seen term {one}, and here it is {term}: see to that host, or delete it"
+                    raise changes.RefusedError(text, conflict=True)
+            above = max([term, *(one for one, _ in seen.values())])
+            await self.store.begin_epoch(term, above)
             self.step_down()
             await self.store.resign()
             if not await self.lead(asked.who):
@@ -383,13 +369,29 @@ class Desk:
             if self.term is None:
                 raise LeaderlessError
             try:
+                if self._stale:
+                    await self._read_anew()
                 yield self.term
             except NotLeaderError:
                 self.step_down()
                 raise LeaderlessError from None
             except ConflictError:
-                await self._read()
+                self._stale = True
+                await self._read_anew()
                 raise
+            except StoreError:
+                self._stale = True
+                raise
+
+    async def _read_anew(self) -> None:
+        """Read everything after a write of which nobody knows what came: it may have been made."""
+        before = self.records.operations
+        await self._read()
+        self._stale = False
+        self.wake()
+        for one in self.records.operations.values():
+            if one.id not in before:
+                _log(one)
 
 
 def _with_host(fleet: Fleet, joining: Joining, vpc: str) -> Fleet:

@@ -23,7 +23,18 @@ from typing import Any, Final
 
 import httpx
 
-from fwd.controller.store import ABSENT, ID_BYTES, ConflictError, Entry, NotLeaderError, Store, StoreError, Write
+from fwd.controller.store import (
+    ABSENT,
+    ID_BYTES,
+    ConflictError,
+    Entry,
+    NotLeaderError,
+    Store,
+    StoreError,
+    Write,
+    check_epoch,
+    check_writes,
+)
 
 TTL_S: Final = 5
 MARGIN_S: Final = 1.0  # before the end of its lease a leader stops
@@ -109,6 +120,7 @@ class EtcdStore(Store):
         return sorted(entries, key=lambda entry: entry.key), revision
 
     async def write(self, term: int, changes: Sequence[Write]) -> int:
+        check_writes(changes)
         if time.monotonic() >= self._leads_until:
             raise NotLeaderError
         word = secrets.token_bytes(ID_BYTES)
@@ -171,6 +183,7 @@ class EtcdStore(Store):
         return _plain(answer["responses"][-1]["response_range"]["kvs"][0]["value"]).decode()
 
     async def begin_epoch(self, term: int, above: int) -> None:
+        check_epoch(above)
         _, revision = await self.read("\0")
         base = max(above, revision, term) + 1
         answer = await self._post(

@@ -2,6 +2,7 @@
 
     ca.key                  the CA that issues: its key and its certificate
     other.key               while the CA is replaced (rotate.py): the one that will issue, or did so before
+    old.key                 the one that was replaced last; it is not read
     ca.pem                  the certificates of both, to be trusted
     told.pem                those of them that hosts are told of since the controller's last start
     document.key            signs what hosts are to do (link/document.py)
@@ -16,7 +17,6 @@ Several controllers of one fleet have the same ca.key, other.key and document.ke
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -38,7 +38,9 @@ from fwd.proto.errors import UserError
 
 _FILE_BYTES_MAX: Final = 65536
 _OTHERS: Final = 0o077
-CA_KEY, CA_PEM, OTHER_KEY, TOLD_PEM = "ca.key", "ca.pem", "other.key", "told.pem"
+CA_KEY, CA_PEM, OTHER_KEY, OLD_KEY = "ca.key", "ca.pem", "other.key", "old.key"
+TOLD_PEM: Final = "told.pem"
+_SWAP: Final = "swap.key"  # the CA that has issued, while another one takes its place
 DOCUMENT_KEY, SERVER_KEY, SERVER_PEM = "document.key", "server.key", "server.pem"
 ADMIN_TOKEN, CLIENT = "admin.token", "client.toml"
 
@@ -72,8 +74,9 @@ def open_state(directory: Path) -> None:
 def load(directory: Path, now: float) -> Keys:
     """Read the keys, and make those that are not there. Raises UserError."""
     if not (directory / CA_KEY).exists() and not (directory / CA_PEM).exists():
+        _make_document_key(directory)
         write_authority(directory / CA_KEY, ca.new_authority("fwd controller", now))
-        _key(directory / DOCUMENT_KEY, Ed25519PrivateKey.generate)
+    _mend_swap(directory)
     other = _authority(directory / OTHER_KEY) if (directory / OTHER_KEY).exists() else None
     found = Keys(_authority(directory / CA_KEY), _document_key(directory / DOCUMENT_KEY), other)
     write(directory / CA_PEM, ca.bundle(found.trusted()))
@@ -91,6 +94,34 @@ def is_told(directory: Path, keys: Keys) -> bool:
     return path.exists() and read(path) == ca.bundle(keys.trusted())
 
 
+def swap_authorities(directory: Path, authority: ca.Authority) -> None:
+    """Have the other CA issue in place of this one; whenever it ends, both are there. Raises UserError."""
+    write_authority(directory / _SWAP, authority)
+    try:
+        (directory / OTHER_KEY).replace(directory / CA_KEY)
+        _mend_swap(directory)
+    except OSError as error:
+        raise UserError(f"{directory}: the CA cannot be replaced: {error.strerror}") from None
+
+
+def _mend_swap(directory: Path) -> None:
+    """End a swap that was begun: before its first step it was none."""
+    swap, other = directory / _SWAP, directory / OTHER_KEY
+    if swap.exists() and not other.exists():
+        _sync(directory)  # the first step is on disk before the second one
+        swap.replace(other)
+        _sync(directory)
+    swap.unlink(missing_ok=True)
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def write_authority(path: Path, authority: ca.Authority) -> None:
     """Write a CA's key and certificate. Raises UserError."""
     write(path, authority.key_pem() + ca.pem(authority.certificate))
@@ -98,7 +129,11 @@ def write_authority(path: Path, authority: ca.Authority) -> None:
 
 def server_key(directory: Path) -> ec.EllipticCurvePrivateKey:
     """Read the key of the controller's TLS, or make it. Raises UserError."""
-    key = _key(directory / SERVER_KEY, lambda: ec.generate_private_key(ec.SECP256R1()))
+    path = directory / SERVER_KEY
+    if not path.exists():
+        made = ec.generate_private_key(ec.SECP256R1())
+        write(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    key = _read_key(path)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise UserError(f"{directory / SERVER_KEY}: not an ECDSA key: remove it, and a new one is made")
     return key
@@ -135,19 +170,21 @@ def _authority(path: Path) -> ca.Authority:
         raise UserError(f"{path}: no CA with its certificate: {error}") from None
 
 
+def _make_document_key(directory: Path) -> None:
+    """Make it with the CA and never after: hosts believe the one alone that they were told of when they joined."""
+    if not (directory / DOCUMENT_KEY).exists():
+        key = Ed25519PrivateKey.generate()
+        data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        write(directory / DOCUMENT_KEY, data)
+
+
 def _document_key(path: Path) -> Ed25519PrivateKey:
-    """It is made with the CA, and never alone: hosts take no other one's word."""
-    key = _read_key(path) if path.exists() else None
-    if not isinstance(key, Ed25519PrivateKey):
-        why = "no Ed25519 key" if key else "it is not there"
-        raise UserError(f"{path}: {why}: put back the one that hosts have been told of")
-    return key
-
-
-def _key(path: Path, make: Callable[[], ec.EllipticCurvePrivateKey | Ed25519PrivateKey]) -> object:
     if not path.exists():
-        write(path, make().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return _read_key(path)
+        raise UserError(f"{path} is missing: put back the one that hosts have been told of")
+    key = _read_key(path)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise UserError(f"{path}: not an Ed25519 key: put back the one that hosts have been told of")
+    return key
 
 
 def _read_key(path: Path) -> object:

@@ -106,8 +106,8 @@ def _peering(
     native = {"native": True} if peering.path == "native" else {}  # outer addresses are in the subnets themselves
     return {
         "name": peering.name,
-        "local_addrs": _address(fleet, peering, gateway),
-        "remote_addrs": [_address(fleet, peering, one) for one in partners],
+        "local_addrs": address_of(fleet, peering, gateway),
+        "remote_addrs": [address_of(fleet, peering, one) for one in partners],
         "local_ts": [str(one) for one in fleet.cidrs_of(near)],
         "remote_ts": [str(one) for one in fleet.cidrs_of(far)],
         "members": each * len(partners),
@@ -120,8 +120,8 @@ def _peering(
     }
 
 
-def _address(fleet: Fleet, peering: Peering, gateway: Gateway) -> str:
-    """The address of a gateway's tunnels; of inner ones that of the IP version that all of the peering's have."""
+def address_of(fleet: Fleet, peering: Peering, gateway: Gateway) -> str:
+    """Return the address of a gateway's tunnels: of inner ones that of an IP version that all have."""
     if peering.path == "internet":
         return str(gateway.outer)
     everybody = [one for name in peering.clusters for one in fleet.members_of(name)]

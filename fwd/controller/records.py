@@ -1,14 +1,16 @@
 """What a controller keeps beside the fleet: tokens, certificates, operations; how each is written in the store.
 
 A certificate's record outlives its end by the grace in which hosts may still use it, so that a host that is deleted
-can have all of its revoked. Of operations the last ones are kept; all of them are in the log.
+can have all of its revoked. The records of a host are one key of the store, so that whatever is done to it is one
+write. Of operations the last ones are kept; all of them are in the log.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Literal
 
@@ -17,14 +19,18 @@ from fwd.controller.store import Entry, Store, Write
 from fwd.controller.tokens import Token
 
 OPERATIONS_MAX: Final = 256
-CERTIFICATES_MAX: Final = 1024  # of a host, not yet past their grace
-_TOKEN, _CERTIFICATE, _OPERATION = "token/", "certificate/", "operation/"
+CERTIFICATES_MAX: Final = 32  # of a host and a use; more are kept only while they are not over
+REVOKED_MAX: Final = 4000  # at once: hosts take lists of 256 KiB
+FORGOTTEN_MAX: Final = 32  # in a transaction, of which etcd's have 128 operations at most
+_TOKEN, _CERTIFICATES, _OPERATION = "token/", "certificates/", "operation/"
 Use = Literal["link", "ike"]
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """One that was issued to a host."""
+    """One that was issued to a host: for a key, by its fingerprint, by a CA, by its pin. `pem`: itself, until it is
+    revoked.
+    """
 
     serial: int
     kind: str
@@ -32,6 +38,10 @@ class Certificate:
     use: Use
     ends_at: float
     revoked_at: float | None = None
+    key: str = ""
+    issuer: str = ""
+    cluster_id: str = ""
+    pem: str = ""
 
     @property
     def forgotten_at(self) -> float:
@@ -67,21 +77,28 @@ class Records:
         """The serials of revoked certificates, and when."""
         return {one.serial: one.revoked_at for one in self.certificates.values() if one.revoked_at is not None}
 
+    @cached_property
+    def hosts(self) -> Mapping[tuple[str, str], list[Certificate]]:
+        """All certificates by kind and name of the host, the oldest first."""
+        found: dict[tuple[str, str], list[Certificate]] = defaultdict(list)
+        for one in sorted(self.certificates.values(), key=lambda one: one.ends_at):
+            found[one.kind, one.host].append(one)
+        return found
+
     def of_host(self, kind: str, name: str) -> list[Certificate]:
         """The certificates of a host that are not revoked."""
-        found = self.certificates.values()
-        return [one for one in found if (one.kind, one.host) == (kind, name) and one.revoked_at is None]
+        return [one for one in self.hosts.get((kind, name), ()) if one.revoked_at is None]
 
 
 async def load(store: Store) -> Records:
     """Read them all."""
     tokens, certificates, operations = [
         [json.loads(entry.value) for entry in await _entries(store, prefix)]
-        for prefix in (_TOKEN, _CERTIFICATE, _OPERATION)
+        for prefix in (_TOKEN, _CERTIFICATES, _OPERATION)
     ]
     return Records(
         {one["name"]: Token(**one) for one in tokens},
-        {one["serial"]: Certificate(**one) for one in certificates},
+        {one["serial"]: Certificate(**one) for host in certificates for one in host},
         {one["id"]: _operation(one) for one in operations},
     )
 
@@ -105,23 +122,50 @@ def drop_token(name: str) -> Write:
     return Write(_TOKEN + name, None)
 
 
-def put_certificate(certificate: Certificate) -> Write:
-    """Write a certificate's record."""
-    return Write(f"{_CERTIFICATE}{certificate.serial:040x}", json.dumps(asdict(certificate)).encode())
+def put_issued(records: Records, kind: str, name: str, issued: Sequence[Certificate], now: float) -> list[Write]:
+    """Write what was issued to a host; of those that it has had, what nobody takes any more goes, and of very many
+    that are over the oldest.
+    """
+    if not issued:
+        return []
+    kept = [one for one in records.hosts.get((kind, name), ()) if now <= one.forgotten_at]
+    for use in ("link", "ike"):
+        over = [one for one in kept if one.use == use and one.revoked_at is None and one.ends_at < now]
+        too_many = len([one for one in kept if one.use == use]) + 1 - CERTIFICATES_MAX
+        kept = [one for one in kept if one not in over[: max(0, too_many)]]
+    return [_put_certificates(kind, name, [*kept, *issued])]
+
+
+def put_revoked(records: Records, kind: str, name: str, now: float) -> list[Write]:
+    """Write that all certificates of a host are revoked."""
+    found = records.hosts.get((kind, name), [])
+    revoked = [one if one.revoked_at is not None else replace(one, revoked_at=now, pem="") for one in found]
+    return [_put_certificates(kind, name, revoked)] if revoked else []
+
+
+def _put_certificates(kind: str, name: str, certificates: Iterable[Certificate]) -> Write:
+    rows = [asdict(one) for one in certificates]
+    return Write(f"{_CERTIFICATES}{kind}/{name}", json.dumps(rows).encode() if rows else None)
 
 
 def put_operation(operation: Operation, records: Records) -> list[Write]:
     """Write an operation, and forget the oldest of too many."""
     too_many = sorted(records.operations)[: max(0, len(records.operations) - OPERATIONS_MAX + 1)]
     put = Write(_OPERATION + operation.id, json.dumps(asdict(operation)).encode())
-    return [put, *(Write(_OPERATION + one, None) for one in too_many)]
+    return [put, *(Write(_OPERATION + one, None) for one in too_many[:FORGOTTEN_MAX])]
 
 
-def forgotten(records: Records, now: float) -> Iterator[Write]:
-    """Forget certificates and tokens whose time is long over."""
-    for one in records.certificates.values():
-        if now > one.forgotten_at:
-            yield Write(f"{_CERTIFICATE}{one.serial:040x}", None)
+def forgotten(records: Records, now: float, beside: Iterable[Write]) -> list[Write]:
+    """Forget some certificates and tokens whose time is long over, but for what is written in the same transaction."""
+    written = {one.key for one in beside}
+    return [one for one in _over(records, now) if one.key not in written][:FORGOTTEN_MAX]
+
+
+def _over(records: Records, now: float) -> Iterator[Write]:
+    for (kind, name), certificates in records.hosts.items():
+        kept = [one for one in certificates if now <= one.forgotten_at]
+        if len(kept) < len(certificates):
+            yield _put_certificates(kind, name, kept)
     for token in records.tokens.values():
         if token.ends_at is not None and now > token.ends_at + GRACE_S:
             yield drop_token(token.name)

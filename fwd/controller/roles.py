@@ -16,17 +16,20 @@ from cryptography import x509
 from fwd.controller.tokens import Token, TokenError, bearer_of
 
 GRACE_S: Final = 7 * 86400
+NAME_CHARS_MAX: Final = 64
 WRITES: Final = frozenset({"admin"})
 _SCHEME: Final = "fwd:"
 _BEARER: Final = "bearer "
 
 
 class DeniedError(Exception):
-    """One who may not; its text is one line. `unknown`: it has not said who it is, or nobody knows it."""
+    """One who may not; its text is one line. `unknown`: it has not said who it is, or nobody knows it. `stray`: the
+    name of a host with a good certificate that the fleet does not have.
+    """
 
-    def __init__(self, text: str, *, unknown: bool = False) -> None:
+    def __init__(self, text: str, *, unknown: bool = False, stray: str = "") -> None:
         super().__init__(text)
-        self.unknown = unknown
+        self.unknown, self.stray = unknown, stray
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def host(der: bytes | None, now: float, revoked: Collection[int], hosts: Collect
             f" {now:.0f}: join it anew"
         )
     if (kind, name) not in hosts:
-        raise DeniedError(f"there is no {kind} {name} here: it was deleted")
+        text = f"there is no {kind} {name} in this controller's store: was it deleted, or is the store another one?"
+        raise DeniedError(text, stray=name[:NAME_CHARS_MAX])
     return Host(kind, name, certificate.serial_number, ends_at)
 
 

@@ -97,6 +97,7 @@ class Service:
             if not await desk.renew():
                 log.warning("leads no more", extra=event("controller.follows"))
             else:
+                await self._know_an_admin()  # if that has failed before
                 await desk.refresh()
         elif await desk.lead(self._who):
             # What was heard under another term is no evidence any more.

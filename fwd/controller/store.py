@@ -26,6 +26,8 @@ from fwd.proto.errors import UserError
 
 ABSENT: Final = 0  # revision of a key that is not there
 ID_BYTES: Final = 8
+WRITES_MAX: Final = 100  # in one transaction: etcd's have 128 operations at most
+NUMBER_MAX: Final = 2**53  # of terms and revisions: far below what a store can count to
 
 
 class StoreError(Exception):
@@ -40,8 +42,20 @@ class ConflictError(Exception):
     """A key is no more as the writer has seen it. `key`: which."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"{key} has changed meanwhile")
+        super().__init__(f"{key} has changed meanwhile: try again")
         self.key = key
+
+
+def check_writes(changes: Sequence[Write]) -> None:
+    """See that one transaction can have them all. Raises StoreError."""
+    if len(changes) > WRITES_MAX:
+        raise StoreError(f"{len(changes)} changes at once, and a transaction has {WRITES_MAX} at most")
+
+
+def check_epoch(above: int) -> None:
+    """See that there are higher numbers. Raises StoreError."""
+    if above >= NUMBER_MAX:
+        raise StoreError(f"terms and revisions cannot be above {above}")
 
 
 @dataclass(frozen=True)
@@ -175,6 +189,7 @@ class SqliteStore(Store):
             return [Entry(*row) for row in rows], self._number("revision")
 
     async def write(self, term: int, changes: Sequence[Write]) -> int:
+        check_writes(changes)
         with _as_store_error(), self._transaction("IMMEDIATE"):
             if term != self._number("term"):
                 raise NotLeaderError
@@ -209,6 +224,7 @@ class SqliteStore(Store):
             return str(self._db.execute("SELECT value FROM about WHERE name = 'cluster_id'").fetchone()[0])
 
     async def begin_epoch(self, term: int, above: int) -> None:
+        check_epoch(above)
         with _as_store_error(), self._transaction("IMMEDIATE"):
             if term != self._number("term"):
                 raise NotLeaderError

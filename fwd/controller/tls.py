@@ -22,11 +22,21 @@ from fwd.controller.keys import SERVER_PEM, Keys, server_key, write
 from fwd.proto.errors import UserError
 
 _NO_CHECK_TIME: Final = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL
+FIRST_S: Final = 5.0  # within which a connection asks something
+STRANGER_CONNECTIONS_MAX: Final = 32  # of an address without a certificate
+HOST_CONNECTIONS_MAX: Final = 4
 LIFETIME_S: Final = ca.DAYS * 86400.0
 
 
 class PeerProtocol(H11Protocol):
-    """HTTP/1.1 whose requests have the client's certificate in their scope (`PEER`), or None."""
+    """HTTP/1.1 whose requests have the client's certificate in their scope (`PEER`), or None.
+
+    A connection on which nothing was asked is closed after FIRST_S. An address without a certificate has a few, and
+    no more are made; of a host's, which may have lost one without its end, the oldest goes.
+    """
+
+    whose: bytes | str = ""
+    began_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -38,6 +48,26 @@ class PeerProtocol(H11Protocol):
             await app({**scope, PEER: certificate}, receive, send)
 
         self.app: Any = with_peer
+        self._make_room(certificate)
+
+    def _make_room(self, certificate: bytes | None) -> None:
+        """Close what is too many of one host's, or of one address."""
+        self.whose = certificate or (self.client[0] if self.client else "")
+        self.began_at = self.loop.time()
+        self.loop.call_later(FIRST_S, self._close_unasked)
+        same = sorted(
+            (one for one in self.connections if getattr(one, "whose", None) == self.whose),
+            key=lambda one: one.began_at,
+        )
+        if certificate is not None:
+            for one in same[:-HOST_CONNECTIONS_MAX]:
+                one.transport.abort()
+        elif len(same) > STRANGER_CONNECTIONS_MAX:
+            self.transport.abort()
+
+    def _close_unasked(self) -> None:
+        if self.cycle is None:
+            self.transport.abort()
 
 
 class Server:

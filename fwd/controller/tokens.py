@@ -4,8 +4,8 @@
     fwdb.<43 characters of secret>                                       a bearer's, until it is deleted
 
 The secret has 256 bits, is shown when the token is made, and is kept as its SHA-256 alone: what is drawn at random
-needs no salt. A host's token is bound to a VPC. It is used up by one key: the host that asks again with the key that it
-has used it with, since the answer was lost, is answered again while the token lasts; another one is refused.
+needs no salt. A host's token is bound to a VPC. It is used up by one host's keys: who asks again with those that it has
+used it with, since the answer was lost, is answered again while the token lasts; with another key it is refused.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Token:
     vpc: str = ""
     ends_at: float | None = None
     used_by: str = ""  # the host's name
-    used_key: str = ""  # the fingerprint of its link's key
+    used_key: str = ""  # the fingerprints of its keys
 
 
 def new_join_token(vpc: str, pin: str, now: float, name: str = "", lifetime_s: float = LIFETIME_S) -> tuple[str, Token]:
@@ -73,13 +73,19 @@ def bearer_of(text: str, tokens: Iterable[Token]) -> Token:
     return found
 
 
-def use(secret: str, host: str, key: str, tokens: Iterable[Token], now: float) -> Token:
-    """Use a token up, for a host and the fingerprint of its link's key: the token as it is then. Raises TokenError."""
+def known(secret: str, tokens: Iterable[Token], now: float) -> Token:
+    """Find the token that a host joins with, while it lasts. Raises TokenError."""
     found = _find(secret, tokens)
     if found is None or found.role != "join":
         raise TokenError("this token is not known here: was it deleted, or is it another controller's?")
     if found.ends_at is not None and now >= found.ends_at:
         raise TokenError(f"this token ended {now - found.ends_at:.0f} s ago: `fwd token create` makes another one")
+    return found
+
+
+def use(secret: str, host: str, key: str, tokens: Iterable[Token], now: float) -> Token:
+    """Use a token up, for a host and the fingerprints of its keys: the token as it is then. Raises TokenError."""
+    found = known(secret, tokens, now)
     if found.used_key and (found.used_by, found.used_key) != (host, key):
         raise TokenError(f"this token was used by {found.used_by}: each host needs one of its own")
     return replace(found, used_by=host, used_key=key)

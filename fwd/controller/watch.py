@@ -2,29 +2,27 @@
 
 Times are those of a clock that is never set (`now`), and are told as ages. A controller that has just begun to lead has
 heard nothing of anybody: it says so, and judges a host for silence only after it has listened for long enough.
-
-A host is believed of itself, and of others only what is its part to see: a router of the gateways of its VPC, a gateway
-of those that it is paired with. What is wrong with a host is an event a minute at most.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fwd.controller.health import FRESH_S, Evidence, Report, Sight, Verdict, judge
-from fwd.controller.place import Pair, identity_of
+from fwd.controller.place import Pair
+from fwd.controller.sights import Sights, sights_in
 from fwd.model.fleet import Fleet
 
-Order = tuple[int, int]
 EVENTS_MAX: Final = 1000
+EVENTS_EACH_MAX: Final = 100  # of a host: nobody's are gone for another's
+EVENT_S: Final = 60.0  # between two of a kind of one host that say what is wrong with it
 SKEW_S: Final = 30.0
+_SKEW_STEP_S: Final = 10
 TEXT_MAX: Final = 200
 _REASONS_MAX: Final = 8
-_TABLES_MAX: Final = 64  # of each kind in a status
-EVENT_S: Final = 60.0  # between two events of one kind for one host
 
 
 @dataclass(frozen=True)
@@ -32,9 +30,9 @@ class Beat:
     """A heartbeat. `applied`, `seen`, `held`: (term, generation) of documents. `skew_s`: its clock less ours."""
 
     at: float
-    applied: Order
-    seen: Order
-    held: Order | None = None
+    applied: tuple[int, int]
+    seen: tuple[int, int]
+    held: tuple[int, int] | None = None
     why: str = ""  # it is held, or a document was refused
     status: Mapping[str, Any] = field(default_factory=dict)
     version: str = ""
@@ -63,124 +61,87 @@ class Watch:
         self._began_at = now
         self._number = 0
         self._told: dict[tuple[str, str], tuple[str, float]] = {}
-        self._pairs_of: dict[str, list[Pair]] = {}  # by gateway
-        self._reach: dict[str, frozenset[str]] = {}  # the gateways that a router sends to
+        self._sights = Sights()
 
-    def hear(self, host: str, beat: Beat, newest: Order, wall: float) -> None:
+    def hear(self, host: str, beat: Beat, newest: tuple[int, int], wall: float) -> None:
         """Take a heartbeat; `newest`: what the host is to have, `wall`: the time of day."""
         self.beats[host] = beat
         held = f"holds term {beat.held[0]}, generation {beat.held[1]}: {beat.why}" if beat.held else ""
         refused = f"refuses a document: {beat.why}" if beat.why and not beat.held else ""
         ahead = f"has seen term {beat.seen[0]}, generation {beat.seen[1]}, and here it is {newest[0]}, {newest[1]}"
-        clock = f"its clock is {round(beat.skew_s, -1):+.0f} s off"
+        clock = f"its clock is {_SKEW_STEP_S * round(beat.skew_s / _SKEW_STEP_S):+d} s off"
         for what, text in (
             ("host.holds", held),
             ("host.refuses", refused),
             ("host.ahead", f"{ahead}: was the store put back? `fwd controller recover`" if beat.seen > newest else ""),
             ("host.clock", clock if abs(beat.skew_s) > SKEW_S else ""),
         ):
-            self._tell_once(what, host, text, wall)
+            self.tell_once(what, host, text, wall)
 
     def turn(self, fleet: Fleet, pairs: Sequence[Pair], now: float, wall: float) -> None:
         """Judge every host anew, and note who is another than before."""
-        self._know(fleet, pairs)
         names = [*(one.name for one in fleet.gateways), *(one.name for one in fleet.routers)]
         for name in [name for name in self.verdicts if name not in names]:
             self.note("host.left", name, "deleted", wall)
             for known in (self.verdicts, self.beats, self.since):
                 known.pop(name, None)
-            self._told = {key: told for key, told in self._told.items() if key[1] != name}
+        for key in [key for key, (_, at) in self._told.items() if key[1] not in names and wall - at > EVENT_S]:
+            del self._told[key]
 
-        routers, partners = self._sights(now)
+        # What all say is sorted once.
+        said = {host: (beat.at, beat.status) for host, beat in self.beats.items()}
+        self._sights = sights_in(fleet, pairs, said, now)
         draining = {one.name for one in fleet.gateways if one.state == "draining"}
         listening = now - self._began_at <= FRESH_S
         for name in names:
             if listening and name not in self.beats:
                 continue
             before = self.verdicts.get(name)
-            beside = tuple(routers.get(name, ())), tuple(partners.get(name, ()))
-            verdict = judge(self._evidence(name, *beside, draining=name in draining), now, before)
+            verdict = judge(self._evidence(name, name in draining), now, before)
             self.verdicts[name] = verdict
             if before is None or before.health is not verdict.health:
                 self.since[name] = wall
                 text = f"{verdict.health.value}: {verdict.reason}" if verdict.reason else verdict.health.value
                 self.note(f"host.{verdict.health.value}", name, text, wall)
 
-    def newest_seen(self) -> tuple[str, Order]:
-        """Of all hosts, the one that has seen the newest document, and which."""
-        seen = ((host, beat.seen) for host, beat in self.beats.items())
-        return max(seen, key=lambda one: one[1], default=("", (0, 0)))
-
     def note(self, what: str, host: str, text: str, wall: float) -> None:
-        """Add an event."""
+        """Add an event; of a host with very many its oldest goes."""
+        own = [one for one in self.events if one.host == host]
+        if len(own) >= EVENTS_EACH_MAX:
+            self.events.remove(own[0])
         self._number += 1
         self.events.append(Event(self._number, wall, what, host, text))
 
     def sights_of(self, pair: Pair, now: float) -> list[Sight]:
-        """What both ends of a pair say of it."""
-        ends = [(host, self.beats[host]) for host in (pair.a, pair.b) if host in self.beats]
-        fresh = [(host, beat) for host, beat in ends if now - beat.at <= FRESH_S]
-        return [sight for host, beat in fresh for _, sight in self._of_pair(host, beat, pair)]
+        """What both ends of a pair say of it, as of the last turn."""
+        return [sight for sight in self._sights.pairs.get(pair, ()) if now - sight.at <= FRESH_S]
 
-    def waiting_for(self, order: Order, hosts: Iterable[str]) -> list[str]:
+    def waiting_for(self, order: tuple[int, int], hosts: Iterable[str]) -> list[str]:
         """Those of some hosts that have not applied a document yet."""
         return [host for host in hosts if host not in self.beats or self.beats[host].applied < order]
 
-    def _know(self, fleet: Fleet, pairs: Sequence[Pair]) -> None:
-        """Learn whose part it is to see whom."""
-        self._pairs_of = {}
-        for pair in pairs:
-            for host in (pair.a, pair.b):
-                self._pairs_of.setdefault(host, []).append(pair)
-        of_vpc = {vpc.name: frozenset(one.name for one in fleet.gateways if one.vpc == vpc.name) for vpc in fleet.vpcs}
-        self._reach = {one.name: of_vpc[one.vpc] for one in fleet.routers}
-
-    def _evidence(
-        self, name: str, routers: tuple[Sight, ...], partners: tuple[Sight, ...], *, draining: bool
-    ) -> Evidence:
+    def _evidence(self, name: str, draining: bool) -> Evidence:
         beat = self.beats.get(name)
         report = None
         if beat is not None:
             ready = beat.status.get("ready") is not False and not beat.held and not beat.why
             reasons = (beat.why,) if beat.why else ()
             report = Report(beat.at, ready, bool(beat.status.get("draining")), (*reasons, *reasons_in(beat.status)))
-        return Evidence(report, routers, partners, draining=draining)
+        return Evidence(
+            report,
+            tuple(self._sights.routers.get(name, ())),
+            tuple(self._sights.partners.get(name, ())),
+            draining=draining,
+        )
 
-    def _sights(self, now: float) -> tuple[dict[str, list[Sight]], dict[str, list[Sight]]]:
-        """What routers, and what partners, see of each gateway."""
-        routers: dict[str, list[Sight]] = {}
-        partners: dict[str, list[Sight]] = {}
-        for host, beat in self.beats.items():
-            if now - beat.at > FRESH_S:
-                continue
-            seen = {str(table.get("name")): table for table in _tables(beat.status.get("gateways"))}
-            for name in self._reach.get(host, frozenset()) & seen.keys():
-                routers.setdefault(name, []).append(_sight(host, beat.at, seen[name], seen[name].get("up") is True))
-            for pair in self._pairs_of.get(host, ()):
-                for other, sight in self._of_pair(host, beat, pair):
-                    partners.setdefault(other, []).append(sight)
-        return routers, partners
-
-    def _of_pair(self, host: str, beat: Beat, pair: Pair) -> Iterator[tuple[str, Sight]]:
-        """Of one with several partners a peering's own state says which ones only by `far`."""
-        tables = (one for one in _tables(beat.status.get("peerings")) if one.get("name") == pair.peering)
-        if (table := next(tables, None)) is None:
+    def tell_once(self, what: str, host: str, text: str, wall: float) -> None:
+        """Note what is wrong when it begins, or is another; an empty text: nothing is."""
+        before, at = self._told.get((what, host), ("", float("-inf")))
+        if text == before or (text and abs(wall - at) < EVENT_S):
             return
-        other = pair.b if host == pair.a else pair.a
-        far = {str(one.get("identity")): one for one in _tables(table.get("far"))}
-        if one := far.get(identity_of(other)):
-            yield other, _sight(host, beat.at, one, one.get("up") is True)
-        elif sum(one.peering == pair.peering for one in self._pairs_of.get(host, ())) == 1:
-            yield other, _sight(host, beat.at, table, table.get("ready") is True)
-
-    def _tell_once(self, what: str, host: str, text: str, wall: float) -> None:
-        """Note what is wrong when it begins, or is another, and not more often than once in EVENT_S."""
-        known, at = self._told.get((what, host), ("", float("-inf")))
-        if text and text != known and wall - at >= EVENT_S:
+        if text:
             self.note(what, host, text, wall)
-            self._told[what, host] = text, wall
-        elif not text:
-            self._told[what, host] = "", at
+        self._told[what, host] = text, wall if text else at
 
 
 def reasons_in(status: Mapping[str, Any]) -> tuple[str, ...]:
@@ -197,17 +158,3 @@ def reasons_in(status: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _is_list(value: object) -> bool:
     return isinstance(value, list)
-
-
-def _tables(value: object) -> list[dict[str, Any]]:
-    return [one for one in value[:_TABLES_MAX] if isinstance(one, dict)] if isinstance(value, list) else []
-
-
-def _sight(by: str, at: float, table: Mapping[str, Any], up: bool) -> Sight:
-    rtt, loss = (table.get(key) for key in ("rtt_ms", "loss"))
-    return Sight(by, at, up, _number(loss) or 0.0, _number(rtt))
-
-
-def _number(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
-    return float(min(max(value, 0), 10**9)) if is_number else None  # type: ignore[call-overload]

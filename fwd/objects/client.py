@@ -44,11 +44,16 @@ class Client:
             context = ssl.create_default_context(cafile=settings.get("ca"))
         except (OSError, ssl.SSLError) as error:
             raise UserError(f"{settings.get('ca')}: no CA's certificates: {error.strerror or error}") from None
+        if not (token.isascii() and token.isprintable()):
+            raise UserError(f"{_TOKEN}: no bearer token, which is ASCII")
         self._url = settings["url"]
-        self._http = httpx.Client(
-            base_url=self._url, verify=context, timeout=_TIMEOUT_S, trust_env=False,
-            headers={"Authorization": f"Bearer {token}"},
-        )  # fmt: skip
+        try:
+            self._http = httpx.Client(
+                base_url=self._url, verify=context, timeout=_TIMEOUT_S, trust_env=False,
+                headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+            )  # fmt: skip
+        except (httpx.InvalidURL, ValueError) as error:
+            raise UserError(f"{self._url}: no URL: {error}") from None
 
     def ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, params: Mapping[str, str] | None = None,
@@ -57,10 +62,15 @@ class Client:
         """Return what the controller answers; `etag` is its own key of that."""
         headers = {"If-Match": if_match} if if_match else {}
         try:
-            answer = self._http.request(method, path, json=body, params=params, headers=headers)
-            value = answer.json()
+            content = json.dumps(body, allow_nan=False).encode() if body is not None else None
+        except ValueError:
+            raise UserError("a number is needed that is finite: no nan, no inf") from None
+        try:
+            answer = self._http.request(method, path, content=content, params=params, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise UserError(f"{self._url}: no controller answers: {error or type(error).__name__}") from None
+        try:
+            value = answer.json()
         except (json.JSONDecodeError, UnicodeError):
             raise UserError(f"{self._url}: answers {answer.status_code}, and not as a controller does") from None
         if not answer.is_success:
@@ -75,14 +85,25 @@ def _settings(environ: Mapping[str, str]) -> dict[str, str]:
     """Read where the controller is: the file's words, and over them the environment's."""
     named = environ.get(_FILE)
     places = [Path(named)] if named else [Path(one).expanduser() for one in _FILES]
-    path = next((one for one in places if one.is_file()), None) if not named else places[0]
+    path = next((one for one in places if _is_there(one)), None) if not named else places[0]
     found = _file(path) if path is not None else {}
     found |= {key: environ[variable] for key, variable in _KEYS.items() if environ.get(variable)}
     if "url" not in found:
-        raise UserError(f"where is the controller? Set FWD_CONTROLLER, or write `url` to {_FILES[0]}")
+        raise UserError(
+            f"where is the controller? Set FWD_CONTROLLER, or write `url` to {_FILES[0]}; on its own host it finds"
+            " itself for the user that it runs as"
+        )
     if not found["url"].startswith("https://"):
         raise UserError(f"{found['url']}: a controller's URL begins with https://")
     return found
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file for who asks: a controller's own directory is its user's alone."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _file(path: Path) -> dict[str, str]:

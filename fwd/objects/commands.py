@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -52,9 +52,9 @@ def ask(method: str, path: str, body: Mapping[str, Any] | None = None, **how: An
 
 
 def _path(kind: Kind, name: str = "", act: str = "") -> str:
+    if name in (".", "..") or "/" in name or not name.isascii():
+        raise UserError(f"{name!a}: not a name")
     parts = [quote(one, safe="") for one in (name, act) if one]
-    if name in (".", "..") or "/" in name:
-        raise UserError(f"{name}: not a name")
     return "/".join(["/v1", kind.plural, *parts])
 
 
@@ -118,13 +118,11 @@ def _add_create_token(app: typer.Typer, name: str, kind: Kind) -> None:
     @app.command("create", help="Make a token: vpc=NAME for a host that joins, role=viewer or role=admin for a bearer.")
     def create(fields: _Fields = None, output: _Output = None, json_: _Json = False) -> None:
         body = fields_in(kind, fields or ())
-        if output is not None and output.exists():
-            raise UserError(f"{output} is there already: nothing is overwritten")
-        made = ask("POST", _path(kind), body)
         if output is None:
+            made = ask("POST", _path(kind), body)
             _show(made, json_, [made["token"]])
             return
-        _write_new(output, f"{made['token']}\n")
+        made = _made_into(output, lambda: ask("POST", _path(kind), body))
         shown = {key: value for key, value in made.items() if key != "token"}
         _show(shown, json_, [f"{output}: token {made['name']}, {made['role']}"])
 
@@ -170,10 +168,24 @@ def _show(value: Any, json_: bool, lines: list[str]) -> None:
     sys.stdout.flush()
 
 
-def _write_new(path: Path, text: str) -> None:
+def _made_into(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Make a token and write it to a new file, which is there before the token is: it would be lost otherwise."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise UserError(f"{path} is there already: nothing is overwritten") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        made = make()
+    except BaseException:
+        os.close(fd)
+        path.unlink(missing_ok=True)
+        raise
+    try:
+        with os.fdopen(fd, "w", encoding="ascii") as file:
+            file.write(f"{made['token']}\n")
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}: the token is lost, delete it") from None
-    with os.fdopen(fd, "w", encoding="ascii") as file:
-        file.write(text)
+        lost = f"token {made['name']} is lost: `fwd token delete {made['name']}`"
+        raise UserError(f"{path}: cannot be written: {error.strerror}: {lost}") from None
+    return made

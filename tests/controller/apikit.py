@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import httpx
 from cakit import MONTH_S, NOW, new_key, request
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -32,6 +33,21 @@ def _application() -> Any:
 
 
 KEYS = Keys(ca.new_authority("fwd", NOW), Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+
+
+HOST_KEYS: dict[str, ec.EllipticCurvePrivateKey] = {}  # of hosts, by their fingerprints
+
+
+def host_key() -> ec.EllipticCurvePrivateKey:
+    """A key of a host, which is known again by its certificates."""
+    key = new_key()
+    HOST_KEYS[ca.fingerprint(key.public_key())] = key
+    return key
+
+
+def key_of(certificate: str) -> ec.EllipticCurvePrivateKey:
+    """The key that a host has for its certificate."""
+    return HOST_KEYS[ca.fingerprint(x509.load_pem_x509_certificate(certificate.encode()).public_key())]
 
 
 class Api:
@@ -93,8 +109,8 @@ class Api:
         """What a gateway sends that joins, with a fresh token."""
         text = self.good("POST", "/v1/tokens", {"vpc": vpc})["token"]
         return {
-            "token": text.split(".")[1], "kind": "gateway", "name": name, "link_csr": request(new_key()),
-            "ike_csr": request(new_key()), "inner": [inner], "outer": [outer], "members": 2, "version": "0.1.0",
+            "token": text.split(".")[1], "kind": "gateway", "name": name, "link_csr": request(host_key()),
+            "ike_csr": request(host_key()), "inner": [inner], "outer": [outer], "members": 2, "version": "0.1.0",
         } | fields  # fmt: skip
 
     def join(self, vpc: str, name: str, inner: str, outer: str, **fields: Any) -> dict[str, Any]:

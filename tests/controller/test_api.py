@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
-from apikit import Api
+from apikit import KEYS, Api
+from cakit import NOW
+
+from fwd.controller import ca
 
 
 @pytest.fixture
@@ -210,6 +214,18 @@ def test_another_one_who_leads_is_noticed_at_the_next_write(api: Api) -> None:
     api.run(api.store.lead("another"))
     assert api.ask("POST", "/v1/vpcs", {"name": "c", "cidrs": ["10.3.0.0/16"]}).status_code == 503
     assert api.desk.term is None
+
+
+def test_it_tells_its_cas_and_who_has_yet_to_hear_of_them(api: Api) -> None:
+    told = api.peered()
+    mine = ca.pin(KEYS.authority.certificate)
+    assert api.good("GET", "/v1/authorities") == {"trusted": [mine], "waiting": ["a1", "b1"], "old": []}
+    api.beat(told["a1"])
+    assert api.good("GET", "/v1/authorities")["waiting"] == ["b1"]
+
+    api.desk.keys = replace(KEYS, other=KEYS.authority, authority=ca.new_authority("next", NOW))
+    found = api.good("GET", "/v1/authorities")
+    assert (found["trusted"][1], found["old"]) == (mine, ["a1", "b1"])
 
 
 def test_health_is_that_of_the_writer(api: Api) -> None:

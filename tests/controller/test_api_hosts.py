@@ -6,18 +6,22 @@ import asyncio
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from apikit import KEYS, Api
+from apikit import KEYS, Api, key_of
 from cakit import DAY_S, MONTH_S, NOW, new_key, request
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from fwd.controller import ca, records
 from fwd.controller.api.hosts import _documents
-from fwd.controller.roles import Host
+from fwd.controller.roles import DeniedError, Host
+from fwd.controller.sights import TABLES_MAX
 from fwd.controller.store import StoreError
+from fwd.controller.watch import EVENTS_EACH_MAX
 from fwd.link.document import Document, verify
 
 
@@ -151,7 +155,9 @@ def test_a_token_that_could_not_be_looked_up_is_not_denied(api: Api, monkeypatch
 
 
 def renewing(told: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    return {"link_csr": request(new_key()), "ike_csr": request(new_key())} | fields
+    """What a host asks for that renews what it was told: for its own keys."""
+    link, ike = (request(key_of(told[name])) for name in ("link_certificate", "ike_certificate"))
+    return {"link_csr": link, "ike_csr": ike} | fields
 
 
 def test_a_renewed_certificate_holds_from_now_on_and_so_does_the_one_before(api: Api) -> None:
@@ -169,9 +175,10 @@ def test_a_renewed_certificate_holds_from_now_on_and_so_does_the_one_before(api:
 def test_a_router_renews_its_link_alone(api: Api) -> None:
     api.make_vpc("a", "10.1")
     told = api.join("a", "ra", "10.1.0.2", "192.0.2.9", kind="router", ike_csr=None)
-    link = told["link_certificate"]
-    assert api.as_host(link, "POST", "/v1/renew", renewing(told, ike_csr=None)).status_code == 200
-    assert api.as_host(link, "POST", "/v1/renew", renewing(told)).status_code == 422
+    link, csr = told["link_certificate"], request(key_of(told["link_certificate"]))
+    body = {"link_csr": csr, "ike_csr": None}
+    assert api.as_host(link, "POST", "/v1/renew", body).status_code == 200
+    assert api.as_host(link, "POST", "/v1/renew", body | {"ike_csr": csr}).status_code == 422
 
 
 def test_a_certificate_renews_within_its_grace_and_not_after_it(api: Api) -> None:
@@ -233,12 +240,132 @@ def test_what_is_over_is_forgotten(api: Api) -> None:
     assert certificate(told["link_certificate"]).serial_number not in api.desk.records.certificates
 
 
-def test_nobody_renews_without_end(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fwd.controller.records.CERTIFICATES_MAX", 4)
+def serials(told: dict[str, Any]) -> tuple[int, int]:
+    link, ike = (certificate(told[name]).serial_number for name in ("link_certificate", "ike_certificate"))
+    return link, ike
+
+
+def test_who_asks_again_and_again_is_given_few_certificates(api: Api) -> None:
+    api.make_vpc("a", "10.1")
+    body = api.join_body("a", "a1", "10.1.0.11", "192.0.2.1")
+    told = [api.ask("POST", "/v1/join", body, token="").json() for _ in range(50)]
+    link = told[0]["link_certificate"]
+    told += [api.as_host(link, "POST", "/v1/renew", renewing(told[0])).json() for _ in range(50)]
+
+    assert len({serials(one) for one in told}) == 8
+    assert len(api.desk.records.certificates) == 2 * 8
+
+
+def test_whoever_renews_for_long_has_few_certificates_and_all_that_hold_are_revoked() -> None:
+    api = Api(lifetime_s=60)
+    try:
+        told = api.peered()["a1"]
+        for _ in range(70):
+            api.now += 30
+            told = api.as_host(told["link_certificate"], "POST", "/v1/renew", renewing(told)).json()
+        holding = api.desk.records.of_host("gateway", "a1")
+        api.good("DELETE", "/v1/gateways/a1")
+        crl = x509.load_pem_x509_crl(api.desk.crl)
+
+        assert len(holding) == 2 * records.CERTIFICATES_MAX
+        assert {one.serial_number for one in crl} == {one.serial for one in holding} >= set(serials(told))
+    finally:
+        api.close()
+
+
+@pytest.mark.parametrize("use", ["link_csr", "ike_csr"])
+def test_a_link_renews_for_the_keys_alone_that_it_has_joined_with(api: Api, use: str) -> None:
     told = api.peered()["a1"]
-    link = told["link_certificate"]
-    statuses = [api.as_host(link, "POST", "/v1/renew", renewing(told)).status_code for _ in range(2)]
-    assert statuses == [200, 429]
+    answer = api.as_host(told["link_certificate"], "POST", "/v1/renew", renewing(told, **{use: request(new_key())}))
+
+    assert (answer.status_code, "another key" in answer.json()["detail"]) == (403, True)
+
+
+def test_one_key_is_not_good_for_the_other_use(api: Api) -> None:
+    told = api.peered()["a1"]
+    good = renewing(told)
+    swapped = {"link_csr": good["ike_csr"], "ike_csr": good["link_csr"]}
+
+    assert api.as_host(told["link_certificate"], "POST", "/v1/renew", swapped).status_code == 403
+
+
+@pytest.mark.parametrize("use", ["link_csr", "ike_csr"])
+def test_a_token_is_used_up_by_both_keys(api: Api, use: str) -> None:
+    api.make_vpc("a", "10.1")
+    body = api.join_body("a", "a1", "10.1.0.11", "192.0.2.1")
+    api.ask("POST", "/v1/join", body, token="")
+
+    assert api.ask("POST", "/v1/join", body | {use: request(new_key())}, token="").status_code == 401
+
+
+def test_a_host_that_is_deleted_while_it_renews_gets_nothing(api: Api) -> None:
+    told = api.peered()["a1"]
+    body, link = renewing(told), Host("gateway", "a1", serials(told)[0], 0.0)
+    api.now += MONTH_S / 2
+    api.good("DELETE", "/v1/gateways/a1")
+
+    with pytest.raises(DeniedError, match="was deleted"):
+        api.run(api.desk.renew_certificates(link, body["link_csr"], body["ike_csr"], api.now))
+    assert api.desk.records.of_host("gateway", "a1") == []
+
+
+def test_each_ca_lists_its_own_certificates(api: Api) -> None:
+    told = api.peered()["a1"]
+    both = replace(KEYS, other=KEYS.authority, authority=ca.new_authority("next", NOW))
+    api.desk.keys = both
+    api.now += MONTH_S / 2
+    fresh = api.as_host(told["link_certificate"], "POST", "/v1/renew", renewing(told)).json()
+    api.good("DELETE", "/v1/gateways/a1")
+
+    end = b"-----END X509 CRL-----"
+    lists = [x509.load_pem_x509_crl(one + end) for one in api.desk.crl.split(end)[:-1]]
+    assert [{one.serial_number for one in crl} for crl in lists] == [set(serials(fresh)), set(serials(told))]
+
+
+def test_more_is_not_revoked_at_once_than_hosts_take(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fwd.controller.desk.REVOKED_MAX", 3)
+    api.peered()
+    assert api.ask("DELETE", "/v1/gateways/a1").status_code == 200
+    assert api.ask("DELETE", "/v1/gateways/b1").status_code == 409
+
+
+def test_very_many_that_are_over_are_forgotten_bit_by_bit(api: Api) -> None:
+    api.make_vpc("a", "10.1")
+    for n in range(40):
+        api.join("a", f"a{n}", f"10.1.0.{n + 11}", f"192.0.2.{n + 1}")
+    api.now += MONTH_S + 8 * DAY_S
+    for left in (16, 0):
+        api.good("PATCH", "/v1/gateways/a0", {"weight": 2 + left})
+        assert len(api.desk.records.certificates) == left
+
+
+def test_a_join_that_changes_no_document_leaves_the_lists_as_they_are(api: Api) -> None:
+    api.peered()
+    api.good("POST", "/v1/gateways", {"name": "a2", "vpc": "a", "inner": ["10.1.0.12"], "outer": "192.0.2.7"})
+    before = api.desk.newest, api.desk.crl
+    api.now += 60
+    api.join("a", "a2", "10.1.0.12", "192.0.2.7")
+
+    assert (api.desk.newest, api.desk.crl) == before
+
+
+def test_what_was_written_though_it_seemed_to_fail_is_known_a_turn_later(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = api.peered()["a1"]
+
+    async def fails(prefix: str) -> Any:
+        raise StoreError("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(api.store, "read", fails)
+        assert api.ask("DELETE", "/v1/gateways/a1").status_code == 503
+    before = api.desk.newest
+    assert api.run(api.desk.renew())
+
+    assert api.desk.newest > before
+    assert api.beat(told).status_code == 403
+    assert api.good("GET", "/v1/operations")["items"][0]["act"] == "delete"
 
 
 # -- heartbeats -------------------------------------------------------------------------------------------------------
@@ -379,6 +506,78 @@ def test_a_status_of_any_content_harms_nobody_who_reads_it(api: Api, status: dic
         assert api.ask("GET", f"/v1/{path}").status_code == 200
 
 
+def health_of(api: Api, name: str) -> str:
+    state = api.good("GET", f"/v1/gateways/{name}")["health"]["state"]
+    assert isinstance(state, str)
+    return state
+
+
+@pytest.mark.parametrize("who", ["b1", "rb"])
+def test_what_a_host_says_of_those_that_it_does_not_send_to_changes_nothing(api: Api, who: str) -> None:
+    told = api.peered()
+    told["rb"] = api.join("b", "rb", "10.2.0.2", "192.0.2.9", kind="router", ike_csr=None)
+    api.beat(told["a1"])
+    api.beat(told[who], status={"ready": True, "gateways": [{"name": "a1", "up": False}]})
+    api.control.turn()
+
+    assert health_of(api, "a1") == "up"
+
+
+def test_of_very_much_that_a_host_says_a_little_is_looked_at(api: Api) -> None:
+    told = api.peered()
+    router = api.join("a", "ra", "10.1.0.2", "192.0.2.9", kind="router", ike_csr=None)
+    api.beat(told["a1"])
+    api.beat(router, status={"gateways": [{"name": "a1", "up": True}] * 1000})
+    api.control.turn()
+    assert len(api.good("GET", "/v1/gateways/a1")["health"]["evidence"]) == 1 + TABLES_MAX
+
+    answer = api.beat(router, status={"gateways": [{"name": "a1", "up": True}] * 10000})
+    assert answer.status_code == 413
+
+
+def test_a_pair_of_one_with_several_partners_is_as_the_link_says_of_each(api: Api) -> None:
+    told = api.peered()
+    told["b2"] = api.join("b", "b2", "10.2.0.12", "192.0.2.12")
+    api.good("PATCH", "/v1/clusters/b", {"gateways": ["b1", "b2"]})
+    far = [{"identity": "b1.gateway.fwd", "up": True, "loss": 0.0}, {"address": "192.0.2.12", "up": False}]
+    api.beat(told["a1"], status={"ready": True, "peerings": [{"name": "a-b", "ready": True, "far": far}]})
+    api.control.turn()
+
+    states = {one["b"]: one["state"] for one in api.good("GET", "/v1/pairs")["items"]}
+    assert states == {"b1": "up", "b2": "down"}
+
+
+def test_events_of_one_host_take_no_room_of_anothers(api: Api) -> None:
+    told = api.peered()
+    api.beat(told["b1"], seen=[9, 9])
+    for n in range(300):
+        api.now += 61
+        api.beat(told["a1"], refused=f"reason {n}")
+    whats = [(one["host"], one["what"]) for one in api.good("GET", "/v1/events")["items"]]
+    assert ("b1", "host.ahead") in whats
+    assert len([host for host, _ in whats if host == "a1"]) <= EVENTS_EACH_MAX
+
+
+def test_what_is_wrong_in_ever_other_words_is_an_event_a_minute(api: Api) -> None:
+    told = api.peered()["a1"]
+    for n in range(59):
+        api.now += 1
+        api.beat(told, refused=f"reason {n}", time=api.now - 100 - 7 * n)
+    found = [one["what"] for one in api.good("GET", "/v1/events")["items"]]
+    assert sorted(found) == ["host.clock", "host.refuses"]
+
+
+def test_a_host_that_the_store_does_not_have_is_an_event_and_is_not_called_deleted(api: Api) -> None:
+    told = api.peered()["a1"]
+    other = Api()
+    try:
+        answer = other.beat(told)
+        assert (answer.status_code, "in this controller's store" in answer.json()["detail"]) == (403, True)
+        assert [one["what"] for one in other.good("GET", "/v1/events")["items"]] == ["host.unknown"]
+    finally:
+        other.close()
+
+
 def test_without_a_certificate_no_host_is_heard(api: Api) -> None:
     api.peered()
     for method, path in (("POST", "renew"), ("POST", "heartbeat"), ("GET", "desired")):
@@ -465,3 +664,61 @@ def test_recovery_does_not_believe_a_host_of_a_term_that_cannot_be(api: Api) -> 
 
     assert (answer.status_code, "a1 says it has seen term" in answer.json()["detail"]) == (409, True)
     assert api.desk.newest == before
+
+
+def test_a_term_that_cannot_be_is_not_begun_above_and_its_host_is_named(api: Api) -> None:
+    told = api.peered()["a1"]
+    before = api.desk.cluster_id
+    api.beat(told, seen=[2**40, 0])
+    answer = api.ask("POST", "/v1/recover")
+    assert (answer.status_code, "a1 says it has seen" in answer.json()["detail"]) == (409, True)
+    assert api.desk.cluster_id == before
+
+
+# -- strangers --------------------------------------------------------------------------------------------------------
+
+
+def test_who_joins_with_a_token_that_nobody_knows_has_no_request_looked_at(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.make_vpc("a", "10.1")
+    body = api.join_body("a", "a1", "10.1.0.11", "192.0.2.1", token="A" * 43)
+    monkeypatch.setattr("fwd.controller.issuing.ca.key_in", lambda csr: pytest.fail("looked at"))
+    assert api.ask("POST", "/v1/join", body, token="").status_code == 401
+
+
+@pytest.mark.parametrize("body", [{"token": "A" * 43, "kind": "gateway", "name": "a1", "link_csr": ""}, {}, 7])
+def test_who_joins_with_nonsense_is_soon_not_listened_to(api: Api, body: Any) -> None:
+    statuses = [api.ask("POST", "/v1/join", body, token="").status_code for _ in range(25)]
+    assert set(statuses[:20]) <= {401, 422}
+    assert set(statuses[20:]) == {429}
+    api.now += 60
+    assert api.ask("POST", "/v1/join", body, token="").status_code in (401, 422)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("vpcs", 401), ("tokens", 401), ("recover", 401), ("renew", 401), ("heartbeat", 401)]
+)
+def test_the_body_of_one_who_may_not_is_not_read(api: Api, path: str, status: int) -> None:
+    async def body() -> Any:
+        pytest.fail("read")
+        yield b""
+
+    assert api.ask("POST", f"/v1/{path}", token="", content=body()).status_code == status
+
+
+def test_the_writer_is_not_tried_again_and_again_while_it_fails(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    async def fails(*_: object) -> int:
+        tries.append(1)
+        raise StoreError("locked")
+
+    monkeypatch.setattr(api.store, "write", fails)
+    assert [api.ask("GET", "/healthz", token="").status_code for _ in range(5)] == [503] * 5
+    assert len(tries) == 1
+
+
+def test_before_anything_was_read_nobody_is_a_stranger(api: Api) -> None:
+    api.desk.has_read = False
+    assert [api.ask("GET", "/v1/vpcs").status_code for _ in range(30)] == [503] * 30

@@ -17,11 +17,11 @@ from cakit import DAY_S, MONTH_S, new_key, request
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from fwd.controller import ca, keys
+from fwd.controller import ca, keys, tls
 from fwd.controller.config import Controller, ControllerConfig
 from fwd.controller.control import Control
 from fwd.controller.desk import Asked, Desk
-from fwd.controller.rotate import rotate
+from fwd.controller.rotate import Standing, ask_running, rotate
 from fwd.controller.service import Service
 from fwd.controller.store import SqliteStore
 from fwd.controller.tls import LIFETIME_S, Server
@@ -243,6 +243,149 @@ def test_a_key_that_hosts_believe_is_not_replaced_by_another_one(tmp_path: Path)
     with pytest.raises(UserError, match="put back the one that hosts have been told of"):
         keys.load(tmp_path, NOW)
     assert not (tmp_path / keys.DOCUMENT_KEY).exists()
+
+
+def restarted(directory: Path) -> None:
+    """What is in the state directory after a start of the controller."""
+    keys.note_told(directory, keys.load(directory, NOW))
+
+
+def pins(directory: Path) -> list[str]:
+    return [ca.pin(one) for one in keys.load(directory, NOW).trusted()]
+
+
+def begun(directory: Path, steps: int) -> Path:
+    """A state directory in which some steps were taken, the controller restarted after each but the last."""
+    directory.chmod(0o700)
+    keys.load(directory, NOW - 3600)
+    for n in range(steps):
+        restarted(directory)
+        rotate(directory, NOW - 3600 + 600 * (n + 1))
+    return directory
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_next_step_waits_for_the_controller(tmp_path: Path, steps: int) -> None:
+    state = begun(tmp_path, steps)
+    before = pins(state)
+    for _ in range(3):
+        with pytest.raises(UserError, match="restart the controller first"):
+            rotate(state, NOW)
+    assert pins(state) == before
+
+
+def test_the_next_step_waits_for_hosts(tmp_path: Path) -> None:
+    state = begun(tmp_path, 1)
+    restarted(state)
+    with pytest.raises(UserError, match="a1, a2, a3 and 1 more have yet to hear"):
+        rotate(state, NOW, lambda: Standing(pins(state), ["a1", "a2", "a3", "a4"], []))
+    with pytest.raises(UserError, match="restart the controller first"):
+        rotate(state, NOW, lambda: Standing(pins(state)[:1], [], []))
+    assert rotate(state, NOW, lambda: Standing(pins(state), [], ["a1"])).startswith("2 of 3")
+
+
+def test_the_old_ca_is_not_forgotten_while_a_host_has_its_certificate_and_is_kept_then(tmp_path: Path) -> None:
+    state = begun(tmp_path, 2)
+    restarted(state)
+    old = (state / keys.OTHER_KEY).read_bytes()
+    with pytest.raises(UserError, match="a1 have certificates of the old CA"):
+        rotate(state, NOW, lambda: Standing(pins(state), [], ["a1"]))
+    assert rotate(state, NOW, lambda: Standing(pins(state), [], [])).startswith("3 of 3")
+    assert (state / keys.OLD_KEY).read_bytes() == old
+    assert len(pins(state)) == 1
+
+
+def test_how_a_controller_stands_is_asked_of_it(tmp_path: Path) -> None:
+    async def work(site: Site) -> None:
+        keys.write(tmp_path / keys.ADMIN_TOKEN, b"fwdb.x")
+        with pytest.raises(UserError, match="not known here"):
+            await asyncio.to_thread(ask_running, site.url, tmp_path)
+        keys.write(tmp_path / keys.ADMIN_TOKEN, site.admin.encode())
+        assert await asyncio.to_thread(ask_running, site.url, tmp_path) == Standing(pins(tmp_path), [], [])
+
+    with_site(tmp_path, work)
+    with pytest.raises(UserError, match="asked of the controller"):
+        ask_running("https://127.0.0.1:1", tmp_path)
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before its first rename", "between both"])
+def test_a_swap_of_cas_that_was_cut_off_loses_none(tmp_path: Path, done: bool) -> None:
+    state = begun(tmp_path, 1)
+    before = pins(state)
+    (state / "swap.key").write_bytes((state / keys.CA_KEY).read_bytes())
+    (state / "swap.key").chmod(0o600)
+    if done:
+        (state / keys.OTHER_KEY).replace(state / keys.CA_KEY)
+
+    assert pins(state) == (before[::-1] if done else before)
+    assert not (state / "swap.key").exists()
+
+
+def test_the_key_of_documents_is_not_made_anew_where_a_controller_was(tmp_path: Path) -> None:
+    state = begun(tmp_path, 0)
+    (state / keys.DOCUMENT_KEY).unlink()
+    with pytest.raises(UserError, match=r"document.key is missing: put back the one"):
+        keys.load(state, NOW)
+
+
+# -- strangers --------------------------------------------------------------------------------------------------------
+
+
+async def idle(site: Site, link: Path | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection on which nothing is asked."""
+    context = ssl.create_default_context(cadata=ca.bundle(site.keys.trusted()).decode())
+    if link is not None:
+        context.load_cert_chain(link)
+    return await asyncio.open_connection("127.0.0.1", int(site.url.rpartition(":")[2]), ssl=context)
+
+
+async def is_closed(reader: asyncio.StreamReader) -> bool:
+    try:
+        return await asyncio.wait_for(reader.read(1), 60) == b""
+    except ConnectionError:
+        return True
+
+
+def test_of_one_address_without_a_certificate_few_connections_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "STRANGER_CONNECTIONS_MAX", 3)
+    monkeypatch.setattr(tls, "FIRST_S", 3600.0)
+
+    async def work(site: Site) -> None:
+        opened = [await idle(site) for _ in range(6)]
+        closed = [asyncio.create_task(is_closed(reader)) for reader, _ in opened]
+        done = 0
+        for one in asyncio.as_completed(closed, timeout=60):
+            done += await one
+            if done == 3:
+                break
+        assert (await site.beat(site.issue(NOW))).status_code == 200
+        for _, writer in opened:
+            writer.transport.abort()
+
+    with_site(tmp_path, work)
+
+
+def test_of_a_host_the_oldest_connection_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "FIRST_S", 3600.0)
+
+    async def work(site: Site) -> None:
+        link = site.issue(NOW)
+        (oldest, _), *_ = [await idle(site, link) for _ in range(tls.HOST_CONNECTIONS_MAX + 1)]
+        assert await is_closed(oldest)
+        assert (await site.beat(link)).status_code == 200
+
+    with_site(tmp_path, work)
+
+
+def test_a_connection_on_which_nothing_is_asked_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(site: Site) -> None:
+        monkeypatch.setattr(tls, "FIRST_S", 0.05)
+        reader, _ = await idle(site)
+        assert await is_closed(reader)
+
+    with_site(tmp_path, work)
 
 
 def test_there_is_no_ca_to_replace_where_no_controller_was(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from runkit import Running, running
 from fwd.cli import _exit_status
 from fwd.controller import keys
 from fwd.controller.changes import KINDS as FLEET_KINDS
+from fwd.objects.client import Client
 from fwd.objects.kinds import KINDS
+from fwd.proto.errors import UserError
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -154,6 +156,11 @@ def test_recovery_is_an_operation(fwd: Shell) -> None:
         ("vpc show a/../b", "not a name"),
         ("vpc drain x", "No such command"),
         ("gateway set x weight=much", "expected a number"),
+        ("gateway set x weight=nan", "a number is needed that is finite"),
+        ("gateway set x weight=1e400", "a number is needed that is finite"),
+        ("vpc show \udcff", "not a name"),
+        ("vpc create \udcff cidrs=10.9.0.0/16", "name"),
+        ("token create role=admin --output /nonexistent/token", "cannot be written"),
         ("gateway create x weight+=1", "is no list"),
         ("gateway list --color", "No such option"),
         ("token create role=king", "role"),
@@ -170,6 +177,8 @@ def test_what_cannot_be_is_one_line_and_status_2(fwd: Shell, line: str, why: str
         ({"FWD_CLIENT": "/nonexistent"}, "cannot be read"),
         ({"FWD_CONTROLLER": "http://127.0.0.1:1"}, "begins with https"),
         ({"FWD_CONTROLLER": "https://127.0.0.1:1"}, "no controller answers"),
+        ({"FWD_CONTROLLER": "https://x:y"}, "no URL"),
+        ({"FWD_CONTROLLER_TOKEN": "fwdb.ä"}, "no bearer token"),
         ({"FWD_CONTROLLER_CA": "/nonexistent"}, "no CA's certificates"),
         ({"FWD_CONTROLLER_CA": "/etc/ssl/certs/ca-certificates.crt"}, "no controller answers"),
         ({"FWD_CONTROLLER_TOKEN_FILE": "/nonexistent"}, "cannot be opened"),
@@ -181,6 +190,24 @@ def test_a_controller_that_cannot_be_asked_is_one_line(
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     assert why in fwd.refused("vpc list")
+
+
+def test_a_file_that_cannot_be_makes_no_token(fwd: Shell, tmp_path: Path) -> None:
+    there = len(fwd.json("token list"))
+    for path in (tmp_path, tmp_path / "no" / "file"):
+        fwd.refused(f"token create role=admin --output {path}")
+    fwd.refused(f"token create role=king --output {tmp_path / 'king'}")
+    assert len(fwd.json("token list")) == there
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_is_another_users_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", denied)
+    with pytest.raises(UserError, match="where is the controller"):
+        Client({})
 
 
 def test_the_table_has_the_models_fields() -> None:

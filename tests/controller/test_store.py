@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 from etcdkit import Etcd
 
-from fwd.controller.store import ABSENT, ConflictError, Entry, NotLeaderError, SqliteStore, Store, Write
+from fwd.controller.store import (
+    ABSENT,
+    WRITES_MAX,
+    ConflictError,
+    Entry,
+    NotLeaderError,
+    SqliteStore,
+    Store,
+    StoreError,
+    Write,
+)
 from fwd.proto.errors import UserError
 
 Opened = Callable[[], Store]
@@ -192,3 +202,30 @@ def test_a_file_that_is_no_store_is_one_line(tmp_path: Path, content: bytes) -> 
     (tmp_path / "state.db").write_bytes(content)
     with pytest.raises(UserError, match="cannot be opened"):
         SqliteStore(tmp_path / "state.db")
+
+
+def test_more_than_a_transaction_can_have_is_refused_before_it_is_begun(opened: Opened) -> None:
+    async def work() -> None:
+        store = opened()
+        term = await store.lead("one") or 0
+        await store.write(term, [Write(f"a/{n}", b"") for n in range(WRITES_MAX)])
+        with pytest.raises(StoreError, match="at most"):
+            await store.write(term, [Write(f"b/{n}", b"") for n in range(WRITES_MAX + 1)])
+
+        assert len((await store.read(""))[0]) == WRITES_MAX
+
+    run(work())
+
+
+def test_no_epoch_begins_where_numbers_end(opened: Opened) -> None:
+    async def work() -> None:
+        store = opened()
+        term = await store.lead("one") or 0
+        before = await store.cluster_id()
+        with pytest.raises(StoreError, match="cannot be above"):
+            await store.begin_epoch(term, 2**63 - 1)
+
+        assert await store.cluster_id() == before
+        assert await store.write(term, [Write("a", b"")])
+
+    run(work())

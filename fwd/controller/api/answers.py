@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from fwd.controller.ca import RequestError
 from fwd.controller.changes import RefusedError
-from fwd.controller.desk import LeaderlessError, TooManyError
+from fwd.controller.desk import LeaderlessError
 from fwd.controller.fleet import StaleError
 from fwd.controller.roles import DeniedError
 from fwd.controller.store import ConflictError, NotLeaderError, StoreError
@@ -58,7 +58,7 @@ def problem(status: int, text: str, headers: Mapping[str, str] | None = None) ->
 def handle_errors(app: FastAPI) -> None:
     """Have each error of the controller's own answered by its status."""
     statuses: dict[type[Exception], int] = {
-        TokenError: 401, RequestError: 422, StaleError: 412, ConflictError: 409, TooManyError: 429,
+        TokenError: 401, RequestError: 422, StaleError: 412, ConflictError: 409,
     }  # fmt: skip
     for error, status in statuses.items():
         app.add_exception_handler(error, _answering(status))
@@ -76,10 +76,15 @@ def _answering(status: int) -> Any:
     return answer
 
 
-async def _denied(request: Request, error: DeniedError) -> JSONResponse:
+def denied(error: DeniedError) -> JSONResponse:
+    """Say why somebody may not."""
     if error.unknown:
         return problem(401, str(error), {"WWW-Authenticate": "Bearer"})
     return problem(403, str(error))
+
+
+async def _denied(request: Request, error: DeniedError) -> JSONResponse:
+    return denied(error)
 
 
 async def _refused(request: Request, error: RefusedError) -> JSONResponse:
@@ -177,3 +182,11 @@ class Events(BaseModel):
     """Events, the oldest first."""
 
     items: list[Happened]
+
+
+class Authorities(BaseModel):
+    """The CAs of hosts, by their pins."""
+
+    trusted: Annotated[list[str], Field(description="the one that issues first")]
+    waiting: Annotated[list[str], Field(description="joined hosts that have yet to hear of them")]
+    old: Annotated[list[str], Field(description="hosts whose newest certificates are of another than the first")]

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fwd import __version__
 from fwd.controller.api import hosts, others
 from fwd.controller.api.answers import handle_errors
-from fwd.controller.api.asked import BoundedBodies
+from fwd.controller.api.asked import Doors
 from fwd.controller.api.objects import router_of
 from fwd.controller.changes import KINDS
 from fwd.controller.control import Control
@@ -25,5 +25,5 @@ def application(control: Control) -> FastAPI:
     app.include_router(others.router)
     app.include_router(hosts.router)
     handle_errors(app)
-    app.add_middleware(BoundedBodies)
+    app.add_middleware(Doors)
     return app

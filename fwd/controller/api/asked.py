@@ -7,32 +7,81 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, Header, HTTPException, Query, Request
 
 from fwd.controller import roles
+from fwd.controller.api.answers import denied, problem
 from fwd.controller.control import Control
+from fwd.controller.desk import LeaderlessError
 from fwd.controller.tokens import Token
 
 PEER: Final = "fwd.peer"  # in a request's scope: the client's certificate, DER (tls.py)
 BODY_BYTES_MAX: Final = 1 << 20
-_BYTES_MAX: Final = {"/v1/heartbeat": 1 << 16}  # of what each host sends each second, all of which is kept
+_BODIES_MAX: Final = {"/v1/join": 1 << 16, "/v1/renew": 1 << 16, "/v1/heartbeat": (1 << 16) + (1 << 13)}
+_HOSTS: Final = ("/v1/renew", "/v1/heartbeat")
+_JOIN: Final = "/v1/join"
+_GUESSED: Final = (401, 422)  # answers to those who join that say that they know nothing
 
 
-class BoundedBodies:
-    """ASGI: refuses a body that is too long while it comes."""
+class Doors:
+    """ASGI: looks at who asks before a body is read, and refuses a body that is too long while it comes."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        octets, most = 0, _BYTES_MAX.get(scope.get("path", ""), BODY_BYTES_MAX)
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS", "DELETE"):
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        try:
+            _look_at(request)
+        except HTTPException as error:
+            await problem(error.status_code, str(error.detail), error.headers)(scope, receive, send)
+            return
+        except roles.DeniedError as error:
+            await denied(error)(scope, receive, send)
+            return
+        except LeaderlessError:
+            pass  # the route says so
 
-        async def bounded() -> Any:
-            nonlocal octets
-            message = await receive()
-            octets += len(message.get("body", b""))
-            if octets > most:
-                raise HTTPException(413, f"more than {most} octets")
-            return message
+        await self._app(scope, _bounded(request, receive), _counted(request, send))
 
-        await self._app(scope, bounded if scope["type"] == "http" else receive, send)
+
+def _look_at(request: Request) -> None:
+    """Find out who asks. Raises DeniedError, LeaderlessError, and HTTPException for one who is not listened to."""
+    path = request.url.path
+    if path in _HOSTS:
+        control_of(request).host(request.scope.get(PEER))
+    elif path == _JOIN:
+        _listen_to(request)
+    else:
+        _person(request, request.headers.get("Authorization"), writes=False)
+
+
+def _bounded(request: Request, receive: Any) -> Any:
+    octets, octets_max = 0, _BODIES_MAX.get(request.url.path, BODY_BYTES_MAX)
+
+    async def bounded() -> Any:
+        nonlocal octets
+        message = await receive()
+        octets += len(message.get("body", b""))
+        if octets > octets_max:
+            raise HTTPException(413, f"more than {octets_max} octets")
+        return message
+
+    return bounded
+
+
+def _counted(request: Request, send: Any) -> Any:
+    """Have whoever joins with what is no token, or no request at all, counted as a stranger."""
+    if request.url.path != _JOIN:
+        return send
+
+    async def counted(message: Any) -> None:
+        if message["type"] == "http.response.start" and message["status"] in _GUESSED:
+            control = control_of(request)
+            control.strangers.refused(address_of(request), control.clock())
+        await send(message)
+
+    return counted
 
 
 def control_of(request: Request) -> Control:
@@ -52,16 +101,17 @@ def _person(request: Request, authorization: str | None, *, writes: bool) -> Tok
         return control_of(request).person(authorization, writes=writes)
     except roles.DeniedError as error:
         if error.unknown:
-            count_stranger(request)
+            _listen_to(request)
+            control = control_of(request)
+            control.strangers.refused(address_of(request), control.clock())
         raise
 
 
-def count_stranger(request: Request) -> None:
-    """Note that somebody is refused whom nobody knows; who was refused too often is not answered why."""
-    control, address = control_of(request), address_of(request)
-    if not control.strangers.may_ask(address, control.clock()):
+def _listen_to(request: Request) -> None:
+    """Refuse one who was refused too often, without saying why."""
+    control = control_of(request)
+    if not control.strangers.may_ask(address_of(request), control.clock()):
         raise HTTPException(429, "refused too often: wait a second", {"Retry-After": "1"})
-    control.strangers.refused(address, control.clock())
 
 
 _Authorization = Annotated[str | None, Header(description="Bearer fwdb.…")]

@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 
 from fwd.controller.api.answers import Order, problems
-from fwd.controller.api.asked import Controller, Link, count_stranger
+from fwd.controller.api.asked import Controller, Link
 from fwd.controller.ca import CSR_BYTES_MAX
 from fwd.controller.control import Control
 from fwd.controller.desk import Joining, LeaderlessError
 from fwd.controller.roles import Host
-from fwd.controller.tokens import TokenError
 from fwd.controller.watch import TEXT_MAX, Beat
 from fwd.model.fleet import MEMBERS_MAX, Name
 
@@ -93,21 +92,14 @@ class Heard(BaseModel):
 
 
 @router.post("/v1/join", status_code=201, operation_id="join", responses=problems(400, 401, 409, 413, 422, 429, 503))
-async def join(request: Request, control: Controller, body: Join) -> Certificates:
+async def join(control: Controller, body: Join) -> Certificates:
     joining = Joining(body.kind, body.name, body.link_csr, body.ike_csr, body.inner, body.outer, body.members)
-    try:
-        told = await control.desk.join(body.token, joining, control.wall())
-    except TokenError:
-        count_stranger(request)
-        raise
-    return Certificates(**told)
+    return Certificates(**await control.desk.join(body.token, joining, control.wall()))
 
 
-@router.post("/v1/renew", operation_id="renew", responses=problems(400, 401, 403, 413, 422, 429, 503))
+@router.post("/v1/renew", operation_id="renew", responses=problems(400, 401, 403, 409, 413, 422, 503))
 async def renew(control: Controller, link: Link, body: Renew) -> Certificates:
-    now = control.wall()
-    told = await control.desk.renew_certificates(link.kind, link.name, body.link_csr, body.ike_csr, now)
-    return Certificates(**told)
+    return Certificates(**await control.desk.renew_certificates(link, body.link_csr, body.ike_csr, control.wall()))
 
 
 @router.post("/v1/heartbeat", operation_id="heartbeat", responses=problems(400, 401, 403, 413, 422, 503))

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fwd.controller import tokens
 from fwd.controller.api import answers, shown
-from fwd.controller.api.answers import READING, WRITING, Listed, problems
+from fwd.controller.api.answers import READING, WRITING, Authorities, Listed, problems
 from fwd.controller.api.asked import Admin, Controller, Viewer
 from fwd.controller.api.metrics import metrics_of
 from fwd.controller.ca import pin
@@ -109,10 +109,16 @@ async def show_operation(control: Controller, viewer: Viewer, id: _Path) -> answ
     return shown.operation(control, one)
 
 
+@router.get("/v1/authorities", operation_id="authorities", tags=["controller"], responses=problems(*READING))
+async def authorities(control: Controller, viewer: Viewer) -> Authorities:
+    """Say which CAs hosts are told to trust, and who has yet to hear of them."""
+    return shown.authorities(control)
+
+
 @router.post("/v1/recover", operation_id="recover", tags=["controller"], responses=problems(*WRITING))
 async def recover(control: Controller, admin: Admin) -> answers.Changed:
     """Begin an epoch above all that hosts have seen: after an older store was put back."""
-    seen = control.watch.newest_seen()
+    seen = {host: max(beat.seen, beat.applied) for host, beat in control.watch.beats.items()}
     asked = Asked(admin.name, "recover", "controller", "store", control.wall())
     made = await control.desk.recover(asked, seen)
     return answers.Changed(dry_run=False, plan=[], operation=made.id, object=None)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fwd.controller import changes, records
 from fwd.controller.api import answers
+from fwd.controller.ca import pin
 from fwd.controller.control import Control
 from fwd.controller.health import GRAY_LOSS, Health
 from fwd.controller.place import Pair
@@ -86,6 +87,20 @@ def operation(control: Control, one: records.Operation) -> answers.Operation:
         order=one.order, progress=answers.Progress(hosts=len(one.hosts), waiting=waiting),
         result="in progress" if waiting else "done",
     )  # fmt: skip
+
+
+def authorities(control: Control) -> answers.Authorities:
+    """The CAs, and who has not heard of them since this controller began to lead, or renewed since they are so."""
+    desk, watch = control.desk, control.watch
+    term, _ = desk.newest
+    pins = [pin(one) for one in desk.keys.trusted()]
+    joined = {(kind, name): desk.records.of_host(kind, name) for kind, name in sorted(desk.hosts)}
+    heard = {name for name, beat in watch.beats.items() if beat.applied[0] >= term}
+    return answers.Authorities(
+        trusted=pins,
+        waiting=[name for (_, name), certificates in joined.items() if certificates and name not in heard],
+        old=[name for (_, name), certificates in joined.items() if certificates and certificates[-1].issuer != pins[0]],
+    )
 
 
 def token(one: Token, now: float) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""What hosts say of others, sorted once a turn by whom it is about: pure.
+
+Of what a host says no more counts than it can see: a router tells which gateways of its own VPC it reaches, a gateway
+how the other ends of its own pairs are. Whatever else a host says of others is not looked at, however much it is.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from fwd.controller.health import FRESH_S, Sight
+from fwd.controller.place import Pair, address_of, identity_of
+from fwd.model.fleet import Fleet
+
+TABLES_MAX: Final = 64  # of each list in a status
+_Said = Mapping[str, tuple[float, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Sights:
+    """What is seen of each host by routers and by partners, and what both ends of each pair say."""
+
+    routers: Mapping[str, list[Sight]] = field(default_factory=dict)
+    partners: Mapping[str, list[Sight]] = field(default_factory=dict)
+    pairs: Mapping[Pair, list[Sight]] = field(default_factory=dict)
+
+
+def sights_in(fleet: Fleet, pairs: Sequence[Pair], said: _Said, now: float) -> Sights:
+    """Sort what hosts have said: by host when, and its status."""
+    fresh = {host: one for host, one in said.items() if now - one[0] <= FRESH_S}
+    routers: dict[str, list[Sight]] = defaultdict(list)
+    for router in fleet.routers:
+        if router.name in fresh:
+            at, status = fresh[router.name]
+            for table in _tables(status.get("gateways")):
+                gateway = fleet.gateway.get(str(table.get("name")))
+                if gateway is not None and gateway.vpc == router.vpc:
+                    routers[gateway.name].append(_sight(router.name, at, table, table.get("up") is True))
+
+    partners: dict[str, list[Sight]] = defaultdict(list)
+    of_pairs: dict[Pair, list[Sight]] = defaultdict(list)
+    for pair, host, other, alone in _ends(pairs):
+        if host in fresh and (sight := _of_pair(fleet, pair, host, other, fresh[host], alone=alone)):
+            partners[other].append(sight)
+            of_pairs[pair].append(sight)
+    return Sights(routers, partners, of_pairs)
+
+
+def _ends(pairs: Sequence[Pair]) -> Iterable[tuple[Pair, str, str, bool]]:
+    """Both ends of each pair, the other one, and whether that is the only one that it has in this peering."""
+    count: dict[tuple[str, str], int] = defaultdict(int)
+    for pair in pairs:
+        count[pair.peering, pair.a] += 1
+        count[pair.peering, pair.b] += 1
+    for pair in pairs:
+        for host, other in ((pair.a, pair.b), (pair.b, pair.a)):
+            yield pair, host, other, count[pair.peering, host] == 1
+
+
+def _of_pair(
+    fleet: Fleet, pair: Pair, host: str, other: str, said: tuple[float, Mapping[str, Any]], *, alone: bool
+) -> Sight | None:
+    """Of several partners a peering's own state says nothing, but `far` does, by identity or address."""
+    at, status = said
+    table = next((one for one in _tables(status.get("peerings")) if one.get("name") == pair.peering), None)
+    if table is None:
+        return None
+    peering = next((one for one in fleet.peerings if one.name == pair.peering), None)
+    gateway = fleet.gateway.get(other)
+    names = {identity_of(other)}
+    if peering is not None and gateway is not None:
+        names.add(address_of(fleet, peering, gateway))
+    for one in _tables(table.get("far")):
+        if {str(one.get("identity")), str(one.get("address"))} & names:
+            own = {key: one.get(key, table.get(key) if alone else None) for key in ("rtt_ms", "loss")}
+            return _sight(host, at, own, one.get("up") is True)
+    return _sight(host, at, table, table.get("ready") is True) if alone else None
+
+
+def _tables(value: object) -> list[dict[str, Any]]:
+    return [one for one in value[:TABLES_MAX] if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _sight(by: str, at: float, table: Mapping[str, Any], up: bool) -> Sight:
+    rtt, loss = (table.get(key) for key in ("rtt_ms", "loss"))
+    return Sight(by, at, up, _number(loss) or 0.0, _number(rtt))
+
+
+def _number(value: object) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    return float(min(max(value, 0), 10**9)) if is_number else None  # type: ignore[call-overload]
