@@ -174,8 +174,8 @@ class ChildLog:
         # So many and no more: a far end that was shut down would give empty messages for ever.
         with contextlib.suppress(BlockingIOError):
             for _ in range(_LEFT_MAX):
-                self.near.recv(_RECORD_MAX)
-                self._lost += 1
+                _, lost = _decode(self.near.recv(_RECORD_MAX))
+                self._lost += 1 + lost
         with contextlib.suppress(BlockingIOError):
             for _ in range(_LEFT_MAX):
                 self._lost += os.read(self.stderr_read, _RECORD_MAX).count(b"\n")

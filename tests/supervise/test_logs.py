@@ -223,6 +223,18 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+def test_what_an_ended_process_had_lost_before_what_is_not_read_any_more_counts_too(
+    slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture
+) -> None:
+    slot = slots[0]
+    slot.read(1.0)
+    slot._lines = 0.0  # its share is used up
+    slot.far.send(raw(b"fwd\0\0{}\0one", lost=7))
+    slot.far.send(raw(b"fwd\0\0{}\0another"))
+    slot.finish(1.0)
+    assert [record.fields["records"] for record in heard.records if hasattr(record, "fields")] == [9]
+
+
 @pytest.mark.parametrize("value", [b"NaN", b"-Infinity", b"1e999", b'"\\ud800"', b'{"\\udfff": [1e999]}'])
 def test_fields_that_strict_readers_of_json_refuse_are_left_out(
     value: bytes, slots: list[logs.ChildLog], heard: pytest.LogCaptureFixture
