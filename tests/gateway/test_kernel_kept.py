@@ -18,7 +18,7 @@ NUMBER = "number=$(ip route show type unreachable 10.2.0.0/24 | grep -o 'proto [
 
 @pytest.fixture(scope="module")
 def pair(module_pairs: MakePair) -> Pair:
-    return module_pairs()
+    return module_pairs(keys={"source": "psk"})
 
 
 def shell(pair: Pair, command: str, *, check: bool = True) -> None:
