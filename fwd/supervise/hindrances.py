@@ -16,7 +16,12 @@ class NamelessError(NotYetError):
 
 
 def is_short_of_descriptors(error: Exception) -> bool:
-    """Whether the limit on file descriptors is too low for what the configuration asks for."""
+    """Whether the limit on file descriptors is too low for what the configuration asks for.
+
+    What a user is told of a file may come of nothing else.
+    """
+    if isinstance(error, UserError) and isinstance(error.__context__, Exception):
+        return is_short_of_descriptors(error.__context__)
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 

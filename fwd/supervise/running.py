@@ -52,11 +52,12 @@ def run(
     logs.set_up(config.gateway.log_level, log_format)
     try:
         status = Supervisor(config, read, save_keys, config_path, amend).run()
-    except UserError:
-        logs.tear_down()
-        raise
     except Exception as error:
-        if not is_short_of_descriptors(error):
+        short = is_short_of_descriptors(error)
+        if isinstance(error, UserError) and not short:
+            logs.tear_down()
+            raise
+        if not short:
             log.exception("the supervisor ends; the leak guards stand", extra=event("supervisor.failed"))
             logs.tear_down()
             os._exit(os.EX_SOFTWARE)  # whatever else is amiss: children die with their parent

@@ -31,6 +31,7 @@ T = TypeVar("T")
 # Limits are a quiet machine's: one that is busy with other workers' gateways gets more.
 PATIENCE, PATIENT_S = 4.0, 60.0
 PORT = 4500  # of member 0
+TCP_MBPS_MIN = 1.0  # it works; how fast, is a benchmark's business
 BEACON = "0.0.0.0:4790"
 ICMP, TCP, UDP = 1, 6, 17
 # Drop reasons.

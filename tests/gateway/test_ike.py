@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gwkit import MakePair, Pair, until
+from gwkit import TCP_MBPS_MIN, MakePair, Pair, until
 
 from fwd.lab.topology import GATEWAYS
 
@@ -35,14 +35,14 @@ def spis(pair: Pair, host: str) -> list[str]:
 
 def test_traffic_flows_both_ways(pair: Pair) -> None:
     until(pair.ping, 5.0, "first ping")
-    assert pair.tcp() > 50
-    assert pair.tcp(reverse=True) > 50
+    assert pair.tcp() > TCP_MBPS_MIN
+    assert pair.tcp(reverse=True) > TCP_MBPS_MIN
     assert not pair.key_drops()
 
 
 def test_both_sides_have_the_same_pairs(pair: Pair) -> None:
     """What a member of one gateway sends on, its pair has heard."""
-    assert pair.tcp(streams=8) > 50
+    assert pair.tcp(streams=8) > TCP_MBPS_MIN
     for here, there in (("gw1", "gw2"), ("gw2", "gw1")):
         for mine, theirs in zip(pair.peering(here)["members"], pair.peering(there)["members"], strict=True):
             if mine["out"]["records"]:

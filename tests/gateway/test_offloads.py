@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from gwkit import MakePair, Pair, assert_books_balance
+from gwkit import TCP_MBPS_MIN, MakePair, Pair, assert_books_balance
 
-TCP_MBPS_MIN = 20.0
 PAYLOADS = ["superpacket", "esp"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from gwkit import MakePair, Pair, until
+from gwkit import TCP_MBPS_MIN, MakePair, Pair, until
 
 NARROW = {"router": True, "router_mtu_bytes": 1400}
 NO_ICMP = "ip protocol icmp icmp type destination-unreachable drop"
@@ -33,7 +33,7 @@ def test_esp_says_fragmentation_needed_and_clamps_tcp(module_pairs: MakePair) ->
     # The client's own cache must not help TCP: only the clamp makes its segments fit at once.
     pair.topology.run("client1", ["ip", "route", "flush", "cache"])
     with pair.rule("client2", "input", f"tcp flags syn tcp option maxseg size {mtu - 40} counter") as clamped:
-        assert pair.tcp(seconds=1) > 20
+        assert pair.tcp(seconds=1) > TCP_MBPS_MIN
         assert clamped()[0] > 0
     assert pair.drops("gw1")["record_too_big"] == 0
 
@@ -51,7 +51,7 @@ def test_a_narrow_path_that_says_so(pairs: MakePair, payload: str) -> None:
         refused = pair.topology.ping_output("-M", "do", "-s", "1400")
         assert "mtu" in refused.stdout + refused.stderr  # from the gateway, or from the client's own cache
     for reverse in (False, True):
-        until(lambda: pair.tcp(seconds=1, reverse=reverse) > 20, 20.0, f"TCP, {reverse=}")  # noqa: B023
+        until(lambda: pair.tcp(seconds=1, reverse=reverse) > TCP_MBPS_MIN, 20.0, f"TCP, {reverse=}")  # noqa: B023
 
 
 def test_a_narrow_path_that_is_silent_is_found_by_echoes(pairs: MakePair) -> None:
@@ -61,8 +61,8 @@ def test_a_narrow_path_that_is_silent_is_found_by_echoes(pairs: MakePair) -> Non
         pair.start()
         until(lambda: pair.ping("-W", "0.3", "-s", "1400") and narrow(pair, "gw1"), 10.0, "path MTU found")
         assert pair.ping("-M", "do", "-s", "1472", count=3)
-        until(lambda: pair.tcp(seconds=1) > 20, 20.0, "TCP forward")
-        until(lambda: pair.tcp(seconds=1, reverse=True) > 20, 20.0, "TCP reverse")
+        until(lambda: pair.tcp(seconds=1) > TCP_MBPS_MIN, 20.0, "TCP forward")
+        until(lambda: pair.tcp(seconds=1, reverse=True) > TCP_MBPS_MIN, 20.0, "TCP reverse")
         until(lambda: narrow(pair, "gw2"), 20.0, "path MTU found by those that sent last")
         assert [m["path"] for m in pair.peering("gw1")["members"]] == ["up", "up"]
 

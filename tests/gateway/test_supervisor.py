@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from gwkit import MakePair, Pair, inside, network_of, nft_packets, until
+from gwkit import TCP_MBPS_MIN, MakePair, Pair, inside, network_of, nft_packets, until
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
@@ -189,4 +189,4 @@ def test_a_restarted_gateway_meets_a_running_one(pairs: MakePair) -> None:
     assert pair.stop("gw1") == 0
     pair.start()
     assert pair.ping()
-    assert pair.tcp(seconds=1) > 20
+    assert pair.tcp(seconds=1) > TCP_MBPS_MIN

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.exceptions import InvalidTag
-from gwkit import MakePair, Pair
+from gwkit import TCP_MBPS_MIN, MakePair, Pair
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.ipsec import ESP, IPSecIntegrityError, SecurityAssociation
@@ -56,7 +56,7 @@ def sample(pair: Pair, tmp_path: Path) -> list[bytes]:
     with pair.capture(pcap=pcap) as wire:
         assert pair.ping(count=5)
         assert pair.ping(to=pair.topology.address("client2", version=6), count=5)
-        assert pair.tcp(seconds=1) > 20
+        assert pair.tcp(seconds=1) > TCP_MBPS_MIN
     assert wire["plaintext_packets"] == 0, wire["plaintext_examples"]
     assert wire["repeated_nonces"] == 0
     with RawPcapReader(str(pcap)) as packets:
