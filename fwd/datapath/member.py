@@ -26,7 +26,7 @@ from fwd.datapath.geometry import Geometry, inner_mtu_min
 from fwd.datapath.inbound import Inbound
 from fwd.datapath.outbound import Outbound
 from fwd.datapath.receiving import Receiving
-from fwd.datapath.ring import LEFT, Ring
+from fwd.datapath.ring import LEFT, TOLD, Ring
 from fwd.datapath.shared import REST_S, LinkWord, MemberShared
 from fwd.datapath.tun import Offloads
 from fwd.datapath.tuning import Follower, Tuning
@@ -125,7 +125,7 @@ class Member:
         self._heard_from = ("", 0)
         self._mapping = 0, now  # ESP packets sent when a NAT last saw us, and when that was
         self._kernel_asked = self._unknown_at = self._elsewhere_at = 0.0
-        self._left = parts.ring.left  # as the far member was told
+        self._left = parts.ring.member_words[TOLD]  # as the far member was told
         self._traffic = 0, 0  # ESP packets sent and received, at the last tick
         self._quiet_ticks = 0  # in a row without any
         self.echoes.publish()
@@ -269,7 +269,7 @@ class Member:
                 return
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._barrier.caught("moved")
-        self._left = left
+        self._left = self._parts.ring.member_words[TOLD] = left
 
     def _follow_far(self) -> None:
         """Go where IKE has found the peer; a NAT's port that IKE does not know, at the address that it tells, stays."""

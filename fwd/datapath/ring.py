@@ -1,17 +1,17 @@
 """The ring between the demux and one member: segments of rows in shared memory.
 
-Four words, each with one writer: `head` (demux: segments filled), `left` (demux: those before it are not to be sent any
-more, as the member's buckets have gone to others), `taken` and `done` (member: segments begun and finished with). The
-demux fills while head - done < segments. The member stores `taken` before it seals and `done` after it has sent, so a
-segment that kills its reader kills one reader: a successor starts at `taken`, and what lies between is lost and
-counted. The eventfd is the bell and nothing more.
+Five words, each with one writer: `head` (demux: segments filled), `left` (demux: those before it are not to be sent any
+more, as the member's buckets have gone to others), `taken` and `done` (member: segments begun and finished with) and
+`told` (member: the `left` that its far member knows of). The demux fills while head - done < segments. The member
+stores `taken` before it seals and `done` after it has sent, so a segment that kills its reader kills one reader: a
+successor starts at `taken`, and what lies between is lost and counted. The eventfd is the bell and nothing more.
 
 A segment is one burst: `fill` octets in `records` records of one TOS octet, cut into rows for `chunk` data octets,
 with the end of each record. Payload `esp` puts one packet into each row; `fill` counts rows, and `ends` holds for each
 the packet's length and, in its upper half, a mark (segments.packet_mark).
 
-A ring lies in three memories (memory.ACCESS): `head`, `left` and the descriptors are the demux's, `taken` and `done`
-the member's. Rows and ends of records are of both, since the member completes them in place; nobody else has them.
+A ring lies in three memories (memory.ACCESS): `head`, `left` and the descriptors are the demux's, the other words the
+member's. Rows and ends of records are of both, since the member completes them in place; nobody else has them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ SEGMENTS: Final = 12
 RECORDS_MAX: Final = 1024  # in one segment
 HEAD, LEFT = 0, 1  # indices of the demux's words
 TAKEN, DONE = 0, 8  # indices of the member's words: 64-byte lines apart
+TOLD = 1  # another of the member's words, which changes seldom
 _HEAD_BYTES = 64
 _DESCRIPTOR_BYTES = 16
 _ENDS_BYTES = 4 * RECORDS_MAX

@@ -424,6 +424,26 @@ def test_that_buckets_have_moved_is_told_until_it_could_be_sent(knowing: Rig) ->
     assert knowing.a.wires[0].sent()
 
 
+def test_what_a_member_has_not_told_its_successor_tells(knowing: Rig) -> None:
+    """It was away when its buckets went; and what was told is not told again."""
+    r = knowing
+    fill(r, OLD)
+    r.a.work()
+    lies = r.a.wires[0].sent()
+    move(r)
+    r.b.arrive(1, r.a.wires[1].sent())
+    for told in (1, 0):
+        r.a.respawn(0)
+        member = r.a.members[0]
+        if member._left != r.a.rings[0].left:
+            member._tell_moved()
+        sent = r.a.wires[0].sent()
+        assert len(sent) == told
+        lies += sent
+    assert wake(r, lies) == list(NEW)
+    assert r.b.dropped(DropReason.BUCKETS_MOVED_IN) == len(OLD)
+
+
 def test_a_sleeper_that_dies_while_it_looks_loses_what_it_held_and_counts_it(knowing: Rig) -> None:
     r = knowing
     fill(r, OLD)
