@@ -63,12 +63,16 @@ class Keeper:
 
     def refusals(self, peerings: Iterable[Peering], living: Collection[int]) -> dict[str, str]:
         """Peering → why it cannot have its guards: another fwd that lives has them, or this host is there itself."""
-        standing, addresses = network.look(self._kernel), self._kernel.addresses()
+        peerings = list(peerings)
+        standing, here = network.look(self._kernel), self.misplaced(peerings)
         self._before = self._before or standing
-        found = {
-            peering.name: guards.refusal(peering, standing, living) or kernel.refusal(peering.remote_ts, addresses)
-            for peering in peerings
-        }
+        found = {one.name: guards.refusal(one, standing, living) for one in peerings}
+        return here | {name: why for name, why in found.items() if why}
+
+    def misplaced(self, peerings: Iterable[Peering]) -> dict[str, str]:
+        """Peering → why it is for another host: this one is itself where the far hosts are said to be."""
+        addresses = self._kernel.addresses()
+        found = {one.name: kernel.refusal(one.remote_ts, addresses) for one in peerings}
         return {name: why for name, why in found.items() if why}
 
     def set(self, peering: Peering, *, closed: bool) -> None:

@@ -336,7 +336,13 @@ class Supervisor:
             self._reload, self._reload_at = True, time.monotonic() + RETRY_S
 
     def _steps_to(self, config: Config) -> list[plan.Step]:
-        """Return what is to be done for a configuration. Raises UserError if fwd must be restarted."""
+        """Return what is to be done for a configuration. Raises UserError if fwd must be restarted, or if what is new
+        in it is for another host: what is in force would have to go for what can never be.
+        """
+        before = {one.name: one.remote_ts for one in self._local.peering}
+        new = [one for one in config.peering if before.get(one.name) != one.remote_ts]
+        for name, why in self._standing.kernel.misplaced(new).items():
+            raise UserError(f"peering {name}: {why}")
         config = self._controller.beside(config)
         return plan.plan(self._standing.in_force(config.peering), self._standing.names.resolved(config))
 

@@ -54,6 +54,19 @@ def test_a_dry_run_and_a_bad_file_change_nothing(pair: Pair, tmp_path: Path) -> 
     assert pair.ping()
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_another_gateways_file_is_refused_before_anything_goes_for_it(
+    pair: Pair, tmp_path: Path, dry_run: bool
+) -> None:
+    """It says that the far hosts are where this one is."""
+    before, text = pair.pids("gw1"), pair.config("gw1").read_text()
+    others = {"10.1.0.0/24": "swapped", "10.2.0.0/24": "10.1.0.0/24", "swapped": "10.2.0.0/24"}
+    with pytest.raises(UserError, match=r"this host itself is there.*is this the other gateway's file"):
+        applied(pair, given(pair, tmp_path, **others), dry_run=dry_run)
+    assert (pair.pids("gw1"), pair.config("gw1").read_text(), files(pair)) == (before, text, {"gw1.toml"})
+    assert pair.ping()
+
+
 def test_what_cuts_one_off_comes_back_by_itself(pair: Pair, tmp_path: Path) -> None:
     text = pair.config("gw1").read_text()
     lines = applied(pair, cutting(pair, tmp_path), confirm_s=4)
