@@ -32,6 +32,12 @@ class _Shape(BaseModel):
     printable = field_validator("*")(_printable)
 
 
+def _aged(told: ChildSa | IkeSa, ages: Iterable[str], later_s: int) -> dict[str, int | None]:
+    """Return the ages and what is left of a life so long after it was told: null stays so."""
+    found = {key: age if (age := getattr(told, key)) is None else age + later_s for key in ages}
+    return {**found, "ends_s": told.ends_s if told.ends_s is None else max(0, told.ends_s - later_s)}
+
+
 class ChildSa(_Shape):
     member: int = 0
     state: str = ""
@@ -41,8 +47,13 @@ class ChildSa(_Shape):
     age_s: int | None = Field(default=None, ge=0, le=_S_MAX)
     ends_s: int | None = Field(default=None, ge=0, le=_S_MAX)
 
+    def shown(self, later_s: int) -> dict[str, Any]:
+        """Return it as it is so long after it was told."""
+        return {**dict(self), **_aged(self, ("age_s",), later_s)}
+
 
 class IkeSa(_Shape):
+    at_s: float | None = None  # CLOCK_BOOTTIME, when ages and what is left were so
     state: str = ""
     spi_i: str = ""
     spi_r: str = ""
@@ -55,6 +66,13 @@ class IkeSa(_Shape):
     authenticated_s: int | None = Field(default=None, ge=0, le=_S_MAX)
     ends_s: int | None = Field(default=None, ge=0, le=_S_MAX)
     children: list[ChildSa] = Field(default_factory=list)
+
+    def shown(self, now: float) -> dict[str, Any]:
+        """Return it as it is by `now` (CLOCK_BOOTTIME): keyd tells what rests twice a minute, and dead never again."""
+        later_s = round(min(max(0.0, now - self.at_s), _S_MAX)) if self.at_s is not None else 0
+        told = {key: value for key, value in self if key != "at_s"}
+        children = [child.shown(later_s) for child in self.children]
+        return {**told, **_aged(self, ("established_s", "authenticated_s"), later_s), "children": children}
 
 
 class Certificates(_Shape):

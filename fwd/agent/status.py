@@ -15,6 +15,7 @@ from fwd import __version__
 from fwd.agent import ike, readiness
 from fwd.agent.controller import controller_of, is_joined
 from fwd.agent.view import GatewayView, PeeringView, TunLink
+from fwd.datapath.clock import boot_s
 from fwd.datapath.counters import BeaconCounter, DemuxCounter, MemberCounter
 from fwd.datapath.ring import SEGMENTS, RingWords
 from fwd.datapath.shared import LinkWord, MaskWord, MemberShared, ProcessState, ProcessWords
@@ -186,7 +187,8 @@ def _ike(told: ike.Told, *, lab: bool) -> dict[str, Any]:
 
 
 def _ike_sa(sa: ike.IkeSa) -> IkeSa:
-    return IkeSa(**{**dict(sa), "children": [ChildSa(**dict(child)) for child in sa.children]})
+    shown = sa.shown(boot_s())
+    return IkeSa(**{**shown, "children": [ChildSa(**child) for child in shown["children"]]})
 
 
 def _offloads(view: PeeringView) -> Offloads:

@@ -28,7 +28,7 @@ from fwd.datapath.lane import Lane
 from fwd.datapath.parking import Parking
 from fwd.datapath.ring import Ring, RingMaps
 from fwd.datapath.shapes import Shapes, keep
-from fwd.datapath.shared import REST_S, MaskWord, MemberShared, PeeringShared
+from fwd.datapath.shared import REST_MAX_S, REST_S, MaskWord, MemberShared, PeeringShared
 from fwd.datapath.tuning import Follower
 from fwd.model.config import Peering
 from fwd.proto.drops import DropReason
@@ -52,7 +52,7 @@ from fwd.proto.segments import TCP, UDP
 log = logging.getLogger(__name__)
 DEVICE_GONE: Final = 76  # exit status
 IDLE_TICK_S = 0.2
-_REST_TICKS = 5  # in a row without a record, after which it rests (shared.REST_S)
+_REST_TICKS = 5  # in a row without a record, after which it rests (shared.REST_S); for longer after one more
 IDLE_BUCKET_S = 1.0  # a bucket unused for so long may move: longer than any packet is under way
 _TICK_NS = 10_000_000  # unit of last use: 10 ms in 32 bits wrap after 497 days of the host's uptime
 _SETTLE_TICKS = 10
@@ -162,7 +162,9 @@ class Demux:
             return 0.0
         self._quiet_ticks = self._quiet_ticks + 1 if self._reads == self._reads_before else 0
         self._reads_before = self._reads
-        return REST_S if self._quiet_ticks >= _REST_TICKS and not self._unsettled else IDLE_TICK_S
+        if self._quiet_ticks < _REST_TICKS or self._unsettled:
+            return IDLE_TICK_S
+        return REST_S if self._quiet_ticks == _REST_TICKS else REST_MAX_S
 
     def _read_burst(self, tick: int) -> bool:
         """Read up to _READS_MAX records into the lanes; True when the device is drained."""

@@ -27,10 +27,10 @@ from fwd.datapath.inbound import Inbound
 from fwd.datapath.outbound import Outbound
 from fwd.datapath.receiving import Receiving
 from fwd.datapath.ring import LEFT, TOLD, Ring
-from fwd.datapath.shared import REST_S, LinkWord, MemberShared
+from fwd.datapath.shared import REST_MAX_S, REST_S, LinkWord, MemberShared
 from fwd.datapath.tun import Offloads
 from fwd.datapath.tuning import Follower, Tuning
-from fwd.datapath.udp import ANCILLARY_BYTES, KEEPALIVE, KEEPALIVE_S, Sender, path_mtu, read_ancillary
+from fwd.datapath.udp import ANCILLARY_BYTES, KEEPALIVE, Mapping, Sender, path_mtu, read_ancillary
 from fwd.datapath.unread import Unread
 from fwd.model.config import Peering
 from fwd.model.pairing import far_of
@@ -41,7 +41,7 @@ from fwd.proto.path import PathMonitor
 from fwd.proto.sa import DEADLINE_MAX_MS, SET_BYTES_MAX, EventKind, MessageError, SaEvent, SaSet
 
 IDLE_TICK_S: Final = 0.2
-_REST_TICKS = 5  # in a row without traffic, after which it rests
+_REST_TICKS = 5  # in a row without traffic, after which it rests; for longer after one more
 _UNKNOWN_EVERY_S = 0.1
 _ASK_KERNEL_S = 1.0  # what the path takes
 _ASK_KERNEL_SOON_S = 0.1  # after EMSGSIZE, which may come with every send
@@ -123,7 +123,7 @@ class Member:
         self.clock_ms = boot_ms
         self._deadline_ms = DEADLINE_MAX_MS  # the first of all SAs'
         self._heard_from = ("", 0)
-        self._mapping = 0, now  # ESP packets sent when a NAT last saw us, and when that was
+        self._mapping = Mapping(now)
         self._kernel_asked = self._unknown_at = self._elsewhere_at = 0.0
         self._left = parts.ring.member_words[TOLD]  # as the far member was told
         self._traffic = 0, 0  # ESP packets sent and received, at the last tick
@@ -182,7 +182,10 @@ class Member:
         if self.outbound.waits() or self._parts.ring.left != self._left:
             return []
         self._shared.process.heartbeat[0] = int(due * 1e9)
-        return epoll.poll(max(0.0, due - self._now))
+        ready = epoll.poll(max(0.0, due - self._now))
+
+        self._follow()  # what others' words said meanwhile holds for what has come
+        return ready
 
     # -- the network ------------------------------------------------------------------------------------------
 
@@ -302,24 +305,32 @@ class Member:
         try:
             return self._do_tick()
         except Exception:  # noqa: BLE001 - the barrier tells of it
-            self._follower.look_again()
             self._barrier.caught("tick")
             self.inbound.lose_batch()  # it may have been giving up what had waited too long
             return IDLE_TICK_S
 
+    def _follow(self) -> None:
+        """Follow what supervisor and keyd say by shared words."""
+        try:
+            if (tuning := self._follower.news()) is not None:
+                self._tune(tuning)
+            self._follow_far()
+        except Exception:  # noqa: BLE001 - the barrier tells of it
+            self._follower.look_again()
+            self._barrier.caught("words")
+
     def _do_tick(self) -> float:
-        if (tuning := self._follower.news()) is not None:
-            self._tune(tuning)
+        self._follow()
         due_s = _ASK_KERNEL_SOON_S if self._sender.too_big else _ASK_KERNEL_S
         self._sender.too_big = False
         if self._now - self._kernel_asked >= due_s:
             self._ask_kernel()
         self.echoes.look(self._now)
         self._link[LinkWord.GSO_REFUSED] = self._sender.gso_refused
-        self._follow_far()
         self.inbound.expire(self._now)
-        if self._shared.keepalive[0]:
-            self._keep_mapping()
+        if self._shared.keepalive[0] and self._mapping.is_due(self._counters[MemberCounter.OUT_ESP], self._now):
+            with contextlib.suppress(OSError):  # as good as lost
+                self._parts.sock.sendto(KEEPALIVE, self.outbound.peer)
         self._audit.tick()
         self._end_overdue()
         tuning, sa = self._tuning, self.outbound.sa
@@ -328,14 +339,22 @@ class Member:
         return self._idle_s()
 
     def _idle_s(self) -> float:
-        """How long nothing is due. What waits for missing packets, or for its SA, is given up within _REST_TICKS."""
+        """How long nothing is due. What waits for missing packets, or for its SA, is given up within _REST_TICKS.
+
+        It rests for REST_S at first, and for REST_MAX_S when nothing came in that time: there may be hundreds.
+        """
         traffic = self._counters[MemberCounter.OUT_ESP], self._link[LinkWord.RX_TAKEN]
         self._quiet_ticks = self._quiet_ticks + 1 if traffic == self._traffic else 0
         self._traffic = traffic
-        wait_s = IDLE_TICK_S
-        if self._quiet_ticks >= _REST_TICKS:
-            wait_s = min(REST_S, max(IDLE_TICK_S, (self._deadline_ms - self.clock_ms()) / 1000))
-        return min(wait_s, self.echoes.next_timeout(self._now))
+        if self._quiet_ticks < _REST_TICKS:
+            return min(IDLE_TICK_S, self.echoes.next_timeout(self._now))
+
+        # The life of an SA, a NAT's mapping and what is shown of losses end while it rests, too.
+        is_short = self._quiet_ticks == _REST_TICKS or self._link[LinkWord.LOSS]
+        wait_s = min(REST_S if is_short else REST_MAX_S, (self._deadline_ms - self.clock_ms()) / 1000)
+        if self._shared.keepalive[0]:
+            wait_s = min(wait_s, self._mapping.next_timeout(self._now))
+        return min(max(IDLE_TICK_S, wait_s), self.echoes.next_timeout(self._now))
 
     def _tune(self, tuning: Tuning) -> None:
         """Follow what the supervisor has put in force."""
@@ -363,16 +382,6 @@ class Member:
     def _kernel_mtu(self) -> int:
         peer = self.outbound.peer
         return path_mtu(self._parts.peering.local_addrs, peer[0], peer[1])
-
-    def _keep_mapping(self) -> None:
-        """Behind a NAT: whatever was sent keeps this port's mapping alive; without, one octet does (RFC 3948 §2.3)."""
-        sent = self._counters[MemberCounter.OUT_ESP]
-        if sent != self._mapping[0]:
-            self._mapping = sent, self._now
-        elif self._now >= self._mapping[1] + KEEPALIVE_S:
-            self._mapping = sent, self._now
-            with contextlib.suppress(OSError):  # as good as lost
-                self._parts.sock.sendto(KEEPALIVE, self.outbound.peer)
 
     # -- keyd -------------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ from fwd.proto.sa import SLOTS
 
 LEDGER_ENTRIES = 256
 REST_S: Final = 5.0  # a loop that has nothing to do blocks for so long, unless something comes
-REST_MAX_S: Final = 30.0  # a member without keys for so long, and nobody for longer
+REST_MAX_S: Final = 30.0  # demux and members for so long, if nothing came in REST_S either; and nobody for longer
 RING_WORDS: Final = 16  # how far a member is with its ring (ring.py)
 _DRAIN_MAX_S = 65535
 _PAGE_BYTES = 4096
@@ -78,22 +78,22 @@ class ProcessWords:
     SIZE = 5
 
     def __init__(self, table: memoryview, heartbeat: memoryview) -> None:
-        self._table = table
+        self.table = table
         # time.monotonic_ns of the loop's last turn; while it rests, of the next one at the latest.
         self.heartbeat = heartbeat
 
     def get(self) -> ProcessRow:
         """Read the row."""
-        state, pid, restarts, started_ns, incarnation = self._table.tolist()
+        state, pid, restarts, started_ns, incarnation = self.table.tolist()
         return ProcessRow(ProcessState(state), pid, restarts, started_ns, incarnation, self.heartbeat[0])
 
     def put(self, state: ProcessState, pid: int, restarts: int, started_ns: int, incarnation: int) -> None:
         """Write the row. Supervisor only."""
-        self._table[self.STATE] = state
-        self._table[self.PID] = pid
-        self._table[self.RESTARTS] = restarts
-        self._table[self.STARTED_NS] = started_ns
-        self._table[self.INCARNATION] = incarnation
+        self.table[self.STATE] = state
+        self.table[self.PID] = pid
+        self.table[self.RESTARTS] = restarts
+        self.table[self.STARTED_NS] = started_ns
+        self.table[self.INCARNATION] = incarnation
 
     def beat_at(self, since: float) -> float:
         """When the loop last turned or, while it rests, will turn (monotonic seconds); 0: not after `since`.
@@ -106,12 +106,12 @@ class ProcessWords:
     @property
     def state(self) -> ProcessState:
         """Where the process is in its lives."""
-        return ProcessState(self._table[self.STATE])
+        return ProcessState(self.table[self.STATE])
 
     @property
     def incarnation(self) -> int:
         """Which life of the process this is; 1 is the first."""
-        return self._table[self.INCARNATION]
+        return self.table[self.INCARNATION]
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +321,7 @@ class PeeringShared:
         if told := maps.get("keyd"):
             words = _Words(told)
             self._far_offloads = words.take(1)
-            self._far_members = words.take(2)
+            self.far_words = words.take(2)  # those of `far_members`
         self.members = [MemberShared(maps, i) for i in range(members)]
 
     @property
@@ -338,14 +338,14 @@ class PeeringShared:
     @property
     def far_members(self) -> tuple[int, float]:
         """How many members the far side has (0: it has not told), and for how long (s) those that left may be busy."""
-        count, drain_s = self._far_members.tolist()
+        count, drain_s = self.far_words.tolist()
         return min(count, MEMBERS_MAX), float(min(drain_s, _DRAIN_MAX_S))
 
     @far_members.setter
     def far_members(self, told: tuple[int, float]) -> None:
         """Write what the far side has told. keyd only."""
-        self._far_members[1] = int(told[1])
-        self._far_members[0] = told[0]
+        self.far_words[1] = int(told[1])
+        self.far_words[0] = told[0]
 
 
 class LeftBehind:

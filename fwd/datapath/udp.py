@@ -162,6 +162,24 @@ def path_mtu(local: IPv4Address | IPv6Address, remote: str, port: int) -> int:
             return 0
 
 
+class Mapping:
+    """A NAT's, of a member's port: whatever is sent keeps it alive; without that, one octet does (RFC 3948 §2.3)."""
+
+    def __init__(self, now: float) -> None:
+        self._seen = 0, now  # ESP packets sent when the NAT last saw us, and when that was
+
+    def is_due(self, sent: int, now: float) -> bool:
+        """Whether to send a keepalive now; `sent`: ESP packets so far."""
+        due = sent == self._seen[0] and now >= self._seen[1] + KEEPALIVE_S
+        if due or sent != self._seen[0]:
+            self._seen = sent, now
+        return due
+
+    def next_timeout(self, now: float) -> float:
+        """Seconds until one is due, if nothing is sent."""
+        return self._seen[1] + KEEPALIVE_S - now
+
+
 class Sender:
     """Sends runs of equal ESP packets to the member's peer.
 

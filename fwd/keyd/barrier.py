@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from fwd.datapath.shared import REST_S
+from fwd.datapath.shared import REST_MAX_S, REST_S
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.inbox import Message
-from fwd.keyd.patience import TICK_S
+from fwd.keyd.patience import TICK_S, together_at
+from fwd.keyd.shown import outline
 from fwd.model.pairing import ALONE, Far
 from fwd.proto.ike.limits import TIME_S, TIME_SHARE
 from fwd.proto.ike.rate import Rate
@@ -59,20 +60,22 @@ class Guarded(Barrier):
     """See the module; of a peering with several far gateways each has one.
 
     `make` gives the peering's IKE at a time, or None if it can have none.
-    `due`: when `tick` is wanted, and `wakes_at`: when keyd is to wake up for that, if it does not wake up earlier for
-    another. `restless`: something is under way in it.
-    `touched`: something has been done with it since the last `settle`.
+    `due`: when something is to be done, and `wakes_at`: when keyd is to wake up for that, if it does not wake up
+    earlier for another. `calm_until`: when `tick` is wanted; before that only IKE's own timers are.
+    `restless`: something is under way in it. `touched`: something has been done with it since the last `settle`.
     """
 
     def __init__(self, name: str, make: Callable[[float], IkePeering | None], now: float, far: Far = ALONE) -> None:
         super().__init__(name)
         self.far = far
         self.peering: IkePeering | None = None
-        self.due = self.wakes_at = now
-        self.touched = True
+        self.due = self.wakes_at = self.calm_until = now
+        self.touched = self._changed = True  # `_changed`: by which `calm_until` may be another
         self.restless = True
         self.told: dict[str, Any] = {}
         self._shown: dict[str, Any] = {}
+        self._outline: tuple[object, ...] = ()  # of what was told
+        self._ends_at = float("inf")
         self._failures: Counter[str] = Counter()  # of those that have ended
         self._make = make
         self._again_at: float | None = now
@@ -90,37 +93,46 @@ class Guarded(Barrier):
             self.peering = self._make(now)
         except Exception as error:  # noqa: BLE001  other peerings are not to pay for it
             self._end(error, now)
-        self.touched = True
+        self.touched = self._changed = True
         return self.peering is not None
+
+    def has_news(self) -> bool:
+        """Whether its members' words say anything else than they did at the last tick."""
+        return self.peering is not None and self.peering.glance.is_new()
 
     def retry(self, now: float) -> None:
         """Begin at once, if there is no IKE: what was in its way may have gone."""
         if self.peering is None:
-            self._again_at = self.due = self.wakes_at = now
+            self._again_at = self.due = self.wakes_at = self.calm_until = now
 
     def close(self, now: float) -> None:
         """End the peering's IKE for good."""
         self.use(IkePeering.close, now, None)
         self.peering = self._again_at = None
 
-    def use(self, act: Callable[[IkePeering], _T], now: float, otherwise: _T) -> _T:
-        """What `act` returns; `otherwise` if there is no IKE, or none any more."""
+    def use(self, act: Callable[[IkePeering], _T], now: float, otherwise: _T, *, light: bool = False) -> _T:
+        """What `act` returns; `otherwise` if there is no IKE, or none any more.
+
+        `light`: of what it changes the peering tells (`stirred`, `news`), but for IKE's own timers.
+        """
         if self.peering is None:
             return otherwise
         self.touched = True
         try:
-            return act(self.peering)
+            found = act(self.peering)
         except Exception as error:  # noqa: BLE001  other peerings are not to pay for it
             self._end(error, now)
             return otherwise
+        self._changed = self._changed or not light or self.peering.stirred or self.peering.news
+        return found
 
     def hear(self, message: Message, now: float) -> None:
         """Give it a message; if its peer has had its share of keyd's time, that is as good as lost, and comes again."""
         if self.peering is None or not self.peering.endpoint.is_peers(message.header):
-            self.use(lambda peering: _deliver(peering, message, now), now, None)
+            self.use(lambda peering: _deliver(peering, message, now), now, None, light=True)
         elif self._time.allows(now, 0.0):
             began = time.thread_time()
-            self.use(lambda peering: _deliver(peering, message, now), now, None)
+            self.use(lambda peering: _deliver(peering, message, now), now, None, light=True)
             self._time.charge(time.thread_time() - began)
         elif now >= self._busy_at + BUSY_EVERY_S:
             self._busy_at = now
@@ -128,24 +140,28 @@ class Guarded(Barrier):
             log.warning(text, self.name, extra=event("ike.busy", peering=self.name))
 
     def settle(self, now: float) -> None:
-        """Look up anew when it wants `tick`."""
-        self.touched = False
-        patience_s = self.use(lambda peering: peering.patience_s(now), now, REST_S)
-        self.restless = patience_s <= TICK_S
-        timeout = self.use(_next_timeout, now, float("inf"))
-        self.due, self.touched = min(timeout, now + patience_s), False
+        """Look up anew when it wants something."""
+        if self._changed or self.calm_until <= now or (self.peering is not None and self.peering.news):
+            patience_s = self.use(lambda peering: peering.patience_s(now), now, REST_MAX_S)
+            self.restless = patience_s <= TICK_S
+            self._ends_at = self.use(IkePeering.next_end, now, float("inf"))
+            self.calm_until = min(now + patience_s, self._ends_at)
+        timeout = self.use(_next_timeout, now, float("inf"), light=True)
+        self.due = min(timeout, self.calm_until)
 
         # Peerings at rest are looked at together: keyd wakes up for its glance at members anyhow.
-        self.wakes_at = self.due if self.restless else timeout
+        self.wakes_at = self.due if self.restless else together_at(min(timeout, self._ends_at), now)
         if self._again_at is not None:
-            self.due = self.wakes_at = self._again_at
+            self.due = self.wakes_at = self.calm_until = self._again_at
+        self.touched = self._changed = False
 
     def tell(self, now: float) -> dict[str, Any]:
         """What there is to see of it: the same object as before, unless it was asked anew.
 
-        One that rests is asked when it has news, or REST_S later; one in which something is under way twice a second.
+        One that rests is asked when it has news, or REST_S later if it may say something else by then, and at last
+        REST_MAX_S later: the agent knows how old it is. One in which something is under way is asked twice a second.
         """
-        every_s = TOLD_EVERY_S if self.restless else REST_S
+        every_s = TOLD_EVERY_S if self.restless else REST_S if self._outlined(now) != self._outline else REST_MAX_S
         if self.peering is None or self.peering.news or now >= self._told_at + every_s:
             self._ask(now)
             self._shown = self._counted()
@@ -167,9 +183,18 @@ class Guarded(Barrier):
         touched, nothing = self.touched, dict[str, Any]()
         if self.peering is not None:
             self.peering.news = False
-        self.told = self.use(lambda peering: peering.told(now), now, nothing) or self.told
+        self.told = self.use(lambda peering: peering.told(now), now, nothing, light=True) or self.told
+        self._outline = () if self.told.get("concern") else self._outlined(now)
         self.touched = touched or self.peering is None
         self._told_at = now
+
+    def _outlined(self, now: float) -> tuple[object, ...]:
+        """Look at what shows for little whether another thing is to be told than before."""
+        touched = self.touched
+        none: tuple[object, ...] = ()
+        found = self.use(lambda of: outline(of.endpoint.sas(of.name), of.endpoint.failures, now), now, none, light=True)
+        self.touched = touched or self.peering is None
+        return found
 
     def _end(self, error: Exception, now: float) -> None:
         self.fault(error, now)
@@ -179,7 +204,7 @@ class Guarded(Barrier):
             Barrier(self.name).call(ended.close, now)
         self._pause_s = AGAIN_S if now >= self._fault_at + CALM_S else min(2 * self._pause_s, AGAIN_MAX_S)
         self._fault_at = now
-        self._again_at = self.due = self.wakes_at = now + self._pause_s
+        self._again_at = self.due = self.wakes_at = self.calm_until = now + self._pause_s
 
 
 def _deliver(peering: IkePeering, message: Message, now: float) -> None:
@@ -187,5 +212,5 @@ def _deliver(peering: IkePeering, message: Message, now: float) -> None:
 
 
 def _next_timeout(peering: IkePeering) -> float:
-    at = peering.next_timeout()
+    at = peering.endpoint.next_timeout()
     return float("inf") if at is None else at

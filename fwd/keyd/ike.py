@@ -33,7 +33,7 @@ from fwd.keyd.placing import Keepalive, look_elsewhere, place_peer
 from fwd.keyd.proof import Doubt, Proof
 from fwd.keyd.record import Record
 from fwd.keyd.renewal import Renewal
-from fwd.keyd.shown import concern, shown
+from fwd.keyd.shown import concern, shown, unanswered_s
 from fwd.keyd.wants import Wants
 from fwd.model.config import Peering
 from fwd.proto.ike import auth
@@ -174,6 +174,7 @@ class IkePeering:
     def _know_members(self) -> None:
         """What the peer may ask for is for the members that there are; those that leave are among them."""
         self._wants.resize()
+        self.glance.forget()
         self._connect(members=len(self.members))
 
     def _connect(self, **changes: Any) -> None:
@@ -210,13 +211,21 @@ class IkePeering:
         """From where to where a NAT keepalive is due, on the port that IKE and ESP share (RFC 3948 §4)."""
         return self._keepalive.path(self._endpoint.established(self.name), now) if self.peering.shared_port else None
 
-    def next_timeout(self) -> float | None:
-        """When `tick` is due at the latest, for IKE's own sake."""
-        times = [self._endpoint.next_timeout(), self._beginning.at, *(member.next_end() for member in self.members)]
-        return min((at for at in times if at is not None), default=None)
+    def handle_timeout(self, now: float) -> None:
+        """Do what IKE's own timers want; `stirred`: more is to be done."""
+        self._note_traffic(now)  # first: it may be what a liveness check would ask about
+        self._endpoint.handle_timeout(now)
+        self.follow(now)
+        sa = self._endpoint.established(self.name)
+        self.stirred |= sa is not None and unanswered_s(sa, self.members, now) > 0  # which is told
+
+    def next_end(self) -> float:
+        """When `tick` is due at the latest: IKE is to begin, or a Child SA ends. Infinite: never."""
+        times = [self._beginning.at, *(member.next_end() for member in self.members)]
+        return min((at for at in times if at is not None), default=float("inf"))
 
     def patience_s(self, now: float) -> float:
-        """For how long `tick` need not be called while nothing comes and nothing is due (`next_timeout`)."""
+        """For how long `tick` need not be called while nothing comes and nothing ends (`next_end`)."""
         sas, sa = self._endpoint.begun(self.name), self._endpoint.established(self.name)
         waits = bool(sas) or self._beginning.at is not None or not self._beginning.starts
         if self.news or not waits or len(sas) > 1:
@@ -356,7 +365,8 @@ class IkePeering:
         """Tell members where theirs are, and whether a NAT stands before us."""
         sa = self._endpoint.established(self.name)
         if sa is not None:
-            place_peer(self._shared, sa, self._partners.theirs, shared_port=self.peering.shared_port)
+            for index in place_peer(self._shared, sa, self._partners.theirs, shared_port=self.peering.shared_port):
+                self.members[index].wake()
 
     def _faulty(self, now: float) -> None:
         """A fault of fwd's has ended an IKE SA; what its members have of Child SAs that are gone goes, too."""

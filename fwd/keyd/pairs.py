@@ -194,6 +194,10 @@ class MemberPairs:
         elif current is not None and current.deaf:
             self.end_sending()
 
+    def wake(self) -> None:
+        """Have the living member told once more what it accepts: it may rest, and there is something new for it."""
+        self._told = -1
+
     # -- what the shared words tell -----------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:

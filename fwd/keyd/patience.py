@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from fwd.datapath.shared import REST_S, LinkWord, MemberShared
+from fwd.datapath.shared import REST_MAX_S, LinkWord, MemberShared, ProcessWords
 from fwd.keyd.pairs import MemberPairs
 from fwd.model.config import Peering
 from fwd.proto.ike.sa import IkeSa
 
 TICK_S: Final = 0.1  # while something is under way that only time shows
+GLANCE_S: Final = 0.25  # between looks at the members' shared words, which tell what nobody sends
+_SLACK = 0.1  # share of its time by which a timer of a peering at rest may be late, and for GLANCE_S at most
 _NEAR_TICK_S = 0.5  # while a NAT's mapping is to be kept, or the peer's certificate ends within _NEAR_S
 _NEAR_S = 7200.0
 _REAUTH_SHARE = 0.05  # of `reauth_time`: how much later than that is on time
+_INCARNATION, _SPI_OUT, _RX_TAKEN = ProcessWords.INCARNATION, LinkWord.SPI_OUT.value, LinkWord.RX_TAKEN.value
 
 
 def patience_s(
@@ -33,7 +36,7 @@ def patience_s(
         if not member.is_at_rest(now) or (wanted is not None and now >= at and member.missing(wanted) > 0):
             return TICK_S
     times = [*(member.next_renewal() for member in members), *not_before]
-    most_s = REST_S
+    most_s = REST_MAX_S
     if sa is not None and (sa.standing.ends_at - now < _NEAR_S or (sa.peer.sees_nat and peering.shared_port)):
         most_s = _NEAR_TICK_S
     if peering.ike is not None and peering.ike.reauth_time:
@@ -41,15 +44,29 @@ def patience_s(
     return max(TICK_S, min([most_s, *(at - now for at in times if at is not None and at > now)]))
 
 
+def together_at(at: float, now: float) -> float:
+    """Return until when a timer of a peering at rest may wait for keyd to be awake for another."""
+    return at + min(GLANCE_S, max(0.0, at - now) * _SLACK)
+
+
 class Glance:
-    """At the members' words: which incarnation of each lives, what it sends on, how much it has received."""
+    """At the members' words: which incarnation of each lives, what it sends on, how much it has received.
+
+    keyd takes it four times a second at all members of all peerings: the words are read where they lie.
+    """
 
     def __init__(self, members: Sequence[MemberShared]) -> None:
         self._members = members
-        self._taken: list[tuple[int, ...]] = []
+        self.forget()
+
+    def forget(self) -> None:
+        """Have them looked at soon, whoever they are by now; of those that were nothing is held any more."""
+        self._words: list[tuple[memoryview, memoryview]] = []
+        self._taken: list[tuple[int, ...]] | None = None
 
     def take(self) -> None:
-        """Remember what they say."""
+        """Remember what they say, whoever they are by now."""
+        self._words = [(one.process.table, one.link) for one in self._members]
         self._taken = self._look()
 
     def is_new(self) -> bool:
@@ -57,5 +74,4 @@ class Glance:
         return self._look() != self._taken
 
     def _look(self) -> list[tuple[int, ...]]:
-        spi, taken = LinkWord.SPI_OUT.value, LinkWord.RX_TAKEN.value
-        return [(one.process.incarnation, one.link[spi], one.link[taken]) for one in self._members]
+        return [(process[_INCARNATION], link[_SPI_OUT], link[_RX_TAKEN]) for process, link in self._words]

@@ -13,17 +13,22 @@ from fwd.proto.ike.mobility import heard_from
 from fwd.proto.ike.sa import IkeSa
 
 
-def place_peer(members: Sequence[MemberShared], sa: IkeSa, theirs: Terms | None, *, shared_port: bool) -> None:
+def place_peer(members: Sequence[MemberShared], sa: IkeSa, theirs: Terms | None, *, shared_port: bool) -> list[int]:
     """Tell members where theirs are, what those answer, and whether a NAT stands before us.
 
-    `theirs` None: the peer is no fwd.
+    `theirs` None: the peer is no fwd. Returns those to whom it is news: they may rest.
     """
     # Where all share one port with IKE, a NAT's port for it is the members', too.
     of_ike = theirs is None or (theirs.one_port and shared_port)
+    keepalive, echoes = int(sa.peer.sees_nat and not shared_port), int(theirs is not None and theirs.echoes)
+    news: list[int] = []
     for index, shared in enumerate(members):
-        shared.far.put(sa.remote if theirs is None or of_ike else (sa.remote[0], theirs.port_of(index)))
-        shared.keepalive[0] = int(sa.peer.sees_nat and not shared_port)
-        shared.echoes[0] = int(theirs is not None and theirs.echoes)
+        far = sa.remote if theirs is None or of_ike else (sa.remote[0], theirs.port_of(index))
+        if (shared.far.get(), shared.keepalive[0], shared.echoes[0]) != (far, keepalive, echoes):
+            news.append(index)
+        shared.far.put(far)
+        shared.keepalive[0], shared.echoes[0] = keepalive, echoes
+    return news
 
 
 def look_elsewhere(shared: MemberShared, sa: IkeSa | None, now: float, *, shared_port: bool) -> None:

@@ -31,6 +31,7 @@ from fwd.keyd.ike import IkePeering
 from fwd.keyd.inbox import Inbox, Message
 from fwd.keyd.mailbox import KeydMember, KeydPeering
 from fwd.keyd.offers import Offers
+from fwd.keyd.patience import GLANCE_S
 from fwd.keyd.report import Reports
 from fwd.keyd.reveal import KeyLog
 from fwd.keyd.secrets import SecretError, credentials
@@ -44,7 +45,6 @@ from fwd.proto.ike.numbers import Exchange
 from fwd.proto.ike.table import Commons, our_spi
 from fwd.proto.logged import event
 
-GLANCE_S: Final = 0.25  # at the members' shared words, which tell what nobody sends
 NEWS_EVERY_S: Final = 0.1  # strangers can make as much news as they like
 _TELL_SHARE: Final = 0.1  # of keyd's time, at most, goes into telling what is new
 COMMANDS: Final = {
@@ -309,7 +309,7 @@ class Service:
                 guard.hear(message, now)
                 for other in self._of_path.get((*message.local, message.remote[0]), ()):
                     if other is not guard:  # an IKE SA may have turned out to be that one's
-                        other.use(partial(IkePeering.follow, now=now), now, None)
+                        other.use(partial(IkePeering.follow, now=now), now, None, light=True)
                 now = self._beat()
 
     def _addressee(self, message: Message) -> Guarded | None:
@@ -334,24 +334,32 @@ class Service:
                 self._lab.call(partial(member.glance, now), now)
         self._leaving.handle_timeout(now)
         self._send_farewells()
-        drains = bool(self._parts.gateway.drains[0])
-        for guard in self._guards:
-            if guard.peering is not None and guard.peering.connection.drains != drains:
-                guard.use(partial(_drain, drains), now, None)
+        if glances:
+            self._follow_drains(now)
+
+        # Of hundreds of peerings most rest: nothing but this is done for them.
+        for guard in [one for one in self._guards if one.touched or one.due <= now or (glances and one.has_news())]:
             if guard.due <= now and guard.begin(now):
                 self._know_places()
-            regular = guard.due <= now or (glances and guard.peering is not None and guard.peering.glance.is_new())
-            if regular or guard.touched:  # not for every datagram that a stranger sends
-                guard.use(partial(_tick_if_due, now, regular=regular), now, None)
+            regular = guard.calm_until <= now or (glances and guard.has_news())
+            if regular or guard.touched or guard.due <= now:  # not for every datagram that a stranger sends
+                is_due = not regular and guard.due <= now
+                guard.use(partial(_tick_if_due, now, regular=regular, is_due=is_due), now, None, light=not regular)
                 self._send(guard, now, regular=regular)
                 guard.settle(now)
                 self._beat()
 
+    def _follow_drains(self, now: float) -> None:
+        drains = bool(self._parts.gateway.drains[0])
+        for guard in self._guards:
+            if guard.peering is not None and guard.peering.connection.drains != drains:
+                guard.use(partial(_drain, drains), now, None)
+
     def _send(self, guard: Guarded, now: float, *, regular: bool) -> None:
-        path = guard.use(lambda peering: peering.keepalive(now), now, None) if regular else None
+        path = guard.use(lambda peering: peering.keepalive(now), now, None, light=True) if regular else None
         if path is not None:
             self._inbox.keep_alive(*path)
-        for datagram in guard.use(IkePeering.datagrams, now, list[Datagram]()):
+        for datagram in guard.use(IkePeering.datagrams, now, list[Datagram](), light=True):
             self._inbox.send(datagram)
 
     def _send_farewells(self) -> None:
@@ -360,9 +368,10 @@ class Service:
 
     def _tell(self, now: float) -> None:
         """Show the state of all peerings, soon after it has changed: how soon, goes by what that costs."""
-        news = any(guard.peering is not None and guard.peering.news for guard in self._guards)
+        if now < self._news_at:
+            return
         every_s = TOLD_EVERY_S if any(guard.restless for guard in self._guards) else REST_S
-        if now < self._news_at or (now < self._told_at + every_s and not news):
+        if now < self._told_at + every_s and not any(one.peering and one.peering.news for one in self._guards):
             return
         began_s = time.thread_time()
         each: dict[str, dict[Far, dict[str, Any]]] = defaultdict(dict)
@@ -388,7 +397,13 @@ def _close(fds: dict[str, int]) -> None:
         os.close(fd)
 
 
-def _tick_if_due(now: float, peering: IkePeering, *, regular: bool) -> None:
-    at = peering.next_timeout()
-    if regular or peering.stirred or (at is not None and now >= at):
+def _tick_if_due(now: float, peering: IkePeering, *, regular: bool, is_due: bool) -> None:
+    """Tick, if there is a reason to; what has come due by what was done just now is so in the next turn.
+
+    `is_due`: a timer of IKE's own is, such as that for a request sent again. Nothing else is done for it, unless
+    something comes of it.
+    """
+    if is_due:
+        peering.handle_timeout(now)
+    if regular or peering.stirred:
         peering.tick(now)

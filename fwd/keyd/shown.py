@@ -19,12 +19,13 @@ _NEVER = float("inf")
 
 
 def shown(sa: IkeSa, members: Sequence[MemberPairs], far: Far, now: float) -> dict[str, Any]:
-    """What there is to see of an IKE SA, as `swanctl --list-sas` has it; ages and what is left in seconds.
+    """What there is to see of an IKE SA, as `swanctl --list-sas` has it; ages and what is left in seconds at `at_s`.
 
     `members` are those that are paired with `far`.
     """
     host, port = sa.remote
     return {
+        "at_s": round(now, 1),
         "state": sa.state.name.lower(),
         "spi_i": sa.spi_i.hex(),
         "spi_r": sa.spi_r.hex(),
@@ -52,6 +53,13 @@ def _child(child: Child, members: Sequence[MemberPairs], far: Far, now: float) -
         "age_s": round(now - pair.made_at) if pair else None,
         "ends_s": _left(pair.ends_at, now) if pair else None,
     }
+
+
+def outline(sas: Iterable[IkeSa], failures: Mapping[Any, int], now: float) -> tuple[object, ...]:
+    """Return what is another where there is another thing to tell without news of it; time alone changes nothing."""
+    return sum(failures.values()), [
+        (sa.state, len(sa.children), int(sa.unanswered_s(now) / UNANSWERED_S)) for sa in sas
+    ]
 
 
 def _left(at: float, now: float) -> int | None:

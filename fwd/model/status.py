@@ -138,7 +138,7 @@ class ChildSa:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IkeSa:
-    """An IKE SA, as keyd has it; up to half a second old, or 5 s where nothing happens."""
+    """An IKE SA, as keyd has it; up to half a second old; while nothing happens ages go on by the clock."""
 
     __pydantic_config__ = STRICT
 

@@ -112,14 +112,15 @@ class PathMonitor:
         return []
 
     def next_timeout(self, now: float) -> float:
-        """Seconds until `poll` may have something."""
+        """Seconds until `poll` may have something; infinite: it will not, unless something is sent."""
         if self._tries:
             return max(0.0, self._try_at - now)
         if self._hint:
             return 0.0
         times = [self._quiet_since + SILENCE_S] if self._sent else []
         times += [self._checked + CHECK_S] if self._unchecked else []
-        return max(0.0, min(times) - now) if times else CHECK_S
+        times += [self._raised + RAISE_S] if self.mtu_bytes < self._ceiling else []
+        return max(0.0, min(times, default=float("inf")) - now)
 
     def _start(self, size: int, now: float) -> list[Echo]:
         self._probe, self._tries, self._small_ok = size, 0, False

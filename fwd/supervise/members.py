@@ -174,4 +174,4 @@ class Members:
 
 def _seen(parts: PeeringParts) -> tuple[object, ...]:
     """Return all that a turn depends on while nobody stirs."""
-    return parts.count, parts.resized, parts.peering.members, parts.shared.far_members
+    return parts.count, parts.resized, parts.peering.members, parts.shared.far_words.tolist()

@@ -238,10 +238,8 @@ class Supervisor:
         if child is None:
             with contextlib.suppress(BlockingIOError):
                 self._wake[0].recv(4096)
-        elif isinstance(child, Admin | Visitor):
+        elif isinstance(child, Admin | Visitor | Teller):
             child.wake()
-        elif isinstance(child, Teller):
-            pass  # it is heard when there is something to tell, or to know
         elif key.fd == child.pidfd:
             self._reap(child)
         else:  # a predecessor's that could not be unregistered

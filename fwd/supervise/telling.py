@@ -62,6 +62,11 @@ class Teller:
         self._told_of: dict[int, str] = {}  # the peering of each notice that waits for its answer
         self._again: set[str] = set()  # of which something went wrong
         self._again_at = self._well_at = 0.0
+        self._speaks = True  # there may be an answer to be read
+
+    def wake(self) -> None:
+        """Its socket is readable."""
+        self._speaks = True
 
     def renew(self, standing: Standing) -> None:
         """Make the channel of a process that is about to be forked, and to inherit all this."""
@@ -80,7 +85,10 @@ class Teller:
         What has been told of is not to be closed before that.
         """
         assert self._near is not None
-        now = time.monotonic()
+        waits = self._queue or self._again or self._answered != self._sent
+        if not waits and not self._speaks and self._version == standing.version:
+            return True
+        now, self._speaks = time.monotonic(), False
         self._hear(now)
         if not self._queue and self._again and now >= self._again_at:
             self._forget_again()

@@ -18,6 +18,7 @@ from fwd.datapath import boot as boot_module
 from fwd.datapath import member as member_module
 from fwd.datapath.member import IDLE_TICK_S, Member, MemberParts
 from fwd.datapath.shared import REST_MAX_S, REST_S, LinkWord
+from fwd.datapath.udp import KEEPALIVE_S
 from fwd.lab.waiting import until
 from fwd.proto.pulse import ECHO_S, MISSES
 from fwd.proto.sa import SaSet
@@ -132,6 +133,42 @@ def test_a_member_without_traffic_rests_and_one_with_traffic_does_not(payload: s
         assert tick(member, 1) <= IDLE_TICK_S
 
 
+@pytest.mark.parametrize("payload", ["superpacket", "esp"])
+def test_a_member_rests_for_longer_once_nothing_came_while_it_rested(payload: str) -> None:
+    with rig(members=1, payload=payload) as r:
+        (member,) = r.a.members
+        waits = [tick(member, 1) for _ in range(60)]
+        first = next(wait_s for wait_s in waits if wait_s > IDLE_TICK_S)
+        assert first == REST_S
+        assert waits[-1] == REST_MAX_S
+
+
+def test_a_member_that_rests_wakes_up_for_a_nats_mapping_and_while_losses_are_shown() -> None:
+    with rig(members=1, payload="esp") as r:
+        (member,) = r.a.members
+        assert tick(member, 60) == REST_MAX_S
+        member._link[LinkWord.LOSS] = 100
+        member._quiet_ticks += 1
+        assert member._idle_s() == REST_S
+        member._link[LinkWord.LOSS] = 0
+        member._shared.keepalive[0] = 1
+        assert tick(member, 1) <= KEEPALIVE_S
+
+
+def test_what_a_member_is_told_while_it_rests_holds_for_what_wakes_it() -> None:
+    with rig(members=1) as r:
+        (member,) = r.a.members
+        poller = select.epoll()
+        poller.register(r.a.rings[0].bell, select.EPOLLIN | select.EPOLLET)
+        tick(member, 8)
+        elsewhere = ("192.0.2.77", 4711)
+        telling = threading.Timer(0.05, lambda: (member._shared.far.put(elsewhere), r.a.rings[0].ring_bell()))
+        telling.start()
+        assert member._rest(poller, member._now + 60)
+        telling.join()
+        assert member.outbound.peer == elsewhere
+
+
 def test_a_member_whose_path_is_down_rests_when_it_has_no_sa_to_ask_on() -> None:
     with rig(members=1) as r:
         (member,) = r.a.members
@@ -168,7 +205,7 @@ def test_the_demux_rests_after_a_while_without_records_unless_buckets_are_on_the
     with rig(members=2) as r:
         demux = r.a.demux
         r.a.demux_turn()
-        assert [demux._idle_s() for _ in range(6)][-1] == REST_S
+        assert [demux._idle_s() for _ in range(7)][-3:] == [REST_S, REST_MAX_S, REST_MAX_S]
         r.a.send(record(1, 100))
         r.a.demux_turn()
         assert demux._idle_s() == IDLE_TICK_S

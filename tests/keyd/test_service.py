@@ -21,12 +21,13 @@ from test_pairs import PlayedMember, Side
 
 import fwd
 from fwd.datapath.clock import boot_s
-from fwd.datapath.shared import REST_S, GatewayShared, ProcessState
+from fwd.datapath.shared import REST_MAX_S, REST_S, GatewayShared, ProcessState
 from fwd.keyd import barrier, beginning, inbox, service
 from fwd.keyd.barrier import Guarded
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.inbox import Inbox
 from fwd.keyd.mailbox import KeydPeering
+from fwd.keyd.patience import GLANCE_S, together_at
 from fwd.keyd.secrets import SecretError
 from fwd.keyd.service import KeydParts, Service
 from fwd.model.keys import PskKeys
@@ -284,7 +285,7 @@ def raising_at(number: int, guard: Guarded) -> Iterator[list[str]]:
                 where.append(code.co_qualname)
                 raise InjectedError(where[0])
 
-    def traced_use(act: Any, now: float, otherwise: Any) -> Any:
+    def traced_use(act: Any, now: float, otherwise: Any, **words: Any) -> Any:
         def traced(peering: IkePeering) -> Any:
             sys.settrace(trace)
             try:
@@ -292,7 +293,7 @@ def raising_at(number: int, guard: Guarded) -> Iterator[list[str]]:
             finally:
                 sys.settrace(None)
 
-        return use(traced, now, otherwise)
+        return use(traced, now, otherwise, **words)
 
     use = guard.use
     with mock.patch.object(guard, "use", traced_use):
@@ -438,10 +439,39 @@ def test_a_peering_in_which_nothing_is_under_way_is_left_alone_until_a_member_sa
     assert ticks == [now]
 
 
+def test_for_a_timer_of_ikes_own_nothing_else_of_a_peering_at_rest_is_looked_at(meet: Any) -> None:
+    """Whether the peer lives is asked every few seconds, of each of many peerings."""
+    pair = meet(p=(ONE, {"ike_port": free_port(ADDRESSES), "dpd_delay": 5}))
+    until(pair, lambda: all(not guard_of(gateway).restless for gateway in pair))
+    guard = next(one for one in map(guard_of, pair) if one.peering.endpoint.established("p").initiator)
+    keyd, endpoint = next(gateway.service for gateway in pair if guard_of(gateway) is guard), guard.peering.endpoint
+    ticks: list[float] = []
+    tick = guard.peering.tick
+    guard.peering.tick = lambda now: (ticks.append(now), tick(now))
+    later = guard.due
+    assert later < guard.calm_until, "the probe is due before it is to be looked at again"
+    keyd._tick_at = later + 1.0  # no glance
+    keyd._tick(later)
+    assert endpoint.established("p").busy, "it asks whether the peer lives"
+    assert not ticks
+
+    # Of whom nothing is heard, so that it is asked again, an operator is told.
+    keyd._tick(later + 1.0)
+    assert not ticks
+    keyd._tick(later + 20.0)
+    assert ticks
+
+
+def test_what_waits_for_time_at_rest_may_wait_a_little_more_for_keyd_to_be_awake() -> None:
+    for after_s, slack_s in ((0.0, 0.0), (0.5, 0.05), (10.0, GLANCE_S), (-1.0, 0.0)):
+        assert together_at(100.0 + after_s, 100.0) == pytest.approx(100.0 + after_s + slack_s)
+    assert together_at(float("inf"), 100.0) == float("inf")
+
+
 def test_a_peering_that_rests_is_not_shown_anew_because_another_has_news(
     meet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor is it forgotten: at the latest REST_S after it was asked last it is asked again."""
+    """Nor is it forgotten: at the latest REST_MAX_S after it was asked last it is asked again."""
     (gateway, _) = meet(p=(ONE, {"ike_port": free_port(ADDRESSES)}), q=(ONE, {"ike_port": free_port(ADDRESSES)}))
     asked: list[str] = []
     told = IkePeering.told
@@ -465,14 +495,27 @@ def test_a_peering_that_rests_is_not_shown_anew_because_another_has_news(
     assert asked == ["q"]
     assert not q.peering.news
     p.tell(now + REST_S)
+    assert asked == ["q"]
+    p.tell(now + REST_MAX_S)
     assert asked == ["q", "p"]
+
+
+def test_a_peering_that_rests_is_shown_anew_soon_if_something_is_other_than_was_told(meet: Any) -> None:
+    (gateway, _) = meet(p=(ONE, {"ike_port": free_port(ADDRESSES)}))
+    guard, now = guard_of(gateway), boot_s()
+    guard.tell(now)
+    guard.restless = guard.peering.news = False
+    told = guard.tell(now + REST_S)
+    guard.peering.endpoint.failures[Failure.RATE_LIMITED] += 1
+    assert guard.tell(now + REST_S - 0.1) is told
+    assert guard.tell(now + REST_S)["failures"] == {"rate_limited": 1}
 
 
 def test_what_has_not_been_asked_anew_is_told_by_the_same_object(meet: Any) -> None:
     """By that it is known that its text need not be made again."""
     (gateway, _) = meet(p=(ONE, {"ike_port": free_port(ADDRESSES)}))
     guard, now = guard_of(gateway), boot_s()
-    for restless, every_s in ((True, barrier.TOLD_EVERY_S), (False, REST_S)):
+    for restless, every_s in ((True, barrier.TOLD_EVERY_S), (False, REST_MAX_S)):
         guard.restless = restless
         guard.peering.news = True
         told = guard.tell(now)
@@ -501,7 +544,7 @@ def test_peerings_at_rest_are_looked_at_together(meet: Any) -> None:
     pair = meet(p=(ONE, {"ike_port": free_port(ADDRESSES), "dpd_delay": 3600}))
     until(pair, lambda: all(not guard_of(gateway).restless for gateway in pair))
     guard = guard_of(pair[0])
-    assert guard.wakes_at > guard.due + service.GLANCE_S
+    assert guard.wakes_at > guard.due + GLANCE_S
     guard.peering.news = True
     guard.settle(boot_s())
     assert guard.restless

@@ -23,6 +23,9 @@ REKEYED_S: Final = 60.0  # how long an IKE SA waits for its Delete once it has a
 REPLACED_S: Final = 60.0  # and once the peer has authenticated anew
 FAREWELL_S: Final = 2.0  # for the answer to a Delete at the end
 OVER_TIME: Final = 0.1  # share of its rekeying time for which an IKE SA may go on after it
+LATER: Final = (
+    0.1  # share of its time for which the responder of two fwds waits longer: the initiator's probe is its own
+)
 
 
 class Due(Enum):
@@ -55,7 +58,8 @@ def when_due(sa: IkeSa, sas: Sequence[IkeSa]) -> dict[Due, float]:
     if idle and rekey_s and not sa.is_planned(RekeyIke):
         found[Due.REKEY] = sa.established_at + rekey_s
     if idle and connection.liveness_s:
-        found[Due.PROBE] = sa.heard_at + connection.liveness_s
+        is_second = sa.peer.is_fwd and not sa.initiator
+        found[Due.PROBE] = sa.heard_at + connection.liveness_s * (1 + LATER * is_second)
     if idle and sa.owes_status:
         found[Due.TELL] = sa.established_at
     return found

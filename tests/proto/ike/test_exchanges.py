@@ -220,6 +220,17 @@ def test_liveness_is_asked_only_when_nothing_is_heard() -> None:
     assert net.a.live()
 
 
+def test_of_two_fwds_the_initiator_asks_whether_the_other_lives_and_the_responder_only_if_it_does_not() -> None:
+    """The answer shows that both live: two that asked at the same moments would ask twice as often as is configured."""
+    for a, who_asks in ((connection("a"), A), (connection("a", liveness_s=0.0), B)):
+        net = Net(1, a).connect()
+        so_far = len(net.sent)
+        net.run(100)
+        requests = [one for one in net.sent[so_far:] if not Header.decode(one.data).is_response]
+        assert {one.local for one in requests} == {who_asks}
+        assert 8 <= len(requests) <= 10
+
+
 # A → B  IKE_SA_INIT                       both are under way at once; who has the lower address goes first (both.py)
 # B → A  IKE_SA_INIT
 # A → B  IKE_AUTH                          B answers, and gives up its own attempt, which A has not answered
