@@ -173,7 +173,7 @@ def test_config_check_examines_secrets_when_asked(files: Path, capsys: pytest.Ca
 def test_config_check_tells_what_cannot_be_opened(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (files / "gw1.example.key").unlink()
     assert _exit_status(["config", "check", "--secrets", str(files / "fwd.toml")]) == 2
-    assert "gw1.example.key: secret cannot be opened" in capsys.readouterr().err
+    assert "gw1.example.key: private key cannot be opened" in capsys.readouterr().err
 
 
 def test_a_warning_is_no_refusal(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
