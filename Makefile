@@ -11,9 +11,10 @@ REPORT = $(REPORTS:%=--junit-xml=%/$@.xml -o junit_family=xunit1)
 BY_FILE := --dist loadfile --no-loadscope-reorder
 # Those that look after gateways wait half of the time.
 WAITING := -n $(shell expr $$(nproc) + 1) $(BY_FILE)
-# Those that need no root run in parts, one on each core, the longest first. Each imports only what it needs: what is
-# small forks fast, and they fork thousands of times. The last one has what no other names.
-IN_PARTS := $(MAKE) --no-print-directory --keep-going --output-sync -j $(shell nproc)
+# Those that need no root run in parts, the longest first, and one more at a time than there are cores, since some wait.
+# Each imports only what it needs: what is small forks fast, and they fork thousands of times. `rest`: all that the
+# others do not name.
+IN_PARTS := $(MAKE) --no-print-directory --keep-going --output-sync -j $(shell expr $$(nproc) + 1)
 PARTS := supervise rest proto keyd controller datapath
 MEMORY := $(PARTS:%=memory-%)
 IN_MEMORY := not netns and not long and not deb

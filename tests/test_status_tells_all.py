@@ -26,6 +26,7 @@ from fwd.datapath.counters import DemuxCounter, MemberCounter
 from fwd.datapath.ring import RECORDS, Ring
 from fwd.datapath.shared import LinkWord, ProcessState
 from fwd.model.config import Peering
+from fwd.model.fleet import Fleet
 from fwd.model.linked import News, Told, Validity
 from fwd.model.reasons import Code, Reason
 from fwd.model.shown import classes, read, shown
@@ -167,6 +168,7 @@ def test_the_controller_tells_the_pairs_of_a_peering_with_several_far_gateways_a
     pairs = [Pair(peering.name, "a1", other) for other in ("b1", "b2")]
     watch = Watch(0.0)
     watch.hear("a1", Beat(1.0, (1, 1), (1, 1), status=said), (1, 1), 0.0)
+    watch.turn(Fleet(), pairs, 1.0, 0.0)
     assert [[one.up for one in watch.sights_of(pair, 1.0)] for pair in pairs] == [[False], [True]]
 
 
