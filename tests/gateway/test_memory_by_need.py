@@ -57,9 +57,12 @@ def mapped(pid: int) -> dict[str, Mapped]:
 
 def regions(pair: Pair) -> dict[str, os.stat_result]:
     """All that there is: what the supervisor has descriptors of."""
-    entries = Path(f"/proc/{pid_of(pair, 'supervisor')}/fd").iterdir()
-    targets = {entry: _MEMORY.fullmatch(os.readlink(entry)) for entry in entries}
-    return {target[1]: entry.stat() for entry, target in targets.items() if target}
+    found = {}
+    for entry in Path(f"/proc/{pid_of(pair, 'supervisor')}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            if target := _MEMORY.fullmatch(os.readlink(entry)):
+                found[target[1]] = entry.stat()
+    return found
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -81,7 +84,10 @@ def test_what_is_read_cannot_be_made_writable(pair: Pair, process: str) -> None:
 
 @pytest.mark.parametrize("process", PROCESSES[1:])
 def test_no_child_keeps_a_descriptor_of_memory(pair: Pair, process: str) -> None:
-    targets = [os.readlink(entry) for entry in Path(f"/proc/{pid_of(pair, process)}/fd").iterdir()]
+    targets = []
+    for entry in Path(f"/proc/{pid_of(pair, process)}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            targets.append(os.readlink(entry))
     assert not [target for target in targets if _MEMORY.fullmatch(target)]
 
 
