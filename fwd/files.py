@@ -34,6 +34,15 @@ def why_not_believed(about: os.stat_result) -> str:
     return ""
 
 
+def sync(directory: Path) -> None:
+    """Have the names in a directory on the disk."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def open_public(path: Path, what: str, octets_max: int) -> int:
     """Copy a file that need not be secret, such as a certificate; links are followed. Returns the copy's descriptor."""
     fd = _open(path, what, 0)

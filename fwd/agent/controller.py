@@ -29,9 +29,12 @@ def controller_of(view: GatewayView, news: Mapping[str, Any], now_s: float) -> s
     told = news_in(news.get("controller"))
     if told is None:
         return None
+
+    # What link tells is of its last life: a connection is one only while it runs.
     of_link = told_in(view.shared.link_told.get())
     runs = view.shared.link.state is ProcessState.RUNNING
     connected_at = of_link.connected_at if runs else None
+
     return status.Controller(
         url=told.url,
         name=told.name,

@@ -101,6 +101,8 @@ class Agent:
         wait_s = _TICK_S if self._guests else SUMMARY_S if is_joined(self._view) else REST_S
         self._heartbeat[0] = time.monotonic_ns() + int(wait_s * 1e9)
         self._view.shared.follow_log_level()
+
+        # Whoever asks is served, a little each, and shows that the loop turns.
         for key, _ in self._selector.select(wait_s):
             self._beat()
             if isinstance(key.data, Changes):
@@ -111,6 +113,8 @@ class Agent:
                 self._read(key.data)
             else:
                 self._write(key.data)
+
+        # What is due by the clock: the log of readiness, the summary for link, guests who take too long.
         now_s = time.monotonic()
         self._watch.turn(now_s)
         if now_s >= self._sum_up_at and is_joined(self._view):

@@ -221,6 +221,8 @@ def members_of(view: PeeringView) -> list[MemberShared]:
 def _member(view: PeeringView, index: int, counters: list[int], buckets: int, now_ns: int) -> Member:
     member, ring = view.shared.members[index], view.rings[index]
     link, c = member.link, MemberCounter
+
+    # In the order of its fields: the process, its path and SAs, its ring, and what it has counted.
     return Member(
         index=index,
         **_process(member.process, now_ns),

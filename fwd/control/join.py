@@ -40,8 +40,8 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from fwd import __version__
-from fwd.files import read_secret
-from fwd.link.directory import ABOUT, CA, DOCUMENT_KEY, IKE, LINK, About, put, sync
+from fwd.files import read_secret, sync
+from fwd.link.directory import ABOUT, CA, DOCUMENT_KEY, IKE, LINK, About, put
 from fwd.link.http import Connection, FailedError, Reply, context_of, refusal_in
 from fwd.link.kept import FILES
 from fwd.link.place import Place, place_in

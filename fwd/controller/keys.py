@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fwd.controller import ca
-from fwd.files import open_secret, read_copy, why_not_believed
+from fwd.files import open_secret, read_copy, sync, why_not_believed
 from fwd.proto.errors import UserError
 
 _FILE_BYTES_MAX: Final = 65536
@@ -108,18 +108,10 @@ def _mend_swap(directory: Path) -> None:
     """End a swap that was begun: before its first step it was none."""
     swap, other = directory / _SWAP, directory / OTHER_KEY
     if swap.exists() and not other.exists():
-        _sync(directory)  # the first step is on disk before the second one
+        sync(directory)  # the first step is on disk before the second one
         swap.replace(other)
-        _sync(directory)
+        sync(directory)
     swap.unlink(missing_ok=True)
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def write_authority(path: Path, authority: ca.Authority) -> None:

@@ -21,7 +21,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from fwd.files import open_public, read_copy, why_not_believed
+from fwd.files import open_public, read_copy, sync, why_not_believed
 from fwd.model.keys import CertificateKeys
 from fwd.model.words import DAY_S
 from fwd.proto.errors import UserError
@@ -119,12 +119,3 @@ def put(directory: Path, name: str, data: bytes) -> None:
         os.fsync(fd)
     new.rename(directory / name)
     sync(directory)
-
-
-def sync(directory: Path) -> None:
-    """Have the names in a directory on the disk."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -21,8 +21,8 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from fwd.files import why_not_believed
-from fwd.link.directory import put, sync
+from fwd.files import sync, why_not_believed
+from fwd.link.directory import put
 from fwd.link.document import BYTES_MAX, Answer, Document, DocumentError, Held, judge, verify
 from fwd.model.linked import order_in
 from fwd.proto.errors import UserError

@@ -330,6 +330,8 @@ def route_in(body: bytes, *, any_table: bool = False) -> Route | None:
         table = int.from_bytes(has[_TABLE], "little")
     if (table != MAIN_TABLE and not any_table) or flags & _CLONED or family not in (socket.AF_INET, socket.AF_INET6):
         return None
+
+    # Where it leads: a default route has no destination, and of several next hops the first stands for all.
     subnet: Network
     if family == socket.AF_INET:
         subnet = IPv4Network((has.get(_DST, bytes(4)), bits))
@@ -337,6 +339,7 @@ def route_in(body: bytes, *, any_table: bool = False) -> Route | None:
         subnet = IPv6Network((has.get(_DST, bytes(16)), bits))
     device = int.from_bytes(has.get(_OIF, b""), "little")
     via = has.get(_GATEWAY) or dict(_attributes(has.get(_PATHS, b"")[: _first_path(has)], _PATH.size)).get(_GATEWAY)
+
     return Route(
         subnet=subnet,
         device=0 if kind in _REFUSING else _MULTIPATH if _PATHS in has else device,
