@@ -95,6 +95,8 @@ class Host:
             assert time.monotonic() < end, self.controlled.news
             self.controlled.turn(time.monotonic() + self._skipped_s)
             time.sleep(0.001)
+            if self.controlled._asked is None:  # nothing but the next question's time is waited for
+                self.skip(0.02)
 
     def skip(self, seconds: float) -> None:
         self._skipped_s += seconds
