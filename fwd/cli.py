@@ -18,6 +18,7 @@ from fwd.control.commands import join
 from fwd.controller.commands import app as controller_app
 from fwd.objects.kinds import KINDS
 from fwd.proto.errors import UserError
+from fwd.tools import commands as tools
 
 CONFIG = Path("/etc/fwd/fwd.toml")
 CONTROL = Path("/run/fwd/fwd.sock")
@@ -430,3 +431,6 @@ def _add_objects(kind: str) -> None:
 
 for _kind in KINDS:
     _add_objects(_kind)
+
+for _tool in tools.COMMANDS:
+    app.command()(_tool)

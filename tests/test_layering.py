@@ -38,6 +38,7 @@ LAYERS = {
     "controller": 6,
     "objects": 6,
     "bench": 7,
+    "tools": 7,
     "cli": 8,
     "__main__": 9,
 }
