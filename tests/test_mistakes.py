@@ -115,6 +115,8 @@ MISTAKES = {
         written(remote_ts='["0.0.0.0/0"]'),
         "local_ts 10.1.0.0/16 and remote_ts 0.0.0.0/0 overlap: 0.0.0.0/0 cannot be one side's, since the other side",
     ),
+    "two IP versions that never meet": (
+        written(remote_ts='["fd00:2::/64"]'), "local_ts has IPv4 alone and remote_ts IPv6: nothing could talk; name"),
     "everything is local": (written(local_ts='["0.0.0.0/0"]'), "0.0.0.0/0 cannot be one side's"),
     "everything of IPv6 is remote": (
         written(local_ts='["fd00:1::/64"]', remote_ts='["::/0"]'), "overlap: ::/0 cannot be one side's"

@@ -148,7 +148,7 @@ def _own(keys: CertificateKeys, mine: Certificates, local: Identity, time: datet
         yield Finding(f"{where} comes with {len(mine.chain) - 1} others: {CERTIFICATES_MAX} in all are sent at most")
 
     # The far gateway's CAs may be others than those that this side believes, or it may have pinned this one.
-    if not mine.authorities or (dates and dates.fault):
+    if not mine.authorities or all(_why_no_ca(ca) for ca in mine.authorities) or (dates and dates.fault):
         return
     try:
         trust.verify(mine.chain, mine.authorities, time, tls_purposes=mine.rules.tls_purposes)
@@ -161,16 +161,16 @@ def _own(keys: CertificateKeys, mine: Certificates, local: Identity, time: datet
 
 
 def _authorities(keys: CertificateKeys, mine: Certificates, time: datetime) -> Iterator[Finding]:
-    unusable = 0
+    unusable, alone = 0, len(mine.authorities) == 1
     for ca in mine.authorities:
         where = f"{keys.authorities}: the CA {trust.describe(ca)}"
         dates, why = _dates(ca, time), _why_no_ca(ca)
         if why:
-            yield Finding(f"{where} {why}", fault=False)
+            yield Finding(f"{where} {why}", fault=alone)
         elif dates:
-            yield Finding(f"{where} {dates.text}: install its successor", fault=False)
+            yield Finding(f"{where} {dates.text}: install its successor", fault=alone and dates.fault)
         unusable += bool(why or (dates and dates.fault))
-    if mine.authorities and unusable == len(mine.authorities):
+    if unusable == len(mine.authorities) > 1:
         yield Finding(f"{keys.authorities}: none of the CAs there can be used, so every peer is refused")
 
 

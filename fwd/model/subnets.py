@@ -27,6 +27,9 @@ def no_hosts(subnet: Network) -> str:
 
 def unspoken(local: Sequence[Network], remote: Sequence[Network]) -> str:
     """Say why subnets of the two sides could not talk to each other by their IP versions; empty: they can."""
+    if not {one.version for one in local} & {one.version for one in remote}:
+        here, there = local[0].version, remote[0].version
+        return f"local_ts has IPv{here} alone and remote_ts IPv{there}: nothing could talk; name subnets of one version"
     for subnet in remote:
         if not subnet.prefixlen and all(one.version != subnet.version for one in local):
             return (

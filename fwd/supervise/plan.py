@@ -196,7 +196,10 @@ def plan(now: InForce, wanted: Config) -> list[Step]:
     """Return the steps from what is in force to what is wanted, in order. Raises UserError if fwd must be restarted."""
     refused = [key for key in differing(now.gateway, wanted.gateway) if change_of(Gateway, key) != "live"]
     if refused:
-        raise UserError(f"gateway.{refused[0]} cannot change while fwd runs: restart fwd")
+        key = refused[0]
+        before, after = (getattr(one, key) for one in (now.gateway, wanted.gateway))
+        what = f"gateway.{key} is {before or 'not set'} and cannot become {after or 'unset'} while fwd runs"
+        raise UserError(f"{what}: leave it as it is, or restart fwd")
 
     # What is open either stays, follows, or goes; what stays with other secrets has them read.
     anew = {one.name: keys for one in wanted.peering if (keys := _not_followed(now, one))}

@@ -105,7 +105,7 @@ def test_a_changed_peering_is_set_up_anew_and_the_other_is_not_touched(pair: Pai
     [
         ("[gateway", "not TOML"),
         ("[gateway]\nnonsense = 1\n", "nonsense"),
-        (None, "gateway.user cannot change while fwd runs: restart fwd"),
+        (None, "cannot become 12345 while fwd runs: leave it as it is, or restart fwd"),
     ],
 )
 def test_a_bad_file_changes_nothing_and_says_why(pair: Pair, text: str | None, reason: str) -> None:

@@ -81,8 +81,11 @@ CASES: dict[str, tuple[Callable[[], Credentials], str, bool]] = {
     "a CA that is over": (
         lambda: mine(OWN, CA.certificate, generate.authority("old CA", -2).certificate), "ca.pem: .*old CA.* is over",
         False),
-    "no CA that can be used": (lambda: mine(OWN, OWN.certificate), "ca.pem: none of the CAs there can be used", True),
-    "a gateway's for a CA": (lambda: mine(OWN, OWN.certificate), "is no CA .*make it remote_cert", False),
+    "no CA that can be used": (
+        lambda: mine(OWN, OWN.certificate, FAR.certificate), "ca.pem: none of the CAs there can be used", True),
+    "a gateway's for a CA": (lambda: mine(OWN, OWN.certificate), "is no CA .*make it remote_cert", True),
+    "a gateway's beside a CA": (
+        lambda: mine(OWN, CA.certificate, OWN.certificate), "is no CA .*make it remote_cert", False),
     "a list that is over": (lambda: mine(crls=(crl(CA, NOW - DAY),)), "crls: that of CN=CA is over since", True),
     "a list of nobody's": (lambda: mine(crls=(crl(OTHER, NOW + DAY),)), "other CA is signed by no CA in ca.pem", False),
     "no list": (lambda: mine(crls=(crl(OTHER, NOW + DAY),), strict=True), "crls: none is that of .CN=CA., and", True),
@@ -98,6 +101,10 @@ def test_what_is_wrong_is_told_with_the_file_and_what_to_do(what: str) -> None:
     found = findings(peering(remote_cert="far.pem", crls=["crl.pem"]), make(), NOW)
     assert [one.fault for one in found if re.search(text, one.text)] == [fault], found
     assert not any("\n" in one.text for one in found)
+
+
+def test_one_mistake_is_one_finding() -> None:
+    assert len(findings(peering(), mine(OWN, OWN.certificate), NOW)) == 1, "a gateway's certificate for a CA's"
 
 
 def test_it_is_looked_at_again_every_hour_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
