@@ -27,7 +27,7 @@ TESTBED_ARGS ?=
 
 .DEFAULT_GOAL := help
 BENCHES := peers scale micro failover profile
-.PHONY: help setup demo lint check test test-memory $(MEMORY) test-netns test-alone long interop ike-vectors testbed bench $(BENCHES:%=bench-%) bench-quick bench-report bench-pytest clean fuzz deb deb-test
+.PHONY: help setup demo quickstart lint check test test-memory $(MEMORY) test-netns test-alone long interop ike-vectors testbed bench $(BENCHES:%=bench-%) bench-quick bench-report bench-pytest clean fuzz deb deb-test
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -37,6 +37,9 @@ setup: ## make .venv, and install the Debian packages that are missing
 
 demo: setup ## two VPCs, four tunnels, load, a member killed half way (root)
 	@fwd lab demo
+
+quickstart: setup ## a controller, two clusters of three gateways, peered, traffic over all pairs; it stays up (root)
+	@fwd lab quickstart
 
 lint: setup ## ruff and mypy, of fwd and the tests
 	@ruff check .

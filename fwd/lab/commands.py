@@ -21,6 +21,9 @@ from rich.table import Table
 from fwd.lab import certificates, charon, gateways, traffic
 from fwd.lab import interop as scenarios
 from fwd.lab.demo import demo_command
+from fwd.lab.fleet import quickstart as quickstarting
+from fwd.lab.fleet.lab import Lab
+from fwd.lab.fleet.plan import ROUTERS_MAX, Fleet
 from fwd.lab.testbed import run as testbed_run
 from fwd.lab.topology import Topology, why_not
 from fwd.lab.world import SITE_GATEWAYS_MAX, LabError
@@ -55,10 +58,17 @@ def up(
     members: Annotated[int, typer.Option(min=1, max=MEMBERS_MAX, help="Tunnels between two gateways.")] = 4,
     payload: Annotated[Payload, typer.Option(help="What the tunnels carry.")] = "superpacket",
     ipv6: Annotated[bool, typer.Option("--ipv6", help="Run the tunnels over IPv6.")] = False,
+    controller: Annotated[
+        bool, typer.Option("--controller", help="With a controller, which all gateways have joined, and routers.")
+    ] = False,
+    routers: Annotated[int, typer.Option(min=1, max=ROUTERS_MAX, help="Of each VPC, with --controller.")] = 1,
     name: Name = "fwd",
 ) -> None:
     """Bring the namespaces and the gateways up. A second time it does nothing."""
     with clear_errors():
+        if controller:
+            _up_with_controller(Fleet(name, sites={"vpc1": count, "vpc2": count}, routers=routers))
+            return
         topology = Topology(name=name, ipv6=ipv6, sites={"vpc1": count, "vpc2": count}, spread=count > 1)
         fresh = not topology.exists()
         topology.up()
@@ -78,6 +88,7 @@ def down(name: Name = "fwd") -> None:
     """Stop the gateways and remove everything the lab made. Fine if there is nothing."""
     with clear_errors():
         topology = Topology.load(name) or Topology(name)
+        Lab(Fleet(name)).stop()
         gateways.stop(topology)
         topology.down()
 
@@ -153,17 +164,62 @@ def status(name: Name = "fwd") -> None:
         running = gateways.alive(topology)
         started = gateways.parameters(topology)
         what = f", {started['members']} members, {started['payload']}" if started else ""
+        if isinstance(topology, Fleet):
+            running = {host: process for host, process in Lab(topology).running.items() if process.alive()}
         table = Table(title=f"lab {name}{what}", title_justify="left")
         for heading in ("host", "IPv4", "IPv6", "fwd", "ready"):
             table.add_column(heading)
         for host in topology.hosts:
             pid = str(running[host].pid) if host in running else "not running"
-            answer = gateways.status(topology, host) if host in running else None
+            answer = gateways.status(topology, host) if host in running and host in topology.gateways else None
             ready = "yes" if answer and answer["ready"] else "no"
-            last = (pid, ready) if host in topology.gateways else ("", "")
+            last = (pid, ready) if host in topology.gateways else (pid if host in running else "", "")
             addresses = (" ".join(topology.addresses(host, version)) for version in (4, 6))
             table.add_row(host, *addresses, *last)
         Console().print(table)
+
+
+@app.command()
+def quickstart(
+    count: Annotated[int, typer.Option("--gateways", min=1, max=SITE_GATEWAYS_MAX, help="Of each VPC.")] = 3,
+    out: Annotated[Path, typer.Option(help="Where addresses and times go, as JSON.")] = Path("build/quickstart.json"),
+    name: Name = "fwd",
+) -> None:
+    """A controller, two clusters peered through its API, traffic over all pairs. It stays up: `fwd lab down`."""
+    with clear_errors():
+        lab = Lab(Fleet(name, sites={"vpc1": count, "vpc2": count}))
+        if lab.fleet.exists():
+            raise LabError(f"lab {name} is up: take it down first")
+        with _undone(lab):
+            found = quickstarting.run(lab, out, typer.echo)
+    for line in (
+        f"controller   {found['controller']}   (CA: {found['ca']})",
+        f"viewer       {found['viewer_token_file']}",
+        f"as admin     FWD_CLIENT={found['client_file']} fwd gateway list",
+        f"end it       fwd lab down{'' if name == 'fwd' else f' --name {name}'}",
+    ):
+        typer.echo(line)
+
+
+def _up_with_controller(fleet: Fleet) -> None:
+    """Bring a fleet up, its gateways in no cluster yet; nothing if it is up."""
+    lab = Lab(fleet)
+    if not fleet.exists():
+        with _undone(lab):
+            fleet.up()
+            lab.up()
+    fleet.up()  # refuses one with other parameters
+    typer.echo(f"lab {fleet.name} is up: try `FWD_CLIENT={lab.directory / 'client.toml'} fwd gateway list`")
+
+
+@contextmanager
+def _undone(lab: Lab) -> Iterator[None]:
+    """Take a lab down again that does not come up."""
+    try:
+        yield
+    except BaseException:
+        lab.down()
+        raise
 
 
 def _show(row: Mapping[str, Any]) -> None:

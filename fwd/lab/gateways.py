@@ -18,6 +18,7 @@ from fwd.lab import processes, told
 from fwd.lab.gateway import Gateway
 from fwd.lab.gateway import peering as peering_table
 from fwd.lab.processes import Process
+from fwd.lab.spawn import spawn
 from fwd.lab.topology import Topology
 from fwd.lab.waiting import Daemon, until
 from fwd.lab.world import LabError
@@ -146,25 +147,9 @@ def _configure(
 
 
 def _spawn(topology: Topology, host: str) -> Process:
-    """Start a gateway in a session of its own, so that neither Ctrl-C nor the end of this command reaches it.
-
-    posix_spawn rather than subprocess: nobody here keeps a handle on the process, or means to wait for it.
-    """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    """Start a gateway in a session of its own, so that neither Ctrl-C nor the end of this command reaches it."""
     started = files(topology, host)
-    argv = topology.command(host, started.command())
-    pid = os.posix_spawnp(
-        argv[0],
-        argv,
-        os.environ,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(started.log), flags, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-        setsid=True,
-    )
-    return Process.of(pid) or Process(pid, 0)
+    return spawn(topology.command(host, started.command()), started.log)
 
 
 def _wait_ready(topology: Topology, host: str, process: Process) -> None:

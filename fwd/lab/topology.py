@@ -29,7 +29,7 @@ TOOLS = ("ip", "nft", "ethtool", "sysctl")
 
 _NETNS_DIR = Path("/run/netns")
 _END_TIMEOUT_S = 15.0
-_HOST = re.compile(r"client\d+|gw\d+|router")
+_HOST = re.compile(r"client\d+|gw\d+|router|router\d+b?|lan\d+|net|controller")  # of all kinds of lab
 
 
 def why_not() -> str | None:
@@ -66,11 +66,13 @@ class Topology(World, Hosts):
     @classmethod
     def load(cls, name: str) -> Topology | None:
         """The lab of this name as it was brought up, or None if it is not up."""
-        lab = cls(name)
         try:
-            lab = cls(**json.loads(lab._record.read_text()))
+            record = json.loads(cls(name)._record.read_text())
         except FileNotFoundError:
             return None
+        every: list[type[Topology]] = [Topology, *Topology.__subclasses__()]
+        kinds = {kind.__name__: kind for kind in every}
+        lab = kinds[record.pop("kind")](**record)
         return lab if lab._complete() else None
 
     @property
@@ -160,7 +162,7 @@ class Topology(World, Hosts):
         for host in self.hosts:
             _ip(self.ns(host), self._configuration(host))
         # Written last: its presence says that the lab is whole.
-        self._record.write_text(json.dumps(asdict(self)))
+        self._record.write_text(json.dumps({"kind": type(self).__name__, **asdict(self)}))
 
     def _make_run_dir(self) -> None:
         """Make the lab's directory; another lab that goes meanwhile may take the empty one above with it."""

@@ -16,16 +16,17 @@ def render(config: Config) -> str:
 
 def write(tables: Mapping[str, Any]) -> str:
     """Return the text of `gateway` and `controller`, tables, and `peering`, a list of tables, each with its `keys`."""
-    found = _table("[gateway]", tables.get("gateway", {}))
+    found = table("[gateway]", tables.get("gateway", {}))
     if (controller := tables.get("controller")) is not None:
-        found += _table("[controller]", controller)
+        found += table("[controller]", controller)
     for peering in tables.get("peering", ()):
-        found += _table("[[peering]]", {key: value for key, value in peering.items() if key != "keys"})
-        found += _table("[peering.keys]", peering.get("keys", {}))
+        found += table("[[peering]]", {key: value for key, value in peering.items() if key != "keys"})
+        found += table("[peering.keys]", peering.get("keys", {}))
     return "\n".join(found)
 
 
-def _table(header: str, values: Mapping[str, Any]) -> list[str]:
+def table(header: str, values: Mapping[str, Any]) -> list[str]:
+    """Return the lines of one table, and an empty one."""
     return [header, *(f"{key} = {_value(value)}" for key, value in values.items()), ""]
 
 

@@ -1,0 +1,1 @@
+"""VPCs whose gateways and routers have joined a controller, in network namespaces."""

@@ -1,0 +1,296 @@
+"""A lab with a controller: its programs, started, found again by a later command, and ended.
+
+The controller and a door to it from the machine's own network come first, then each gateway joins by a token of its own
+and starts. Everything lies in the lab's run directory, where `running.json` remembers the processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from fwd.lab import processes
+from fwd.lab.fleet.api import Api
+from fwd.lab.fleet.plan import CONTROLLER, PORT, Fleet
+from fwd.lab.gateway import PROGRAM, Gateway
+from fwd.lab.processes import Process
+from fwd.lab.spawn import spawn
+from fwd.lab.told import Told
+from fwd.lab.waiting import Daemon, until
+from fwd.lab.world import LabError
+from fwd.model import render
+
+START_S: Final = 60.0  # of one program, on a busy machine
+JOIN_S: Final = 60.0
+_END_S: Final = 5.0
+_GIVEN: Final = ["10.0.0.0/8", "fd00::/8"]  # what each gateway lets the controller set
+_DOOR: Final = "door"
+_BEACON_PORT: Final = 4790
+
+
+class Lab(Told):
+    """See the module."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self._api: Api | None = None
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    @property
+    def directory(self) -> Path:
+        """Where all files of the lab are."""
+        return self.fleet.run_dir
+
+    @property
+    def state(self) -> Path:
+        """The controller's state directory."""
+        return self.directory / "controller"
+
+    @property
+    def controller_config(self) -> Path:
+        """The controller's file."""
+        return self.directory / "controller.toml"
+
+    def files(self, host: str) -> Gateway:
+        """Return a gateway's or router's files."""
+        return Gateway(self.directory, host)
+
+    def joined(self, host: str) -> Path:
+        """Return where a host keeps what the controller gave it."""
+        return self.directory / f"{host}.controller"
+
+    def control(self, host: str) -> Path:
+        """Return a host's control socket."""
+        return self.files(host).control
+
+    def log(self, host: str) -> str:
+        """Return what a host's program has logged since it was started last."""
+        return self.files(host).logged()
+
+    # -- processes --------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> dict[str, Process]:
+        """Programs that were started, by host; and the door."""
+        return {name: Process(**fields) for name, fields in self._recorded().get("processes", {}).items()}
+
+    def daemon(self, name: str) -> Daemon:
+        """Return a program that was started, to be waited for."""
+        return Daemon(name, self.running[name], self.files(name).log)
+
+    @property
+    def url(self) -> str:
+        """The controller, as this machine reaches it."""
+        return f"https://127.0.0.1:{self._recorded()['port']}"
+
+    @property
+    def api(self) -> Api:
+        """The controller, asked as its admin."""
+        if self._api is None:
+            self._api = Api(self.url, self.state / "ca.pem", self.state / "admin.token")
+        return self._api
+
+    def environment(self) -> dict[str, str]:
+        """Return by which variables `fwd` finds the controller."""
+        return {**os.environ, "FWD_CLIENT": str(self.directory / "client.toml")}
+
+    def fwd(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run `fwd`, as the controller's admin does."""
+        argv = [sys.executable, *PROGRAM, *arguments]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=self.environment())
+        if check and done.returncode:
+            raise LabError(f"fwd {' '.join(arguments)}: {done.stderr.strip()}")
+        return done
+
+    # -- start ------------------------------------------------------------------------------------------------------
+
+    def up(self, **controller: Any) -> None:
+        """Start the controller, and all gateways, each in no cluster yet. `controller`: keys of its file."""
+        self.write_controller(**controller)
+        self._open_door()
+        self.start_controller()
+        for site in self.fleet.plan:
+            self.api.create("vpcs", name=site.name, cidrs=list(self.fleet.cidrs(site)))
+        self.join(*self.fleet.gateways)
+
+    def write_controller(self, **keys: Any) -> None:
+        """Write the controller's file."""
+        address = self.fleet.address(CONTROLLER)
+        about = {
+            "listen": f"{address}:{PORT}", "url": f"https://{address}:{PORT}", "names": ["127.0.0.1", "localhost"],
+            "state": str(self.state), **keys,
+        }  # fmt: skip
+        self.controller_config.write_text("\n".join(render.table("[controller]", about)))
+
+    def start_controller(self) -> None:
+        """Start the controller, and wait until it leads."""
+        command = [sys.executable, *PROGRAM, "controller", "--config", str(self.controller_config)]
+        process = self._start(CONTROLLER, command, self.files(CONTROLLER).log)
+        daemon = Daemon(CONTROLLER, process, self.files(CONTROLLER).log)
+        until(self._leads, "the controller leads", START_S, [daemon])
+
+    def _leads(self) -> bool:
+        try:
+            self.api.get("vpcs")
+        except LabError:
+            if self._api is not None and not self._has_same_token():
+                self._forget_api()
+            return False
+        return True
+
+    def _has_same_token(self) -> bool:
+        """Whether the controller's token is the one that it is asked with: a new one has another."""
+        try:
+            token = (self.state / "admin.token").read_text(encoding="ascii").strip()
+        except OSError:
+            return False
+        return self._api is not None and self._api.token == token
+
+    def _forget_api(self) -> None:
+        if self._api is not None:
+            self._api.close()
+        self._api = None
+
+    def _open_door(self) -> None:
+        """Have the controller answer at a port of this machine's loopback, too."""
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            sock.listen(64)
+            command = [sys.executable, "-P", "-m", "fwd.lab.fleet.door", self.fleet.address(CONTROLLER), str(PORT)]
+            argv = self.fleet.command(CONTROLLER, command)
+            process = spawn(argv, self.directory / "door.log", given=sock.fileno())
+            self._remember(_DOOR, process, port=sock.getsockname()[1])
+        client = {"url": self.url, "ca": str(self.state / "ca.pem"), "token_file": str(self.state / "admin.token")}
+        lines = "".join(f'{key} = "{value}"\n' for key, value in client.items())
+        (self.directory / "client.toml").write_text(lines)
+
+    def join(self, *gateways: str) -> None:
+        """Have gateways join, all at once, and start each when it has."""
+        joining = {}
+        for host in gateways:
+            token = self.directory / f"{host}.token"
+            token.unlink(missing_ok=True)
+            token.touch(0o600)
+            token.write_text(self.api.create("tokens", vpc=self.fleet.site(host).name)["token"])
+            joining[host] = self._join(host, token)
+        for host, process in joining.items():
+            with process:
+                _, said = process.communicate(timeout=JOIN_S)
+            if process.returncode:
+                raise LabError(f"{host} does not join: {said.strip()}")
+            (self.directory / f"{host}.token").unlink()
+            self.start(host)
+
+    def _join(self, host: str, token: Path) -> subprocess.Popen[str]:
+        four, six = self.fleet.inner(host)
+        argv = [
+            sys.executable, *PROGRAM, "join", f"https://{self.fleet.address(CONTROLLER)}:{PORT}", "--token-file",
+            str(token), "--name", host, "--inner", four, "--inner", six, "--outer", self.fleet.outer(host),
+            "--directory", str(self.joined(host)),
+        ]  # fmt: skip
+        joining: subprocess.Popen[str] = self.fleet.popen(
+            host, argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        return joining
+
+    def start(self, host: str) -> None:
+        """Start a gateway that has joined."""
+        files = self.files(host)
+        four, _ = self.fleet.inner(host)
+        settings = {"beacon": f"{four}:{_BEACON_PORT}", "probe_key": str(self._probe_key())}
+        gateway = {"control": str(files.control), **settings}
+        controller = {"directory": str(self.joined(host)), "subnets": _GIVEN}
+        files.config.write_text(render.write({"gateway": gateway, "controller": controller}))
+        self._start(host, files.command(), files.log)
+
+    def route(self, *routers: str) -> None:
+        """Write routers' files as the fleet is now; start those that do not run, and have the others read theirs."""
+        for host in routers or self.fleet.all_routers:
+            files = self.files(host)
+            files.config.write_text(self._router_file(host))
+            known = self.running.get(host)
+            if known is not None and known.alive():
+                os.kill(known.pid, 1)
+                continue
+            command = [sys.executable, *PROGRAM, "router", "--config", str(files.config)]
+            self._start(host, command, files.log)
+
+    def router(self, host: str) -> dict[str, Any]:
+        """Return what a router shows; nothing while it does not answer."""
+        done = self.fleet.run(
+            host, [sys.executable, *PROGRAM, "router", "status", "--control", str(self.control(host))], check=False
+        )
+        found: dict[str, Any] = json.loads(done.stdout) if not done.returncode else {}
+        return found
+
+    def router_ready(self, host: str) -> bool:
+        """Whether a router carries."""
+        return bool(self.router(host).get("ready"))
+
+    def _router_file(self, host: str) -> str:
+        vpc = self.fleet.site(host).name
+        vpcs, clusters, gateways = ({one["name"]: one for one in self.api.items(kind)} for kind in
+                                    ("vpcs", "clusters", "gateways"))  # fmt: skip
+        router = {"control": str(self.control(host)), "probe_key": str(self._probe_key())}
+        found = render.table("[router]", router)
+        for peering in self.api.items("peerings"):
+            for near, far in (peering["clusters"], peering["clusters"][::-1]):
+                if clusters[near]["vpc"] == vpc and clusters[near]["gateways"]:
+                    hops = [gateways[name] for name in clusters[near]["gateways"]]
+                    remote = vpcs[clusters[far]["vpc"]]["cidrs"]
+                    found += render.table("[[spread]]", {"name": peering["name"], "remote_ts": remote})
+                    for one in hops:
+                        hop = {key: one[key] for key in ("name", "weight", "state")}
+                        found += render.table("[[spread.gateway]]", {**hop, "addresses": one["inner"]})
+        return "\n".join(found)
+
+    def _probe_key(self) -> Path:
+        """Return the file of the key that routers and beacons share."""
+        path = self.directory / "probe.key"
+        if not path.exists():
+            path.touch(0o600)
+            path.write_text(os.urandom(32).hex())
+        return path
+
+    def _start(self, host: str, command: Iterable[str], log: Path) -> Process:
+        process = spawn(self.fleet.command(host, list(command)), log)
+        self._remember(host, process)
+        return process
+
+    # -- end --------------------------------------------------------------------------------------------------------
+
+    def stop(self, *names: str) -> None:
+        """End programs, all if none is named. Fine if there are none."""
+        known = self.running
+        ending = [known[name] for name in names or known if name in known]
+        processes.end(ending, _END_S)
+        for process in ending:
+            with contextlib.suppress(ChildProcessError):  # started by an earlier command, and so not our child
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG)
+
+    def down(self) -> None:
+        """End everything, and take the net down."""
+        self._forget_api()
+        self.stop()
+        self.fleet.down()
+
+    def _recorded(self) -> dict[str, Any]:
+        try:
+            recorded: dict[str, Any] = json.loads((self.directory / "running.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return recorded
+
+    def _remember(self, name: str, process: Process, **other: Any) -> None:
+        recorded = self._recorded()
+        known = {**recorded.get("processes", {}), name: asdict(process)}
+        (self.directory / "running.json").write_text(json.dumps({**recorded, **other, "processes": known}))
