@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
+from fwd.controller import mend
 from fwd.controller.etcd import EtcdStore
+from fwd.controller.spawn import why_no_argv
 from fwd.controller.store import SqliteStore, Store
 from fwd.model.toml import parse_as, read_text
 from fwd.model.words import DAY_S, ConfigError, FilePath, Seconds, Strict
@@ -45,7 +47,15 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _argv(parts: list[str]) -> list[str]:
+    """A program and its arguments."""
+    if why := why_no_argv(parts):
+        raise ValueError(why)
+    return parts
+
+
 _Url = Annotated[str, AfterValidator(_url)]
+_Argv = Annotated[list[str], Field(max_length=64), AfterValidator(_argv)]
 
 
 class Controller(Strict):
@@ -60,6 +70,14 @@ class Controller(Strict):
     certificate_lifetime: Seconds = Field(
         default=30 * DAY_S, ge=10, le=365 * DAY_S, description="of hosts' certificates, which renew at half of it"
     )
+    restart_command: _Argv = Field(
+        default=[], description="what restarts a host that is down, with {name}, {kind}, {vpc}, {inner}, {outer}"
+    )
+    restart_limit: int = Field(default=mend.LIMIT, ge=1, le=1000, description="restarts of a host in 10 minutes")
+    restart_wait: Seconds = Field(
+        default=int(mend.WAIT_S), ge=5, le=3600, description="within which a host that was restarted is back"
+    )
+    restart_timeout: Seconds = Field(default=60, ge=1, le=3600, description="after which the command is killed")
 
     @model_validator(mode="after")
     def _is_https(self) -> Controller:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from fwd.controller import ca, changes, fleet, records, tokens
@@ -253,7 +253,7 @@ class Desk:
         if (asked.act, asked.kind) == ("delete", "gateway"):
             hosts |= set(after.gateways)  # whose list of revoked certificates is another
         return Operation(
-            _operation_id(asked.now, self.records.operations),
+            records.new_operation_id(self.records, asked.now),
             asked.now,
             asked.who,
             asked.act,
@@ -287,15 +287,32 @@ class Desk:
                 raise changes.RefusedError(text, conflict=True)
             return await self._record(term, asked, [records.drop_token(asked.name)])
 
-    async def _record(self, term: int, asked: Asked, writes: Sequence[Write]) -> Operation:
-        """Write records that change no host."""
+    async def _record(self, term: int, asked: Asked, writes: Sequence[Write], **about: Any) -> Operation:
+        """Write records that change no host. `about`: other fields of the operation."""
         made = Operation(
-            _operation_id(asked.now, self.records.operations), asked.now, asked.who, asked.act, asked.kind, asked.name
-        )
+            records.new_operation_id(self.records, asked.now), asked.now, asked.who, asked.act, asked.kind, asked.name,
+            **about,
+        )  # fmt: skip
         await self.store.write(term, [*writes, *records.put_operation(made, self.records)])
         self.records = await records.load(self.store)
         _log(made)
         return made
+
+    # -- what takes a while -------------------------------------------------------------------------------------------
+
+    async def begin(self, asked: Asked, write: Callable[[Records], Sequence[Write]], **about: Any) -> Operation:
+        """Note that something begins, before it is done. `write`: what is written with it."""
+        async with self._leading() as term:
+            return await self._record(term, asked, write(self.records), result=records.RUNNING, **about)
+
+    async def progress(self, id: str, *, steps: Sequence[str] | None = None, result: str | None = None) -> None:
+        """Note where an operation stands, or how it has ended; one that is forgotten already stays so."""
+        async with self._leading() as term:
+            if (one := self.records.operations.get(id)) is None:
+                return
+            told = replace(one, steps=one.steps if steps is None else tuple(steps), result=result or one.result)
+            await self.store.write(term, [records.put_again(told)])
+            self.records = await records.load(self.store)
 
     # -- hosts --------------------------------------------------------------------------------------------------------
 
@@ -421,12 +438,6 @@ def _changed(before: Placement, after: Placement) -> set[str]:
         (before.gateways, after.gateways), (before.routers, after.routers),
     ]  # fmt: skip
     return {name for old, new in pairs for name in new if old.get(name) != new[name]}
-
-
-def _operation_id(now: float, known: Iterable[str]) -> str:
-    """A new id, which comes after all known ones."""
-    last = max((int(one.split("-")[1]) for one in known), default=0)
-    return f"op-{max(int(now * 1000), last + 1):013d}"
 
 
 def _log(one: Operation) -> None:

@@ -9,7 +9,7 @@ Every verdict has a reason, the time since which it holds, and the evidence with
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -137,60 +137,3 @@ def _lines(known: Evidence, now: float) -> Iterable[str]:
 
 def _age(at: float, now: float) -> str:
     return f"{max(0.0, now - at):.1f} s ago"
-
-
-# -- restarts ---------------------------------------------------------------------------------------------------------
-
-RESTARTS_MAX: Final = 3
-RESTARTS_S: Final = 600.0
-WAIT_S: Final = 3.0  # down for so long before it is restarted: what comes back by itself is let be
-
-
-@dataclass(frozen=True)
-class Restarted:
-    """A restart that was ordered."""
-
-    host: str
-    at: float
-
-
-def to_restart(
-    verdicts: Mapping[str, Verdict],
-    groups: Mapping[str, Sequence[str]],
-    history: Sequence[Restarted],
-    now: float,
-    *,
-    most: int = RESTARTS_MAX,
-) -> tuple[list[str], dict[str, str]]:
-    """Say who is to be restarted now, and of the others that are down why not.
-
-    `groups`: the gateways of each cluster, and the routers of each VPC. Of a group one host at a time is restarted, and
-    only while another of it carries traffic or it is down as well: what still works is not to be lost to a cure.
-    """
-    chosen: list[str] = []
-    refused: dict[str, str] = {}
-    for host, verdict in sorted(verdicts.items()):
-        if verdict.health is not Health.DOWN or now - verdict.since < WAIT_S:
-            continue
-        lately = [one for one in history if now - one.at < RESTARTS_S]
-        mates = {name for members in groups.values() if host in members for name in members} - {host}
-        busy = sorted(mates & ({one.host for one in lately if _under_way(one, verdicts, now)} | set(chosen)))
-        if sum(one.host == host for one in lately) >= most:
-            refused[host] = (
-                f"restarted {most} times in {RESTARTS_S / 60:.0f} minutes: see to it, then restart it by hand"
-            )
-        elif any(one.host == host and _under_way(one, verdicts, now) for one in lately):
-            refused[host] = "is being restarted"
-        elif busy:
-            refused[host] = f"{busy[0]} is being restarted, and one of a group goes at a time"
-        else:
-            chosen.append(host)
-    return chosen, refused
-
-
-UNDER_WAY_S: Final = 30.0  # what has not come back by then has failed
-
-
-def _under_way(one: Restarted, verdicts: Mapping[str, Verdict], now: float) -> bool:
-    verdict = verdicts.get(one.host)
-    return verdict is not None and verdict.health is Health.DOWN and now - one.at < UNDER_WAY_S

@@ -10,19 +10,22 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Final, Literal
 
+from fwd.controller.mend import Restarted, lately
 from fwd.controller.roles import GRACE_S
 from fwd.controller.store import Entry, Store, Write
 from fwd.controller.tokens import Token
 
 OPERATIONS_MAX: Final = 256
 CERTIFICATES_MAX: Final = 32  # of a host and a use; more are kept only while they are not over
+RESTARTS_MAX: Final = 4096
 REVOKED_MAX: Final = 4000  # at once: hosts take lists of 256 KiB
 FORGOTTEN_MAX: Final = 32  # in a transaction, of which etcd's have 128 operations at most
-_TOKEN, _CERTIFICATES, _OPERATION = "token/", "certificates/", "operation/"
+_TOKEN, _CERTIFICATES, _OPERATION, _RESTARTS = "token/", "certificates/", "operation/", "restarts"
+RUNNING: Final = "in progress"
 Use = Literal["link", "ike"]
 
 
@@ -51,7 +54,10 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Operation:
-    """A change that was made: by whom, when, what it meant. `hosts`: those whose configuration it made another."""
+    """A change that was made: by whom, when, what it meant. `hosts`: those whose configuration it made another.
+
+    One that takes a while has a `result` of its own, `RUNNING` until it ends, and `steps`: where it stands.
+    """
 
     id: str
     at: float
@@ -62,6 +68,12 @@ class Operation:
     plan: tuple[str, ...] = ()
     order: tuple[int, int] = (0, 0)  # term and generation from which on it holds
     hosts: tuple[str, ...] = ()
+    reason: str = ""
+    steps: tuple[str, ...] = ()
+    result: str = ""
+
+
+_OF_OPERATION: Final = frozenset(one.name for one in fields(Operation))
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,7 @@ class Records:
     tokens: Mapping[str, Token] = field(default_factory=dict)
     certificates: Mapping[int, Certificate] = field(default_factory=dict)
     operations: Mapping[str, Operation] = field(default_factory=dict)
+    restarts: tuple[Restarted, ...] = ()
 
     @cached_property
     def revoked(self) -> dict[int, float]:
@@ -92,14 +105,15 @@ class Records:
 
 async def load(store: Store) -> Records:
     """Read them all."""
-    tokens, certificates, operations = [
+    tokens, certificates, operations, restarts = [
         [json.loads(entry.value) for entry in await _entries(store, prefix)]
-        for prefix in (_TOKEN, _CERTIFICATES, _OPERATION)
+        for prefix in (_TOKEN, _CERTIFICATES, _OPERATION, _RESTARTS)
     ]
     return Records(
         {one["name"]: Token(**one) for one in tokens},
         {one["serial"]: Certificate(**one) for host in certificates for one in host},
         {one["id"]: _operation(one) for one in operations},
+        tuple(Restarted(host, at) for row in restarts for host, at in row),
     )
 
 
@@ -108,8 +122,24 @@ async def _entries(store: Store, prefix: str) -> list[Entry]:
     return entries
 
 
-def _operation(fields: dict[str, Any]) -> Operation:
-    return Operation(**{**fields, **{name: tuple(fields[name]) for name in ("plan", "order", "hosts")}})
+def _operation(row: dict[str, Any]) -> Operation:
+    """Read an operation; what a later fwd says of it besides is not known here."""
+    known: dict[str, Any] = {
+        key: tuple(one) if isinstance(one, list) else one for key, one in row.items() if key in _OF_OPERATION
+    }
+    return Operation(**known)
+
+
+def new_operation_id(records: Records, now: float) -> str:
+    """A new id, which comes after all known ones."""
+    last = max((int(one.split("-")[1]) for one in records.operations), default=0)
+    return f"op-{max(int(now * 1000), last + 1):013d}"
+
+
+def put_restart(records: Records, host: str, now: float) -> Write:
+    """Write that a host is restarted, beside what was done lately."""
+    rows = [(one.host, one.at) for one in (*lately(records.restarts, now), Restarted(host, now))]
+    return Write(_RESTARTS, json.dumps(rows[-RESTARTS_MAX:]).encode())
 
 
 def put_token(token: Token) -> Write:
@@ -151,8 +181,12 @@ def _put_certificates(kind: str, name: str, certificates: Iterable[Certificate])
 def put_operation(operation: Operation, records: Records) -> list[Write]:
     """Write an operation, and forget the oldest of too many."""
     too_many = sorted(records.operations)[: max(0, len(records.operations) - OPERATIONS_MAX + 1)]
-    put = Write(_OPERATION + operation.id, json.dumps(asdict(operation)).encode())
-    return [put, *(Write(_OPERATION + one, None) for one in too_many[:FORGOTTEN_MAX])]
+    return [put_again(operation), *(Write(_OPERATION + one, None) for one in too_many[:FORGOTTEN_MAX])]
+
+
+def put_again(operation: Operation) -> Write:
+    """Write an operation that is there, and has come further."""
+    return Write(_OPERATION + operation.id, json.dumps(asdict(operation)).encode())
 
 
 def forgotten(records: Records, now: float, beside: Iterable[Write]) -> list[Write]:

@@ -21,7 +21,8 @@ from typing import Final
 import uvicorn
 
 from fwd.controller import config as configuration
-from fwd.controller import keys, tokens
+from fwd.controller import keys, spawn, tokens
+from fwd.controller.acts import Acts, Rules
 from fwd.controller.api.app import application
 from fwd.controller.control import Control
 from fwd.controller.desk import Asked, Desk, LeaderlessError
@@ -35,6 +36,7 @@ TURN_S: Final = 1.0
 STOP_S: Final = 2
 _CONNECTIONS_MAX: Final = 2048
 _ADMIN: Final = "admin"
+_TROUBLES: Final = (StoreError, NotLeaderError, LeaderlessError, ConflictError, UserError)
 log = logging.getLogger(__name__)
 
 
@@ -53,6 +55,9 @@ class Service:
         self._config, self._control, self._tls = config, control, tls
         self._who = f"{socket.gethostname()}:{os.getpid()}"
         self._trouble = ""
+        about = config.controller
+        rules = Rules(about.restart_command, about.restart_limit, about.restart_wait, about.restart_timeout)
+        self._acts = Acts(control, rules)
         self._server = _Server(_uvicorn_config(control, tls))
 
     async def run(self, door: socket.socket) -> None:
@@ -64,6 +69,7 @@ class Service:
             turning.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await turning
+            await self._acts.close()
             await self._control.desk.store.close()
         log.info("the controller ends; hosts go on with what they have", extra=event("controller.stopped"))
 
@@ -86,10 +92,15 @@ class Service:
         try:
             await self._lead()
             self._tls.renew(self._control.wall())
-            self._tell("")
-        except (StoreError, NotLeaderError, LeaderlessError, ConflictError, UserError) as error:
-            self._tell(str(error) or "another controller leads")
+            trouble = ""
+        except _TROUBLES as error:
+            trouble = str(error) or "another controller leads"
         self._control.turn()
+        try:
+            await self._acts.turn()
+        except _TROUBLES as error:
+            trouble = trouble or str(error) or "another controller leads"
+        self._tell(trouble)
 
     async def _lead(self) -> None:
         desk = self._control.desk
@@ -127,6 +138,8 @@ class Service:
 def run(path: Path, log_format: str) -> None:
     """Be a controller until SIGTERM or SIGINT. Raises UserError."""
     config = configuration.load(path)
+    if why := spawn.why_not_executable(config.controller.restart_command):
+        raise UserError(f"{path}: controller.restart_command: {why}")
     keys.open_state(config.controller.state)
     asyncio.run(_run(config, log_format))
 

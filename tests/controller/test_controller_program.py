@@ -40,6 +40,13 @@ def test_it_makes_its_keys_leads_and_lets_its_first_admin_in_and_again_at_the_ne
         ('[controller]\nurl = "https://a"\nlisten = "127.0.0.1:70000"\n', "an address and a port"),
         ('[controller]\nurl = "https://a"\ncertificate_lifetime = "1s"\n', "10 is the least"),
         ('[controller]\nurl = "https://a"\ncolor = 1\n', "unknown key"),
+        ('[controller]\nurl = "https://a"\nrestart_command = "/bin/x {name}"\n', "restart_command"),
+        ('[controller]\nurl = "https://a"\nrestart_command = ["restart"]\n', "whole path"),
+        ('[controller]\nurl = "https://a"\nrestart_command = ["/bin/x", "{host}"]\n', "use one of {name}"),
+        ('[controller]\nurl = "https://a"\nrestart_limit = 0\n', "1 is the least"),
+        ('[controller]\nurl = "https://a"\nrestart_limit = true\n', "restart_limit"),
+        ('[controller]\nurl = "https://a"\nrestart_wait = "1s"\n', "5 is the least"),
+        ('[controller]\nurl = "https://a"\nrestart_timeout = "soon"\n', "a time such as"),
         ('[controller]\nurl = "https://a"\n[store]\nkind = "etcd"\n', "etcd needs endpoints"),
         ('[controller]\nurl = "https://a"\n[store]\nendpoints = ["https://e:1"]\n', 'are for kind = "etcd"'),
         ('[controller]\nurl = "https://a"\n[store]\nkind = "redis"\n', "use one of"),
@@ -73,6 +80,9 @@ def test_what_keeps_it_from_starting_is_one_line_and_status_2(
     state.chmod(0o755)
     assert "chmod 700" in refused(config)
     state.chmod(0o700)
+    config.write_text(f'{config.read_text()}restart_command = ["/nowhere/restart", "{{name}}"]\n')
+    assert "restart_command: /nowhere/restart: there is no such program" in refused(config)
+    written(tmp_path, 1)
     (state / keys.CA_KEY).write_text("no key")
     assert "ca.key" in refused(config)
     (state / keys.CA_KEY).unlink()

@@ -1,4 +1,4 @@
-"""How a host is, by what is known of it, and who is restarted."""
+"""How a host is, by what is known of it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,11 @@ import pytest
 
 from fwd.controller.health import (
     FRESH_S,
-    RESTARTS_S,
-    WAIT_S,
     Evidence,
     Health,
     Report,
-    Restarted,
     Sight,
-    Verdict,
     judge,
-    to_restart,
 )
 
 NOW = 1000.0
@@ -65,33 +60,3 @@ def test_evidence_has_its_age() -> None:
         "router ra 2.0 s ago: up, 0.3 ms, 1.0% lost",
         "partner b1 0.0 s ago: no answer",
     )
-
-
-def down(*names: str, since: float = NOW - WAIT_S) -> dict[str, Verdict]:
-    return {name: Verdict(Health.DOWN, since=since) for name in names}
-
-
-UP = Verdict(Health.UP)
-GROUP = {"a": ["a1", "a2", "a3"]}
-
-RESTARTS: list[tuple[str, dict[str, Verdict], list[Restarted], list[str], str]] = [
-    ("one is down", {**down("a1"), "a2": UP}, [], ["a1"], ""),
-    ("it has only just gone", {**down("a1", since=NOW), "a2": UP}, [], [], ""),
-    ("two are down: one at a time", {**down("a1", "a2"), "a3": UP}, [], ["a1"], "a1 is being restarted, and one"),
-    ("another is under way", {**down("a1", "a2")}, [Restarted("a1", NOW - 5)], [], "is being restarted"),
-    ("another has come back", {**down("a1"), "a2": UP}, [Restarted("a2", NOW - 5)], ["a1"], ""),
-    ("it did not come back", {**down("a1"), "a2": UP}, [Restarted("a1", NOW - 60)], ["a1"], ""),
-    ("three times", {**down("a1")}, [Restarted("a1", NOW - 60 * n) for n in (1, 2, 3)], [], "3 times in 10 minutes"),
-    ("long ago", {**down("a1")}, [Restarted("a1", NOW - RESTARTS_S - n) for n in (1, 2, 3)], ["a1"], ""),
-    ("unreachable is not down", {"a1": Verdict(Health.UNREACHABLE)}, [], [], ""),
-]
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "history", "chosen", "why"), [case[1:] for case in RESTARTS], ids=[case[0] for case in RESTARTS]
-)
-def test_restarts(verdicts: dict[str, Verdict], history: list[Restarted], chosen: list[str], why: str) -> None:
-    found, refused = to_restart(verdicts, GROUP, history, NOW)
-
-    assert found == chosen
-    assert why in " ".join(refused.values())

@@ -133,7 +133,9 @@ class Operation(BaseModel):
     plan: list[str]
     order: Annotated[Order, Field(description="term and generation from which on it holds")]
     progress: Progress
-    result: Annotated[str, Field(description="done, or in progress: hosts have yet to apply it")]
+    reason: Annotated[str, Field(description="of what the controller does by itself")]
+    steps: Annotated[list[str], Field(description="where one stands that takes a while")]
+    result: Annotated[str, Field(description="done, failed, or in progress: hosts have yet to apply it")]
 
 
 class Operations(BaseModel):

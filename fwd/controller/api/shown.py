@@ -85,7 +85,7 @@ def operation(control: Control, one: records.Operation) -> answers.Operation:
     return answers.Operation(
         id=one.id, at=one.at, who=one.who, act=one.act, kind=one.kind, name=one.name, plan=list(one.plan),
         order=one.order, progress=answers.Progress(hosts=len(one.hosts), waiting=waiting),
-        result="in progress" if waiting else "done",
+        reason=one.reason, steps=list(one.steps), result=one.result or (records.RUNNING if waiting else "done"),
     )  # fmt: skip
 
 

@@ -1,0 +1,117 @@
+"""Decide which hosts are restarted now, and of the others that are down why not: pure.
+
+Only who is *down* is restarted, which means missed by those that send to it; who is merely silent keeps its traffic. A
+fault of the controller, or of those by whose word it judges, must not become one of a cluster. So of a group (the
+gateways of a cluster, the routers of a VPC) one host goes at a time, a host a few times in ten minutes, and never one
+that says of itself that it is ready while nobody else of its group carries anything: it may be the last that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from fwd.controller.health import Health
+from fwd.model.fleet import Fleet
+
+LIMIT: Final = 3
+LIMIT_S: Final = 600.0  # within which a host is restarted so often
+DOWN_S: Final = 3.0  # down for so long before it is restarted: what comes back by itself is let be
+WAIT_S: Final = 120.0  # within which a host is back; from then on the restart has failed
+_CARRIES: Final = (Health.UP, Health.DEGRADED, Health.UNREACHABLE)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How a host is, for how long, and why. `ready`: by its own word, which is fresh. `busy`: what is done with it."""
+
+    health: Health
+    for_s: float = 0.0
+    why: str = ""
+    ready: bool = False
+    busy: str = ""
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """A restart that was begun; `at`: by the wall clock, since another controller may read it."""
+
+    host: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """By host the reason why it is restarted, must not be until somebody sees to it, or has to wait."""
+
+    restart: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    waiting: Mapping[str, str] = field(default_factory=dict)
+
+
+def groups_of(fleet: Fleet) -> dict[str, list[str]]:
+    """Name the hosts that stand in for each other: the gateways of each cluster, the routers of each VPC."""
+    found = {f"cluster {one.name}": list(one.gateways) for one in fleet.clusters}
+    for router in fleet.routers:
+        found.setdefault(f"the routers of {router.vpc}", []).append(router.name)
+    return found
+
+
+def lately(history: Iterable[Restarted], wall: float) -> list[Restarted]:
+    """Leave out restarts of long ago, and those of a clock that was set since."""
+    return [one for one in history if abs(wall - one.at) < LIMIT_S]
+
+
+def decide(
+    hosts: Mapping[str, Seen],
+    groups: Mapping[str, Sequence[str]],
+    history: Sequence[Restarted],
+    wall: float,
+    *,
+    limit: int = LIMIT,
+    wait_s: float = WAIT_S,
+) -> Decision:
+    """Decide about all hosts that are down."""
+    restart: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    waiting: dict[str, str] = {}
+    recent = lately(history, wall)
+    busy = {name: one.busy for name, one in hosts.items() if one.busy}
+    busy |= {one.host: "is being restarted" for one in recent if _under_way(one, hosts, wall, wait_s)}
+
+    for name, one in sorted(hosts.items()):
+        if one.health is not Health.DOWN or one.for_s < DOWN_S:
+            continue
+        others = sorted(mate for mate in _mates(name, groups) if mate in busy)
+        if name in busy:
+            waiting[name] = busy[name]
+        elif sum(before.host == name for before in recent) >= limit:
+            refused[name] = f"restarted {limit} times in {LIMIT_S / 60:.0f} minutes, and down again: see to it"
+        elif alone := _alone(name, hosts, groups) if one.ready else "":
+            refused[name] = f"says that it is ready, and nobody else of {alone} carries: it may be the last that does"
+        elif others:
+            waiting[name] = f"{others[0]} {busy[others[0]]}, and of a group one goes at a time"
+        else:
+            restart[name] = f"down for {one.for_s:.0f} s: {one.why}"
+            busy[name] = "is being restarted"
+    return Decision(restart, refused, waiting)
+
+
+def _under_way(one: Restarted, hosts: Mapping[str, Seen], wall: float, wait_s: float) -> bool:
+    """Whether a host that was restarted may still come back."""
+    seen = hosts.get(one.host)
+    return seen is not None and seen.health is Health.DOWN and abs(wall - one.at) < wait_s
+
+
+def _mates(name: str, groups: Mapping[str, Sequence[str]]) -> set[str]:
+    return {mate for members in groups.values() if name in members for mate in members} - {name}
+
+
+def _alone(name: str, hosts: Mapping[str, Seen], groups: Mapping[str, Sequence[str]]) -> str:
+    """The first of its groups of which nobody else carries anything; empty: there is none."""
+    own = {group: members for group, members in groups.items() if name in members}
+    for group, members in own.items():
+        if not any(hosts[mate].health in _CARRIES for mate in members if mate != name and mate in hosts):
+            return group
+    return ""

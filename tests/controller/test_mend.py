@@ -1,0 +1,87 @@
+"""Who is restarted, who must not be, and who has to wait."""
+
+from __future__ import annotations
+
+import pytest
+
+from fwd.controller.health import Health
+from fwd.controller.mend import DOWN_S, LIMIT_S, WAIT_S, Restarted, Seen, decide, groups_of
+from fwd.model.fleet import Fleet
+
+NOW = 1000.0
+GONE = Seen(Health.DOWN, DOWN_S, "no heartbeat")
+SAYS_READY = Seen(Health.DOWN, DOWN_S, "no router reaches it", ready=True)
+UP, AWAY = Seen(Health.UP), Seen(Health.UNREACHABLE, 1000.0)
+GROUPS = {"cluster a": ["a1", "a2", "a3"], "cluster b": ["a3", "a4"], "the routers of v": ["r1", "r2"]}
+TWICE = [Restarted("a1", NOW - 400), Restarted("a1", NOW - 200)]
+THRICE = [*TWICE, Restarted("a1", NOW - 150)]
+
+CASES: list[tuple[str, dict[str, Seen], list[Restarted], dict[str, str]]] = [
+    ("one is down", {"a1": GONE, "a2": UP}, [], {"a1": "restart"}),
+    ("it has only just gone", {"a1": Seen(Health.DOWN, DOWN_S - 1), "a2": UP}, [], {}),
+    ("unreachable is not down", {"a1": AWAY, "a2": UP}, [], {}),
+    ("two are down: one at a time", {"a1": GONE, "a2": GONE, "a3": UP}, [], {"a1": "restart", "a2": "waiting"}),
+    ("all are down: one at a time", {"a1": GONE, "a2": GONE, "a3": GONE}, [],
+     {"a1": "restart", "a2": "waiting", "a3": "waiting"}),
+    ("of two clusters one each", {"a1": GONE, "a4": GONE}, [], {"a1": "restart", "a4": "restart"}),
+    ("one that is in both holds both", {"a1": GONE, "a3": GONE, "a4": GONE}, [Restarted("a3", NOW - 5)],
+     {"a1": "waiting", "a3": "waiting", "a4": "waiting"}),
+    ("it is under way", {"a1": GONE, "a2": UP}, [Restarted("a1", NOW - 5)], {"a1": "waiting"}),
+    ("another's is under way", {"a1": GONE, "a2": GONE}, [Restarted("a2", NOW - 5)],
+     {"a1": "waiting", "a2": "waiting"}),
+    ("another has come back", {"a1": GONE, "a2": UP}, [Restarted("a2", NOW - 5)], {"a1": "restart"}),
+    ("it did not come back in time", {"a1": GONE, "a2": UP}, [Restarted("a1", NOW - WAIT_S)], {"a1": "restart"}),
+    ("another is being upgraded", {"a1": GONE, "a2": Seen(Health.DRAINING, busy="is being upgraded")}, [],
+     {"a1": "waiting"}),
+    ("it is being upgraded itself", {"a1": Seen(Health.DOWN, 60.0, busy="is being upgraded")}, [], {"a1": "waiting"}),
+    ("twice in ten minutes", {"a1": GONE, "a2": UP}, TWICE, {"a1": "restart"}),
+    ("three times in ten minutes", {"a1": GONE, "a2": UP}, THRICE, {"a1": "refused"}),
+    ("three times, long ago", {"a1": GONE, "a2": UP}, [Restarted("a1", NOW - LIMIT_S)] * 3, {"a1": "restart"}),
+    ("three times, by a clock that was set back", {"a1": GONE, "a2": UP}, [Restarted("a1", NOW + 9999)] * 3,
+     {"a1": "restart"}),
+    ("three times, and another one's first", {"a1": GONE, "a2": GONE}, THRICE, {"a1": "refused", "a2": "restart"}),
+    ("it says it is ready, and others carry", {"a1": SAYS_READY, "a2": UP}, [], {"a1": "restart"}),
+    ("it says it is ready, and others are silent alone", {"a1": SAYS_READY, "a2": AWAY}, [], {"a1": "restart"}),
+    ("it says it is ready, and nobody else does", {"a1": SAYS_READY, "a2": GONE}, [],
+     {"a1": "refused", "a2": "restart"}),
+    ("all say they are ready: the one who judges is wrong", {"a1": SAYS_READY, "a2": SAYS_READY, "a3": SAYS_READY}, [],
+     {"a1": "refused", "a2": "refused", "a3": "refused"}),
+    ("both routers are down", {"r1": GONE, "r2": GONE}, [], {"r1": "restart", "r2": "waiting"}),
+    ("one router is down, the other is coming back", {"r1": GONE, "r2": GONE}, [Restarted("r2", NOW - 60)],
+     {"r1": "waiting", "r2": "waiting"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("hosts", "history", "wanted"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_decisions(hosts: dict[str, Seen], history: list[Restarted], wanted: dict[str, str]) -> None:
+    made = decide(hosts, GROUPS, history, NOW)
+
+    assert {name: what for what in ("restart", "refused", "waiting") for name in getattr(made, what)} == wanted
+
+
+def test_every_decision_has_its_reason() -> None:
+    made = decide({"a1": GONE, "a2": UP}, GROUPS, [], NOW)
+    assert made.restart == {"a1": "down for 3 s: no heartbeat"}
+    made = decide({"a1": GONE, "a2": UP}, GROUPS, THRICE, NOW)
+    assert made.refused == {"a1": "restarted 3 times in 10 minutes, and down again: see to it"}
+    made = decide({"a1": SAYS_READY, "a2": UP, "a3": SAYS_READY}, GROUPS, [], NOW)
+    assert made.refused == {
+        "a3": "says that it is ready, and nobody else of cluster b carries: it may be the last that does"
+    }
+    made = decide({"a1": GONE, "a2": GONE}, GROUPS, [], NOW)
+    assert made.waiting == {"a2": "a1 is being restarted, and of a group one goes at a time"}
+
+
+def test_the_limit_and_the_wait_are_the_operators() -> None:
+    history = [Restarted("a1", NOW - 20 * n) for n in range(1, 6)]
+    assert decide({"a1": GONE, "a2": UP}, GROUPS, history, NOW, limit=6, wait_s=15).restart
+    assert decide({"a1": GONE, "a2": UP}, GROUPS, history, NOW, limit=6, wait_s=30).waiting
+    assert decide({"a1": GONE, "a2": UP}, GROUPS, history, NOW, limit=5, wait_s=15).refused
+
+
+def test_groups_are_clusters_gateways_and_vpcs_routers() -> None:
+    hosts = [{"name": f"r{n}", "vpc": "a", "inner": [f"10.1.0.{n}"]} for n in (1, 2)]
+    fleet = Fleet.model_validate(
+        {"vpcs": [{"name": "a", "cidrs": ["10.1.0.0/16"]}], "routers": hosts, "clusters": [{"name": "c", "vpc": "a"}]}
+    )
+    assert groups_of(fleet) == {"cluster c": [], "the routers of a": ["r1", "r2"]}
