@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ from fwd.controller.acts import Acts, Rules
 from fwd.controller.api.app import application
 from fwd.controller.control import Control
 from fwd.controller.desk import Asked, Desk, LeaderlessError
+from fwd.controller.door import Door
 from fwd.controller.store import ConflictError, NotLeaderError, StoreError
 from fwd.controller.tls import PeerProtocol, Server
 from fwd.proto.errors import UserError
@@ -35,13 +38,34 @@ from fwd.supervise.loglines import formatter
 TURN_S: Final = 1.0
 STOP_S: Final = 2
 _CONNECTIONS_MAX: Final = 2048
+_DESCRIPTORS: Final = 2 * _CONNECTIONS_MAX
 _ADMIN: Final = "admin"
 _TROUBLES: Final = (StoreError, NotLeaderError, LeaderlessError, ConflictError, UserError)
 log = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, which leaves signals alone."""
+    """uvicorn's, which leaves signals alone, and has a door of ours."""
+
+    door: Door | None = None
+
+    def open(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        """Have connections come by a socket, from the start of the server on."""
+        self.door = Door(sock, context, self._protocol)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return PeerProtocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup([])
+        assert self.door is not None
+        self._taking = asyncio.create_task(self.door.run())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._taking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._taking
+        await super().shutdown([])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -58,13 +82,14 @@ class Service:
         about = config.controller
         rules = Rules(about.restart_command, about.restart_limit, about.restart_wait, about.restart_timeout)
         self._acts = Acts(control, rules)
-        self._server = _Server(_uvicorn_config(control, tls))
+        self._server = _Server(_uvicorn_config(control))
 
     async def run(self, door: socket.socket) -> None:
         """Work until `stop`."""
         turning = asyncio.create_task(self._turn_for_ever())
         try:
-            await self._server.serve([door])
+            self._server.open(door, self._tls.context)
+            await self._server.serve()
         finally:
             turning.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -141,6 +166,10 @@ def run(path: Path, log_format: str) -> None:
     if why := spawn.why_not_executable(config.controller.restart_command):
         raise UserError(f"{path}: controller.restart_command: {why}")
     keys.open_state(config.controller.state)
+    some, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if some != resource.RLIM_INFINITY and some < _DESCRIPTORS:  # one a connection
+        enough = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, _DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, most))
     asyncio.run(_run(config, log_format))
 
 
@@ -178,11 +207,11 @@ def _client(config: configuration.ControllerConfig) -> str:
     return "".join(f'{name} = "{value}"\n' for name, value in lines.items())
 
 
-def _uvicorn_config(control: Control, tls: Server) -> uvicorn.Config:
+def _uvicorn_config(control: Control) -> uvicorn.Config:
     return uvicorn.Config(
         application(control), http=PeerProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, limit_concurrency=_CONNECTIONS_MAX, timeout_keep_alive=15,
-        timeout_graceful_shutdown=STOP_S, ssl_context_factory=lambda config, default: tls.context,
+        timeout_graceful_shutdown=STOP_S,
     )  # fmt: skip
 
 

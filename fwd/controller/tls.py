@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fwd.controller import ca
 from fwd.controller.api.asked import PEER
+from fwd.controller.door import whence
 from fwd.controller.keys import SERVER_PEM, Keys, server_key, write
 from fwd.proto.errors import UserError
 
@@ -52,7 +53,7 @@ class PeerProtocol(H11Protocol):
 
     def _make_room(self, certificate: bytes | None) -> None:
         """Close what is too many of one host's, or of one address."""
-        self.whose = certificate or (self.client[0] if self.client else "")
+        self.whose = certificate or (whence(self.client[0]) if self.client else "")
         self.began_at = self.loop.time()
         self.loop.call_later(FIRST_S, self._close_unasked)
         same = sorted(

@@ -10,6 +10,7 @@ from fwd.controller import roles
 from fwd.controller.api.answers import denied, problem
 from fwd.controller.control import Control
 from fwd.controller.desk import LeaderlessError
+from fwd.controller.door import whence
 from fwd.controller.tokens import Token
 
 PEER: Final = "fwd.peer"  # in a request's scope: the client's certificate, DER (tls.py)
@@ -92,8 +93,8 @@ def control_of(request: Request) -> Control:
 
 
 def address_of(request: Request) -> str:
-    """Whence a request comes."""
-    return request.client.host if request.client else ""
+    """Whence a request comes, as strangers are counted."""
+    return whence(request.client.host) if request.client else ""
 
 
 def _person(request: Request, authorization: str | None, *, writes: bool) -> Token:
