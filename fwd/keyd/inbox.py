@@ -51,15 +51,16 @@ class Inbox:
         self._sockets[address], self._addresses[sock.fileno()] = sock, address
         return sock.fileno()
 
-    def remove(self, address: Address) -> int | None:
-        """Close the socket of an address, if there is one; returns the descriptor that it had."""
-        sock = self._sockets.pop(address, None)
-        if sock is None:
-            return None
-        fd = sock.fileno()
-        del self._addresses[fd]
+    def fd(self, address: Address) -> int | None:
+        """Return the descriptor of the socket of an address, if there is one."""
+        sock = self._sockets.get(address)
+        return None if sock is None else sock.fileno()
+
+    def remove(self, address: Address) -> None:
+        """Close the socket of an address. Whoever waits for it has let go of it."""
+        sock = self._sockets.pop(address)
+        del self._addresses[sock.fileno()]
         sock.close()
-        return fd
 
     def messages(self, readable: Iterable[int]) -> Iterator[Message]:
         """What has come on these descriptors, until nothing is left or READ_S is over."""

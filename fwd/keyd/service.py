@@ -92,10 +92,10 @@ class Service:
         self._tick_at = self._told_at = self._news_at = now  # `_news_at`: when news may be told
         self._reports = Reports()
         self._inbox = Inbox(parts.sockets, ())
-        self._poll = select.poll()
+        self._epoll = select.epoll()  # poll would look at each of hundreds whenever keyd wakes up
         self._handlers: dict[int, Callable[[float], None]] = {}  # what to call when one is readable
         for fd in self._inbox.fds():
-            self._poll.register(fd, select.POLLIN)
+            self._epoll.register(fd, select.EPOLLIN)
         if parts.channel is not None:
             self._listen(parts.channel, Changes(parts.channel, self).hear)
         for peering in parts.peerings:
@@ -192,13 +192,14 @@ class Service:
 
     def change_sockets(self, close: Iterable[Address], opened: Iterable[socket.socket]) -> None:
         """Listen on other sockets for IKE."""
-        for address in close:
-            if (fd := self._inbox.remove(address)) is not None:
-                self._poll.unregister(fd)
+        opened = list(opened)
+        for address in (*close, *(sock.getsockname()[:2] for sock in opened)):
+            # Before it is closed: the supervisor has it open, too, so that it would be told of ever after.
+            if (fd := self._inbox.fd(address)) is not None:
+                self._epoll.unregister(fd)
+                self._inbox.remove(address)
         for sock in opened:
-            if (fd := self._inbox.remove(sock.getsockname()[:2])) is not None:
-                self._poll.unregister(fd)
-            self._poll.register(self._inbox.add(sock), select.POLLIN)
+            self._epoll.register(self._inbox.add(sock), select.EPOLLIN)
 
     def obey(self, name: str, command: str, now: float) -> None:
         """Do what a user wants of a peering. What is to last is known to the IKE that comes after a fault, too."""
@@ -216,11 +217,11 @@ class Service:
 
     def _listen(self, sock: socket.socket, act: Callable[[float], None]) -> None:
         self._handlers[sock.fileno()] = act
-        self._poll.register(sock, select.POLLIN)
+        self._epoll.register(sock, select.EPOLLIN)
 
     def _forget(self, fd: int) -> None:
         if self._handlers.pop(fd, None) is not None:
-            self._poll.unregister(fd)
+            self._epoll.unregister(fd)
 
     def _derive(self, parts: KeydPeering, now: float) -> None:
         source = LabSource(parts.fds["secret"], parts.peering)
@@ -274,7 +275,7 @@ class Service:
         """Once around: what has come, after `wait_s` at the latest, and what is due."""
         if wait_s > 0.0:
             self._parts.gateway.keyd.heartbeat[0] = time.monotonic_ns() + int(wait_s * 1e9)
-        ready = [fd for fd, _ in self._poll.poll(wait_s * 1000)]
+        ready = [fd for fd, _ in self._epoll.poll(wait_s)]
         now = self._beat()
         for fd in ready:
             if fd in self._handlers:  # and still is, whatever those before have done

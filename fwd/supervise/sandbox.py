@@ -69,7 +69,7 @@ ALLOWED: Final = {
         "sendmsg", "recvmsg", "writev", "setsockopt", "recvfrom", *_EPOLL,
         "socket", "bind", "connect", "getsockopt", *_COMMON,
     ),
-    "keyd": ("recvfrom", "recvmsg", "sendmsg", "pread64", "lseek", *_COMMON),
+    "keyd": (*_EPOLL, "recvfrom", "recvmsg", "sendmsg", "pread64", "lseek", *_COMMON),
     # No shutdown: what it has is its successors', too, and the supervisor and keyd read the other ends.
     "agent": (*_EPOLL, "accept4", "recvfrom", "recvmsg", "ioctl", *_COMMON),
     "beacon": ("recvfrom", "recvmsg", *_COMMON),
