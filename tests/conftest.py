@@ -44,7 +44,7 @@ _FIRST = (
 
 _DESCRIPTORS = 4096  # a kernel's own hard limit
 HERE = Path(__file__).parent
-ALL_NETNS = ("gateway", "long")  # directories in which every test is
+ALL_NETNS = ("gateway", "cluster", "long")  # directories in which every test is
 
 _serial = itertools.count()
 _MARK = "FWD_TEST_RUN"

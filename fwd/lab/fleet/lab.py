@@ -12,7 +12,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -115,9 +115,17 @@ class Lab(Told):
 
     def up(self, **controller: Any) -> None:
         """Start the controller, and all gateways, each in no cluster yet. `controller`: keys of its file."""
+        self.begin(**controller)
+        self.fill()
+
+    def begin(self, **controller: Any) -> None:
+        """Start the controller of an empty fleet."""
         self.write_controller(**controller)
         self._open_door()
         self.start_controller()
+
+    def fill(self) -> None:
+        """Have the controller know all VPCs, and all gateways join."""
         for site in self.fleet.plan:
             self.api.create("vpcs", name=site.name, cidrs=list(self.fleet.cidrs(site)))
         self.join(*self.fleet.gateways)
@@ -173,14 +181,15 @@ class Lab(Told):
         lines = "".join(f'{key} = "{value}"\n' for key, value in client.items())
         (self.directory / "client.toml").write_text(lines)
 
-    def join(self, *gateways: str) -> None:
-        """Have gateways join, all at once, and start each when it has."""
+    def join(self, *gateways: str, token_of: Callable[[str], str] | None = None) -> None:
+        """Have gateways join, all at once, and start each when it has. `token_of`: gives a token of a VPC."""
+        token_of = token_of or self._token_of
         joining = {}
         for host in gateways:
             token = self.directory / f"{host}.token"
             token.unlink(missing_ok=True)
             token.touch(0o600)
-            token.write_text(self.api.create("tokens", vpc=self.fleet.site(host).name)["token"])
+            token.write_text(token_of(self.fleet.site(host).name))
             joining[host] = self._join(host, token)
         for host, process in joining.items():
             with process:
@@ -189,6 +198,9 @@ class Lab(Told):
                 raise LabError(f"{host} does not join: {said.strip()}")
             (self.directory / f"{host}.token").unlink()
             self.start(host)
+
+    def _token_of(self, vpc: str) -> str:
+        return str(self.api.create("tokens", vpc=vpc)["token"])
 
     def _join(self, host: str, token: Path) -> subprocess.Popen[str]:
         four, six = self.fleet.inner(host)

@@ -1,0 +1,226 @@
+"""A fleet in a lab of the test's own: hosts that have joined a controller, and what the tests ask of them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from fwd.lab import processes, tools, traffic, waiting
+from fwd.lab.fleet import quickstart
+from fwd.lab.fleet.lab import Lab
+from fwd.lab.fleet.plan import NET, Fleet
+from fwd.lab.topology import why_not
+
+T = TypeVar("T")
+LIMIT_S = 60.0  # of whatever comes about, on a busy machine
+FLOWS, HZ = 40, 25.0  # of numbered UDP
+STREAMS, STREAM_MBPS = 16, 0.5  # of TCP
+GAP_S_MAX = 2.0  # silence of any flow, on a busy machine
+NAME = "one-two"  # of the peering
+TALK = "fwd.lab.fleet.talk"
+
+
+def until(condition: Callable[[], T], what: str, seconds: float = LIMIT_S) -> T:
+    """The first true value that `condition` gives."""
+    return waiting.until(condition, what, seconds)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One slot of a router: the inner address of the gateway that serves it, and for how long nothing has used it."""
+
+    gateway: str
+    idle_s: float
+
+
+class Load:
+    """Numbered UDP flows with answers, and TCP streams, between two clients, on their way."""
+
+    def __init__(self, fleet: Fleet, asking: subprocess.Popen[str], resets: int, hosts: tuple[str, str]) -> None:
+        self._fleet, self._asking, self._resets, self._hosts = fleet, asking, resets, hosts
+        self.sent: list[int] = []
+        self.lost = self.reordered = self.resets = 0
+        self.silence_s: list[float] = []
+
+    def end(self) -> Load:
+        """End the flows; what became of them."""
+        self.resets = traffic.connections_reset(self._fleet, self._hosts) - self._resets
+        self._asking.terminate()
+        told = json.loads(tools.output(self._asking))
+        self.sent, self.silence_s = told["sent"], told["silence_s"]
+        self.lost, self.reordered = told["lost"], told["reordered"]
+        return self
+
+
+class Cluster(Lab):
+    """See the module."""
+
+    def wait_ready(self) -> None:
+        """Until all gateways and routers carry."""
+        quickstart.wait_ready(self)
+
+    def wait_carrying(self, *gateways: str) -> None:
+        """Until these are ready, and those of them that routers use are in use."""
+        for host in gateways:
+            until(lambda host=host: self.ready(host), f"{host} is ready")  # type: ignore[misc]
+
+    def health(self, kind: str, name: str) -> str:
+        """How the controller says that a host is."""
+        return str(self.api.get(f"{kind}/{name}")["health"]["state"])
+
+    def until_health(self, name: str, *states: str, kind: str = "gateways", seconds: float = LIMIT_S) -> None:
+        until(lambda: self.health(kind, name) in states, f"{name} is {states}", seconds)
+
+    def uses(self, router: str, name: str = NAME) -> dict[str, str]:
+        """How a router uses the gateways of a spread."""
+        spreads = {one["name"]: one for one in self.router(router).get("spreads", [])}
+        return {one["name"]: one["use"] for one in spreads[name]["gateways"]} if name in spreads else {}
+
+    def until_uses(self, router: str, name: str = NAME, **wanted: str) -> None:
+        until(lambda: self.uses(router, name) == wanted, f"{router} uses {wanted}")
+
+    def slots(self, router: str) -> dict[int, Slot]:
+        """The IPv4 slots of a router's only spread."""
+
+        def rows(*words: str) -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = json.loads(self.fleet.run(router, ["ip", "-j", "nexthop", *words]).stdout)
+            return found
+
+        via = {one["id"]: one["gateway"] for one in rows() if ":" not in one.get("gateway", ":")}
+        buckets = [one["bucket"] | {"nhid": one["bucket"]["nhid"]} for one in rows("bucket", "show")]
+        return {one["index"]: Slot(via[one["nhid"]], float(one["idle_time"])) for one in buckets if one["nhid"] in via}
+
+    def shares(self, router: str) -> Counter[str]:
+        """How many slots each gateway serves, by its name."""
+        names = {self.fleet.inner(host)[0]: host for host in self.fleet.gateways}
+        return Counter(names[slot.gateway] for slot in self.slots(router).values())
+
+    def everything_of(self, host: str) -> list[int]:
+        """All processes on a host."""
+        return [one.pid for one in processes.in_network_of(Path("/run/netns") / self.fleet.ns(host))]
+
+    def signal(self, host: str, number: signal.Signals) -> None:
+        """Send a signal to all processes on a host."""
+        for pid in self.everything_of(host):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL one of the lab's programs."""
+        process = self.running[name]
+        os.kill(process.pid, signal.SIGKILL)
+        until(lambda: not process.alive(), f"{name} is gone")
+        os.waitid(os.P_PID, process.pid, os.WEXITED)
+
+    @contextlib.contextmanager
+    def cut_off(self, host: str) -> Iterator[None]:
+        """Nothing reaches a host from outside, nor leaves it, while the block runs."""
+        rules = f"iifname {host} drop; oifname {host} drop;"
+        table = "table inet cut { chain c { type filter hook forward priority 0; " + rules + " }\n}\n"
+        self.fleet.run(NET, ["nft", "-f", "-"], input=table)
+        try:
+            yield
+        finally:
+            self.fleet.run(NET, ["nft", "delete", "table", "inet", "cut"])
+
+    def events(self) -> set[str]:
+        """What has happened, by its words."""
+        return {str(one["what"]) for one in self.api.items("events")}
+
+    def partners(self, gateway: str) -> set[str]:
+        """The gateways that one is paired with."""
+        pairs = [(one["a"], one["b"]) for one in self.api.items("pairs")]
+        return {b for a, b in pairs if a == gateway} | {a for a, b in pairs if b == gateway}
+
+    def is_whole(self) -> bool:
+        """Whether the controller hears all gateways, and sees them up."""
+        hosts = self.fleet.gateways
+        return all(self.status(one)["controller"]["connected"] for one in hosts) and {
+            self.health("gateways", one) for one in hosts
+        } == {"up"}
+
+    def records(self, host: str) -> int:
+        """Records that a gateway has sent into its tunnels, and out of them, over all peerings."""
+        books = [one["books"] for one in self.status(host)["peerings"]]
+        return sum(one["out_records_out"] + one["in_records_out"] for one in books)
+
+    @contextlib.contextmanager
+    def load(self, tcp: bool = True, here: str = "client1", there: str = "client2") -> Iterator[Load]:
+        """Flows between two clients while the block runs."""
+        fleet, to = self.fleet, self.fleet.address(there)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(tools.tool(fleet, there, [TALK, "answer"]))
+            if tcp:
+                stack.enter_context(tools.ended(traffic.start_server(fleet, there)))
+                stack.enter_context(
+                    tools.ended(
+                        traffic.start_client(fleet, here, to, streams=STREAMS, seconds=600, mbps=STREAM_MBPS, both=True)
+                    )
+                )
+            asking = stack.enter_context(tools.tool(fleet, here, [TALK, "ask", to, str(FLOWS), str(HZ)]))
+            yield Load(fleet, asking, traffic.connections_reset(fleet, (here, there)), (here, there))
+
+    def passes(self, here: str = "client1", there: str = "client2") -> bool:
+        """Whether flows over all slots are answered: as many as prove it."""
+        to = self.fleet.address(there)
+        with (
+            tools.tool(self.fleet, there, [TALK, "answer"]),
+            tools.tool(self.fleet, here, [TALK, "ask", to, "64", "20"]) as asking,
+        ):
+            time.sleep(0.5)
+            asking.terminate()
+            return int(json.loads(tools.output(asking))["lost"]) == 0
+
+    def carried_by_all(self, gateways: Mapping[str, Any] | tuple[str, ...]) -> None:
+        """Traffic of both ways goes over each of these gateways."""
+        before = {host: self.records(host) for host in gateways}
+        with self.load(tcp=False):
+            until(lambda: all(self.records(one) > before[one] + 10 for one in gateways), "traffic over all pairs")
+
+
+MakeFleet = Callable[..., Cluster]
+_serial = itertools.count()
+_standing: set[str] = set()
+
+
+@contextlib.contextmanager
+def fleets_without_trace(config: pytest.Config) -> Iterator[MakeFleet]:
+    """Makes fleets; at the end all is taken down, and nothing may be left."""
+    if reason := why_not():
+        pytest.skip(reason)
+    outer = config.pluginmanager.get_plugin(str(Path(__file__).parents[1] / "conftest.py"))
+    assert outer is not None
+    before = outer.Belongings.now()
+    with contextlib.ExitStack() as stack:
+
+        def make(*counts: int, peered: bool = False, up: bool = True, keys: Any = None, **world: Any) -> Cluster:
+            sites = {f"vpc{number}": count for number, count in enumerate(counts, 1)}
+            cluster = Cluster(Fleet(f"t{os.getpid()}-c{next(_serial)}", sites=sites, **world))
+            _standing.add(cluster.fleet.name)
+            stack.callback(_standing.discard, cluster.fleet.name)
+            stack.callback(cluster.down)
+            cluster.fleet.up()
+            cluster.begin(**(keys or {}))
+            if up:
+                cluster.fill()
+            if peered:
+                quickstart.peer(cluster)
+                cluster.wait_ready()
+            return cluster
+
+        yield make
+    left = outer.Belongings.now().left_since(before)
+    left = [item for item in left if not any(name in item for name in _standing)]
+    assert not left, "left behind: " + "; ".join(left)

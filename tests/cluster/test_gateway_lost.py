@@ -1,0 +1,62 @@
+"""A gateway's host freezes, or is gone: its flows go by the others on both sides, and the controller shows it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from clusterkit import GAP_S_MAX, Cluster, MakeFleet, until
+
+from fwd.lab.processes import end, in_network_of
+
+SHOWN_S = 20.0  # 3 s, and a busy machine's delay
+
+
+@pytest.fixture(scope="module")
+def lab(module_fleets: MakeFleet) -> Cluster:
+    """Two clusters of two."""
+    return module_fleets(2, 2, peered=True)
+
+
+@pytest.mark.timeout(180)
+def test_the_flows_of_a_host_that_freezes_go_by_the_others_and_it_is_shown(lab: Cluster) -> None:
+    with lab.load() as load:
+        until(lambda: min(lab.records(host) for host in lab.fleet.gateways) > 200, "traffic over all pairs")
+        lab.signal("gw2", signal.SIGSTOP)
+        try:
+            lab.until_uses("router1", gw1="up", gw2="down")
+            (far,) = lab.partners("gw2")
+            (other,) = lab.partners("gw1")
+            lab.until_uses("router2", **{far: "down", other: "up"})
+            lab.until_health("gw2", "down", seconds=SHOWN_S)
+            assert lab.health("gateways", "gw1") in ("up", "degraded")
+            before = lab.records("gw1")
+            until(lambda: lab.records("gw1") > before + 500, "all flows by the other one")
+        finally:
+            lab.signal("gw2", signal.SIGCONT)
+        lab.until_uses("router1", gw1="up", gw2="up")
+        lab.until_health("gw2", "up")
+        load.end()
+    assert max(load.silence_s) < GAP_S_MAX, load.silence_s
+    assert load.resets == 0
+
+
+@pytest.mark.timeout(180)
+def test_the_flows_of_a_host_that_is_gone_go_by_the_others_and_it_comes_back(lab: Cluster) -> None:
+    """The last of these tests: its host is made anew without what the lab would know of it."""
+    host = "gw1"
+    with lab.load() as load:
+        until(lambda: min(lab.records(one) for one in lab.fleet.gateways) > 200, "traffic over all pairs")
+        inside = in_network_of(Path("/run/netns") / lab.fleet.ns(host))
+        lab.signal(host, signal.SIGKILL)
+        subprocess.run(["ip", "netns", "del", lab.fleet.ns(host)], check=True)
+        end(inside)
+        lab.until_uses("router1", gw1="down", gw2="up")
+        lab.until_health(host, "down", seconds=SHOWN_S)
+        before = lab.records("gw2")
+        until(lambda: lab.records("gw2") > before + 500, "all flows by the other one")
+        load.end()
+    assert max(load.silence_s) < GAP_S_MAX, load.silence_s
+    assert load.resets == 0
