@@ -10,7 +10,7 @@ from typing import Any, Final
 from fwd.proto.errors import UserError
 
 _ANSWER_BYTES_MAX: Final = 4 << 20
-_ANSWER_S: Final = 2.0
+_ANSWER_S: Final = 5.0
 
 
 def ask(path: Path) -> dict[str, Any]:
