@@ -19,11 +19,10 @@ from fwd.controller.commands import app as controller_app
 from fwd.objects.kinds import KINDS
 from fwd.proto.errors import UserError
 from fwd.tools import commands as tools
+from fwd.tools.commands import CONTROL, ROUTER_CONTROL
 
 CONFIG = Path("/etc/fwd/fwd.toml")
-CONTROL = Path("/run/fwd/fwd.sock")
 ROUTER = Path("/etc/fwd/router.toml")
-ROUTER_CONTROL = Path("/run/fwd/router.sock")
 
 app = typer.Typer(
     no_args_is_help=True,

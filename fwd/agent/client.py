@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,13 +20,15 @@ from fwd.proto.errors import UserError
 ANSWER_BYTES_MAX: Final = 64 << 20  # 64 peerings of 64 members with full ledgers take less
 
 
-def query(path: Path, command: str = "status", timeout_s: float = 2.0) -> dict[str, Any]:
-    """The agent's answer to `command`. Raises OSError if nobody answers within `timeout_s`."""
+def query(
+    path: Path, command: str = "status", timeout_s: float = 2.0, more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The agent's answer to `command`; `more`: what is asked besides. Raises OSError if nobody answers in time."""
     deadline_s = time.monotonic() + timeout_s
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout_s)
         sock.connect(str(path))
-        sock.sendall(json.dumps({"command": command}).encode() + b"\n")
+        sock.sendall(json.dumps({**(more or {}), "command": command}).encode() + b"\n")
         answer = bytearray()
         while not answer.endswith(b"\n"):
             left_s = deadline_s - time.monotonic()
@@ -58,10 +61,10 @@ def harmless(value: Any) -> Any:
     return value
 
 
-def ask(control: Path, command: str = "status") -> dict[str, Any]:
+def ask(control: Path, command: str = "status", more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The same, for a user. Raises UserError, also when the agent answers with an error."""
     try:
-        answer = query(control, command)
+        answer = query(control, command, more=more)
     except PermissionError:
         raise UserError(f"{control}: root alone may ask there, and its group: use sudo") from None
     except OSError as error:

@@ -38,11 +38,15 @@ def shown(
 
 
 def _spread(name: str, place: Place, reaches: Mapping[str, Reach], now: float) -> dict[str, Any]:
+    addresses = {one.name: [str(address) for address in one.addresses] for one in place.spread.wanted.gateway}
     served = {str(table.version): shares(table.serving) for table in place.tables}
     return {
         "name": name,
         "waiting": sum(table.waiting for table in place.tables),
-        "gateways": [_gateway(seen, reaches[seen.hop.name], served, now) for seen in place.spread.seen],
+        "gateways": [
+            {"addresses": addresses.get(seen.hop.name, []), **_gateway(seen, reaches[seen.hop.name], served, now)}
+            for seen in place.spread.seen
+        ],
     }
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fwd.tools.graph import Format
+
+CONTROL = Path("/run/fwd/fwd.sock")
+ROUTER_CONTROL = Path("/run/fwd/router.sock")
 
 _Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
@@ -28,4 +32,26 @@ def graph(
     typer.echo(text_of(graph_of(fetch()), format), nl=False)
 
 
-COMMANDS = (show, graph)
+def path(
+    source: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="Where the flow begins.")],
+    destination: Annotated[str, typer.Option("--to", metavar="ADDRESS", help="Where it goes.")],
+    proto: Annotated[str, typer.Option(metavar="PROTO", help="tcp, udp or icmp.")] = "tcp",
+    sport: Annotated[int | None, typer.Option(metavar="N", help="Its source port, of tcp and udp.")] = None,
+    dport: Annotated[int | None, typer.Option(metavar="N", help="Its destination port, of tcp and udp.")] = None,
+    json_: _Json = False,
+    control: Annotated[Path, typer.Option(metavar="PATH", help="A gateway's control socket.")] = CONTROL,
+    router_control: Annotated[Path, typer.Option(metavar="PATH", help="A router's socket.")] = ROUTER_CONTROL,
+) -> int:
+    """Say which way a flow goes through this host and back: slot and gateway on a router, member and SA on a gateway.
+
+    As root. Exit status 0 if nothing on this host breaks it, 1 if something does.
+    """
+    from fwd.tools import path
+
+    flow = path.flow_of(source, destination, proto, sport, dport)
+    text, status = path.run(flow, control, router_control, as_json=json_)
+    typer.echo(text)
+    return status
+
+
+COMMANDS = (show, graph, path)

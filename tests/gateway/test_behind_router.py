@@ -12,12 +12,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 from farkit import FORK, Fan
 from gwkit import Json, MakePair, inside, until
 
+from fwd.agent.client import query
+from fwd.proto.sample import Flow
 from fwd.router.client import ask
 
 APP = "10.2.0.200"
@@ -121,6 +124,32 @@ class Vpc(Fan):
         pid = self.running[host].pid
         return [pid, *(one.pid for one in inside(self.topology, host) if one.pid != pid)]
 
+    def path(self, host: str, flow: Flow) -> Json:
+        """Ask `fwd path` there."""
+        ports = ["--sport", str(flow.source_port), "--dport", str(flow.destination_port)]
+        ends = ["--from", str(flow.source), "--to", str(flow.destination), "--proto", "udp", "--json"]
+        control = self.control(host) if host in self.topology.gateways else "/nonexistent"
+        sockets = ["--control", str(control), "--router-control", str(self.socket)]
+        argv = [sys.executable, "-P", "-m", "fwd", "path", *ends, *ports, *sockets]
+        told = json.loads(self.topology.run(host, argv, check=False).stdout)
+        assert isinstance(told, dict)
+        return told
+
+    def send(self, flow: Flow, count: int) -> None:
+        """Send some datagrams from the application host, each of a socket that is not connected."""
+        script = (
+            "import socket,sys; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.bind(('',int(sys.argv[2])))\n"
+            "for _ in range(int(sys.argv[4])): s.sendto(b'x',(sys.argv[1],int(sys.argv[3])))"
+        )
+        numbers = (flow.source_port, flow.destination_port, count)
+        argv = [sys.executable, "-P", "-c", script, str(flow.destination), *map(str, numbers)]
+        subprocess.run(["ip", "netns", "exec", f"{self.topology.name}-client9", *argv], check=True)
+
+    def counted(self, direction: str, *hosts: str) -> dict[tuple[str, int], int]:
+        """Records of each member of gateways, by default the two behind the router."""
+        hosts = hosts or ("gw2", "gw3")
+        return {(host, one["index"]): one[direction]["records"] for host in hosts for one in self.members(host)}
+
     def carried(self, host: str) -> int:
         found: int = self.peering(host)["books"]["out_records_out"]
         return found
@@ -132,16 +161,19 @@ def stack() -> Iterator[contextlib.ExitStack]:
         yield made
 
 
-def test_the_flows_of_a_gateway_that_freezes_go_by_the_other(pairs: MakePair, stack: contextlib.ExitStack) -> None:
+@pytest.fixture
+def vpc(pairs: MakePair, stack: contextlib.ExitStack) -> Vpc:
+    """Both gateways behind the router, in use."""
     vpc = pairs(kind=Vpc, start=False, **FORK)
     assert isinstance(vpc, Vpc)
-    key = vpc.topology.run_dir / "probe.key"
-    vpc.gateway = {"beacon": "0.0.0.0:4790", "probe_key": str(key)}
-    key.touch(0o600)
-    key.write_text(os.urandom(32).hex())
+    vpc.answer_routers()
     vpc.start()
     vpc.routed(stack)
     vpc.until_uses(gw2="up", gw3="up")
+    return vpc
+
+
+def test_the_flows_of_a_gateway_that_freezes_go_by_the_other(vpc: Vpc, stack: contextlib.ExitStack) -> None:
     sender = vpc.flows(stack)
     until(lambda: min(vpc.carried("gw2"), vpc.carried("gw3")) > 500, 60.0, "flows by both")
 
@@ -161,3 +193,46 @@ def test_the_flows_of_a_gateway_that_freezes_go_by_the_other(pairs: MakePair, st
     gaps = json.loads(sender.communicate(timeout=60)[0])
     print("longest silence of any flow", max(gaps))
     assert all(gap is not None and gap < GAP_S_MAX for gap in gaps), gaps
+
+
+SENT = 50
+
+
+def took_records(before: dict[tuple[str, int], int], after: dict[tuple[str, int], int]) -> set[tuple[str, int]]:
+    """Return the members that have counted all that was sent."""
+    return {one for one in after if after[one] - before[one] >= SENT}
+
+
+def test_a_flow_takes_the_gateway_and_the_members_that_fwd_path_tells(vpc: Vpc, stack: contextlib.ExitStack) -> None:
+    client1 = vpc.topology.address("client1")
+    vpc._begin(stack, "client1", ["-P", "-c", ECHO])
+    for port in (5000, 5001, 5002):
+        flow = Flow(ip_address(APP), ip_address(client1), 17, port, PORT)
+        at_router = vpc.path("client2", flow)
+        assert (at_router["here"], at_router["breaks"]) == ("router", []), at_router
+        gateway = at_router["facts"]["gateway"]
+        here = vpc.path(gateway, flow)
+        assert (here["here"], here["breaks"]) == ("gateway", []), here
+        back = vpc.path("gw1", flow.back)["facts"]
+
+        # The flow, and then which of all members has counted it.
+        before_out, before_in, far_before = vpc.counted("out"), vpc.counted("in"), vpc.counted("out", "gw1")
+        vpc.send(flow, SENT)
+        took = (gateway, here["facts"]["member"])
+        until(lambda took=took, b=before_out: vpc.counted("out")[took] >= b[took] + SENT, 30.0, f"{took} took it")  # type: ignore[misc]
+        vpc.wait_quiet()
+        assert took_records(before_out, vpc.counted("out")) == {took}
+
+        # The replies: what gw1 tells, and which member of which gateway has received them.
+        far = {host: vpc.topology.outer(host) for host in ("gw2", "gw3")}
+        assert took_records(far_before, vpc.counted("out", "gw1")) == {("gw1", back["member"])}
+        partner = back["member"] // len(far)
+        came_by = {(host, partner) for host, address in far.items() if address == back["far"]}
+        assert took_records(before_in, vpc.counted("in")) == came_by
+
+    # What is outside the peering's subnets breaks, and what is no flow is told so.
+    stranger = Flow(ip_address("10.2.1.200"), ip_address(client1), 17, 5000, PORT)
+    vpc.topology.run("gw2", ["ip", "route", "add", "10.2.1.0/24", "via", vpc.topology.address("client2")])
+    assert any("outside the peering's subnets" in one for one in vpc.path("gw2", stranger)["breaks"])
+    with_error = {"command": "flow", "source": "x"}
+    assert "no flow" in query(vpc.control("gw2"), "flow", more=with_error)["error"]
