@@ -18,11 +18,11 @@ from fwd.control.commands import join
 from fwd.controller.commands import app as controller_app
 from fwd.objects.kinds import KINDS
 from fwd.proto.errors import UserError
+from fwd.router.commands import app as router_app
 from fwd.tools import commands as tools
 from fwd.tools.commands import CONTROL, ROUTER_CONTROL
 
 CONFIG = Path("/etc/fwd/fwd.toml")
-ROUTER = Path("/etc/fwd/router.toml")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,7 +33,6 @@ config_app = typer.Typer(no_args_is_help=True, help="Check a configuration, or s
 app.add_typer(config_app, name="config")
 keygen_app = typer.Typer(no_args_is_help=True, help="Make keys for IKEv2.")
 app.add_typer(keygen_app, name="keygen")
-router_app = typer.Typer(help="Spread a VPC's flows over its gateways; without a command: do so until SIGTERM.")
 app.add_typer(router_app, name="router", invoke_without_command=True)
 app.add_typer(controller_app, name="controller", invoke_without_command=True)
 
@@ -348,60 +347,14 @@ def bench(context: typer.Context) -> int:
     return status if isinstance(status, int) else 0
 
 
-@router_app.callback()
-def router(
-    context: typer.Context,
-    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="The configuration, TOML.")] = ROUTER,
+@router_app.command("accept-shrink")
+def router_accept_shrink(
+    control: Annotated[Path, typer.Option("--control", metavar="PATH", help="The router's socket.")] = ROUTER_CONTROL,
 ) -> None:
-    """Spread a VPC's flows over its gateways; without a command: do so until SIGTERM. Needs root."""
-    if context.invoked_subcommand is None:
-        from fwd.router import service
+    """Let pass what the controller wants and is held, since it takes away too much. As root."""
+    from fwd.control import apply as applies
 
-        service.run(config)
-
-
-_RouterControl = Annotated[Path, typer.Option("--control", metavar="PATH", help="The router's socket.")]
-
-
-@router_app.command("check")
-def router_check(file: _File) -> None:
-    """Check a router's configuration file and its probe key; nothing else is touched."""
-    from fwd.files import read_probe_key
-    from fwd.model.router import load_router
-
-    config = load_router(file)
-    read_probe_key(config.router.probe_key)
-    told = (f"{one.name} over {', '.join(hop.name for hop in one.gateway)}" for one in config.spread)
-    typer.echo(f"{file}: OK: {'; '.join(told)}")
-
-
-@router_app.command("status")
-def router_status(control: _RouterControl = ROUTER_CONTROL) -> None:
-    """Show a running router as JSON: each spread's gateways, their share and what keeps one out."""
-    import json
-
-    from fwd.router.client import ask
-
-    typer.echo(json.dumps(ask(control), indent=2))
-
-
-@router_app.command("ready")
-def router_ready(control: _RouterControl = ROUTER_CONTROL) -> int:
-    """Say whether the router can carry traffic: exit status 0, or 1 and why not. For keepalived's scripts."""
-    from fwd.router.client import ask
-
-    status = ask(control)
-    for reason in status["reasons"]:
-        typer.echo(reason)
-    return int(not status["ready"])
-
-
-@router_app.command("clear")
-def router_clear() -> None:
-    """Take away the routes and next hops that a router has left in the kernel."""
-    from fwd.router.service import clear
-
-    clear()
+    typer.echo(applies.accept_shrink(control))
 
 
 @controller_app.command("recover")
@@ -412,24 +365,30 @@ def controller_recover() -> None:
     typer.echo(f"operation {ask('POST', '/v1/recover')['operation']}")
 
 
-def _add_objects(kind: str) -> None:
-    """The commands of a kind of objects: its own command line, which is made when it is used."""
+def _add_objects(within: typer.Typer, name: str, *words: str) -> None:
+    """The commands of a kind of objects, `words` and what follows: its own command line, made when it is used."""
+    kind = words[0]
 
-    @app.command(
-        kind,
-        help=KINDS[kind].help,
+    @within.command(
+        name,
+        help=f"{name.capitalize()}: a controller's routers." if len(words) > 1 else KINDS[kind].help,
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False},
         add_help_option=False,
     )
     def objects(context: typer.Context) -> int:
         from fwd.objects.commands import app_of
 
-        status = app_of(kind)(context.args, prog_name=f"fwd {kind}", standalone_mode=False)
+        arguments = [*words[1:], *context.args]
+        status = app_of(kind)(arguments, prog_name=f"fwd {kind}", standalone_mode=False)
         return status if isinstance(status, int) else 0
 
 
+# `fwd router` by itself is the router: what is done with those of a controller stands beside.
 for _kind in KINDS:
-    _add_objects(_kind)
+    if _kind != "router":
+        _add_objects(app, _kind, _kind)
+for _verb in KINDS["router"].verbs:
+    _add_objects(router_app, _verb, "router", _verb)
 
 for _tool in tools.COMMANDS:
     app.command()(_tool)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fwd.agent.view import GatewayView
-from fwd.datapath.shared import ProcessState
+from fwd.datapath.shared import GatewayShared, ProcessState
 from fwd.model import linked, status
 from fwd.model.linked import NOTHING, Validity, news_in, told_in
 from fwd.model.reasons import Code, folded
@@ -24,15 +24,15 @@ def is_joined(view: GatewayView) -> bool:
     return view.shared.link.state is not ProcessState.STOPPED
 
 
-def controller_of(view: GatewayView, news: Mapping[str, Any], now_s: float) -> status.Controller | None:
-    """Return how it stands; `news`: what the supervisor tells."""
+def controller_of(shared: GatewayShared, news: Mapping[str, Any], now_s: float) -> status.Controller | None:
+    """Return how it stands; `news`: what the supervisor tells, or the router."""
     told = news_in(news.get("controller"))
     if told is None:
         return None
 
     # What link tells is of its last life: a connection is one only while it runs.
-    of_link = told_in(view.shared.link_told.get())
-    runs = view.shared.link.state is ProcessState.RUNNING
+    of_link = told_in(shared.link_told.get())
+    runs = shared.link.state is ProcessState.RUNNING
     connected_at = of_link.connected_at if runs else None
 
     return status.Controller(

@@ -85,7 +85,7 @@ def status_of(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None
             *([SharedProcess(name="link", **_process(view.shared.link, now_ns))] if is_joined(view) else []),
         ],
         beacon=beacon,
-        controller=controller_of(view, news, now_ns / 1e9),
+        controller=controller_of(view.shared, news, now_ns / 1e9),
         peerings=[
             _peering(one, now_ns, tuns.get(one.config.tun), told.get(one.config.name, ike.Told()))
             for one in view.peerings

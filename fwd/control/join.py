@@ -3,8 +3,9 @@
     token's pin ──▶ the CA, out of the controller's own chain ──▶ TLS that is believed ──▶ token, two requests (CSR)
     certificates, CAs, the key that signs documents ──▶ the directory, whole, by one rename
 
-Both keys are made here, and leave this host never: link's, and keyd's. They lie beside the directory until the host has
-joined, so that a second attempt, after an answer that was lost, asks with the same keys, for which the token is good.
+All keys are made here, and leave this host never: link's, and of a gateway keyd's. They lie beside the directory until
+the host has joined, so that a second attempt, after an answer that was lost, asks with the same keys, for which the
+token is good.
 Refused, as UserError of one line: whatever is wrong with URL, token, directory or answer; then nothing has changed.
 """
 
@@ -25,7 +26,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -73,7 +74,12 @@ class Wish:
     inner: Sequence[str] = ()
     outer: Sequence[str] = ()
     members: int | None = None
-    kind: str = "gateway"
+    kind: Literal["gateway", "router"] = "gateway"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that it has: a router speaks no IKE."""
+        return (LINK, IKE) if self.kind == "gateway" else (LINK,)
 
 
 def join(url: str, token_file: Path, wish: Wish, directory: Path, *, again: bool = False) -> str:
@@ -89,7 +95,7 @@ def join(url: str, token_file: Path, wish: Wish, directory: Path, *, again: bool
         raise UserError(f"{directory}: this host has joined already: --again to join anew, with other keys")
 
     # Keys first: a second attempt after one that has failed half-way has the same.
-    keys = _keys(directory.with_name(f".{directory.name}.joining"))
+    keys = _keys(directory.with_name(f".{directory.name}.joining"), wish.keys)
     requests = {name: _request(key, wish.name) for name, key in keys.items()}
     try:
         answer = _ask(place, token, wish, requests)
@@ -98,7 +104,8 @@ def join(url: str, token_file: Path, wish: Wish, directory: Path, *, again: bool
     files = _files_of(answer, About(url, "", "", ""), token, keys, requests)
     _install(directory, files)
     about = json.loads(files[ABOUT])
-    return f"{directory}: joined {url} as {about['name']}"
+    kind = "" if wish.kind == "gateway" else f"{wish.kind} "
+    return f"{directory}: joined {url} as {kind}{about['name']}"
 
 
 # -- token and keys ---------------------------------------------------------------------------------------------------
@@ -112,14 +119,14 @@ def _token_in(path: Path) -> Token:
     return Token(match[1], match[2])
 
 
-def _keys(staged: Path) -> dict[str, ec.EllipticCurvePrivateKey]:
-    """Make both keys, or take those of an attempt before."""
+def _keys(staged: Path, names: Sequence[str]) -> dict[str, ec.EllipticCurvePrivateKey]:
+    """Make all keys, or take those of an attempt before."""
     found = {}
     try:
         staged.mkdir(mode=0o700, parents=True, exist_ok=True)
         if staged.stat().st_uid != os.geteuid() or staged.stat().st_mode & 0o077:
             raise UserError(f"{staged}: others have it open: remove it")
-        for name in (LINK, IKE):
+        for name in names:
             path = staged / f"{name}.key"
             key = _read_key(path)
             if key is None:
@@ -157,7 +164,7 @@ def _ask(place: Place, token: Token, wish: Wish, requests: dict[str, str]) -> di
     address, ca = _pinned(place, token.pin)
     body = {
         "token": token.secret, "kind": wish.kind, "name": wish.name, "link_csr": requests[LINK],
-        "ike_csr": requests[IKE] if wish.kind == "gateway" else None, "inner": list(wish.inner),
+        "ike_csr": requests.get(IKE), "inner": list(wish.inner),
         "outer": list(wish.outer), "members": wish.members, "version": __version__,
     }  # fmt: skip
     with tempfile.NamedTemporaryFile("wb") as file:
@@ -244,9 +251,8 @@ def _files_of(
         if token.pin not in {one.fingerprint(hashes.SHA256()).hex() for one in authorities}:
             raise ValueError("a bundle without the CA that the token is of")
         files = {ABOUT: json.dumps(asdict(found)).encode(), CA: bundle, DOCUMENT_KEY: base64.b64encode(key) + b"\n"}
-        for name in (LINK, IKE):
-            if (text := answer[f"{name}_certificate"]) is None and name == IKE:  # a router has none
-                continue
+        for name in keys:
+            text = answer[f"{name}_certificate"]
             certificate = x509.load_pem_x509_certificate(str(text).encode())
             if certificate.public_key() != keys[name].public_key():
                 raise ValueError(f"a certificate of {name}'s that is for another key")

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from fwd.controller.admitted import why_refused
+from fwd.controller.admitted import why_refused, why_router_refused
 from fwd.controller.place import Pair, Placement, place
 from fwd.model.fleet import PEERINGS_MAX, Cluster, Fleet, Gateway, Peering, Router, Vpc
 from fwd.model.mistakes import first_reason
@@ -82,10 +82,10 @@ def delete(fleet: Fleet, kind: str, name: str) -> Fleet:
 def plan(before: Fleet, after: Fleet, pairs: Sequence[Pair]) -> tuple[Placement, list[str]]:
     """Place the changed fleet, and say in lines what changes on which host. `pairs`: those that there are.
 
-    Raises RefusedError if a gateway would refuse what it is to do.
+    Raises RefusedError if a gateway or a router would refuse what it is to do.
     """
     old, new = place(before, pairs), place(after, pairs)
-    if why := why_refused(old.gateways, new.gateways):
+    if why := why_refused(old.gateways, new.gateways) or why_router_refused(old.routers, new.routers):
         raise RefusedError(why)
     lines = [*_pair_lines(old, new), *_host_lines("gateway", old.gateways, new.gateways)]
     return new, [*lines, *_host_lines("router", old.routers, new.routers)]

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from fwd.controller import ca, changes, fleet, records, tokens
+from fwd.controller import ca, changes, domain, fleet, records, tokens
 from fwd.controller.fleet import Kept, Outcome
 from fwd.controller.issuing import Issuer, keys_in, lists_of
 from fwd.controller.keys import Keys
@@ -62,7 +62,7 @@ class Done:
 class Joining:
     """What a host asks for when it joins: its keys, and what it knows of itself."""
 
-    kind: str
+    kind: tokens.Host
     name: str
     link_csr: str
     ike_csr: str | None
@@ -154,10 +154,8 @@ class Desk:
         """The newest document of a host that the fleet has, signed."""
         term, generation = self.newest
         if host not in self._documents:
-            content = self._placement.routers.get(host)
-            if content is None:
-                trusted = ca.bundle(self.keys.trusted()).decode()
-                content = {**self._placement.gateways[host], "crl": self.crl.decode(), "ca_bundle": trusted}
+            trusted, crl = ca.bundle(self.keys.trusted()).decode(), self.crl.decode()
+            content = domain.content(self._placement, self.kept.fleet, host, self.keys.document, trusted, crl)
             document = Document(self.cluster_id, term, generation, host, content, self.kept.removed)
             self._documents[host] = sign(document, self.keys.document)
         return self._documents[host]
@@ -322,7 +320,7 @@ class Desk:
             tokens.known(secret, self.records.tokens.values(), now)  # before anything is worked out for who asks
             keys = keys_in(joining.kind, joining.link_csr, joining.ike_csr)
             words = " ".join(keys.fingerprints.values())
-            token = tokens.use(secret, joining.name, words, self.records.tokens.values(), now)
+            token = tokens.use(secret, joining.name, words, self.records.tokens.values(), now, joining.kind)
             again = bool(self.records.tokens[token.name].used_key)
             joined = bool(self.records.of_host(joining.kind, joining.name))
             if again and not joined:

@@ -90,7 +90,8 @@ def _gateway(fleet: Fleet, gateway: Gateway, pairs: Sequence[Pair]) -> dict[str,
         if partners:
             mine = 0 if gateway.name in fleet.cluster[peering.clusters[0]].gateways else 1
             found.append(_peering(fleet, peering, gateway, mine, partners))
-    return {"peering": found, "draining": gateway.state == "draining"}
+    number = fleet.vpc[gateway.vpc].probe_number
+    return {"peering": found, "draining": gateway.state == "draining", "probe_number": number}
 
 
 def _partners(peering: Peering, gateway: str, pairs: Sequence[Pair]) -> list[str]:
@@ -130,11 +131,12 @@ def address_of(fleet: Fleet, peering: Peering, gateway: Gateway) -> str:
 
 
 def _router(fleet: Fleet, vpc: str) -> dict[str, Any]:
-    """What a router's configuration says: a spread for each peering of its VPC."""
+    """What a router's configuration says: a spread for each peering of its VPC. One without gateways stays: what is for
+    its subnets is to take no other way."""
     found = []
     for peering in fleet.peerings:
         for near, far in (peering.clusters, peering.clusters[::-1]):
-            if fleet.cluster[near].vpc == vpc and fleet.members_of(near):
+            if fleet.cluster[near].vpc == vpc:
                 found.append(
                     {
                         "name": peering.name,
@@ -142,7 +144,7 @@ def _router(fleet: Fleet, vpc: str) -> dict[str, Any]:
                         "gateway": [_hop(one) for one in fleet.members_of(near)],
                     }
                 )
-    return {"spread": found}
+    return {"spread": found, "probe_number": fleet.vpc[vpc].probe_number}
 
 
 def _hop(gateway: Gateway) -> dict[str, Any]:

@@ -4,7 +4,8 @@
     fwdb.<43 characters of secret>                                       a bearer's, until it is deleted
 
 The secret has 256 bits, is shown when the token is made, and is kept as its SHA-256 alone: what is drawn at random
-needs no salt. A host's token is bound to a VPC. It is used up by one host's keys: who asks again with those that it has
+needs no salt. A host's token is bound to a VPC, and to what the host is: a gateway, or a router, whose word counts for
+the gateways of its VPC. It is used up by one host's keys: who asks again with those that it has
 used it with, since the answer was lost, is answered again while the token lasts; with another key it is refused.
 """
 
@@ -23,6 +24,7 @@ SECRET_BYTES: Final = 32
 LIFETIME_S: Final = 3600
 ID_CHARS: Final = 12
 Role = Literal["join", "viewer", "admin"]
+Host = Literal["gateway", "router"]
 ROLES: Final[tuple[Role, ...]] = ("join", "viewer", "admin")
 _JOIN, _BEARER = "fwd1", "fwdb"
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -34,7 +36,7 @@ class TokenError(Exception):
 
 @dataclass(frozen=True)
 class Token:
-    """What is kept of a token. `vpc`, `ends_at` and `used_*`: of one that a host joins with."""
+    """What is kept of a token. `vpc`, `kind`, `ends_at` and `used_*`: of one that a host joins with."""
 
     name: str
     role: Role
@@ -44,12 +46,15 @@ class Token:
     ends_at: float | None = None
     used_by: str = ""  # the host's name
     used_key: str = ""  # the fingerprints of its keys
+    kind: Host = "gateway"  # that may join with it
 
 
-def new_join_token(vpc: str, pin: str, now: float, name: str = "", lifetime_s: float = LIFETIME_S) -> tuple[str, Token]:
+def new_join_token(
+    vpc: str, pin: str, now: float, name: str = "", lifetime_s: float = LIFETIME_S, kind: Host = "gateway"
+) -> tuple[str, Token]:
     """Make a token with which one host of a VPC joins: its text, to be shown once, and what is kept."""
     secret = _text(secrets.token_bytes(SECRET_BYTES))
-    kept = Token(name or _id_of(secret), "join", digest(secret), now, vpc, now + lifetime_s)
+    kept = Token(name or _id_of(secret), "join", digest(secret), now, vpc, now + lifetime_s, kind=kind)
     return f"{_JOIN}.{secret}.{pin}", kept
 
 
@@ -83,9 +88,13 @@ def known(secret: str, tokens: Iterable[Token], now: float) -> Token:
     return found
 
 
-def use(secret: str, host: str, key: str, tokens: Iterable[Token], now: float) -> Token:
+def use(secret: str, host: str, key: str, tokens: Iterable[Token], now: float, kind: Host = "gateway") -> Token:
     """Use a token up, for a host and the fingerprints of its keys: the token as it is then. Raises TokenError."""
     found = known(secret, tokens, now)
+    if found.kind != kind:
+        raise TokenError(
+            f"this token is a {found.kind}'s, and this host joins as a {kind}: `fwd token create` with kind={kind}"
+        )
     if found.used_key and (found.used_by, found.used_key) != (host, key):
         raise TokenError(f"this token was used by {found.used_by}: each host needs one of its own")
     return replace(found, used_by=host, used_key=key)

@@ -30,7 +30,9 @@ PEERING_KEYS: Final = frozenset(
     }
 )  # fmt: skip
 IKE_KEYS: Final = frozenset({"local_id", "remote_id", "ike_rekey_time", "dpd_delay", "grace"})
-TABLES: Final = frozenset({"peering", "draining", "crl", "ca_bundle"})  # of a gateway's content
+TABLES: Final = frozenset(  # of a gateway's content
+    {"peering", "draining", "probe_key", "probe_number", "crl", "ca_bundle"}
+)
 _KEPT: Final = "-kept"  # of a name that is taken, to guard its subnets all the same
 _TUN: Final = "fwd"  # with which a device begins that may be made
 
@@ -114,7 +116,7 @@ def _peering(table: Mapping[str, Any], files: CertificateKeys) -> Peering:
 def why_outside(peering: Peering, allowed: Controller) -> str:
     """Say why a peering is more than the local file gives away; empty if it is not."""
     for key, subnets in (("local_ts", peering.local_ts), ("remote_ts", peering.remote_ts)):
-        if outside := _first_outside(subnets, allowed.subnets):
+        if outside := first_outside(subnets, allowed.subnets):
             return f"peering {peering.name}: {key} {outside} is in none of controller.subnets"
     if peering.port < allowed.port_min:
         return f"peering {peering.name}: port {peering.port} is below {allowed.port_min}"
@@ -123,8 +125,8 @@ def why_outside(peering: Peering, allowed: Controller) -> str:
     return ""
 
 
-def _first_outside(subnets: Sequence[Network], allowed: Sequence[Network]) -> Network | None:
-    """The first that lies in none of those that are allowed."""
+def first_outside(subnets: Sequence[Network], allowed: Sequence[Network]) -> Network | None:
+    """Return the first that lies in none of those that are allowed."""
     return next((one for one in subnets if not any(_is_in(one, other) for other in allowed)), None)
 
 

@@ -5,6 +5,7 @@
     link.key, link.pem, link.csr  link's own: key, certificate, and the request by which that is renewed
     ike.key, ike.pem, ike.csr     keyd's, of a gateway
     crl.pem                       what the CAs have revoked, once a document has brought it
+    probe.key                     of the VPC's routers and gateways, once a document has brought it
     document, held, seen          documents (kept.py)
 
 Refused, as UserError of one line: a directory that is not there, or that others may write to, and what cannot be read.

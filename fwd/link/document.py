@@ -29,6 +29,7 @@ _CONTEXT: Final = b"fwd desired state 1\0"  # so that a signature is good for no
 NUMBER_MAX: Final = 2**63 - 1
 # As `sign` writes it: what anybody may have written costs no more than looking at each octet.
 _SIGNED: Final = re.compile(rb'\{"signed": "([A-Za-z0-9+/=]*)", "signature": "([A-Za-z0-9+/=]{88})"\}\s*')
+ACCEPTS: Final = {"gateway": "fwd apply --accept-shrink", "router": "fwd router accept-shrink"}  # what is held
 _ENDS: Final = {"peering": "remote_addrs", "spread": "gateway"}  # of each table what its ends are
 
 
@@ -144,12 +145,14 @@ def judge(document: Document, held: Held) -> tuple[Answer, str]:
             f"term {document.term}, generation {document.generation} is older than what this host has seen"
             f" ({held.order[0]}, {held.order[1]}): was the controller's store put back? `fwd controller recover`"
         )
+    routes = "spread" in held.content
+    ends, accepts = ("gateways", ACCEPTS["router"]) if routes else ("tunnels' ends", ACCEPTS["gateway"])
     before, after = _weight(held.content), _weight(document.content)
     meant = _weight(held.content, {name for name, generation in document.removed if generation > held.order[1]})
     if before and 2 * after <= before and after < meant and held.accepted != document.order:
         return Answer.HOLD, (
-            f"it leaves {after} of {before} tunnels' ends, and nobody has taken the others away: `fwd apply"
-            " --accept-shrink` on this host lets it pass"
+            f"it leaves {after} of {before} {ends}, and nobody has taken the others away: `{accepts}` on this host lets"
+            " it pass"
         )
     return Answer.TAKE, ""
 

@@ -308,7 +308,8 @@ class Gateway(Strict):
         description="ADDR:PORT (UDP) at which routers of this VPC probe, such as its inner address and 4790",
     )
     probe_key: Live[FilePath | None] = Field(
-        default=None, description="file of 32 random octets in hexadecimal, the same as the routers'; mode 0600"
+        default=None,
+        description="file of 32 random octets in hexadecimal, as the routers have; mode 0600; default: a controller's",
     )
     user: Restart[Annotated[str | int, AfterValidator(_user)] | None] = Field(
         default=None,
@@ -319,17 +320,19 @@ class Gateway(Strict):
         default="info", description="the least of what is logged"
     )
 
-    @model_validator(mode="after")
-    def _coherent(self) -> Gateway:
-        if (self.beacon is None) != (self.probe_key is None):
-            raise ValueError("beacon and probe_key go together: where routers probe, and the key that they have")
-        return self
-
 
 class Config(Strict):
-    gateway: Gateway = Gateway()
     controller: Controller | None = None
+    gateway: Gateway = Gateway()
     peering: list[Peering] = Field(default=[], max_length=PEERINGS_MAX, validate_default=True)
+
+    @field_validator("gateway")
+    @classmethod
+    def _with_key(cls, value: Gateway, info: ValidationInfo) -> Gateway:
+        given = info.data.get("controller", value) is not None and value.probe_key is None
+        if (value.beacon is None) != (value.probe_key is None) and not given:
+            raise ValueError("beacon and probe_key go together: where routers probe, and the key that they have")
+        return value
 
     @field_validator("peering")
     @classmethod

@@ -1,5 +1,5 @@
-"""The table `[controller]`: what a gateway that has joined a controller lets it set, and where it keeps what it was
-given (`fwd join`).
+"""The table `[controller]`: what a host that has joined a controller lets it set, a gateway or a router, and where it
+keeps what it was given (`fwd join`).
 """
 
 from __future__ import annotations
@@ -14,12 +14,20 @@ from fwd.model.words import FilePath, Live, Restart, Strict, Subnet
 DIRECTORY: Final = Path("/etc/fwd/controller")
 
 
-class Controller(Strict):
-    """What a controller may set on this gateway: peerings, and of those no more than stands here."""
+class RouterController(Strict):
+    """What a controller may set on this router: spreads, and of those no more than stands here."""
 
     directory: Restart[FilePath] = Field(
         default=DIRECTORY, description="where `fwd join` has put keys and certificates; for root alone"
     )
+    subnets: Live[list[Subnet]] = Field(
+        min_length=1, max_length=64, description="in which all far subnets, and all gateways, of its spreads must be"
+    )
+
+
+class Controller(RouterController):
+    """What a controller may set on this gateway: peerings, and of those no more than stands here."""
+
     subnets: Live[list[Subnet]] = Field(
         min_length=1, max_length=64, description="in which all subnets of its peerings must be, on both sides"
     )

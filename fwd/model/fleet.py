@@ -23,10 +23,12 @@ MEMBERS_MAX: Final = 64
 
 
 class Vpc(Strict):
-    """A virtual network: its subnets, in which all of its hosts are."""
+    """A virtual network: its subnets, in which all of its hosts are. `probe_number`: another one is another probe key
+    of its routers and gateways."""
 
     name: Name
     cidrs: list[Subnet] = Field(min_length=1, max_length=64)
+    probe_number: int = Field(default=0, ge=0, le=2**31 - 1)
 
 
 class Gateway(Strict):

@@ -12,14 +12,16 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from fwd.model.controller import RouterController
 from fwd.model.subnets import SUBNETS_MAX, first_shared
 from fwd.model.toml import parse_as, read_text
 from fwd.model.words import Address, FilePath, HostAddress, Live, Restart, Seconds, SocketPath, Strict, Subnet
 
 BEACON_PORT: Final = 4790
+PROBE_KEY: Final = "probe.key"  # in the directory of a host that has joined a controller
 SPREADS_MAX: Final = 32
 GATEWAYS_MAX: Final = 64
-NAME: Final = r"^[a-z0-9][a-z0-9-]{0,30}$"
+NAME: Final = r"^[a-z0-9][a-z0-9-]{0,31}$"
 
 
 class Hop(Strict):
@@ -46,11 +48,12 @@ class Hop(Strict):
 
 
 class Spread(Strict):
-    """Subnets on the far side, and the gateways of this VPC over which what goes there is spread."""
+    """Subnets on the far side, and the gateways of this VPC over which what goes there is spread; without any, nothing
+    goes there."""
 
     name: Live[str] = Field(pattern=NAME, description="the peering's name on the gateways")
     remote_ts: Live[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="subnets on the far side")
-    gateway: Live[list[Hop]] = Field(min_length=1, max_length=GATEWAYS_MAX)
+    gateway: Live[list[Hop]] = Field(default=[], max_length=GATEWAYS_MAX)
     drain_deadline: Live[Seconds] = Field(
         default=60, ge=0, le=86400, description="when busy slots of a gateway that drains move, too"
     )
@@ -80,16 +83,43 @@ class Router(Strict):
     control: Restart[SocketPath] = Field(
         default=Path("/run/fwd/router.sock"), description="Unix socket of `fwd router status` and `fwd router ready`"
     )
-    probe_key: Live[FilePath] = Field(description="file of 32 random octets in hexadecimal, the domain's; mode 0600")
+    probe_key: Live[FilePath | None] = Field(
+        default=None,
+        description="file of 32 random octets in hexadecimal, the domain's; mode 0600; required without [controller]",
+    )
     beacon_port: Live[int] = Field(default=BEACON_PORT, ge=1, le=65535, description="UDP port of the gateways' beacons")
     hash_seed: Live[int | None] = Field(
         default=None, ge=1, le=2**32 - 1, description="the same on all routers of both VPCs (Linux 6.11): same slots"
     )
 
 
+class Wish(Strict):
+    """What a controller wants of a router."""
+
+    spread: list[Spread] = Field(default=[], max_length=SPREADS_MAX)
+    hash_seed: int | None = Field(default=None, ge=1, le=2**32 - 1)
+
+
 class RouterConfig(Strict):
-    router: Router
-    spread: list[Spread] = Field(min_length=1, max_length=SPREADS_MAX)
+    router: Router = Router()
+    controller: RouterController | None = None
+    spread: list[Spread] = Field(default=[], max_length=SPREADS_MAX)
+
+    @property
+    def probe_key(self) -> Path:
+        """The file of the probe key: its own, or the controller's."""
+        if self.controller is not None:
+            return self.controller.directory / PROBE_KEY
+        assert self.router.probe_key is not None
+        return self.router.probe_key
+
+    @model_validator(mode="after")
+    def _whole(self) -> RouterConfig:
+        if (self.controller is None) == (self.router.probe_key is None):
+            raise ValueError("either router.probe_key, or a [controller] that gives the key: one of them is needed")
+        if self.controller is None and not self.spread:
+            raise ValueError("spread: at least one is needed, unless there is a [controller] from which they come")
+        return self
 
     @model_validator(mode="after")
     def _apart(self) -> RouterConfig:
@@ -107,7 +137,9 @@ class RouterConfig(Strict):
         return self
 
 
-_TABLES: Final[dict[str, type[BaseModel]]] = {"router": Router, "spread": Spread, "spread.gateway": Hop}
+_TABLES: Final[dict[str, type[BaseModel]]] = {
+    "router": Router, "controller": RouterController, "spread": Spread, "spread.gateway": Hop,
+}  # fmt: skip
 
 
 def load_router(path: Path) -> RouterConfig:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from fwd.model.config import Gateway, Peering
-from fwd.model.controller import Controller
+from fwd.model.controller import Controller, RouterController
 from fwd.model.keys import CertificateKeys, LabKeys, PskKeys
 from fwd.model.router import Hop, Router, Spread
 from fwd.model.words import Strict
@@ -21,6 +21,7 @@ TABLES: Final[dict[str, type[Strict]]] = {
 }
 ROUTER_TABLES: Final[dict[str, type[Strict]]] = {
     "[router]": Router,
+    "[controller] of a router": RouterController,
     "[[spread]]": Spread,
     "[[spread.gateway]]": Hop,
 }

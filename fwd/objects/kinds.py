@@ -29,7 +29,7 @@ class Kind:
 KINDS: Final[Mapping[str, Kind]] = {
     "vpc": Kind(
         "VPCs: a name, and the subnets in which all of its hosts are.", "vpcs", WRITING,
-        {"NAME": "name", "CIDRS": "cidrs"}, ("cidrs",), ("cidrs",),
+        {"NAME": "name", "CIDRS": "cidrs"}, ("cidrs", "probe_number"), ("cidrs",), ("probe_number",),
     ),
     "gateway": Kind(
         "Gateways: hosts that run `fwd demux`.", "gateways", (*WRITING, "drain", "undrain"),
@@ -54,7 +54,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     ),
     "token": Kind(
         "Tokens: of hosts that join, and of people and programs.", "tokens", (*READING, "create", "delete"),
-        {"NAME": "name", "ROLE": "role", "VPC": "vpc", "STATE": "state", "USED BY": "used_by"}, ("name", "role", "vpc"),
+        {"NAME": "name", "ROLE": "role", "VPC": "vpc", "KIND": "kind", "STATE": "state", "USED BY": "used_by"},
+        ("name", "role", "vpc", "kind"),
     ),
     "pair": Kind(
         "Pairs: two gateways joined by a peering.", "pairs", ("list",),

@@ -2,7 +2,8 @@
 
 One loop, one process, root (it programs the kernel's routes). Nothing that passes through the router passes through
 this process: it may end, and the kernel goes on with the last set. So SIGTERM leaves all of it there; `fwd router
-clear` takes it away. SIGHUP reads the configuration anew; one that cannot be used changes nothing.
+clear` takes it away. SIGHUP reads the configuration anew; one that cannot be used changes nothing. A router that has
+joined a controller spreads what that wants, too (linked.py).
 
 A loop that was late by 50 ms has waited for nobody: what is unanswered then counts for nothing.
 """
@@ -27,9 +28,10 @@ from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.proto.probe import NONCE_BYTES, decode_answer, encode_request
 from fwd.router.kernel import State, state_of, steps
+from fwd.router.linked import Linked
 from fwd.router.nexthop import NextHops
 from fwd.router.reach import EVERY_S, HITS, LATE_S, MISSES, Reach
-from fwd.router.show import shown
+from fwd.router.show import shown, summary
 from fwd.router.tables import Tables, carry_out
 from fwd.supervise.loglines import formatter
 from fwd.supervise.netlink import Changes, Kernel
@@ -46,22 +48,32 @@ log = logging.getLogger(__name__)
 class Service:
     """See the module."""
 
-    def __init__(self, path: Path, config: RouterConfig, key: bytes) -> None:
-        self._path, self._config, self._key = path, config, key
+    def __init__(self, path: Path, config: RouterConfig, key: bytes | None) -> None:
+        """`key`: None of one that has joined, to which its controller gives it."""
+        self._path, self._local, self._key = path, config, key
+        self._door = _door(config.router.control)
+        self._linked: Linked | None = None
+        if config.controller is not None:
+            to = config.controller.directory, config.router.control, lambda: self._local, self._follow
+            self._linked = Linked(*to)
+        self._config = self._wanted()
         self._kernel = Kernel()
-        self._tables = Tables(config, NextHops(), self._kernel.addresses)
+        self._tables = Tables(self._config, NextHops(), self._kernel.addresses)
         self._reaches: dict[str, Reach] = {}
         self._probes = {version: _probing(family) for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6))}
         self._changes = Changes()
-        self._door = _door(config.router.control)
         self._wake, self._bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping = self._reloading = False
+        self._no_key = ""
         self._late = 0
         self._judges_at = time.monotonic() + FIRST_S
         self._asked_at = self._reconciled_at = float("-inf")
         self._poll = select.poll()
-        for fd in (self._wake, self._changes.fd, self._door.fileno(), *(one.fileno() for one in self._probes.values())):
+        links = self._linked.fds if self._linked is not None else ()
+        probes = (one.fileno() for one in self._probes.values())
+        for fd in (self._wake, self._changes.fd, self._door.fileno(), *links, *probes):
             self._poll.register(fd, select.POLLIN)
+        self._key = self._renewed_key()
         self._know_gateways()
 
     def run(self) -> None:
@@ -73,6 +85,8 @@ class Service:
         log.info("router of %d spreads", len(self._config.spread), extra=event("router.started"))
         while not self._stopping:
             self.turn(max(0.0, self._asked_at + EVERY_S - time.monotonic()))
+        if self._linked is not None:
+            self._linked.close()
         log.info("the router ends; its routes stay", extra=event("router.stopped"))
 
     def turn(self, wait_s: float) -> None:
@@ -106,6 +120,8 @@ class Service:
             self._tables.reconcile()
         if self._door.fileno() in ready:
             self._serve()
+        if self._linked is not None:
+            self._linked.turn(now, self._summary)
 
     # -- probes -----------------------------------------------------------------------------------------------------
 
@@ -114,6 +130,8 @@ class Service:
         late = now - self._asked_at > EVERY_S + LATE_S and self._asked_at > 0
         self._asked_at = now
         self._late += late
+        if self._key is None:
+            return
         for name, address in self._addresses.items():
             reach = self._reaches[name]
             if late:
@@ -128,7 +146,7 @@ class Service:
                     reach.lose()
 
     def _hear(self, sock: socket.socket, now: float) -> None:
-        names = {str(address): name for name, address in self._addresses.items()}
+        names, key = {str(address): name for name, address in self._addresses.items()}, self._key
         for _ in range(_ANSWERS_MAX):
             try:
                 data, source = sock.recvfrom(_DATAGRAM_BYTES)
@@ -137,7 +155,7 @@ class Service:
             except OSError:  # an ICMP error for an earlier probe: silence says the same
                 continue
             name = names.get(source[0])
-            answer = decode_answer(data, self._key)
+            answer = decode_answer(data, key) if key is not None else None
             if name is None or answer is None or not self._reaches[name].hear(answer, now):
                 self._strange += 1
 
@@ -152,17 +170,45 @@ class Service:
     def _reload(self) -> None:
         try:
             config = load_router(self._path)
-            key = read_probe_key(config.router.probe_key)
+            if (config.controller is None) != (self._linked is None):
+                raise UserError("[controller] cannot come or go while the router runs: restart it")
+            key = read_probe_key(config.probe_key) if self._linked is None else None
+            wanted = config if self._linked is None else self._linked.beside(config)
         except UserError as error:
             log.error("the configuration is not taken: %s", error, extra=event("router.reload_failed"))
             return
         if config.router.control != self._config.router.control:
             log.error("router.control holds from the next start on", extra=event("router.reload_failed"))
-        self._config, self._key = config, key
-        self._know_gateways()
-        self._tables.change(config)
-        self._reconciled_at = float("-inf")
+        self._local, self._key = config, key
+        if self._linked is not None:
+            self._linked.look_again()
+        self._take(wanted)
         log.info("the configuration is in force", extra=event("router.reloaded"))
+
+    def _follow(self) -> None:
+        """Have in force what the controller wants now."""
+        self._take(self._wanted())
+
+    def _take(self, wanted: RouterConfig) -> None:
+        self._config, self._key = wanted, self._renewed_key()
+        self._know_gateways()
+        self._tables.change(wanted)
+        self._reconciled_at = float("-inf")
+
+    def _wanted(self) -> RouterConfig:
+        """What the local file says, and the controller beside it. Raises UserError."""
+        return self._local if self._linked is None else self._linked.beside(self._local)
+
+    def _renewed_key(self) -> bytes | None:
+        """The probe key; of one that has joined what is kept, if anything is."""
+        if self._linked is None:
+            return self._key
+        self._no_key = ""
+        try:
+            return read_probe_key(self._config.probe_key)
+        except UserError as error:
+            self._no_key = str(error) if self._config.spread else ""
+            return None
 
     def _serve(self) -> None:
         """Tell whoever asks; nobody is waited for."""
@@ -176,7 +222,15 @@ class Service:
                 client.sendall(json.dumps(self._shown()).encode() + b"\n")
 
     def _shown(self) -> dict[str, Any]:
-        return shown(self._tables.places, self._reaches, self._tables.troubles, self._late, time.monotonic())
+        now, troubles = time.monotonic(), self._tables.troubles
+        if self._linked is None:
+            return shown(self._tables.places, self._reaches, troubles, self._late, now)
+        more = [*self._linked.reasons, *([self._no_key] if self._no_key else [])]
+        found = shown(self._tables.places, self._reaches, troubles, self._late, now, more)
+        return {**found, "controller": self._linked.shown(now)}
+
+    def _summary(self) -> dict[str, Any]:
+        return summary(self._shown(), self._tables.links)
 
     def _on_hup(self, *_: object) -> None:
         self._reloading = True
@@ -188,7 +242,7 @@ class Service:
 def run(path: Path) -> None:
     """Be the router until SIGTERM or SIGINT. Raises UserError."""
     config = load_router(path)
-    key = read_probe_key(config.router.probe_key)
+    key = read_probe_key(config.probe_key) if config.controller is None else None
     if os.geteuid() != 0:
         raise UserError("a router programs the kernel's routes: run it as root")
     handler = logging.StreamHandler(sys.stderr)

@@ -1,29 +1,40 @@
 """What there is to see of a router: one JSON object, and whether it is ready.
 
-Ready means that the kernel has all that is wanted, and that each spread has a gateway that carries its packets.
+Ready means that the kernel has all that is wanted, and that each spread has a gateway that carries its packets. A
+controller is told less: of each gateway how it is reached from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fwd import __version__
+from fwd.model.words import Network
 from fwd.router.reach import Reach
 from fwd.router.slots import Use, shares
-from fwd.router.spread import Seen
+from fwd.router.spread import BEYOND, Seen
 from fwd.router.tables import Place
 
 SCHEMA: Final = "fwd-router/1"
 
 
 def shown(
-    places: Mapping[str, Place], reaches: Mapping[str, Reach], troubles: Mapping[str, str], late: int, now: float
+    places: Mapping[str, Place],
+    reaches: Mapping[str, Reach],
+    troubles: Mapping[str, str],
+    late: int,
+    now: float,
+    more: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Show everything. `late`: how often the router's own loop had no say."""
-    reasons = [f"{what}: {why}" for what, why in sorted(troubles.items())]
+    """Show everything. `late`: how often the router's own loop had no say; `more`: other reasons not to be ready."""
+    reasons = [*more, *(f"{what}: {why}" for what, why in sorted(troubles.items()))]
+    if not places:
+        reasons.append("nothing to carry: no spread yet")
     for name, place in places.items():
-        if not place.spread.seen:
+        if not place.spread.wanted.gateway:
+            reasons.append(f"{name}: it has no gateway, and nothing goes there")
+        elif not place.spread.seen:
             reasons.append(f"{name}: the gateways have not had their first probes yet")
         elif not any(seen.hop.use is not Use.DOWN for seen in place.spread.seen):
             reasons.append(f"{name}: no gateway can carry its packets; the last set stays")
@@ -56,9 +67,34 @@ def _gateway(seen: Seen, reach: Reach, served: Mapping[str, Mapping[str, float]]
         "name": name,
         "use": seen.hop.use.value,
         "why": seen.why,
+        "up": reach.up and seen.why != BEYOND,
         "weight": seen.hop.weight,
         "share": {version: round(one.get(name, 0.0), 4) for version, one in served.items()},
         "rtt_ms": round(1000 * reach.rtt_s, 3) if reach.rtt_s is not None else None,
         "loss": round(reach.loss, 3),
         "heard_s": round(now - reach.heard_at, 3) if reach.heard_at > 0 else None,
+    }
+
+
+_LINES_MAX: Final = 16
+_LINE_CHARACTERS_MAX: Final = 300
+_LINKS_MAX: Final = 64
+
+
+def summary(whole: Mapping[str, Any], links: Sequence[Network]) -> dict[str, Any]:
+    """Return what a controller is told of `shown`: each gateway once, by the spread in which it is worst."""
+    gateways: dict[str, dict[str, Any]] = {}
+    for spread in whole["spreads"]:
+        for one in spread["gateways"]:
+            row = {key: one[key] for key in ("name", "up", "use", "why", "rtt_ms", "loss")}
+            row["share"] = max(one["share"].values(), default=0.0)
+            before = gateways.get(one["name"])
+            if before is None or (before["use"] == Use.UP.value and one["use"] != Use.UP.value):
+                gateways[one["name"]] = row
+    return {
+        "ready": whole["ready"],
+        "draining": False,
+        "waiting": [line[:_LINE_CHARACTERS_MAX] for line in whole["reasons"][:_LINES_MAX]],
+        "gateways": list(gateways.values()),
+        "links": [str(one) for one in links[:_LINKS_MAX]],
     }

@@ -8,7 +8,7 @@ not the gateways.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,7 @@ from fwd.router.slots import NOBODY, SLOTS, Hop, Moves, Use, moves, wish
 GRAY_LOSS: Final = 0.02  # from here on a gateway's share is less
 CLEAR_LOSS: Final = 0.005  # and until here it stays so
 GRAY_SHARE: Final = 0.25  # of its weight
+BEYOND: Final = "no device of this router has it on its link"
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,13 @@ class Spread:
         """Take another configuration of the same spread."""
         self.wanted = wanted
 
-    def look(self, reaches: Mapping[str, Reach], now: float) -> tuple[Seen, ...]:
-        """Judge all gateways anew."""
+    def look(self, reaches: Mapping[str, Reach], now: float, beyond: Collection[str] = ()) -> tuple[Seen, ...]:
+        """Judge all gateways anew. `beyond`: those that are on no link of this host."""
         self._gray = self._judge_loss(reaches)
-        self.seen = tuple(self._judge(one, reaches[one.name], now) for one in self.wanted.gateway)
+        self.seen = tuple(self._judge(one, reaches[one.name], now, beyond) for one in self.wanted.gateway)
         return self.seen
 
-    def _judge(self, one: model.Hop, reach: Reach, now: float) -> Seen:
+    def _judge(self, one: model.Hop, reach: Reach, now: float, beyond: Collection[str]) -> Seen:
         said = reach.said.peerings.get(self._id) if reach.said is not None else None
         drains = one.state == "draining" or (reach.said is not None and reach.said.draining)
         since = self._draining_since.setdefault(one.name, now) if drains else now
@@ -60,6 +61,8 @@ class Spread:
         gray = one.name in self._gray
         weight = one.weight * (GRAY_SHARE if gray else 1.0)
 
+        if one.name in beyond:
+            return Seen(Hop(one.name, Use.DOWN, weight), BEYOND)
         if not reach.up:
             return Seen(Hop(one.name, Use.DOWN, weight), "does not answer probes")
         if said is None:

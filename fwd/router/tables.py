@@ -89,6 +89,11 @@ class Tables:
             self._places[wanted.name] = place
 
     @property
+    def links(self) -> list[Network]:
+        """The networks on this host's links, on which gateways can be."""
+        return sorted({own.network for own in self._near}, key=str)
+
+    @property
     def is_waiting(self) -> bool:
         """Whether slots wait until they are idle."""
         return any(table.waiting for place in self._places.values() for table in place.tables)
@@ -97,14 +102,24 @@ class Tables:
 
     def turn(self, reaches: Mapping[str, Reach], now: float) -> None:
         """Judge all gateways, and move what may move: one send for each table."""
+        if not self._near:
+            with self._trying("addresses"):
+                self._near = self._own()
         for name, place in self._places.items():
             before = {seen.hop.name: seen for seen in place.spread.seen}
-            for seen in place.spread.look(reaches, now):
+            for seen in place.spread.look(reaches, now, self._beyond(place)):
                 _tell(name, before.get(seen.hop.name), seen)
             place.tables = [self._settle(place, table) for table in place.tables]
 
+    def _beyond(self, place: Place) -> set[str]:
+        """The gateways of a spread that cannot be a next hop here, for want of a device on whose link they are."""
+        named = [one for table in place.tables for one in place.addresses(table.version).items()]
+        return {name for name, address in named if self._target(address) is None}
+
     def _settle(self, place: Place, table: Table) -> Table:
         """A table as it is from now on, the kernel told."""
+        if not place.spread.seen:  # no gateway at all
+            return replace(table, serving=(NOBODY,) * SLOTS, waiting=0)
         if NOBODY in table.serving:
             return replace(table, serving=self._inherited(place, table) or place.spread.begin())
         if table.serving == place.spread.begin():
@@ -177,6 +192,8 @@ class Tables:
 
     def _targets(self, place: Place, table: Table) -> dict[int, Target] | None:
         """Where all slots of a table point; None while somebody who serves one is on no link of this host."""
+        if NOBODY in table.serving:
+            return None
         addresses = place.addresses(table.version)
         found = {name: self._target(addresses.get(name)) for name in set(table.serving)}
         if unknown := sorted(name for name, target in found.items() if target is None):

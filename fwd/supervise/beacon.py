@@ -1,5 +1,8 @@
 """What the beacon (agent/beacon.py) inherits: the UDP socket at which routers probe, and a copy of the probe key.
 
+The key is in the local file's `probe_key`, or in the directory of a gateway that has joined a controller: that is there
+once a document has brought it, and until then there is no beacon.
+
 Refuses, as UserError of one line: an address or port that cannot be had, and a file that is no probe key.
 """
 
@@ -42,13 +45,21 @@ class Front:
         os.close(self.fd)
 
 
-def renewed(before: Front | None, wanted: Gateway, user: User) -> Front | None:
+def key_path(wanted: Gateway, given: Path | None) -> Path | None:
+    """Return where the probe key is; None: there is to be no beacon, or not yet. `given`: where a controller's is."""
+    if wanted.beacon is None:
+        return None
+    return wanted.probe_key or (given if given is not None and given.exists() else None)
+
+
+def renewed(before: Front | None, wanted: Gateway, user: User, given: Path | None = None) -> Front | None:
     """Open what is wanted, and close what was open before; a process of `user` examines the key. Raises UserError."""
-    if wanted.beacon is None or wanted.probe_key is None:
+    path = key_path(wanted, given)
+    if wanted.beacon is None or path is None:
         if before is not None:
             before.close()
         return None
-    path, stamp = wanted.probe_key, stamp_of(wanted.probe_key)
+    stamp = stamp_of(path)
     fd = open_probe_key(path)
     try:
         if why := refusal(lambda: probe_key_in(fd, path), {fd}, user, "the probe key"):

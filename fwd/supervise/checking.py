@@ -19,6 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from fwd.link import routed
 from fwd.link.admit import admit, understood
 from fwd.link.directory import CA, CRL, IKE, LINK, Directory
 from fwd.link.document import BYTES_MAX, NUMBER_MAX, Answer, Document, DocumentError
@@ -26,6 +27,8 @@ from fwd.link.kept import FILES as KEPT
 from fwd.link.kept import Known, Octets, Order
 from fwd.model.config import Config, Peering
 from fwd.model.linked import NOTHING, Validity
+from fwd.model.router import PROBE_KEY, RouterConfig, Wish
+from fwd.proto import probe
 from fwd.proto.errors import UserError
 from fwd.supervise import privileges, sandbox
 from fwd.supervise.asked import Asked, say
@@ -37,31 +40,33 @@ _SAID_BYTES_MAX: Final = (3 << 20) + BYTES_MAX
 _CHILD_OCTETS: Final = 1 << 30
 _PEM_BYTES_MAX: Final = 1 << 18  # of a bundle of CAs, a certificate, or CRLs
 REFUSED, NONE = "refused", "none"
-_WRITTEN: Final = frozenset({CA, CRL, f"{LINK}.pem", f"{IKE}.pem"})  # files that it may have put into the directory
+_WRITTEN: Final = frozenset({CA, CRL, PROBE_KEY, f"{LINK}.pem", f"{IKE}.pem"})  # files that it may have put there
 
 
 @dataclass(frozen=True)
 class Case:
     """What a child is to know. Root has read it, as octets."""
 
-    local: Config
+    local: Config | RouterConfig
     directory: Directory
     host: str
     key: Ed25519PublicKey
     kept: Octets
-    files: Mapping[str, bytes]  # ca.pem, link.pem, ike.pem
+    files: Mapping[str, bytes]  # ca.pem, link.pem, of a gateway ike.pem
     applied: Order = NOTHING  # what is in force
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the child says. `files`: to be put into the directory; `document`: to be kept."""
+    """What the child says. `router`: what is wanted of one, as peerings are of a gateway. `files`: to be put into the
+    directory; `document`: to be kept."""
 
     answer: str
     order: Order = NOTHING
     why: str = ""
     peerings: tuple[Peering, ...] = ()
     draining: bool = False
+    router: Wish | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     lives: Mapping[str, Validity] = field(default_factory=dict)
     damaged: Mapping[str, str] = field(default_factory=dict)
@@ -104,6 +109,7 @@ def found_in(said: bytes) -> Found:
             _shown(words["why"]),
             tuple(Peering.model_validate(one) for one in words["peerings"]),
             words["draining"] is True,
+            None if words.get("router") is None else Wish.model_validate(words["router"]),
             {str(name): str(text).encode() for name, text in words["files"].items()},
             {str(name): Validity(int(one["begins"]), int(one["ends"])) for name, one in words["lives"].items()},
             {str(name): _shown(why) for name, why in words["damaged"].items()},
@@ -138,6 +144,7 @@ def _child(case: Case, what: What, handed: Callable[[], bytes], user: User, pare
     found = examined(case, what, data)
     words = asdict(found)
     words["peerings"] = [one.model_dump(mode="json") for one in found.peerings]
+    words["router"] = found.router.model_dump(mode="json") if found.router else None
     words["files"] = {name: data.decode() for name, data in found.files.items()}
     document = words.pop("document")
     line = json.dumps(words).encode()
@@ -169,8 +176,7 @@ def _of_document(case: Case, what: What, data: bytes, known: Known, about: dict[
         try:
             return _admitted(case, "take", known.document, b"", about)
         except (DocumentError, UserError) as error:  # what was carried is not to leave in the clear
-            kept = understood(case.directory.keys(with_crl=False), known.document.content)
-            return Found(REFUSED, known.document.order, str(error), tuple(kept), **about)
+            return _understood(case, known.document, str(error), about)
     if what == "accept":
         document, data = known.accept()
         return _admitted(case, "take", document, data, about)
@@ -182,6 +188,14 @@ def _of_document(case: Case, what: What, data: bytes, known: Known, about: dict[
     return Found(answer.value, document.order, why, document=data if answer is Answer.HOLD else b"", **about)
 
 
+def _understood(case: Case, document: Document, why: str, about: dict[str, Any]) -> Found:
+    """What of a document that cannot be in force is understood all the same."""
+    if isinstance(case.local, RouterConfig):
+        return Found(REFUSED, document.order, why, router=routed.understood(document.content), **about)
+    kept = understood(case.directory.keys(with_crl=False), document.content)
+    return Found(REFUSED, document.order, why, tuple(kept), **about)
+
+
 def _admitted(case: Case, answer: str, document: Document, data: bytes, about: dict[str, Any]) -> Found:
     files: dict[str, bytes] = {}
     if (text := _pem(document, "ca_bundle")) is not None:
@@ -190,12 +204,24 @@ def _admitted(case: Case, answer: str, document: Document, data: bytes, about: d
     if (text := _pem(document, "crl")) is not None:
         _check_lists(text, authorities(files.get(CA, case.files[CA])))
         files[CRL] = text
+    if (key := document.content.get("probe_key")) is not None:
+        files[PROBE_KEY] = _probe_key(key)
+    if isinstance(case.local, RouterConfig):
+        wish = routed.admit(case.local, document.content)
+        return Found(answer, document.order, router=wish, files=files, document=data, **about)
     draining = document.content.get("draining", False)
     if not isinstance(draining, bool):
         raise DocumentError("draining is neither true nor false")
     keys = case.directory.keys(with_crl=CRL in files)
     peerings = admit(case.local, keys, document.content)
-    return Found(answer, document.order, "", tuple(peerings), draining, files, document=data, **about)
+    return Found(answer, document.order, "", tuple(peerings), draining, files=files, document=data, **about)
+
+
+def _probe_key(value: object) -> bytes:
+    try:
+        return probe.key_in(value.encode()).hex().encode() if isinstance(value, str) else probe.key_in(b"")
+    except ValueError as error:
+        raise DocumentError(f"probe_key: {error}") from None
 
 
 def _pem(document: Document, name: str) -> bytes | None:

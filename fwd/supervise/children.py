@@ -22,7 +22,7 @@ from multiprocessing.popen_fork import Popen
 from fwd.datapath.shared import ProcessWords
 from fwd.proto.logged import event
 from fwd.supervise import logs, policy, privileges, sandbox, vitals
-from fwd.supervise.policy import Life
+from fwd.supervise.policy import Action, Life
 from fwd.supervise.users import Users
 
 log = logging.getLogger(__name__)
@@ -121,6 +121,23 @@ class Child:
         except OSError:
             return  # it has just ended, as the pidfd will tell
         policy.observed(self.life, self.words.beat_at(self.life.started_at), cpu_s, now, wants_cpu=wants_cpu)
+
+    def tend(self, forgiven_at: float, now: float) -> bool:
+        """Look after it: abort it if it hangs, kill it if that has not helped; whether it is to be started now."""
+        if self.process is not None:
+            self.observe(now)
+        action, life = policy.decide(self.life, forgiven_at, now), self.life
+        if action is Action.ABORT:
+            life.aborted_at = now
+            self.signal(signal.SIGABRT)
+            silent_s, told = policy.silent_s(life, 0.0, now), event("process.hangs", name=self.name)
+            log.error(
+                "%s hangs: no turn for %.1f s, and %.2f s of CPU used since; aborting it",
+                self.name, silent_s, life.spun_s, extra=told,
+            )  # fmt: skip
+        elif action is Action.KILL:
+            self.signal(signal.SIGKILL)
+        return action is Action.START
 
     def reap(self, now: float) -> None:
         """The pidfd is readable: wait, decide what state that makes. What was reaped already is left alone."""

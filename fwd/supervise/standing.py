@@ -59,6 +59,7 @@ class Standing:
         looks_up: User | None = None,
         file: Path | None = None,
         open_all_secrets: Callable[[Sequence[Keys]], Sequence[dict[str, int]]] = lambda each: (),
+        given_key: Path | None = None,
     ) -> None:
         self.memory = Memory(GatewayShared.SIZES)
         self.shared = GatewayShared(self.memory.map("supervisor"))
@@ -78,6 +79,7 @@ class Standing:
         self.beacon: beacon.Front | None = None
         self.key_log: int | None = None
         self.gateway = gateway  # as it is in force
+        self._given_key = given_key  # a controller's probe key
         self._agents = looks_up or (os.getuid(), os.getgid())
         self.names = Names(self._agents)
         self._open_secrets, self._open_all_secrets = open_secrets, open_all_secrets
@@ -160,6 +162,7 @@ class Standing:
         renewed = [one.name for one in peerings if one.name in self.peerings and self._is_renewed(one)]
         in_force = {n: parts.peering for n, parts in self.peerings.items()}
         key_renewed = self.beacon is not None and self.beacon.is_renewed
+        key_renewed |= self.beacon is None and beacon.key_path(self.gateway, self._given_key) is not None
         return InForce(self.gateway, in_force, frozenset(renewed), key_renewed)
 
     def want(self, coming: Iterable[Peering], gone: Iterable[str]) -> None:
@@ -253,7 +256,7 @@ class Standing:
 
     def serve_beacon(self, wanted: Gateway) -> None:
         """Have routers' probes answered at another address, or with another key. Raises UserError."""
-        self.beacon = beacon.renewed(self.beacon, wanted, self._agents)
+        self.beacon = beacon.renewed(self.beacon, wanted, self._agents, self._given_key)
         of_it = {"beacon": wanted.beacon, "probe_key": wanted.probe_key}
         self.gateway = self.gateway.model_copy(update=of_it)
 

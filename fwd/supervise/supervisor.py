@@ -22,6 +22,7 @@ from typing import Any, Final
 from fwd.datapath.board import Board
 from fwd.model.config import Config
 from fwd.model.reasons import Reason
+from fwd.model.router import PROBE_KEY
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import applying, host, logs, plan, policy
@@ -32,7 +33,6 @@ from fwd.supervise.following import behind, follow, late, summary_of
 from fwd.supervise.link import controller_of
 from fwd.supervise.notify import ServiceManager
 from fwd.supervise.orders import Orders
-from fwd.supervise.policy import Action
 from fwd.supervise.standing import RETRY_S, Guards, Standing
 from fwd.supervise.telling import Teller, Tellers
 from fwd.supervise.tree import Tree
@@ -68,6 +68,7 @@ class Supervisor:
         self._standing = Standing(
             config.gateway, partial(open_examined, user=self._users["keyd"]), self._users["agent"], path,
             partial(open_all_examined, user=self._users["keyd"]),
+            config.controller.directory / PROBE_KEY if config.controller is not None else None,
         )  # fmt: skip
         self._selector = selectors.DefaultSelector()
         self._logs = logs.Inbox()
@@ -253,21 +254,8 @@ class Supervisor:
         self._tree.unwatch(child)
 
     def _manage(self, child: Child, now: float) -> None:
-        if child.process is not None:
-            child.observe(now)
-        action, life = policy.decide(child.life, self._forgiven_at, now), child.life
-        if action is Action.START:
+        if child.tend(self._forgiven_at, now):
             self._tree.start(child, now)
-        elif action is Action.ABORT:
-            life.aborted_at = now
-            child.signal(signal.SIGABRT)
-            silent_s, told = policy.silent_s(life, 0.0, now), event("process.hangs", name=child.name)
-            log.error(
-                "%s hangs: no turn for %.1f s, and %.2f s of CPU used since; aborting it",
-                child.name, silent_s, life.spun_s, extra=told,
-            )  # fmt: skip
-        elif action is Action.KILL:
-            child.signal(signal.SIGKILL)
 
     def _keep_kernel(self, now: float) -> None:
         """Restore what others took; processes whose TUN device is another now are replaced."""

@@ -106,8 +106,8 @@ class Api:
         self.good("POST", "/v1/vpcs", {"name": name, "cidrs": [f"{net}.0.0/16"]})
 
     def join_body(self, vpc: str, name: str, inner: str, outer: str, **fields: Any) -> dict[str, Any]:
-        """What a gateway sends that joins, with a fresh token."""
-        text = self.good("POST", "/v1/tokens", {"vpc": vpc})["token"]
+        """What a host sends that joins, a gateway unless `kind` says otherwise, with a fresh token."""
+        text = self.good("POST", "/v1/tokens", {"vpc": vpc, "kind": fields.get("kind", "gateway")})["token"]
         return {
             "token": text.split(".")[1], "kind": "gateway", "name": name, "link_csr": request(host_key()),
             "ike_csr": request(host_key()), "inner": [inner], "outer": [outer], "members": 2, "version": "0.1.0",

@@ -7,7 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,9 +65,9 @@ def written(directory: Path, port: int) -> Path:
     return path
 
 
-def start(config: Path) -> subprocess.Popen[str]:
-    """Start one."""
-    argv = [sys.executable, "-m", "fwd", "controller", "--config", str(config)]
+def start(config: Path, within: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Start one. `within`: what runs it, such as `ip netns exec`."""
+    argv = [*within, sys.executable, "-m", "fwd", "controller", "--config", str(config)]
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
