@@ -14,11 +14,14 @@ from fwd.controller import mend
 from fwd.controller.etcd import EtcdStore
 from fwd.controller.spawn import why_no_argv
 from fwd.controller.store import SqliteStore, Store
+from fwd.controller.webhook import SECRET_OCTETS_MIN, Receiver
+from fwd.files import read_secret
 from fwd.model.toml import parse_as, read_text
 from fwd.model.words import DAY_S, ConfigError, FilePath, Seconds, Strict
 
 CONFIG: Final = Path("/etc/fwd/controller.toml")
 _PORT_MAX: Final = 65535
+_SECRET_OCTETS_MAX: Final = 4096
 _DATABASE: Final = "store.db"
 
 
@@ -117,12 +120,44 @@ class StoreTable(Strict):
         return self
 
 
+def _hook(text: str) -> str:
+    """The URL of a webhook: in the clear to this host alone."""
+    try:
+        parts = urlsplit(text)
+        is_url = bool(parts.hostname) and parts.port != 0 and text.isascii() and text.isprintable()
+    except ValueError:
+        is_url = False
+    if not is_url or parts.username or parts.fragment or parts.scheme not in ("http", "https"):
+        raise ValueError('expected a URL without a user, such as "https://hooks.example/fwd"')
+    if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+        raise ValueError("https is needed, but for an address of this host: http://127.0.0.1, http://[::1]")
+    return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class WebhookTable(Strict):
+    """Who is told of events."""
+
+    url: Annotated[str, AfterValidator(_hook)] = Field(description="https, or http on this host's own addresses")
+    secret_file: FilePath = Field(description="what both know, 16 octets or more; mode 0600")
+    ca: FilePath | None = Field(default=None, description="the CA of its certificate; by default the system's")
+
+
 class ControllerConfig(Strict):
     controller: Controller
     store: StoreTable = StoreTable()
+    webhook: WebhookTable | None = None
 
 
-_TABLES: Final[dict[str, type[BaseModel]]] = {"controller": Controller, "store": StoreTable}
+_TABLES: Final[dict[str, type[BaseModel]]] = {
+    "controller": Controller, "store": StoreTable, "webhook": WebhookTable,
+}  # fmt: skip
 
 
 def load(path: Path) -> ControllerConfig:
@@ -142,3 +177,18 @@ def store_of(config: ControllerConfig) -> Store:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"store: its certificates cannot be used: {error.strerror or error}") from None
     return EtcdStore(table.endpoints, table.prefix, tls=context)
+
+
+def receiver_of(config: ControllerConfig) -> Receiver | None:
+    """Read what the webhook needs. Raises UserError."""
+    table = config.webhook
+    if table is None:
+        return None
+    secret = read_secret(table.secret_file, "webhook's secret", _SECRET_OCTETS_MAX).strip()
+    if len(secret) < SECRET_OCTETS_MIN:
+        raise ConfigError(f"{table.secret_file}: webhook's secret: {SECRET_OCTETS_MIN} octets are the least")
+    try:
+        context = ssl.create_default_context(cafile=table.ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"webhook: {table.ca}: no CA's certificates: {error.strerror or error}") from None
+    return Receiver(table.url, secret, context)

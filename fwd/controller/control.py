@@ -10,9 +10,11 @@ from typing import Final
 
 from fwd.controller import roles
 from fwd.controller.desk import Desk, LeaderlessError
+from fwd.controller.happened import Happened
 from fwd.controller.store import StoreError, Write
 from fwd.controller.tokens import Token
 from fwd.controller.watch import Watch
+from fwd.controller.webhook import Webhook
 
 _WRITER: Final = "healthz"
 _WRITER_S: Final = 1.0  # between two tries of the writer, whatever came of the first
@@ -52,20 +54,20 @@ class Control:
     wall: Callable[[], float] = time.time
     clock: Callable[[], float] = time.monotonic
     strangers: Strangers = field(default_factory=Strangers)
+    happened: Happened = field(default_factory=Happened)
+    webhook: Webhook | None = None
     stopping: bool = False
     watch: Watch = field(init=False)
     _tried: tuple[float, int | None, str] = (float("-inf"), None, "")
     _trying: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
-        self.watch = Watch(self.clock())
+        self.watch = Watch(self.clock(), self.happened)
 
     def begin(self) -> None:
         """Have heard nothing of anybody: the one who led before knows."""
-        events = self.watch.events
-        self.watch = Watch(self.clock())
-        for one in events:
-            self.watch.note(one.what, one.host, one.text, one.at)
+        self.happened.begin()
+        self.watch = Watch(self.clock(), self.happened)
 
     def person(self, authorization: str | None, *, writes: bool) -> Token:
         """Return whose bearer token it is. Raises DeniedError, and LeaderlessError before anything was read."""

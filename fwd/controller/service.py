@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 
@@ -31,6 +31,7 @@ from fwd.controller.desk import Asked, Desk, LeaderlessError
 from fwd.controller.door import Door
 from fwd.controller.store import ConflictError, NotLeaderError, StoreError
 from fwd.controller.tls import PeerProtocol, Server
+from fwd.controller.webhook import Receiver, Webhook
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise.loglines import formatter
@@ -75,28 +76,40 @@ class _Server(uvicorn.Server):
 class Service:
     """See the module."""
 
-    def __init__(self, config: configuration.ControllerConfig, control: Control, tls: Server) -> None:
+    def __init__(
+        self, config: configuration.ControllerConfig, control: Control, tls: Server, hook: Receiver | None = None
+    ) -> None:
         self._config, self._control, self._tls = config, control, tls
         self._who = f"{socket.gethostname()}:{os.getpid()}"
         self._trouble = ""
         about = config.controller
         rules = Rules(about.restart_command, about.restart_limit, about.restart_wait, about.restart_timeout)
         self._acts = Acts(control, rules)
+        self._hook = Webhook(hook, self._about) if hook is not None else None
+        if self._hook is not None:
+            control.happened.listeners.append(self._hook.put)
+            control.webhook = self._hook
         self._server = _Server(_uvicorn_config(control))
 
     async def run(self, door: socket.socket) -> None:
         """Work until `stop`."""
         turning = asyncio.create_task(self._turn_for_ever())
+        telling = asyncio.create_task(self._hook.run()) if self._hook is not None else None
         try:
             self._server.open(door, self._tls.context)
             await self._server.serve()
         finally:
-            turning.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await turning
+            await _ended(turning)
             await self._acts.close()
+            if self._hook is not None and telling is not None:
+                await self._hook.flush()
+                await _ended(telling)
             await self._control.desk.store.close()
         log.info("the controller ends; hosts go on with what they have", extra=event("controller.stopped"))
+
+    def _about(self) -> dict[str, Any]:
+        desk = self._control.desk
+        return {"cluster_id": desk.cluster_id, "term": desk.term}
 
     def stop(self) -> None:
         """End streams and the server."""
@@ -160,6 +173,11 @@ class Service:
         self._trouble = trouble
 
 
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 def run(path: Path, log_format: str) -> None:
     """Be a controller until SIGTERM or SIGINT. Raises UserError."""
     config = configuration.load(path)
@@ -178,6 +196,7 @@ async def _run(config: configuration.ControllerConfig, log_format: str) -> None:
     control = Control(
         Desk(configuration.store_of(config), keys.load(state, time.time()), config.controller.certificate_lifetime)
     )
+    hook = configuration.receiver_of(config)
     tls = Server(state, control.desk.keys, config.controller.server_names, time.time())
     door = _door(config.controller.listen)
     keys.write(state / keys.CLIENT, _client(config).encode())
@@ -186,7 +205,7 @@ async def _run(config: configuration.ControllerConfig, log_format: str) -> None:
     # From here on what is wrong is logged, and tried again.
     _log_as(log_format)
     log.info("listens on %s", config.controller.listen, extra=event("controller.started", url=config.controller.url))
-    service, loop = Service(config, control, tls), asyncio.get_running_loop()
+    service, loop = Service(config, control, tls, hook), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)
     await service.run(door)

@@ -6,19 +6,16 @@ heard nothing of anybody: it says so, and judges a host for silence only after i
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from fwd.controller.happened import Happened
 from fwd.controller.health import FRESH_S, Evidence, Report, Sight, Verdict, judge
 from fwd.controller.place import Pair
 from fwd.controller.sights import Sights, sights_in
 from fwd.model.fleet import Fleet
 
-EVENTS_MAX: Final = 1000
-EVENTS_EACH_MAX: Final = 100  # of a host: nobody's are gone for another's
-EVENT_S: Final = 60.0  # between two of a kind of one host that say what is wrong with it
 SKEW_S: Final = 30.0
 _SKEW_STEP_S: Final = 10
 TEXT_MAX: Final = 200
@@ -39,28 +36,16 @@ class Beat:
     skew_s: float = 0.0
 
 
-@dataclass(frozen=True)
-class Event:
-    """Something that has happened. `number` rises; `at`: by the wall clock."""
-
-    number: int
-    at: float
-    what: str
-    host: str
-    text: str
-
-
 class Watch:
-    """See the module."""
+    """See the module. `happened`: where events go."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, happened: Happened | None = None) -> None:
+        self.happened = happened or Happened()
+        self.note, self.tell_once = self.happened.note, self.happened.tell_once
         self.beats: dict[str, Beat] = {}
         self.verdicts: dict[str, Verdict] = {}
         self.since: dict[str, float] = {}  # by the wall clock, of each verdict's state
-        self.events: deque[Event] = deque(maxlen=EVENTS_MAX)
         self._began_at = now
-        self._number = 0
-        self._told: dict[tuple[str, str], tuple[str, float]] = {}
         self._sights = Sights()
 
     def hear(self, host: str, beat: Beat, newest: tuple[int, int], wall: float) -> None:
@@ -85,8 +70,7 @@ class Watch:
             self.note("host.left", name, "deleted", wall)
             for known in (self.verdicts, self.beats, self.since):
                 known.pop(name, None)
-        for key in [key for key, (_, at) in self._told.items() if key[1] not in names and wall - at > EVENT_S]:
-            del self._told[key]
+        self.happened.forget(names, wall)
 
         # What all say is sorted once.
         said = {host: (beat.at, beat.status) for host, beat in self.beats.items()}
@@ -103,14 +87,6 @@ class Watch:
                 self.since[name] = wall
                 text = f"{verdict.health.value}: {verdict.reason}" if verdict.reason else verdict.health.value
                 self.note(f"host.{verdict.health.value}", name, text, wall)
-
-    def note(self, what: str, host: str, text: str, wall: float) -> None:
-        """Add an event; of a host with very many its oldest goes."""
-        own = [one for one in self.events if one.host == host]
-        if len(own) >= EVENTS_EACH_MAX:
-            self.events.remove(own[0])
-        self._number += 1
-        self.events.append(Event(self._number, wall, what, host, text))
 
     def sights_of(self, pair: Pair, now: float) -> list[Sight]:
         """What both ends of a pair say of it, as of the last turn."""
@@ -133,15 +109,6 @@ class Watch:
             tuple(self._sights.partners.get(name, ())),
             draining=draining,
         )
-
-    def tell_once(self, what: str, host: str, text: str, wall: float) -> None:
-        """Note what is wrong when it begins, or is another; an empty text: nothing is."""
-        before, at = self._told.get((what, host), ("", float("-inf")))
-        if text == before or (text and abs(wall - at) < EVENT_S):
-            return
-        if text:
-            self.note(what, host, text, wall)
-        self._told[what, host] = text, wall if text else at
 
 
 def reasons_in(status: Mapping[str, Any]) -> tuple[str, ...]:

@@ -23,10 +23,10 @@ LIMIT_S = 60
 class Running:
     """One that leads. `log`: what it has said, once it has ended."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, more: str = "") -> None:
         port = free_ports(socket.SOCK_STREAM, 1)[0]
         self.state, self.url, self.log = directory / "state", f"https://127.0.0.1:{port}", ""
-        self.process = start(written(directory, port))
+        self.process = start(written(directory, port, more))
 
     def client(self) -> httpx.Client:
         """Who asks as the first admin, if there is one yet."""
@@ -57,11 +57,11 @@ class Running:
         return self.process.returncode
 
 
-def written(directory: Path, port: int) -> Path:
-    """Write a configuration."""
+def written(directory: Path, port: int, more: str = "") -> Path:
+    """Write a configuration. `more`: lines behind those of the first table."""
     path = directory / "controller.toml"
     lines = (f'listen = "127.0.0.1:{port}"', f'url = "https://127.0.0.1:{port}"', f'state = "{directory / "state"}"')
-    path.write_text("\n".join(["[controller]", *lines, ""]))
+    path.write_text("\n".join(["[controller]", *lines, more]))
     return path
 
 
@@ -72,9 +72,9 @@ def start(config: Path, within: Sequence[str] = ()) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def running(directory: Path) -> Iterator[Running]:
+def running(directory: Path, more: str = "") -> Iterator[Running]:
     """One that leads, for as long as it is needed; it ends well."""
-    one = Running(directory)
+    one = Running(directory, more)
     try:
         one.wait()
         yield one

@@ -236,6 +236,18 @@ def test_health_is_that_of_the_writer(api: Api) -> None:
     api.store = type(api.store)()
 
 
+def test_metrics_tell_what_became_of_the_webhooks_events(api: Api) -> None:
+    from fwd.controller.webhook import Receiver, Webhook
+
+    assert "webhook" not in api.ask("GET", "/metrics").text
+    hook = Webhook(Receiver("http://127.0.0.1:1", b""), dict)
+    hook.counts.update(delivered=3, failed=2, lost=1)
+    api.control.webhook = hook
+    text = api.ask("GET", "/metrics").text
+    for line in ("delivered_total 3.0", "failed_total 2.0", "lost_total 1.0", "waiting 0.0"):
+        assert f"fwd_controller_webhook_{line}" in text
+
+
 def test_metrics_tell_hosts_and_pairs_by_their_state(api: Api) -> None:
     told = api.peered()
     peering = {"name": "a-b", "ready": True, "members": 2, "rtt_ms": 0.4, "loss": 0.0}

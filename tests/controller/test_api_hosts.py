@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from fwd.controller import ca, records
 from fwd.controller.api.hosts import _documents
+from fwd.controller.happened import EVENTS_EACH_MAX
 from fwd.controller.roles import DeniedError, Host
 from fwd.controller.sights import TABLES_MAX
 from fwd.controller.store import StoreError
-from fwd.controller.watch import EVENTS_EACH_MAX
 from fwd.link.document import Document, verify
 
 

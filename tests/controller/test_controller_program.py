@@ -15,6 +15,8 @@ from fwd.controller import keys, service
 from fwd.controller.config import load
 from fwd.model.words import ConfigError
 
+HOOK = '[controller]\nurl = "https://a"\n[webhook]\nsecret_file = "/s"\n'
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
@@ -49,6 +51,14 @@ def test_it_makes_its_keys_leads_and_lets_its_first_admin_in_and_again_at_the_ne
         ('[controller]\nurl = "https://a"\nrestart_timeout = "soon"\n', "a time such as"),
         ('[controller]\nurl = "https://a"\n[store]\nkind = "etcd"\n', "etcd needs endpoints"),
         ('[controller]\nurl = "https://a"\n[store]\nendpoints = ["https://e:1"]\n', 'are for kind = "etcd"'),
+        (HOOK + 'url = "http://h.example/a"\n', "https is needed"),
+        (HOOK + 'url = "http://localhost/a"\n', "https is needed"),
+        (HOOK + 'url = "https://u@h/a"\n', "without a user"),
+        (HOOK + 'url = "ftp://h/a"\n', "without a user"),
+        (HOOK + 'url = "https://h:0/"\n', "without a user"),
+        (HOOK + 'url = "h"\n', "without a user"),
+        ('[controller]\nurl = "https://a"\n[webhook]\nurl = "https://h/a"\n', "webhook.secret_file: missing"),
+        (HOOK + 'url = "https://h/a"\nkey = 1\n', "unknown key"),
         ('[controller]\nurl = "https://a"\n[store]\nkind = "redis"\n', "use one of"),
         ('[controller]\nurl = "https://a"\n[store]\nkind = "etcd"\nprefix = "x"\nendpoints = ["http://e"]\n', "prefix"),
     ],

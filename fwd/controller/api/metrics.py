@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
@@ -33,6 +33,7 @@ class _Fleet(Collector):
         yield GaugeMetricFamily("fwd_controller_leading", "Whether this controller leads.", int(leading))
         yield GaugeMetricFamily("fwd_controller_term", "The term in which it leads.", desk.term or 0)
         yield GaugeMetricFamily("fwd_controller_generation", "Of what hosts are to do.", desk.kept.generation)
+        yield from self._webhook()
         if not leading:
             return
 
@@ -53,6 +54,19 @@ class _Fleet(Collector):
         for name, beat in watch.beats.items():
             ages.add_metric([name], max(0.0, self._control.clock() - beat.at))
         yield ages
+
+    def _webhook(self) -> Iterator[Metric]:
+        """What was told elsewhere; nothing if nobody is."""
+        hook = self._control.webhook
+        if hook is None:
+            return
+        for name, text in (
+            ("delivered", "Events that the webhook was told."),
+            ("failed", "Attempts to tell the webhook an event that have failed."),
+            ("lost", "Events that the webhook was not told, and never will be."),
+        ):
+            yield CounterMetricFamily(f"fwd_controller_webhook_{name}", text, hook.counts[name])
+        yield GaugeMetricFamily("fwd_controller_webhook_waiting", "Events that wait to be told.", hook.waiting)
 
     def _health(self, name: str) -> str:
         verdict = self._control.watch.verdicts.get(name)

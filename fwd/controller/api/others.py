@@ -90,7 +90,7 @@ async def list_events(
     viewer: Viewer,
     after: Annotated[int, Query(ge=0, le=2**63 - 1, description="the number of the last one that is known")] = 0,
 ) -> answers.Events:
-    found = [one for one in control.watch.events if one.number > after]
+    found = [one for one in control.happened.events if one.number > after]
     return answers.Events(
         items=[
             answers.Happened(number=one.number, at=one.at, what=one.what, host=one.host, text=one.text) for one in found

@@ -1,0 +1,65 @@
+"""What has happened: the last events of this controller's life, each told once to whoever listens; no IO.
+
+What is wrong with a host is told when it begins, or is another, and not each second. Of a host with very many events
+its oldest goes, so nobody's are gone for another's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+EVENTS_MAX: Final = 1000
+EVENTS_EACH_MAX: Final = 100  # of a host
+EVENT_S: Final = 60.0  # between two of a kind of one host that say what is wrong with it
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that has happened. `number` rises; `at`: by the wall clock."""
+
+    number: int
+    at: float
+    what: str
+    host: str
+    text: str
+
+
+class Happened:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self.events: deque[Event] = deque(maxlen=EVENTS_MAX)
+        self.listeners: list[Callable[[Event], None]] = []
+        self._number = 0
+        self._told: dict[tuple[str, str], tuple[str, float]] = {}
+
+    def note(self, what: str, host: str, text: str, wall: float) -> None:
+        """Add an event."""
+        own = [one for one in self.events if one.host == host]
+        if len(own) >= EVENTS_EACH_MAX:
+            self.events.remove(own[0])
+        self._number += 1
+        self.events.append(Event(self._number, wall, what, host, text))
+        for listener in self.listeners:
+            listener(self.events[-1])
+
+    def tell_once(self, what: str, host: str, text: str, wall: float) -> None:
+        """Note what is wrong when it begins, or is another; an empty text: nothing is."""
+        before, at = self._told.get((what, host), ("", float("-inf")))
+        if text == before or (text and abs(wall - at) < EVENT_S):
+            return
+        if text:
+            self.note(what, host, text, wall)
+        self._told[what, host] = text, wall if text else at
+
+    def forget(self, hosts: Collection[str], wall: float) -> None:
+        """Forget what was told of others than these, long ago."""
+        for key in [key for key, (_, at) in self._told.items() if key[1] not in hosts and wall - at > EVENT_S]:
+            del self._told[key]
+
+    def begin(self) -> None:
+        """Have told nobody of anything: what is wrong is told anew."""
+        self._told.clear()
