@@ -54,4 +54,19 @@ def path(
     return status
 
 
-COMMANDS = (show, graph, path)
+def gather(
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="The bundle; must not be there yet.")] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A configuration; may be given again. Default: those in /etc/fwd."),
+    ] = None,
+    control: Annotated[Path, typer.Option(metavar="PATH", help="A gateway's control socket.")] = CONTROL,
+    router_control: Annotated[Path, typer.Option(metavar="PATH", help="A router's socket.")] = ROUTER_CONTROL,
+) -> None:
+    """Put what is needed to look for a fault from afar into one file, tar.gz, and no secret with it. As root."""
+    from fwd.tools import bundle
+
+    typer.echo(bundle.run(output, config or [], control, router_control))
+
+
+COMMANDS = (show, graph, path, gather)

@@ -1,0 +1,80 @@
+"""What is taken out of a support bundle, and what stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fwd.tools.redact import GONE, clean, forms_of, paths_in, shown
+
+PEM = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIBprivate\n-----END EC PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    ("text", "gone"),
+    [
+        (f"before {PEM} after", "MHcCAQEEIBprivate"),
+        ("before -----BEGIN PRIVATE KEY-----\nMHcCAQcut", "MHcCAQcut"),
+        ("before fwd1.abcDEF-_0.0123456789abcdef after", "abcDEF-_0"),
+        ("before fwdb.abcDEF-_0 after", "abcDEF-_0"),
+        ("before Authorization: Bearer xyz.123 after", "xyz.123"),
+        ("before https://root:hunter2@etcd:2379/ after", "hunter2"),
+        (f"before 0x{'aB' * 16} after", "aB" * 16),
+        (f"before {'07' * 32} after", "07" * 32),
+    ],
+)
+def test_what_looks_like_a_secret_is_gone(text: str, gone: str) -> None:
+    cleaned = clean(text, ())
+    assert gone not in cleaned
+    assert GONE in cleaned
+    assert cleaned.startswith("before ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["SPI 0x0123abcd0123abcd", "fd00:1::10/64 via fe80::1", "https://controller.example:8443", "key = /etc/fwd/a.key",
+     "2026-11-26T18:00:00+0000 fwd[1]: event=keyd.established", "-----BEGIN CERTIFICATE-----"],
+)  # fmt: skip
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert clean(text, ()) == text
+
+
+@pytest.mark.parametrize(
+    "form",
+    [b"correct horse", b"correct horse".hex().encode(), b"Y29ycmVjdCBob3JzZQ", b"CORRECT HORSE", b"second line"],
+)
+def test_what_a_secrets_file_holds_is_gone_in_each_form(form: bytes) -> None:
+    forms = forms_of([b"correct horse\nsecond line\n", b"correct horse"])
+    assert form.decode() not in clean(f"it said {form.decode()} aloud", forms)
+
+
+def test_a_secret_that_json_escapes_is_gone() -> None:
+    assert "quo" not in clean(r'{"a": "sec\"quo\\te"}', forms_of([b'sec"quo\\te']))
+
+
+def test_of_a_secret_in_hexadecimal_the_digits_alone_are_gone_too() -> None:
+    assert "00ff11" not in clean("key 00ff11", forms_of([b"0x00ff11\n"]))
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"keys": {"secret": "/etc/fwd/a.psk"}}, {"keys": {"secret": "/etc/fwd/a.psk"}}),
+        ({"keys": {"secret": "hunter2"}}, {"keys": {"secret": GONE}}),
+        ({"router": {"hash_seed": 7}}, {"router": {"hash_seed": GONE}}),
+        ({"peering": [{"keys": {"key": ["x"]}}]}, {"peering": [{"keys": {"key": GONE}}]}),
+        ({"restart_command": ["ssh", "-i", "x"]}, {"restart_command": ["ssh", GONE]}),
+        ({"members": 4, "tun": "fwd0"}, {"members": 4, "tun": "fwd0"}),
+    ],
+)
+def test_of_a_configuration_paths_of_secrets_alone_are_shown(config: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert shown(config) == expected
+
+
+def test_paths_of_secrets_are_found_wherever_they_stand() -> None:
+    config = {
+        "gateway": {"probe_key": "/a", "control": "/b"},
+        "peering": [{"keys": {"secret": "/c", "key": "no path"}}],
+    }
+    assert paths_in(config) == ["/a", "/c"]
