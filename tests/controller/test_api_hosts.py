@@ -62,6 +62,17 @@ def test_a_gateway_that_joined_is_there_and_carries_nothing_yet(api: Api) -> Non
     assert api.good("GET", "/v1/pairs")["items"] == []
 
 
+def test_a_gateways_token_makes_no_router_and_a_routers_no_gateway(api: Api) -> None:
+    """A router's word counts for all gateways of its VPC."""
+    api.make_vpc("a", "10.1")
+    for meant, kind in (("gateway", "router"), ("router", "gateway")):
+        body = api.join_body("a", "h1", "10.1.0.2", "192.0.2.9", kind=meant) | {"kind": kind}
+        if kind == "router":
+            body["ike_csr"] = None
+        answer = api.ask("POST", "/v1/join", body, token="")
+        assert (answer.status_code, f"with kind={kind}" in answer.text) == (401, True), answer.text
+
+
 def test_a_router_joins_with_its_link_alone(api: Api) -> None:
     api.make_vpc("a", "10.1")
     told = api.join("a", "ra", "10.1.0.2", "192.0.2.9", kind="router", ike_csr=None)

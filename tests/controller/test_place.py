@@ -6,14 +6,17 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fwd.controller.admitted import why_refused
 from fwd.controller.changes import RefusedError, change, plan
+from fwd.controller.domain import content, hash_seed, probe_key
 from fwd.controller.place import Pair, paired, place
 from fwd.model.fleet import Fleet
 from fwd.model.router import RouterConfig
+from fwd.proto.probe import key_in
 
 A = [f"a{number}" for number in range(1, 7)]
 B = [f"b{number}" for number in range(1, 7)]
@@ -189,6 +192,42 @@ def test_a_router_spreads_over_the_gateways_of_its_own_vpc() -> None:
     assert spread["remote_ts"] == ["10.2.0.0/16"]
     assert [one["name"] for one in spread["gateway"]] == ["a1", "a2", "a3"]
     RouterConfig.model_validate({"router": {"probe_key": "/x"}, "spread": [spread]})
+
+
+def test_a_peering_whose_cluster_has_no_gateway_stays_with_the_router() -> None:
+    """What is for its subnets is to take no other way."""
+    clusters = [{"name": "a", "vpc": "vpc-a", "gateways": []}, {"name": "b", "vpc": "vpc-b", "gateways": ["b1"]}]
+    (spread,) = place(fleet(clusters=clusters)).routers["ra"]["spread"]
+
+    assert (spread["name"], spread["remote_ts"], spread["gateway"]) == ("a-b", ["10.2.0.0/16"], [])
+
+
+def test_another_probe_number_concerns_the_hosts_of_its_vpc_alone() -> None:
+    before = fleet()
+    after = change(before, "vpc", "vpc-a", {"probe_number": 1})
+    lines = plan(before, after, place(before).pairs)[1]
+
+    assert lines == [*(f"gateway a{n}: probe_number 1" for n in (1, 2, 3)), "router ra: probe_number 1"]
+
+
+def test_the_probe_key_is_a_vpcs_own_and_the_seed_everybodys() -> None:
+    one, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    keys = [(one, "a", 0), (one, "a", 1), (one, "b", 0), (other, "a", 0)]
+
+    assert len({probe_key(*words) for words in keys}) == len(keys)
+    assert probe_key(one, "a", 0) == probe_key(one, "a", 0)
+    assert len(key_in(probe_key(one, "a", 0).encode())) == 32
+    assert hash_seed(one) != hash_seed(other)
+    told = content(place(fleet()), fleet(), "ra", one, "CAs", "lists")
+    assert told.keys() == {"spread", "probe_number", "probe_key", "hash_seed", "ca_bundle"}
+    assert "hash_seed" not in content(place(fleet()), fleet(), "a1", one, "CAs", "lists")
+
+
+def test_a_router_that_would_refuse_it_is_told_of_first() -> None:
+    before = fleet()
+    after = change(before, "vpc", "vpc-b", {"cidrs": ["10.2.0.0/16", "fd00:2::/64"]})
+    with pytest.raises(RefusedError, match=r"router ra would refuse it: .*a1 has no IPv6 address"):
+        plan(before, after, place(before).pairs)
 
 
 def test_a_gateway_in_no_cluster_carries_nothing() -> None:
