@@ -27,7 +27,7 @@ from fwd.objects.kinds import KINDS
 _PASSED_ON = {
     "lab": lab,
     "bench": bench,
-    **{kind: app_of(kind) for kind in KINDS},
+    **{kind: app_of(kind) for kind in KINDS if kind != "router"},
 }  # commands that hand their arguments to a command line of their own
 
 _DESCRIPTION = """\

@@ -52,6 +52,7 @@ class Beacon:
         self._heartbeat = view.shared.beacon.heartbeat
         self._counters = view.shared.beacon_counters
         self._counted = self._counters.attach()
+        self._heard = view.shared.beacon_heard
         self._seen = -1  # version of what the supervisor tells
         self._obstructed: frozenset[str] = frozenset()
         self._poll = select.poll()
@@ -80,6 +81,7 @@ class Beacon:
             if nonce is None:
                 self._counted[BeaconCounter.REFUSED] += 1
                 continue
+            self._heard.note(source[0], self._heartbeat[0])
             said = said or self._said()
             try:
                 self._sock.sendto(encode_answer(replace(said, nonce=nonce), self._key), source)

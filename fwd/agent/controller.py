@@ -5,6 +5,7 @@ status, for the controller.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,14 @@ def identities_of(view: GatewayView) -> Identities:
     return {one.name: [one.towards(far).remote_id for far in one.fars] for one in configs}
 
 
-def summary(whole: status.Status, identities: Identities) -> bytes:
+def routers_of(view: GatewayView) -> dict[str, float] | None:
+    """Return from which addresses routers have probed, and how long ago; None: there is no beacon."""
+    if view.shared.beacon.state is ProcessState.STOPPED:
+        return None
+    return {one: round(age_s, 1) for one, age_s in view.shared.beacon_heard.ages_s(time.monotonic_ns()).items()}
+
+
+def summary(whole: status.Status, identities: Identities, routers: Mapping[str, float] | None = None) -> bytes:
     """Return what the controller is told of a status, as JSON; it always fits."""
     lines = [one.line[:_LINE_CHARACTERS_MAX] for one in folded(whole.reasons, 2)][:_LINES_MAX]
     waiting = {one.peering for one in whole.reasons if one.peering}
@@ -69,7 +77,8 @@ def summary(whole: status.Status, identities: Identities) -> bytes:
         for one in whole.peerings
     ]
     draining = any(one.code == Code.DRAINING for one in whole.reasons)
-    return json.dumps({"ready": whole.ready, "draining": draining, "waiting": lines, "peerings": peerings}).encode()
+    told = {"ready": whole.ready, "draining": draining, "waiting": lines, "peerings": peerings}
+    return json.dumps(told if routers is None else {**told, "routers": routers}).encode()
 
 
 def _peering(one: status.Peering, identities: Sequence[str], *, ready: bool) -> dict[str, Any]:

@@ -42,13 +42,16 @@ class Report:
 
 @dataclass(frozen=True)
 class Sight:
-    """What another host sees of it, and when. `by`: a router, or the gateway at the other end of a pair."""
+    """What another host sees of it, and when. `by`: a router, or the gateway at the other end of a pair; of a router, a
+    gateway that it probes.
+    """
 
     by: str
     at: float
     up: bool
     loss: float = 0.0
     rtt_ms: float | None = None
+    why: str = ""  # a router does not use it, though it may answer
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ def _shades(routers: Sequence[Sight], pairs: Sequence[Sight]) -> tuple[Health, s
     missing = [one.by for one in (*routers, *pairs) if not one.up]
     if missing:
         return Health.DEGRADED, f"not reached by {', '.join(missing)}"
+    if unused := next((one for one in routers if one.why), None):
+        return Health.DEGRADED, f"router {unused.by} does not use it: {unused.why}"
     lossy = [one for one in (*routers, *pairs) if one.loss >= GRAY_LOSS]
     if lossy:
         worst = max(lossy, key=lambda one: one.loss)
@@ -132,6 +137,7 @@ def _lines(known: Evidence, now: float) -> Iterable[str]:
         for one in sights:
             way = f"{one.rtt_ms:.1f} ms, " if one.rtt_ms is not None else ""
             said = f"up, {way}{one.loss:.1%} lost" if one.up else "no answer"
+            said += f": {one.why}" if one.why else ""
             yield f"{kind} {one.by} {_age(one.at, now)}: {said}"
 
 

@@ -1,27 +1,32 @@
 """What hosts say of others, sorted once a turn by whom it is about: pure.
 
 Of what a host says no more counts than it can see: a router tells which gateways of its own VPC it reaches, a gateway
-how the other ends of its own pairs are. Whatever else a host says of others is not looked at, however much it is.
+how the other ends of its own pairs are, and which routers of its VPC have probed it. Whatever else a host says of
+others is not looked at, however much it is.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from fwd.controller.health import FRESH_S, Sight
 from fwd.controller.place import Pair, address_of, identity_of
-from fwd.model.fleet import Fleet
+from fwd.model.fleet import Fleet, Router
 
 TABLES_MAX: Final = 64  # of each list in a status
+WHY_MAX: Final = 100
+PROBED_S: Final = 1.0  # since a router's last probe, of which ten go in a second
 _Said = Mapping[str, tuple[float, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Sights:
-    """What is seen of each host by routers and by partners, and what both ends of each pair say."""
+    """What is seen of each host by routers and by partners, and what both ends of each pair say. The partners of a
+    router that is silent are the gateways that it probes.
+    """
 
     routers: Mapping[str, list[Sight]] = field(default_factory=dict)
     partners: Mapping[str, list[Sight]] = field(default_factory=dict)
@@ -38,7 +43,9 @@ def sights_in(fleet: Fleet, pairs: Sequence[Pair], said: _Said, now: float) -> S
             for table in _tables(status.get("gateways")):
                 gateway = fleet.gateway.get(str(table.get("name")))
                 if gateway is not None and gateway.vpc == router.vpc:
-                    routers[gateway.name].append(_sight(router.name, at, table, table.get("up") is True))
+                    why = str(table.get("why", "")) if table.get("use") == "down" else ""
+                    seen = _sight(router.name, at, table, table.get("up") is True)
+                    routers[gateway.name].append(replace(seen, why=" ".join(why[:WHY_MAX].split())))
 
     partners: dict[str, list[Sight]] = defaultdict(list)
     of_pairs: dict[Pair, list[Sight]] = defaultdict(list)
@@ -46,7 +53,22 @@ def sights_in(fleet: Fleet, pairs: Sequence[Pair], said: _Said, now: float) -> S
         if host in fresh and (sight := _of_pair(fleet, pair, host, other, fresh[host], alone=alone)):
             partners[other].append(sight)
             of_pairs[pair].append(sight)
+    for router in fleet.routers:
+        if router.name not in fresh or fresh[router.name][1].get("stalled") is True:
+            partners[router.name] = list(_of_router(fleet, router, said, fresh))
     return Sights(routers, partners, of_pairs)
+
+
+def _of_router(fleet: Fleet, router: Router, said: _Said, fresh: _Said) -> Iterable[Sight]:
+    """Which gateways are probed by a router: from one of the addresses that it has, or had when it spoke last."""
+    _, last = said.get(router.name, (0.0, {}))
+    own = {str(one) for one in router.inner} | {str(one) for one in _list(last.get("addresses"))}
+    near = {name for one in fleet.peerings for name in one.clusters if fleet.cluster[name].vpc == router.vpc}
+    for name in sorted({gateway for cluster in near for gateway in fleet.cluster[cluster].gateways}):
+        at, status = fresh.get(name, (0.0, {}))
+        if isinstance(heard := status.get("routers"), dict):
+            ages = [age for age in (_number(heard.get(address)) for address in own) if age is not None]
+            yield Sight(name, at, min(ages, default=PROBED_S) < PROBED_S)
 
 
 def _ends(pairs: Sequence[Pair]) -> Iterable[tuple[Pair, str, str, bool]]:
@@ -81,7 +103,11 @@ def _of_pair(
 
 
 def _tables(value: object) -> list[dict[str, Any]]:
-    return [one for one in value[:TABLES_MAX] if isinstance(one, dict)] if isinstance(value, list) else []
+    return [one for one in _list(value) if isinstance(one, dict)]
+
+
+def _list(value: object) -> list[Any]:
+    return value[:TABLES_MAX] if isinstance(value, list) else []
 
 
 def _sight(by: str, at: float, table: Mapping[str, Any], up: bool) -> Sight:

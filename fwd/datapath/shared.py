@@ -29,6 +29,7 @@ import numpy.typing as npt
 from fwd.datapath.board import Board, Mailbox
 from fwd.datapath.counters import COUNTS_END, MEMBER_COUNTERS, BeaconCounter, CounterBlock, DemuxCounter
 from fwd.datapath.geometry import PATH_MTU_MIN
+from fwd.datapath.heard import Heard
 from fwd.datapath.memory import Maps, anonymous
 from fwd.model.config import MEMBERS_MAX
 from fwd.proto.flow import BUCKETS
@@ -40,6 +41,7 @@ REST_MAX_S: Final = 30.0  # demux and members for so long, if nothing came in RE
 RING_WORDS: Final = 16  # how far a member is with its ring (ring.py)
 _DRAIN_MAX_S = 65535
 _PAGE_BYTES = 4096
+_HEARD_AT = 2048  # in the beacon's page
 _MEMBER_BYTES = 16384
 
 
@@ -420,7 +422,8 @@ class GatewayShared:
             self.summary = Board(own[_PAGE_BYTES:])  # of the status, once a second, for link
         if own := maps.get("beacon"):
             self.beacon = ProcessWords(beacon, _Words(own).take(1))
-            self.beacon_counters = CounterBlock(own[64:].cast("Q"), len(BeaconCounter))
+            self.beacon_counters = CounterBlock(own[64:_HEARD_AT].cast("Q"), len(BeaconCounter))
+            self.beacon_heard = Heard(own[_HEARD_AT:_PAGE_BYTES])
         if own := maps.get("link"):
             words = _Words(own)
             self.link = ProcessWords(link, words.take(1))

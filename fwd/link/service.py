@@ -36,6 +36,7 @@ FIRST_S, LONGEST_S = 0.5, 30.0  # between two attempts
 HALF: Final = 0.5  # of a certificate's life, when it is renewed
 AGAIN: Final = 0.02  # of a life, between two attempts to renew
 AGAIN_S: Final = (1.0, 600.0)  # and no more often or seldom than that
+STALLED_S: Final = 5.0  # without a turn of who has forked link: its words are not passed on any more
 _ANSWER_BYTES_MAX: Final = 1 << 18
 _TURN_S: Final = 0.25
 log = logging.getLogger(__name__)
@@ -201,6 +202,8 @@ class Link:
         status: object = {}
         with contextlib.suppress(ValueError, RecursionError):
             status = json.loads(self._shared.summary.get() or b"{}")
+        if self._shared.turned[0] and time.monotonic() - self._shared.turned[0] / 1e9 > STALLED_S:
+            status = {"ready": False, "stalled": True, "waiting": ["what runs here has not gone on for a while"]}
         held = None if news.held is None else {"order": news.held, "why": news.held_why}
         return {
             "applied": news.applied, "seen": news.seen, "held": held, "refused": news.refused or None,

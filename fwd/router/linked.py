@@ -89,6 +89,7 @@ class Linked:
         if now - self._turned_at > policy.OVERSLEPT_S:
             self._forgiven_at = now
         self._turned_at = now
+        self._shared.beat()
         for key, _ in self._selector.select(0):
             self._wakened(key, now)
         if self._link.tend(self._forgiven_at, now):

@@ -230,7 +230,7 @@ class Service:
         return {**found, "controller": self._linked.shown(now)}
 
     def _summary(self) -> dict[str, Any]:
-        return summary(self._shown(), self._tables.links)
+        return summary(self._shown(), self._tables.near)
 
     def _on_hup(self, *_: object) -> None:
         self._reloading = True

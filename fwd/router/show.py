@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fwd import __version__
-from fwd.model.words import Network
 from fwd.router.reach import Reach
 from fwd.router.slots import Use, shares
 from fwd.router.spread import BEYOND, Seen
 from fwd.router.tables import Place
+from fwd.supervise.kernel import Own
 
 SCHEMA: Final = "fwd-router/1"
 
@@ -81,8 +81,10 @@ _LINE_CHARACTERS_MAX: Final = 300
 _LINKS_MAX: Final = 64
 
 
-def summary(whole: Mapping[str, Any], links: Sequence[Network]) -> dict[str, Any]:
-    """Return what a controller is told of `shown`: each gateway once, by the spread in which it is worst."""
+def summary(whole: Mapping[str, Any], near: Sequence[Own]) -> dict[str, Any]:
+    """Return what a controller is told of `shown`, each gateway once, by the spread in which it is worst; and of the
+    addresses and networks `near`, by which gateways know it, and on which they can be.
+    """
     gateways: dict[str, dict[str, Any]] = {}
     for spread in whole["spreads"]:
         for one in spread["gateways"]:
@@ -96,5 +98,6 @@ def summary(whole: Mapping[str, Any], links: Sequence[Network]) -> dict[str, Any
         "draining": False,
         "waiting": [line[:_LINE_CHARACTERS_MAX] for line in whole["reasons"][:_LINES_MAX]],
         "gateways": list(gateways.values()),
-        "links": [str(one) for one in links[:_LINKS_MAX]],
+        "addresses": [str(one.address) for one in near[:_LINKS_MAX]],
+        "links": sorted({str(one.network) for one in near[:_LINKS_MAX]}),
     }

@@ -89,9 +89,9 @@ class Tables:
             self._places[wanted.name] = place
 
     @property
-    def links(self) -> list[Network]:
-        """The networks on this host's links, on which gateways can be."""
-        return sorted({own.network for own in self._near}, key=str)
+    def near(self) -> Sequence[Own]:
+        """This host's addresses, and the networks on its links, on which gateways can be."""
+        return self._near
 
     @property
     def is_waiting(self) -> bool:
