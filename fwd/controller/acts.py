@@ -44,12 +44,15 @@ class Rules:
 
 @dataclass
 class Acts:
-    """See the module. `counts`: restarts by host and whether the command was good, since this controller began."""
+    """See the module. `counts`: restarts by host and whether the command was good, since this controller began.
+    `busy`: what is done with hosts, by others, too; `working`: operations that are under way here.
+    """
 
     control: Control
     rules: Rules = Rules()
     counts: Counter[tuple[str, bool]] = field(default_factory=Counter)
-    _busy: dict[str, str] = field(default_factory=dict)
+    busy: dict[str, str] = field(default_factory=dict)
+    working: set[str] = field(default_factory=set)
     _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _ended: dict[str, str] = field(default_factory=dict)  # results that are not in the store yet
     _term: int | None = None
@@ -79,7 +82,7 @@ class Acts:
     async def _tell_lost(self) -> None:
         """Say of what another controller has begun that it does not go on."""
         for id, one in list(self.control.desk.records.operations.items()):
-            if one.result == records.RUNNING and id not in self._running:
+            if one.result == records.RUNNING and id not in self.working:
                 await self.control.desk.progress(id, result=LOST)
                 self.control.watch.note(f"host.{one.act}_failed", one.name, f"{id}: {LOST}", self.control.wall())
 
@@ -87,7 +90,7 @@ class Acts:
         control, wall = self.control, self.control.wall()
         fleet = control.desk.kept.fleet
         hosts: dict[str, Gateway | Router] = {**fleet.gateway, **{one.name: one for one in fleet.routers}}
-        seen = {name: self._seen(name) for name in hosts if name in control.watch.verdicts}
+        seen = {name: self.seen(name) for name in hosts if name in control.watch.verdicts}
         decision = mend.decide(
             seen, mend.groups_of(fleet), control.desk.records.restarts, wall,
             limit=self.rules.limit, wait_s=self.rules.wait_s,
@@ -100,15 +103,16 @@ class Acts:
             argv = spawn.filled(self.rules.command, spawn.words_of(hosts[name]))
             made = await control.desk.begin(asked, partial(_counted, name, wall), reason=reason)
             control.watch.note("host.restart", name, f"{made.id}: {reason}", wall)
-            self._busy[name] = "is being restarted"
+            self.busy[name] = "is being restarted"
+            self.working.add(made.id)
             self._running[made.id] = asyncio.create_task(self._restart(made.id, name, argv))
 
-    def _seen(self, name: str) -> Seen:
+    def seen(self, name: str) -> Seen:
         """How a host is, as of this turn."""
         watch, now = self.control.watch, self.control.clock()
         verdict, beat = watch.verdicts[name], watch.beats.get(name)
         ready = beat is not None and now - beat.at <= FRESH_S and beat.status.get("ready") is True
-        return Seen(verdict.health, now - verdict.since, verdict.reason, ready, self._busy.get(name, ""))
+        return Seen(verdict.health, now - verdict.since, verdict.reason, ready, self.busy.get(name, ""))
 
     async def _restart(self, id: str, name: str, argv: Sequence[str]) -> None:
         """Run the command, and tell how it has ended."""
@@ -117,8 +121,9 @@ class Acts:
             ran = await spawn.run(argv, self.rules.timeout_s)
         finally:
             self.counts[name, ran.good] += 1
-            self._busy.pop(name, None)
+            self.busy.pop(name, None)
             del self._running[id]
+            self.working.discard(id)
             self._ended[id] = ": ".join(filter(None, ("done" if ran.good else "failed", ran.line)))
             if not ran.good:
                 self.control.watch.note("host.restart_failed", name, f"{id}: {ran.line}", self.control.wall())

@@ -81,6 +81,12 @@ class Controller(Strict):
         default=int(mend.WAIT_S), ge=5, le=3600, description="within which a host that was restarted is back"
     )
     restart_timeout: Seconds = Field(default=60, ge=1, le=3600, description="after which the command is killed")
+    upgrade_command: _Argv = Field(
+        default=[], description="what upgrades a gateway's host and restarts fwd there, with the same words"
+    )
+    upgrade_timeout: Seconds = Field(
+        default=600, ge=1, le=4 * 3600, description="of the command, and then for the gateway to be back"
+    )
 
     @model_validator(mode="after")
     def _is_https(self) -> Controller:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from fwd.controller import roles
-from fwd.controller.desk import Desk, LeaderlessError
+from fwd.controller.desk import Asked, Desk, LeaderlessError
 from fwd.controller.happened import Happened
+from fwd.controller.records import Operation
 from fwd.controller.store import StoreError, Write
 from fwd.controller.tokens import Token
 from fwd.controller.watch import Watch
@@ -46,6 +47,16 @@ class Strangers:
         return min(STRANGERS_MAX, left + STRANGERS_A_S * (now - at))
 
 
+class Upgrading(Protocol):
+    """What upgrades gateways (upgrades.py)."""
+
+    def plan(self, names: Sequence[str]) -> list[str]:
+        """Say what would be done."""
+
+    async def begin(self, asked: Asked, names: Sequence[str]) -> Operation:
+        """Begin."""
+
+
 @dataclass
 class Control:
     """See the module. `wall`: the time of day; `clock`: one that is never set."""
@@ -56,6 +67,7 @@ class Control:
     strangers: Strangers = field(default_factory=Strangers)
     happened: Happened = field(default_factory=Happened)
     webhook: Webhook | None = None
+    upgrading: Upgrading | None = None
     stopping: bool = False
     watch: Watch = field(init=False)
     _tried: tuple[float, int | None, str] = (float("-inf"), None, "")

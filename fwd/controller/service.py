@@ -31,6 +31,7 @@ from fwd.controller.desk import Asked, Desk, LeaderlessError
 from fwd.controller.door import Door
 from fwd.controller.store import ConflictError, NotLeaderError, StoreError
 from fwd.controller.tls import PeerProtocol, Server
+from fwd.controller.upgrades import Upgrades
 from fwd.controller.webhook import Receiver, Webhook
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
@@ -85,6 +86,8 @@ class Service:
         about = config.controller
         rules = Rules(about.restart_command, about.restart_limit, about.restart_wait, about.restart_timeout)
         self._acts = Acts(control, rules)
+        self._upgrades = Upgrades(control, self._acts, about.upgrade_command, about.upgrade_timeout)
+        control.upgrading = self._upgrades
         self._hook = Webhook(hook, self._about) if hook is not None else None
         if self._hook is not None:
             control.happened.listeners.append(self._hook.put)
@@ -100,6 +103,7 @@ class Service:
             await self._server.serve()
         finally:
             await _ended(turning)
+            await self._upgrades.close()
             await self._acts.close()
             if self._hook is not None and telling is not None:
                 await self._hook.flush()
@@ -134,10 +138,11 @@ class Service:
         except _TROUBLES as error:
             trouble = str(error) or "another controller leads"
         self._control.turn()
-        try:
-            await self._acts.turn()
-        except _TROUBLES as error:
-            trouble = trouble or str(error) or "another controller leads"
+        for act in (self._acts.turn, self._upgrades.turn):
+            try:
+                await act()
+            except _TROUBLES as error:
+                trouble = trouble or str(error) or "another controller leads"
         self._tell(trouble)
 
     async def _lead(self) -> None:
@@ -181,8 +186,9 @@ async def _ended(task: asyncio.Task[None]) -> None:
 def run(path: Path, log_format: str) -> None:
     """Be a controller until SIGTERM or SIGINT. Raises UserError."""
     config = configuration.load(path)
-    if why := spawn.why_not_executable(config.controller.restart_command):
-        raise UserError(f"{path}: controller.restart_command: {why}")
+    for key in ("restart_command", "upgrade_command"):
+        if why := spawn.why_not_executable(getattr(config.controller, key)):
+            raise UserError(f"{path}: controller.{key}: {why}")
     keys.open_state(config.controller.state)
     some, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if some != resource.RLIM_INFINITY and some < _DESCRIPTORS:  # one a connection

@@ -16,6 +16,7 @@ from fwd.objects.kinds import KINDS, Kind
 from fwd.objects.values import fields_in, lines_of, needs_object, table
 from fwd.proto.errors import UserError
 
+_RUNNING, _LOOK_S = "in progress", 1.0
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name.")]
 _Fields = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Its fields.")]
 _Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
@@ -133,6 +134,39 @@ def _add_delete_token(app: typer.Typer, name: str, kind: Kind) -> None:
         _tell(ask("DELETE", _path(kind, name)), json_)
 
 
+def _add_upgrade(app: typer.Typer, name: str, kind: Kind) -> None:
+    @app.command(
+        "upgrade", help="Upgrade gateways, one after another: each is drained meanwhile. Exit status 1: failed."
+    )
+    def upgrade(
+        names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Gateways, in this order.")],
+        dry_run: _DryRun = False,
+        wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show how it goes on, until it ends.")] = True,
+        json_: _Json = False,
+    ) -> int:
+        made = ask("POST", "/v1/upgrade", {"gateways": names}, params=_dry(dry_run))
+        _tell(made, json_)
+        return 0 if dry_run or json_ or not wait else _follow(made["operation"])
+
+
+def _follow(operation: str) -> int:
+    """Show the steps of an operation as they change, until it ends."""
+    import time
+
+    shown: set[str] = set()
+    while True:
+        one = ask("GET", f"/v1/operations/{operation}")
+        for line in one["steps"]:
+            if line not in shown:
+                typer.echo(line)
+                sys.stdout.flush()
+        shown |= set(one["steps"])
+        if one["result"] != _RUNNING:
+            typer.echo(f"operation {operation}: {one['result']}")
+            return 0 if one["result"] == "done" else 1
+        time.sleep(_LOOK_S)
+
+
 # By verb, and whether it is a token's.
 _ADDING = {
     **{(verb, token): add for verb, add in (("list", _add_list), ("show", _add_show)) for token in (False, True)},
@@ -141,6 +175,7 @@ _ADDING = {
     ("delete", False): _add_delete,
     ("drain", False): _add_drain,
     ("undrain", False): _add_undrain,
+    ("upgrade", False): _add_upgrade,
     ("create", True): _add_create_token,
     ("delete", True): _add_delete_token,
 }

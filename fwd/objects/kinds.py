@@ -32,9 +32,10 @@ KINDS: Final[Mapping[str, Kind]] = {
         {"NAME": "name", "CIDRS": "cidrs"}, ("cidrs", "probe_number"), ("cidrs",), ("probe_number",),
     ),
     "gateway": Kind(
-        "Gateways: hosts that run `fwd demux`.", "gateways", (*WRITING, "drain", "undrain"),
+        "Gateways: hosts that run `fwd demux`.", "gateways", (*WRITING, "drain", "undrain", "upgrade"),
         {"NAME": "name", "VPC": "vpc", "INNER": "inner", "OUTER": "outer", "MEMBERS": "members", "WEIGHT": "weight",
-         "WANTED": "state", "HEALTH": "health.state", "WHY": "health.reason"},
+         "WANTED": "state", "VERSION": "version", "OUTDATED": "outdated", "HEALTH": "health.state",
+         "WHY": "health.reason"},
         ("vpc", "outer", "inner", "members", "weight", "state"), ("inner",), ("members", "weight"),
     ),
     "cluster": Kind(
@@ -43,7 +44,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     ),
     "router": Kind(
         "Routers: hosts that spread a VPC's flows over its gateways.", "routers", WRITING,
-        {"NAME": "name", "VPC": "vpc", "INNER": "inner", "HEALTH": "health.state", "WHY": "health.reason"},
+        {"NAME": "name", "VPC": "vpc", "INNER": "inner", "VERSION": "version", "OUTDATED": "outdated",
+         "HEALTH": "health.state", "WHY": "health.reason"},
         ("vpc", "inner"), ("inner",),
     ),
     "peering": Kind(

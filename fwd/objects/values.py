@@ -73,6 +73,8 @@ def cell(path: str, value: Any) -> str:
     """Show a value."""
     if value is None or value in ("", []):
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if path == "at":
         return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(value))
     if isinstance(value, list):

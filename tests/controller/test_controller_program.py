@@ -45,6 +45,7 @@ def test_it_makes_its_keys_leads_and_lets_its_first_admin_in_and_again_at_the_ne
         ('[controller]\nurl = "https://a"\nrestart_command = "/bin/x {name}"\n', "restart_command"),
         ('[controller]\nurl = "https://a"\nrestart_command = ["restart"]\n', "whole path"),
         ('[controller]\nurl = "https://a"\nrestart_command = ["/bin/x", "{host}"]\n', "use one of {name}"),
+        ('[controller]\nurl = "https://a"\nupgrade_command = ["/bin/x", "{name"]\nupgrade_timeout = "5h"\n', "upgrade"),
         ('[controller]\nurl = "https://a"\nrestart_limit = 0\n', "1 is the least"),
         ('[controller]\nurl = "https://a"\nrestart_limit = true\n', "restart_limit"),
         ('[controller]\nurl = "https://a"\nrestart_wait = "1s"\n', "5 is the least"),

@@ -16,6 +16,7 @@ from runkit import Running, running
 from fwd.cli import _exit_status
 from fwd.controller import keys
 from fwd.controller.changes import KINDS as FLEET_KINDS
+from fwd.objects import commands
 from fwd.objects.client import Client
 from fwd.objects.kinds import KINDS
 from fwd.proto.errors import UserError
@@ -155,6 +156,8 @@ def test_recovery_is_an_operation(fwd: Shell) -> None:
         ("vpc show ..", "not a name"),
         ("vpc show a/../b", "not a name"),
         ("vpc drain x", "No such command"),
+        ("gateway upgrade x", "there is no upgrade_command"),
+        ("gateway upgrade", "Missing argument"),
         ("gateway set x weight=much", "expected a number"),
         ("gateway set x weight=nan", "a number is needed that is finite"),
         ("gateway set x weight=1e400", "a number is needed that is finite"),
@@ -224,3 +227,30 @@ def test_the_command_line_loads_neither_the_controller_nor_its_client() -> None:
     script = "import sys, fwd.cli; print({'fastapi', 'uvicorn', 'httpx', 'pydantic'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout == "set()\n"
+
+
+def test_an_upgrade_is_followed_until_it_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each step is told once; the exit status says whether all went well."""
+    told = [
+        {"steps": ["a1: drains", "a2: waits"], "result": "in progress"},
+        {"steps": ["a1: drains", "a2: waits"], "result": "in progress"},
+        {"steps": ["a1: failed: no room", "a2: waits"], "result": "failed: a1: no room"},
+    ]
+    asked: list[tuple[str, str]] = []
+
+    def ask(method: str, path: str, body: object = None, **how: object) -> dict[str, object]:
+        asked.append((method, path))
+        if method == "POST":
+            return {"plan": ["gateway a1: 0.1.0"], "operation": "op-1", "dry_run": False, "object": None}
+        return dict(told.pop(0))
+
+    monkeypatch.setattr(commands, "ask", ask)
+    monkeypatch.setattr(commands, "_LOOK_S", 0.0)
+    assert _exit_status(["gateway", "upgrade", "a1", "a2"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "gateway a1: 0.1.0", "operation op-1", "a1: drains", "a2: waits", "a1: failed: no room",
+        "operation op-1: failed: a1: no room",
+    ]  # fmt: skip
+    assert asked == [("POST", "/v1/upgrade")] + 3 * [("GET", "/v1/operations/op-1")]

@@ -11,13 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from fwd.controller import tokens
 from fwd.controller.api import answers, shown
 from fwd.controller.api.answers import READING, WRITING, Authorities, Listed, problems
-from fwd.controller.api.asked import Admin, Controller, Viewer
+from fwd.controller.api.asked import Admin, Controller, DryRun, Viewer
 from fwd.controller.api.metrics import metrics_of
 from fwd.controller.ca import pin
 from fwd.controller.changes import RefusedError
-from fwd.controller.desk import Asked
+from fwd.controller.desk import Asked, LeaderlessError
 from fwd.model.fleet import Name
 
+_NAMES_CHARS_MAX = 200
 router = APIRouter()
 _Path = Annotated[str, Path(max_length=64)]
 
@@ -125,6 +126,26 @@ async def recover(control: Controller, admin: Admin) -> answers.Changed:
     asked = Asked(admin.name, "recover", "controller", "store", control.wall())
     made = await control.desk.recover(asked, seen)
     return answers.Changed(dry_run=False, plan=[], operation=made.id, object=None)
+
+
+class UpgradeWanted(BaseModel):
+    """Gateways to be upgraded, one after another in this order."""
+
+    model_config = ConfigDict(extra="forbid")
+    gateways: Annotated[list[Name], Field(min_length=1, max_length=256)]
+
+
+@router.post("/v1/upgrade", status_code=202, operation_id="upgrade", tags=["controller"], responses=problems(*WRITING))
+async def upgrade(control: Controller, admin: Admin, body: UpgradeWanted, dry_run: DryRun = False) -> answers.Changed:
+    """Begin to upgrade gateways: each is drained, upgraded, and goes back into service, until one fails."""
+    if control.upgrading is None:
+        raise LeaderlessError
+    _ = control.desk.newest
+    if dry_run:
+        return answers.Changed(dry_run=True, plan=control.upgrading.plan(body.gateways), operation=None, object=None)
+    asked = Asked(admin.name, "upgrade", "gateway", ",".join(body.gateways)[:_NAMES_CHARS_MAX], control.wall())
+    made = await control.upgrading.begin(asked, body.gateways)
+    return answers.Changed(dry_run=False, plan=list(made.plan), operation=made.id, object=None)
 
 
 @router.get("/healthz", tags=["controller"], operation_id="healthz", responses=problems(503))

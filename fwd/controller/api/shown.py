@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fwd import __version__
 from fwd.controller import changes, records
 from fwd.controller.api import answers
 from fwd.controller.ca import pin
@@ -11,6 +12,7 @@ from fwd.controller.control import Control
 from fwd.controller.health import GRAY_LOSS, Health
 from fwd.controller.place import Pair
 from fwd.controller.tokens import Token
+from fwd.controller.upgrade import is_older
 
 _HOSTS = ("gateway", "router")
 
@@ -37,6 +39,7 @@ def _host(control: Control, kind: str, name: str) -> dict[str, Any]:
         "applied": list(beat.applied) if beat else None,
         "held": list(beat.held) if beat and beat.held else None,
         "version": beat.version if beat else None,
+        "outdated": is_older(beat.version, __version__) if beat else None,
         "clock_skew_s": round(beat.skew_s, 1) if beat else None,
         "certificate_ends_at": max((one.ends_at for one in control.desk.records.of_host(kind, name)), default=None),
     }

@@ -1,0 +1,193 @@
+"""Carry out upgrades of gateways (upgrade.py): one operation at a time, which tells where it stands.
+
+It lives in the controller that began it: when that one ends, or leads no more, it ends, too, and the next one says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from fwd.controller import changes, mend, records, spawn, upgrade
+from fwd.controller.acts import Acts
+from fwd.controller.control import Control
+from fwd.controller.desk import Asked
+from fwd.controller.health import FRESH_S, Health
+from fwd.controller.records import Operation
+from fwd.controller.upgrade import Act, Facts, Phase, Step
+from fwd.model.fleet import Gateway
+from fwd.proto.logged import event
+
+_BUSY: Final = "is being upgraded"
+_TABLES_MAX: Final = 64
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Course:
+    """An upgrade that is under way. `order`: of the last change that was made for it."""
+
+    operation: Operation
+    asked: Asked
+    steps: list[Step]
+    order: tuple[int, int] = (0, 0)
+    command: asyncio.Task[spawn.Ran] | None = None
+    told: Sequence[str] = ()
+
+
+@dataclass
+class Upgrades:
+    """See the module. `command` empty: there are none."""
+
+    control: Control
+    acts: Acts
+    command: Sequence[str] = ()
+    limit_s: float = 600.0
+    _course: _Course | None = field(default=None, init=False)
+
+    def plan(self, names: Sequence[str]) -> list[str]:
+        """Say what would be done. Raises RefusedError for what cannot be."""
+        gateways = self.control.desk.kept.fleet.gateway
+        if not self.command:
+            raise changes.RefusedError("there is no upgrade_command in controller.toml", conflict=True)
+        if self._course is not None:
+            raise changes.RefusedError(f"{self._course.operation.id} is under way: one at a time", conflict=True)
+        for name in names:
+            if name not in gateways:
+                raise changes.RefusedError(f"there is no gateway {name}", missing=True)
+            if names.count(name) > 1:
+                raise changes.RefusedError(f"gateway {name} stands here twice")
+            if why := upgrade.why_not(self._facts(name)):
+                raise changes.RefusedError(f"gateway {name}: {why}", conflict=True)
+        return [self._plan_of(name) for name in names]
+
+    async def begin(self, asked: Asked, names: Sequence[str]) -> Operation:
+        """Begin with some gateways. Raises as `plan` does, and what the desk does."""
+        plan = self.plan(names)
+        steps = [Step(name) for name in names]
+        made = await self.control.desk.begin(
+            asked, lambda known: (), plan=tuple(plan), steps=tuple(one.line for one in steps)
+        )
+        self._course = _Course(made, asked, steps)
+        self.acts.working.add(made.id)
+        return made
+
+    async def turn(self) -> None:
+        """Go on: due each second. Raises what the desk does; the next turn goes on."""
+        course = self._course
+        if course is None:
+            return
+        if self.control.desk.term is None:
+            await self._end(course)
+            return
+
+        # The first that is not done is the one that is worked on.
+        number = next((n for n, one in enumerate(course.steps) if one.phase is not Phase.DONE), None)
+        if number is not None and course.steps[number].phase is not Phase.FAILED:
+            await self._go_on(course, number)
+        lines = tuple(one.line for one in course.steps)
+        result = _result(course.steps)
+        if (lines, result) != (course.told, records.RUNNING):
+            await self.control.desk.progress(course.operation.id, steps=lines, result=result)
+            course.told = lines
+        if result != records.RUNNING:
+            await self._end(course)
+            self._tell(course, result)
+
+    async def close(self) -> None:
+        """End what is under way."""
+        if self._course is not None:
+            await self._end(self._course)
+
+    async def _go_on(self, course: _Course, number: int) -> None:
+        step = course.steps[number]
+        facts = self._facts(step.host, course)
+        after, act = upgrade.advance(step, facts, self.control.clock(), self.limit_s)
+        if act is not None:
+            await self._do(course, step.host, act)
+        course.steps[number] = after
+        if after.phase in (Phase.DONE, Phase.FAILED):
+            self.acts.busy.pop(step.host, None)
+            course.command = None
+        else:
+            self.acts.busy[step.host] = _BUSY
+
+    async def _do(self, course: _Course, name: str, act: Act) -> None:
+        desk = self.control.desk
+        if act == "run":
+            argv = spawn.filled(self.command, spawn.words_of(desk.kept.fleet.gateway[name]))
+            course.command = asyncio.create_task(spawn.run(argv, self.limit_s))
+            return
+        state = {"drain": "draining", "undrain": "active"}[act]
+        asked = replace(course.asked, act=act, kind="gateway", name=name, now=self.control.wall())
+        await desk.change(asked, lambda fleet: changes.change(fleet, "gateway", name, {"state": state}))
+        course.order = desk.newest
+
+    async def _end(self, course: _Course) -> None:
+        self._course = None
+        for step in course.steps:
+            self.acts.busy.pop(step.host, None)
+        self.acts.working.discard(course.operation.id)
+        if course.command is not None:
+            course.command.cancel()
+            await asyncio.gather(course.command, return_exceptions=True)
+
+    def _tell(self, course: _Course, result: str) -> None:
+        good = not result.startswith("failed")
+        level, about = logging.INFO if good else logging.ERROR, f"{course.operation.id}: {result}"
+        log.log(level, "upgrade: %s", result, extra=event("controller.upgraded", operation=course.operation.id))
+        for step in course.steps:
+            if step.phase is Phase.FAILED:
+                self.control.happened.note("host.upgrade_failed", step.host, about, self.control.wall())
+
+    def _plan_of(self, name: str) -> str:
+        facts = self._facts(name)
+        drained = "is drained already, and stays so" if facts.draining else "is drained, and goes back into service"
+        return f"gateway {name}: {facts.version or 'of no known version'}; {drained}"
+
+    def _facts(self, name: str, course: _Course | None = None) -> Facts:
+        """Gather what is known of a gateway."""
+        fleet, watch, now = self.control.desk.kept.fleet, self.control.watch, self.control.clock()
+        gateway, beat, verdict = fleet.gateway.get(name), watch.beats.get(name), watch.verdicts.get(name)
+        if gateway is None or verdict is None:
+            return Facts(is_there=gateway is not None, health=Health.JOINING, why="it has not reported yet")
+        hosts = {one: self.acts.seen(one) for one in watch.verdicts}
+        clusters = {group: members for group, members in mend.groups_of(fleet).items() if group.startswith("cluster ")}
+        status = beat.status if beat is not None else {}
+        ran = course.command.result() if course and course.command and course.command.done() else None
+        return Facts(
+            draining=gateway.state == "draining", health=verdict.health, why=verdict.reason,
+            applied=beat is not None and (course is None or beat.applied >= course.order),
+            heard_at=beat.at if beat is not None and now - beat.at <= FRESH_S else 0.0,
+            ready=status.get("ready") is True or status.get("draining") is True,
+            version=beat.version if beat is not None else "", shares=self._shares(gateway, now), ran=ran,
+            alone=upgrade.alone_in(name, hosts, clusters),
+        )  # fmt: skip
+
+    def _shares(self, gateway: Gateway, now: float) -> list[float]:
+        """What its VPC's routers say that they send to it."""
+        found = []
+        for router in self.control.desk.kept.fleet.routers:
+            beat = self.control.watch.beats.get(router.name)
+            if router.vpc != gateway.vpc or beat is None or now - beat.at > FRESH_S:
+                continue
+            tables = beat.status.get("gateways")
+            for table in tables[:_TABLES_MAX] if isinstance(tables, list) else ():
+                if isinstance(table, dict) and table.get("name") == gateway.name:
+                    share = table.get("share")
+                    found.append(float(share) if isinstance(share, int | float) else 0.0)
+        return found
+
+
+def _result(steps: Sequence[Step]) -> str:
+    """How a whole upgrade stands."""
+    failed = next((one for one in steps if one.phase is Phase.FAILED), None)
+    if failed is not None:
+        waiting = [one.host for one in steps if one.phase is Phase.WAITS]
+        drained = "" if failed.since == 0.0 else f"; `fwd gateway show {failed.host}`, and undrain it once it is well"
+        rest = f"; not begun: {', '.join(waiting)}" if waiting else ""
+        return f"failed: {failed.host}: {failed.text}{drained}{rest}"
+    return "done" if all(one.phase is Phase.DONE for one in steps) else records.RUNNING
