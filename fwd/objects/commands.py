@@ -116,7 +116,9 @@ def _add_act(app: typer.Typer, name: str, kind: Kind, act: str, text: str) -> No
 
 
 def _add_create_token(app: typer.Typer, name: str, kind: Kind) -> None:
-    @app.command("create", help="Make a token: vpc=NAME for a host that joins, role=viewer or role=admin for a bearer.")
+    @app.command(
+        "create", help="Make a token: vpc=NAME for a gateway that joins, kind=router for a router; role=viewer|admin."
+    )
     def create(fields: _Fields = None, output: _Output = None, json_: _Json = False) -> None:
         body = fields_in(kind, fields or ())
         if output is None:

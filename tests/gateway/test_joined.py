@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import servekit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from gwkit import Json, MakePair, Pair, until
+from gwkit import BEACON, Json, MakePair, Pair, until
 from servekit import Site
+from test_answers_routers import ask
 from test_supervisor import MARKER, pinging
 
 from fwd.agent.client import query
@@ -34,6 +35,7 @@ class Joined(Pair):
 
     def join(self) -> None:
         self.ports = "5012-5013"
+        self.gateway |= {"beacon": BEACON}  # the key for it comes from the controller
         directory = self.topology.run_dir / "controller"
         directory.mkdir()
         self.site = Site(directory)
@@ -80,11 +82,12 @@ class Joined(Pair):
             "remote_id": [f"{far}.gateway.fwd"], **changes,
         }  # fmt: skip
 
-    def wish(self, *hosts: str, removed: tuple[str, ...] = (), **changes: Any) -> tuple[int, int]:
+    def wish(self, *hosts: str, removed: tuple[str, ...] = (), probe_key: str = "", **changes: Any) -> tuple[int, int]:
         """Have the controller want the peering on these hosts; which order that is."""
         self.orders += 1
         for host in hosts or self.topology.gateways:
             content = {"peering": [self.table(host, **changes)], "draining": False}
+            content |= {"probe_key": probe_key} if probe_key else {}
             self.site.publish(content, (1, self.orders), host, removed)
         return 1, self.orders
 
@@ -165,6 +168,20 @@ def test_a_change_is_followed_and_ends_no_process(pair: Joined) -> None:
     assert pair.ping()
 
 
+def test_routers_are_answered_by_the_controllers_key_once_it_has_given_one(pair: Joined) -> None:
+    """And by the next one, when there is another; the controller hears who has probed."""
+    assert "beacon" not in pair.pids("gw1")
+    before = pair.others("gw1")
+    for key in (b"\x07" * 32, b"\x08" * 32):
+        pair.wish("gw1", probe_key=key.hex())
+        until(lambda key=key: ask(pair, key=key), 30.0, "an answer")  # type: ignore[misc]
+    assert not ask(pair, key=b"\x07" * 32)
+    router = pair.topology.address("client1", "eth0")
+    until(lambda: router in pair.site.beat("gw1")["status"].get("routers", ()), 30.0, "who has probed")
+    assert {name: pid for name, pid in pair.others("gw1").items() if name != "beacon"} == before
+    assert pair.ping()
+
+
 def test_what_may_not_be_is_refused_and_traffic_goes_on(pair: Joined) -> None:
     """Whoever takes the link over, or signs what it may not."""
     before, at = pair.others("gw1"), pair.applied("gw1")
@@ -220,7 +237,7 @@ def test_a_link_that_dies_or_is_frozen_is_replaced_and_nobody_else(pair: Joined,
 def test_a_refusal_is_shown_as_the_controller_says_it(pair: Joined) -> None:
     (pair.site.directory / "refuse").write_text("403 not yet valid: this host's clock is 600 s behind")
     until(lambda: "clock is 600 s behind" in pair.controller("gw1")["error"], 60.0)
-    assert not pair.controller("gw1")["connected"]
+    until(lambda: not pair.controller("gw1")["connected"], 30.0, "heartbeats are refused, as the stream is")
     assert pair.ping()
     (pair.site.directory / "refuse").unlink()
     until(lambda: up(pair, "gw1") and not pair.controller("gw1")["error"], 90.0)

@@ -103,6 +103,8 @@ def test_it_installs_and_waits_for_a_configuration(host: Container, before: set[
     assert before  # noted before this step
     assert show(host, "ActiveState") == "inactive"
     assert host.output("systemctl", "is-enabled", "fwd") == "enabled"
+    for other in ("fwd-router", "fwd-controller"):
+        assert host.run("systemctl", "is-enabled", other, check=False).stdout.strip() == "disabled"
     host.run("systemctl", "start", "fwd")
     assert show(host, "ConditionResult") == "no"
     assert host.output("getent", "passwd", "fwd").endswith("/usr/sbin/nologin")
@@ -122,7 +124,9 @@ def test_what_came_with_it(host: Container) -> None:
 
 
 def test_the_unit_is_in_order(host: Container) -> None:
-    done = host.run("systemd-analyze", "verify", "--man=no", "fwd.service")
+    done = host.run(
+        "systemd-analyze", "verify", "--man=no", "fwd.service", "fwd-router.service", "fwd-controller.service"
+    )
     assert (done.stdout, done.stderr) == ("", "")
 
 
@@ -219,6 +223,27 @@ def test_an_upgrade_restarts_it(host: Container) -> None:
     until(lambda: ping(host), "a ping")
 
 
+def test_a_router_that_joins_a_controller_runs_under_its_own_unit(host: Container) -> None:
+    """Both on this host, as a trial has them."""
+    host.write("/etc/fwd/controller.toml", '[controller]\nlisten = "127.0.0.1:8443"\nurl = "https://127.0.0.1:8443"\n')
+    host.run("systemctl", "start", "fwd-controller")
+    ask = ("runuser", "--user", "fwd-controller", "--", "fwd")
+    until(lambda: host.run(*ask, "vpc", "list", check=False).returncode == 0, "the controller leads")
+    host.run(*ask, "vpc", "create", "vpc1", "cidrs=10.8.0.0/16")
+    host.run("sh", "-ec", "umask 077; runuser -u fwd-controller -- fwd token create vpc=vpc1 kind=router > /root/token")
+    host.run("fwd", "join", "https://127.0.0.1:8443", "--token-file", "/root/token", "--kind", "router", "--name", "r1",
+             "--inner", "10.8.0.2")  # fmt: skip
+    host.write("/etc/fwd/router.toml", '[controller]\nsubnets = ["10.0.0.0/8"]\n')
+    host.run("systemctl", "start", "fwd-router")
+    until(lambda: json.loads(host.output("fwd", "router", "status"))["controller"]["applied"], "what it wants")
+    assert host.run("fwd", "router", "ready", check=False).stdout.strip() == "nothing to carry: no spread yet"
+    shown = json.loads(host.output(*ask, "router", "show", "r1", "--json"))
+    assert shown["health"]["state"] in ("joining", "degraded")
+    for unit in ("fwd-router", "fwd-controller"):
+        host.run("systemctl", "stop", unit)
+        assert host.output("systemctl", "show", unit, "--property", "Result", "--value") == "success"
+
+
 def test_it_stops_clean(host: Container) -> None:
     host.run("systemctl", "stop", "fwd")
     assert show(host, "Result") == "success"
@@ -237,6 +262,7 @@ def test_it_is_removed_and_leaves_the_configuration(host: Container, before: set
     host.run("test", "-e", "/etc/fwd/fwd.toml")
     host.run("apt-get", "purge", "--yes", "fwd")
     left = files(host) - before
-    own = {"/etc/fwd/fwd.toml", "/etc/fwd/far.psk", "/etc/fwd/theirs.toml"}  # the administrator's: never deleted
+    own = {f"/etc/fwd/{name}" for name in ("fwd.toml", "far.psk", "theirs.toml", "router.toml", "controller.toml")}
+    left = {path for path in left if not path.startswith(("/etc/fwd/controller/", "/var/lib/fwd/controller/"))}
     users = {f"/etc/{name}{end}" for name in ("passwd", "group", "shadow", "gshadow") for end in ("", "-")}
     assert left - users == own

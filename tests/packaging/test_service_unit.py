@@ -1,4 +1,4 @@
-"""packaging/systemd/fwd.service: systemd understands all of it, and finds little that it could still take away."""
+"""packaging/systemd: systemd understands all of it, and finds little that it could still take away."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-UNIT = Path(__file__).parents[2] / "packaging" / "systemd" / "fwd.service"
-EXPOSURE_MAX = 4.0
+UNITS = Path(__file__).parents[2] / "packaging" / "systemd"
+EXPOSURE_MAX = {"fwd": 4.0, "fwd-router": 3.0, "fwd-controller": 2.0}
 
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -19,12 +19,21 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture
-def unit(tmp_path: Path) -> Path:
-    """The unit with a program that is on this machine, since fwd is not installed."""
-    copy = tmp_path / "fwd.service"
-    copy.write_text(UNIT.read_text().replace("/usr/bin/fwd", sys.executable))
+def text_of(name: str) -> str:
+    return (UNITS / f"{name}.service").read_text()
+
+
+@pytest.fixture(params=EXPOSURE_MAX)
+def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The unit with a program and a user that are on this machine, since fwd is not installed."""
+    name: str = request.param
+    copy = tmp_path / f"{name}.service"
+    copy.write_text(text_of(name).replace("/usr/bin/fwd", sys.executable).replace("=fwd-controller", "=daemon"))
     return copy
+
+
+def test_every_unit_is_looked_at() -> None:
+    assert {one.stem for one in UNITS.iterdir()} == set(EXPOSURE_MAX)
 
 
 def test_systemd_has_nothing_to_complain_of(unit: Path) -> None:
@@ -39,11 +48,12 @@ def test_it_would_complain(unit: Path) -> None:
 
 def test_the_exposure_is_low(unit: Path) -> None:
     done = analyze("security", "--offline=yes", str(unit))
-    (exposure,) = re.findall(r"Overall exposure level for fwd\.service: ([\d.]+)", done.stdout)
-    assert float(exposure) <= EXPOSURE_MAX
+    (exposure,) = re.findall(rf"Overall exposure level for {unit.stem}\.service: ([\d.]+)", done.stdout)
+    assert float(exposure) <= EXPOSURE_MAX[unit.stem]
 
 
-def test_what_the_oom_killer_takes_is_replaced_and_the_supervisor_is_taken_last() -> None:
+@pytest.mark.parametrize("name", ["fwd", "fwd-router"])
+def test_what_the_oom_killer_takes_is_replaced_and_the_supervisor_is_taken_last(name: str) -> None:
     """systemd's default, OOMPolicy=stop, is a clean stop of the whole gateway: without its leak guards."""
-    lines = UNIT.read_text().splitlines()
+    lines = text_of(name).splitlines()
     assert [line for line in lines if line.startswith("OOM")] == ["OOMPolicy=continue", "OOMScoreAdjust=-500"]
