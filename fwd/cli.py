@@ -357,6 +357,18 @@ def router_accept_shrink(
     typer.echo(applies.accept_shrink(control))
 
 
+@controller_app.command("status")
+def controller_status(json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Show the controller that is asked: whether it leads, and which one does."""
+    import json
+
+    from fwd.objects.commands import ask
+    from fwd.objects.values import lines_of
+
+    found = ask("GET", "/v1/controller")
+    typer.echo(json.dumps(found, indent=2) if json_ else "\n".join(lines_of(found)))
+
+
 @controller_app.command("recover")
 def controller_recover() -> None:
     """Have hosts take what the store says now, after an older one was put back: asked of the leading controller."""

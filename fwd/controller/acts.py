@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,13 +43,10 @@ class Rules:
 
 @dataclass
 class Acts:
-    """See the module. `counts`: restarts by host and whether the command was good, since this controller began.
-    `busy`: what is done with hosts, by others, too; `working`: operations that are under way here.
-    """
+    """See the module. `busy`: what is done with hosts, by others, too; `working`: operations under way here."""
 
     control: Control
     rules: Rules = Rules()
-    counts: Counter[tuple[str, bool]] = field(default_factory=Counter)
     busy: dict[str, str] = field(default_factory=dict)
     working: set[str] = field(default_factory=set)
     _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -120,7 +116,7 @@ class Acts:
         try:
             ran = await spawn.run(argv, self.rules.timeout_s)
         finally:
-            self.counts[name, ran.good] += 1
+            self.control.restarts[name, ran.good] += 1
             self.busy.pop(name, None)
             del self._running[id]
             self.working.discard(id)

@@ -73,6 +73,7 @@ class Controller(Strict):
     certificate_lifetime: Seconds = Field(
         default=30 * DAY_S, ge=10, le=365 * DAY_S, description="of hosts' certificates, which renew at half of it"
     )
+    audit_log: FilePath | None = Field(default=None, description="a file of its own; by default fwd's log has it")
     restart_command: _Argv = Field(
         default=[], description="what restarts a host that is down, with {name}, {kind}, {vpc}, {inner}, {outer}"
     )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from fwd.controller import roles
 from fwd.controller.desk import Asked, Desk, LeaderlessError
+from fwd.controller.door import Door
 from fwd.controller.happened import Happened
+from fwd.controller.rates import Rates
 from fwd.controller.records import Operation
 from fwd.controller.store import StoreError, Write
 from fwd.controller.tokens import Token
@@ -19,32 +22,9 @@ from fwd.controller.webhook import Webhook
 
 _WRITER: Final = "healthz"
 _WRITER_S: Final = 1.0  # between two tries of the writer, whatever came of the first
-STRANGERS_MAX: Final = 20.0  # refusals of one address at once
-STRANGERS_A_S: Final = 1.0  # and for each second from then on
-_ADDRESSES_MAX: Final = 4096
-
-
-class Strangers:
-    """Who is refused too often is not listened to for a while: a bucket for each address."""
-
-    def __init__(self) -> None:
-        self._left: dict[str, tuple[float, float]] = {}
-
-    def may_ask(self, address: str, now: float) -> bool:
-        """Whether an address has a try left."""
-        return self._tries(address, now) >= 1
-
-    def refused(self, address: str, now: float) -> None:
-        """Take a try away."""
-        left = self._tries(address, now) - 1
-        self._left.pop(address, None)
-        while len(self._left) >= _ADDRESSES_MAX:
-            del self._left[next(iter(self._left))]
-        self._left[address] = left, now
-
-    def _tries(self, address: str, now: float) -> float:
-        left, at = self._left.get(address, (STRANGERS_MAX, now))
-        return min(STRANGERS_MAX, left + STRANGERS_A_S * (now - at))
+_STRANGERS: Final = (20.0, 1.0)  # refusals of one address at once, and for each second from then on
+_PEOPLE: Final = (1000.0, 100.0)  # requests of a bearer token
+_HOSTS: Final = (60.0, 10.0)  # and of a host
 
 
 class Upgrading(Protocol):
@@ -64,7 +44,14 @@ class Control:
     desk: Desk
     wall: Callable[[], float] = time.time
     clock: Callable[[], float] = time.monotonic
-    strangers: Strangers = field(default_factory=Strangers)
+    who: str = ""  # this controller, as it is called where leaders are
+    leader: str = ""  # who leads, as of the last turn
+    strangers: Rates = field(default_factory=lambda: Rates(*_STRANGERS))
+    noted: Rates = field(default_factory=lambda: Rates(*_STRANGERS))  # their lines in the audit log
+    people: Rates = field(default_factory=lambda: Rates(*_PEOPLE))
+    links: Rates = field(default_factory=lambda: Rates(*_HOSTS))
+    restarts: Counter[tuple[str, bool]] = field(default_factory=Counter)  # by host, and whether the command was good
+    door: Door | None = None
     happened: Happened = field(default_factory=Happened)
     webhook: Webhook | None = None
     upgrading: Upgrading | None = None

@@ -90,6 +90,11 @@ class EtcdStore(Store):
     def leads(self) -> bool:
         return time.monotonic() < self._leads_until
 
+    async def leader(self) -> str:
+        answer = await self._post("kv/range", {"key": self._key(_LEADER)})
+        rows = answer.get("kvs", [])
+        return _plain(rows[0].get("value", "")).decode(errors="replace") if rows else ""
+
     async def resign(self) -> None:
         self._leads_until = float("-inf")
         await self._drop_lease()

@@ -22,8 +22,8 @@ from typing import Any, Final
 
 import uvicorn
 
+from fwd.controller import audit, keys, spawn, tokens
 from fwd.controller import config as configuration
-from fwd.controller import keys, spawn, tokens
 from fwd.controller.acts import Acts, Rules
 from fwd.controller.api.app import application
 from fwd.controller.control import Control
@@ -51,9 +51,10 @@ class _Server(uvicorn.Server):
 
     door: Door | None = None
 
-    def open(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+    def open(self, sock: socket.socket, context: ssl.SSLContext) -> Door:
         """Have connections come by a socket, from the start of the server on."""
         self.door = Door(sock, context, self._protocol)
+        return self.door
 
     def _protocol(self) -> asyncio.Protocol:
         return PeerProtocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
@@ -81,7 +82,7 @@ class Service:
         self, config: configuration.ControllerConfig, control: Control, tls: Server, hook: Receiver | None = None
     ) -> None:
         self._config, self._control, self._tls = config, control, tls
-        self._who = f"{socket.gethostname()}:{os.getpid()}"
+        self._who = control.who = f"{socket.gethostname()}:{os.getpid()}"
         self._trouble = ""
         about = config.controller
         rules = Rules(about.restart_command, about.restart_limit, about.restart_wait, about.restart_timeout)
@@ -99,7 +100,7 @@ class Service:
         turning = asyncio.create_task(self._turn_for_ever())
         telling = asyncio.create_task(self._hook.run()) if self._hook is not None else None
         try:
-            self._server.open(door, self._tls.context)
+            self._control.door = self._server.open(door, self._tls.context)
             await self._server.serve()
         finally:
             await _ended(turning)
@@ -160,6 +161,7 @@ class Service:
             await self._know_an_admin()
         else:
             await desk.follow()
+        self._control.leader = self._who if desk.term is not None else await desk.store.leader()
 
     async def _know_an_admin(self) -> None:
         """Have an admin's bearer token if there is none yet: its text is in the state directory."""
@@ -207,6 +209,9 @@ async def _run(config: configuration.ControllerConfig, log_format: str) -> None:
     door = _door(config.controller.listen)
     keys.write(state / keys.CLIENT, _client(config).encode())
     keys.note_told(state, control.desk.keys)
+
+    if config.controller.audit_log is not None:
+        audit.write_to(config.controller.audit_log)
 
     # From here on what is wrong is logged, and tried again.
     _log_as(log_format)

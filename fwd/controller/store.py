@@ -92,6 +92,10 @@ class Store(ABC):
         """Whether who was the leader at the last renewal may act as one now, by its own clock."""
 
     @abstractmethod
+    async def leader(self) -> str:
+        """Who leads, as it has called itself; empty: nobody does."""
+
+    @abstractmethod
     async def resign(self) -> None:
         """Lead no more; the next one need not wait."""
 
@@ -155,6 +159,7 @@ class SqliteStore(Store):
             if not self._take_lock():
                 return None
             self._db.execute("UPDATE about SET value = value + 1 WHERE name = 'term'")
+            self._db.execute("INSERT OR REPLACE INTO about VALUES ('leader', ?)", (who,))
             return self._number("term")
 
     def _take_lock(self) -> bool:
@@ -175,7 +180,15 @@ class SqliteStore(Store):
     def leads(self) -> bool:
         return self._path is None or self._lock is not None
 
+    async def leader(self) -> str:
+        with _as_store_error():
+            row = self._db.execute("SELECT value FROM about WHERE name = 'leader'").fetchone()
+            return str(row[0]) if row else ""
+
     async def resign(self) -> None:
+        if self.leads():
+            with _as_store_error():
+                self._db.execute("DELETE FROM about WHERE name = 'leader'")
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

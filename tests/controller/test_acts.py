@@ -80,7 +80,7 @@ def test_one_that_is_down_is_restarted_and_it_is_an_operation_and_an_event(bed: 
     assert (made["who"], made["kind"], made["name"], made["result"]) == ("controller", "gateway", "a1", "done: booting")
     assert made["reason"].startswith("down for 3 s: no heartbeat, and b1 does not see it either")
     assert one.events("host.restart") == [f"{made['id']}: {made['reason']}"]
-    assert one.acts.counts == {("a1", True): 1}
+    assert one.api.control.restarts == {("a1", True): 1}
 
 
 def test_one_that_is_silent_alone_is_not_restarted(bed: Callable[[str], Bed]) -> None:
@@ -129,7 +129,7 @@ def test_a_command_that_fails_is_told_and_counts(bed: Callable[[str], Bed]) -> N
     (made,) = one.operations()
     assert made["result"] == "failed: exit status 4: no such host"
     assert one.events("host.restart_failed") == [f"{made['id']}: exit status 4: no such host"]
-    assert one.acts.counts == {("a1", False): 1}
+    assert one.api.control.restarts == {("a1", False): 1}
 
 
 def test_what_a_controller_that_ended_has_begun_is_told_as_lost(bed: Callable[[str], Bed], api: Api) -> None:

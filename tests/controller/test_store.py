@@ -135,6 +135,20 @@ def test_an_older_term_writes_nothing(opened: Opened) -> None:
     run(work())
 
 
+def test_who_leads_is_told_until_it_resigns(opened: Opened) -> None:
+    async def work() -> None:
+        store = opened()
+        assert await store.leader() == ""
+        await store.lead("one")
+        assert await store.leader() == "one"
+        await store.resign()
+        assert await store.leader() == ""
+        await store.lead("two")
+        assert await store.leader() == "two"
+
+    run(work())
+
+
 def test_who_waits_hears_of_a_write_and_of_none(opened: Opened) -> None:
     async def work() -> None:
         store = opened()

@@ -186,6 +186,19 @@ class Events(BaseModel):
     items: list[Happened]
 
 
+class Standing(BaseModel):
+    """How a controller stands, whether it leads or follows."""
+
+    who: Annotated[str, Field(description="this one: its host's name and its process")]
+    version: str
+    leading: bool
+    leader: Annotated[str, Field(description="who leads, as of a second ago; empty: nobody, or nobody knows")]
+    term: Annotated[int | None, Field(description="in which it leads")]
+    generation: Annotated[int, Field(description="of what hosts are to do")]
+    cluster_id: str
+    hosts: dict[str, int]
+
+
 class Authorities(BaseModel):
     """The CAs of hosts, by their pins."""
 

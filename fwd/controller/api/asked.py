@@ -8,15 +8,19 @@ from fastapi import Depends, Header, HTTPException, Query, Request
 
 from fwd.controller import roles
 from fwd.controller.api.answers import denied, problem
+from fwd.controller.audit import audit
 from fwd.controller.control import Control
 from fwd.controller.desk import LeaderlessError
 from fwd.controller.door import whence
+from fwd.controller.rates import Rates
 from fwd.controller.tokens import Token
 
 PEER: Final = "fwd.peer"  # in a request's scope: the client's certificate, DER (tls.py)
 BODY_BYTES_MAX: Final = 1 << 20
 _BODIES_MAX: Final = {"/v1/join": 1 << 16, "/v1/renew": 1 << 16, "/v1/heartbeat": (1 << 16) + (1 << 13)}
-_HOSTS: Final = ("/v1/renew", "/v1/heartbeat")
+_NOBODY: Final = "nobody"
+_BEAT: Final = "/v1/heartbeat"
+_HOSTS: Final = ("/v1/renew", _BEAT)
 _JOIN: Final = "/v1/join"
 _GUESSED: Final = (401, 422)  # answers to those who join that say that they know nothing
 
@@ -28,33 +32,37 @@ class Doors:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS", "DELETE"):
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self._app(scope, receive, send)
             return
-        request = Request(scope)
+        request, who = Request(scope), _NOBODY
         try:
-            _look_at(request)
+            who = _look_at(request)
         except HTTPException as error:
-            await problem(error.status_code, str(error.detail), error.headers)(scope, receive, send)
+            answer = problem(error.status_code, str(error.detail), error.headers)
+            await answer(scope, receive, _noted(request, who, send))
             return
         except roles.DeniedError as error:
-            await denied(error)(scope, receive, send)
+            await denied(error)(scope, receive, _noted(request, who, send))
             return
         except LeaderlessError:
             pass  # the route says so
 
-        await self._app(scope, _bounded(request, receive), _counted(request, send))
+        await self._app(scope, _bounded(request, receive), _noted(request, who, _counted(request, send)))
 
 
-def _look_at(request: Request) -> None:
-    """Find out who asks. Raises DeniedError, LeaderlessError, and HTTPException for one who is not listened to."""
+def _look_at(request: Request) -> str:
+    """Find out who asks, for the audit log. Raises DeniedError, LeaderlessError, and HTTPException for one who is not
+    listened to.
+    """
     path = request.url.path
     if path in _HOSTS:
-        control_of(request).host(request.scope.get(PEER))
-    elif path == _JOIN:
+        one = control_of(request).host(request.scope.get(PEER))
+        return f"{one.kind} {one.name}"
+    if path == _JOIN:
         _listen_to(request)
-    else:
-        _person(request, request.headers.get("Authorization"), writes=False)
+        return "who joins"
+    return f"token {_person(request, request.headers.get('Authorization'), writes=False).name}"
 
 
 def _bounded(request: Request, receive: Any) -> Any:
@@ -79,10 +87,26 @@ def _counted(request: Request, send: Any) -> Any:
     async def counted(message: Any) -> None:
         if message["type"] == "http.response.start" and message["status"] in _GUESSED:
             control = control_of(request)
-            control.strangers.refused(address_of(request), control.clock())
+            control.strangers.take(address_of(request), control.clock())
         await send(message)
 
     return counted
+
+
+def _noted(request: Request, who: str, send: Any) -> Any:
+    """Have the answer in the audit log; heartbeats that are heard are not, and of nobody's requests few."""
+    control = control_of(request)
+
+    async def noted(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            address = request.client.host if request.client else ""
+            is_few = who != _NOBODY or control.noted.take(address_of(request), control.clock())
+            if is_few and (request.url.path != _BEAT or status >= 400):
+                audit(who, address, request.method, request.url.path, status)
+        await send(message)
+
+    return noted
 
 
 def control_of(request: Request) -> Control:
@@ -104,14 +128,14 @@ def _person(request: Request, authorization: str | None, *, writes: bool) -> Tok
         if error.unknown:
             _listen_to(request)
             control = control_of(request)
-            control.strangers.refused(address_of(request), control.clock())
+            control.strangers.take(address_of(request), control.clock())
         raise
 
 
 def _listen_to(request: Request) -> None:
     """Refuse one who was refused too often, without saying why."""
     control = control_of(request)
-    if not control.strangers.may_ask(address_of(request), control.clock()):
+    if not control.strangers.may(address_of(request), control.clock()):
         raise HTTPException(429, "refused too often: wait a second", {"Retry-After": "1"})
 
 
@@ -119,15 +143,27 @@ _Authorization = Annotated[str | None, Header(description="Bearer fwdb.…")]
 
 
 async def _viewer(request: Request, authorization: _Authorization = None) -> Token:
-    return _person(request, authorization, writes=False)
+    found = _person(request, authorization, writes=False)
+    _rate(control_of(request).people, found.name, request)
+    return found
 
 
 async def _admin(request: Request, authorization: _Authorization = None) -> Token:
-    return _person(request, authorization, writes=True)
+    found = _person(request, authorization, writes=True)
+    _rate(control_of(request).people, found.name, request)
+    return found
 
 
 async def _host(request: Request) -> roles.Host:
-    return control_of(request).host(request.scope.get(PEER))
+    found = control_of(request).host(request.scope.get(PEER))
+    _rate(control_of(request).links, found.name, request)
+    return found
+
+
+def _rate(rates: Rates, name: str, request: Request) -> None:
+    """Refuse who asks so often that others would wait for it."""
+    if not rates.take(name, control_of(request).clock()):
+        raise HTTPException(429, f"{name} asks too often: wait a second", {"Retry-After": "1"})
 
 
 Viewer = Annotated[Token, Depends(_viewer)]

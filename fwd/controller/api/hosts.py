@@ -97,12 +97,12 @@ async def join(control: Controller, body: Join) -> Certificates:
     return Certificates(**await control.desk.join(body.token, joining, control.wall()))
 
 
-@router.post("/v1/renew", operation_id="renew", responses=problems(400, 401, 403, 409, 413, 422, 503))
+@router.post("/v1/renew", operation_id="renew", responses=problems(400, 401, 403, 409, 413, 422, 429, 503))
 async def renew(control: Controller, link: Link, body: Renew) -> Certificates:
     return Certificates(**await control.desk.renew_certificates(link, body.link_csr, body.ike_csr, control.wall()))
 
 
-@router.post("/v1/heartbeat", operation_id="heartbeat", responses=problems(400, 401, 403, 413, 422, 503))
+@router.post("/v1/heartbeat", operation_id="heartbeat", responses=problems(400, 401, 403, 413, 422, 429, 503))
 async def heartbeat(control: Controller, link: Link, body: Heartbeat) -> Heard:
     newest, now = control.desk.newest, control.wall()
     why = (body.held.why if body.held else body.refused) or ""
@@ -130,7 +130,7 @@ async def crl(control: Controller) -> Response:
     "/v1/desired",
     operation_id="desired",
     response_class=StreamingResponse,
-    responses={**problems(401, 403, 422, 503), 200: {"content": {"application/x-ndjson": {}}}},
+    responses={**problems(401, 403, 422, 429, 503), 200: {"content": {"application/x-ndjson": {}}}},
 )
 async def desired(
     control: Controller,

@@ -33,7 +33,11 @@ class _Fleet(Collector):
         yield GaugeMetricFamily("fwd_controller_leading", "Whether this controller leads.", int(leading))
         yield GaugeMetricFamily("fwd_controller_term", "The term in which it leads.", desk.term or 0)
         yield GaugeMetricFamily("fwd_controller_generation", "Of what hosts are to do.", desk.kept.generation)
+        leads = GaugeMetricFamily("fwd_controller_leader", "Who leads, as this controller knows it.", labels=["leader"])
+        leads.add_metric([self._control.who if leading else self._control.leader], 1)
+        yield leads
         yield from self._webhook()
+        yield from self._door()
         if not leading:
             return
 
@@ -43,6 +47,8 @@ class _Fleet(Collector):
             for one in Health:
                 hosts.add_metric([kind, one.value], health[kind, one.value])
         yield hosts
+
+        yield from self._each()
 
         pairs = GaugeMetricFamily("fwd_controller_pairs", "Pairs by how they are.", labels=["peering", "state"])
         states = Counter((one.peering, shown.pair(self._control, one).state) for one in desk.kept.pairs)
@@ -54,6 +60,33 @@ class _Fleet(Collector):
         for name, beat in watch.beats.items():
             ages.add_metric([name], max(0.0, self._control.clock() - beat.at))
         yield ages
+
+    def _each(self) -> Iterator[Metric]:
+        """How each host is, and how often it was restarted."""
+        how = GaugeMetricFamily(
+            "fwd_controller_host", "1: how a host is.", labels=["kind", "host", "health", "version"]
+        )
+        for kind, name in sorted(self._control.desk.hosts):
+            beat = self._control.watch.beats.get(name)
+            how.add_metric([kind, name, self._health(name), beat.version if beat else ""], 1)
+        yield how
+        restarts = CounterMetricFamily(
+            "fwd_controller_restarts", "Restarts of a host by this controller.", labels=["host", "result"]
+        )
+        for (name, good), count in sorted(self._control.restarts.items()):
+            restarts.add_metric([name, "done" if good else "failed"], count)
+        yield restarts
+
+    def _door(self) -> Iterator[Metric]:
+        """Connections before their handshake."""
+        door = self._control.door
+        if door is not None:
+            yield GaugeMetricFamily("fwd_controller_handshakes", "TLS handshakes under way.", door.handshakes)
+            for name, text in (
+                ("refused", "Connections refused before their handshake."),
+                ("failed", "Handshakes failed."),
+            ):
+                yield CounterMetricFamily(f"fwd_controller_handshakes_{name}", text, door.counts[name])
 
     def _webhook(self) -> Iterator[Metric]:
         """What was told elsewhere; nothing if nobody is."""

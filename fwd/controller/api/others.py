@@ -15,7 +15,7 @@ from fwd.controller.api.asked import Admin, Controller, DryRun, Viewer
 from fwd.controller.api.metrics import metrics_of
 from fwd.controller.ca import pin
 from fwd.controller.changes import RefusedError
-from fwd.controller.desk import Asked, LeaderlessError
+from fwd.controller.desk import Asked
 from fwd.model.fleet import Name
 
 _NAMES_CHARS_MAX = 200
@@ -113,6 +113,12 @@ async def show_operation(control: Controller, viewer: Viewer, id: _Path) -> answ
     return shown.operation(control, one)
 
 
+@router.get("/v1/controller", operation_id="controller", tags=["controller"], responses=problems(*READING))
+async def standing(control: Controller, viewer: Viewer) -> answers.Standing:
+    """Say whether this controller leads, and which one does."""
+    return shown.standing(control)
+
+
 @router.get("/v1/authorities", operation_id="authorities", tags=["controller"], responses=problems(*READING))
 async def authorities(control: Controller, viewer: Viewer) -> Authorities:
     """Say which CAs hosts are told to trust, and who has yet to hear of them."""
@@ -138,9 +144,9 @@ class UpgradeWanted(BaseModel):
 @router.post("/v1/upgrade", status_code=202, operation_id="upgrade", tags=["controller"], responses=problems(*WRITING))
 async def upgrade(control: Controller, admin: Admin, body: UpgradeWanted, dry_run: DryRun = False) -> answers.Changed:
     """Begin to upgrade gateways: each is drained, upgraded, and goes back into service, until one fails."""
-    if control.upgrading is None:
-        raise LeaderlessError
     _ = control.desk.newest
+    if control.upgrading is None:
+        raise RefusedError("this controller upgrades nothing", conflict=True)
     if dry_run:
         return answers.Changed(dry_run=True, plan=control.upgrading.plan(body.gateways), operation=None, object=None)
     asked = Asked(admin.name, "upgrade", "gateway", ",".join(body.gateways)[:_NAMES_CHARS_MAX], control.wall())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from fwd import __version__
@@ -89,6 +90,19 @@ def operation(control: Control, one: records.Operation) -> answers.Operation:
         id=one.id, at=one.at, who=one.who, act=one.act, kind=one.kind, name=one.name, plan=list(one.plan),
         order=one.order, progress=answers.Progress(hosts=len(one.hosts), waiting=waiting),
         reason=one.reason, steps=list(one.steps), result=one.result or (records.RUNNING if waiting else "done"),
+    )  # fmt: skip
+
+
+def standing(control: Control) -> answers.Standing:
+    """How this controller stands; one that follows judges no hosts."""
+    desk = control.desk
+    leading = desk.term is not None and desk.store.leads()
+    judged = [control.watch.verdicts.get(name) for _, name in desk.hosts] if leading else []
+    states = Counter(one.health.value if one else Health.JOINING.value for one in judged)
+    return answers.Standing(
+        who=control.who, version=__version__, leading=leading, leader=control.who if leading else control.leader,
+        term=desk.term if leading else None, generation=desk.kept.generation, cluster_id=desk.cluster_id,
+        hosts=dict(sorted(states.items())),
     )  # fmt: skip
 
 
