@@ -2,7 +2,8 @@
 
     client ── router ── three addresses of a sink
 
-What the kernel took is seen in its own table: of the packet's bucket alone the idle time is short.
+What the kernel took is seen in its own table: of the packet's bucket alone the idle time is short. The sink answers
+for its addresses: the kernel's own word of a neighbour that does not answer would count as use of a bucket, too.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ ip -n {0}-router addr add 10.1.0.1/24 dev inside
 ip -n {0}-router addr add fd00:1::1/64 dev inside nodad
 ip -n {0}-router addr add 10.9.0.1/24 dev lan
 ip -n {0}-router addr add fd00:9::1/64 dev lan nodad
+ip -n {0}-sink addr add 10.9.0.11/24 dev eth0
+ip -n {0}-sink addr add 10.9.0.12/24 dev eth0
+ip -n {0}-sink addr add 10.9.0.13/24 dev eth0
+ip -n {0}-sink addr add fd00:9::11/64 dev eth0 nodad
+ip -n {0}-sink addr add fd00:9::12/64 dev eth0 nodad
+ip -n {0}-sink addr add fd00:9::13/64 dev eth0 nodad
 ip -n {0}-client link set eth0 up
 ip -n {0}-sink link set eth0 up
 ip -n {0}-router link set inside up
