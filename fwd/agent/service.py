@@ -1,10 +1,10 @@
 """The agent's process: answers on the control socket and, if there is one, on the metrics port.
 
-One selector loop, one request a connection. Control: a JSON line {"command": "status"}, "ping" or "flow" (flow.py)
-gives a JSON line back. It only shows: what changes anything goes to the supervisor (supervise/admin.py). HTTP: see
-http.py. Limits stand on everything: size of a request, time to send it, time to take the answer, connections at a time
-(others wait in the kernel's queue). Any bytes get an answer or a closed connection, and no client is waited for: the
-loop writes its heartbeat before each thing it does.
+One selector loop, one request a connection. Control: a JSON line {"command": "status"}, or "ping", "flow" (flow.py) or
+"checks" (checks.py), gives a JSON line back. It only shows: what changes anything goes to the supervisor
+(supervise/admin.py). HTTP: see http.py. Limits stand on everything: size of a request, time to send it, time to take
+the answer, connections at a time (others wait in the kernel's queue). Any bytes get an answer or a closed connection,
+and no client is waited for: the loop writes its heartbeat before each thing it does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
-from fwd.agent import flow, http
+from fwd.agent import checks, flow, http
 from fwd.agent.changes import Changes
 from fwd.agent.controller import identities_of, is_joined, routers_of, summary
 from fwd.agent.readiness import Watch
@@ -195,9 +195,11 @@ class Agent:
             return _line(as_json(self._status()))
         if command == "flow":
             return _line(flow.answer(self._view, message))
+        if command == "checks":
+            return _line(checks.answer(self._view))
         if command == "ping":
             return _line({"pong": True, "pid": os.getpid()})
-        return _line({"error": "unknown command; known: status, flow, ping"})
+        return _line({"error": "unknown command; known: status, flow, checks, ping"})
 
     def _answer_http(self, request: bytes) -> bytes:
         return http.answer(request, self._status)

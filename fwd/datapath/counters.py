@@ -66,6 +66,16 @@ def count_lost(counters: array[int]) -> None:
     counters[DropReason.INTERNAL_ERROR_DELIVERY] += max(0, counters[MemberCounter.IN_RECORDS] - records)
 
 
+class CheckWord(IntEnum):
+    """Indices in the block by which a member tells of the last check that a user asked for (proto/check.py)."""
+
+    RUN = 0  # which one it was
+    SPI = 1  # the SA that its echoes went out on
+    SENT = 2
+    BACK = 3
+    RTT_US = 4  # of those that came back, the mean
+
+
 class CounterBlock:
     """`count` counters in `words`, a view of 64-bit words at least `size(count)` long."""
 

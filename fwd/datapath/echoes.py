@@ -1,18 +1,20 @@
 """A member's path checks: echoes, answered by the far member inside the SA, and what they tell supervisor and demux.
 
-The pulse (proto/pulse.py) asks whether the path works, the path monitor (proto/path.py) how large a packet it takes.
-In payload esp no size is tried, and nothing is asked or answered unless the peer has said that it knows echoes.
+The pulse (proto/pulse.py) asks whether the path works, the path monitor (proto/path.py) how large a packet it takes,
+and a check (proto/check.py) counts, when a user wants it. In payload esp no size is tried, and nothing is asked or
+answered unless the peer has said that it knows echoes.
 """
 
 from __future__ import annotations
 
 from array import array
 
-from fwd.datapath.counters import MemberCounter
+from fwd.datapath.counters import CheckWord, MemberCounter
 from fwd.datapath.geometry import Geometry
 from fwd.datapath.outbound import Outbound
 from fwd.datapath.shared import LinkWord, MemberShared
 from fwd.proto.aggfrag import FRAMING_BYTES, SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY
+from fwd.proto.check import Check
 from fwd.proto.echo import MOVED, in_dummy, in_stream
 from fwd.proto.esp import NEXT_AGGFRAG, NEXT_DUMMY
 from fwd.proto.path import PathMonitor
@@ -39,6 +41,8 @@ class Echoes:
         self._esp = esp
         self.sizes = sizes
         self.pulse = Pulse()
+        self._check = Check(shared.checks[0])
+        self._checked = shared.check.attach()
 
     def sent(self, now: float) -> bool:
         """Records were sent; returns whether an echo may be due sooner by it."""
@@ -60,6 +64,11 @@ class Echoes:
                 self.publish()
             return
 
+        if self._check.follow(self._shared.checks[0], now):
+            self._tell_check()
+        if (number := self._check.poll(now)) is not None:
+            self._send(SUBTYPE_ECHO, number)
+            self._tell_check()
         number = self.pulse.poll(now)
         if number is not None:
             self._send(SUBTYPE_ECHO, number)
@@ -76,12 +85,14 @@ class Echoes:
         """Seconds until `look` may have something to send; infinite: it will not, unless records are sent."""
         if self._outbound.sa is None or not self.are_answered:
             return float("inf")
-        pulse_s = self.pulse.next_timeout(now)
+        pulse_s = min(self.pulse.next_timeout(now), self._check.next_timeout(now))
         return pulse_s if self._esp or not self.pulse.up else min(pulse_s, self.sizes.next_timeout(now))
 
     def take(self, subtype: int, number: int, now: float) -> None:
         """An echo has come, or an answer to one."""
-        if subtype == SUBTYPE_ECHO_REPLY:
+        if subtype == SUBTYPE_ECHO_REPLY and self._check.answered(number, now):
+            self._tell_check()
+        elif subtype == SUBTYPE_ECHO_REPLY:
             if self.pulse.answered(number, now):
                 self.sizes.check(now)
             self.sizes.answered(number, now)
@@ -100,6 +111,14 @@ class Echoes:
         link[LinkWord.PATH_DOWN] = not self.pulse.up
         link[LinkWord.PATH_MTU] = mtu
         link[LinkWord.CHUNK] = self._geometry.chunk_for(mtu)
+
+    def _tell_check(self) -> None:
+        """Show the agent how the check goes that a user asked for."""
+        told, check, sa = self._checked, self._check, self._outbound.sa
+        told[CheckWord.RUN], told[CheckWord.SENT], told[CheckWord.BACK] = check.run, check.sent, check.back
+        told[CheckWord.SPI] = sa.spi if sa is not None else 0
+        told[CheckWord.RTT_US] = round(1e6 * sum(check.rtts_s) / max(1, check.back))
+        self._shared.check.publish()
 
     def _send(self, subtype: int, number: int, octets: int = 0) -> bool:
         if subtype == SUBTYPE_ECHO:

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fwd.datapath.board import Board, Mailbox
-from fwd.datapath.counters import COUNTS_END, MEMBER_COUNTERS, BeaconCounter, CounterBlock, DemuxCounter
+from fwd.datapath.counters import COUNTS_END, MEMBER_COUNTERS, BeaconCounter, CheckWord, CounterBlock, DemuxCounter
 from fwd.datapath.geometry import PATH_MTU_MIN
 from fwd.datapath.heard import Heard
 from fwd.datapath.memory import Maps, anonymous
@@ -256,11 +256,15 @@ class MemberShared:
         self.peer = AddressWords(words.take(AddressWords.SIZE))  # where the far member was heard
         self.elsewhere = AddressWords(words.take(AddressWords.SIZE))  # likewise, at another address than keyd's
 
+        self.check = CounterBlock(words.take(CounterBlock.size(len(CheckWord))), len(CheckWord))
+
         # What others write for this member.
         if shown := maps.get("supervisor"):
             self.tuning = Board(shown[_PAGE_BYTES:])
         if row := maps.get(f"supervisor-{index}"):
-            self.process = ProcessWords(_Words(row).take(ProcessWords.SIZE), heartbeat)
+            words = _Words(row)
+            self.process = ProcessWords(words.take(ProcessWords.SIZE), heartbeat)
+            self.checks = words.take(1)  # how many checks of its path were asked for (echoes.py)
         if told := maps.get(f"keyd-{index}"):
             words = _Words(told)
             self.next_epoch = words.take(1)

@@ -12,6 +12,7 @@ from typing import Final
 from fwd.proto.aggfrag import FRAMING_BYTES, SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY
 
 ECHO_BYTES: Final = FRAMING_BYTES + 4
+CHECK_FIRST: Final = 2**32 - 2**16  # numbers from here on are of checks that a user asks for (check.py)
 MOVED: Final = 2**32 - 1  # in place of a number: flows of what was sent before go on with other members; not answered
 _MARK: Final = b"fwd"
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+from fwd.proto.echo import CHECK_FIRST
+
 ECHO_S: Final = 0.1
 MISSES: Final = 3
 MISSES_MAX: Final = 24
@@ -88,7 +90,7 @@ class Pulse:
 
         self._sent = False
         self._asked_at = now
-        self._number = (self._number + 1) % (_FIRST - 1)  # the last one says something else (echo.py)
+        self._number = (self._number + 1) % (CHECK_FIRST - _FIRST)  # those above say something else (echo.py)
         self._waiting[_FIRST + self._number] = now
         while len(self._waiting) > _HELD_MAX:
             del self._waiting[next(iter(self._waiting))]

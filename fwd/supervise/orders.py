@@ -22,6 +22,7 @@ LASTING: Final[dict[str, StartAction]] = {"terminate": "none", "initiate": "star
 IKE: Final = ("rekey", *LASTING)
 DRAINS: Final = {"drain": True, "undrain": False}
 ACCEPT: Final = "accept-shrink"
+VERIFY: Final = "verify"
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
 
@@ -47,7 +48,9 @@ class Orders:
             return self._ike(request.command, request.text("peering"))
         if request.command in DRAINS:
             return self._drain(request.command)
-        raise RefusedError(f"unknown command; known: {', '.join((*applying.COMMANDS, ACCEPT, *IKE, *DRAINS))}")
+        if request.command == VERIFY:
+            return self._verify(request.text("peering"))
+        raise RefusedError(f"unknown command; known: {', '.join((*applying.COMMANDS, ACCEPT, *IKE, *DRAINS, VERIFY))}")
 
     def _drain(self, command: str) -> Json:
         """Show the gateway as not ready, or no more; keyd tells the far gateways."""
@@ -56,6 +59,16 @@ class Orders:
             drains[0] = DRAINS[command]
             log.warning("a user asks to %s the gateway", command, extra=event("gateway.asked", command=command))
         return {"asked": command}
+
+    def _verify(self, name: str) -> Json:
+        """Have all members of a peering, or of all, check their paths."""
+        served = self._standing.served()
+        if name and name not in served:
+            raise RefusedError(f"no peering {name!r}; there are: {', '.join(served) or 'none'}")
+        asked = [name] if name else list(served)
+        for one in asked:
+            served[one].check()
+        return {"asked": asked}
 
     def _ike(self, command: str, name: str) -> Json:
         """Hand it to keyd. What came of it, the status shows."""

@@ -268,6 +268,12 @@ class PeeringParts:
             with contextlib.suppress(BlockingIOError):  # rung as often as it can be
                 os.eventfd_write(bell, 1)
 
+    def check(self) -> None:
+        """Have each member ask its far one whether packets come through; what comes of it the agent tells."""
+        for one in self.shared.members:
+            one.checks[0] += 1
+        self.tell()
+
     def close(self) -> None:
         """Undo everything, in reverse order."""
         try:

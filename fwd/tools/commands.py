@@ -69,4 +69,20 @@ def gather(
     typer.echo(bundle.run(output, config or [], control, router_control))
 
 
-COMMANDS = (show, graph, path, gather)
+def verify(
+    peering: Annotated[str, typer.Argument(metavar="[PEERING]", help="Of this one alone; default: of all.")] = "",
+    json_: _Json = False,
+    control: Annotated[Path, typer.Option(metavar="PATH", help="The gateway's control socket.")] = CONTROL,
+) -> int:
+    """Send packets over every pair of this gateway, on the SA of each member, and count what comes back. As root.
+
+    Exit status 0 if all came back and the gateway is ready, 1 if not.
+    """
+    from fwd.tools import verify
+
+    text, status = verify.run(control, peering, as_json=json_)
+    typer.echo(text)
+    return status
+
+
+COMMANDS = (show, graph, path, verify, gather)
