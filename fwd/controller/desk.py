@@ -13,11 +13,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from fwd.controller import ca, changes, domain, fleet, records, tokens
 from fwd.controller.fleet import Kept, Outcome
 from fwd.controller.issuing import Issuer, keys_in, lists_of
+from fwd.controller.joining import Joining, joined_already, with_host
 from fwd.controller.keys import Keys
 from fwd.controller.place import Placement
 from fwd.controller.records import REVOKED_MAX, Operation, Records
@@ -29,7 +31,8 @@ from fwd.model.fleet import Fleet
 from fwd.proto.logged import event
 
 Order = tuple[int, int]
-TERMS_AHEAD_MAX: Final = 2**20  # of a host's word: what is far above could never be surpassed again
+TERMS_AHEAD_MAX: Final = 2**39  # more than an etcd that is lost can have counted; of a host's word, so that thousands
+# of lies are needed before a store cannot count any further (store.NUMBER_MAX)
 CRL_S: Final = 86400.0  # between lists of revoked certificates if nothing is revoked
 log = logging.getLogger(__name__)
 
@@ -56,19 +59,6 @@ class Done:
     kept: Kept
     lines: tuple[str, ...]
     operation: Operation | None
-
-
-@dataclass(frozen=True)
-class Joining:
-    """What a host asks for when it joins: its keys, and what it knows of itself."""
-
-    kind: tokens.Host
-    name: str
-    link_csr: str
-    ike_csr: str | None
-    inner: Sequence[str]
-    outer: Sequence[str]
-    members: int | None = None
 
 
 class Desk:
@@ -203,9 +193,7 @@ class Desk:
     async def delete(self, asked: Asked, *, seen: tuple[str, str, int] | None = None, dry_run: bool = False) -> Done:
         """Take an object away; of a host both certificates are revoked."""
         async with self._leading() as term:
-            if len(self.records.revoked) + len(self.records.of_host(asked.kind, asked.name)) > REVOKED_MAX:
-                text = f"more than {REVOKED_MAX} certificates would be revoked at once: delete it when some have ended"
-                raise changes.RefusedError(text, conflict=True)
+            self._check_revocable(asked.kind, asked.name)
             return await self._edit(
                 term,
                 asked,
@@ -214,6 +202,12 @@ class Desk:
                 seen=seen,
                 dry_run=dry_run,
             )
+
+    def _check_revocable(self, kind: str, name: str) -> None:
+        """See that a host's certificates can be revoked, too."""
+        if len(self.records.revoked) + len(self.records.of_host(kind, name)) > REVOKED_MAX:
+            text = f"more than {REVOKED_MAX} certificates would be revoked at once: do it when some have ended"
+            raise changes.RefusedError(text, conflict=True)
 
     async def _edit(
         self,
@@ -224,6 +218,7 @@ class Desk:
         *,
         seen: tuple[str, str, int] | None = None,
         dry_run: bool = False,
+        again: bool = False,
     ) -> Done:
         """Make a change and its operation in one transaction, and know what holds then."""
         made: list[Operation] = []
@@ -236,7 +231,9 @@ class Desk:
             others = [*others, *records.put_operation(made[0], self.records)]
             return [*others, *records.forgotten(self.records, asked.now, others)]
 
-        outcome = await fleet.edit(self.store, term, self.kept, act, seen=seen, dry_run=dry_run, beside=written)
+        outcome = await fleet.edit(
+            self.store, term, self.kept, act, seen=seen, dry_run=dry_run, beside=written, again=again
+        )
         if dry_run or not made:
             return Done(outcome.kept, outcome.lines, None)
         self.records = await records.load(self.store)
@@ -248,7 +245,7 @@ class Desk:
     def _operation(self, term: int, asked: Asked, outcome: Outcome) -> Operation:
         order, after = (term, outcome.kept.generation), outcome.kept.placement
         hosts = _changed(self._placement, after)
-        if (asked.act, asked.kind) == ("delete", "gateway"):
+        if asked.act in ("delete", "replace") and asked.kind == "gateway":
             hosts |= set(after.gateways)  # whose list of revoked certificates is another
         return Operation(
             records.new_operation_id(self.records, asked.now),
@@ -271,6 +268,8 @@ class Desk:
                 raise changes.RefusedError(f"token {token.name} is there already: delete it", conflict=True)
             if token.role == "join" and token.vpc not in self.kept.fleet.vpc:
                 raise changes.RefusedError(f"token {token.name}: there is no VPC {token.vpc}")
+            if token.replaces and (token.kind, token.replaces) not in self._hosts:
+                raise changes.RefusedError(f"token {token.name}: there is no {token.kind} {token.replaces}")
             return await self._record(term, asked, [records.put_token(token)])
 
     async def drop_token(self, asked: Asked) -> Operation:
@@ -325,19 +324,20 @@ class Desk:
             joined = bool(self.records.of_host(joining.kind, joining.name))
             if again and not joined:
                 raise tokens.TokenError(f"this token was used by {joining.name}, which was deleted: make another one")
-            if joined and not again:
-                text = (
-                    f"there is a {joining.kind} {joining.name} that has joined: delete it first, or take another name"
-                )
-                raise changes.RefusedError(text, conflict=True)
+            replaces = joined and not again and token.replaces == joining.name
+            if replaces:
+                self._check_revocable(joining.kind, joining.name)
+            elif joined and not again:
+                raise changes.RefusedError(joined_already(joining, token.vpc), conflict=True)
 
             there = self.records.of_host(joining.kind, joining.name)
             issued, told = self._issuer.issue(joining.kind, joining.name, keys, there, now)
-            asked = Asked(f"token {token.name}", "join", joining.kind, joining.name, now)
-            writes = records.put_issued(self.records, joining.kind, joining.name, issued, now)
+            asked = Asked(f"token {token.name}", "replace" if replaces else "join", joining.kind, joining.name, now)
+            writes = records.put_issued(self.records, joining.kind, joining.name, issued, now, revokes=replaces)
             if issued or not again:
                 writes.append(records.put_token(token))
-                await self._edit(term, asked, lambda fleet: _with_host(fleet, joining, token.vpc), lambda: writes)
+                act = partial(with_host, joining=joining, vpc=token.vpc)
+                await self._edit(term, asked, act, lambda: writes, again=replaces)
             return told
 
     async def renew_certificates(self, host: Host, link_csr: str, ike_csr: str | None, now: float) -> dict[str, Any]:
@@ -407,27 +407,6 @@ class Desk:
         for one in self.records.operations.values():
             if one.id not in before:
                 _log(one)
-
-
-def _with_host(fleet: Fleet, joining: Joining, vpc: str) -> Fleet:
-    """The fleet with a host that joins; one that an operator has made already stays as it was made."""
-    other = "router" if joining.kind == "gateway" else "gateway"
-    if joining.name in changes.objects_of(fleet, other):
-        raise changes.RefusedError(f"{joining.name} is a {other} here: take another name", conflict=True)
-    there = changes.objects_of(fleet, joining.kind).get(joining.name)
-    if there is not None:
-        if there["vpc"] != vpc:
-            raise changes.RefusedError(
-                f"{joining.kind} {joining.name} is in VPC {there['vpc']}, and the token's is {vpc}"
-            )
-        return fleet
-    body: dict[str, Any] = {"name": joining.name, "vpc": vpc, "inner": list(joining.inner)}
-    if joining.kind == "gateway":
-        if not joining.outer:
-            raise changes.RefusedError(f"gateway {joining.name}: an outer address is needed")
-        body |= {"outer": joining.outer[0]}
-        body |= {"members": joining.members} if joining.members is not None else {}
-    return changes.create(fleet, joining.kind, body)
 
 
 def _changed(before: Placement, after: Placement) -> set[str]:

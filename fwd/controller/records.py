@@ -152,13 +152,17 @@ def drop_token(name: str) -> Write:
     return Write(_TOKEN + name, None)
 
 
-def put_issued(records: Records, kind: str, name: str, issued: Sequence[Certificate], now: float) -> list[Write]:
+def put_issued(
+    records: Records, kind: str, name: str, issued: Sequence[Certificate], now: float, *, revokes: bool = False
+) -> list[Write]:
     """Write what was issued to a host; of those that it has had, what nobody takes any more goes, and of very many
-    that are over the oldest.
+    that are over the oldest. `revokes`: all that it has had is revoked.
     """
     if not issued:
         return []
     kept = [one for one in records.hosts.get((kind, name), ()) if now <= one.forgotten_at]
+    if revokes:
+        kept = [_revoked(one, now) for one in kept]
     for use in ("link", "ike"):
         over = [one for one in kept if one.use == use and one.revoked_at is None and one.ends_at < now]
         too_many = len([one for one in kept if one.use == use]) + 1 - CERTIFICATES_MAX
@@ -169,8 +173,12 @@ def put_issued(records: Records, kind: str, name: str, issued: Sequence[Certific
 def put_revoked(records: Records, kind: str, name: str, now: float) -> list[Write]:
     """Write that all certificates of a host are revoked."""
     found = records.hosts.get((kind, name), [])
-    revoked = [one if one.revoked_at is not None else replace(one, revoked_at=now, pem="") for one in found]
+    revoked = [_revoked(one, now) for one in found]
     return [_put_certificates(kind, name, revoked)] if revoked else []
+
+
+def _revoked(one: Certificate, now: float) -> Certificate:
+    return one if one.revoked_at is not None else replace(one, revoked_at=now, pem="")
 
 
 def _put_certificates(kind: str, name: str, certificates: Iterable[Certificate]) -> Write:

@@ -47,14 +47,23 @@ class Token:
     used_by: str = ""  # the host's name
     used_key: str = ""  # the fingerprints of its keys
     kind: Host = "gateway"  # that may join with it
+    replaces: str = ""  # the only host that may, though it has joined: with other keys, and those before are revoked
 
 
 def new_join_token(
-    vpc: str, pin: str, now: float, name: str = "", lifetime_s: float = LIFETIME_S, kind: Host = "gateway"
+    vpc: str,
+    pin: str,
+    now: float,
+    name: str = "",
+    lifetime_s: float = LIFETIME_S,
+    kind: Host = "gateway",
+    replaces: str = "",
 ) -> tuple[str, Token]:
     """Make a token with which one host of a VPC joins: its text, to be shown once, and what is kept."""
     secret = _text(secrets.token_bytes(SECRET_BYTES))
-    kept = Token(name or _id_of(secret), "join", digest(secret), now, vpc, now + lifetime_s, kind=kind)
+    kept = Token(
+        name or _id_of(secret), "join", digest(secret), now, vpc, now + lifetime_s, kind=kind, replaces=replaces
+    )
     return f"{_JOIN}.{secret}.{pin}", kept
 
 
@@ -91,6 +100,8 @@ def known(secret: str, tokens: Iterable[Token], now: float) -> Token:
 def use(secret: str, host: str, key: str, tokens: Iterable[Token], now: float, kind: Host = "gateway") -> Token:
     """Use a token up, for a host and the fingerprints of its keys: the token as it is then. Raises TokenError."""
     found = known(secret, tokens, now)
+    if found.replaces and found.replaces != host:
+        raise TokenError(f"this token is for {found.replaces} alone, and this host joins as {host}")
     if found.kind != kind:
         raise TokenError(
             f"this token is a {found.kind}'s, and this host joins as a {kind}: `fwd token create` with kind={kind}"

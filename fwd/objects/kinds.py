@@ -57,7 +57,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "token": Kind(
         "Tokens: of hosts that join, and of people and programs.", "tokens", (*READING, "create", "delete"),
         {"NAME": "name", "ROLE": "role", "VPC": "vpc", "KIND": "kind", "STATE": "state", "USED BY": "used_by"},
-        ("name", "role", "vpc", "kind"),
+        ("name", "role", "vpc", "kind", "replaces"),
     ),
     "pair": Kind(
         "Pairs: two gateways joined by a peering.", "pairs", ("list",),

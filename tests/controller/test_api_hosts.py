@@ -677,6 +677,14 @@ def test_recovery_does_not_believe_a_host_of_a_term_that_cannot_be(api: Api) -> 
     assert api.desk.newest == before
 
 
+def test_recovery_begins_above_the_terms_of_an_etcd_that_has_lived_for_years(api: Api) -> None:
+    """Its terms are its revisions, which each look at /healthz raises; one that is made anew begins at 1."""
+    told = api.peered()["a1"]
+    api.beat(told, seen=[30_000_000_000, 7])
+    api.good("POST", "/v1/recover")
+    assert api.desk.newest > (30_000_000_000, 7)
+
+
 def test_a_term_that_cannot_be_is_not_begun_above_and_its_host_is_named(api: Api) -> None:
     told = api.peered()["a1"]
     before = api.desk.cluster_id

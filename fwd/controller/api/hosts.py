@@ -16,7 +16,8 @@ from fwd.controller.api.answers import Order, problems
 from fwd.controller.api.asked import Controller, Link
 from fwd.controller.ca import CSR_BYTES_MAX
 from fwd.controller.control import Control
-from fwd.controller.desk import Joining, LeaderlessError
+from fwd.controller.desk import LeaderlessError
+from fwd.controller.joining import Joining
 from fwd.controller.roles import Host
 from fwd.controller.watch import TEXT_MAX, Beat
 from fwd.model.fleet import MEMBERS_MAX, Name

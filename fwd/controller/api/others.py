@@ -33,6 +33,9 @@ class TokenWanted(BaseModel):
     )
     vpc: Annotated[Name | None, Field(description="of the host that joins")] = None
     kind: Annotated[tokens.Host | None, Field(description="what the host joins as; by default a gateway")] = None
+    replaces: Annotated[
+        Name | None, Field(description="one that has joined, built anew: the certificates before are revoked")
+    ] = None
 
 
 class TokenMade(BaseModel):
@@ -49,11 +52,13 @@ async def create_token(control: Controller, admin: Admin, body: TokenWanted) -> 
     now, name = control.wall(), body.name or ""
     if (body.role == "join") != (body.vpc is not None):
         raise RefusedError("token: one that a host joins with has a vpc, and a bearer's has none")
-    if body.vpc is None and body.kind is not None:
-        raise RefusedError("token: one that a host joins with has a kind, and a bearer's has none")
+    if body.vpc is None and (body.kind or body.replaces):
+        raise RefusedError("token: one that a host joins with has a kind or replaces a host, and a bearer's does not")
     if body.vpc is not None:
         ca = control.desk.keys.authority.certificate
-        text, kept = tokens.new_join_token(body.vpc, pin(ca), now, name, kind=body.kind or "gateway")
+        text, kept = tokens.new_join_token(
+            body.vpc, pin(ca), now, name, kind=body.kind or "gateway", replaces=body.replaces or ""
+        )
     else:
         text, kept = tokens.new_bearer_token(body.role, now, name)
     made = await control.desk.put_token(Asked(admin.name, "create", "token", kept.name, now), kept)

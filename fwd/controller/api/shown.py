@@ -124,6 +124,7 @@ def token(one: Token, now: float) -> dict[str, Any]:
     """A token, without what it is kept by."""
     state = "used" if one.used_key else "ended" if one.ends_at is not None and now >= one.ends_at else "good"
     shown = {"name": one.name, "role": one.role, "made_at": one.made_at, "state": state}
-    return shown | (
-        {"vpc": one.vpc, "kind": one.kind, "ends_at": one.ends_at, "used_by": one.used_by or None} if one.vpc else {}
-    )
+    if not one.vpc:
+        return shown
+    joins = {"vpc": one.vpc, "kind": one.kind, "ends_at": one.ends_at, "used_by": one.used_by or None}
+    return {**shown, **joins, "replaces": one.replaces or None}
