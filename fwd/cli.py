@@ -55,7 +55,8 @@ def main() -> NoReturn:
 def _exit_status(args: list[str]) -> int:
     try:
         status = app(args, prog_name="fwd", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever has started it, as keepalived does
+            sys.stdout.flush()
     except (UserError, typer.TyperException) as error:
         message = _told(error) if isinstance(error, typer.TyperException) else str(error)
         if message:  # empty: help was shown instead

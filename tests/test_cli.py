@@ -101,6 +101,12 @@ def test_version_and_help() -> None:
         assert "Usage: fwd" in result.stdout
 
 
+def test_what_nobody_wants_to_read_is_no_failure() -> None:
+    """Of a script that is started with its standard output closed the exit status is all there is."""
+    done = subprocess.run(["sh", "-c", f"{sys.executable} -m fwd --version >&-"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_config_example_is_fine(tmp_path: Path) -> None:
     example = fwd("config", "example").stdout
     assert example == EXAMPLE
