@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import itertools
 import os
@@ -95,6 +96,18 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+
+    # Typer makes a command line anew for each command, of functions that stay the same.
+    if "typer.main" in sys.modules:
+        made = functools.cache(sys.modules["typer.main"].get_command)
+        pytest.MonkeyPatch().setattr("typer.main.get_command", made)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    # pytest collects five times at its end, for what __del__ of the tests' things raises; the first finds it all.
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)

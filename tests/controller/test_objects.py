@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import stat
 import subprocess
@@ -38,8 +39,7 @@ class Shell:
 
     def __call__(self, line: str) -> str:
         """Run a command that goes well: what it says."""
-        status = _exit_status(line.split())
-        said = self._capsys.readouterr()
+        status, said = self._run(line)
         assert (status, said.err) == (0, ""), said.err
         return said.out
 
@@ -48,10 +48,15 @@ class Shell:
 
     def refused(self, line: str) -> str:
         """Run a command that cannot be: its one line."""
-        assert _exit_status(line.split()) == 2
-        said = self._capsys.readouterr()
+        status, said = self._run(line)
+        assert status == 2
         assert (said.out, said.err.count("\n")) == ("", 1)
         return said.err
+
+    def _run(self, line: str) -> tuple[int, Any]:
+        status = _exit_status(line.split())
+        gc.collect()  # its connection ends with it, as that of a process does
+        return status, self._capsys.readouterr()
 
 
 @pytest.fixture
