@@ -72,6 +72,7 @@ def test_plots_are_drawn_and_drawn_alike(tmp_path: Path) -> None:
     assert len(list(first.iterdir())) == 6
 
 
+@pytest.mark.slow
 def test_plots_of_a_quick_run_leave_out_what_it_left_out(tmp_path: Path) -> None:
     found = results()["peers"]
     found["quick"] = True

@@ -25,14 +25,20 @@ from fwd.controller.store import SqliteStore
 _T = TypeVar("_T")
 
 
+KEYS = Keys(ca.new_authority("fwd", NOW), Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+
+
 @cache
 def _application() -> Any:
     """One for all tests: its routes are the same, and making them takes a while."""
-    keys = Keys(ca.new_authority("fwd", NOW), Ed25519PrivateKey.generate())
-    return application(Control(Desk(SqliteStore(), keys)))
+    return application(Control(Desk(SqliteStore(), KEYS)))
 
 
-KEYS = Keys(ca.new_authority("fwd", NOW), Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+def application_over(control: Control) -> Any:
+    """The application of a controller, for as long as no other one has it."""
+    app = _application()
+    app.state.control = control
+    return app
 
 
 HOST_KEYS: dict[str, ec.EllipticCurvePrivateKey] = {}  # of hosts, by their fingerprints
@@ -59,10 +65,10 @@ class Api:
         self.store = SqliteStore()
         self.desk = Desk(self.store, keys, lifetime_s, lambda: self.now)
         self.control = Control(self.desk, lambda: self.now, lambda: self.now)
-        self.app = _application()
-        self.app.state.control = self.control
+        self.app = application_over(self.control)
         self.peer: bytes | None = None
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self._with_peer), base_url="https://c.example")
+        transport = httpx.ASGITransport(self._with_peer)
+        self.http = httpx.AsyncClient(transport=transport, base_url="https://c.example", trust_env=False)
         self.admin, admin = tokens.new_bearer_token("admin", NOW, "root")
         self.viewer, viewer = tokens.new_bearer_token("viewer", NOW, "page")
         self.run(self.desk.lead("test"))

@@ -10,13 +10,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
+from apikit import application_over
 from cakit import MONTH_S, new_key
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from fwd.controller import ca, keys
+from fwd.controller import ca, keys, service
 from fwd.controller.config import Controller, ControllerConfig
 from fwd.controller.control import Control
 from fwd.controller.desk import Asked, Desk
@@ -91,13 +93,14 @@ def with_site(directory: Path, work: Callable[[Site], Coroutine[Any, Any, None]]
         url = f"https://127.0.0.1:{door.getsockname()[1]}"
         site = Site(directory, url)
         config = ControllerConfig(controller=Controller(url=url, state=directory))
-        service = Service(config, site.control, site.tls)
-        running = asyncio.create_task(service.run(door))
+        with patch.object(service, "application", application_over):  # whose routes are made once for all
+            server = Service(config, site.control, site.tls)
+        running = asyncio.create_task(server.run(door))
         try:
             await site.ready()
             await work(site)
         finally:
-            service.stop()
+            server.stop()
             await running
 
     asyncio.run(asyncio.wait_for(both(), 120))
