@@ -39,7 +39,7 @@ class Shell:
 
     def __call__(self, line: str) -> str:
         """Run a command that goes well: what it says."""
-        status, said = self._run(line)
+        status, said = self._run(line), self._capsys.readouterr()
         assert (status, said.err) == (0, ""), said.err
         return said.out
 
@@ -48,15 +48,15 @@ class Shell:
 
     def refused(self, line: str) -> str:
         """Run a command that cannot be: its one line."""
-        status, said = self._run(line)
-        assert status == 2
+        assert self._run(line) == 2
+        said = self._capsys.readouterr()
         assert (said.out, said.err.count("\n")) == ("", 1)
         return said.err
 
-    def _run(self, line: str) -> tuple[int, Any]:
+    def _run(self, line: str) -> int:
         status = _exit_status(line.split())
         gc.collect()  # its connection ends with it, as that of a process does
-        return status, self._capsys.readouterr()
+        return status
 
 
 @pytest.fixture
