@@ -135,6 +135,22 @@ def test_the_loss_is_that_of_the_members_that_carry(site: Site) -> None:
     assert site.said().loss == pytest.approx(0.02)
 
 
+def test_nothing_passes_of_a_peering_that_is_about_to_be_closed(site: Site) -> None:
+    for member in site.peering.members:
+        member.leaves[0] = 1
+    assert not site.said().passes
+
+
+def test_nothing_passes_when_all_far_gateways_are_about_to_close_until_that_is_over(site: Site) -> None:
+    first, second = site.peering.members
+    first.far_leaves_until[0] = time.monotonic_ns() + 10**10
+    assert site.said().passes, "there is another one"
+    second.far_leaves_until[0] = time.monotonic_ns() + 10**10
+    assert not site.said().passes
+    second.far_leaves_until[0] = 1
+    assert site.said().passes
+
+
 def test_a_drained_gateway_and_a_full_ring_are_told(site: Site) -> None:
     before = answer_of(site.view, frozenset(), time.monotonic())
     assert (before.draining, before.load) == (False, 0.0)

@@ -46,7 +46,7 @@ ACCESS: Final[Mapping[str, Mapping[str, Access]]] = {
         "supervisor": "read", "demux": "read", "member-I": "write", "keyd": "read", "agent": "read", "beacon": "read",
     },
     "NAME/keyd": {"supervisor": "read", "keyd": "write", "agent": "read"},
-    "NAME/keyd-I": {"supervisor": "read", "member-I": "read", "keyd": "write"},
+    "NAME/keyd-I": {"supervisor": "read", "member-I": "read", "keyd": "write", "beacon": "read"},
 }  # fmt: skip
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -265,12 +265,14 @@ class MemberShared:
             words = _Words(row)
             self.process = ProcessWords(words.take(ProcessWords.SIZE), heartbeat)
             self.checks = words.take(1)  # how many checks of its path were asked for (echoes.py)
+            self.leaves = words.take(1)  # 1: the peering is about to be closed, and routers are to look elsewhere
         if told := maps.get(f"keyd-{index}"):
             words = _Words(told)
             self.next_epoch = words.take(1)
             self.far = AddressWords(words.take(AddressWords.SIZE))  # where the far member is, as IKE knows it
             self.keepalive = words.take(1)  # 1: we are behind a NAT, whose mapping of this member's port must be kept
             self.echoes = words.take(1)  # 1: the far member answers echoes in payload esp, too
+            self.far_leaves_until = words.take(1)  # time.monotonic_ns: till then the far gateway is about to close
 
     @property
     def path_down(self) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.shared import LinkWord
+from fwd.keyd import aside
 from fwd.keyd.agreement import Terms, disagreement, terms_told
 from fwd.keyd.beginning import Beginning
 from fwd.keyd.care import Care
@@ -346,8 +347,8 @@ class IkePeering:
                 member.supersede(what.standing.authentication)
 
     def _informed(self, what: Informed, now: float) -> None:
-        """The far side has another number of members now."""
-        theirs = self._terms_in([what.notify], now)
+        """The far side has another number of members now, or is about to close the peering."""
+        theirs = None if aside.hear(self._shared, what.notify) else self._terms_in([what.notify], now)
         if theirs is not None and self._partners.theirs is not None and not disagreement(self._partners.ours, theirs):
             if self._partners.hear(theirs):
                 self._wants.begin_anew()

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from fwd.datapath.clock import boot_s
 from fwd.datapath.shared import REST_S, GatewayShared
+from fwd.keyd import aside
 from fwd.keyd.barrier import TOLD_EVERY_S, Barrier, Guarded
 from fwd.keyd.changes import Changes
 from fwd.keyd.epochs import MemberKeys
@@ -336,7 +337,7 @@ class Service:
         self._leaving.handle_timeout(now)
         self._send_farewells()
         if glances:
-            self._follow_drains(now)
+            self._follow_status(now)
 
         # Of hundreds of peerings most rest: nothing but this is done for them.
         for guard in [one for one in self._guards if one.touched or one.due <= now or (glances and one.has_news())]:
@@ -350,11 +351,15 @@ class Service:
                 guard.settle(now)
                 self._beat()
 
-    def _follow_drains(self, now: float) -> None:
+    def _follow_status(self, now: float) -> None:
         drains = bool(self._parts.gateway.drains[0])
         for guard in self._guards:
-            if guard.peering is not None and guard.peering.connection.drains != drains:
-                guard.use(partial(_drain, drains), now, None)
+            leaves = any(
+                member.shared.leaves[0] for member in self._peerings[guard.name].members[:1]
+            )  # all do, or none
+            known = guard.peering.connection if guard.peering is not None else None
+            if known is not None and (known.drains, known.leaves) != (drains, leaves):
+                guard.use(partial(aside.tell, drains=drains, leaves=leaves), now, None)
 
     def _send(self, guard: Guarded, now: float, *, regular: bool) -> None:
         path = guard.use(lambda peering: peering.keepalive(now), now, None, light=True) if regular else None
@@ -385,12 +390,6 @@ class Service:
 
 def _hear(guard: Guarded, index: int, now: float) -> None:
     guard.use(lambda peering: peering.hear(index, now), now, None)
-
-
-def _drain(drains: bool, peering: IkePeering) -> None:
-    """Let the peer know whether this gateway is being drained."""
-    peering.connection = replace(peering.connection, drains=drains)
-    peering.endpoint.change(peering.connection)
 
 
 def _close(fds: dict[str, int]) -> None:

@@ -8,14 +8,14 @@ ever goes, so that those that stay keep their numbers, ports and partners.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from fwd.datapath.counters import DemuxCounter, MemberCounter
-from fwd.datapath.shared import MaskWord
+from fwd.datapath.shared import MaskWord, MemberShared
 from fwd.proto.logged import event
 from fwd.supervise import policy
 from fwd.supervise.children import Child
@@ -36,6 +36,7 @@ class _Peering:
     retired_at: float = 0.0  # when the last one was
     lines: Allowance = field(default_factory=Allowance)  # of who shares the buckets: a far gateway may change that
     comeback: policy.Comeback = field(default_factory=policy.Comeback)
+    left: dict[int, int] = field(default_factory=dict)  # far gateways about to close, as seen last
     settled: tuple[object, ...] = ()  # what was seen when nothing was under way; empty: something is
 
 
@@ -81,7 +82,8 @@ class Members:
         if not stirred and self.is_settled(parts):
             return
         one, seen = self.of(parts), _seen(parts)
-        one.settled = ()
+        one.settled, left = (), _left(parts)
+        stirred, one.left = stirred or left != one.left, left
 
         over = self._drain(one, now)
         if stirred or one.leaving or parts.shared.live[MaskWord.DRAINING] or one.comeback.is_awaited:
@@ -95,7 +97,7 @@ class Members:
         parts = one.parts
         name, members = parts.peering.name, parts.shared.members
         lives = [self._children[f"{name}/member-{i}"].life for i in range(parts.count)]
-        begun, able = [m.has_begun for m in members], [m.can_send for m in members]
+        begun, able = [m.has_begun for m in members], _able(members, now)
         live = policy.live_mask(lives, begun, able, forgiven_at, now, one.comeback)
         draining = sum(1 << index for index in one.leaving)
         before = parts.shared.live.tolist()
@@ -174,4 +176,18 @@ class Members:
 
 def _seen(parts: PeeringParts) -> tuple[object, ...]:
     """Return all that a turn depends on while nobody stirs."""
-    return parts.count, parts.resized, parts.peering.members, parts.shared.far_words.tolist()
+    return parts.count, parts.resized, parts.peering.members, parts.shared.far_words.tolist(), _left(parts)
+
+
+def _left(parts: PeeringParts) -> dict[int, int]:
+    """Return of members whose far gateway is about to close until when that holds."""
+    members = enumerate(parts.shared.members)
+    return {index: until_ns for index, member in members if (until_ns := member.far_leaves_until[0])}
+
+
+def _able(members: Sequence[MemberShared], now: float) -> list[bool]:
+    """Return who can send; a far gateway that is about to close gets nothing more, if there is another one."""
+    able = [member.can_send for member in members]
+    now_ns = int(now * 1e9)
+    staying = [can and one.far_leaves_until[0] <= now_ns for one, can in zip(members, able, strict=True)]
+    return staying if any(staying) else able

@@ -27,6 +27,7 @@ from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import applying, host, logs, plan, policy
 from fwd.supervise.admin import Admin, Visitor
+from fwd.supervise.aside import Aside
 from fwd.supervise.children import Child, try_users
 from fwd.supervise.examine import examined, open_all_examined, open_examined
 from fwd.supervise.following import behind, follow, late, summary_of
@@ -79,6 +80,7 @@ class Supervisor:
         memory, users = self._standing.memory, self._users
         self._controller = controller_of(config, lambda: self._local, self._follow_controller, memory, users)
         joined = self._controller.directory
+        self._aside = Aside(self._standing)
         self._tree = Tree(self._standing, self._tellers, self._selector, self._logs, users, joined)
         self._wait_s = policy.TICK_S
 
@@ -154,7 +156,7 @@ class Supervisor:
     def _loop(self) -> None:
         """Turn until told to stop. A turn that fails as a whole is tried again; when all do for GIVE_UP_S, it ends."""
         well_at = self._turned_at = time.monotonic()
-        while not self._stopping:
+        while not self._stopping or self._aside.waits(self._standing.peerings, time.monotonic()):
             try:
                 self._turn()
                 well_at = self._turned_at
@@ -201,7 +203,12 @@ class Supervisor:
             self._re_read()
         # A change that fails is no turn that fails: it may do so again and again, and the peerings go on.
         told = self._tell_others()
-        if told and (self._unsettled or self._standing.waiting) and now >= self._standing.retry_at:
+        if (
+            told
+            and not self._stopping
+            and (self._unsettled or self._standing.waiting)
+            and now >= self._standing.retry_at
+        ):
             self._troubles.apart("configuration", self._settle)
             self._tree.work.changed()
             told = self._tell_others()
@@ -365,6 +372,9 @@ class Supervisor:
             self._is_read = True
         steps = plan.plan(standing.in_force(wanted.peering), wanted)
         gone = [step.name for step in steps if isinstance(step, plan.Close)]
+        if self._aside.waits(gone, time.monotonic()):
+            standing.retry_at = 0.0
+            return
         standing.want([step.peering for step in steps if isinstance(step, plan.Open)], gone)
         failed = self._follow(steps)
         self._secrets_due = bool(failed)

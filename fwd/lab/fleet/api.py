@@ -50,11 +50,11 @@ class Api:
         found: list[dict[str, Any]] = self.get(kind)["items"]
         return found
 
-    def create(self, kind: str, **body: Any) -> dict[str, Any]:
+    def create(self, kind: str, /, **body: Any) -> dict[str, Any]:
         """Create an object."""
         return self.ask("POST", kind, body)
 
-    def change(self, kind: str, name: str, **body: Any) -> dict[str, Any]:
+    def change(self, kind: str, name: str, /, **body: Any) -> dict[str, Any]:
         """Change fields of an object."""
         return self.ask("PATCH", f"{kind}/{name}", body)
 

@@ -1,7 +1,8 @@
 """A lab with a controller: its programs, started, found again by a later command, and ended.
 
-The controller and a door to it from the machine's own network come first, then each gateway joins by a token of its own
-and starts. Everything lies in the lab's run directory, where `running.json` remembers the processes.
+The controller and a door to it from the machine's own network come first, then each gateway and
+router joins by a token of its own and starts. Everything lies in the lab's run directory, where `running.json`
+remembers the processes.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class Lab(Told):
     # -- start ------------------------------------------------------------------------------------------------------
 
     def up(self, **controller: Any) -> None:
-        """Start the controller, and all gateways, each in no cluster yet. `controller`: keys of its file."""
+        """Start all, each gateway in no cluster yet. `controller`: keys of the controller's file."""
         self.begin(**controller)
         self.fill()
 
@@ -125,10 +126,10 @@ class Lab(Told):
         self.start_controller()
 
     def fill(self) -> None:
-        """Have the controller know all VPCs, and all gateways join."""
+        """Have the controller know all VPCs, and all gateways and routers join."""
         for site in self.fleet.plan:
             self.api.create("vpcs", name=site.name, cidrs=list(self.fleet.cidrs(site)))
-        self.join(*self.fleet.gateways)
+        self.join(*self.fleet.gateways, *self.fleet.all_routers)
 
     def write_controller(self, **keys: Any) -> None:
         """Write the controller's file."""
@@ -181,16 +182,20 @@ class Lab(Told):
         lines = "".join(f'{key} = "{value}"\n' for key, value in client.items())
         (self.directory / "client.toml").write_text(lines)
 
-    def join(self, *gateways: str, token_of: Callable[[str], str] | None = None) -> None:
-        """Have gateways join, all at once, and start each when it has. `token_of`: gives a token of a VPC."""
-        token_of = token_of or self._token_of
-        joining = {}
-        for host in gateways:
+    def join(self, *hosts: str, token_of: Callable[[str, str], str] | None = None) -> None:
+        """Have gateways and routers join, all at once, and start each when it has.
+
+        `token_of`: gives a token of a VPC for a kind of host.
+        """
+        token_of, joining = token_of or self._token_of, {}
+        for host in hosts:
             token = self.directory / f"{host}.token"
             token.unlink(missing_ok=True)
             token.touch(0o600)
-            token.write_text(token_of(self.fleet.site(host).name))
+            token.write_text(token_of(self.fleet.site(host).name, self._kind(host)))
             joining[host] = self._join(host, token)
+
+        # Whoever has joined starts while others still do.
         for host, process in joining.items():
             with process:
                 _, said = process.communicate(timeout=JOIN_S)
@@ -199,42 +204,35 @@ class Lab(Told):
             (self.directory / f"{host}.token").unlink()
             self.start(host)
 
-    def _token_of(self, vpc: str) -> str:
-        return str(self.api.create("tokens", vpc=vpc)["token"])
+    def _kind(self, host: str) -> str:
+        return "router" if host in self.fleet.all_routers else "gateway"
+
+    def _token_of(self, vpc: str, kind: str) -> str:
+        return str(self.api.create("tokens", vpc=vpc, kind=kind)["token"])
 
     def _join(self, host: str, token: Path) -> subprocess.Popen[str]:
-        four, six = self.fleet.inner(host)
+        kind, (four, six) = self._kind(host), self.fleet.inner(host)
         argv = [
             sys.executable, *PROGRAM, "join", f"https://{self.fleet.address(CONTROLLER)}:{PORT}", "--token-file",
-            str(token), "--name", host, "--inner", four, "--inner", six, "--outer", self.fleet.outer(host),
+            str(token), "--kind", kind, "--name", host, "--inner", four, "--inner", six,
             "--directory", str(self.joined(host)),
         ]  # fmt: skip
+        argv += ["--outer", self.fleet.outer(host)] if kind == "gateway" else []
         joining: subprocess.Popen[str] = self.fleet.popen(
             host, argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         return joining
 
     def start(self, host: str) -> None:
-        """Start a gateway that has joined."""
-        files = self.files(host)
-        four, _ = self.fleet.inner(host)
-        settings = {"beacon": f"{four}:{_BEACON_PORT}", "probe_key": str(self._probe_key())}
-        gateway = {"control": str(files.control), **settings}
-        controller = {"directory": str(self.joined(host)), "subnets": _GIVEN}
-        files.config.write_text(render.write({"gateway": gateway, "controller": controller}))
-        self._start(host, files.command(), files.log)
-
-    def route(self, *routers: str) -> None:
-        """Write routers' files as the fleet is now; start those that do not run, and have the others read theirs."""
-        for host in routers or self.fleet.all_routers:
-            files = self.files(host)
-            files.config.write_text(self._router_file(host))
-            known = self.running.get(host)
-            if known is not None and known.alive():
-                os.kill(known.pid, 1)
-                continue
-            command = [sys.executable, *PROGRAM, "router", "--config", str(files.config)]
-            self._start(host, command, files.log)
+        """Start a host that has joined."""
+        files, (four, _) = self.files(host), self.fleet.inner(host)
+        given = {"directory": str(self.joined(host)), "subnets": _GIVEN}
+        is_router = host in self.fleet.all_routers
+        own = {"control": str(files.control), **({} if is_router else {"beacon": f"{four}:{_BEACON_PORT}"})}
+        tables = (("[router]" if is_router else "[gateway]", own), ("[controller]", given))
+        files.config.write_text("\n".join(line for table in tables for line in render.table(*table)))
+        command = [sys.executable, *PROGRAM, "router", "--config", str(files.config)] if is_router else files.command()
+        self._start(host, command, files.log)
 
     def router(self, host: str) -> dict[str, Any]:
         """Return what a router shows; nothing while it does not answer."""
@@ -247,31 +245,6 @@ class Lab(Told):
     def router_ready(self, host: str) -> bool:
         """Whether a router carries."""
         return bool(self.router(host).get("ready"))
-
-    def _router_file(self, host: str) -> str:
-        vpc = self.fleet.site(host).name
-        vpcs, clusters, gateways = ({one["name"]: one for one in self.api.items(kind)} for kind in
-                                    ("vpcs", "clusters", "gateways"))  # fmt: skip
-        router = {"control": str(self.control(host)), "probe_key": str(self._probe_key())}
-        found = render.table("[router]", router)
-        for peering in self.api.items("peerings"):
-            for near, far in (peering["clusters"], peering["clusters"][::-1]):
-                if clusters[near]["vpc"] == vpc and clusters[near]["gateways"]:
-                    hops = [gateways[name] for name in clusters[near]["gateways"]]
-                    remote = vpcs[clusters[far]["vpc"]]["cidrs"]
-                    found += render.table("[[spread]]", {"name": peering["name"], "remote_ts": remote})
-                    for one in hops:
-                        hop = {key: one[key] for key in ("name", "weight", "state")}
-                        found += render.table("[[spread.gateway]]", {**hop, "addresses": one["inner"]})
-        return "\n".join(found)
-
-    def _probe_key(self) -> Path:
-        """Return the file of the key that routers and beacons share."""
-        path = self.directory / "probe.key"
-        if not path.exists():
-            path.touch(0o600)
-            path.write_text(os.urandom(32).hex())
-        return path
 
     def _start(self, host: str, command: Iterable[str], log: Path) -> Process:
         process = spawn(self.fleet.command(host, list(command)), log)

@@ -76,7 +76,6 @@ def peer(lab: Lab, name: str = "one-two") -> None:
     for site in sites:
         lab.api.create("clusters", name=f"{site.name}-all", vpc=site.name, gateways=list(site.gateways))
     lab.api.create("peerings", name=name, clusters=[f"{site.name}-all" for site in sites])
-    lab.route()
 
 
 def wait_ready(lab: Lab) -> None:

@@ -13,7 +13,7 @@ from cryptography import x509
 from fwd.proto.ike.auth import Credentials, same
 from fwd.proto.ike.causes import By, Failure
 from fwd.proto.ike.crypto import Random
-from fwd.proto.ike.numbers import PRIVATE_STATUS_FIRST, ProtocolError
+from fwd.proto.ike.numbers import PRIVATE_STATUS_FIRST, ProtocolError, Status
 from fwd.proto.ike.payloads import Identity, Notification
 from fwd.proto.ike.proposals import Proposal
 from fwd.proto.ike.rate import Budget
@@ -48,7 +48,13 @@ class Connection:
     float_port: int = 0  # where IKE goes on behind a NAT; 0: where it began
     mobility: Literal["none", "port", "address"] = "port"  # what of the peer's address may change (mobility.py)
     drains: bool = False  # what another fwd is told of us
+    leaves: bool = False  # likewise: the peering is about to be closed
     stopped: bool = False  # a user has ended it: a peer that begins it is refused, once it has proved who it is
+
+    @property
+    def status(self) -> Status:
+        """What another fwd is to be told of us."""
+        return (Status.DRAINS if self.drains else Status(0)) | (Status.LEAVES if self.leaves else Status(0))
 
     def is_between(self, wanted: Identity | None, peer: Identity) -> bool:
         """Whether it is that of a peer who is `peer` and wants to talk to `wanted`, or does not say to whom."""
@@ -81,7 +87,7 @@ class PeerFacts:
     behind_nat: bool = False  # we see it at another address than it does
     sees_nat: bool = False  # it sees us at another address than we do
     drains: bool = False  # by its own word
-    told_drains: bool = False  # what it was told of us
+    told: Status = field(default=Status(0))  # what it was told of us
     has_ended: bool = False  # the peering, by its own word
 
     def understood(self, notifies: Sequence[Notification]) -> list[Notification]:

@@ -196,18 +196,18 @@ class Liveness:
     about_children = False
 
     def __init__(self) -> None:
-        self._drains: bool | None = None  # as it says
+        self._status: Status | None = None  # as it says
 
     def start(self, sa: IkeSa, now: float) -> list[AnyPayload] | None:
         if not sa.owes_status:
             return []
-        self._drains = sa.connection.drains
-        return [Notification(Notify.FWD_STATUS, bytes([self._drains]))]
+        self._status = sa.connection.status
+        return [Notification(Notify.FWD_STATUS, bytes([self._status]))]
 
     def finish(self, sa: IkeSa, reply: list[AnyPayload], now: float) -> None:
         """Note what the peer knows by now: a request that ends with its IKE SA may not have come to it."""
-        if self._drains is not None:
-            sa.peer.told_drains = self._drains
+        if self._status is not None:
+            sa.peer.told = self._status
 
     def refused(self, sa: IkeSa, error: ProtocolError, now: float) -> None:
         self.finish(sa, [], now)
@@ -346,6 +346,7 @@ def respond_informational(sa: IkeSa, request: list[AnyPayload], now: float) -> l
     if status is not None and status.data and sa.peer.is_fwd:
         sa.peer.drains = bool(status.data[0] & Status.DRAINS)
         sa.peer.has_ended = bool(status.data[0] & Status.ENDED)
+        sa.world.tell(Informed(sa.connection.name, status))
 
     deletes = [one for one in request if isinstance(one, Delete)]
     if (told := notified(request, Notify.FWD_PEERING)) is not None:

@@ -69,6 +69,7 @@ class Status(IntFlag):
 
     DRAINS = 1  # it is being drained
     ENDED = 2  # its peering has ended, or a user has ended it: nothing is accepted any more
+    LEAVES = 4  # its peering is about to be closed: routers are to look elsewhere
 
 
 class Notify(IntEnum):

@@ -120,7 +120,7 @@ class IkeSa:
     @property
     def owes_status(self) -> bool:
         """Whether the peer, another fwd, was told of us what holds no more."""
-        return self.peer.is_fwd and self.peer.told_drains != self.connection.drains
+        return self.peer.is_fwd and self.peer.told != self.connection.status
 
     @property
     def spi(self) -> bytes:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from ikekit import NAME, Net, connection
 
-from fwd.proto.ike.events import Datagram
+from fwd.proto.ike.events import Datagram, Informed
 from fwd.proto.ike.message import Header
-from fwd.proto.ike.numbers import Exchange, Notify
+from fwd.proto.ike.numbers import Exchange, Notify, Status
 from fwd.proto.ike.payloads import Notification
 from fwd.proto.ike.sa import IkeSa
 
@@ -95,6 +95,14 @@ def test_a_peer_that_is_no_fwd_is_told_nothing(net: Net) -> None:
     sent = len(net.sent)
     drain(net, drains=True)
     assert len(net.sent) == sent
+
+
+def test_that_a_peering_is_about_to_be_closed_is_told_beside(net: Net) -> None:
+    net.a.endpoint.change(replace(connection("a"), drains=True, leaves=True))
+    net.run(1.0)
+    told = [event.notify.data for event in net.b.events if isinstance(event, Informed)]
+    assert told == [bytes([Status.DRAINS | Status.LEAVES])]
+    assert known(net) == [True]
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"\1", b"\2", b"\xff", b"\1" * 1000])

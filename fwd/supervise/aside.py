@@ -1,0 +1,54 @@
+"""A peering that is to be closed steps aside first: routers on both sides look elsewhere while it still carries.
+
+    to be closed ──▶ its beacon, and by IKE its far gateways' beacons, say that nothing passes ──STEP_ASIDE_S──▶ closed
+
+So nothing is lost of what goes by other gateways then. Only where routers ask: without them nobody looks elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from fwd.datapath.counters import BeaconCounter
+from fwd.supervise.peering import PeeringParts
+from fwd.supervise.standing import Standing
+
+# keyd looks for what it is to tell each 0.25 s, routers ask each 0.1 s, and a busy machine has its delays.
+STEP_ASIDE_S: Final = 1.0
+
+
+class Aside:
+    """Which peerings have stepped aside, and since when."""
+
+    def __init__(self, standing: Standing) -> None:
+        self._standing = standing
+        self._since: dict[str, tuple[PeeringParts, float]] = {}
+
+    def waits(self, leaving: Iterable[str], now: float) -> bool:
+        """Have these step aside, and no others; whether one of them is to carry for a while yet."""
+        names = set(leaving) & self._standing.peerings.keys()
+        for name in self._since.keys() - names:
+            parts, _ = self._since.pop(name)
+            if self._standing.peerings.get(name) is parts:  # it is wanted after all
+                _say(parts, leaves=False)
+        if not names or not self._is_asked():
+            return False
+
+        # One that was closed and is open again has not stepped aside.
+        for name in names:
+            parts = self._standing.peerings[name]
+            if name not in self._since or self._since[name][0] is not parts:
+                self._since[name] = parts, now
+                _say(parts, leaves=True)
+        return any(now < since + STEP_ASIDE_S for _, since in self._since.values())
+
+    def _is_asked(self) -> bool:
+        """Whether routers ask: one has been answered."""
+        counted = self._standing.shared.beacon_counters.read()
+        return self._standing.beacon is not None and counted[BeaconCounter.ANSWERED] > 0
+
+
+def _say(parts: PeeringParts, *, leaves: bool) -> None:
+    for member in parts.shared.members:
+        member.leaves[0] = leaves

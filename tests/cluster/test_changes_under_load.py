@@ -1,0 +1,50 @@
+"""Gateways are added, drained and removed under TCP streams and numbered UDP flows, and nobody notices."""
+
+from __future__ import annotations
+
+import pytest
+from clusterkit import NAME, Cluster, MakeFleet, until
+
+
+@pytest.fixture(scope="module")
+def lab(module_fleets: MakeFleet) -> Cluster:
+    """Two clusters of two; of the first VPC a third gateway is in none."""
+    lab = module_fleets(3, 2)
+    first, second = lab.fleet.plan
+    lab.api.create("clusters", name="one", vpc="vpc1", gateways=list(first.gateways[:2]))
+    lab.api.create("clusters", name="two", vpc="vpc2", gateways=list(second.gateways))
+    lab.api.create("peerings", name=NAME, clusters=["one", "two"])
+    lab.until_uses("router1", gw1="up", gw2="up")
+    lab.until_uses("router2", gw4="up", gw5="up")
+    return lab
+
+
+def busy(lab: Cluster, gateway: str) -> set[int]:
+    """The slots of a gateway that flows use, of the first router."""
+    inner = lab.fleet.inner(gateway)[0]
+    return {index for index, slot in lab.slots("router1").items() if slot.gateway == inner and slot.idle_s < 0.5}
+
+
+@pytest.mark.timeout(240)
+def test_nothing_is_lost_or_reordered_when_a_gateway_is_added_drained_and_removed(lab: Cluster) -> None:
+    until(lab.passes, "flows over all slots")
+    with lab.load() as load:
+        # One more. It shares a partner, whose peering is set up anew: that one steps aside first.
+        lab.api.change("clusters", "one", gateways=["gw1", "gw2", "gw3"])
+        lab.until_uses("router1", gw1="up", gw2="up", gw3="up")
+        until(lambda: lab.shares("router1")["gw3"] > 0, "idle slots of the new one")
+        lab.until_uses("router2", gw4="up", gw5="up")
+
+        # Drained it keeps what is busy, and nothing else.
+        before = busy(lab, "gw2")
+        lab.api.ask("POST", "gateways/gw2/drain")
+        lab.until_uses("router1", gw1="up", gw2="draining", gw3="up")
+        until(lambda: lab.shares("router1")["gw2"] <= len(before), "idle slots go to others")
+        assert busy(lab, "gw2") == before
+
+        lab.api.change("clusters", "one", gateways=["gw1", "gw3"])
+        lab.until_uses("router1", gw1="up", gw3="up")
+        until(lambda: not lab.status("gw2")["peerings"], "it has no peering any more")
+        lab.until_uses("router2", gw4="up", gw5="up")
+        load.end()
+    assert (load.lost, load.reordered, load.resets) == (0, 0, 0), max(load.silence_s)
