@@ -235,8 +235,6 @@ def test_a_router_that_joins_a_controller_runs_under_its_own_unit(host: Containe
              "--inner", "10.8.0.2")  # fmt: skip
     host.write("/etc/fwd/router.toml", '[controller]\nsubnets = ["10.0.0.0/8"]\n')
     host.run("systemctl", "start", "fwd-router")
-    host.run("sleep", "5")
-    print(host.run("journalctl", "--unit", "fwd-router", "--output", "cat", "--no-pager").stdout)
     until(lambda: '"generation"' in host.run("fwd", "router", "status", check=False).stdout, "what it wants")
     assert host.run("fwd", "router", "ready", check=False).stdout.strip() == "nothing to carry: no spread yet"
     shown = json.loads(host.output(*ask, "router", "show", "r1", "--json"))

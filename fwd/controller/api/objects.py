@@ -14,6 +14,7 @@ from fwd.controller.api.asked import Admin, Controller, DryRun, IfMatch, Viewer,
 from fwd.controller.changes import KINDS, RefusedError
 from fwd.controller.control import Control
 from fwd.controller.desk import Asked, Done
+from fwd.controller.reaching import links_in, why_unreached
 from fwd.controller.tokens import Token
 from fwd.model.fleet import Fleet
 
@@ -53,8 +54,7 @@ def _add_writing(router: APIRouter, kind: str) -> None:
         name = body.get("name")
         asked = _asked(control, admin, "create", kind, name if isinstance(name, str) else "")
         _check_unset(kind, body)
-        done = await control.desk.change(asked, lambda fleet: changes.create(fleet, kind, body), dry_run=dry_run)
-        return _changed(control, asked, done, response, dry_run)
+        return await _change(control, asked, lambda fleet: changes.create(fleet, kind, body), response, dry_run, None)
 
     @router.patch("/{name}", operation_id=f"set_{kind}", responses=responses, openapi_extra=_body(kind, whole=False))
     async def set_fields(
@@ -101,7 +101,15 @@ async def _change(
     if_match: str | None,
 ) -> Changed:  # fmt: skip
     seen = seen_in(if_match, asked.kind, asked.name)
-    done = await control.desk.change(asked, act, seen=seen, dry_run=dry_run)
+    links = links_in({host: beat.status for host, beat in control.watch.beats.items()})
+
+    def reached(fleet: Fleet) -> Fleet:
+        after = act(fleet)
+        if why := why_unreached(fleet, after, links):
+            raise RefusedError(why, conflict=True)
+        return after
+
+    done = await control.desk.change(asked, reached, seen=seen, dry_run=dry_run)
     return _changed(control, asked, done, response, dry_run)
 
 
