@@ -235,19 +235,21 @@ def undrain(control: _Control = CONTROL) -> None:
 def diagnose(
     config: Annotated[Path, typer.Option("--config", metavar="FILE", help="The configuration, TOML.")] = CONFIG,
     control: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="The gateway's control socket; default: the configuration's.")
+        Path | None, typer.Option(metavar="PATH", help="The control socket; default: the configuration's.")
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="As JSON: findings, and what was not looked at.")] = False,
 ) -> int:
     """Look for what keeps a gateway from carrying, whether it runs or not: finding, evidence, remedy; as root.
 
+    A router, too: --config /etc/fwd/router.toml, which is also the default where there is no fwd.toml.
+
     Exit status 0 if nothing is found, 1 if something is.
     """
-    from fwd.diagnose import command
+    from fwd.tools import router_look
 
     if os.geteuid() != 0:
         raise UserError("fwd diagnose needs root: it looks at sockets, filters and secrets, and tries fwd's ports")
-    text, status = command.diagnose(config, control, as_json=json_)
+    text, status = router_look.diagnose(router_look.chosen(config, CONFIG), control, as_json=json_)
     typer.echo(text)
     return status
 

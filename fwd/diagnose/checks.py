@@ -21,6 +21,7 @@ RESTARTS_MANY: Final = 3
 _DROPS_MANY, _DROPS_SHARE = 100, 0.001  # more than both is a finding
 _DESCRIPTORS_BASE, _OF_PEERING, _OF_MEMBER = 64, 16, 20
 _USED_SHARE: Final = 0.8
+_LOSS_MUCH: Final = 0.02  # of a pair: from here on routers send it less
 _SHOWN: Final = 4  # names in a sentence
 _BYTES_OF_MEMBER, _BYTES_BASE = 48 << 20, 160 << 20
 _FORWARDING: Final = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
@@ -341,6 +342,34 @@ def far_gateway(facts: Facts) -> Iterator[Finding]:
         yield Finding("far_gateway", "fault", peering.name, what, f"no answer {silent} times; {echo}", remedy)
 
 
+def pairs(facts: Facts) -> Iterator[Finding]:
+    """Yield pairs that are down, while others of the peering may carry, and those that lose much."""
+    remedy = "see `fwd diagnose` there; `fwd verify` sends packets over each pair"
+    for peering in facts.status.peerings if facts.status else ():
+        silent = peering.ike_failures.get("no_answer", 0)
+        for far in peering.far:
+            if far.state == "down" and (far.established or not silent):  # else far_gateway says so
+                evidence = far.error or "none of its members has an SA to send on and a path that is up"
+                yield Finding("pair", "warning", peering.name, f"the pair with {far.address} is down", evidence, remedy)
+            lossy = [one for one in peering.members if one.index in far.members and one.loss >= _LOSS_MUCH]
+            if lossy:
+                what = f"packets are lost on the way to {far.address}"
+                told = ", ".join(f"{one.loss:.0%} of member {one.index}'s echoes" for one in lossy[:_SHOWN])
+                more = "see the path between the gateways, and the load of both; routers in front send less this way"
+                yield Finding("pair_loss", "warning", peering.name, what, f"unanswered lately: {told}", more)
+
+
+def past_the_tunnel(facts: Facts) -> Iterator[Finding]:
+    """Yield remote subnets whose packets come by another way than the tunnel: somebody routes them directly."""
+    for around in facts.peerings:
+        if around.past and facts.status is not None:
+            subnets = _some([str(one) for one in around.peering.remote_ts])
+            what = f"packets from {subnets} come past the tunnel, in the clear, and are dropped"
+            evidence = f"the leak guard has dropped {around.past:,} that did not come out of {around.peering.tun}"
+            remedy = "find the direct route on the far side, or between (`tcpdump -ni DEVICE net SUBNET` shows by whom)"
+            yield Finding("past_the_tunnel", "warning", around.peering.name, what, evidence, remedy)
+
+
 def _holds(subnet: str, address: str) -> bool:
     net, one = ip_network(subnet), ip_address(address)
     return net.version == one.version and one in net
@@ -348,5 +377,5 @@ def _holds(subnet: str, address: str) -> bool:
 
 CHECKS: Final[tuple[Callable[[Facts], Iterator[Finding]], ...]] = (
     running, host, keys, names, addresses, ports, forwarding, filters, routes, reverse_path, path_mtu, big_tcp,
-    far_gateway, clock, limits, walls, left_guards, restarts, drops,
+    far_gateway, pairs, past_the_tunnel, clock, limits, walls, left_guards, restarts, drops,
 )  # fmt: skip

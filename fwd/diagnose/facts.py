@@ -55,6 +55,7 @@ class Around:
     ports: Sequence[Port] = ()
     keys: Sequence[KeyFinding] = ()
     filters: Sequence[str] = ()  # chains that drop all that is forwarded to or from the TUN device
+    past: int = 0  # packets of remote subnets that its leak guard has dropped: they came by another device
 
     @property
     def far(self) -> Address:

@@ -9,10 +9,11 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import resource
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import ip_address
@@ -42,6 +43,7 @@ T = TypeVar("T")
 _STA_UNSYNC, _TIMEX_BYTES, _TIMEX_STATUS = 0x40, 208, 40  # struct timex on 64-bit machines
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _TUN_TAKES_BYTES: Final = 65536  # GSO_LEGACY_MAX_SIZE of Linux
+_PAST: Final = re.compile(r"iifname != .* saddr .*counter packets (\d+) bytes")
 _PORT_ERRORS: Final = {errno.EADDRINUSE: "taken", errno.EADDRNOTAVAIL: "no address", errno.EACCES: "not permitted"}
 
 
@@ -73,6 +75,8 @@ def gather(config: Config, control: Path, file: Path | None = None) -> Facts:
 
     tables = look.at("filters", network.other_tables) or ""
     peerings = [replace(one, filters=_dropping(tables, one)) for one in peerings]
+    guarded = look.at("leak guards' counters", network.counted_tables, [guards.table_name(one) for one in placed]) or {}
+    peerings = [replace(one, past=_past(guarded, one)) for one in peerings]
 
     # Who does not answer costs seconds: all are asked at once.
     with ThreadPoolExecutor(len(peerings) or 1) as pool:
@@ -212,6 +216,11 @@ def _dropping(tables: str, around: Around) -> tuple[str, ...]:
     pairs = obstacles.pairs(peering.local_ts, peering.remote_ts)
     lans = dict.fromkeys(peering.local_ts, around.lans) if len(around.lans) == 1 else {}
     return filters.dropping(tables, filters.ways(peering.tun, lans, pairs))
+
+
+def _past(guarded: Mapping[str, str], around: Around) -> int:
+    """How many packets of remote subnets the leak guard has dropped."""
+    return sum(map(int, _PAST.findall(guarded.get(guards.table_name(around.peering), ""))))
 
 
 def _big(ip: IPRoute, lans: Collection[str]) -> dict[str, int]:

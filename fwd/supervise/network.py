@@ -58,6 +58,15 @@ def tables(asks: Kernel, names: Collection[str] | None = None) -> dict[str, str]
     return {name: listing for listing, name in re.findall(r"^(table inet (\w+) \{\n.*?^\}\n)", text, _LINES)}
 
 
+def counted_tables(names: Iterable[str]) -> dict[str, str]:
+    """How nft lists these tables with their counters; those that are not there are left out."""
+    found = {}
+    for name in dict.fromkeys(names):
+        with contextlib.suppress(UserError):
+            found[name] = _nft(f"list table inet {name}\n")
+    return found
+
+
 def set_tables(rules: Iterable[str]) -> None:
     """Make tables anew, as one transaction."""
     begin_tables(rules)()

@@ -23,11 +23,11 @@ from typing import Any, Final
 
 from fwd import __version__
 from fwd.agent.client import ask as ask_gateway
-from fwd.diagnose.command import diagnose
 from fwd.model.toml import read_text
 from fwd.proto.errors import UserError
 from fwd.router.client import ask as ask_router
 from fwd.tools import fleet, redact
+from fwd.tools.router_look import diagnose
 
 CONFIGS: Final = tuple(Path("/etc/fwd", name) for name in ("fwd.toml", "router.toml", "controller.toml"))
 # Besides what configurations name: directories in which fwd itself keeps keys and tokens.
@@ -109,8 +109,9 @@ def collect(configs: Sequence[Path], control: Path, router_control: Path) -> dic
     bundle.add("router.json", lambda: _json(ask_router(router_control)))
     bundle.add("fleet.json", lambda: _json(fleet.fetch()))
     for path, data in read.items():
-        if "peering" in data or "gateway" in data:
-            bundle.add("diagnose.txt", lambda path=path: diagnose(path, control, as_json=False)[0])  # type: ignore[misc]
+        for kind, socket_ in (("gateway", control), ("router", router_control)):
+            if kind in data or (kind == "gateway" and "peering" in data):
+                bundle.add(f"diagnose-{kind}.txt", lambda p=path, s=socket_: diagnose(p, s, as_json=False)[0])  # type: ignore[misc]
     for name, argv in _COMMANDS.items():
         bundle.add(name, lambda argv=argv: _said(argv))  # type: ignore[misc]
 

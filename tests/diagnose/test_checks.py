@@ -23,7 +23,7 @@ from fwd.model import config
 from fwd.model.example import EXAMPLE
 from fwd.model.keys import CertificateKeys
 from fwd.model.reasons import Code, Reason
-from fwd.model.status import Status
+from fwd.model.status import FarGateway, Status
 from fwd.supervise.guards import Found, Table
 
 CONFIG = config.parse(EXAMPLE.replace("members = 4", "members = 2"), "example")
@@ -100,6 +100,20 @@ STRICT = {"net.ipv4.conf.all.rp_filter": "1", "net.ipv4.conf.wan.rp_filter": "0"
 OUTSIDE = {REMOTE: Way(PEERING.tun, 1500, "198.51.100.7")}
 
 
+FAR = FarGateway(address="192.0.2.2", members=[0, 1], state="up", established=True, error="")
+
+
+def lossy(loss: float) -> Callable[[Facts], Facts]:
+    """The gateway runs, and its first member's echoes are lost."""
+
+    def change(status: Status) -> Status:
+        first = status.peerings[0]
+        members = [replace(one, loss=loss if one.index == 0 else 0.0) for one in first.members]
+        return replace(status, peerings=[replace(first, members=members, far=[FAR])])
+
+    return running(change)
+
+
 WRONG: list[tuple[Callable[[Facts], Facts], str, str, str]] = [
     (host(absent="nobody answers at /c (No such file)"), "not_running", "fault", "nobody answers at /c (No such"),
     (host(absent="nobody answers", others=1), "not_running", "fault", "has gateway.control changed?"),
@@ -141,6 +155,10 @@ WRONG: list[tuple[Callable[[Facts], Facts], str, str, str]] = [
     (with_drops(internal_error=1), "drops", "warning", "traceback"),
     (with_drops(ring_full=101), "drops", "warning", "101 dropped"),
     (told(ike_failures={"no_answer": 3}), "far_gateway", "fault", "no answer 3 times; it answers echo requests"),
+    (told(far=[replace(FAR, state="down", error="peer is gone")]), "pair", "warning", "peer is gone"),
+    (told(far=[replace(FAR, state="down")]), "pair", "warning", "has an SA to send on"),
+    (lossy(0.05), "pair_loss", "warning", "5% of member 0's echoes"),
+    (running(past=7), "past_the_tunnel", "warning", "has dropped 7"),
     (with_restarts(RESTARTS_MANY), "restarts", "warning", f"replaced {RESTARTS_MANY} times"),
     (
         lambda f: running()(replace(f, limits=Limits(1024, 8 << 30, used=1000))),

@@ -236,3 +236,19 @@ def test_a_flow_takes_the_gateway_and_the_members_that_fwd_path_tells(vpc: Vpc, 
     assert any("outside the peering's subnets" in one for one in vpc.path("gw2", stranger)["breaks"])
     with_error = {"command": "flow", "source": "x"}
     assert "no flow" in query(vpc.control("gw2"), "flow", more=with_error)["error"]
+
+
+def test_a_router_is_diagnosed(vpc: Vpc) -> None:
+    def diagnose() -> list[Json]:
+        config = str(vpc.topology.run_dir / "router.toml")
+        argv = [sys.executable, "-P", "-m", "fwd", "diagnose", "--config", config, "--json"]
+        found: list[Json] = json.loads(vpc.topology.run("client2", argv, check=False).stdout)["findings"]
+        return found
+
+    assert diagnose() == []
+    with vpc.rule("gw3", "prerouting", "udp dport 4790 drop"):
+        vpc.until_uses(gw2="up", gw3="down")
+        (one,) = diagnose()
+    assert (one["check"], one["severity"], one["peering"]) == ("gateway", "warning", "to-gw1-0")
+    assert one["what"] == "gateway gw3 is not used: does not answer probes"
+    assert "with `beacon` and this probe key" in one["remedy"]

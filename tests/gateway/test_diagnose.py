@@ -52,6 +52,22 @@ def test_a_filter_that_drops_all_that_is_forwarded(pair: Pair) -> None:
     assert any("ip strange forward" in f"{one['what']} {one['evidence']}" for one in found)
 
 
+def test_packets_that_come_past_the_tunnel(pair: Pair) -> None:
+    pair.wait_ready("gw1")
+    stranger = pair.topology.address("client2").rpartition(".")[0] + ".77"
+    pair.topology.run("client1", ["ip", "address", "add", f"{stranger}/32", "dev", "lo"])
+    to = pair.topology.address("gw1", "lan")
+    try:
+        pair.topology.run("client1", ["ping", "-c", "2", "-W", "1", "-I", stranger, to], check=False)
+        status, found = diagnose(pair)
+    finally:
+        pair.topology.run("client1", ["ip", "address", "del", f"{stranger}/32", "dev", "lo"])
+    assert status == 1
+    (one,) = found
+    assert (one["check"], one["severity"]) == ("past_the_tunnel", "warning")
+    assert "the leak guard has dropped 2" in one["evidence"]
+
+
 def test_a_path_that_takes_less(pair: Pair) -> None:
     """By echo requests that must not be fragmented; the far side takes less than this one's device."""
     script = (

@@ -86,7 +86,7 @@ def test_the_bundle_has_what_is_needed_and_no_secret(pair: Pair, tmp_path: Path)
     assert json.loads(texts["status.json"])["ready"] is True
     assert str(pair.secret_path("gw1")) in texts["config/gw1.toml.json"].decode()
     assert json.loads(texts["versions.json"])["kernel"].startswith(os.uname().release)
-    assert b"checks:" in texts["diagnose.txt"]
+    assert b"checks:" in texts["diagnose-gateway.txt"]
     assert b"a line of the log" in texts["log.txt"]
     assert b"planted" in texts["kernel/filters.txt"]
     assert b"lan" in texts["kernel/links.txt"]

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,6 +141,47 @@ def test_the_slot_is_the_one_that_the_packet_takes(site: Site, version: int, see
         "by whichever gateway the far side sends it to, in by lan",
         f"leaves by inside to {CLIENT[version]}",
     ]
+
+
+def diagnose(site: Site, tmp_path: Path) -> tuple[int, list[dict[str, Any]]]:
+    """Ask `fwd diagnose` on the router: exit status and findings, but that no router runs."""
+    key, config = tmp_path / "probe.key", tmp_path / "router.toml"
+    key.touch(0o600)
+    key.write_text("07" * 32)
+    hop = '[[spread.gateway]]\nname = "a1"\naddresses = ["10.9.0.11", "fd00:9::11"]\n'
+    spread = f'[[spread]]\nname = "s"\nremote_ts = ["10.2.0.0/16", "fd00:2::/64"]\n{hop}'
+    config.write_text(f'[router]\ncontrol = "{tmp_path}/none.sock"\nprobe_key = "{key}"\n{spread}')
+    done = site.run(
+        "router", sys.executable, "-P", "-m", "fwd", "diagnose", "--config", str(config), "--json", check=False
+    )
+    told = json.loads(done.stdout)
+    assert told["unseen"] == []
+    assert told["findings"][0]["check"] == "not_running"
+    return done.returncode, told["findings"][1:]
+
+
+@pytest.mark.parametrize(
+    ("script", "network", "way"),
+    [
+        ("true", "", ""),
+        ("ip route add 10.2.7.0/24 via 10.1.0.10", "10.2.7.0/24", "by inside to 10.1.0.10"),
+        ("ip route add 10.2.7.7 dev inside", "10.2.7.7/32", "by inside, as to a neighbour"),
+        ("ip -6 route add fd00:2::7:0/112 via fd00:1::10", "fd00:2::7:0/112", "by inside to fd00:1::10"),
+        ("ip route add 10.2.7.0/24 via 10.9.0.12", "", ""),  # by a gateway
+        ("ip route add unreachable 10.2.7.0/24", "", ""),  # nowhere
+        ("ip route add 10.2.7.0/24 via 10.1.0.10 table 77", "", ""),  # a table that nobody asks
+        ("ip route add 10.2.0.0/16 via 10.1.0.10 table 78; ip rule add pref 9 lookup 78", "10.2.0.0/16", "by inside"),
+    ],
+)
+def test_what_goes_round_the_tunnels_is_found(site: Site, script: str, network: str, way: str, tmp_path: Path) -> None:
+    site.run("router", "sh", "-ec", script)
+    try:
+        status, found = diagnose(site, tmp_path)
+    finally:
+        site.run("router", "sh", "-ec", script.replace(" add ", " del "))
+    assert status == 1
+    assert [one["check"] for one in found] == (["direct_route"] if network else [])
+    assert all(f"packets to {network} " in one["what"] and way in one["evidence"] for one in found)
 
 
 def test_asking_leaves_nothing_behind(site: Site) -> None:
