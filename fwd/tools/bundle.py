@@ -32,6 +32,7 @@ from fwd.tools.router_look import diagnose
 CONFIGS: Final = tuple(Path("/etc/fwd", name) for name in ("fwd.toml", "router.toml", "controller.toml"))
 # Besides what configurations name: directories in which fwd itself keeps keys and tokens.
 _KEPT: Final = (Path("/etc/fwd/controller"), Path("/var/lib/fwd/controller"))
+_PLACES: Final = ("state", "directory")  # keys of [controller]
 _KEPT_NAMES: Final = ("*.key", "*.token", "*.psk")
 _SECRET_BYTES_MAX: Final = 1 << 16
 _TEXT_MAX: Final = 8 << 20
@@ -145,9 +146,13 @@ def _config(path: Path, read: dict[Path, dict[str, Any]]) -> str:
 
 def _secrets(configs: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
     """Yield the contents of all files that hold secrets, as far as they are known."""
+    configs = list(configs)
     named = [Path(path) for data in configs for path in redact.paths_in(data)]
     named += [Path(os.environ[one]) for one in ("FWD_CONTROLLER_TOKEN_FILE",) if os.environ.get(one)]
-    directories = [*_KEPT, *(Path(str(table["state"])) for data in configs if (table := _table(data)).get("state"))]
+    directories = [
+        *_KEPT,
+        *(Path(str(table[key])) for table in map(_table, configs) for key in _PLACES if key in table),
+    ]
     named += [path for one in directories for pattern in _KEPT_NAMES for path in one.glob(pattern)]
     for path in named:
         with contextlib.suppress(OSError), open(path, "rb", opener=_at_once) as file:

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 GONE: Final = "[not shown]"
-SECRETS: Final = frozenset({"secret", "key", "probe_key", "token", "token_file", "password", "hash_seed"})
+SECRETS: Final = re.compile(r"(?:.*_)?(?:secret|key|token|password|seed)(?:_file)?")  # keys of configurations
+_BEHIND_HOST: Final = re.compile(r"(?<=\w)[/?#].*")  # of a URL: a webhook's may be a secret by itself
 _COMMANDS: Final = re.compile(r".*_command")
 _SHORTEST: Final = 6  # octets of a line of a secret's file that are looked for
 _PEM_LINE: Final = b"-----"
@@ -33,8 +34,14 @@ _PATTERNS: Final = tuple(
 def shown(value: Any, key: str = "") -> Any:
     """Return a configuration without what is secret: paths of secrets stay, and so does a command without arguments."""
     if isinstance(value, Mapping):
-        return {name: shown(one, name) for name, one in value.items()}
-    if key in SECRETS:
+        return {
+            name: shown(one, f"webhook.{name}" if key == "webhook" and name == "url" else name)
+            for name, one in value.items()
+        }
+    if key == "webhook.url":
+        scheme, _, rest = str(value).partition("://")
+        return f"{scheme}://{_BEHIND_HOST.sub('/' + GONE, rest)}"
+    if SECRETS.fullmatch(key):
         return value if isinstance(value, str) and value.startswith("/") else GONE
     if isinstance(value, list):
         if _COMMANDS.fullmatch(key):
@@ -49,7 +56,7 @@ def paths_in(value: Any, key: str = "") -> list[str]:
         return [path for name, one in value.items() for path in paths_in(one, name)]
     if isinstance(value, list):
         return [path for one in value for path in paths_in(one, key)]
-    return [value] if key in SECRETS and isinstance(value, str) and value.startswith("/") else []
+    return [value] if SECRETS.fullmatch(key) and isinstance(value, str) and value.startswith("/") else []
 
 
 def forms_of(contents: Iterable[bytes]) -> list[str]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from fwd.tools.redact import GONE, clean, forms_of, paths_in, shown
+from fwd.controller.config import ControllerConfig
+from fwd.model import config
+from fwd.model.router import RouterConfig
+from fwd.tools.redact import GONE, SECRETS, clean, forms_of, paths_in, shown
 
 PEM = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIBprivate\n-----END EC PRIVATE KEY-----"
 
@@ -65,6 +70,12 @@ def test_of_a_secret_in_hexadecimal_the_digits_alone_are_gone_too() -> None:
         ({"router": {"hash_seed": 7}}, {"router": {"hash_seed": GONE}}),
         ({"peering": [{"keys": {"key": ["x"]}}]}, {"peering": [{"keys": {"key": GONE}}]}),
         ({"restart_command": ["ssh", "-i", "x"]}, {"restart_command": ["ssh", GONE]}),
+        (
+            {"webhook": {"url": "https://hooks.example:8/T0/B1?x=y"}},
+            {"webhook": {"url": f"https://hooks.example:8/{GONE}"}},
+        ),
+        ({"webhook": {"secret_file": "/w", "ca": "/c"}}, {"webhook": {"secret_file": "/w", "ca": "/c"}}),
+        ({"controller": {"url": "https://c.example:8443"}}, {"controller": {"url": "https://c.example:8443"}}),
         ({"members": 4, "tun": "fwd0"}, {"members": 4, "tun": "fwd0"}),
     ],
 )
@@ -78,3 +89,24 @@ def test_paths_of_secrets_are_found_wherever_they_stand() -> None:
         "peering": [{"keys": {"secret": "/c", "key": "no path"}}],
     }
     assert paths_in(config) == ["/a", "/c"]
+
+
+@pytest.mark.parametrize("model", [config.Config, RouterConfig, ControllerConfig])
+def test_each_secret_of_the_configurations_is_known_as_one(model: type[BaseModel]) -> None:
+    """What is described as a file for its owner alone, or as somebody's key."""
+    found = dict(described(model))
+    assert found
+    secret = {key for key, text in found.items() if "0600" in text or "private key" in text or "'s key" in text}
+    assert secret
+    assert not {key for key in secret if not SECRETS.fullmatch(key)}
+
+
+def described(model: Any) -> Iterator[tuple[str, str]]:
+    """Each key of a configuration, with what is said of it."""
+    for key, schema in [*_properties(model.model_json_schema())]:
+        yield key, str(schema.get("description", ""))
+
+
+def _properties(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for table in (schema, *schema.get("$defs", {}).values()):
+        yield from table.get("properties", {}).items()
