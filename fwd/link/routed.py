@@ -76,15 +76,13 @@ def understood(content: Mapping[str, Any]) -> Wish:
 
 
 def guarded(local: RouterConfig, kept: Wish) -> Wish:
-    """Return of spreads that cannot be in force those that may be had without gateways, so that what is for their
-    subnets goes nowhere: none beyond what is given away, and none that is the local file's.
+    """Return of spreads that were in force, and cannot be any more, those that are not the local file's, without
+    gateways: what is for their subnets goes nowhere.
     """
-    assert local.controller is not None
     found = Wish()
     for one in kept.spread:
         more = Wish(spread=[*found.spread, one.model_copy(update={"gateway": []})])
         with suppress(DocumentError):
-            if not why_outside(more, local.controller):
-                beside(local, more)
-                found = more
+            beside(local, more)
+            found = more
     return found

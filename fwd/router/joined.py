@@ -41,7 +41,7 @@ class JoinedRouter(Joined):
         if local.controller is None or local.controller.directory != self.directory.path:
             raise UserError("controller.directory cannot change while the router runs: restart it")
         wish = self._wish if self.has_begun else self._closed(local)
-        if why := why_outside(wish, local.controller):
+        if self.has_begun and (why := why_outside(wish, local.controller)):
             raise UserError(f"{why}; it is the controller's, and in force: take it away there first")
         try:
             return beside(local, wish)

@@ -83,11 +83,11 @@ def test_what_lies_beyond_what_is_given_away_is_refused(changes: dict[str, Any],
     assert why in refusal({**CONTENT, "spread": [{**SPREAD, **changes}]})
 
 
-def test_what_cannot_be_in_force_keeps_its_subnets_closed_within_what_is_given_away() -> None:
+def test_what_cannot_be_in_force_any_more_keeps_its_subnets_closed_but_for_the_local_files() -> None:
     outside = {**SPREAD, "name": "far", "remote_ts": ["172.16.0.0/16"]}
-    kept = understood({"spread": [SPREAD, {"name": 3}, outside, {**SPREAD, "name": "other"}]})
-    assert [one.name for one in kept.spread] == ["a-b", "far", "other"]
-    assert [(one.name, one.gateway) for one in guarded(LOCAL, kept).spread] == [("a-b", [])]
+    kept = understood({"spread": [SPREAD, {"name": 3}, outside, {**SPREAD, "name": "x", "remote_ts": ["10.9.0.0/24"]}]})
+    assert [one.name for one in kept.spread] == ["a-b", "far", "x"]
+    assert [(one.name, one.gateway) for one in guarded(LOCAL, kept).spread] == [("a-b", []), ("far", [])]
 
 
 class Host:
