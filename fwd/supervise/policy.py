@@ -33,6 +33,7 @@ FAILED_S: Final = 10.0
 OVERSLEPT_S: Final = 0.5  # between two turns of the supervisor, which take TICK_S, or LOOK_S
 TICK_S: Final = 0.05
 LOOK_S: Final = 0.2  # while every child rests
+WHOLE_S: Final = 1.0  # and between turns that look at what none of them has to do with
 ABSENT_S: Final = 0.3  # a member away for longer gives up its buckets until it is back
 BACK_S: Final = 0.2  # after nobody could send, from the first who can until the others give up theirs
 

@@ -83,6 +83,7 @@ class Supervisor:
         self._aside = Aside(self._standing)
         self._tree = Tree(self._standing, self._tellers, self._selector, self._logs, users, joined)
         self._wait_s = policy.TICK_S
+        self._whole_at = 0.0  # when all is looked at, though nothing stirs
 
         # What has been told, and what is under way of a change.
         self._troubles = Troubles(self._standing.shared.beat)
@@ -167,28 +168,25 @@ class Supervisor:
 
     def _turn(self) -> None:
         if self._troubles.fresh:
-            self._troubles.fresh = False
+            self._troubles.fresh, self._whole_at = False, 0.0
             time.sleep(policy.TICK_S)  # what is ready and cannot be dealt with must not spin
         now = time.monotonic()
         if now - self._turned_at > policy.OVERSLEPT_S:
             self._forgiven_at = now
         self._turned_at = now
 
-        # Each child and each peering for itself: trouble stays with it. Of one that rests nothing is new.
+        # Each child and each peering for itself: trouble stays with it.
         stirred = self._look(now)
-        for name, parts in self._standing.peerings.items():
-            if name not in stirred and not parts.mtu_waits and self._tree.members.is_settled(parts):
-                continue
-            turn = partial(self._tree.members.turn, stirred=name in stirred)
-            self._troubles.apart(name, turn, parts, self._forgiven_at, now)
-            if name in stirred or parts.mtu_waits:
-                self._troubles.apart(name, parts.follow_path_mtu, now)
-            if name in stirred:
-                self._troubles.apart(name, parts.follow_far_offloads)
-        self._troubles.apart("kernel", self._keep_kernel, now)
-        self._troubles.apart("agent", self._tell_troubles)
+        is_whole = self._wait_s < policy.LOOK_S or now >= min(self._whole_at, self._standing.kernel.look_at)
+        if is_whole:
+            self._whole_at = now + policy.WHOLE_S
+        self._follow_peerings(stirred, now, is_whole=is_whole)
+        if is_whole:
+            self._troubles.apart("kernel", self._keep_kernel, now)
+            self._troubles.apart("agent", self._tell_troubles)
         self._troubles.apart("supervisor", self._manager.turn, now, partial(summary_of, self._standing))
         for key, _ in self._selector.select(min(self._wait_s, max(0.0, self._standing.kernel.look_at - now))):
+            self._whole_at = 0.0  # it may concern any of them
             if key.data not in (self._logs, self._standing.kernel):
                 self._troubles.apart(key.data.name if key.data else "supervisor", self._wakened, key)
         self._troubles.apart("log", self._logs.read, now)
@@ -211,12 +209,31 @@ class Supervisor:
         ):
             self._troubles.apart("configuration", self._settle)
             self._tree.work.changed()
+            self._whole_at = 0.0
             told = self._tell_others()
         if told:
             self._note_read()
 
     def _tell_others(self) -> bool:
         return self._troubles.apart("supervisor", self._tellers.tell, self._tree.children) and self._tellers.done
+
+    def _follow_peerings(self, stirred: set[str], now: float, *, is_whole: bool) -> None:
+        """Do what follows from what members say, in those peerings that have stirred, or in all; of one that rests
+        nothing is new. While something is under way, all are looked at.
+        """
+        peerings = self._standing.peerings
+        for name in list(peerings) if is_whole else stirred & peerings.keys():
+            parts = peerings[name]
+            if name not in stirred and not parts.mtu_waits and self._tree.members.is_settled(parts):
+                continue
+            turn = partial(self._tree.members.turn, stirred=name in stirred)
+            self._troubles.apart(name, turn, parts, self._forgiven_at, now)
+            if name in stirred or parts.mtu_waits:
+                self._troubles.apart(name, parts.follow_path_mtu, now)
+            if name in stirred:
+                self._troubles.apart(name, parts.follow_far_offloads)
+            if parts.mtu_waits or not self._tree.members.is_settled(parts):
+                self._whole_at = 0.0
 
     def _look(self, now: float) -> set[str]:
         """Manage every child that does not rest; returns the peerings of which something may be new."""
