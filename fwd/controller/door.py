@@ -21,7 +21,7 @@ from fwd.proto.logged import event
 
 HANDSHAKE_S: Final = 5.0
 HANDSHAKES_MAX: Final = 512
-HANDSHAKES_EACH_MAX: Final = 32  # of an address
+HANDSHAKES_EACH_MAX: Final = 128  # of an address, behind which a whole VPC may be
 _AGAIN_S: Final = 0.1  # after a connection could not be taken: descriptors may be back by then
 log = logging.getLogger(__name__)
 

@@ -192,11 +192,18 @@ def run(path: Path, log_format: str) -> None:
         if why := spawn.why_not_executable(getattr(config.controller, key)):
             raise UserError(f"{path}: controller.{key}: {why}")
     keys.open_state(config.controller.state)
-    some, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if some != resource.RLIM_INFINITY and some < _DESCRIPTORS:  # one a connection
-        enough = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, _DESCRIPTORS)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, most))
+    _raise_descriptors()
     asyncio.run(_run(config, log_format))
+
+
+def _raise_descriptors() -> None:
+    """Have a descriptor for each connection, if this process may; else it has fewer connections."""
+    some, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if some == resource.RLIM_INFINITY or some >= _DESCRIPTORS:
+        return
+    enough = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, _DESCRIPTORS)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, most))
 
 
 async def _run(config: configuration.ControllerConfig, log_format: str) -> None:

@@ -6,7 +6,7 @@ _NEED_FASTAPI = [
     "test_api.py", "test_api_hosts.py", "test_controller_tls.py", "test_controller_program.py", "test_objects.py",
     "test_api_documented.py", "test_link_joins.py", "test_acts.py", "test_door.py",
     "test_upgrade.py", "test_audit_log.py", "test_leaders.py",
-    "test_join_replaces.py",
+    "test_join_replaces.py", "test_many_hosts.py",
 ]  # fmt: skip
 
 collect_ignore = [] if find_spec("httpx") else ["test_etcd.py", "test_webhook.py"]
