@@ -188,6 +188,7 @@ class Topology(World, Hosts):
                 settings[f"ipv6.conf.{scope}.forwarding"] = forwards
                 for word in ("disable_ipv6", "accept_dad", "accept_ra"):
                     settings[f"ipv6.conf.{scope}.{word}"] = 0
+                settings[f"ipv6.conf.{scope}.keep_addr_on_down"] = 1  # as IPv4's stay
         words = [f"net.{key}={value}" for key, value in settings.items()]
         _command(self.command(host, ["sysctl", "-qw", *words]))
 

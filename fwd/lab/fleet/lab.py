@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fwd.lab import processes
+from fwd.lab.fleet import keepalived
 from fwd.lab.fleet.api import Api
 from fwd.lab.fleet.plan import CONTROLLER, PORT, Fleet
 from fwd.lab.gateway import PROGRAM, Gateway
@@ -32,6 +33,7 @@ from fwd.model import render
 START_S: Final = 60.0  # of one program, on a busy machine
 JOIN_S: Final = 60.0
 _END_S: Final = 5.0
+_ANSWER_S: Final = 5.0
 _GIVEN: Final = ["10.0.0.0/8", "fd00::/8"]  # what each gateway lets the controller set
 _DOOR: Final = "door"
 _BEACON_PORT: Final = 4790
@@ -129,6 +131,8 @@ class Lab(Told):
         """Have the controller know all VPCs, and all gateways and routers join."""
         for site in self.fleet.plan:
             self.api.create("vpcs", name=site.name, cidrs=list(self.fleet.cidrs(site)))
+        for router in self.fleet.all_routers if self.fleet.routers > 1 else ():
+            self.share_address(router)
         self.join(*self.fleet.gateways, *self.fleet.all_routers)
 
     def write_controller(self, **keys: Any) -> None:
@@ -234,12 +238,23 @@ class Lab(Told):
         command = [sys.executable, *PROGRAM, "router", "--config", str(files.config)] if is_router else files.command()
         self._start(host, command, files.log)
 
+    def share_address(self, router: str) -> None:
+        """Have a router take part in who has its VPC's address."""
+        keepalived.require()
+        config = self.directory / f"{router}.keepalived"
+        config.write_text(keepalived.configuration(self.fleet, router))
+        process = spawn(self.fleet.command(router, keepalived.command(config)), config.with_suffix(".keepalived.log"))
+        self._remember(f"{router}-keepalived", process)
+
     def router(self, host: str) -> dict[str, Any]:
         """Return what a router shows; nothing while it does not answer."""
-        done = self.fleet.run(
-            host, [sys.executable, *PROGRAM, "router", "status", "--control", str(self.control(host))], check=False
-        )
-        found: dict[str, Any] = json.loads(done.stdout) if not done.returncode else {}
+        try:
+            with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rb") as said:
+                sock.settimeout(_ANSWER_S)
+                sock.connect(str(self.control(host)))
+                found: dict[str, Any] = json.loads(said.read())
+        except (OSError, ValueError):
+            return {}
         return found
 
     def router_ready(self, host: str) -> bool:
