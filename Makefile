@@ -11,11 +11,12 @@ REPORT = $(REPORTS:%=--junit-xml=%/$@.xml -o junit_family=xunit1)
 BY_FILE := --dist loadfile --no-loadscope-reorder
 # Those that look after gateways wait half of the time.
 WAITING := -n $(shell expr $$(nproc) + 1) $(BY_FILE)
-# Those that need no root run in parts, the longest first, and one more at a time than there are cores, since some wait.
+# Those that need no root run in parts, and two more at a time than there are cores: first those that wait the longest, for
+# time-outs, leases and processes that start, so that others have the cores meanwhile.
 # Each imports only what it needs: what is small forks fast, and they fork thousands of times. `rest`: all that the
 # others do not name.
-IN_PARTS := $(MAKE) --no-print-directory --keep-going --output-sync -j $(shell expr $$(nproc) + 1)
-PARTS := supervise rest proto keyd controller datapath
+IN_PARTS := $(MAKE) --no-print-directory --keep-going --output-sync -j $(shell expr $$(nproc) + 2)
+PARTS := controller rest supervise keyd proto datapath
 MEMORY := $(PARTS:%=memory-%)
 IN_MEMORY := not netns and not long and not deb
 EXAMPLES := --one-place-in 4 -m "$(IN_MEMORY)"

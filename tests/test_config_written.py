@@ -23,7 +23,9 @@ PATHS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 )
 SUBNETS = {
     "local_ts": st.lists(st.integers(0, 255).map(lambda n: ip_network(f"10.{n}.0.0/16")), min_size=1, max_size=9),
-    "remote_ts": st.lists(st.integers(0, 255).map(lambda n: ip_network(f"fd00:{n:x}::/32")), min_size=1, max_size=9),
+    "remote_ts": st.lists(st.integers(0, 255).map(lambda n: ip_network(f"fd00:{n:x}::/32")), max_size=9).map(
+        [ip_network("172.16.0.0/16")].__add__  # else neither side has whom to talk to
+    ),
 }
 PEERINGS = st.fixed_dictionaries(
     {
