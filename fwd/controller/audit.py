@@ -15,6 +15,7 @@ from typing import Final
 
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
+from fwd.proto.text import line_of
 from fwd.supervise.loglines import JsonLines
 
 _FIELD_CHARS_MAX: Final = 200
@@ -23,7 +24,7 @@ log = logging.getLogger("fwd.controller.audit")
 
 def audit(who: str, address: str, method: str, path: str, status: int) -> None:
     """Note a request and its answer."""
-    path = "".join(one if one.isprintable() else "?" for one in path[:_FIELD_CHARS_MAX])
+    path = line_of(path, _FIELD_CHARS_MAX)
     about = {"who": who, "address": address, "method": method, "path": path, "status": status}
     log.log(
         logging.INFO if status < 400 else logging.WARNING, "%s: %s %s: %d", who, method, path, status,

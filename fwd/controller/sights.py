@@ -15,6 +15,7 @@ from typing import Any, Final
 from fwd.controller.health import FRESH_S, Sight
 from fwd.controller.place import Pair, address_of, identity_of
 from fwd.model.fleet import Fleet, Router
+from fwd.proto.text import line_of
 
 TABLES_MAX: Final = 64  # of each list in a status
 WHY_MAX: Final = 100
@@ -43,9 +44,9 @@ def sights_in(fleet: Fleet, pairs: Sequence[Pair], said: _Said, now: float) -> S
             for table in _tables(status.get("gateways")):
                 gateway = fleet.gateway.get(str(table.get("name")))
                 if gateway is not None and gateway.vpc == router.vpc:
-                    why = str(table.get("why", "")) if table.get("use") == "down" else ""
+                    why = line_of(table.get("why", ""), WHY_MAX) if table.get("use") == "down" else ""
                     seen = _sight(router.name, at, table, table.get("up") is True)
-                    routers[gateway.name].append(replace(seen, why=" ".join(why[:WHY_MAX].split())))
+                    routers[gateway.name].append(replace(seen, why=why))
 
     partners: dict[str, list[Sight]] = defaultdict(list)
     of_pairs: dict[Pair, list[Sight]] = defaultdict(list)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fwd.model.fleet import Gateway, Router
+from fwd.proto.text import line_of
 
 LINE_CHARS_MAX: Final = 200
 _OCTETS_KEPT: Final = 4096
@@ -140,9 +141,8 @@ class _Output:
 
     def line(self) -> str:
         """The first line that is not empty, in characters that a log may have."""
-        lines = (" ".join(one.split()) for one in self._kept.decode(errors="replace").splitlines())
-        text = next((one for one in lines if one), "")
-        return "".join(one if one.isprintable() else "?" for one in text)[:LINE_CHARS_MAX]
+        lines = (one.strip() for one in self._kept.decode(errors="replace").splitlines())
+        return line_of(next((one for one in lines if one), ""), LINE_CHARS_MAX)
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._fd)

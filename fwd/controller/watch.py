@@ -15,6 +15,7 @@ from fwd.controller.health import FRESH_S, Evidence, Report, Sight, Verdict, jud
 from fwd.controller.place import Pair
 from fwd.controller.sights import Sights, sights_in
 from fwd.model.fleet import Fleet
+from fwd.proto.text import line_of
 
 SKEW_S: Final = 30.0
 _SKEW_STEP_S: Final = 10
@@ -118,8 +119,7 @@ def reasons_in(status: Mapping[str, Any]) -> tuple[str, ...]:
     texts = []
     for name, one in items:
         text = one.get("text", one.get("code")) if isinstance(one, dict) else one
-        line = f"{name}: {text}" if name is not None else str(text)
-        texts.append(" ".join(line[:TEXT_MAX].encode(errors="replace").decode().split()))
+        texts.append(line_of(f"{name}: {text}" if name is not None else text, TEXT_MAX))
     return tuple(texts[:_REASONS_MAX])
 
 

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import httpx
 
+from fwd.agent.client import harmless
 from fwd.files import open_secret, read_copy
 from fwd.proto.errors import UserError
 
@@ -70,8 +71,8 @@ class Client:
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise UserError(f"{self._url}: no controller answers: {error or type(error).__name__}") from None
         try:
-            value = answer.json()
-        except (json.JSONDecodeError, UnicodeError):
+            value = harmless(answer.json())
+        except (ValueError, RecursionError):
             raise UserError(f"{self._url}: answers {answer.status_code}, and not as a controller does") from None
         if not answer.is_success:
             detail = value.get("detail") if isinstance(value, dict) else None

@@ -502,19 +502,38 @@ def test_a_heartbeat_of_another_form_is_refused(api: Api, fields: dict[str, Any]
             "gateways": [{"name": "a1", "up": True, "loss": 10**400, "rtt_ms": -(10**400)}],
         },
         {"ready": False, "reasons": [{"text": "\ud800"}, None, 7], "draining": {}},
+        {"ready": False, "reasons": {"\x1b[2J": "\x9b2J \u202e"}},
+        {"gateways": [{"name": "a1", "up": True, "use": "down", "why": "\ud800 \x1b[2J"}]},
+        {"gateways": [{"name": ["\ud800"], "up": True, "use": "down", "why": {"\x1b": ["\ud800"]}}]},
     ],
 )
-def test_a_status_of_any_content_harms_nobody_who_reads_it(api: Api, status: dict[str, Any]) -> None:
-    told = api.peered()["a1"]
+@pytest.mark.parametrize("who", ["a1", "ra"])
+def test_a_status_of_any_content_harms_nobody_who_reads_it(api: Api, who: str, status: dict[str, Any]) -> None:
+    told = api.peered()
+    told["ra"] = api.join("a", "ra", "10.1.0.2", "192.0.2.9", kind="router", ike_csr=None)
+    api.beat(told["a1"])
     newest = list(api.desk.newest)
-    body = {"applied": newest, "seen": newest, "status": status, "time": api.now}
-    api.peer = certificate(told["link_certificate"]).public_bytes(Encoding.DER)
+    body = {
+        "applied": newest, "seen": newest, "status": status, "time": api.now, "version": "0.1\x1b[2J",
+        "refused": "\x1b]0;hello\x07",
+    }  # fmt: skip
+    api.peer = certificate(told[who]["link_certificate"]).public_bytes(Encoding.DER)
     headers = {"Content-Type": "application/json"}
     answer = api.ask("POST", "/v1/heartbeat", token="", content=json.dumps(body), headers=headers)
     assert answer.status_code == 200, answer.text
     api.control.turn()
-    for path in ("gateways", "gateways/a1", "pairs", "peerings", "events"):
-        assert api.ask("GET", f"/v1/{path}").status_code == 200
+    for path in ("gateways", "gateways/a1", "routers", "pairs", "peerings", "events", "operations"):
+        answer = api.ask("GET", f"/v1/{path}")
+        assert answer.status_code == 200
+        assert all(text.isprintable() for text in texts_in(answer.json()))
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        for one in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from texts_in(one)
+    elif isinstance(value, str):
+        yield value
 
 
 def health_of(api: Api, name: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from runkit import Running, running
 
@@ -198,6 +199,17 @@ def test_a_controller_that_cannot_be_asked_is_one_line(
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     assert why in fwd.refused("vpc list")
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"), [(200, {"items": [{"name": "a\x1b[2J"}]}), (409, {"detail": "a\x1b[2J"})]
+)
+def test_no_terminal_obeys_what_a_controller_says(
+    fwd: Shell, monkeypatch: pytest.MonkeyPatch, status: int, answer: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(httpx.Client, "request", lambda *_, **__: httpx.Response(status, json=answer))
+    said = fwd("gateway list") if status == 200 else fwd.refused("gateway list")
+    assert "a\\u001b[2J" in said
 
 
 def test_a_file_that_cannot_be_makes_no_token(fwd: Shell, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from fwd.controller.fleet import StaleError
 from fwd.controller.roles import DeniedError
 from fwd.controller.store import ConflictError, NotLeaderError, StoreError
 from fwd.controller.tokens import TokenError
+from fwd.proto.text import line_of
 
 DETAIL_MAX: Final = 1000
 _AGAIN_S: Final = "1"
@@ -51,8 +52,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def problem(status: int, text: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """Say why something was not done."""
-    line = " ".join(text[:DETAIL_MAX].encode(errors="replace").decode().split())
-    return JSONResponse({"detail": line}, status, dict(headers or {}))
+    return JSONResponse({"detail": line_of(text, DETAIL_MAX)}, status, dict(headers or {}))
 
 
 def handle_errors(app: FastAPI) -> None:

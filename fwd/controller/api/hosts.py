@@ -21,6 +21,7 @@ from fwd.controller.joining import Joining
 from fwd.controller.roles import Host
 from fwd.controller.watch import TEXT_MAX, Beat
 from fwd.model.fleet import MEMBERS_MAX, Name
+from fwd.proto.text import line_of
 
 EMPTY_LINE_S: Final = 2.0
 _NUMBER_MAX: Final = 2**63 - 1
@@ -109,7 +110,7 @@ async def heartbeat(control: Controller, link: Link, body: Heartbeat) -> Heard:
     why = (body.held.why if body.held else body.refused) or ""
     beat = Beat(
         control.clock(), body.applied, body.seen, body.held.order if body.held else None,
-        " ".join(why[:TEXT_MAX].split()), body.status, body.version, body.time - now,
+        line_of(why, TEXT_MAX), body.status, line_of(body.version, TEXT_MAX), body.time - now,
     )  # fmt: skip
     control.watch.hear(link.name, beat, newest, now)
     return Heard(time=now, newest=newest)
