@@ -87,7 +87,11 @@ class Desk:
         term = await self.store.lead(who)
         if term is not None:
             self._crl_of = -1  # another term's
-            await self._read()
+            try:
+                await self._read()
+            except BaseException:
+                await self.store.resign()  # another one may know what this one does not
+                raise
             self.term = term
             self.wake()
         return term is not None

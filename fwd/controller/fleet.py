@@ -12,10 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from fwd.controller.changes import KINDS, objects_of, plan
 from fwd.controller.place import Pair, Placement, place
-from fwd.controller.store import ABSENT, Store, Write
+from fwd.controller.store import ABSENT, Store, StoreError, Write
 from fwd.model.fleet import Fleet
+from fwd.model.mistakes import first_reason
 
 _OBJECT: Final = "object/"
 _PLACED: Final = "placed"  # pairs, generation, what was removed
@@ -71,8 +74,13 @@ async def load(store: Store) -> Kept:
             _, kind, name = entry.key.split("/", 2)
             data[KINDS[kind][0]].append(json.loads(entry.value))
             revisions[kind, name] = entry.revision
+    try:
+        fleet = Fleet.model_validate(data)
+    except ValidationError as error:
+        why = first_reason(error, {})
+        raise StoreError(f"the store has what this fwd does not know: was a later one here? {why}") from None
     return Kept(
-        Fleet.model_validate(data),
+        fleet,
         tuple(Pair(*one) for one in placed.get("pairs", ())),
         placed.get("generation", 0),
         tuple((name, generation) for name, generation in placed.get("removed", ())),

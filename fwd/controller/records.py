@@ -73,9 +73,6 @@ class Operation:
     result: str = ""
 
 
-_OF_OPERATION: Final = frozenset(one.name for one in fields(Operation))
-
-
 @dataclass(frozen=True)
 class Records:
     """All of them, by name, serial and id."""
@@ -110,9 +107,9 @@ async def load(store: Store) -> Records:
         for prefix in (_TOKEN, _CERTIFICATES, _OPERATION, _RESTARTS)
     ]
     return Records(
-        {one["name"]: Token(**one) for one in tokens},
-        {one["serial"]: Certificate(**one) for host in certificates for one in host},
-        {one["id"]: _operation(one) for one in operations},
+        {one["name"]: Token(**_known(Token, one)) for one in tokens},
+        {one["serial"]: Certificate(**_known(Certificate, one)) for host in certificates for one in host},
+        {one["id"]: Operation(**_known(Operation, one)) for one in operations},
         tuple(Restarted(host, at) for row in restarts for host, at in row),
     )
 
@@ -122,12 +119,10 @@ async def _entries(store: Store, prefix: str) -> list[Entry]:
     return entries
 
 
-def _operation(row: dict[str, Any]) -> Operation:
-    """Read an operation; what a later fwd says of it besides is not known here."""
-    known: dict[str, Any] = {
-        key: tuple(one) if isinstance(one, list) else one for key, one in row.items() if key in _OF_OPERATION
-    }
-    return Operation(**known)
+def _known(of: type[Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a row this fwd knows: a later one, which has led before, may have written more."""
+    names = {one.name for one in fields(of)}
+    return {key: tuple(one) if isinstance(one, list) else one for key, one in row.items() if key in names}
 
 
 def new_operation_id(records: Records, now: float) -> str:

@@ -88,7 +88,7 @@ def lines_of(value: Mapping[str, Any], indent: str = "") -> list[str]:
     for key, one in value.items():
         if isinstance(one, dict):
             lines += [f"{indent}{key}:", *lines_of(one, indent + "  ")]
-        elif isinstance(one, list) and key in ("plan", "evidence"):
+        elif isinstance(one, list) and key in ("plan", "steps", "evidence"):
             lines += [f"{indent}{key}:", *(f"{indent}  {line}" for line in one)]
         else:
             lines.append(f"{indent}{key}: {cell(key, one)}")

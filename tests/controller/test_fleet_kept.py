@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fwd.controller import desk as controller_desk
+from fwd.controller.ca import new_authority
 from fwd.controller.changes import RefusedError, change, create, delete
 from fwd.controller.fleet import Kept, StaleError, edit, load
-from fwd.controller.store import ConflictError, SqliteStore
+from fwd.controller.keys import Keys
+from fwd.controller.records import Certificate, Operation
+from fwd.controller.records import load as load_records
+from fwd.controller.store import ConflictError, SqliteStore, StoreError, Write
+from fwd.controller.tokens import new_bearer_token
 from fwd.model.fleet import Fleet
 
 Act = Callable[[Fleet], Fleet]
@@ -159,5 +168,44 @@ def test_a_change_that_changes_nothing_is_no_generation() -> None:
         await desk.do(lambda fleet: change(fleet, "gateway", "a1", {"weight": 1}))
 
         assert desk.kept.generation == generation
+
+    run(work())
+
+
+# -- a later fwd ------------------------------------------------------------------------------------------------------
+
+
+def test_records_that_a_later_fwd_has_written_are_read_as_far_as_they_are_known() -> None:
+    async def work() -> None:
+        store = SqliteStore()
+        term = await store.lead("one") or 0
+        _, token = new_bearer_token("admin", 1.0, "root")
+        made = Operation("op-1", 1.0, "root", "create", "vpc", "a", ("line",), (1, 2), ("a1",))
+        certificate = Certificate(7, "gateway", "a1", "link", 2.0)
+        for key, row in (("token/root", token), ("operation/op-1", made)):
+            await store.write(term, [Write(key, json.dumps({**asdict(row), "later": [1]}).encode())])
+        value = json.dumps([{**asdict(certificate), "later": 1}]).encode()
+        await store.write(term, [Write("certificates/gateway/a1", value)])
+
+        found = await load_records(store)
+        assert found.tokens == {"root": token}
+        assert found.operations == {"op-1": made}
+        assert found.certificates == {7: certificate}
+
+    run(work())
+
+
+def test_a_fleet_that_a_later_fwd_has_written_is_not_led_and_the_lead_is_left_to_others() -> None:
+    async def work() -> None:
+        store = SqliteStore()
+        term = await store.lead("later") or 0
+        value = json.dumps({"name": "a", "cidrs": ["10.1.0.0/16"], "colour": "blue"}).encode()
+        await store.write(term, [Write("object/vpc/a", value)])
+        keys = Keys(new_authority("fwd", 1.0), Ed25519PrivateKey.generate())
+        desk = controller_desk.Desk(store, keys)
+        with pytest.raises(StoreError, match="what this fwd does not know"):
+            await desk.lead("older")
+        assert desk.term is None
+        assert await store.leader() == ""
 
     run(work())
