@@ -149,10 +149,8 @@ def _secrets(configs: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
     configs = list(configs)
     named = [Path(path) for data in configs for path in redact.paths_in(data)]
     named += [Path(os.environ[one]) for one in ("FWD_CONTROLLER_TOKEN_FILE",) if os.environ.get(one)]
-    directories = [
-        *_KEPT,
-        *(Path(str(table[key])) for table in map(_table, configs) for key in _PLACES if key in table),
-    ]
+    tables = [_table(data) for data in configs]
+    directories = [*_KEPT, *(Path(str(table[key])) for table in tables for key in _PLACES if key in table)]
     named += [path for one in directories for pattern in _KEPT_NAMES for path in one.glob(pattern)]
     for path in named:
         with contextlib.suppress(OSError), open(path, "rb", opener=_at_once) as file:

@@ -34,13 +34,8 @@ _PATTERNS: Final = tuple(
 def shown(value: Any, key: str = "") -> Any:
     """Return a configuration without what is secret: paths of secrets stay, and so does a command without arguments."""
     if isinstance(value, Mapping):
-        return {
-            name: shown(one, f"webhook.{name}" if key == "webhook" and name == "url" else name)
-            for name, one in value.items()
-        }
-    if key == "webhook.url":
-        scheme, _, rest = str(value).partition("://")
-        return f"{scheme}://{_BEHIND_HOST.sub('/' + GONE, rest)}"
+        found = {name: shown(one, name) for name, one in value.items()}
+        return found | {"url": _host_of(str(value["url"]))} if key == "webhook" and "url" in value else found
     if SECRETS.fullmatch(key):
         return value if isinstance(value, str) and value.startswith("/") else GONE
     if isinstance(value, list):
@@ -48,6 +43,12 @@ def shown(value: Any, key: str = "") -> Any:
             return [*value[:1], *([GONE] if len(value) > 1 else [])]
         return [shown(one) for one in value]
     return value
+
+
+def _host_of(url: str) -> str:
+    """Return a URL without what follows its host."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{_BEHIND_HOST.sub(f'/{GONE}', rest)}"
 
 
 def paths_in(value: Any, key: str = "") -> list[str]:
