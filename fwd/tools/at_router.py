@@ -31,6 +31,15 @@ class Hop:
     target: Target
 
 
+def is_router() -> bool:
+    """Whether the kernel has what a router of fwd's has programmed. Raises OSError."""
+    kernel = NextHops()
+    try:
+        return bool(kernel.owned())
+    finally:
+        kernel.close()
+
+
 def hop_of(flow: Flow, route: Route) -> Hop | None:
     """Return the flow's slot in the router's table; None if the route that the kernel chose is none of a router's."""
     kernel = NextHops()

@@ -44,7 +44,7 @@ def path(
 ) -> int:
     """Say which way a flow goes through this host and back: slot and gateway on a router, member and SA on a gateway.
 
-    As root. Exit status 0 if nothing on this host breaks it, 1 if something does.
+    As root. Elsewhere the controller tells by what it can go. Exit status 0 if nothing breaks it, 1 if something does.
     """
     from fwd.tools import path
 

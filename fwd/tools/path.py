@@ -1,7 +1,8 @@
 """`fwd path`: which way a flow goes through this host, a router or a gateway, and back; and where that breaks.
 
 Nothing is guessed: next hop and slot are the kernel's word (route.py, slot.py), bucket and member the running gateway's
-(agent/flow.py). What other hosts choose is theirs to say: the same command there. Changes nothing. Needs root.
+(agent/flow.py). What other hosts choose is theirs to say: the same command there. On a host that is neither, the
+controller tells by what the flow can go. Changes nothing. Needs root on a router or gateway.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from fwd.model.words import is_address
 from fwd.proto.errors import UserError
 from fwd.proto.flow import TCP, UDP
 from fwd.proto.sample import Flow
-from fwd.tools import at_gateway, at_router
+from fwd.tools import at_fleet, at_gateway, at_router
+from fwd.tools.fleet import fetch
 from fwd.tools.route import ICMP, Route, device_towards, look_up
 from fwd.tools.trace import Trace
 
@@ -50,10 +52,11 @@ def flow_of(source: str, destination: str, protocol: str, sport: int | None, dpo
 
 def run(flow: Flow, control: Path, router_control: Path, *, as_json: bool) -> tuple[str, int]:
     """Return what to print, and the exit status: 0 if the flow passes here, 1 if not. Raises UserError."""
-    if os.geteuid() != 0:
-        raise UserError("fwd path needs root: it asks the kernel in a namespace of its own, and fwd's sockets")
+    is_here = control.exists() or router_control.exists() or at_router.is_router()
+    if is_here and os.geteuid() != 0:
+        raise UserError("fwd path needs root here: it asks the kernel in a namespace of its own, and fwd's sockets")
     try:
-        found = trace(flow, control, router_control)
+        found = trace(flow, control, router_control) if is_here else in_fleet(flow)
     except OSError as error:
         raise UserError(f"the kernel does not tell the way: {error.strerror or error}") from None
     text = json.dumps(asdict(found), indent=2) if as_json else "\n".join(_lines(found))
@@ -93,6 +96,17 @@ def trace(flow: Flow, control: Path, router_control: Path) -> Trace:
     return found
 
 
+def in_fleet(flow: Flow) -> Trace:
+    """Ask the controller, on a host that no flow passes. Raises UserError."""
+    found = Trace(flow.as_json())
+    try:
+        fleet = fetch()
+    except UserError as error:
+        raise UserError(f"no router or gateway runs here, and the controller does not tell either: {error}") from None
+    at_fleet.follow(found, flow, fleet)
+    return found
+
+
 def _peering_of(control: Path, flow: Flow, route: Route) -> dict[str, Any] | None:
     """What the running gateway says of the peering whose TUN device it is."""
     told = ask_gateway(control, "flow", flow.as_json())
@@ -109,10 +123,11 @@ def _lines(found: Trace) -> list[str]:
     flow = found.flow
     names = {TCP: "tcp", UDP: "udp"}
     ports = f", ports {flow['source_port']} to {flow['destination_port']}" if flow["protocol"] in names else ""
-    where = f", on this {found.here}" if found.here else ""
+    where = {"": "", "fleet": ", as the controller sees it"}.get(found.here, f", on this {found.here}")
     lines = [f"{flow['source']} to {flow['destination']}, {names.get(flow['protocol'], 'icmp')}{ports}{where}"]
     for title, told in (("there", found.there), ("back", found.back)):
         lines += [f"  {title + ':' if not number else '':7}{line}" for number, line in enumerate(told)]
     lines += [f"  note:  {one}" for one in found.notes]
-    lines += [f"breaks here: {one}" for one in found.breaks] or ["nothing on this host breaks it"]
+    known = "known there" if found.here == "fleet" else "on this host"
+    lines += [f"breaks here: {one}" for one in found.breaks] or [f"nothing {known} breaks it"]
     return lines
