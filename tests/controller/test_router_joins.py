@@ -139,6 +139,11 @@ def test_a_router_that_joins_spreads_what_its_controller_says_and_goes_on_withou
     site.uses(g1="draining", g2="up", g3="up")
     assert site.shares()["g1"] > 0, "busy slots stay"
 
+    # One that would be on no link of the router is refused.
+    site.fwd("gateway", "create", "g4", "vpc=a", "outer=192.0.2.4", "inner=10.1.77.11")
+    refused = site.fwd("cluster", "set", "a", "gateways+=g4", check=False)
+    assert (refused.returncode, "g4 (10.1.77.11) is on no link of a router" in refused.stderr) == (2, True)
+
     # The controller is killed: the router goes on, and a new one begins with what is kept.
     site.running.pop("controller").kill()
     until(lambda: not site.status()["controller"]["connected"], "the controller is missed", LIMIT_S)

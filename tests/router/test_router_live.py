@@ -80,6 +80,17 @@ def test_a_gateway_is_added_and_drained_without_a_lost_packet(site: Site) -> Non
     flows.assert_none_lost()
 
 
+def test_one_that_is_on_no_link_of_the_router_keeps_none_of_the_others_out(site: Site) -> None:
+    site.configure("g1", "g2", "g4")
+    site.uses(g1="up", g2="up", g4="down")
+    assert site.gateways()["g4"]["why"] == "no device of this router has it on its link"
+    until(lambda: even(site, "g1", "g2"), "all slots are the others'", LIMIT_S)
+    assert site.status()["ready"], site.status()["reasons"]
+    flows = Flows(site)
+    flows.go_on(1)
+    flows.assert_none_lost()
+
+
 def test_gray_loss_makes_a_share_less_and_takes_nobody_out(site: Site) -> None:
     site.say("g2", loss=0.05)
     until(lambda: 0 < site.shares()["g2"] < 0.2, "a smaller share", LIMIT_S)
