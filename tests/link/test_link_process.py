@@ -19,7 +19,7 @@ from fwd.lab.waiting import until
 from fwd.link import service
 from fwd.link.directory import Directory
 from fwd.link.document import BYTES_MAX
-from fwd.link.service import FIRST_S, LONGEST_S, Link, Patience, again_s, parts_of, renewal_at
+from fwd.link.service import FIRST_S, LONGEST_S, STALLED_S, Link, Patience, again_s, parts_of, renewal_at
 from fwd.model.linked import News, Told, Validity, news_in, told_in
 from fwd.proto.errors import UserError
 
@@ -94,6 +94,17 @@ def test_heartbeats_tell_what_became_of_them_and_how_the_gateway_is(host: Host, 
     )
     host.turns(lambda: host.told.connected_at is not None)
     assert (host.told.error, host.shared.link_connected[0]) == ("", 1)
+
+
+def test_the_last_words_of_a_process_that_does_not_go_on_are_passed_on_no_more(host: Host, site: Site) -> None:
+    host.shared.summary.put(json.dumps({"ready": True, "gateways": []}).encode())
+    host.shared.beat()
+    host.turns(lambda: site.beat().get("status", {}).get("ready") is True)
+    host.shared.turned[0] = time.monotonic_ns() - int((STALLED_S + 1) * 1e9)
+    host.turns(lambda: site.beat()["status"].get("stalled") is True)
+    assert site.beat()["status"].keys() == {"ready", "stalled", "waiting"}
+    host.shared.beat()
+    host.turns(lambda: site.beat()["status"] == {"ready": True, "gateways": []})
 
 
 def test_a_refusal_is_told_as_the_controller_says_it(host: Host, site: Site) -> None:
