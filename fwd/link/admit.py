@@ -45,7 +45,7 @@ def admit(local: Config, keys: CertificateKeys, content: Mapping[str, Any]) -> l
     tables = content.get("peering", [])
     if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
         raise DocumentError("peering is no list of tables")
-    admitted = [_peering(table, keys) for table in tables]
+    admitted = [_peering(_translated(table, local.controller), keys) for table in tables]
     for one in admitted:
         if why := why_outside(one, local.controller):
             raise DocumentError(why)
@@ -93,6 +93,13 @@ def guarded(local: Config, kept: Iterable[Peering]) -> list[Peering]:
             subnets += free
             names.add(name)
     return found
+
+
+def _translated(table: Mapping[str, Any], allowed: Controller) -> Mapping[str, Any]:
+    """Have a peering over the internet at the gateway's own address, if a NAT gives it the one that others know."""
+    if allowed.local_addrs is None or table.get("native"):
+        return table
+    return {**table, "local_addrs": str(allowed.local_addrs)}
 
 
 def _peering(table: Mapping[str, Any], files: CertificateKeys) -> Peering:

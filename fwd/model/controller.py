@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic import Field
 
-from fwd.model.words import FilePath, Live, Restart, Strict, Subnet
+from fwd.model.words import FilePath, HostAddress, Live, Restart, Strict, Subnet
 
 DIRECTORY: Final = Path("/etc/fwd/controller")
 
@@ -32,4 +32,8 @@ class Controller(RouterController):
         min_length=1, max_length=64, description="in which all subnets of its peerings must be, on both sides"
     )
     members_max: Live[int] = Field(default=64, ge=1, le=4096, description="members that all its peerings may have")
+    local_addrs: Live[HostAddress | None] = Field(
+        default=None,
+        description="its own outer address, where a 1:1 NAT gives it the one by which the controller knows it",
+    )
     port_min: Live[int] = Field(default=4500, ge=1024, le=65535, description="the lowest UDP port that it may use")

@@ -54,6 +54,17 @@ def test_a_peering_from_outside_comes_beside_those_of_the_file() -> None:
     assert found.peering[0] == LOCAL.peering[0]
 
 
+@pytest.mark.parametrize(("native", "address"), [(False, "10.1.0.5"), (True, "192.0.2.1")])
+def test_behind_a_1_to_1_nat_it_is_at_the_gateways_own_address_and_native_ones_are_anyway(
+    native: bool, address: str
+) -> None:
+    controller = {"subnets": ["10.0.0.0/8"], "local_addrs": "10.1.0.5"}
+    local = Config.model_validate({**LOCAL.model_dump(), "controller": controller})
+    table = {**TABLE, **({"native": True} if native else {})}
+    (found,) = admit(local, FILES, {"peering": [table]})
+    assert str(found.local_addrs) == address
+
+
 def test_its_files_are_those_of_the_local_file() -> None:
     keys = wanted().peering[1].ike
     assert keys is not None

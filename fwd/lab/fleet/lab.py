@@ -230,8 +230,10 @@ class Lab(Told):
     def start(self, host: str) -> None:
         """Start a host that has joined."""
         files, (four, _) = self.files(host), self.fleet.inner(host)
-        given = {"directory": str(self.joined(host)), "subnets": _GIVEN}
+        given: dict[str, Any] = {"directory": str(self.joined(host)), "subnets": _GIVEN}
         is_router = host in self.fleet.all_routers
+        if self.fleet.nat and not is_router:
+            given["local_addrs"] = self.fleet.address(host, "wan")
         own = {"control": str(files.control), **({} if is_router else {"beacon": f"{four}:{_BEACON_PORT}"})}
         tables = (("[router]" if is_router else "[gateway]", own), ("[controller]", given))
         files.config.write_text("\n".join(line for table in tables for line in render.table(*table)))

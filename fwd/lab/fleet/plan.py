@@ -158,11 +158,14 @@ class Fleet(Topology):
         return [f"{_HOP[which]} dev wan", f"default via {_HOP[which]} dev wan"]
 
     def _net_routes(self, which: int) -> list[str]:
-        """Return a way to each outer address, and to each VPC by its first gateway."""
+        """Return a way to each outer address and each gateway's inner one, and to each VPC by its first gateway."""
         found = []
         for host in self._outside:
             outer = self.plan_of_addresses[host]["wan"][which]
             found.append(f"{outer} dev {host}")
+        for gateway in self.gateways:
+            inner = self.plan_of_addresses[gateway]["lan"][which]
+            found.append(f"{_bare(inner)} via {_bare(self.plan_of_addresses[gateway]['wan'][which])} dev {gateway}")
         for site in self.plan:
             first = self.plan_of_addresses[site.gateways[0]]["wan"][which]
             found.append(f"{self.cidrs(site)[which]} via {_bare(first)} dev {site.gateways[0]}")

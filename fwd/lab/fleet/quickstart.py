@@ -70,12 +70,12 @@ class Clock:
         self._say(f"{self.marks[what]:6.2f} s  {what}")
 
 
-def peer(lab: Lab, name: str = "one-two") -> None:
+def peer(lab: Lab, name: str = "one-two", path: str = "internet") -> None:
     """Make a cluster of all gateways of each of the first two VPCs, and peer them."""
     sites = lab.fleet.plan[:2]
     for site in sites:
         lab.api.create("clusters", name=f"{site.name}-all", vpc=site.name, gateways=list(site.gateways))
-    lab.api.create("peerings", name=name, clusters=[f"{site.name}-all" for site in sites])
+    lab.api.create("peerings", name=name, clusters=[f"{site.name}-all" for site in sites], path=path)
 
 
 def wait_ready(lab: Lab) -> None:
