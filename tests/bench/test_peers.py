@@ -45,7 +45,6 @@ def test_a_tunnel_comes_up_and_carries(name: str, lab: Lab) -> None:
 
 
 @pytest.mark.netns
-@pytest.mark.alone
 def test_a_program_that_is_no_tunnel_is_told_in_one_line(lab: Lab) -> None:
     [peer] = wireguard_go.others([Path(shutil.which("false") or "/bin/false")])
     assert peer.name == "wireguard-go:false"
