@@ -22,6 +22,7 @@ _STYLES: Final = {
     "unknown": _WAITING, "empty": _WAITING, "down": _BAD, "left": _BAD,
 }  # fmt: skip
 _SHORT: Final = ("KIND", "STATE", "FOR", "PAIRS", "RTT", "LOSS")  # columns that a narrow terminal does not break
+_SKEW_S: Final = 30.0
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -83,10 +84,20 @@ def _reasons(fleet: Fleet, vpc: str) -> Iterator[RenderableType]:
     """Why hosts are as they are, and what they wait for a person to do: lines of their own, for they may be long."""
     for _, one in _hosts_of(fleet, vpc):
         reasons = [(one.get("health") or {}).get("reason")]
-        if one.get("held"):
-            reasons.append("holds a document back until `fwd apply --accept-shrink` there")
+        reasons += _hints(one)
         if told := "; ".join(plain(reason) for reason in reasons if reason):
             yield Padding(Text.assemble((f"{plain(one['name'])}: ", "bold"), told, overflow="fold"), (0, 0, 0, 2))
+
+
+def _hints(host: Json) -> Iterator[str]:
+    """What a person is to see to, whatever its state."""
+    if host.get("held"):
+        yield "holds a document back until `fwd apply --accept-shrink` there"
+    if host.get("outdated"):
+        yield f"runs fwd {host.get('version')}, which is older than the controller"
+    skew_s = host.get("clock_skew_s")
+    if isinstance(skew_s, int | float) and abs(skew_s) > _SKEW_S:
+        yield f"its clock is {skew_s:+.0f} s off"
 
 
 def _peering(one: Json) -> Text:

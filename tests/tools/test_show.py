@@ -47,10 +47,18 @@ def test_peerings_are_shown_with_how_many_of_their_pairs_carry() -> None:
     assert "degraded 1 min 1 of 2" in row(text, "b1")
 
 
-def test_a_document_that_is_held_is_said_with_what_to_do() -> None:
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"held": [1, 2]}, "fwd apply --accept-shrink"),
+        ({"outdated": True, "version": "0.0.9"}, "runs fwd 0.0.9, which is older"),
+        ({"clock_skew_s": -90.0}, "its clock is -90 s off"),
+    ],
+)
+def test_what_a_person_is_to_see_to_is_said(fields: dict[str, Any], words: str) -> None:
     told = fleet()
-    told["gateways"][1]["held"] = [1, 2]
-    assert "fwd apply --accept-shrink" in shown(told)
+    told["gateways"][1] |= fields
+    assert words in row(shown(told), "a1:")
 
 
 def test_nothing_is_lost_in_a_narrow_terminal() -> None:
