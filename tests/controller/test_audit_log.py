@@ -47,6 +47,18 @@ def _at_info() -> Iterator[None]:
     audit.log.setLevel(before)
 
 
+@pytest.fixture
+def own() -> Iterator[list[str]]:
+    """What the controller's own log has."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("fwd.controller")
+    logger.addHandler(handler)
+    yield said
+    logger.removeHandler(handler)
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line)["fields"] for line in path.read_text().splitlines()]
 
@@ -110,6 +122,34 @@ def test_the_log_goes_on_in_a_new_file_when_it_was_renamed(api: Api, log: Path) 
     log.rename(log.with_suffix(".1"))
     api.make_vpc("b", "10.2")
     assert len(lines(log)) == len(lines(log.with_suffix(".1"))) == 1
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_cannot_be_written_there_is_in_the_controllers_own_log_and_is_answered(
+    api: Api, log: Path, own: list[str]
+) -> None:
+    directory = log.parent / "renamed"
+    api.make_vpc("a", "10.1")
+    log.rename(log.with_suffix(".1"))
+    log.symlink_to(directory / "audit.log")
+    assert [api.ask("DELETE", f"/v1/vpcs/{name}").status_code for name in "bcd"] == [404] * 3
+    assert own[-4:] == [
+        f"{log}: the audit log cannot be written: No such file or directory: its records are here instead",
+        *(f"token root: DELETE /v1/vpcs/{name}: 404" for name in "bcd"),
+    ]
+
+    directory.mkdir()
+    api.ask("DELETE", "/v1/vpcs/e")
+    assert short(log) == [("token root", "DELETE", "/v1/vpcs/e", 404)]
+
+
+def test_a_disk_that_is_full_refuses_nobody(api: Api, log: Path, own: list[str]) -> None:
+    log.unlink()
+    log.symlink_to("/dev/full")
+    api.make_vpc("a", "10.1")
+    api.make_vpc("b", "10.2")
+    assert f"{log}: the audit log cannot be written: No space left on device: its records are here instead" in own
+    assert own.count("token root: POST /v1/vpcs: 200") == 2
 
 
 def test_an_audit_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
