@@ -21,7 +21,7 @@ import pytest
 from fwd.lab import processes, tools, traffic, waiting
 from fwd.lab.fleet import quickstart
 from fwd.lab.fleet.lab import Lab
-from fwd.lab.fleet.plan import NET, Fleet
+from fwd.lab.fleet.plan import CONTROLLER, NET, Fleet
 from fwd.lab.topology import why_not
 
 T = TypeVar("T")
@@ -128,7 +128,18 @@ class Cluster(Lab):
     @contextlib.contextmanager
     def cut_off(self, host: str) -> Iterator[None]:
         """Nothing reaches a host from outside, nor leaves it, while the block runs."""
-        rules = f"iifname {host} drop; oifname {host} drop;"
+        with self._dropping(f"iifname {host} drop; oifname {host} drop;"):
+            yield
+
+    @contextlib.contextmanager
+    def cut_from_controller(self, host: str) -> Iterator[None]:
+        """Nothing goes between a host and the controller while the block runs."""
+        with self._dropping(f"iifname {host} oifname {CONTROLLER} drop; iifname {CONTROLLER} oifname {host} drop;"):
+            yield
+
+    @contextlib.contextmanager
+    def _dropping(self, rules: str) -> Iterator[None]:
+        """Have the net drop what these rules of nft say."""
         table = "table inet cut { chain c { type filter hook forward priority 0; " + rules + " }\n}\n"
         self.fleet.run(NET, ["nft", "-f", "-"], input=table)
         try:
