@@ -51,20 +51,16 @@ class Acts:
     working: set[str] = field(default_factory=set)
     _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _ended: dict[str, str] = field(default_factory=dict)  # results that are not in the store yet
-    _term: int | None = None
 
     async def turn(self) -> None:
         """See who is to be restarted: due each second. Raises what the desk does; the next turn goes on."""
         desk = self.control.desk
         if desk.term is None:
-            self._term = None
             return
         for id, result in list(self._ended.items()):
             await desk.progress(id, result=result)
             self._ended.pop(id, None)
-        if self._term != desk.term:
-            await self._tell_lost()
-            self._term = desk.term
+        await self._tell_lost()
         if self.rules.command:
             await self._restart_some()
 
@@ -76,7 +72,9 @@ class Acts:
         await asyncio.gather(*running, return_exceptions=True)
 
     async def _tell_lost(self) -> None:
-        """Say of what another controller has begun that it does not go on."""
+        """Say of what is not under way here that it does not go on: another controller has begun it, or the word that
+        it was written was lost.
+        """
         for id, one in list(self.control.desk.records.operations.items()):
             if one.result == records.RUNNING and id not in self.working:
                 await self.control.desk.progress(id, result=LOST)
@@ -108,7 +106,9 @@ class Acts:
         watch, now = self.control.watch, self.control.clock()
         verdict, beat = watch.verdicts[name], watch.beats.get(name)
         ready = beat is not None and now - beat.at <= FRESH_S and beat.status.get("ready") is True
-        return Seen(verdict.health, now - verdict.since, verdict.reason, ready, self.busy.get(name, ""))
+        gateway = self.control.desk.kept.fleet.gateway.get(name)
+        drained = gateway is not None and gateway.state == "draining"
+        return Seen(verdict.health, now - verdict.since, verdict.reason, ready, self.busy.get(name, ""), drained)
 
     async def _restart(self, id: str, name: str, argv: Sequence[str]) -> None:
         """Run the command, and tell how it has ended."""

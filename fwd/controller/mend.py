@@ -24,13 +24,16 @@ _CARRIES: Final = (Health.UP, Health.DEGRADED, Health.UNREACHABLE)
 
 @dataclass(frozen=True)
 class Seen:
-    """How a host is, for how long, and why. `ready`: by its own word, which is fresh. `busy`: what is done with it."""
+    """How a host is, for how long, and why. `ready`: by its own word, which is fresh. `busy`: what is done with it.
+    `drained`: a person has taken it out of service.
+    """
 
     health: Health
     for_s: float = 0.0
     why: str = ""
     ready: bool = False
     busy: str = ""
+    drained: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def decide(
         others = sorted(mate for mate in _mates(name, groups) if mate in busy)
         if name in busy:
             waiting[name] = busy[name]
+        elif one.drained:
+            waiting[name] = "is drained: whoever has done so may be at work on it"
         elif sum(before.host == name for before in recent) >= limit:
             refused[name] = f"restarted {limit} times in {LIMIT_S / 60:.0f} minutes, and down again: see to it"
         elif alone := _alone(name, hosts, groups) if one.ready else "":

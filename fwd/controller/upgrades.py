@@ -1,6 +1,7 @@
 """Carry out upgrades of gateways (upgrade.py): one operation at a time, which tells where it stands.
 
 It lives in the controller that began it: when that one ends, or leads no more, it ends, too, and the next one says so.
+A command that runs then is not killed for that, but for the end of the process.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Upgrades:
     command: Sequence[str] = ()
     limit_s: float = 600.0
     _course: _Course | None = field(default=None, init=False)
+    _left: set[asyncio.Task[spawn.Ran]] = field(default_factory=set, init=False)  # commands of nobody's any more
 
     def plan(self, names: Sequence[str]) -> list[str]:
         """Say what would be done. Raises RefusedError for what cannot be."""
@@ -81,7 +83,7 @@ class Upgrades:
         if course is None:
             return
         if self.control.desk.term is None:
-            await self._end(course)
+            self._end(course)
             return
 
         # The first that is not done is the one that is worked on.
@@ -94,13 +96,16 @@ class Upgrades:
             await self.control.desk.progress(course.operation.id, steps=lines, result=result)
             course.told = lines
         if result != records.RUNNING:
-            await self._end(course)
+            self._end(course)
             self._tell(course, result)
 
     async def close(self) -> None:
         """End what is under way."""
         if self._course is not None:
-            await self._end(self._course)
+            self._end(self._course)
+        for command in self._left:
+            command.cancel()
+        await asyncio.gather(*self._left, return_exceptions=True)
 
     async def _go_on(self, course: _Course, number: int) -> None:
         step = course.steps[number]
@@ -126,14 +131,14 @@ class Upgrades:
         await desk.change(asked, lambda fleet: changes.change(fleet, "gateway", name, {"state": state}))
         course.order = desk.newest
 
-    async def _end(self, course: _Course) -> None:
+    def _end(self, course: _Course) -> None:
         self._course = None
         for step in course.steps:
             self.acts.busy.pop(step.host, None)
         self.acts.working.discard(course.operation.id)
         if course.command is not None:
-            course.command.cancel()
-            await asyncio.gather(course.command, return_exceptions=True)
+            self._left.add(course.command)
+            course.command.add_done_callback(self._left.discard)
 
     def _tell(self, course: _Course, result: str) -> None:
         good = not result.startswith("failed")

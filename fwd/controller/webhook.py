@@ -56,7 +56,7 @@ class Receiver:
     """Who is told: a URL, the secret that both know, and by which CAs its certificate is looked at."""
 
     url: str
-    secret: bytes
+    secret: bytes = field(repr=False)
     tls: ssl.SSLContext | None = None
 
 

@@ -14,6 +14,7 @@ from test_spawn import program
 from fwd.controller import mend
 from fwd.controller.acts import LOST, Acts, Rules
 from fwd.controller.desk import LeaderlessError
+from fwd.controller.store import StoreError
 
 Said = dict[str, Any]
 
@@ -88,6 +89,35 @@ def test_one_that_is_silent_alone_is_not_restarted(bed: Callable[[str], Bed]) ->
     one.turns(30, up=True)
 
     assert one.api.control.watch.verdicts["a1"].health.value == "unreachable"
+    assert one.restarted() == []
+
+
+def test_one_that_was_drained_is_let_be(bed: Callable[[str], Bed]) -> None:
+    """Whoever has done so may have switched it off."""
+    one = bed("")
+    one.api.good("POST", "/v1/gateways/a1/drain")
+    one.turns(30, up=False)
+
+    assert one.api.control.watch.verdicts["a1"].health.value == "down"
+    assert one.restarted() == []
+
+
+def test_a_restart_of_which_nobody_knows_whether_it_was_written_is_told_as_lost(
+    bed: Callable[[str], Bed], api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = bed("")
+    begin = api.desk.begin
+
+    async def lose(*arguments: Any, **more: Any) -> None:
+        await begin(*arguments, **more)
+        monkeypatch.setattr(api.desk, "begin", begin)
+        raise StoreError("no answer")
+
+    monkeypatch.setattr(api.desk, "begin", lose)
+    with pytest.raises(StoreError):
+        one.turns(9, up=False)
+    one.turns(1, up=False)
+    assert [made["result"] for made in one.operations()] == [LOST]
     assert one.restarted() == []
 
 

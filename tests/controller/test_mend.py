@@ -34,6 +34,7 @@ CASES: list[tuple[str, dict[str, Seen], list[Restarted], dict[str, str]]] = [
     ("another is being upgraded", {"a1": GONE, "a2": Seen(Health.DRAINING, busy="is being upgraded")}, [],
      {"a1": "waiting"}),
     ("it is being upgraded itself", {"a1": Seen(Health.DOWN, 60.0, busy="is being upgraded")}, [], {"a1": "waiting"}),
+    ("a person has drained it", {"a1": Seen(Health.DOWN, 60.0, drained=True), "a2": UP}, [], {"a1": "waiting"}),
     ("twice in ten minutes", {"a1": GONE, "a2": UP}, TWICE, {"a1": "restart"}),
     ("three times in ten minutes", {"a1": GONE, "a2": UP}, THRICE, {"a1": "refused"}),
     ("three times, long ago", {"a1": GONE, "a2": UP}, [Restarted("a1", NOW - LIMIT_S)] * 3, {"a1": "restart"}),

@@ -275,6 +275,30 @@ def test_who_leads_next_says_that_it_does_not_go_on(bed: Bed) -> None:
     assert bed.acts.seen("a1").busy == ""
 
 
+def test_a_command_is_not_killed_when_its_controller_leads_no_more(bed: Bed, tmp_path: Path) -> None:
+    """Half of an upgrade is worse than one of which nobody tells."""
+    program(tmp_path / "upgrade", f"sleep 0.5; echo whole >{tmp_path}/done")
+    bed.ask("a1")
+    for _ in range(12):
+        bed.api.now += 1.0
+        for name, told in bed.told.items():
+            bed.api.beat(told, status={"ready": name != "a1", "draining": name == "a1"})
+        bed.api.control.turn()
+        bed.api.run(bed.upgrades.turn())
+    assert bed.upgrades._course is not None
+    bed.api.desk.step_down()
+    bed.api.run(bed.upgrades.turn())
+    assert bed.upgrades._course is None
+    bed.api.run(asyncio.sleep(0.1))
+    (command,) = bed.upgrades._left
+    bed.api.run(finished(command))
+    assert (tmp_path / "done").read_text() == "whole\n"
+
+
+async def finished(task: asyncio.Task[Ran]) -> Ran:
+    return await task
+
+
 def test_older_hosts_are_marked_and_heard(bed: Bed) -> None:
     bed.versions["a1"] = "0.0.9"
     bed.versions["a2"] = "99.0.0"
