@@ -233,7 +233,7 @@ def _log_as(log_format: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter("json" if log_format == "json" else "text", sys.stderr.fileno()))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for noisy in ("uvicorn.error", "uvicorn.access", "httpx", "asyncio"):
+    for noisy in ("httpx", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
@@ -247,8 +247,8 @@ def _client(config: configuration.ControllerConfig) -> str:
 def _uvicorn_config(control: Control) -> uvicorn.Config:
     return uvicorn.Config(
         application(control), http=PeerProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
-        server_header=False, proxy_headers=False, limit_concurrency=_CONNECTIONS_MAX, timeout_keep_alive=15,
-        timeout_graceful_shutdown=STOP_S,
+        server_header=False, proxy_headers=False, log_level="error", timeout_keep_alive=15,
+        limit_concurrency=_CONNECTIONS_MAX, timeout_graceful_shutdown=STOP_S,
     )  # fmt: skip
 
 

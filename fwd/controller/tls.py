@@ -23,7 +23,8 @@ from fwd.controller.keys import SERVER_PEM, Keys, server_key, write
 from fwd.proto.errors import UserError
 
 _NO_CHECK_TIME: Final = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL
-FIRST_S: Final = 5.0  # within which a connection asks something
+FIRST_S: Final = 5.0  # within which a connection asks something, and whoever has begun a request goes on with it
+UNREAD_S: Final = 30.0  # within which one without a certificate reads an answer
 STRANGER_CONNECTIONS_MAX: Final = 32  # of an address without a certificate
 HOST_CONNECTIONS_MAX: Final = 4
 LIFETIME_S: Final = ca.DAYS * 86400.0
@@ -32,12 +33,15 @@ LIFETIME_S: Final = ca.DAYS * 86400.0
 class PeerProtocol(H11Protocol):
     """HTTP/1.1 whose requests have the client's certificate in their scope (`PEER`), or None.
 
-    A connection on which nothing was asked is closed after FIRST_S. An address without a certificate has a few, and
-    no more are made; of a host's, which may have lost one without its end, the oldest goes.
+    A connection on which nothing was asked is closed after FIRST_S, and so is one on which a request has begun and is
+    not whole after twice that, or whose answer is not read. An address without a certificate has a few, and no more are
+    made; of a host's, which may have lost one without its end, the oldest goes.
     """
 
     whose: bytes | str = ""
     began_at = 0.0
+    _owed: tuple[str, object] | None = ("head", None)
+    _owed_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -54,8 +58,8 @@ class PeerProtocol(H11Protocol):
     def _make_room(self, certificate: bytes | None) -> None:
         """Close what is too many of one host's, or of one address."""
         self.whose = certificate or (whence(self.client[0]) if self.client else "")
-        self.began_at = self.loop.time()
-        self.loop.call_later(FIRST_S, self._close_unasked)
+        self.began_at = self._owed_since = self.loop.time()
+        self.loop.call_later(FIRST_S, self._look)
         same = sorted(
             (one for one in self.connections if getattr(one, "whose", None) == self.whose),
             key=lambda one: one.began_at,
@@ -66,9 +70,26 @@ class PeerProtocol(H11Protocol):
         elif len(same) > STRANGER_CONNECTIONS_MAX:
             self.transport.abort()
 
-    def _close_unasked(self) -> None:
-        if self.cycle is None:
+    def _look(self) -> None:
+        """Close the connection if the other end has owed the same for too long; else look again later."""
+        if self not in self.connections:  # it is gone
+            return
+        owed, now = self._owes(), self.loop.time()
+        if owed != self._owed:
+            self._owed, self._owed_since = owed, now
+        elif owed is not None and now - self._owed_since >= (UNREAD_S if owed[0] == "answer" else 0.9 * FIRST_S):
             self.transport.abort()
+            return
+        self.loop.call_later(FIRST_S, self._look)
+
+    def _owes(self) -> tuple[str, object] | None:
+        """What the other end owes, and of which request: a head, a body, or that it reads; None: nothing."""
+        if self.cycle is None or self.cycle.response_complete:
+            rests = self.timeout_keep_alive_task is not None  # uvicorn's own limit
+            return None if rests else ("head", self.cycle)
+        if self.cycle.more_body:
+            return "body", self.cycle
+        return ("answer", self.cycle) if self.flow.write_paused and isinstance(self.whose, str) else None
 
 
 class Server:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,58 @@ def test_a_connection_on_which_nothing_is_asked_is_closed(tmp_path: Path, monkey
         assert await is_closed(reader)
 
     with_site(tmp_path, work)
+
+
+_GET = b"GET /v1/openapi.json HTTP/1.1\r\nHost: c\r\n"
+_POST = b"POST /v1/join HTTP/1.1\r\nHost: c\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+
+
+@pytest.mark.parametrize("begun", [_GET, _POST + b"{", b"G"], ids=["head", "body", "next head"])
+def test_who_does_not_go_on_with_a_request_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    async def work(site: Site) -> None:
+        monkeypatch.setattr(tls, "FIRST_S", 0.2)
+        reader, writer = await idle(site)
+        if begun == b"G":
+            writer.write(_GET + b"\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+        writer.write(begun)
+        with suppress(ConnectionError):
+            await asyncio.wait_for(reader.read(), 10)
+
+    with_site(tmp_path, work)
+
+
+def test_who_does_not_read_its_answers_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(site: Site) -> None:
+        monkeypatch.setattr(tls, "FIRST_S", 0.2)
+        monkeypatch.setattr(tls, "UNREAD_S", 0.5)
+        lost = asyncio.Event()
+        monkeypatch.setattr(tls.PeerProtocol, "connection_lost", lambda self, error: lost.set())
+        _, writer = await idle(site)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write((_GET + b"\r\n") * 300)
+        await asyncio.wait_for(lost.wait(), 20)
+        writer.transport.abort()
+
+    with_site(tmp_path, work)
+
+
+def test_strangers_nonsense_writes_no_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(site: Site) -> None:
+        monkeypatch.setattr(tls, "FIRST_S", 0.2)
+        for begun in (b"\0 nonsense\r\n\r\n", _GET + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"):
+            reader, writer = await idle(site)
+            writer.write(begun)
+            await asyncio.wait_for(reader.read(1), 10)
+            writer.close()
+        await asyncio.sleep(0.5)
+
+    with_site(tmp_path, work)
+    assert [one.getMessage() for one in caplog.records if one.levelname in ("WARNING", "ERROR")] == []
 
 
 def test_there_is_no_ca_to_replace_where_no_controller_was(tmp_path: Path) -> None:

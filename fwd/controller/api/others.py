@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from fwd.controller import tokens
@@ -167,8 +167,8 @@ async def healthz(control: Controller) -> dict[str, bool]:
 
 
 @router.get(
-    "/metrics", tags=["controller"], operation_id="metrics", responses=problems(*READING),
-    response_class=PlainTextResponse,
+    "/metrics", tags=["controller"], operation_id="metrics", response_class=Response,
+    responses={**problems(*READING), 200: {"content": {"text/plain": {}}}},
 )  # fmt: skip
-async def metrics(control: Controller, viewer: Viewer) -> PlainTextResponse:
-    return PlainTextResponse(metrics_of(control), media_type="text/plain; version=0.0.4; charset=utf-8")
+async def metrics(control: Controller, viewer: Viewer) -> Response:
+    return Response(metrics_of(control), media_type="text/plain; version=0.0.4; charset=utf-8")
