@@ -25,13 +25,21 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[tuple[Running, Running]]:
+def etcd(tmp_path: Path) -> Iterator[Etcd]:
+    made = Etcd(tmp_path)
+    try:
+        made.wait()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def pair(tmp_path: Path, etcd: Etcd) -> Iterator[tuple[Running, Running]]:
     """The first leads; both have its keys, and its admin."""
-    etcd = Etcd(tmp_path)
     more = f'[store]\nkind = "etcd"\nendpoints = ["{etcd.endpoints[0]}"]\n'
     started: list[Running] = []
     try:
-        etcd.wait()
         for name in ("one", "two"):
             directory = tmp_path / name
             directory.mkdir()
@@ -46,7 +54,6 @@ def pair(tmp_path: Path) -> Iterator[tuple[Running, Running]]:
         for one in started:
             one.process.send_signal(signal.SIGCONT)
             one.stop()
-        etcd.stop()
 
 
 def standing(one: Running) -> dict[str, Any]:
@@ -123,3 +130,23 @@ def test_one_that_ends_leaves_the_lead_at_once(pair: tuple[Running, Running]) ->
     assert time.monotonic() - began < TTL_S + 30
     with two.client() as client:
         assert make(client, "a", 1).status_code == 200
+
+
+def test_a_store_that_freezes_is_told_by_healthz_and_it_goes_on_when_the_store_does(
+    pair: tuple[Running, Running], etcd: Etcd
+) -> None:
+    one, _ = pair
+    for process in etcd.processes:
+        process.send_signal(signal.SIGSTOP)
+    assert healthy(one) == 503
+    with one.client() as client:
+        assert make(client, "a", 1).status_code == 503
+        assert client.get("/v1/vpcs").status_code == 200, "what is known is shown"
+    for process in etcd.processes:
+        process.send_signal(signal.SIGCONT)
+    until(lambda: 200 in map(healthy, pair), "one of them leads again", 60)
+
+
+def healthy(one: Running) -> int:
+    with one.client() as client:
+        return client.get("/healthz", timeout=60).status_code
