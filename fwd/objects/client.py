@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import ssl
+import time
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ import httpx
 
 from fwd.agent.client import harmless
 from fwd.files import open_secret, read_copy
+from fwd.link.place import place_in
 from fwd.proto.errors import UserError
 
 _FILES: Final = ("~/.config/fwd/client.toml", "/var/lib/fwd/controller/client.toml")
@@ -31,7 +33,9 @@ _KEYS: Final = {
     "url": "FWD_CONTROLLER", "ca": "FWD_CONTROLLER_CA", "token_file": "FWD_CONTROLLER_TOKEN_FILE",
 }  # fmt: skip
 _TOKEN, _FILE = "FWD_CONTROLLER_TOKEN", "FWD_CLIENT"
-_TIMEOUT_S: Final = 15.0
+_TIMEOUT_S: Final = 15.0  # for a connection, and for each piece of an answer
+_ANSWER_S: Final = 60.0  # for all of an answer
+_ANSWER_OCTETS_MAX: Final = 64 << 20
 _TOKEN_BYTES_MAX: Final = 4096
 
 
@@ -46,8 +50,9 @@ class Client:
         except (OSError, ssl.SSLError) as error:
             raise UserError(f"{settings.get('ca')}: no CA's certificates: {error.strerror or error}") from None
         if not (token.isascii() and token.isprintable()):
-            raise UserError(f"{_TOKEN}: no bearer token, which is ASCII")
-        self._url = settings["url"]
+            place = _TOKEN if environ.get(_TOKEN) else settings["token_file"]
+            raise UserError(f"{place}: no bearer token, which is one line of ASCII")
+        self._url, self._ca = settings["url"], settings.get("ca")
         try:
             self._http = httpx.Client(
                 base_url=self._url, verify=context, timeout=_TIMEOUT_S, trust_env=False,
@@ -67,11 +72,12 @@ class Client:
         except ValueError:
             raise UserError("a number is needed that is finite: no nan, no inf") from None
         try:
-            answer = self._http.request(method, path, content=content, params=params, headers=headers)
+            with self._http.stream(method, path, content=content, params=params, headers=headers) as answer:
+                data = _whole(answer)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise UserError(f"{self._url}: no controller answers: {error or type(error).__name__}") from None
+            raise UserError(f"{self._url}: {self._why(error)}") from None
         try:
-            value = harmless(answer.json())
+            value = harmless(json.loads(data))
         except (ValueError, RecursionError):
             raise UserError(f"{self._url}: answers {answer.status_code}, and not as a controller does") from None
         if not answer.is_success:
@@ -79,7 +85,43 @@ class Client:
             raise UserError(str(detail or f"{self._url}: answers {answer.status_code}"))
         if not isinstance(value, dict):
             raise UserError(f"{self._url}: answers what no controller does")
-        return {**value, "etag": answer.headers["ETag"]} if "ETag" in answer.headers else value
+        found = _Answer(self._url, value)
+        if "ETag" in answer.headers:
+            found["etag"] = answer.headers["ETag"]
+        return found
+
+    def _why(self, error: BaseException) -> str:
+        """Say why there is no answer."""
+        link: BaseException | None = error
+        while link is not None:
+            if isinstance(link, ssl.SSLCertVerificationError):
+                ca = f"{self._ca} vouches" if self._ca else "the system's CAs vouch"
+                return f"not the controller for which {ca} (FWD_CONTROLLER_CA, `ca`): {link.verify_message}"
+            link = link.__cause__ or link.__context__
+        return f"no controller answers: {error or type(error).__name__}"
+
+
+class _Answer(dict[str, Any]):
+    """What a controller answers; a key that is not there is an error for the user."""
+
+    def __init__(self, url: str, value: Mapping[str, Any]) -> None:
+        super().__init__(value)
+        self._url = url
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self._url}: answers without `{key}`: is it a controller, and of this release?")
+
+
+def _whole(answer: httpx.Response) -> bytes:
+    """Read a body while it comes. Raises OSError for one that does not end."""
+    until, data = time.monotonic() + _ANSWER_S, bytearray()
+    for piece in answer.iter_bytes():
+        data += piece
+        if time.monotonic() > until:
+            raise TimeoutError(f"not all of it within {_ANSWER_S:.0f} s")
+        if len(data) > _ANSWER_OCTETS_MAX:
+            raise OSError(f"more than {_ANSWER_OCTETS_MAX} octets")
+    return bytes(data)
 
 
 def _settings(environ: Mapping[str, str]) -> dict[str, str]:
@@ -94,8 +136,12 @@ def _settings(environ: Mapping[str, str]) -> dict[str, str]:
             f"where is the controller? Set FWD_CONTROLLER, or write `url` to {_FILES[0]}; on its own host it finds"
             " itself for the user that it runs as"
         )
-    if not found["url"].startswith("https://"):
-        raise UserError(f"{found['url']}: a controller's URL begins with https://")
+    try:
+        is_whole = not place_in(found["url"]).base
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if not is_whole:
+        raise UserError(f"{found['url']}: a controller's URL has no path: https://controller.example:8443")
     return found
 
 

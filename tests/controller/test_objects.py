@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,7 +21,7 @@ from runkit import Running, running
 from fwd.cli import _exit_status
 from fwd.controller import keys
 from fwd.controller.changes import KINDS as FLEET_KINDS
-from fwd.objects import commands
+from fwd.objects import client, commands
 from fwd.objects.client import Client
 from fwd.objects.kinds import KINDS
 from fwd.proto.errors import UserError
@@ -184,12 +187,16 @@ def test_what_cannot_be_is_one_line_and_status_2(fwd: Shell, line: str, why: str
     ("environ", "why"),
     [
         ({"FWD_CLIENT": "/nonexistent"}, "cannot be read"),
-        ({"FWD_CONTROLLER": "http://127.0.0.1:1"}, "begins with https"),
+        ({"FWD_CONTROLLER": "http://127.0.0.1:1"}, "expected a URL such as https"),
+        ({"FWD_CONTROLLER": "https://127.0.0.1:1/v1"}, "has no path"),
         ({"FWD_CONTROLLER": "https://127.0.0.1:1"}, "no controller answers"),
         ({"FWD_CONTROLLER": "https://x:y"}, "no URL"),
         ({"FWD_CONTROLLER_TOKEN": "fwdb.ä"}, "no bearer token"),
         ({"FWD_CONTROLLER_CA": "/nonexistent"}, "no CA's certificates"),
-        ({"FWD_CONTROLLER_CA": "/etc/ssl/certs/ca-certificates.crt"}, "no controller answers"),
+        (
+            {"FWD_CONTROLLER_CA": "/etc/ssl/certs/ca-certificates.crt"},
+            "not the controller for which /etc/ssl/certs/ca-certificates.crt vouches",
+        ),
         ({"FWD_CONTROLLER_TOKEN_FILE": "/nonexistent"}, "cannot be opened"),
     ],
 )
@@ -201,13 +208,51 @@ def test_a_controller_that_cannot_be_asked_is_one_line(
     assert why in fwd.refused("vpc list")
 
 
+def answers(monkeypatch: pytest.MonkeyPatch, body: bytes | Iterator[bytes], status: int = 200) -> None:
+    """Have every request answered so, by whatever it is that listens there."""
+
+    @contextmanager
+    def stream(*_: Any, **__: Any) -> Iterator[httpx.Response]:
+        yield httpx.Response(status, content=body)
+
+    monkeypatch.setattr(httpx.Client, "stream", stream)
+
+
+@pytest.mark.parametrize(
+    ("line", "body"),
+    [
+        *((line, b"{}") for line in ("vpc list", "vpc create a", "controller recover", "token create role=viewer")),
+        ("gateway upgrade a", b'{"operation": "op-1", "plan": [], "dry_run": false}'),
+        ("vpc show a", b"[" * 100_000),
+        ("vpc show a", b"1" * 5000),
+        ("vpc show a", b"\xff"),
+        ("show", b'{"items": 5}'),
+    ],
+)
+def test_what_is_no_controllers_answer_is_one_line(
+    fwd: Shell, monkeypatch: pytest.MonkeyPatch, line: str, body: bytes
+) -> None:
+    answers(monkeypatch, body)
+    assert _exit_status(line.split()) == 2
+
+
+@pytest.mark.parametrize(("piece", "why"), [(b" ", "not all of it within"), (b" " * (1 << 20), "octets")])
+def test_an_answer_that_does_not_end_is_not_waited_for(
+    fwd: Shell, monkeypatch: pytest.MonkeyPatch, piece: bytes, why: str
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: next(clock) * (20 if len(piece) == 1 else 0)))
+    answers(monkeypatch, itertools.repeat(piece))
+    assert why in fwd.refused("vpc list")
+
+
 @pytest.mark.parametrize(
     ("status", "answer"), [(200, {"items": [{"name": "a\x1b[2J"}]}), (409, {"detail": "a\x1b[2J"})]
 )
 def test_no_terminal_obeys_what_a_controller_says(
     fwd: Shell, monkeypatch: pytest.MonkeyPatch, status: int, answer: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(httpx.Client, "request", lambda *_, **__: httpx.Response(status, json=answer))
+    answers(monkeypatch, json.dumps(answer).encode(), status)
     said = fwd("gateway list") if status == 200 else fwd.refused("gateway list")
     assert "a\\u001b[2J" in said
 
