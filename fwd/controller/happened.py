@@ -1,13 +1,13 @@
 """What has happened: the last events of this controller's life, each told once to whoever listens; no IO.
 
 What is wrong with a host is told when it begins, or is another, and not each second. Of a host with very many events
-its oldest goes, so nobody's are gone for another's.
+its oldest goes, so nobody's are gone for another's; and if there are too many, of the host that has most.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,11 +27,18 @@ class Event:
     text: str
 
 
+def crowded(hosts: Iterable[str]) -> int:
+    """Say which of several is to go, by whose they are: the first one of the host that has most."""
+    all_hosts = list(hosts)
+    (most, _), *_ = Counter(all_hosts).most_common(1)
+    return all_hosts.index(most)
+
+
 class Happened:
     """See the module."""
 
     def __init__(self) -> None:
-        self.events: deque[Event] = deque(maxlen=EVENTS_MAX)
+        self.events: deque[Event] = deque()
         self.listeners: list[Callable[[Event], None]] = []
         self._number = 0
         self._told: dict[tuple[str, str], tuple[str, float]] = {}
@@ -41,6 +48,8 @@ class Happened:
         own = [one for one in self.events if one.host == host]
         if len(own) >= EVENTS_EACH_MAX:
             self.events.remove(own[0])
+        elif len(self.events) >= EVENTS_MAX:
+            del self.events[crowded(one.host for one in self.events)]
         self._number += 1
         self.events.append(Event(self._number, wall, what, host, text))
         for listener in self.listeners:

@@ -13,12 +13,14 @@ from typing import Any, Final
 from fwd.controller.happened import Happened
 from fwd.controller.health import FRESH_S, Evidence, Report, Sight, Verdict, judge
 from fwd.controller.place import Pair
+from fwd.controller.rates import Rates
 from fwd.controller.sights import Sights, sights_in
 from fwd.model.fleet import Fleet
 from fwd.proto.text import line_of
 
 SKEW_S: Final = 30.0
 _SKEW_STEP_S: Final = 10
+_STATES: Final = (20.0, 1 / 30)  # changes of a host's state that are told at once, and for each second from then on
 TEXT_MAX: Final = 200
 _REASONS_MAX: Final = 8
 
@@ -47,6 +49,8 @@ class Watch:
         self.verdicts: dict[str, Verdict] = {}
         self.since: dict[str, float] = {}  # by the wall clock, of each verdict's state
         self._began_at = now
+        self._states = Rates(*_STATES)
+        self._untold: set[str] = set()  # whose last change of state has yet to be told
         self._sights = Sights()
 
     def hear(self, host: str, beat: Beat, newest: tuple[int, int], wall: float) -> None:
@@ -71,6 +75,7 @@ class Watch:
             self.note("host.left", name, "deleted", wall)
             for known in (self.verdicts, self.beats, self.since):
                 known.pop(name, None)
+            self._untold.discard(name)
         self.happened.forget(names, wall)
 
         # What all say is sorted once.
@@ -86,6 +91,9 @@ class Watch:
             self.verdicts[name] = verdict
             if before is None or before.health is not verdict.health:
                 self.since[name] = wall
+                self._untold.add(name)
+            if name in self._untold and self._states.take(name, now):
+                self._untold.remove(name)
                 text = f"{verdict.health.value}: {verdict.reason}" if verdict.reason else verdict.health.value
                 self.note(f"host.{verdict.health.value}", name, text, wall)
 

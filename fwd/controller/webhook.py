@@ -5,8 +5,8 @@
 
 The body is one JSON object: cluster_id, term, number, at, what, host, text; the first three tell an event from all
 others, as one may come twice. Who does not answer, or says 408, 425, 429 or 5xx, is asked again with full jitter for
-GIVE_UP_S; another answer ends it, redirects too. Of events that wait the oldest go when there are too many. Nothing
-waits for any of this, and what was not told is counted and logged, and still in the list of events.
+GIVE_UP_S; another answer ends it, redirects too. When too many events wait, the oldest one of the host that has most
+goes. Nothing waits for any of this, and what was not told is counted and logged, and still in the list of events.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any, Final
 import httpx
 
 from fwd import __version__
-from fwd.controller.happened import Event
+from fwd.controller.happened import Event, crowded
 from fwd.proto.logged import event
 
 WAITING_MAX: Final = 1000
@@ -69,7 +69,7 @@ class Webhook:
     wall: Callable[[], float] = time.time
     share: Callable[[], float] = random.random
     counts: Counter[str] = field(default_factory=Counter)
-    _waiting: deque[bytes] = field(default_factory=deque)
+    _waiting: deque[tuple[str, bytes]] = field(default_factory=deque)  # and whose it is
     _bell: asyncio.Event = field(default_factory=asyncio.Event)
     _is_idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -81,9 +81,9 @@ class Webhook:
     def put(self, one: Event) -> None:
         """Have an event told."""
         if len(self._waiting) >= WAITING_MAX:
-            self._waiting.popleft()
+            del self._waiting[crowded(host for host, _ in self._waiting)]
             self._lose("too many wait")
-        self._waiting.append(json.dumps({**self.about(), **asdict(one)}).encode())
+        self._waiting.append((one.host, json.dumps({**self.about(), **asdict(one)}).encode()))
         self._is_idle.clear()
         self._bell.set()
 
@@ -95,9 +95,11 @@ class Webhook:
             while True:
                 self._bell.clear()
                 while self._waiting:
-                    body = self._waiting[0]
-                    why = await self._tell(http, body)
-                    if self._waiting and self._waiting[0] is body:  # else it has gone for want of room, and was counted
+                    first = self._waiting[0]
+                    why = await self._tell(http, first[1])
+                    if (
+                        self._waiting and self._waiting[0] is first
+                    ):  # else it has gone for want of room, and was counted
                         self._waiting.popleft()
                         self._count(why)
                 self._is_idle.set()

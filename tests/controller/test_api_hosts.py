@@ -18,10 +18,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from fwd.controller import ca, records
 from fwd.controller.api.hosts import _documents
-from fwd.controller.happened import EVENTS_EACH_MAX
+from fwd.controller.happened import EVENTS_EACH_MAX, EVENTS_MAX
 from fwd.controller.roles import DeniedError, Host
 from fwd.controller.sights import TABLES_MAX
 from fwd.controller.store import StoreError
+from fwd.controller.watch import Beat
 from fwd.link.document import Document, verify
 
 
@@ -586,6 +587,41 @@ def test_events_of_one_host_take_no_room_of_anothers(api: Api) -> None:
     whats = [(one["host"], one["what"]) for one in api.good("GET", "/v1/events")["items"]]
     assert ("b1", "host.ahead") in whats
     assert len([host for host, _ in whats if host == "a1"]) <= EVENTS_EACH_MAX
+
+
+def test_a_router_that_lies_of_many_gateways_takes_no_room_of_anothers_events(api: Api) -> None:
+    told = api.peered()
+    told["ra"] = api.join("a", "ra", "10.1.0.2", "192.0.2.9", kind="router", ike_csr=None)
+    near = [f"a{n}" for n in range(2, 32)]
+    for n, name in enumerate(near):
+        told[name] = api.join("a", name, f"10.1.1.{n}", f"192.0.2.{n + 20}")
+    api.beat(told["b1"], seen=[9, 9])
+    newest = api.desk.newest
+    for n in range(60):
+        api.now += 10
+        for name in (*near, "ra"):
+            gateways = [{"name": one, "up": bool(n % 2)} for one in near] if name == "ra" else []
+            beat = Beat(api.now, newest, newest, status={"ready": True, "gateways": gateways})
+            api.control.watch.hear(name, beat, newest, api.now)
+        api.control.turn()
+    items = api.good("GET", "/v1/events")["items"]
+    assert len(items) == EVENTS_MAX
+    assert "host.ahead" in [one["what"] for one in items if one["host"] == "b1"]
+
+
+def test_a_host_that_is_up_and_down_each_second_is_told_of_seldom_and_its_last_state_in_the_end(api: Api) -> None:
+    told = api.peered()
+    for n in range(100):
+        api.now += 1
+        api.beat(told["a1"], status={"ready": bool(n % 2)})
+        api.control.turn()
+    for _ in range(40):
+        api.now += 1
+        api.beat(told["a1"], status={"ready": False})
+        api.control.turn()
+    found = [one["what"] for one in api.good("GET", "/v1/events")["items"] if one["host"] == "a1"]
+    assert 20 < len(found) < 30
+    assert found[-1] == "host.degraded"
 
 
 def test_what_is_wrong_in_ever_other_words_is_an_event_a_minute(api: Api) -> None:

@@ -166,6 +166,17 @@ def test_of_too_many_that_wait_the_oldest_go_and_are_counted(posts: Posts, monke
     assert one.counts == {"delivered": 3, "lost": 2}
 
 
+def test_events_of_one_host_keep_no_others_from_being_told(posts: Posts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook, "WAITING_MAX", 3)
+
+    def work(one: Webhook, happened: Happened) -> None:
+        happened.note("host.down", "b1", "other", NOW)
+        notes("1", "2", "3", "4", "5")(one, happened)
+
+    told(posts, work)
+    assert posts.texts() == ["other", "4", "5"]
+
+
 def test_pauses_grow_and_are_drawn_at_random() -> None:
     assert [pause_s(n, 1.0) for n in (1, 2, 3, 20, 10**6)] == [0.5, 1.0, 2.0, 60.0, 60.0]
     assert pause_s(20, 0.0) == 0.0
