@@ -8,6 +8,7 @@ rights either, which lives no longer than that. Neither is waited for while the 
 from __future__ import annotations
 
 import json
+import logging
 import selectors
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from fwd.datapath.memory import Memory
 from fwd.datapath.shared import GatewayShared, ProcessState
 from fwd.model.config import admin_path
 from fwd.model.router import RouterConfig
+from fwd.proto.logged import event
 from fwd.router.joined import JoinedRouter
 from fwd.supervise import logs, policy
 from fwd.supervise.admin import Admin, RefusedError, Request
@@ -31,6 +33,8 @@ from fwd.supervise.users import find_users
 ACCEPT: Final = "accept-shrink"
 _MEMORIES: Final = ("supervisor", "agent", "link")  # of a gateway's, those that a router needs
 _SUMMARY_S: Final = 0.5
+TROUBLE_S: Final = 10.0  # between two lines that tell of one
+log = logging.getLogger(__name__)
 
 
 class Linked:
@@ -58,6 +62,7 @@ class Linked:
         self._logs.add(self._link.log)
         self._told: Mapping[str, Any] | None = None
         self._turned_at = self._forgiven_at = self._summed_at = 0.0
+        self._troubled_at = float("-inf")
         self._joined.begin()
 
     @property
@@ -85,7 +90,18 @@ class Linked:
         return asdict(found)
 
     def turn(self, now: float, summary: Callable[[], dict[str, Any]]) -> None:
-        """Look after the child, and go on with what has come of it; `summary`: what the controller is told."""
+        """Look after the child, and go on with what has come of it; `summary`: what the controller is told.
+
+        Whatever goes wrong with that, such as a want of memory for a fork, keeps no router from routing.
+        """
+        try:
+            self._turn(now, summary)
+        except Exception:
+            if now >= self._troubled_at + TROUBLE_S:
+                self._troubled_at = now
+                log.exception("the controller's part fails, and goes on", extra=event("router.trouble"))
+
+    def _turn(self, now: float, summary: Callable[[], dict[str, Any]]) -> None:
         if now - self._turned_at > policy.OVERSLEPT_S:
             self._forgiven_at = now
         self._turned_at = now

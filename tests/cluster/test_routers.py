@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from clusterkit import GAP_S_MAX, Cluster, MakeFleet, until
 
@@ -41,6 +43,26 @@ def test_a_router_whose_process_is_killed_loses_nothing(lab: Cluster) -> None:
         lab.until_uses(router, gw1="up", gw2="up")
         load.end()
     assert (load.lost, load.reordered, load.resets) == (0, 0, 0), max(load.silence_s)
+
+
+@pytest.mark.timeout(180)
+def test_how_a_router_is_the_gateways_that_it_probes_tell_when_it_does_not(lab: Cluster) -> None:
+    """One whose processes are frozen or gone is down; one that is only cut off from the controller unreachable."""
+    lab.until_health("router1", "up", kind="routers")
+    lab.signal("router1", signal.SIGSTOP)
+    lab.until_health("router1", "down", kind="routers")
+    lab.signal("router1", signal.SIGCONT)
+    lab.until_health("router1", "up", kind="routers")
+
+    with lab.cut_off("router1"):
+        lab.until_health("router1", "unreachable", kind="routers")
+        lab.until_uses("router1", gw1="up", gw2="up")
+    lab.until_health("router1", "up", kind="routers")
+
+    lab.kill("router1")
+    lab.until_health("router1", "down", kind="routers")
+    lab.start("router1")
+    lab.until_health("router1", "up", kind="routers")
 
 
 @pytest.mark.timeout(120)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import signal
@@ -176,6 +177,26 @@ def test_what_is_in_force_is_not_taken_away_by_the_local_file(host: Host) -> Non
     host.subnets = ["10.1.0.0/16"]
     with pytest.raises(UserError, match=r"to-2: remote_ts 10.2.0.0/16 is in none of controller.subnets; it is the"):
         host.linked.beside(host.local)
+
+
+def test_what_goes_wrong_with_it_keeps_no_router_from_routing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    host.take(1)
+    monkeypatch.setattr(host.linked._link, "start", refused)
+    monkeypatch.setattr(os, "fork", refused)
+    if host.linked._link.process is not None:
+        host.linked._link.process.kill()
+    host.send(2, *SPREADS)
+    for _ in range(200):
+        host.linked.turn(time.monotonic(), dict)
+        time.sleep(0.01)
+    assert (host.spreads(), host.applied) == ({"to-2": 1, "to-3": 1}, 1)
+    monkeypatch.undo()
+    host.until(lambda: host.linked._link.process is not None)
+    host.send(3, *SPREADS)
+    host.until(lambda: host.applied == 3)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
