@@ -18,7 +18,7 @@ from typing import Final
 from fwd.controller import mend, records, spawn
 from fwd.controller.control import Control
 from fwd.controller.desk import Asked
-from fwd.controller.health import FRESH_S
+from fwd.controller.health import FRESH_S, Health
 from fwd.controller.mend import Seen
 from fwd.controller.records import Records
 from fwd.controller.store import Write
@@ -27,6 +27,7 @@ from fwd.proto.logged import event
 
 SELF: Final = "controller"
 LOST: Final = "failed: its controller ended, and nobody knows what came of it"
+_WELL: Final = (Health.UP, Health.DEGRADED, Health.DRAINING)  # it speaks, and others see it
 _REFUSED: Final = "host.not_restarted"
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Acts:
     busy: dict[str, str] = field(default_factory=dict)
     working: set[str] = field(default_factory=set)
     _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _well_at: dict[str, float] = field(default_factory=dict)  # by the wall clock, of hosts
     _ended: dict[str, str] = field(default_factory=dict)  # results that are not in the store yet
 
     async def turn(self) -> None:
@@ -85,6 +87,7 @@ class Acts:
         fleet = control.desk.kept.fleet
         hosts: dict[str, Gateway | Router] = {**fleet.gateway, **{one.name: one for one in fleet.routers}}
         seen = {name: self.seen(name) for name in hosts if name in control.watch.verdicts}
+        self._well_at = {name: wall if one.health in _WELL else one.well_at for name, one in seen.items()}
         decision = mend.decide(
             seen, mend.groups_of(fleet), control.desk.records.restarts, wall,
             limit=self.rules.limit, wait_s=self.rules.wait_s,
@@ -108,7 +111,10 @@ class Acts:
         ready = beat is not None and now - beat.at <= FRESH_S and beat.status.get("ready") is True
         gateway = self.control.desk.kept.fleet.gateway.get(name)
         drained = gateway is not None and gateway.state == "draining"
-        return Seen(verdict.health, now - verdict.since, verdict.reason, ready, self.busy.get(name, ""), drained)
+        return Seen(
+            verdict.health, now - verdict.since, verdict.reason, ready, self.busy.get(name, ""), drained,
+            self._well_at.get(name, float("-inf")),
+        )  # fmt: skip
 
     async def _restart(self, id: str, name: str, argv: Sequence[str]) -> None:
         """Run the command, and tell how it has ended."""

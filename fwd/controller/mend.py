@@ -25,7 +25,7 @@ _CARRIES: Final = (Health.UP, Health.DEGRADED, Health.UNREACHABLE)
 @dataclass(frozen=True)
 class Seen:
     """How a host is, for how long, and why. `ready`: by its own word, which is fresh. `busy`: what is done with it.
-    `drained`: a person has taken it out of service.
+    `drained`: a person has taken it out of service. `well_at`: when it was seen to be well, if it ever was.
     """
 
     health: Health
@@ -34,6 +34,7 @@ class Seen:
     ready: bool = False
     busy: str = ""
     drained: bool = False
+    well_at: float = float("-inf")
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,10 @@ def decide(
 
 
 def _under_way(one: Restarted, hosts: Mapping[str, Seen], wall: float, wait_s: float) -> bool:
-    """Whether a host that was restarted may still come back."""
+    """Whether a host that was restarted may still come back; one that has, and went again, is not waited for."""
     seen = hosts.get(one.host)
-    return seen is not None and seen.health is Health.DOWN and abs(wall - one.at) < wait_s
+    is_away = seen is not None and seen.health is Health.DOWN and seen.well_at <= one.at
+    return is_away and abs(wall - one.at) < wait_s
 
 
 def _mates(name: str, groups: Mapping[str, Sequence[str]]) -> set[str]:

@@ -131,6 +131,17 @@ def test_the_last_one_that_says_it_is_ready_is_not_restarted_and_that_is_told_on
     ]
 
 
+def test_one_that_came_back_and_went_again_is_not_waited_for(bed: Callable[[str], Bed]) -> None:
+    one = bed("")
+    for count in (1, 2, 3):
+        one.turns(9, up=False)
+        assert len(one.restarted()) == count
+        one.turns(2, up=True, silent=False)
+    one.turns(30, up=False)
+    assert len(one.restarted()) == 3
+    assert one.events("host.not_restarted") == ["restarted 3 times in 10 minutes, and down again: see to it"]
+
+
 def test_a_fourth_restart_is_refused_with_an_event(bed: Callable[[str], Bed]) -> None:
     one = bed("")
     one.turns(400, up=False)

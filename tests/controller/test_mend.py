@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fwd.controller.health import Health
@@ -30,6 +32,10 @@ CASES: list[tuple[str, dict[str, Seen], list[Restarted], dict[str, str]]] = [
     ("another's is under way", {"a1": GONE, "a2": GONE}, [Restarted("a2", NOW - 5)],
      {"a1": "waiting", "a2": "waiting"}),
     ("another has come back", {"a1": GONE, "a2": UP}, [Restarted("a2", NOW - 5)], {"a1": "restart"}),
+    ("it came back, and went again", {"a1": replace(GONE, well_at=NOW - 4), "a2": UP}, [Restarted("a1", NOW - 5)],
+     {"a1": "restart"}),
+    ("it was well before that alone", {"a1": replace(GONE, well_at=NOW - 9), "a2": UP}, [Restarted("a1", NOW - 5)],
+     {"a1": "waiting"}),
     ("it did not come back in time", {"a1": GONE, "a2": UP}, [Restarted("a1", NOW - WAIT_S)], {"a1": "restart"}),
     ("another is being upgraded", {"a1": GONE, "a2": Seen(Health.DRAINING, busy="is being upgraded")}, [],
      {"a1": "waiting"}),
