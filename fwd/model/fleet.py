@@ -1,8 +1,9 @@
 """A fleet as a value: VPCs, gateways, clusters, routers, peerings; and what cannot be.
 
 Refuses, as a ValueError of one line that names the objects: a name twice, a reference to nothing, a gateway in a
-cluster of another VPC, an inner address that is not in its VPC or is somebody else's, peerings whose subnets overlap,
-and two peerings between one pair of VPCs, of which no router could tell which one a packet belongs to.
+cluster of another VPC, an inner address that is not in its VPC or is somebody else's, a loopback or link-local address,
+peerings whose subnets overlap, and two peerings between one pair of VPCs, of which no router could tell which one a
+packet belongs to.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from ipaddress import ip_network
 from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import Field, StringConstraints, model_validator
 
-from fwd.model.subnets import first_shared
+from fwd.model.subnets import first_shared, no_hosts
 from fwd.model.words import Address, HostAddress, Network, Strict, Subnet
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
@@ -132,6 +134,11 @@ class Fleet(Strict):
         for address in host.inner:
             if not any(address in cidr for cidr in vpc.cidrs):
                 raise ValueError(f"{kind} {host.name}: inner address {address} is not in VPC {vpc.name}")
+        for address in (*host.inner, *([host.outer] if isinstance(host, Gateway) else [])):
+            if what := no_hosts(ip_network(address)):
+                raise ValueError(
+                    f"{kind} {host.name}: {address} is {what}: each host has that itself, and means another"
+                )
 
     def _check_cluster(self, cluster: Cluster) -> None:
         whose = f"cluster {cluster.name}"
