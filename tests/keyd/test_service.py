@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import sys
 import time
@@ -570,3 +571,18 @@ def test_members_are_glanced_at_less_often_once_nothing_stirs(meet: Any) -> None
 
     member.link[LinkWord.RX_TAKEN] += 1
     assert next_glance_s(now + 4 * REST_S) == pytest.approx(GLANCE_S)
+
+
+def test_of_a_socket_that_is_closed_nothing_is_told_any_more_though_the_supervisor_has_it_open(meet: Any) -> None:
+    """Or what comes there would wake keyd again and again, and nobody would read it."""
+    address = ADDRESSES[0], free_port(ADDRESSES)
+    (gateway, _) = meet(p=(ONE, {"ike_port": address[1]}))
+    keyd = gateway.service
+    with (
+        socket.socket(fileno=os.dup(keyd._inbox.fd(address))),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger,
+    ):
+        stranger.sendto(b"something", address)
+        assert keyd._epoll.poll(1.0)
+        keyd.change_sockets([address], [])
+        assert not keyd._epoll.poll(0.0)
