@@ -24,6 +24,7 @@ KINDS: Final[Mapping[str, tuple[str, type[BaseModel]]]] = {
     "peering": ("peerings", Peering),
 }
 Object = Mapping[str, Any]
+_PLACE_CHARS_MAX: Final = 80
 
 
 class RefusedError(Exception):
@@ -127,12 +128,27 @@ def _difference(old: Object, new: Object) -> str:
 
 def _with(fleet: Fleet, kind: str, objects: Sequence[Object]) -> Fleet:
     """The fleet with these objects of a kind. Raises RefusedError."""
-    field, model = KINDS[kind]
+    field, _ = KINDS[kind]
     data = {**fleet.model_dump(mode="json"), field: list(objects)}
     try:
         return Fleet.model_validate(data)
     except ValidationError as error:
-        raise RefusedError(f"{kind}: {first_reason(error, {kind: model})}") from None
+        raise RefusedError(_reason(kind, objects, error)) from None
+
+
+def _reason(kind: str, objects: Sequence[Object], error: ValidationError) -> str:
+    """Say what cannot be: of one object, which it is and its key; of several, the model's own words."""
+    _, model = KINDS[kind]
+    where, _, why = first_reason(error, {kind: model}).partition(": ")
+    _, *at = error.errors()[0]["loc"] or (None,)
+    if not at:
+        return why
+    name = objects[int(at[0])].get("name", "")
+    is_plain = isinstance(name, str) and name.isascii() and name.isprintable() and name
+    keys = where.split(".")[2:]
+    return ": ".join(
+        [f"{kind} {name if is_plain else ascii(name)}"[:_PLACE_CHARS_MAX], *([".".join(keys)] if keys else []), why]
+    )
 
 
 def _check_there(kind: str, name: str, objects: Mapping[str, Object]) -> None:

@@ -17,7 +17,7 @@ from fwd.controller.store import SqliteStore, Store
 from fwd.controller.webhook import SECRET_OCTETS_MIN, Receiver
 from fwd.files import read_secret
 from fwd.model.toml import parse_as, read_text
-from fwd.model.words import DAY_S, ConfigError, FilePath, Seconds, Strict
+from fwd.model.words import DAY_S, ConfigError, FilePath, Seconds, Strict, is_address, is_host_name
 
 CONFIG: Final = Path("/etc/fwd/controller.toml")
 _PORT_MAX: Final = 65535
@@ -50,6 +50,13 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _server_name(text: str) -> str:
+    """What may stand in the certificate."""
+    if not (is_address(text) or is_host_name(text)):
+        raise ValueError(f"{text!r}: expected a host name (of other letters its ASCII form, xn--…) or an IP address")
+    return text
+
+
 def _argv(parts: list[str]) -> list[str]:
     """A program and its arguments."""
     if why := why_no_argv(parts):
@@ -68,7 +75,9 @@ class Controller(Strict):
         default="0.0.0.0:8443", description="address and port; [::]:8443 for IPv6 and IPv4"
     )
     url: _Url = Field(description="by which hosts and people reach it; its host stands in the certificate")
-    names: list[str] = Field(default=[], max_length=16, description="other host names and addresses of it")
+    names: list[Annotated[str, AfterValidator(_server_name)]] = Field(
+        default=[], max_length=16, description="other host names and addresses of it"
+    )
     state: FilePath = Field(default=Path("/var/lib/fwd/controller"), description="directory of its keys and its store")
     certificate_lifetime: Seconds = Field(
         default=30 * DAY_S, ge=10, le=365 * DAY_S, description="of hosts' certificates, which renew at half of it"
@@ -93,6 +102,10 @@ class Controller(Strict):
     def _is_https(self) -> Controller:
         if not self.url.startswith("https:"):
             raise ValueError("url: https is needed")
+        try:
+            _server_name(urlsplit(self.url).hostname or "")
+        except ValueError as error:
+            raise ValueError(f"url: {error}") from None
         return self
 
     @property

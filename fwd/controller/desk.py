@@ -37,6 +37,10 @@ CRL_S: Final = 86400.0  # between lists of revoked certificates if nothing is re
 log = logging.getLogger(__name__)
 
 
+# What comes of reading what is of another form.
+_NONSENSE: Final = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
+
 class LeaderlessError(Exception):
     """This controller does not lead, so it can neither change nor vouch for anything."""
 
@@ -120,9 +124,13 @@ class Desk:
 
     async def _read(self) -> None:
         self.cluster_id = await self.store.cluster_id()
-        kept, self.records = await fleet.load(self.store), await records.load(self.store)
+        try:
+            kept, self.records = await fleet.load(self.store), await records.load(self.store)
+            self._take(kept)
+        except _NONSENSE as error:
+            why = f"{type(error).__name__}: {error}"
+            raise StoreError(f"the store has what no fwd has written: put a backup of it back ({why})") from None
         self.has_read = True
-        self._take(kept)
 
     def _take(self, kept: Kept) -> None:
         """Know what holds from now on. What is revoked is part of a generation, since one order has one content."""

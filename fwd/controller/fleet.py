@@ -72,6 +72,8 @@ async def load(store: Store) -> Kept:
             placed, placed_revision = json.loads(entry.value), entry.revision
         elif entry.key.startswith(_OBJECT):
             _, kind, name = entry.key.split("/", 2)
+            if kind not in KINDS:
+                raise StoreError(f"the store has what this fwd does not know: was a later one here? {entry.key}")
             data[KINDS[kind][0]].append(json.loads(entry.value))
             revisions[kind, name] = entry.revision
     try:

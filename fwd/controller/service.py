@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import resource
@@ -42,6 +43,11 @@ STOP_S: Final = 2
 _CONNECTIONS_MAX: Final = 2048
 _DESCRIPTORS: Final = 2 * _CONNECTIONS_MAX
 _ADMIN: Final = "admin"
+_LISTENS: Final = {
+    errno.EADDRINUSE: ": is another controller running?",
+    errno.EADDRNOTAVAIL: ": this host has no such address",
+    errno.EACCES: ": take a port from 1024 on, or give it CAP_NET_BIND_SERVICE",
+}
 _TROUBLES: Final = (StoreError, NotLeaderError, LeaderlessError, ConflictError, UserError)
 log = logging.getLogger(__name__)
 
@@ -262,5 +268,6 @@ def _door(listen: str) -> socket.socket:
         sock.bind((host.strip("[]"), int(port)))
         sock.listen(1024)
     except OSError as error:
-        raise UserError(f"{listen}: cannot listen here: {error.strerror}: is another controller running?") from None
+        hint = _LISTENS.get(error.errno or 0, "")
+        raise UserError(f"{listen}: cannot listen here: {error.strerror}{hint}") from None
     return sock

@@ -17,9 +17,9 @@ from typing import Annotated, Final, Literal, TypeVar
 from pydantic import Field, StringConstraints, model_validator
 
 from fwd.model.subnets import first_shared, no_hosts
-from fwd.model.words import Address, HostAddress, Network, Strict, Subnet
+from fwd.model.words import NAME, Address, HostAddress, Network, Strict, Subnet
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
+Name = Annotated[str, StringConstraints(pattern=NAME)]
 PEERINGS_MAX: Final = 32
 MEMBERS_MAX: Final = 64
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from fwd.model import places
 from fwd.model.keys import SOURCES, CertificateKeys, PskKeys
-from fwd.model.words import Truth
+from fwd.model.words import NAME, Truth
 
 # How pydantic names the branches of a union in a location.
 _UNION: Final = ("IPv", "lax-or-strict", "function-")
@@ -24,7 +24,9 @@ _SWANCTL: Final = {"cacerts": "authorities", "certs": "certificate", "mobike": "
 _SPELLED: Final = {
     "name": "expected 1 to 31 small letters, digits and dashes, and no dash first",
     "tun": "expected the name of a device: 1 to 15 letters, digits, dots, dashes and underscores",
+    "prefix": "expected small letters, digits and dashes between slashes, such as /fwd/",
 }
+_FLEETS: Final = "expected 1 to 32 small letters, digits and dashes, and no dash first or last"
 _TABLES: Final = {
     "gateway": "[gateway]",
     "controller": "[controller]",
@@ -131,7 +133,9 @@ _PLAIN: Final[dict[str, Callable[[list[str], Mapping[str, Any], object], str]]] 
     "path_type": _expected("the path of one file, in quotes"),
     **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), _expected_table),
     "list_type": _expected_list,
-    "string_pattern_mismatch": lambda words, bounds, value: _SPELLED.get(words[-1], _SPELLED["name"]),
+    "string_pattern_mismatch": lambda words, bounds, value: (
+        _FLEETS if bounds.get("pattern") == NAME else _SPELLED.get(words[-1], _SPELLED["name"])
+    ),
     "literal_error": lambda words, bounds, value: f"use one of {bounds['expected'].replace(' or ', ', ')}",
     "greater_than": lambda words, bounds, value: f"{value} is too little: more than {_number(bounds['gt'])} is wanted",
     "greater_than_equal": lambda words, bounds, value: f"{_number(bounds['ge'])} is the least, and {value} is less",

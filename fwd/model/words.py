@@ -29,6 +29,7 @@ _T = TypeVar("_T")
 Live = Annotated[_T, Field(json_schema_extra={"change": "live"})]
 Restart = Annotated[_T, Field(json_schema_extra={"change": "restart"})]
 
+NAME: Final = r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$"  # of what is in a fleet
 DAY_S: Final = 86400
 _UNITS_S: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": DAY_S}
 _NO_DEVICES: Final = frozenset({"lo", "all", "default", ".", ".."})  # all, default: sysctl's, for every device

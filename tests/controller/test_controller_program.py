@@ -37,6 +37,10 @@ def test_it_makes_its_keys_leads_and_lets_its_first_admin_in_and_again_at_the_ne
         ('[controller]\nurl = "http://a:1"\n', "https is needed"),
         ('[controller]\nurl = "https://a/x"\n', "a URL without a path"),
         ('[controller]\nurl = "https://a:x"\n', "a URL without a path"),
+        ('[controller]\nurl = "https://ä.example"\n', "expected a host name"),
+        ('[controller]\nurl = "https://a b:1"\n', "expected a host name"),
+        ('[controller]\nurl = "https://a"\nnames = ["b", "c d"]\n', "names.1: 'c d': expected a host name"),
+        ('[controller]\nurl = "https://a"\nnames = [""]\n', "expected a host name"),
         ('[controller]\nurl = "https://a"\nlisten = "a:1"\n', "an address and a port"),
         ('[controller]\nurl = "https://a"\nlisten = "::1:1"\n', "an address and a port"),
         ('[controller]\nurl = "https://a"\nlisten = "127.0.0.1:70000"\n', "an address and a port"),
@@ -86,7 +90,9 @@ def test_what_keeps_it_from_starting_is_one_line_and_status_2(
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         config = written(tmp_path, taken.getsockname()[1])
-        assert "cannot listen here" in refused(config)
+        assert "is another controller running?" in refused(config)
+    config.write_text(config.read_text().replace('listen = "127.0.0.1:', 'listen = "192.0.2.1:'))
+    assert "this host has no such address" in refused(config)
     state = tmp_path / "state"
     state.chmod(0o755)
     assert "chmod 700" in refused(config)

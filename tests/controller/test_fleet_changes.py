@@ -100,6 +100,28 @@ REFUSED: list[tuple[Callable[[Fleet], Fleet], str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "why"),
+    [
+        ("vpc", {"name": "v", "cidrs": ["10.4.0.1/16"]}, "vpc v: cidrs.0: 10.4.0.1/16 has host bits set"),
+        ("vpc", {"name": "v"}, "vpc v: cidrs: missing"),
+        ("vpc", {"cidrs": ["10.4.0.0/16"]}, "vpc '': name: missing"),
+        ("vpc", {"name": "V", "cidrs": ["10.4.0.0/16"]}, "vpc V: name: expected 1 to 32"),
+        ("vpc", {"name": "5", "cidrs": 5}, "vpc 5: cidrs: expected a list"),
+        ("vpc", {"name": "a" * 33, "cidrs": ["10.4.0.0/16"]}, "name: expected 1 to 32"),
+        ("gateway", {"name": "g", "vpc": "z", "inner": ["10.1.0.9"], "outer": "192.0.2.9"}, "gateway g: there is no"),
+        ("peering", {"name": "p", "clusters": ["a"]}, "peering p: clusters.1: missing"),
+    ],
+)
+def test_what_is_wrong_is_told_by_the_objects_name_and_key(
+    peered: Fleet, kind: str, body: dict[str, object], why: str
+) -> None:
+    with pytest.raises(RefusedError) as refused:
+        create(peered, kind, body)
+    assert why in str(refused.value)
+    assert "file" not in str(refused.value)
+
+
 @pytest.mark.parametrize(("act", "why"), REFUSED, ids=[why for _, why in REFUSED])
 def test_refused_in_one_line(peered: Fleet, act: Callable[[Fleet], Fleet], why: str) -> None:
     with pytest.raises(RefusedError, match=why) as refused:

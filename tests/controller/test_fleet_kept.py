@@ -209,3 +209,28 @@ def test_a_fleet_that_a_later_fwd_has_written_is_not_led_and_the_lead_is_left_to
         assert await store.leader() == ""
 
     run(work())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("placed", b"nonsense", "no fwd has written"),
+        ("placed", b"[]", "no fwd has written"),
+        ("placed", b'{"pairs": [["a-b", "a1", "b1"]], "removed": [1]}', "no fwd has written"),
+        ("object/vpc/a", b"\xff", "no fwd has written"),
+        ("object/moon/a", b"{}", "a later one here"),
+        ("token/a", b"{}", "no fwd has written"),
+        ("operation/a", b"[" * 100_000, "no fwd has written"),
+    ],
+)
+def test_a_store_with_nonsense_in_it_is_not_led_and_says_so_in_one_line(key: str, value: bytes, why: str) -> None:
+    async def work() -> None:
+        store = SqliteStore()
+        await store.write(await store.lead("before") or 0, [Write(key, value)])
+        desk = controller_desk.Desk(store, Keys(new_authority("fwd", 1.0), Ed25519PrivateKey.generate()))
+        with pytest.raises(StoreError, match=why) as refused:
+            await desk.lead("after")
+        assert "\n" not in str(refused.value)
+        assert (desk.term, desk.has_read, await store.leader()) == (None, False, "")
+
+    run(work())
