@@ -358,9 +358,8 @@ class Service:
     def _follow_status(self, now: float) -> None:
         drains = bool(self._parts.gateway.drains[0])
         for guard in self._guards:
-            leaves = any(
-                member.shared.leaves[0] for member in self._peerings[guard.name].members[:1]
-            )  # all do, or none
+            members = self._peerings[guard.name].members
+            leaves = bool(members and members[0].shared.leaves[0])  # all do, or none
             known = guard.peering.connection if guard.peering is not None else None
             if known is not None and (known.drains, known.leaves) != (drains, leaves):
                 guard.use(partial(aside.tell, drains=drains, leaves=leaves), now, None)
