@@ -8,7 +8,7 @@ on purpose (link/document.py).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -130,9 +130,21 @@ async def edit(
 def _removed(kept: Kept, placement: Placement, gone: list[str]) -> tuple[tuple[str, int], ...]:
     """Peerings that hosts may lose by a person's wish, in the generation that comes: those deleted, and those whose
     clusters were changed. A host counts what is newer than what it has."""
-    smaller = {pair.peering for pair in kept.pairs} & {pair.peering for pair in set(kept.pairs) - set(placement.pairs)}
+    smaller = {pair.peering for pair in set(kept.pairs) - set(placement.pairs)}
+    smaller |= set(_smaller_spreads(kept.placement, placement))
     found = [*kept.removed, *((name, kept.generation + 1) for name in sorted(smaller | set(gone)))]
     return tuple(found[-REMOVED_MAX:])
+
+
+def _smaller_spreads(before: Placement, after: Placement) -> Iterator[str]:
+    """The peerings of which a router has fewer gateways; they may have no pair, while nobody is on the far side."""
+    for host, content in before.routers.items():
+        now = {one["name"]: _names(one) for one in after.routers.get(host, {}).get("spread", ())}
+        yield from (one["name"] for one in content["spread"] if _names(one) - now.get(one["name"], set()))
+
+
+def _names(spread: Mapping[str, Any]) -> set[str]:
+    return {one["name"] for one in spread["gateway"]}
 
 
 def _object_writes(kept: Kept, after: Fleet) -> list[Write]:

@@ -150,6 +150,21 @@ def test_a_peering_that_was_once_made_smaller_is_not_so_on_purpose_later() -> No
     run(work())
 
 
+def test_so_does_one_of_a_peering_without_a_pair_of_which_routers_know_all_the_same() -> None:
+    async def work() -> None:
+        desk = Desk()
+        router = {"name": "ra", "vpc": "a", "inner": ["10.1.0.2"]}
+        await desk.do(*peered(), lambda fleet: create(fleet, "router", router))
+        await desk.do(lambda fleet: change(fleet, "cluster", "b", {"gateways": []}))
+        before = desk.kept
+        assert before.pairs == ()
+        await desk.do(lambda fleet: change(fleet, "cluster", "a", {"gateways": []}))
+
+        assert desk.kept.removed == (*before.removed, ("a-b", desk.kept.generation))
+
+    run(work())
+
+
 def test_a_gateway_that_leaves_its_cluster_does_so_on_purpose() -> None:
     async def work() -> None:
         desk = Desk()
