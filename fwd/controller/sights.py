@@ -68,7 +68,7 @@ def _of_router(fleet: Fleet, router: Router, said: _Said, fresh: _Said) -> Itera
     for name in sorted({gateway for cluster in near for gateway in fleet.cluster[cluster].gateways}):
         at, status = fresh.get(name, (0.0, {}))
         if isinstance(heard := status.get("routers"), dict):
-            ages = [age for age in (_number(heard.get(address)) for address in own) if age is not None]
+            ages = [age for age in (number_in(heard.get(address)) for address in own) if age is not None]
             yield Sight(name, at, min(ages, default=PROBED_S) < PROBED_S)
 
 
@@ -113,9 +113,10 @@ def _list(value: object) -> list[Any]:
 
 def _sight(by: str, at: float, table: Mapping[str, Any], up: bool) -> Sight:
     rtt, loss = (table.get(key) for key in ("rtt_ms", "loss"))
-    return Sight(by, at, up, _number(loss) or 0.0, _number(rtt))
+    return Sight(by, at, up, number_in(loss) or 0.0, number_in(rtt))
 
 
-def _number(value: object) -> float | None:
+def number_in(value: object) -> float | None:
+    """Read a number that a host has said, which no sum makes too large; None: it is none."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
     return float(min(max(value, 0), 10**9)) if is_number else None  # type: ignore[call-overload]

@@ -18,6 +18,7 @@ from fwd.controller.control import Control
 from fwd.controller.desk import Asked
 from fwd.controller.health import FRESH_S, Health
 from fwd.controller.records import Operation
+from fwd.controller.sights import number_in
 from fwd.controller.upgrade import Act, Facts, Phase, Step
 from fwd.model.fleet import Gateway
 from fwd.proto.logged import event
@@ -182,8 +183,7 @@ class Upgrades:
             tables = beat.status.get("gateways")
             for table in tables[:_TABLES_MAX] if isinstance(tables, list) else ():
                 if isinstance(table, dict) and table.get("name") == gateway.name:
-                    share = table.get("share")
-                    found.append(float(share) if isinstance(share, int | float) else 0.0)
+                    found.append(number_in(table.get("share")) or 0.0)
         return found
 
 

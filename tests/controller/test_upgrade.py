@@ -237,6 +237,16 @@ def test_what_cannot_be_upgraded_is_refused_before_anything_is_done(
     assert bed.upgraded() == []
 
 
+@pytest.mark.parametrize("share", [10**400, -(10**400), "much", True, None, [1]], ids=lambda share: str(share)[:6])
+def test_whatever_a_router_says_of_shares_gateways_are_upgraded(bed: Bed, share: Any) -> None:
+    router = bed.api.join("a", "ra", "10.1.0.99", "192.0.2.99", kind="router", ike_csr=None)
+    bed.second()
+    status = {"ready": True, "gateways": [{"name": "a1", "up": True, "share": share}]}
+    assert bed.api.beat(router, status=status).status_code == 200
+    assert bed.ask("a1", dry_run=True).status_code == 202
+    assert bed.upgrades._facts("a1").shares in ([0.0], [1e9])
+
+
 def test_the_last_one_that_carries_is_not_upgraded(bed: Bed) -> None:
     bed.api.good("PATCH", "/v1/clusters/a", {"gateways": ["a1"]})
     bed.second()
