@@ -21,6 +21,7 @@ import propkit
 import psutil
 import pytest
 from hypothesis import settings
+from nursery import Nursery
 
 from fwd.lab import gateways
 from fwd.lab.topology import RUN_DIR, Topology, why_not
@@ -151,6 +152,13 @@ class Belongings:
 @pytest.fixture(scope="session", autouse=True)
 def _mark_descendants() -> None:
     os.environ[_MARK] = str(os.getpid())
+
+
+@pytest.fixture(scope="session")
+def nursery(_mark_descendants: None) -> Iterator[Nursery]:
+    """Starts this run's gateways, and other `fwd`."""
+    with contextlib.closing(Nursery()) as made:
+        yield made
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,19 +9,23 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from nursery import Forked, Nursery
 
 from fwd.lab import processes, tools, traffic, waiting
 from fwd.lab.fleet import quickstart
 from fwd.lab.fleet.lab import Lab
 from fwd.lab.fleet.plan import CONTROLLER, NET, Fleet
+from fwd.lab.gateway import PROGRAM
+from fwd.lab.processes import Process
 from fwd.lab.topology import why_not
 
 T = TypeVar("T")
@@ -66,7 +70,28 @@ class Load:
 
 
 class Cluster(Lab):
-    """See the module."""
+    """See the module. The `nursery` starts its programs."""
+
+    def __init__(self, fleet: Fleet, nursery: Nursery) -> None:
+        super().__init__(fleet)
+        self._nursery = nursery
+        self._forked: dict[int, Forked] = {}  # by pid
+
+    def _start(self, host: str, command: Iterable[str], log: Path) -> Process:
+        program, arguments = (sys.executable, *PROGRAM), tuple(command)
+        assert arguments[: len(program)] == program
+        with log.open("wb") as out:
+            network = Path("/run/netns") / self.fleet.ns(host)
+            forked = self._nursery.start(network, arguments[len(program) :], out, out)
+        self._forked[forked.pid] = forked
+        process = Process.of(forked.pid) or Process(forked.pid, 0)
+        self._remember(host, process)
+        return process
+
+    def down(self) -> None:
+        super().down()
+        for forked in self._forked.values():
+            forked.wait(LIMIT_S)
 
     def wait_ready(self) -> None:
         """Until all gateways and routers carry."""
@@ -123,7 +148,7 @@ class Cluster(Lab):
         process = self.running[name]
         os.kill(process.pid, signal.SIGKILL)
         until(lambda: not process.alive(), f"{name} is gone")
-        os.waitid(os.P_PID, process.pid, os.WEXITED)
+        self._forked[process.pid].wait(LIMIT_S)
 
     @contextlib.contextmanager
     def cut_off(self, host: str) -> Iterator[None]:
@@ -224,7 +249,7 @@ _standing: set[str] = set()
 
 
 @contextlib.contextmanager
-def fleets_without_trace(config: pytest.Config) -> Iterator[MakeFleet]:
+def fleets_without_trace(config: pytest.Config, nursery: Nursery) -> Iterator[MakeFleet]:
     """Makes fleets; at the end all is taken down, and nothing may be left."""
     if reason := why_not():
         pytest.skip(reason)
@@ -235,7 +260,7 @@ def fleets_without_trace(config: pytest.Config) -> Iterator[MakeFleet]:
 
         def make(*counts: int, peered: bool = False, up: bool = True, keys: Any = None, **world: Any) -> Cluster:
             sites = {f"vpc{number}": count for number, count in enumerate(counts, 1)}
-            cluster = Cluster(Fleet(f"t{os.getpid()}-c{next(_serial)}", sites=sites, **world))
+            cluster = Cluster(Fleet(f"t{os.getpid()}-c{next(_serial)}", sites=sites, **world), nursery)
             _standing.add(cluster.fleet.name)
             stack.callback(_standing.discard, cluster.fleet.name)
             stack.callback(cluster.down)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from clusterkit import MakeFleet, fleets_without_trace
+from nursery import Nursery
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -17,14 +18,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-def module_fleets(request: pytest.FixtureRequest, _mark_descendants: None) -> Iterator[MakeFleet]:
+def module_fleets(request: pytest.FixtureRequest, nursery: Nursery) -> Iterator[MakeFleet]:
     """Makes fleets that the module's tests share."""
-    with fleets_without_trace(request.config) as make:
+    with fleets_without_trace(request.config, nursery) as make:
         yield make
 
 
 @pytest.fixture
-def fleets(request: pytest.FixtureRequest, _mark_descendants: None) -> Iterator[MakeFleet]:
+def fleets(request: pytest.FixtureRequest, nursery: Nursery) -> Iterator[MakeFleet]:
     """Makes fleets for one test."""
-    with fleets_without_trace(request.config) as make:
+    with fleets_without_trace(request.config, nursery) as make:
         yield make

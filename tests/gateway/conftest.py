@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +15,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.netns)
-
-
-@pytest.fixture(scope="session")
-def nursery(_mark_descendants: None) -> Iterator[Nursery]:
-    """Starts this run's gateways, and other `fwd demux`."""
-    with contextlib.closing(Nursery()) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
