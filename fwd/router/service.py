@@ -54,8 +54,8 @@ class Service:
         self._door = _door(config.router.control)
         self._linked: Linked | None = None
         if config.controller is not None:
-            to = config.controller.directory, config.router.control, lambda: self._local, self._follow
-            self._linked = Linked(*to)
+            directory, control = config.controller.directory, config.router.control
+            self._linked = Linked(directory, control, lambda: self._local, self._follow)
         self._config = self._wanted()
         self._kernel = Kernel()
         self._tables = Tables(self._config, NextHops(), self._kernel.addresses)
