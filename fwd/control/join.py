@@ -91,7 +91,11 @@ def join(url: str, token_file: Path, wish: Wish, directory: Path, *, again: bool
     if not _NAME.fullmatch(wish.name):
         raise UserError(f"--name {wish.name!r}: expected 1 to 32 small letters, digits and dashes, and no dash first")
     token = _token_in(token_file)
-    if directory.exists() and any(directory.iterdir()) and not again:
+    try:
+        is_taken = directory.exists() and any(directory.iterdir())
+    except OSError as error:
+        raise UserError(f"{directory}: keys cannot be kept here: {error.strerror}") from None
+    if is_taken and not again:
         raise UserError(f"{directory}: this host has joined already: --again to join anew, with other keys")
 
     # Keys first: a second attempt after one that has failed half-way has the same.
@@ -167,10 +171,13 @@ def _ask(place: Place, token: Token, wish: Wish, requests: dict[str, str]) -> di
         "ike_csr": requests.get(IKE), "inner": list(wish.inner),
         "outer": list(wish.outer), "members": wish.members, "version": __version__,
     }  # fmt: skip
-    with tempfile.NamedTemporaryFile("wb") as file:
-        file.write(ca.public_bytes(Encoding.PEM))
-        file.flush()
-        context = context_of(file.name)
+    try:
+        with tempfile.NamedTemporaryFile("wb") as file:
+            file.write(ca.public_bytes(Encoding.PEM))
+            file.flush()
+            context = context_of(file.name)
+    except OSError as error:
+        raise UserError(f"a file for a moment cannot be written: {error.strerror}: is there room in /tmp?") from None
     connection = Connection(place, context)
     connection.request(address, "POST", "/v1/join", json.dumps(body).encode())
     reply = _answered(connection)

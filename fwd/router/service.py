@@ -35,6 +35,7 @@ from fwd.router.show import shown, summary
 from fwd.router.tables import Tables, carry_out
 from fwd.supervise.loglines import formatter
 from fwd.supervise.netlink import Changes, Kernel
+from fwd.supervise.sockets import listen_unix
 
 RECONCILE_S: Final = 1.0
 FIRST_S: Final = EVERY_S * (HITS + MISSES + 1)  # until every gateway has been judged
@@ -42,6 +43,7 @@ _ANSWERS_MAX: Final = 1024  # taken at once
 _DATAGRAM_BYTES: Final = 2048
 _CLIENTS: Final = 16
 _CLIENT_S: Final = 0.05
+_NO_ROOT: Final = "a router programs the kernel's routes: run it as root"
 log = logging.getLogger(__name__)
 
 
@@ -51,7 +53,7 @@ class Service:
     def __init__(self, path: Path, config: RouterConfig, key: bytes | None) -> None:
         """`key`: None of one that has joined, to which its controller gives it."""
         self._path, self._local, self._key = path, config, key
-        self._door = _door(config.router.control)
+        self._door = listen_unix(config.router.control, "router.control")
         self._linked: Linked | None = None
         if config.controller is not None:
             directory, control = config.controller.directory, config.router.control
@@ -244,7 +246,7 @@ def run(path: Path) -> None:
     config = load_router(path)
     key = read_probe_key(config.probe_key) if config.controller is None else None
     if os.geteuid() != 0:
-        raise UserError("a router programs the kernel's routes: run it as root")
+        raise UserError(_NO_ROOT)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter("text", sys.stderr.fileno()))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -252,7 +254,9 @@ def run(path: Path) -> None:
 
 
 def clear() -> None:
-    """Take away all routes, groups and next hops that routers have made."""
+    """Take away all routes, groups and next hops that routers have made. Raises UserError."""
+    if os.geteuid() != 0:
+        raise UserError(_NO_ROOT)
     hops = NextHops()
     for step in steps(State(), state_of(hops.owned(), hops.ways())):
         carry_out(hops, step)
@@ -261,21 +265,4 @@ def clear() -> None:
 def _probing(family: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     sock.bind(("", 0))
-    return sock
-
-
-def _door(path: Path) -> socket.socket:
-    """The socket on which the router tells its state. Raises UserError."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    with contextlib.suppress(ConnectionRefusedError, FileNotFoundError), socket.socket(socket.AF_UNIX) as other:
-        other.connect(str(path))
-        raise UserError(f"{path}: another router runs here: end it, or give this one another router.control")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        sock.bind(str(path))
-        path.chmod(0o660)
-    except OSError as error:
-        raise UserError(f"{path}: cannot listen here: {error.strerror}") from None
-    sock.listen(_CLIENTS)
     return sock

@@ -100,8 +100,8 @@ def open_key_log(path: Path) -> int:
     return fd
 
 
-def listen_unix(path: Path) -> socket.socket:
-    """Listen on the control socket, in the place of one that nobody answers at. Raises UserError."""
+def listen_unix(path: Path, key: str = "gateway.control") -> socket.socket:
+    """Listen on the control socket, in the place of one that nobody answers at; `key` names it. Raises UserError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -110,15 +110,15 @@ def listen_unix(path: Path) -> socket.socket:
                 other.setblocking(False)
                 # Of one that is frozen the queue may be full: it is there all the same.
                 if other.connect_ex(str(path)) in (0, errno.EAGAIN):
-                    raise UserError(f"{path}: another fwd answers there; stop it, or choose another gateway.control")
+                    raise UserError(f"{path}: another fwd answers there; stop it, or choose another {key}")
             path.unlink()
         elif path.exists():
-            raise UserError(f"{path}: gateway.control is no socket: choose a path where there is nothing else")
+            raise UserError(f"{path}: {key} is no socket: choose a path where there is nothing else")
         sock.bind(str(path))
         path.chmod(0o660)
     except OSError as error:
         sock.close()
-        raise UserError(f"{path}: control socket (gateway.control): {error.strerror or error}") from None
+        raise UserError(f"{path}: control socket ({key}): {error.strerror or error}") from None
     sock.listen(32)
     sock.setblocking(False)
     return sock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -186,6 +187,19 @@ def test_a_directory_that_cannot_be_written_is_one_line(tmp_path: Path, site: Si
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be"):
         joined(tmp_path, site, url, tmp_path / "file" / "joined")
+    with pytest.raises(UserError, match="file: keys cannot be kept here: Not a directory"):
+        joined(tmp_path, site, url, tmp_path / "file")
+
+
+def test_no_room_for_a_moments_file_is_one_line_and_the_token_is_not_used(
+    tmp_path: Path, site: Site, url: str, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", full)
+    assert "is there room in /tmp?" in refusal(tmp_path, site.token, url, directory)
+    assert not (site.directory / "joined.json").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="others' files are root's to make")

@@ -52,3 +52,22 @@ def test_what_cannot_is_one_line_and_status_2(
     told = capsys.readouterr()
     assert (told.out, told.err.count("\n")) == ("", 1)
     assert reason in told.err
+
+
+def test_a_file_that_is_named_as_the_control_socket_is_left_alone(
+    config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "precious"
+    file.write_text("kept")
+    config.write_text(config.read_text().replace("[router]", f'[router]\ncontrol = "{file}"'))
+    assert _exit_status(["router", "--config", str(config)]) == 2
+    assert "router.control is no socket" in capfd.readouterr().err
+    assert file.read_text() == "kept"
+
+
+def test_who_is_not_root_clears_nothing_and_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 65534)
+    assert _exit_status(["router", "clear"]) == 2
+    assert "run it as root" in capsys.readouterr().err
