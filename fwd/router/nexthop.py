@@ -172,6 +172,8 @@ def error_in(body: bytes, flags: int) -> OSError | None:
     if code == 0:
         return None
     text = os.strerror(-code)
+    if len(body) < 4 + _HEADER.size:  # the end of a dump, which quotes no question
+        return OSError(-code, text)
     (length,) = struct.unpack_from("=I", body, 4)
     at = 4 + (_HEADER.size if flags & _CAPPED else length)
     said = dict(_attributes(body[at:])).get(_ERROR_TEXT, b"").rstrip(b"\0").decode("utf-8", "replace")
@@ -220,7 +222,11 @@ class NextHops:
         self._sock.setsockopt(_SOL_NETLINK, _STRICT, 1)
         self._sock.settimeout(_ANSWER_S)
         self._sock.bind((0, 0))
-        self._number = 0
+        self._number = self._asked = 0
+
+        # For its first answer a socket has little room, and a route over 256 next hops, which is larger, would be left
+        # out without a word. From the first read on there is the room that was read with.
+        self.owned()
 
     def close(self) -> None:
         """Close its socket; what the kernel has stays."""
@@ -265,7 +271,7 @@ class NextHops:
         errors: list[OSError] = []
         for at in range(0, len(messages), 64):  # as many as the socket's buffer takes answers to
             some = messages[at : at + 64]
-            self._sock.send(b"".join(some))
+            self._send(some)
             acknowledged = 0
             while acknowledged < len(some):
                 for kind, flags, body in self._read():
@@ -277,21 +283,28 @@ class NextHops:
             raise errors[0]
 
     def _ask(self, message: bytes) -> list[bytes]:
-        self._sock.send(message)
+        """All that answers a question. Raises the error that has ended it."""
+        self._send([message])
         found: list[bytes] = []
         while True:
             for kind, flags, body in self._read():
+                if kind in (_DONE, _ERROR) and (error := error_in(body, flags)) is not None:
+                    raise error
                 if kind == _DONE:
                     return found
-                if kind == _ERROR and (error := error_in(body, flags)) is not None:
-                    raise error
                 if kind != _ERROR:
                     found.append(body)
 
+    def _send(self, messages: Sequence[bytes]) -> None:
+        """Send them; from now on their answers alone are read."""
+        self._asked = _HEADER.unpack_from(messages[0])[3]
+        self._sock.send(b"".join(messages))
+
     def _read(self) -> Iterator[tuple[int, int, bytes]]:
-        """The messages of one read that answer the last question: kind, flags, body."""
+        """The messages of one read that answer the last questions: kind, flags, body."""
         data = self._sock.recv(_READ_BYTES)
         while len(data) >= _HEADER.size:
-            length, kind, flags, _, _ = _HEADER.unpack_from(data)
-            yield kind, flags, data[_HEADER.size : length]
+            length, kind, flags, number, _ = _HEADER.unpack_from(data)
+            if number >= self._asked:  # else of a question whose answer was not waited for
+                yield kind, flags, data[_HEADER.size : length]
             data = data[length + -length % 4 :]
