@@ -179,7 +179,8 @@ class Joined(ABC):
             case = Case(self._file(), self.directory, self.about.name, self._key, kept, files, applied)
             self._asked = Checking(case, what, handed, self._checker, now)
         except (UserError, OSError) as error:
-            self._refused(what, f"it cannot be examined: {error}")
+            self._refused(what, f"it cannot be examined: {error}; it is tried again")
+            self._try_again(what)
 
     def _hear(self, now: float) -> None:
         asked = self._asked
@@ -245,9 +246,7 @@ class Joined(ABC):
             if found.document:
                 self._shelf.take(found.document, found.order)
         except OSError as error:
-            self._refused(what, f"it cannot be kept in {self.directory.path}: {error.strerror}; it is tried again")
-            self._seen |= {what: -1} if what in self._seen else {}
-            self._not_before = self._begin_at = time.monotonic() + UNKEPT_S
+            self._unkept(what, error)
             return
 
         # From here on it is in force.
@@ -287,12 +286,21 @@ class Joined(ABC):
         try:
             self._shelf.hold(found.document)
         except OSError as error:
-            self._refused("document", f"it cannot be kept in {self.directory.path}: {error.strerror}")
+            self._unkept("document", error)
             return
         self.news = replace(self.news, held=found.order, held_why=found.why)
         self._is_well("document")
         told = event("controller.held", term=found.order[0], generation=found.order[1], reason=found.why)
         log.warning("the controller's document %d.%d is held: %s", *found.order, found.why, extra=told)
+
+    def _unkept(self, what: What, error: OSError) -> None:
+        """Tell that the disk takes it not, and try again in a while."""
+        self._refused(what, f"it cannot be kept in {self.directory.path}: {error.strerror}; it is tried again")
+        self._try_again(what)
+
+    def _try_again(self, what: What) -> None:
+        self._seen |= {what: -1} if what in self._seen else {}
+        self._not_before = self._begin_at = time.monotonic() + UNKEPT_S
 
     def _refused(self, what: What, why: str, kept: Found | None = None) -> None:
         """Tell why nothing has come of it; `kept`: what was in force, as far as that is understood."""

@@ -19,9 +19,10 @@ from fwd.controller import ca
 from fwd.datapath.memory import Memory
 from fwd.datapath.shared import GatewayShared
 from fwd.link.document import Document, sign
+from fwd.link.kept import Shelf
 from fwd.model.config import Config, Peering
 from fwd.model.reasons import Code
-from fwd.supervise import names
+from fwd.supervise import joined, names
 from fwd.supervise.link import Controlled
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="what examines gives up root, and has to have it")
@@ -302,6 +303,37 @@ def held(host: Host) -> None:
     host.take(3)
     host.link.documents.put(host.site.publish({"peering": []}, (1, 4)))
     host.until(lambda: host.controlled.news.held == (1, 4))
+
+
+def test_what_could_not_be_held_for_want_of_room_is_held_later(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold, left = Shelf.hold, [1]
+
+    def full(shelf: Shelf, data: bytes) -> None:
+        if left.pop():
+            monkeypatch.undo()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        hold(shelf, data)
+
+    host.take(3)
+    monkeypatch.setattr(Shelf, "hold", full)
+    host.link.documents.put(host.site.publish({"peering": []}, (1, 4)))
+    host.until(lambda: "No space left on device; it is tried again" in host.refused)
+    host.skip(10)
+    host.until(lambda: host.controlled.news.held == (1, 4))
+    assert host.refused == ""
+
+
+def test_what_could_not_be_examined_once_is_so_later(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        monkeypatch.undo()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(joined, "Checking", none)
+    host.send(3)
+    host.until(lambda: "Too many open files; it is tried again" in host.refused)
+    host.skip(10)
+    host.until(lambda: host.applied == 3)
+    assert host.refused == ""
 
 
 def test_what_is_held_is_written_once_however_often_it_comes(host: Host, caplog: pytest.LogCaptureFixture) -> None:
