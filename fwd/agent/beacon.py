@@ -115,7 +115,7 @@ def answer_of(view: GatewayView, obstructed: Set[str], now: float) -> Answer:
 
 def _said_of(one: PeeringView, obstructed: Set[str], now: float) -> Said:
     now_ns = int(now * 1e9)
-    staying = [one for one in one.shared.members if not one.leaves[0] and one.far_leaves_until[0] <= now_ns]
+    staying = [m for m in one.shared.members if not m.leaves[0] and m.far_leaves_until[0] <= now_ns]
     carrying = [member for member in staying if carries(member, now)]
     passes = bool(carrying) and turns(one.shared.demux, now) and one.config.name not in obstructed
     return Said(passes, sum(member.loss for member in carrying) / len(carrying) if carrying else 0.0)
