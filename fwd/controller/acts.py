@@ -108,12 +108,13 @@ class Acts:
         """How a host is, as of this turn."""
         watch, now = self.control.watch, self.control.clock()
         verdict, beat = watch.verdicts[name], watch.beats.get(name)
-        ready = beat is not None and now - beat.at <= FRESH_S and beat.status.get("ready") is True
+        speaks = beat is not None and now - beat.at <= FRESH_S
+        ready = beat is not None and speaks and beat.status.get("ready") is True
         gateway = self.control.desk.kept.fleet.gateway.get(name)
         drained = gateway is not None and gateway.state == "draining"
         return Seen(
             verdict.health, now - verdict.since, verdict.reason, ready, self.busy.get(name, ""), drained,
-            self._well_at.get(name, float("-inf")),
+            self._well_at.get(name, float("-inf")), speaks,
         )  # fmt: skip
 
     async def _restart(self, id: str, name: str, argv: Sequence[str]) -> None:

@@ -90,12 +90,15 @@ def _judge(known: Evidence, now: float) -> tuple[Health, str]:
     if known.report is None:
         return Health.JOINING, "it has not reported yet"
 
-    # Without its own word that of others counts, and without any nobody knows.
+    # Without its own word that of others counts, and without any nobody knows. Whoever sends through a host that is not
+    # sent through itself, as a partner may that has had nothing to send, knows less than its routers.
     if now - known.report.at > FRESH_S:
+        if routers and not any(one.up for one in routers):
+            return Health.DOWN, f"no heartbeat, and no router reaches it ({', '.join(one.by for one in routers)})"
         if seen:
             return Health.UNREACHABLE, f"no heartbeat, and {seen[0].by} sees it up: it keeps its traffic"
-        if routers or pairs:
-            return Health.DOWN, f"no heartbeat, and {(*routers, *pairs)[0].by} does not see it either"
+        if pairs:
+            return Health.DOWN, f"no heartbeat, and {pairs[0].by} does not see it either"
         return Health.UNREACHABLE, "no heartbeat, and nobody else looks at it"
 
     # It speaks. Whoever sends to it may still find that nothing comes through.

@@ -18,6 +18,7 @@ from fwd.model.fleet import Fleet
 LIMIT: Final = 3
 LIMIT_S: Final = 600.0  # within which a host is restarted so often
 DOWN_S: Final = 3.0  # down for so long before it is restarted: what comes back by itself is let be
+SPEAKS_S: Final = 30.0  # the same of one that speaks: it may be starting, or mends itself
 WAIT_S: Final = 120.0  # within which a host is back; from then on the restart has failed
 _CARRIES: Final = (Health.UP, Health.DEGRADED, Health.UNREACHABLE)
 
@@ -25,7 +26,8 @@ _CARRIES: Final = (Health.UP, Health.DEGRADED, Health.UNREACHABLE)
 @dataclass(frozen=True)
 class Seen:
     """How a host is, for how long, and why. `ready`: by its own word, which is fresh. `busy`: what is done with it.
-    `drained`: a person has taken it out of service. `well_at`: when it was seen to be well, if it ever was.
+    `drained`: a person has taken it out of service. `well_at`: when it was seen to be well, if it ever was. `speaks`:
+    its heartbeat is fresh.
     """
 
     health: Health
@@ -35,6 +37,7 @@ class Seen:
     busy: str = ""
     drained: bool = False
     well_at: float = float("-inf")
+    speaks: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def decide(
     busy |= {one.host: "is being restarted" for one in recent if _under_way(one, hosts, wall, wait_s)}
 
     for name, one in sorted(hosts.items()):
-        if one.health is not Health.DOWN or one.for_s < DOWN_S:
+        if one.health is not Health.DOWN or one.for_s < (SPEAKS_S if one.speaks else DOWN_S):
             continue
         others = sorted(mate for mate in _mates(name, groups) if mate in busy)
         if name in busy:

@@ -176,6 +176,10 @@ class Service:
             return
         now, path = self._control.wall(), state / keys.ADMIN_TOKEN
         text, token = tokens.new_bearer_token("admin", now, _ADMIN)
+
+        # Of a store that is empty by mistake, the token is wanted again once it is put back.
+        if path.exists():
+            path.replace(path.with_name(f"{path.name}.before"))
         keys.write(path, f"{text}\n".encode())
         await desk.put_token(Asked("controller", "create", "token", token.name, now), token)
 

@@ -123,7 +123,7 @@ def test_a_restart_of_which_nobody_knows_whether_it_was_written_is_told_as_lost(
 
 def test_the_last_one_that_says_it_is_ready_is_not_restarted_and_that_is_told_once(bed: Callable[[str], Bed]) -> None:
     one = bed("")
-    one.turns(30, up=False, silent=False)
+    one.turns(40, up=False, silent=False)
 
     assert one.restarted() == []
     assert one.events("host.not_restarted") == [

@@ -30,6 +30,20 @@ def test_it_makes_its_keys_leads_and_lets_its_first_admin_in_and_again_at_the_ne
     assert {path.stat().st_mode & 0o077 for path in secret} == {0}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_who_starts_with_an_empty_store_by_mistake_still_has_the_token_of_the_one_that_is_put_back(
+    tmp_path: Path,
+) -> None:
+    with running(tmp_path) as one, one.client():
+        token = (one.state / "admin.token").read_text()
+    for path in one.state.glob("store.db*"):
+        path.unlink()
+    with running(tmp_path) as one, one.client():
+        assert (one.state / "admin.token").read_text() != token
+    assert (one.state / "admin.token.before").read_text() == token
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

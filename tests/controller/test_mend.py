@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fwd.controller.health import Health
-from fwd.controller.mend import DOWN_S, LIMIT_S, WAIT_S, Restarted, Seen, decide, groups_of
+from fwd.controller.mend import DOWN_S, LIMIT_S, SPEAKS_S, WAIT_S, Restarted, Seen, decide, groups_of
 from fwd.model.fleet import Fleet
 
 NOW = 1000.0
@@ -21,6 +21,9 @@ THRICE = [*TWICE, Restarted("a1", NOW - 150)]
 CASES: list[tuple[str, dict[str, Seen], list[Restarted], dict[str, str]]] = [
     ("one is down", {"a1": GONE, "a2": UP}, [], {"a1": "restart"}),
     ("it has only just gone", {"a1": Seen(Health.DOWN, DOWN_S - 1), "a2": UP}, [], {}),
+    ("it speaks: it may be starting", {"a1": Seen(Health.DOWN, SPEAKS_S - 1, speaks=True), "a2": UP}, [], {}),
+    ("it speaks, and does not come up", {"a1": Seen(Health.DOWN, SPEAKS_S, speaks=True), "a2": UP}, [],
+     {"a1": "restart"}),
     ("unreachable is not down", {"a1": AWAY, "a2": UP}, [], {}),
     ("two are down: one at a time", {"a1": GONE, "a2": GONE, "a3": UP}, [], {"a1": "restart", "a2": "waiting"}),
     ("all are down: one at a time", {"a1": GONE, "a2": GONE, "a3": GONE}, [],
