@@ -79,7 +79,8 @@ class Cluster(Lab):
 
     def _start(self, host: str, command: Iterable[str], log: Path) -> Process:
         program, arguments = (sys.executable, *PROGRAM), tuple(command)
-        assert arguments[: len(program)] == program
+        if arguments[: len(program)] != program:  # another program than fwd as it is
+            return super()._start(host, arguments, log)
         with log.open("wb") as out:
             network = Path("/run/netns") / self.fleet.ns(host)
             forked = self._nursery.start(network, arguments[len(program) :], out, out)
@@ -148,7 +149,14 @@ class Cluster(Lab):
         process = self.running[name]
         os.kill(process.pid, signal.SIGKILL)
         until(lambda: not process.alive(), f"{name} is gone")
-        self._forked[process.pid].wait(LIMIT_S)
+        self.reap(process)
+
+    def reap(self, process: Process) -> None:
+        """Take the exit status of one that has ended, from whoever is its parent."""
+        if process.pid in self._forked:
+            self._forked[process.pid].wait(LIMIT_S)
+        else:
+            os.waitid(os.P_PID, process.pid, os.WEXITED)
 
     @contextlib.contextmanager
     def cut_off(self, host: str) -> Iterator[None]:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from clusterkit import MakeFleet, until
+from clusterkit import GAP_S_MAX, MakeFleet, until
 
 from fwd.lab.fleet.plan import CONTROLLER
 
@@ -36,6 +36,10 @@ def test_a_host_that_freezes_is_restarted_and_in_use_again_and_past_the_limit_it
         until(lambda: "host.restart" in lab.events(), "it is restarted")
         lab.until_uses("router1", gw1="up", gw2="up")
         lab.until_health("gw2", "up")
+        (one,) = [one for one in lab.api.items("operations") if one["act"] == "restart"]
+        assert (one["name"], one["who"]) == ("gw2", "controller")
+        assert one["result"].startswith("done")
+        assert "no heartbeat" in one["reason"]
 
         # And once more than may be.
         sent = lab.records("gw2")
@@ -46,4 +50,5 @@ def test_a_host_that_freezes_is_restarted_and_in_use_again_and_past_the_limit_it
         lab.signal("gw2", signal.SIGCONT)
         lab.until_uses("router1", gw1="up", gw2="up")
         load.end()
+    assert max(load.silence_s) < GAP_S_MAX, load.silence_s
     assert load.resets == 0

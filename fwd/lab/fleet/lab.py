@@ -263,6 +263,11 @@ class Lab(Told):
         """Whether a router carries."""
         return bool(self.router(host).get("ready"))
 
+    def router_uses_all(self, host: str) -> bool:
+        """Whether a router carries, and gives flows to all gateways of its spreads."""
+        spreads = self.router(host).get("spreads", [])
+        return self.router_ready(host) and all(one["use"] == "up" for spread in spreads for one in spread["gateways"])
+
     def _start(self, host: str, command: Iterable[str], log: Path) -> Process:
         process = spawn(self.fleet.command(host, list(command)), log)
         self._remember(host, process)

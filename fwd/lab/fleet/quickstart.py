@@ -79,11 +79,14 @@ def peer(lab: Lab, name: str = "one-two", path: str = "internet") -> None:
 
 
 def wait_ready(lab: Lab) -> None:
-    """Wait until all gateways and routers say that they carry."""
+    """Wait until all gateways and routers say that they carry, and each router uses all that it is told of.
+
+    A gateway that a router found a moment later than the others gets none of the flows that there are by then.
+    """
     for host in lab.fleet.gateways:
         until(lambda host=host: lab.ready(host), f"{host} is ready", _READY_S, [lab.daemon(host)])  # type: ignore[misc]
     for host in lab.fleet.all_routers:
-        until(lambda host=host: lab.router_ready(host), f"{host} is ready", _READY_S, [lab.daemon(host)])  # type: ignore[misc]
+        until(lambda host=host: lab.router_uses_all(host), f"{host} is ready", _READY_S, [lab.daemon(host)])  # type: ignore[misc]
 
 
 def talk_over_all(lab: Lab) -> int:
