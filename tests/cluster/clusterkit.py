@@ -279,6 +279,7 @@ def fleets_without_trace(config: pytest.Config, nursery: Nursery) -> Iterator[Ma
             if peered:
                 quickstart.peer(cluster)
                 cluster.wait_ready()
+                until(cluster.is_whole, "the controller has heard that all are up")
             return cluster
 
         yield make

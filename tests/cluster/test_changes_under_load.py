@@ -25,6 +25,7 @@ def busy(lab: Cluster, gateway: str) -> set[int]:
     return {index for index, slot in lab.slots("router1").items() if slot.gateway == inner and slot.idle_s < 0.5}
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.long)])
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_or_reordered_when_a_gateway_is_added_drained_and_removed(lab: Cluster, rounds: int) -> None:

@@ -50,6 +50,7 @@ def assert_unharmed(lab: Cluster, load: Load) -> None:
     assert {lab.api.get(f"peerings/{NAME}")["state"]} == {"up"}
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("how", ["killed", "frozen", "cut off"])
 def test_nothing_is_lost_while_the_controller_is_away_and_it_is_heard_again(lab: Cluster, how: str) -> None:

@@ -44,6 +44,7 @@ def test_the_flows_of_a_host_that_freezes_go_by_the_others_and_it_is_shown(lab: 
     assert load.resets == 0
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 def test_nothing_is_lost_when_fwd_is_stopped_on_a_gateway_and_started_again(lab: Cluster) -> None:
     with lab.load() as load:

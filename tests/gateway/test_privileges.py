@@ -75,7 +75,7 @@ def test_children_run_no_threads(proc: Path, request: pytest.FixtureRequest) -> 
     [
         ("demux", {"/dev/net/tun": 1, "eventfd": 3, "socket": 2}),
         ("member-0", {"/dev/net/tun": 1, "eventfd": 1, "eventpoll": 1, "socket": 4}),
-        ("keyd", {"a secret": 1, "socket": 2 * 5 + 2}),
+        ("keyd", {"a secret": 1, "eventpoll": 1, "socket": 2 * 5 + 2}),
         ("agent", {"eventpoll": 1, "socket": 3}),
         ("beacon", {"socket": 3}),
     ],
@@ -83,8 +83,8 @@ def test_children_run_no_threads(proc: Path, request: pytest.FixtureRequest) -> 
 )
 def test_processes_hold_their_own_descriptors_only(proc: Path, kinds: dict[str, int]) -> None:
     """demux: TUN, a bell for each member, one of its own, what it is told of rings. member: TUN, its bell, its epoll;
-    UDP, boot, control. keyd: the lab's secret; five of each member's, what it is told. agent: control, what it is told.
-    beacon: the socket of probes, what it is told; of the key it has no file. And each its log.
+    UDP, boot, control. keyd: the lab's secret, its epoll; five of each member's, what it is told. agent: control, what
+    it is told. beacon: the socket of probes, what it is told; of the key it has no file. And each its log.
     """
 
     def held() -> Counter[str]:
