@@ -149,8 +149,8 @@ class Guarded(Barrier):
         timeout = self.use(_next_timeout, now, float("inf"), light=True)
         self.due = min(timeout, self.calm_until)
 
-        # Peerings at rest are looked at together: keyd wakes up for others anyhow.
-        self.wakes_at = self.due if self.restless else together_at(self.due, now)
+        # Peerings at rest are looked at together: keyd wakes up for its glance at members anyhow.
+        self.wakes_at = self.due if self.restless else together_at(min(timeout, self._ends_at), now)
         if self._again_at is not None:
             self.due = self.wakes_at = self.calm_until = self._again_at
         self.touched = self._changed = False

@@ -12,8 +12,7 @@ from fwd.proto.ike.sa import IkeSa
 
 TICK_S: Final = 0.1  # while something is under way that only time shows
 GLANCE_S: Final = 0.25  # between looks at the members' shared words, which tell what nobody sends
-GLANCE_MAX_S: Final = 0.5  # once they have told nothing new for a while, and nothing is under way in any peering
-_SLACK = 0.1  # share of its time by which a timer of a peering at rest may be late, and for GLANCE_MAX_S at most
+_SLACK = 0.1  # share of its time by which a timer of a peering at rest may be late, and for GLANCE_S at most
 _NEAR_TICK_S = 0.5  # while a NAT's mapping is to be kept, or the peer's certificate ends within _NEAR_S
 _NEAR_S = 7200.0
 _REAUTH_SHARE = 0.05  # of `reauth_time`: how much later than that is on time
@@ -47,14 +46,13 @@ def patience_s(
 
 def together_at(at: float, now: float) -> float:
     """Return until when a timer of a peering at rest may wait for keyd to be awake for another."""
-    return at + min(GLANCE_MAX_S, max(0.0, at - now) * _SLACK)
+    return at + min(GLANCE_S, max(0.0, at - now) * _SLACK)
 
 
 class Glance:
     """At the members' words: which incarnation of each lives, what it sends on, how much it has received.
 
-    keyd takes it four times a second at all members of all peerings, and twice a second when all rest: the words are
-    read where they lie.
+    keyd takes it four times a second at all members of all peerings: the words are read where they lie.
     """
 
     def __init__(self, members: Sequence[MemberShared]) -> None:

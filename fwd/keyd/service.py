@@ -32,7 +32,7 @@ from fwd.keyd.ike import IkePeering
 from fwd.keyd.inbox import Inbox, Message
 from fwd.keyd.mailbox import KeydMember, KeydPeering
 from fwd.keyd.offers import Offers
-from fwd.keyd.patience import GLANCE_MAX_S, GLANCE_S
+from fwd.keyd.patience import GLANCE_S
 from fwd.keyd.report import Reports
 from fwd.keyd.reveal import KeyLog
 from fwd.keyd.secrets import SecretError, credentials
@@ -91,7 +91,6 @@ class Service:
         # When what is due next, and whom to call when something comes.
         self._stopping = False
         self._tick_at = self._told_at = self._news_at = now  # `_news_at`: when news may be told
-        self._stirred_at = now  # when a glance has shown that not all peerings rest
         self._reports = Reports()
         self._inbox = Inbox(parts.sockets, ())
         self._epoll = select.epoll()  # poll would look at each of hundreds whenever keyd wakes up
@@ -330,11 +329,8 @@ class Service:
 
     def _tick(self, now: float) -> None:
         glances = now >= self._tick_at
-        news = {guard for guard in self._guards if guard.has_news()} if glances else set[Guarded]()
         if glances:
-            if news or self._derived or any(guard.restless for guard in self._guards):
-                self._stirred_at = now
-            self._tick_at = now + (GLANCE_S if now < self._stirred_at + REST_S else GLANCE_MAX_S)
+            self._tick_at = now + GLANCE_S
             self._parts.gateway.follow_log_level()
             for member in [one for members in self._derived.values() for one in members]:
                 self._lab.call(partial(member.glance, now), now)
@@ -344,10 +340,10 @@ class Service:
             self._follow_status(now)
 
         # Of hundreds of peerings most rest: nothing but this is done for them.
-        for guard in [one for one in self._guards if one.touched or one.due <= now or one in news]:
+        for guard in [one for one in self._guards if one.touched or one.due <= now or (glances and one.has_news())]:
             if guard.due <= now and guard.begin(now):
                 self._know_places()
-            regular = guard.calm_until <= now or guard in news
+            regular = guard.calm_until <= now or (glances and guard.has_news())
             if regular or guard.touched or guard.due <= now:  # not for every datagram that a stranger sends
                 is_due = not regular and guard.due <= now
                 guard.use(partial(_tick_if_due, now, regular=regular, is_due=is_due), now, None, light=not regular)

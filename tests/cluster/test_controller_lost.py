@@ -47,7 +47,7 @@ def away(lab: Cluster, how: str) -> Iterator[None]:
 def assert_unharmed(lab: Cluster, load: Load) -> None:
     load.end()
     assert (load.lost, load.reordered, load.resets) == (0, 0, 0)
-    assert {lab.api.get(f"peerings/{NAME}")["state"]} == {"up"}
+    until(lambda: lab.api.get(f"peerings/{NAME}")["state"] == "up", "its pairs are heard, and up")
 
 
 @pytest.mark.alone

@@ -22,13 +22,13 @@ from test_pairs import PlayedMember, Side
 
 import fwd
 from fwd.datapath.clock import boot_s
-from fwd.datapath.shared import REST_MAX_S, REST_S, GatewayShared, LinkWord, ProcessState
+from fwd.datapath.shared import REST_MAX_S, REST_S, GatewayShared, ProcessState
 from fwd.keyd import barrier, beginning, inbox, service
 from fwd.keyd.barrier import Guarded
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.inbox import Inbox
 from fwd.keyd.mailbox import KeydPeering
-from fwd.keyd.patience import GLANCE_MAX_S, GLANCE_S, together_at
+from fwd.keyd.patience import GLANCE_S, together_at
 from fwd.keyd.secrets import SecretError
 from fwd.keyd.service import KeydParts, Service
 from fwd.model.keys import PskKeys
@@ -464,7 +464,7 @@ def test_for_a_timer_of_ikes_own_nothing_else_of_a_peering_at_rest_is_looked_at(
 
 
 def test_what_waits_for_time_at_rest_may_wait_a_little_more_for_keyd_to_be_awake() -> None:
-    for after_s, slack_s in ((0.0, 0.0), (0.5, 0.05), (10.0, GLANCE_MAX_S), (-1.0, 0.0)):
+    for after_s, slack_s in ((0.0, 0.0), (0.5, 0.05), (10.0, GLANCE_S), (-1.0, 0.0)):
         assert together_at(100.0 + after_s, 100.0) == pytest.approx(100.0 + after_s + slack_s)
     assert together_at(float("inf"), 100.0) == float("inf")
 
@@ -541,7 +541,7 @@ def test_telling_takes_no_more_than_its_share_of_time(meet: Any, monkeypatch: py
 
 
 def test_peerings_at_rest_are_looked_at_together(meet: Any) -> None:
-    """keyd does not wake up for each of them, but for several."""
+    """keyd does not wake up for each of them, but for its next glance at the members of all."""
     pair = meet(p=(ONE, {"ike_port": free_port(ADDRESSES), "dpd_delay": 3600}))
     until(pair, lambda: all(not guard_of(gateway).restless for gateway in pair))
     guard = guard_of(pair[0])
@@ -550,27 +550,6 @@ def test_peerings_at_rest_are_looked_at_together(meet: Any) -> None:
     guard.settle(boot_s())
     assert guard.restless
     assert guard.wakes_at == guard.due
-
-
-def test_members_are_glanced_at_less_often_once_nothing_stirs(meet: Any) -> None:
-    """And as often as before from when one of them shows something new."""
-    pair = meet(p=(ONE, {"ike_port": free_port(ADDRESSES), "dpd_delay": 3600}))
-    until(pair, lambda: all(not guard_of(gateway).restless for gateway in pair))
-    keyd, (member,) = pair[0].service, guard_of(pair[0]).peering._shared
-
-    def next_glance_s(now: float) -> float:
-        keyd._tick_at = now
-        keyd._tick(now)
-        return float(keyd._tick_at - now)
-
-    # It may be looked at anew when it has rested for long, and that is no news.
-    now = boot_s()
-    assert next_glance_s(now) == pytest.approx(GLANCE_S)
-    next_glance_s(now + 2 * REST_S)
-    assert next_glance_s(now + 3 * REST_S) == pytest.approx(GLANCE_MAX_S)
-
-    member.link[LinkWord.RX_TAKEN] += 1
-    assert next_glance_s(now + 4 * REST_S) == pytest.approx(GLANCE_S)
 
 
 def test_of_a_socket_that_is_closed_nothing_is_told_any_more_though_the_supervisor_has_it_open(meet: Any) -> None:
