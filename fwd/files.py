@@ -43,6 +43,16 @@ def sync(directory: Path) -> None:
         os.close(fd)
 
 
+def create_private(path: Path) -> int:
+    """Make a file that only its owner may read, where there is none yet; its descriptor. Raises UserError."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise UserError(f"{path} is there already: nothing is overwritten") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+
+
 def open_public(path: Path, what: str, octets_max: int) -> int:
     """Copy a file that need not be secret, such as a certificate; links are followed. Returns the copy's descriptor."""
     fd = _open(path, what, 0)

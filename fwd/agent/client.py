@@ -29,6 +29,8 @@ def query(
         sock.settimeout(timeout_s)
         sock.connect(str(path))
         sock.sendall(json.dumps({**(more or {}), "command": command}).encode() + b"\n")
+
+        # One line, within the time for all of it, and not without end: the agent may be taken over.
         answer = bytearray()
         while not answer.endswith(b"\n"):
             left_s = deadline_s - time.monotonic()
@@ -41,6 +43,8 @@ def query(
             answer += piece
             if len(answer) > ANSWER_BYTES_MAX:
                 raise ConnectionError("the answer is too long for an agent's")
+
+    # Nothing in it reaches a terminal that it could steer.
     try:
         value = harmless(json.loads(answer))
     except (ValueError, RecursionError):

@@ -171,6 +171,8 @@ def _ask(place: Place, token: Token, wish: Wish, requests: dict[str, str]) -> di
         "ike_csr": requests.get(IKE), "inner": list(wish.inner),
         "outer": list(wish.outer), "members": wish.members, "version": __version__,
     }  # fmt: skip
+
+    # The CA that the pin has proved is the only one that is believed; TLS takes it from a file.
     try:
         with tempfile.NamedTemporaryFile("wb") as file:
             file.write(ca.public_bytes(Encoding.PEM))
@@ -178,6 +180,8 @@ def _ask(place: Place, token: Token, wish: Wish, requests: dict[str, str]) -> di
             context = context_of(file.name)
     except OSError as error:
         raise UserError(f"a file for a moment cannot be written: {error.strerror}: is there room in /tmp?") from None
+
+    # The token is used up by this: what comes back is either the host's certificates or the reason why not.
     connection = Connection(place, context)
     connection.request(address, "POST", "/v1/join", json.dumps(body).encode())
     reply = _answered(connection)

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import typer
 
+from fwd.files import create_private
 from fwd.objects.kinds import KINDS, Kind
 from fwd.objects.values import fields_in, lines_of, needs_object, table
 from fwd.proto.errors import UserError
@@ -207,12 +208,7 @@ def _show(value: Any, json_: bool, lines: list[str]) -> None:
 
 def _made_into(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Make a token and write it to a new file, which is there before the token is: it would be lost otherwise."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise UserError(f"{path} is there already: nothing is overwritten") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    fd = create_private(path)
     try:
         made = make()
     except BaseException:

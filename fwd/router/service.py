@@ -53,12 +53,16 @@ class Service:
     def __init__(self, path: Path, config: RouterConfig, key: bytes | None) -> None:
         """`key`: None of one that has joined, to which its controller gives it."""
         self._path, self._local, self._key = path, config, key
+
+        # First what refuses a second router, then what this one is to do.
         self._door = listen_unix(config.router.control, "router.control")
         self._linked: Linked | None = None
         if config.controller is not None:
             directory, control = config.controller.directory, config.router.control
             self._linked = Linked(directory, control, lambda: self._local, self._follow)
         self._config = self._wanted()
+
+        # What it works with.
         self._kernel = Kernel()
         self._tables = Tables(self._config, NextHops(), self._kernel.addresses)
         self._reaches: dict[str, Reach] = {}
@@ -70,6 +74,8 @@ class Service:
         self._late = 0
         self._judges_at = time.monotonic() + FIRST_S
         self._asked_at = self._reconciled_at = float("-inf")
+
+        # Whatever it is woken by.
         self._poll = select.poll()
         links = self._linked.fds if self._linked is not None else ()
         probes = (one.fileno() for one in self._probes.values())

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from fwd import __version__
 from fwd.agent.client import ask as ask_gateway
+from fwd.files import create_private
 from fwd.model.toml import read_text
 from fwd.proto.errors import UserError
 from fwd.router.client import ask as ask_router
@@ -81,12 +82,9 @@ def run(output: Path | None, configs: Sequence[Path], control: Path, router_cont
             raise UserError(f"--config: {one} is not there")
     name = f"fwd-{socket.gethostname()}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     path = output or Path(f"{name}.tar.gz")
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise UserError(f"{path} is there already: nothing is overwritten") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+
+    # The file is there before anybody looks: what cannot be written is known at once. Of half a bundle nothing stays.
+    fd = create_private(path)
     try:
         with os.fdopen(fd, "wb") as file:
             bundle = collect([*(configs or (one for one in CONFIGS if one.exists()))], control, router_control)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,6 @@ from fwd.controller.desk import LeaderlessError
 from fwd.controller.store import StoreError
 
 Said = dict[str, Any]
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    one = Api()
-    try:
-        yield one
-    finally:
-        one.close()
 
 
 class Bed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -10,14 +9,6 @@ from apikit import KEYS, Api
 from cakit import NOW
 
 from fwd.controller import ca
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    api = Api()
-    yield api
-    api.close()
-
 
 # -- objects ----------------------------------------------------------------------------------------------------------
 

@@ -26,13 +26,6 @@ from fwd.controller.watch import Beat
 from fwd.link.document import Document, verify
 
 
-@pytest.fixture
-def api() -> Iterator[Api]:
-    api = Api()
-    yield api
-    api.close()
-
-
 def certificate(pem: str) -> x509.Certificate:
     return x509.load_pem_x509_certificate(pem.encode())
 

@@ -19,15 +19,6 @@ from fwd.proto.errors import UserError
 
 
 @pytest.fixture
-def api() -> Iterator[Api]:
-    one = Api()
-    try:
-        yield one
-    finally:
-        one.close()
-
-
-@pytest.fixture
 def log(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "audit.log"
     audit.write_to(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,15 +10,6 @@ from cakit import request
 from cryptography import x509
 
 from fwd.link.document import verify
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    one = Api()
-    try:
-        yield one
-    finally:
-        one.close()
 
 
 def token(api: Api, **fields: str) -> str:

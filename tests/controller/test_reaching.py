@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -52,13 +51,6 @@ CASES: dict[str, tuple[dict[str, Any], Fleet, Fleet, str]] = {
 def test_a_gateway_that_no_router_reaches_is_refused(case: str) -> None:
     statuses, before, after, why = CASES[case]
     assert why_unreached(before, after, links_in(statuses)) == why
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    api = Api()
-    yield api
-    api.close()
 
 
 def test_who_changes_the_fleet_is_told(api: Api) -> None:

@@ -28,6 +28,8 @@ def configuration(fleet: Fleet, router: str) -> str:
     site = fleet.site(router)
     routers = fleet.routers_of(site)
     own, *others = [router, *(one for one in routers if one != router)]
+
+    # Clouds carry no multicast: each names the others. One address on each side, and both go together.
     peers = "\n".join(f"    {fleet.inner(one)[0]}" for one in others)
     shared = list(zip(fleet.applications(site, 1), site.inside(254), strict=True))
     addresses = [f"    {inside} dev inside\n    {lan} dev lan" for inside, lan in shared]

@@ -36,10 +36,14 @@ def run(lab: Lab, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     clock.mark("gateways and routers ready")
     carried = talk_over_all(lab)
     clock.mark("traffic over all pairs")
+
+    # Whoever only looks needs no admin's token.
     viewer = lab.directory / "viewer.token"
     viewer.unlink(missing_ok=True)
     viewer.touch(0o600)
     viewer.write_text(f"{lab.api.create('tokens', role='viewer')['token']}\n")
+
+    # All by which a program goes on from here.
     found = {
         "lab": lab.fleet.name,
         "controller": lab.url,
