@@ -104,7 +104,8 @@ def test_what_is_wrong_is_told_with_the_file_and_what_to_do(what: str) -> None:
 
 
 def test_one_mistake_is_one_finding() -> None:
-    assert len(findings(peering(), mine(OWN, OWN.certificate), NOW)) == 1, "a gateway's certificate for a CA's"
+    for no_ca in (OWN, FAR):
+        assert len(findings(peering(), mine(OWN, no_ca.certificate), NOW)) == 1, "a gateway's certificate for a CA's"
 
 
 def test_it_is_looked_at_again_every_hour_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
