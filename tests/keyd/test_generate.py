@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import secrets as random_octets
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,17 @@ def test_a_pre_shared_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert found.secret.decode() not in capsys.readouterr().out
     assert _exit_status(["keygen", "psk", str(path)]) == 2
     assert "nothing is overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("beginning", ["0s", "0x", "0S", "0X"])
+def test_no_pre_shared_key_reads_as_another_form_of_it(
+    beginning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is drawn: the octets here begin, as base64, with what says that hex or base64 follows."""
+    drawn = base64.b64decode(beginning + "AB")
+    monkeypatch.setattr(random_octets, "token_bytes", lambda count: (drawn + bytes(range(count)))[:count])
+    generate.write_psk(tmp_path / "psk")
+    assert isinstance(read(PskKeys(source="psk", secret=tmp_path / "psk")), Psk)
 
 
 def test_a_ca_with_gateways_that_believe_each_other(tmp_path: Path) -> None:
