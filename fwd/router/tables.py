@@ -65,6 +65,7 @@ class Tables:
         self._own = own
         self._near: Sequence[Own] = ()
         self._places: dict[str, Place] = {}
+        self._seedless = ""  # why the kernel has not the seed
         self.troubles: dict[str, str] = {}  # why the kernel has not all that is wanted, by what was tried
         self.change(config)
 
@@ -176,6 +177,23 @@ class Tables:
             with self._trying(str(path)):
                 if path.read_text().split() != [value]:
                     path.write_text(value)
+        self._sow()
+
+    def _sow(self) -> None:
+        """Give the kernel the seed of flows' hashes. Without it flows go well, so what forbids it is only logged."""
+        if self._seed is None or not _SEED.exists():  # before Linux 6.11
+            return
+        try:
+            if _SEED.read_text().split() != [str(self._seed)]:
+                _SEED.write_text(str(self._seed))
+            why = ""
+        except OSError as error:
+            why = error.strerror or str(error)
+        if why and why != self._seedless:
+            log.warning("%s: %s: flows are hashed in another way than on other routers", _SEED, why, extra=event(
+                "router.seed", why=why,
+            ))  # fmt: skip
+        self._seedless = why
 
     def _wanted(self) -> State:
         """What the kernel is to have. A table of which one gateway is out of reach keeps its blackhole alone."""
@@ -215,8 +233,6 @@ class Tables:
         for version in {table.version for place in self._places.values() for table in place.tables}:
             yield _SYSCTLS / f"ipv{version}/fib_multipath_hash_policy", _FLOWS
             yield _FORWARDING[version], "1"
-        if self._seed is not None and _SEED.exists():  # Linux 6.11
-            yield _SEED, str(self._seed)
 
     @contextmanager
     def _trying(self, what: str) -> Iterator[None]:

@@ -99,9 +99,9 @@ def hashing(facts: RouterFacts) -> Iterator[Finding]:
     if facts.config.router.hash_seed is None:
         return
     if not facts.has_seed:
-        what = "this kernel has no hash seed that can be set, so another router chooses other slots"
-        remedy = "Linux 6.11 or newer; without it flows go well, and move once when the other router takes over"
-        yield Finding("hash_seed", "warning", "", what, "no net.ipv4.fib_multipath_hash_seed", remedy)
+        what = "there is no hash seed here that can be set, so another router chooses other slots"
+        remedy = "Linux 6.11, and /proc/sys not read-only; without it flows go well, and move once with the address"
+        yield Finding("hash_seed", "warning", "", what, "no net.ipv4.fib_multipath_hash_seed to write to", remedy)
     if facts.hashing:
         what = "slots are chosen by a hash of the network card's, and not by the seed"
         more = f" and {len(facts.hashing) - _SHOWN} more" if len(facts.hashing) > _SHOWN else ""

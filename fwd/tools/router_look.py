@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import tomllib
 from collections.abc import Iterator
@@ -74,7 +75,7 @@ def gather(config: RouterConfig, control: Path) -> RouterFacts:
         probe_key=look.at("the probe key", _probe_key, config) or "",
         direct=look.at("routes", _direct, config) or (),
         hashing=look.at("devices", _hashing) or (),
-        has_seed=_SEED.exists(),
+        has_seed=os.access(_SEED, os.W_OK),  # a container's is there, and read-only
         unseen=look.unseen,
     )
 
