@@ -1,9 +1,12 @@
 """The audit log: who has asked the controller for a change, from where, for which one, when, and what came of it.
 
-One record for each request that may change something, refused ones too, but of those who have not said who they are a
-few an address; none for heartbeats that are heard. They go where fwd's log goes, or as one JSON object a line to a file
-of their own, for its owner alone, which is made anew when something else has renamed it (logrotate). What cannot be
-written there goes to fwd's log: whoever has asked is answered all the same.
+One record for each request that may change something, refused ones too, but few of what anybody can have refused
+without end: of those who have not said who they are by address, of hosts, and of whoever may not or asks too often. The
+next record says how many were left out. There is none for heartbeats that are heard.
+
+They go where fwd's log goes, or as one JSON object a line to a file of their own, for its owner alone, which is made
+anew when something else has renamed it (logrotate). What cannot be written there goes to fwd's log: whoever has asked
+is answered all the same.
 """
 
 from __future__ import annotations
@@ -27,10 +30,11 @@ log = logging.getLogger("fwd.controller.audit")
 _own_log = logging.getLogger("fwd.controller")
 
 
-def audit(who: str, address: str, method: str, path: str, status: int) -> None:
-    """Note a request and its answer."""
+def audit(who: str, address: str, method: str, path: str, status: int, left_out: int = 0) -> None:
+    """Note a request and its answer; `left_out`: how many have no record since the last one."""
     path = line_of(path, _FIELD_CHARS_MAX)
     about = {"who": who, "address": address, "method": method, "path": path, "status": status}
+    about |= {"left_out": left_out} if left_out else {}
     log.log(
         logging.INFO if status < 400 else logging.WARNING, "%s: %s %s: %d", who, method, path, status,
         extra=event("controller.asked", **about),

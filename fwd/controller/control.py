@@ -47,7 +47,8 @@ class Control:
     who: str = ""  # this controller, as it is called where leaders are
     leader: str = ""  # who leads, as of the last turn
     strangers: Rates = field(default_factory=lambda: Rates(*_STRANGERS))
-    noted: Rates = field(default_factory=lambda: Rates(*_STRANGERS))  # their lines in the audit log
+    noted: Rates = field(default_factory=lambda: Rates(*_STRANGERS))  # lines of refusals in the audit log
+    not_noted: int = 0  # how many of them were left out since the last line
     people: Rates = field(default_factory=lambda: Rates(*_PEOPLE))
     links: Rates = field(default_factory=lambda: Rates(*_HOSTS))
     restarts: Counter[tuple[str, bool]] = field(default_factory=Counter)  # by host, and whether the command was good

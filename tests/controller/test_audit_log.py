@@ -108,6 +108,23 @@ def test_nobody_fills_the_log(api: Api, log: Path) -> None:
     assert short(log)[-1] == ("token root", "POST", "/v1/vpcs", 200)
 
 
+def test_a_host_or_a_viewer_that_is_refused_again_and_again_fills_no_log(api: Api, log: Path) -> None:
+    api.make_vpc("a", "10.1")
+    told = api.join("a", "a1", "10.1.0.11", "192.0.2.1")
+    for _ in range(200):
+        api.beat(told)
+        api.as_host(told["link_certificate"], "POST", "/v1/renew", {})
+        api.ask("POST", "/v1/vpcs", {}, token=api.viewer)
+    assert len(lines(log)) <= 50
+    api.make_vpc("b", "10.2")
+    assert sum(one.get("left_out", 0) + 1 for one in lines(log)) > 500
+
+
+def test_a_viewer_that_asks_for_changes_too_often_waits(api: Api) -> None:
+    found = {api.ask("POST", "/v1/vpcs", {}, token=api.viewer).status_code for _ in range(1001)}
+    assert found == {403, 429}
+
+
 def test_the_log_goes_on_in_a_new_file_when_it_was_renamed(api: Api, log: Path) -> None:
     api.make_vpc("a", "10.1")
     log.rename(log.with_suffix(".1"))

@@ -19,9 +19,11 @@ PEER: Final = "fwd.peer"  # in a request's scope: the client's certificate, DER 
 BODY_BYTES_MAX: Final = 1 << 20
 _BODIES_MAX: Final = {"/v1/join": 1 << 16, "/v1/renew": 1 << 16, "/v1/heartbeat": (1 << 16) + (1 << 13)}
 _NOBODY: Final = "nobody"
+_JOINS: Final = "who joins"
 _BEAT: Final = "/v1/heartbeat"
 _HOSTS: Final = ("/v1/renew", _BEAT)
 _JOIN: Final = "/v1/join"
+_MAY_NOT: Final = (403, 429)
 _GUESSED: Final = (401, 422)  # answers to those who join that say that they know nothing
 
 
@@ -61,7 +63,7 @@ def _look_at(request: Request) -> str:
         return f"{one.kind} {one.name}"
     if path == _JOIN:
         _listen_to(request)
-        return "who joins"
+        return _JOINS
     return f"token {_person(request, request.headers.get('Authorization'), writes=False).name}"
 
 
@@ -94,16 +96,22 @@ def _counted(request: Request, send: Any) -> Any:
 
 
 def _noted(request: Request, who: str, send: Any) -> Any:
-    """Have the answer in the audit log; heartbeats that are heard are not, and of nobody's requests few."""
+    """Have the answer in the audit log, but for heartbeats that are heard; of what anybody can have refused as often
+    as he likes a few, and how many were left out.
+    """
     control = control_of(request)
 
     async def noted(message: Any) -> None:
         if message["type"] == "http.response.start":
-            status = message["status"]
-            address = request.client.host if request.client else ""
-            is_few = who != _NOBODY or control.noted.take(address_of(request), control.clock())
-            if is_few and (request.url.path != _BEAT or status >= 400):
-                audit(who, address, request.method, request.url.path, status)
+            status, path = message["status"], request.url.path
+            whose = address_of(request) if who in (_NOBODY, _JOINS) else who
+            is_endless = who == _NOBODY or status in _MAY_NOT or (path in (*_HOSTS, _JOIN) and status >= 400)
+            if is_endless and not control.noted.take(whose, control.clock()):
+                control.not_noted += 1
+            elif path != _BEAT or status >= 400:
+                address = request.client.host if request.client else ""
+                left_out, control.not_noted = control.not_noted, 0
+                audit(who, address, request.method, path, status, left_out)
         await send(message)
 
     return noted
@@ -149,9 +157,8 @@ async def _viewer(request: Request, authorization: _Authorization = None) -> Tok
 
 
 async def _admin(request: Request, authorization: _Authorization = None) -> Token:
-    found = _person(request, authorization, writes=True)
-    _rate(control_of(request).people, found.name, request)
-    return found
+    await _viewer(request, authorization)  # who may not change anything does not ask without end either
+    return _person(request, authorization, writes=True)
 
 
 async def _host(request: Request) -> roles.Host:
