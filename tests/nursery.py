@@ -1,14 +1,18 @@
 """Starts `fwd` without the second of CPU that its imports take: a process that has made them forks one after the other.
 
 Run as a program this file is that process. What it forks moves into a host's namespace as `ip netns exec` does, has the
-caller's environment and output, and nothing else from here; then it is `python -P -m fwd` from its first line to the
-end of its interpreter. It was never executed, and has no pipe: what depends on that is to start `fwd` in earnest.
+caller's environment and output, and nothing else from here; then it is `python -P -m fwd` from its first line to its
+exit functions. It was never executed, has no pipe, and its interpreter is not taken apart: what depends on that is to
+start `fwd` in earnest.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
+import functools
+import gc
 import json
 import os
 import select
@@ -17,9 +21,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, NoReturn, Protocol
 
 _NEWNS, _NEWNET = 0x20000, 0x40000000  # sched.h
 _RDONLY, _REC, _SLAVE = 1, 0x4000, 1 << 19  # sys/mount.h
@@ -183,12 +188,43 @@ def _move(net: int, stdout: int, stderr: int) -> None:
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
 
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _end(status: object) -> NoReturn:
+    """End as an interpreter does, but for freeing its modules: that would copy all the pages that are shared here."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    assert status is None or isinstance(status, int)
+    os._exit(status or 0)
+
+
+def _warm() -> None:
+    """Work out once what each `fwd` would work out for itself, the same whatever its arguments are."""
+    import typer.main
+
     import fwd.cli
     import fwd.supervise.running  # what `fwd demux` imports last
+    from fwd.proto import flow
 
+    made = functools.cache(typer.main.get_command)
+    typer.main.get_command = made
+    made(fwd.cli.app)
+    flow.scores_of(0)
+
+    # The collector of garbage would write to pages that are shared with those that are forked, which copies them.
+    gc.collect()
+    gc.freeze()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _warm()
     wanted = _serve(socket.socket(fileno=int(sys.argv[1])))
     if wanted is not None:
+        import fwd.cli
+
         sys.argv = [fwd.cli.__file__, *wanted]
-        fwd.cli.main()
+        try:
+            fwd.cli.main()
+        except SystemExit as ending:
+            _end(ending.code)
