@@ -15,6 +15,7 @@ from fwd.controller.door import Door
 from fwd.controller.happened import Happened
 from fwd.controller.rates import Rates
 from fwd.controller.records import Operation
+from fwd.controller.sessions import Sessions
 from fwd.controller.store import StoreError, Write
 from fwd.controller.tokens import Token
 from fwd.controller.watch import Watch
@@ -58,11 +59,13 @@ class Control:
     upgrading: Upgrading | None = None
     stopping: bool = False
     watch: Watch = field(init=False)
+    sessions: Sessions = field(init=False)
     _tried: tuple[float, int | None, str] = (float("-inf"), None, "")
     _trying: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.clock(), self.happened)
+        self.sessions = Sessions(self.desk)
 
     def begin(self) -> None:
         """Have heard nothing of anybody: the one who led before knows."""

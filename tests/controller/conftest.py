@@ -17,11 +17,12 @@ _NEED_FASTAPI = [
     "test_api.py", "test_api_hosts.py", "test_controller_tls.py", "test_controller_program.py", "test_objects.py",
     "test_api_documented.py", "test_link_joins.py", "test_acts.py", "test_door.py",
     "test_upgrade.py", "test_audit_log.py", "test_leaders.py",
-    "test_join_replaces.py", "test_many_hosts.py", "test_reaching.py",
+    "test_join_replaces.py", "test_many_hosts.py", "test_reaching.py", "test_page.py", "test_page_sign_in.py",
+    "test_page_views.py",
 ]  # fmt: skip
 
 collect_ignore = [] if find_spec("httpx") else ["test_etcd.py", "test_webhook.py"]
-collect_ignore += [] if find_spec("fastapi") else _NEED_FASTAPI
+collect_ignore += [] if find_spec("fastapi") and find_spec("jinja2") else _NEED_FASTAPI
 
 
 @pytest.fixture

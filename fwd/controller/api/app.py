@@ -11,6 +11,7 @@ from fwd.controller.api.asked import Doors
 from fwd.controller.api.objects import router_of
 from fwd.controller.changes import KINDS
 from fwd.controller.control import Control
+from fwd.controller.page import routes as page
 
 
 def application(control: Control) -> FastAPI:
@@ -24,6 +25,8 @@ def application(control: Control) -> FastAPI:
         app.include_router(router_of(kind))
     app.include_router(others.router)
     app.include_router(hosts.router)
+    app.include_router(page.router)
+    page.handle_errors(app)
     handle_errors(app)
     app.add_middleware(Doors)
     return app

@@ -13,18 +13,29 @@ from fwd.controller.control import Control
 from fwd.controller.desk import LeaderlessError
 from fwd.controller.door import whence
 from fwd.controller.rates import Rates
+from fwd.controller.store import StoreError
 from fwd.controller.tokens import Token
 
 PEER: Final = "fwd.peer"  # in a request's scope: the client's certificate, DER (tls.py)
 BODY_BYTES_MAX: Final = 1 << 20
-_BODIES_MAX: Final = {"/v1/join": 1 << 16, "/v1/renew": 1 << 16, "/v1/heartbeat": (1 << 16) + (1 << 13)}
+_BODIES_MAX: Final = {
+    "/sign-in": 1 << 12,
+    "/v1/join": 1 << 16,
+    "/v1/renew": 1 << 16,
+    "/v1/heartbeat": (1 << 16) + (1 << 13),
+}
 _NOBODY: Final = "nobody"
 _JOINS: Final = "who joins"
+_SIGNS_IN: Final = "who signs in"
 _BEAT: Final = "/v1/heartbeat"
 _HOSTS: Final = ("/v1/renew", _BEAT)
 _JOIN: Final = "/v1/join"
 _MAY_NOT: Final = (403, 429)
-_GUESSED: Final = (401, 422)  # answers to those who join that say that they know nothing
+_API: Final = "/v1/"
+SIGN_IN: Final = "/sign-in"
+SIGN_OUT: Final = "/sign-out"
+COOKIE: Final = "__Host-fwd"  # browsers take it over TLS alone, and send it to no other host
+_GUESSED: Final = (401, 422)  # answers to those who join or sign in that say that they know nothing
 
 
 class Doors:
@@ -39,7 +50,7 @@ class Doors:
             return
         request, who = Request(scope), _NOBODY
         try:
-            who = _look_at(request)
+            who = await _look_at(request)
         except HTTPException as error:
             answer = problem(error.status_code, str(error.detail), error.headers)
             await answer(scope, receive, _noted(request, who, send))
@@ -47,17 +58,19 @@ class Doors:
         except roles.DeniedError as error:
             await denied(error)(scope, receive, _noted(request, who, send))
             return
-        except LeaderlessError:
+        except (LeaderlessError, StoreError):
             pass  # the route says so
 
         await self._app(scope, _bounded(request, receive), _noted(request, who, _counted(request, send)))
 
 
-def _look_at(request: Request) -> str:
-    """Find out who asks, for the audit log. Raises DeniedError, LeaderlessError, and HTTPException for one who is not
-    listened to.
+async def _look_at(request: Request) -> str:
+    """Find out who asks, for the audit log. Raises DeniedError, LeaderlessError, StoreError, and HTTPException for one
+    who is not listened to.
     """
     path = request.url.path
+    if not path.startswith(_API):
+        return await _look_at_form(request)
     if path in _HOSTS:
         one = control_of(request).host(request.scope.get(PEER))
         return f"{one.kind} {one.name}"
@@ -65,6 +78,32 @@ def _look_at(request: Request) -> str:
         _listen_to(request)
         return _JOINS
     return f"token {_person(request, request.headers.get('Authorization'), writes=False).name}"
+
+
+async def _look_at_form(request: Request) -> str:
+    """Find out who sends a page's form. What another site has a browser send is refused, whoever has signed in."""
+    origin = request.headers.get("Origin", "")
+    if origin != f"{request.url.scheme}://{request.headers.get('Host', '')}":
+        raise HTTPException(403, "this form was not sent by a page of this controller")
+    if request.url.path == SIGN_IN:
+        _listen_to(request)
+        return _SIGNS_IN
+    token = await signed_in(request)
+    if token.role not in roles.WRITES and request.url.path != SIGN_OUT:
+        raise roles.DeniedError(f"token {token.name} is a {token.role}'s: an admin's is needed to change anything")
+    return f"token {token.name}"
+
+
+async def signed_in(request: Request) -> Token:
+    """Return whose session a request is of. Raises DeniedError, LeaderlessError and StoreError."""
+    control = control_of(request)
+    try:
+        return await control.sessions.find(request.cookies.get(COOKIE, ""), control.wall(), control.clock())
+    except roles.DeniedError:
+        _listen_to(request)
+        if COOKIE in request.cookies:
+            control.strangers.take(address_of(request), control.clock())
+        raise
 
 
 def _bounded(request: Request, receive: Any) -> Any:
@@ -82,8 +121,8 @@ def _bounded(request: Request, receive: Any) -> Any:
 
 
 def _counted(request: Request, send: Any) -> Any:
-    """Have whoever joins with what is no token, or no request at all, counted as a stranger."""
-    if request.url.path != _JOIN:
+    """Have whoever joins or signs in with what is no token, or no request at all, counted as a stranger."""
+    if request.url.path not in (_JOIN, SIGN_IN):
         return send
 
     async def counted(message: Any) -> None:
@@ -104,8 +143,8 @@ def _noted(request: Request, who: str, send: Any) -> Any:
     async def noted(message: Any) -> None:
         if message["type"] == "http.response.start":
             status, path = message["status"], request.url.path
-            whose = address_of(request) if who in (_NOBODY, _JOINS) else who
-            is_endless = who == _NOBODY or status in _MAY_NOT or (path in (*_HOSTS, _JOIN) and status >= 400)
+            whose = address_of(request) if who in (_NOBODY, _JOINS, _SIGNS_IN) else who
+            is_endless = who == _NOBODY or status in _MAY_NOT or (path in (*_HOSTS, _JOIN, SIGN_IN) and status >= 400)
             if is_endless and not control.noted.take(whose, control.clock()):
                 control.not_noted += 1
             elif path != _BEAT or status >= 400:
@@ -152,7 +191,7 @@ _Authorization = Annotated[str | None, Header(description="Bearer fwdb.…")]
 
 async def _viewer(request: Request, authorization: _Authorization = None) -> Token:
     found = _person(request, authorization, writes=False)
-    _rate(control_of(request).people, found.name, request)
+    rate(control_of(request).people, found.name, request)
     return found
 
 
@@ -163,11 +202,11 @@ async def _admin(request: Request, authorization: _Authorization = None) -> Toke
 
 async def _host(request: Request) -> roles.Host:
     found = control_of(request).host(request.scope.get(PEER))
-    _rate(control_of(request).links, found.name, request)
+    rate(control_of(request).links, found.name, request)
     return found
 
 
-def _rate(rates: Rates, name: str, request: Request) -> None:
+def rate(rates: Rates, name: str, request: Request) -> None:
     """Refuse who asks so often that others would wait for it."""
     if not rates.take(name, control_of(request).clock()):
         raise HTTPException(429, f"{name} asks too often: wait a second", {"Retry-After": "1"})

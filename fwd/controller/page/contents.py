@@ -1,0 +1,77 @@
+"""What is on each page: a template and its values, and the same as JSON: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fwd.controller.happened import Event
+from fwd.controller.page.layout import layout
+from fwd.controller.page.looks import LOOKS
+from fwd.controller.page.views import FleetView, HostView, PeeringView
+from fwd.controller.page.why import Why, why_host, why_peering
+
+_EVENTS_SHOWN: Final = 200
+_EVENTS_OF_HOST: Final = 30
+
+
+@dataclass(frozen=True)
+class Content:
+    """A page. `json`: what it shows, without how."""
+
+    template: str
+    title: str
+    values: Mapping[str, Any]
+    json: Any
+
+
+def map_page(fleet: FleetView, opened: str) -> Content:
+    """The first page: the map, why something is not up, and the same as tables."""
+    whys = [why for why in map(_why, fleet.troubles) if why is not None]
+    hints = [why for host in fleet.hosts if host.look.state == "up" and (why := why_host(host)) is not None]
+    values = {
+        "fleet": fleet, "map": layout(fleet, opened), "whys": [*whys, *hints], "opened": opened,
+        "legend": [one for one in LOOKS.values() if one.state not in ("left", "unknown")],
+    }  # fmt: skip
+    return Content("map.html", "Map", values, fleet)
+
+
+def host_page(fleet: FleetView, kind: str, name: str, events: Iterable[Event]) -> Content | None:
+    """A gateway's or a router's page; None: there is none."""
+    host = next((one for one in fleet.hosts if (one.kind, one.name) == (kind, name)), None)
+    if host is None:
+        return None
+    pairs = [(peering, pair) for peering in fleet.peerings for pair in peering.pairs if name in (pair.a, pair.b)]
+    told = [one for one in events if one.host == name][-_EVENTS_OF_HOST:][::-1]
+    why = why_host(host)
+    values = {"fleet": fleet, "host": host, "pairs": pairs, "why": why, "events": told}
+    shown = {"host": host, "pairs": [pair for _, pair in pairs], "why": why, "events": told}
+    return Content("host.html", f"{kind.capitalize()} {name}", values, shown)
+
+
+def peering_page(fleet: FleetView, name: str, made: Sequence[Any]) -> Content | None:
+    """A peering's page; None: there is none. `made`: the operations that made it what it is."""
+    peering = next((one for one in fleet.peerings if one.name == name), None)
+    if peering is None:
+        return None
+    why = why_peering(peering)
+    values = {"fleet": fleet, "peering": peering, "why": why, "made": made}
+    plans = [one.model_dump() for one in made]
+    return Content("peering.html", f"Peering {name}", values, {"peering": peering, "why": why, "operations": plans})
+
+
+def events_page(fleet: FleetView, events: Iterable[Event], host: str, what: str) -> Content:
+    """What has happened, the last first; of one host, or of one kind, if that is asked for."""
+    every = list(events)
+    found = [one for one in every if (not host or one.host == host) and (not what or one.what == what)]
+    values = {
+        "fleet": fleet, "events": found[-_EVENTS_SHOWN:][::-1], "host": host, "what": what,
+        "hosts": sorted({one.host for one in every}), "whats": sorted({one.what for one in every}),
+        "known": {one.name: one.href for one in fleet.hosts},
+    }  # fmt: skip
+    return Content("events.html", "Events", values, {"events": found})
+
+
+def _why(one: HostView | PeeringView) -> Why | None:
+    return why_host(one) if isinstance(one, HostView) else why_peering(one)

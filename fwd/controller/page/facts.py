@@ -1,0 +1,38 @@
+"""What the controller knows of a fleet now, in the API's own forms, for views."""
+
+from __future__ import annotations
+
+from fwd.controller.api import shown
+from fwd.controller.control import Control
+from fwd.controller.page.views import Facts
+from fwd.controller.sights import TABLES_MAX, number_in
+
+
+def facts_of(control: Control) -> Facts:
+    """Collect it."""
+    wall, clock = control.wall(), control.clock()
+    standing = shown.standing(control)
+    kinds = {kind: list(shown.objects(control, kind).values()) for kind in _KINDS}
+    return Facts(
+        wall, kinds["vpc"], kinds["gateway"], kinds["cluster"], kinds["router"], kinds["peering"],
+        [shown.pair(control, one).model_dump() for one in control.desk.kept.pairs],
+        heard={host: wall - (clock - beat.at) for host, beat in control.watch.beats.items()},
+        shares=_shares(control), leading=standing.leading, leader=standing.leader,
+    )  # fmt: skip
+
+
+_KINDS = ("vpc", "gateway", "cluster", "router", "peering")
+
+
+def _shares(control: Control) -> dict[str, dict[str, float]]:
+    """Which share of its VPC's flows each router gives to each gateway, by its own word."""
+    found: dict[str, dict[str, float]] = {}
+    for router in control.desk.kept.fleet.routers:
+        beat = control.watch.beats.get(router.name)
+        rows = beat.status.get("gateways") if beat else None
+        for one in rows[:TABLES_MAX] if isinstance(rows, list) else ():
+            share = number_in(one.get("share")) if isinstance(one, dict) else None
+            gateway = control.desk.kept.fleet.gateway.get(str(one.get("name"))) if share is not None else None
+            if gateway is not None and share is not None and gateway.vpc == router.vpc:
+                found.setdefault(gateway.name, {})[router.name] = min(share, 1.0)
+    return found

@@ -1,0 +1,103 @@
+"""Pages as text: Jinja2's environment, in which everything is escaped, and the headers that each answer has."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mimetypes
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any, Final
+
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+_POLICY: Final = "; ".join(
+    (
+        "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self' data:", "connect-src 'self'",
+        "form-action 'self'", "frame-ancestors 'none'", "base-uri 'none'", "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)  # fmt: skip
+_HEADERS: Final = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",  # with none, a browser would not say where a form comes from
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_UNITS: Final = ((1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s"))
+_ENVIRONMENT: Final = Environment(
+    loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+)  # fmt: skip
+
+
+def _static() -> dict[str, bytes]:
+    return {one.name: one.read_bytes() for one in files(__package__).joinpath("static").iterdir() if one.is_file()}
+
+
+STATIC: Final = _static()
+
+
+def static_url(name: str) -> str:
+    """Where a file is that pages need; another content is at another address, so browsers may keep it."""
+    return f"/static/{hashlib.sha256(STATIC[name]).hexdigest()[:16]}/{name}"
+
+
+def static(name: str) -> Response | None:
+    """Answer with such a file; None: there is none."""
+    if name not in STATIC:
+        return None
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return Response(STATIC[name], media_type=kind, headers={**_HEADERS, "Cache-Control": "max-age=31536000, immutable"})
+
+
+def page(template: str, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any) -> Response:
+    """Answer with a page."""
+    return HTMLResponse(rendered(template, **values), status, {**_HEADERS, **(headers or {})})
+
+
+def rendered(template: str, **values: Any) -> str:
+    """Render a template."""
+    return str(_ENVIRONMENT.get_template(template).render(values))
+
+
+def as_json(value: Any, status: int = 200) -> Response:
+    """Answer with a view as JSON."""
+    return JSONResponse(json.loads(json.dumps(value, default=asdict)), status, headers=_HEADERS)
+
+
+def bits(value: float | None) -> str:
+    """Write a rate."""
+    if value is None:
+        return "-"
+    for size, unit in _UNITS:
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f} bit/s"
+
+
+def clock_time(at: float) -> str:
+    """Write a time of day."""
+    return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S UTC")
+
+
+def iso(at: float) -> str:
+    """Write a time whole."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def code(text: str) -> Markup:
+    """Mark up what is between backticks."""
+    parts = (
+        escape(part) if n % 2 == 0 else Markup("<code>{}</code>").format(part) for n, part in enumerate(text.split("`"))
+    )
+    return Markup("").join(parts)
+
+
+_ENVIRONMENT.filters |= {"code": code, "bits": bits, "clock_time": clock_time, "iso": iso}
+_ENVIRONMENT.globals |= {"static_url": static_url}

@@ -1,0 +1,115 @@
+"""Why something is not up, what fwd has done about it by itself, and what a person can do: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fwd.controller.page.looks import Look
+from fwd.controller.page.views import HostView, PairView, PeeringView
+
+_SKEW_S: Final = 30.0
+
+# What is so in each state of a gateway: what fwd does by itself, what a person can do.
+_GATEWAY: Final = {
+    "down": (
+        "Routers have moved its flows to the other gateways of its cluster; its partners send through others.",
+        "On the host: `fwd diagnose`. The controller restarts it if restart_command is set.",
+    ),
+    "degraded": (
+        "It stays in use, with a smaller share if it loses packets; of a cluster at most half are judged so.",
+        "On the host: `fwd diagnose`, and `fwd verify` for each pair.",
+    ),
+    "unreachable": (
+        "It keeps its traffic: only the controller does not hear it, and those that send to it do.",
+        "Look for what keeps the host from reaching this controller: `fwd status` there says what.",
+    ),
+    "draining": (
+        "Routers give it no new flows, and move those that it has as they fall idle.",
+        "`fwd gateway undrain` puts it back into service.",
+    ),
+    "joining": (
+        "Its configuration waits for it.",
+        "If it has not joined: `fwd token create`, and `fwd join` on the host.",
+    ),
+    "left": ("It was deleted.", "Nothing."),
+}
+_ROUTER: Final = {
+    "down": (
+        "Gateways go on with what they have; another router of the VPC, if there is one, routes.",
+        "On the host: `fwd diagnose` and `fwd router ready`.",
+    ),
+    "degraded": ("It goes on with the gateways that it reaches.", "On the host: `fwd router show`."),
+    "unreachable": (
+        "It goes on routing by what it was told last.",
+        "Look for what keeps the host from reaching this controller.",
+    ),
+    "joining": _GATEWAY["joining"],
+    "left": _GATEWAY["left"],
+}
+_PEERING: Final = {
+    "down": (
+        "Nothing is sent in the clear: packets for the far side are dropped until a pair is up.",
+        "Open its pairs: what is wrong with their gateways says why.",
+    ),
+    "degraded": (
+        "Flows take the pairs that are up.",
+        "Open its pairs: what is wrong with those that are not up says why.",
+    ),
+    "unknown": ("Gateways go on with what they have.", "Look why none of its gateways says anything."),
+    "empty": ("There is nobody to pair.", "Put a gateway into each of its clusters: `fwd cluster set`."),
+}
+_NOTHING: Final = ("", "")
+
+
+@dataclass(frozen=True)
+class Why:
+    """What a panel says. `did`: by fwd, by itself. `do`: by a person."""
+
+    what: str
+    href: str
+    look: Look
+    reason: str
+    since: float | None
+    evidence: tuple[str, ...]
+    did: str
+    do: str
+    hints: tuple[str, ...] = ()
+
+
+def why_host(host: HostView) -> Why | None:
+    """Say why a host is not up; None: it is."""
+    hints = tuple(_hints(host))
+    if host.look.state == "up" and not hints:
+        return None
+    did, do = (_GATEWAY if host.kind == "gateway" else _ROUTER).get(host.look.state, _NOTHING)
+    return Why(f"{host.kind} {host.name}", host.href, host.look, host.reason, host.since, host.evidence, did, do, hints)
+
+
+def _hints(host: HostView) -> Sequence[str]:
+    """What a person is to see to, whatever its state."""
+    found = []
+    if host.held:
+        found.append("It holds a document back until `fwd apply --accept-shrink` there.")
+    if host.outdated:
+        found.append(f"It runs fwd {host.version}, which is older than the controller: `fwd gateway upgrade`.")
+    if host.clock_skew_s is not None and abs(host.clock_skew_s) > _SKEW_S:
+        found.append(f"Its clock is {host.clock_skew_s:+.0f} s off.")
+    return found
+
+
+def why_peering(peering: PeeringView) -> Why | None:
+    """Say why a peering is not up; None: it is."""
+    if peering.look.state == "up":
+        return None
+    did, do = _PEERING.get(peering.look.state, _NOTHING)
+    bad = [pair for pair in peering.pairs if pair.look.state != "up"]
+    reason = f"{peering.counted} carry" if peering.pairs else "a cluster of it has no gateway"
+    lines = tuple(_pair_line(pair) for pair in bad)
+    return Why(f"peering {peering.name}", peering.href, peering.look, reason, None, lines, did, do)
+
+
+def _pair_line(pair: PairView) -> str:
+    rtt = f", {pair.rtt_ms:.1f} ms" if pair.rtt_ms is not None else ""
+    return f"{pair.a} - {pair.b}: {pair.look.word}{rtt}, {pair.loss:.1%} lost"
