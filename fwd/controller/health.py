@@ -32,12 +32,15 @@ class Health(Enum):
 
 @dataclass(frozen=True)
 class Report:
-    """What a host has said of itself, and when. `reasons`: why it is not ready."""
+    """What a host has said of itself, and when. `reasons`: why it is not ready. `vouches`: it says that packets pass,
+    and not merely nothing to the contrary.
+    """
 
     at: float
     ready: bool = True
     draining: bool = False
     reasons: tuple[str, ...] = ()
+    vouches: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,11 @@ def _judge(known: Evidence, now: float) -> tuple[Health, str]:
             return Health.DOWN, f"no heartbeat, and {pairs[0].by} does not see it either"
         return Health.UNREACHABLE, "no heartbeat, and nobody else looks at it"
 
-    # It speaks. Whoever sends to it may still find that nothing comes through.
+    # It speaks. Whoever sends to it may still find that nothing comes through: of a pair both ends do, so a partner,
+    # which is another VPC's, has nobody taken for down who says that packets pass.
     if routers and not any(one.up for one in routers):
         return Health.DOWN, f"it reports, and no router reaches it ({', '.join(one.by for one in routers)})"
-    if pairs and not any(one.up for one in pairs):
+    if pairs and not any(one.up for one in pairs) and not (known.report.ready and known.report.vouches):
         return Health.DOWN, f"it reports, and no partner reaches it ({', '.join(one.by for one in pairs)})"
     if known.draining or known.report.draining:
         return Health.DRAINING, "is being drained"

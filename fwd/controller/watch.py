@@ -109,9 +109,10 @@ class Watch:
         beat = self.beats.get(name)
         report = None
         if beat is not None:
-            ready = beat.status.get("ready") is not False and not beat.held and not beat.why
-            reasons = (beat.why,) if beat.why else ()
-            report = Report(beat.at, ready, bool(beat.status.get("draining")), (*reasons, *reasons_in(beat.status)))
+            said = beat.status.get("ready")
+            ready = said is not False and not beat.held and not beat.why
+            reasons = (*((beat.why,) if beat.why else ()), *reasons_in(beat.status))
+            report = Report(beat.at, ready, bool(beat.status.get("draining")), reasons, vouches=said is True)
         return Evidence(
             report,
             tuple(self._sights.routers.get(name, ())),

@@ -14,6 +14,7 @@ from test_spawn import program
 from fwd.controller import mend
 from fwd.controller.acts import LOST, Acts, Rules
 from fwd.controller.desk import LeaderlessError
+from fwd.controller.place import identity_of
 from fwd.controller.store import StoreError
 
 Said = dict[str, Any]
@@ -30,15 +31,21 @@ class Bed:
         for told in self.told.values():
             api.beat(told)
 
+    def add_router(self) -> None:
+        """Have a router in a1's VPC, which says the same of a1 as b1 does."""
+        self.told["ra"] = self.api.join("a", "ra", "10.1.0.2", "192.0.2.9", kind="router", ike_csr=None)
+
     def turns(self, seconds: int, *, up: bool, silent: bool = True) -> None:
         """Let time pass, in which b1 sees a1 or does not."""
         for _ in range(seconds):
             self.api.now += 1.0
             if not silent:
                 self.api.beat(self.told["a1"])
-            far = [{"identity": "a1.fwd.internal", "up": up}]
+            far = [{"identity": identity_of("a1"), "up": up}]
             status = {"ready": True, "peerings": [{"name": "a-b", "ready": up, "far": far}]}
             assert self.api.beat(self.told["b1"], status=status).status_code == 200
+            if "ra" in self.told:
+                self.api.beat(self.told["ra"], status={"ready": True, "gateways": [{"name": "a1", "up": up}]})
             self.api.control.turn()
             self.api.run(self.turn())
 
@@ -114,12 +121,26 @@ def test_a_restart_of_which_nobody_knows_whether_it_was_written_is_told_as_lost(
 
 def test_the_last_one_that_says_it_is_ready_is_not_restarted_and_that_is_told_once(bed: Callable[[str], Bed]) -> None:
     one = bed("")
+    one.add_router()
     one.turns(40, up=False, silent=False)
 
     assert one.restarted() == []
     assert one.events("host.not_restarted") == [
         "says that it is ready, and nobody else of cluster a carries: it may be the last that does"
     ]
+
+
+def test_a_gateway_of_another_vpc_has_none_restarted_that_says_that_packets_pass(bed: Callable[[str], Bed]) -> None:
+    one = bed("")
+    one.told["a2"] = one.api.join("a", "a2", "10.1.0.12", "192.0.2.3")
+    one.api.good("PATCH", "/v1/clusters/a", {"gateways": ["a1", "a2"]})
+    one.api.beat(one.told["a2"])
+    for _ in range(60):
+        one.api.beat(one.told["a2"])
+        one.turns(1, up=False, silent=False)
+
+    assert one.api.control.watch.verdicts["a1"].health.value == "degraded"
+    assert one.restarted() == []
 
 
 def test_one_that_came_back_and_went_again_is_not_waited_for(bed: Callable[[str], Bed]) -> None:
@@ -175,9 +196,9 @@ def test_what_a_controller_that_ended_has_begun_is_told_as_lost(bed: Callable[[s
         await asyncio.gather(task, return_exceptions=True)
 
     one.turn = one.acts.turn  # type: ignore[method-assign]
-    for _ in range(6):
+    for _ in range(9):
         api.now += 1.0
-        far = [{"identity": "a1.fwd.internal", "up": False}]
+        far = [{"identity": identity_of("a1"), "up": False}]
         api.beat(one.told["b1"], status={"ready": True, "peerings": [{"name": "a-b", "ready": False, "far": far}]})
         api.control.turn()
     api.run(begun())

@@ -16,6 +16,7 @@ from fwd.controller.health import (
 NOW = 1000.0
 OLD = NOW - FRESH_S - 1
 WELL, SILENT = Report(NOW), Report(OLD)
+ILL, MUTE = Report(NOW, ready=False, reasons=("no path",)), Report(NOW, vouches=False)
 SEEN, MISSED, STALE = Sight("ra", NOW, True), Sight("ra", NOW, False), Sight("ra", OLD, False)
 PAIR, BROKEN = Sight("b1", NOW, True), Sight("b1", NOW, False)
 
@@ -35,7 +36,10 @@ JUDGED = [
     ("no heartbeat, and what others know is old", Evidence(SILENT, (STALE,)), Health.UNREACHABLE),
     ("no heartbeat, and all miss it", Evidence(SILENT, (MISSED,), (BROKEN,)), Health.DOWN),
     ("it speaks, and no router reaches it", Evidence(WELL, (MISSED,), (PAIR,)), Health.DOWN),
-    ("it speaks, and no partner reaches it", Evidence(WELL, (SEEN,), (BROKEN,)), Health.DOWN),
+    ("it speaks and is not ready, and no partner reaches it", Evidence(ILL, (SEEN,), (BROKEN,)), Health.DOWN),
+    ("it says nothing of itself, and no partner reaches it", Evidence(MUTE, (), (BROKEN,)), Health.DOWN),
+    ("it says that packets pass, and a partner alone denies it", Evidence(WELL, (SEEN,), (BROKEN,)), Health.DEGRADED),
+    ("it does, and there is no router", Evidence(WELL, (), (BROKEN,)), Health.DEGRADED),
     ("one of two partners misses it", Evidence(WELL, (SEEN,), (PAIR, Sight("b2", NOW, False))), Health.DEGRADED),
     ("it is not ready", Evidence(Report(NOW, ready=False, reasons=("no route",)), (SEEN,)), Health.DEGRADED),
     ("it loses packets", Evidence(WELL, (SEEN,), (Sight("b1", NOW, True, loss=0.05),)), Health.DEGRADED),
