@@ -43,6 +43,7 @@ Address = tuple[str, int]
 _IN_ESP = MemberCounter.IN_ESP.value
 _IN_ESP_BYTES = MemberCounter.IN_ESP_BYTES.value
 _RX_TAKEN = LinkWord.RX_TAKEN.value
+_BATCH_BYTES_MAX = 512 * 1024  # full slots are fewer; as the smallest records 0.1 s of CPU, beside the kernel's
 
 
 class Listener(Protocol):
@@ -174,7 +175,7 @@ class Inbound:
         # Slots hold datagrams of one sender with one set of marks.
         if address != self._address or flow_info != self._flow_info:
             if self._refuse_strangers(length, size, flow_info, address):
-                return self._taken < BATCH_MAX
+                return self._may_take_more()
             self._open_slots()  # what came before is another sender's, or has other marks
             self._address, self._flow_info = address, flow_info
 
@@ -182,12 +183,16 @@ class Inbound:
         slot = self._received.packet_bytes
         if size != slot and (count > 1 or length > slot):
             self._take_others(length, size)
-            return self._taken < BATCH_MAX
+            return self._may_take_more()
 
         runt = self._received.fill(length)
         if runt is not None:
             self._counters[runt_reason(runt)] += 1
-        return self._received.has_room and self._taken < BATCH_MAX
+        return self._received.has_room and self._may_take_more()
+
+    def _may_take_more(self) -> bool:
+        """Whether the batch may grow: its records, which are the smallest at worst, must not keep the loop for long."""
+        return self._taken < BATCH_MAX and self._taken_bytes < _BATCH_BYTES_MAX
 
     def _count_overflow(self, lost: int) -> None:
         """Follow the kernel's count, which has 32 bits; one that is a little behind was noted before the last."""

@@ -18,6 +18,7 @@ from fwd.proto.ip import IP_MIN, VNET_BYTES, ip_length
 from fwd.proto.segments import part_header, tcp_layout
 
 _PIECES_MAX: Final = 256  # chunks kept for one record, whatever a peer sends
+KEPT_BYTES_MAX: Final = 1 << 20  # of all that an SA keeps: 64 packets of 9,000 octets, and records on both sides
 
 Deliver = Callable[[Sequence[memoryview], int], None]
 
@@ -46,6 +47,7 @@ class Reassembler:
         self._middles: dict[int, bytes] = {}
         self._heads: dict[int, bytes] = {}
         self._holes: dict[int, float] = {}  # missing number → when it was missed
+        self.kept = 0  # octets of these at most: counted anew when it seems to be too much
 
     def be_patient(self, later: int, wait_s: float) -> None:
         """Give up a hole after so many further packets, or so long, from now on."""
@@ -159,6 +161,7 @@ class Reassembler:
             self._tails[number] = bytes(buffer.data[self._first_row][self._offset :]), buffer.chunk
             for i in range(1, self._rows):
                 self._middles[number + i] = bytes(buffer.data[self._first_row + i])
+            self.kept += self._rows * buffer.chunk
             self._rows = 0
         if buffer.owner is self:
             buffer.owner = None
@@ -166,9 +169,22 @@ class Reassembler:
 
     def forget(self) -> None:
         """Drop every unfinished record; numbers go on behind the last one taken."""
-        self._rows = 0
+        self._rows = self.kept = 0
         for kept in (self._tails, self._middles, self._heads, self._holes):
             kept.clear()
+
+    def weigh(self) -> int:
+        """Count anew how many octets are kept out of order."""
+        tails = sum(len(tail) for tail, _ in self._tails.values())
+        self.kept = tails + sum(map(len, self._middles.values())) + sum(map(len, self._heads.values()))
+        return self.kept
+
+    def give_up(self) -> None:
+        """Drop what is kept out of order: it is more than any record has."""
+        for kept in (self._tails, self._middles, self._heads):
+            kept.clear()
+        self.kept = 0
+        self._drops[DropReason.BAD_STREAM] += 1
 
     def take_chunk(self, number: int, offset: int, data: memoryview, now: float) -> None:
         """Take one chunk, wherever it belongs: give its whole records, keep the rest, join what can be joined.
@@ -189,11 +205,10 @@ class Reassembler:
             if rest < length:
                 self._tails[number] = bytes(data[rest:]), length
         self._cross(number + 1, in_time)
-        if len(self._middles) > _PIECES_MAX:
-            self._middles.clear()
-            self._tails.clear()
-            self._heads.clear()
-            self._drops[DropReason.BAD_STREAM] += 1
+        self.kept += length
+        is_much = self.kept > KEPT_BYTES_MAX and self.weigh() > KEPT_BYTES_MAX
+        if is_much or len(self._middles) > _PIECES_MAX:
+            self.give_up()
 
     def passed(self, number: int, now: float) -> None:
         """Note that packet `number` of this SA has come, and carries nothing for records."""

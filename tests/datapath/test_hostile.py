@@ -166,6 +166,38 @@ def test_runs_of_hostile_chunks_of_the_full_size() -> None:
         attacker.check_still_works()
 
 
+def test_records_that_never_end_on_many_sas_keep_little_together() -> None:
+    """A peer may have very many SAs, and packets of 64 KiB."""
+    with attacked("superpacket") as attacker:
+        sas = [sa_keys(1, 0, epoch) for epoch in range(40)]
+        attacker.b.members[0].inbound.install(sas)
+        senders, kept = [OutboundSa(keys, 64) for keys in sas], []
+        endless = bytes([SUBTYPE_RECORDS, 0, 255, 255]) + bytes(60_000) + bytes([0, NEXT_AGGFRAG])
+        begin = bytes([SUBTYPE_RECORDS, 0, 0, 0]) + record(1, 65535)[:60_000] + bytes([0, NEXT_AGGFRAG])
+        for row in [begin, *[endless] * 12]:
+            for sender in senders:
+                attacker._sa = sender
+                attacker.send(attacker.seal(row))
+                assemblers = attacker.b.members[0].inbound._payload._assemblers.values()  # type: ignore[attr-defined]
+                kept.append(sum(one.weigh() for one in assemblers))
+
+        assert max(kept) <= 3 << 20
+        attacker._sa = senders[0]
+        attacker.check_still_works()
+
+
+def test_very_many_records_in_the_largest_packets_are_a_few_packets_a_batch() -> None:
+    """The loop's turn must not be so long that it looks hung."""
+    with attacked("superpacket") as attacker:
+        small = record(1, 28 + 8)
+        row = bytes([SUBTYPE_RECORDS, 0, 0, 0]) + small * (64_000 // len(small))
+        padding = -(len(row) + 2) % 4
+        row += bytes(range(1, padding + 1)) + bytes([padding, NEXT_AGGFRAG])
+        attacker.b.wires[0].inbox = [(Group(one, len(one)), 0) for one in (attacker.seal(row) for _ in range(40))]
+        attacker.b.members[0]._receive()
+        assert len(attacker.b.wires[0].inbox) >= 30
+
+
 @pytest.mark.parametrize("size", [258, 259, 300, 516, 1000, 2000, 9000, 60000])
 def test_a_peer_that_changes_its_size_is_followed(size: int) -> None:
     with attacked("superpacket") as attacker:

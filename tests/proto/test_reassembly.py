@@ -328,6 +328,16 @@ def test_a_record_that_never_ends_keeps_bounded_memory() -> None:
     assert receiver.counted(DropReason.BAD_STREAM)
 
 
+@pytest.mark.parametrize("octets", [2000, 9000, 65000])
+def test_a_record_that_never_ends_keeps_few_octets_whatever_the_size_of_its_packets(octets: int) -> None:
+    receiver = Receiver()
+    receiver.take(Chunk(1, 0, record(65535, 1)[:1990]))
+    for number in range(2, 1000):
+        receiver.take(Chunk(number, 65535, bytes(octets)))
+        assert receiver.reassembler.weigh() <= 1 << 20
+    assert receiver.counted(DropReason.BAD_STREAM)
+
+
 @pytest.mark.parametrize("length", [0, 1, 19])
 @pytest.mark.parametrize("in_rows", [True, False])
 def test_a_record_without_a_length_is_a_bad_record(length: int, in_rows: bool) -> None:

@@ -41,7 +41,7 @@ from fwd.proto.esp import (
     write_trailer,
 )
 from fwd.proto.ip import USO4, VNET_BYTES, Selectors, record_fault
-from fwd.proto.reassembly import Reassembler
+from fwd.proto.reassembly import KEPT_BYTES_MAX, Reassembler
 from fwd.proto.segments import TCP, UDP, Datagrams
 
 _HEADERS = VNET_BYTES + 60  # octets of a record that are looked at
@@ -176,6 +176,13 @@ class SuperpacketIn:
             owner.spill(self._buffer)
         self._deliver_for(sa)
         self._sa = sa
+
+        # A peer may have many SAs, and leave a record unfinished on each.
+        others = [one for one in self._assemblers.values() if one is not assembler]
+        if sum(one.kept for one in others) > KEPT_BYTES_MAX and sum(one.weigh() for one in others) > KEPT_BYTES_MAX:
+            for one in others:
+                if one.kept:
+                    one.give_up()
 
     def _deliver_for(self, sa: Receiving) -> None:
         if sa.selectors is not self._delivery.in_force:
