@@ -32,6 +32,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DAYS: Final = 30  # of a certificate; renewed at half of it
 BACKDATED_S: Final = 300  # clocks differ
+_SERVER_BACKDATED_S: Final = 86400  # the controller's own: who makes it anew at each start is not to lock hosts out
 AUTHORITY_DAYS: Final = 3650
 CRL_DAYS: Final = 40  # for as long as a certificate and its grace: without a controller nothing is refused for the list
 CSR_BYTES_MAX: Final = 16384
@@ -127,9 +128,9 @@ def server_certificate(
     ca: Authority, key: CertificatePublicKeyTypes, names: Sequence[str], now: float, lifetime_s: float
 ) -> x509.Certificate:
     """Issue the controller's own; `names`: host names and addresses in its URL."""
-    return _issue(
-        ca, key, names[0], [_general(one) for one in names], [ExtendedKeyUsageOID.SERVER_AUTH], now, lifetime_s
-    )
+    general, uses = [_general(one) for one in names], [ExtendedKeyUsageOID.SERVER_AUTH]
+    since_ca_s = max(BACKDATED_S, now - ca.certificate.not_valid_before_utc.timestamp())
+    return _issue(ca, key, names[0], general, uses, now, lifetime_s, min(_SERVER_BACKDATED_S, since_ca_s))
 
 
 def uri_of(cluster_id: str, kind: str, name: str) -> str:
@@ -166,9 +167,10 @@ def pem(certificate: x509.Certificate) -> bytes:
 
 def _issue(
     ca: Authority, key: CertificatePublicKeyTypes, name: str, names: Sequence[x509.GeneralName],
-    uses: Sequence[x509.ObjectIdentifier], now: float, lifetime_s: float,
+    uses: Sequence[x509.ObjectIdentifier], now: float, lifetime_s: float, backdated_s: float = BACKDATED_S,
 ) -> x509.Certificate:  # fmt: skip
-    builder = _builder(_name(name), ca.certificate.subject, key, ca.key, now, timedelta(seconds=lifetime_s))
+    lifetime = timedelta(seconds=lifetime_s)
+    builder = _builder(_name(name), ca.certificate.subject, key, ca.key, now, lifetime, backdated_s)
     for extension, critical in (
         (x509.BasicConstraints(ca=False, path_length=None), True),
         (x509.KeyUsage(**{**_NO_USAGE, "digital_signature": True}), True),
@@ -181,7 +183,7 @@ def _issue(
 
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: CertificatePublicKeyTypes, signer: ec.EllipticCurvePrivateKey,
-    now: float, lifetime: timedelta,
+    now: float, lifetime: timedelta, backdated_s: float = BACKDATED_S,
 ) -> x509.CertificateBuilder:  # fmt: skip
     return (
         x509.CertificateBuilder()
@@ -189,7 +191,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(_time(now - BACKDATED_S))
+        .not_valid_before(_time(now - backdated_s))
         .not_valid_after(_time(now) + lifetime)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)

@@ -191,7 +191,7 @@ class Link:
     def _renewal_is_due(self, now: float) -> bool:
         """Whether a certificate has half of its life behind it, and no attempt was made lately."""
         lives = [one for one in (self._news.link, self._news.ike) if one is not None]
-        due = [one for one in lives if time.time() >= renewal_at(one)]
+        due = [one for one in lives if time.time() + self._told.clock_s >= renewal_at(one)]  # by the CA's clock
         if not due or now < self._renew_at:
             return False
         self._renew_at = now + min(again_s(one) for one in due)

@@ -10,6 +10,7 @@ nothing that link wrote, and link cannot bring in a key of its own.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
@@ -161,7 +162,7 @@ def examined(case: Case, what: What, data: bytes) -> Found:
     about: dict[str, Any] = {"lives": lives_of(case.files), "damaged": known.damaged, "held": held}
     try:
         if what == "certificates":
-            files = renewed(data, case.files)
+            files = renewed(data, case.files, time.time())
             about["lives"] = lives_of({**case.files, **files})
             return Found("take", files=files, **about)
         return _of_document(case, what, data, known, about)
@@ -261,8 +262,10 @@ def _check_lists(data: bytes, issuers: list[x509.Certificate]) -> None:
         raise DocumentError("crl: it has none, or one that no CA of the bundle has signed")
 
 
-def renewed(data: bytes, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the certificates that were renewed, as files. Raises DocumentError for what is not ours."""
+def renewed(data: bytes, files: Mapping[str, bytes], wall: float) -> dict[str, bytes]:
+    """Return the certificates that were renewed, as files. Raises DocumentError for what is not ours, or not yet good:
+    a clock is wrong then, and those of before outlast that.
+    """
     try:
         words = json.loads(data)
         pairs = {"link": words["link_certificate"], "ike": words["ike_certificate"]}
@@ -279,6 +282,8 @@ def renewed(data: bytes, files: Mapping[str, bytes]) -> dict[str, bytes]:
         new, old = _certificates(text.encode(), name)[0], _certificates(files[file], name)[0]
         if why := why_not_ours(new, old, issuers):
             raise DocumentError(f"the renewed {name} certificate {why}")
+        if (in_s := new.not_valid_before_utc.timestamp() - wall) > 0:
+            raise DocumentError(f"the renewed {name} certificate holds in {in_s:.0f} s: whose clock is wrong?")
         found[file] = new.public_bytes(Encoding.PEM)
     return found
 

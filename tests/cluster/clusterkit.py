@@ -35,6 +35,15 @@ STREAMS, STREAM_MBPS = 16, 0.5  # of TCP
 GAP_S_MAX = 2.0  # silence of any flow, on a busy machine
 NAME = "one-two"  # of the peering
 TALK = "fwd.lab.fleet.talk"
+# What libfaketime does to other clocks than the wall's is put right: of the CPU (negative ids), and in sleeps.
+FAKED = """\
+import os, select, time
+from fwd.cli import main
+read, off_s = time.clock_gettime, float(os.environ["FAKETIME"][:-1])
+time.clock_gettime = lambda clock: read(clock) - (off_s if clock < 0 else 0.0)
+time.sleep = lambda seconds: select.poll().poll(seconds * 1000)
+main()
+"""
 
 
 def until(condition: Callable[[], T], what: str, seconds: float = LIMIT_S) -> T:
@@ -76,6 +85,14 @@ class Cluster(Lab):
         super().__init__(fleet)
         self._nursery = nursery
         self._forked: dict[int, Forked] = {}  # by pid
+        self.clocks: dict[str, int] = {}  # by host: how many seconds the clock is ahead of all programs started there
+
+    def program(self, host: str) -> list[str]:
+        if not (off_s := self.clocks.get(host)):
+            return super().program(host)
+        (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+        faked = {"LD_PRELOAD": library, "FAKETIME": f"{off_s:+d}s", "FAKETIME_DONT_FAKE_MONOTONIC": 1}
+        return ["env", *(f"{name}={value}" for name, value in faked.items()), sys.executable, "-P", "-c", FAKED]
 
     def _start(self, host: str, command: Iterable[str], log: Path) -> Process:
         program, arguments = (sys.executable, *PROGRAM), tuple(command)

@@ -53,6 +53,15 @@ def test_a_certificate_begins_5_minutes_ago_and_lasts_as_long_as_said() -> None:
     assert names(certificate) == ["a1.gateway.fwd"]
 
 
+def test_the_controllers_own_certificate_began_a_day_ago_or_with_its_ca() -> None:
+    """It is made anew at each start, by a clock that may be ahead of hosts'."""
+    for later_s, before_s in ((0, ca.BACKDATED_S), (3600, 3600 + ca.BACKDATED_S), (9 * 86400, 86400)):
+        now = NOW + later_s
+        certificate = ca.server_certificate(CA, new_key().public_key(), ["c.example"], now, MONTH_S)
+        assert now - certificate.not_valid_before_utc.timestamp() == before_s
+        assert certificate.not_valid_after_utc.timestamp() == now + MONTH_S
+
+
 def test_the_controllers_own_names_host_names_and_addresses() -> None:
     certificate = ca.server_certificate(CA, new_key().public_key(), ["c.example", "192.0.2.1", "::1"], NOW, MONTH_S)
     assert names(certificate) == ["c.example", "192.0.2.1", "::1"]

@@ -161,6 +161,7 @@ def test_certificates_that_are_not_ours_are_refused(host: Host, other: Site) -> 
         (host.certificates(later, names="b1"), "other names"),
         (host.certificates(later, site=other), "no CA that is known"),
         (host.certificates(later - 5000), "is older"),
+        (host.certificates(later + 600), "whose clock is wrong?"),
         ({"link.pem": b"x", "ike.pem": b"x"}, "no certificate"),
     ):
         found = host.renewed(files)

@@ -116,6 +116,10 @@ class Lab(Told):
 
     # -- start ------------------------------------------------------------------------------------------------------
 
+    def program(self, host: str) -> list[str]:
+        """Return by which words `fwd` is run on a host."""
+        return [sys.executable, *PROGRAM]
+
     def up(self, **controller: Any) -> None:
         """Start all, each gateway in no cluster yet. `controller`: keys of the controller's file."""
         self.begin(**controller)
@@ -146,7 +150,7 @@ class Lab(Told):
 
     def start_controller(self) -> None:
         """Start the controller, and wait until it leads."""
-        command = [sys.executable, *PROGRAM, "controller", "--config", str(self.controller_config)]
+        command = [*self.program(CONTROLLER), "controller", "--config", str(self.controller_config)]
         process = self._start(CONTROLLER, command, self.files(CONTROLLER).log)
         daemon = Daemon(CONTROLLER, process, self.files(CONTROLLER).log)
         until(self._leads, "the controller leads", START_S, [daemon])
@@ -217,7 +221,7 @@ class Lab(Told):
     def _join(self, host: str, token: Path) -> subprocess.Popen[str]:
         kind, (four, six) = self._kind(host), self.fleet.inner(host)
         argv = [
-            sys.executable, *PROGRAM, "join", f"https://{self.fleet.address(CONTROLLER)}:{PORT}", "--token-file",
+            *self.program(host), "join", f"https://{self.fleet.address(CONTROLLER)}:{PORT}", "--token-file",
             str(token), "--kind", kind, "--name", host, "--inner", four, "--inner", six,
             "--directory", str(self.joined(host)),
         ]  # fmt: skip
@@ -237,8 +241,8 @@ class Lab(Told):
         own = {"control": str(files.control), **({} if is_router else {"beacon": f"{four}:{_BEACON_PORT}"})}
         tables = (("[router]" if is_router else "[gateway]", own), ("[controller]", given))
         files.config.write_text("\n".join(line for table in tables for line in render.table(*table)))
-        command = [sys.executable, *PROGRAM, "router", "--config", str(files.config)] if is_router else files.command()
-        self._start(host, command, files.log)
+        what = "router" if is_router else "demux"
+        self._start(host, [*self.program(host), what, "--config", str(files.config)], files.log)
 
     def share_address(self, router: str) -> None:
         """Have a router take part in who has its VPC's address."""
