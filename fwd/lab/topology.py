@@ -29,7 +29,7 @@ TOOLS = ("ip", "nft", "ethtool", "sysctl")
 
 _NETNS_DIR = Path("/run/netns")
 _END_TIMEOUT_S = 15.0
-_HOST = re.compile(r"client\d+|gw\d+|router|router\d+b?|lan\d+|net|controller")  # of all kinds of lab
+_HOST = re.compile(r"client\d+|gw\d+|router|router\d+b?|lan\d+b?|net|controller")  # of all kinds of lab
 
 
 def why_not() -> str | None:

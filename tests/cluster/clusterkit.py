@@ -188,6 +188,12 @@ class Cluster(Lab):
             yield
 
     @contextlib.contextmanager
+    def losing(self, host: str, share: float) -> Iterator[None]:
+        """Of what comes to a host from outside this share is lost, at random, while the block runs."""
+        with self._dropping(f"oifname {host} numgen random mod 1000 < {round(1000 * share)} drop;"):
+            yield
+
+    @contextlib.contextmanager
     def _dropping(self, rules: str) -> Iterator[None]:
         """Have the net drop what these rules of nft say."""
         table = "table inet cut { chain c { type filter hook forward priority 0; " + rules + " }\n}\n"
@@ -200,18 +206,26 @@ class Cluster(Lab):
     @contextlib.contextmanager
     def in_the_clear(self) -> Iterator[Callable[[], int]]:
         """Count what goes between VPCs past the tunnels, in the net; gives what says how much that was."""
-        rules = "ip saddr 10.0.0.0/8 ip daddr 10.0.0.0/8 counter; ip6 saddr fd00::/8 ip6 daddr fd00::/8 counter;"
-        table = "table inet clear { chain c { type filter hook prerouting priority -300; " + rules + " }\n}\n"
-        self.fleet.run(NET, ["nft", "-f", "-"], input=table)
+        inner = ("ip saddr 10.0.0.0/8 ip daddr 10.0.0.0/8", "ip6 saddr fd00::/8 ip6 daddr fd00::/8")
+        with self.counting(NET, what=" counter; ".join(inner)) as counted:
+            yield lambda: sum(counted().values())
 
-        def packets() -> int:
-            listing = self.fleet.run(NET, ["nft", "list", "table", "inet", "clear"]).stdout
+    @contextlib.contextmanager
+    def counting(self, *hosts: str, what: str) -> Iterator[Callable[[], dict[str, int]]]:
+        """Count the packets that come to each host and match; gives what says how many those were."""
+        table = (
+            "table inet counting { chain c { type filter hook prerouting priority -300; " + what + " counter; }\n}\n"
+        )
+
+        def packets(host: str) -> int:
+            listing = self.fleet.run(host, ["nft", "list", "table", "inet", "counting"]).stdout
             return sum(int(count) for count in re.findall(r"counter packets (\d+)", listing))
 
-        try:
-            yield packets
-        finally:
-            self.fleet.run(NET, ["nft", "delete", "table", "inet", "clear"])
+        with contextlib.ExitStack() as stack:
+            for host in hosts:
+                self.fleet.run(host, ["nft", "-f", "-"], input=table)
+                stack.callback(self.fleet.run, host, ["nft", "delete", "table", "inet", "counting"])
+            yield lambda: {host: packets(host) for host in hosts}
 
     def events(self) -> set[str]:
         """What has happened, by its words."""

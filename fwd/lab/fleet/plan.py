@@ -8,8 +8,9 @@
 Host n of the site has the n-th inner address: gateway gwG is 192.0.2.G outside, and 10.S.0.k inside as the k-th of its
 site S. Clients are behind the routers, in 10.S.9.0/24. `lanS` is a switch, `net` routes between all outer addresses
 and, as a leak would show there, to each VPC by its first gateway. A site with two routers has a second, `routerSb`; the
-addresses that clients and gateways route to are then keepalived's. With `nat` each gateway has a private address at its
-WAN, and `net` translates it one to one.
+addresses that clients and gateways route to are then keepalived's. With two `subnets` every second gateway of a site is
+in 10.S.1.0/24, whose switch is `lanSb`, and the router has a device in each. With `nat` each gateway has a private
+address at its WAN, and `net` translates it one to one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ CONTROLLER: Final = "controller"
 NET: Final = "net"
 PORT: Final = 8443  # of the controller
 ROUTERS_MAX: Final = 2
+SUBNETS_MAX: Final = 2
 _MTU_BYTES: Final = 1500
 _HOP: Final = ("192.0.2.254", "2001:db8::fe")  # the net, as each host sees it
 _LENGTHS: Final = (32, 128)
@@ -32,15 +34,20 @@ _LENGTHS: Final = (32, 128)
 
 @dataclass(frozen=True)
 class Fleet(Topology):
-    """See the module. `routers`: of each site."""
+    """See the module. `routers`, `subnets`: of each site."""
 
     routers: int = 1
+    subnets: int = 1
     nat: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.routers <= ROUTERS_MAX:
             raise LabError(f"{self.routers} routers of each VPC: expected 1 to {ROUTERS_MAX}")
+        if not 1 <= self.subnets <= SUBNETS_MAX:
+            raise LabError(f"{self.subnets} subnets of each VPC: expected 1 to {SUBNETS_MAX}")
+        if self.routers > 1 and self.subnets > 1:
+            raise LabError("two routers share an address in one subnet: take one router, or one subnet")
 
     # -- hosts ------------------------------------------------------------------------------------------------------
 
@@ -58,14 +65,24 @@ class Fleet(Topology):
         """Every host, site by site, and last what is between them."""
         found: list[str] = []
         for site in self.plan:
-            found += [site.client, *self.routers_of(site), _lan(site), *site.gateways]
+            found += [site.client, *self.routers_of(site), *self._lans(site), *site.gateways]
         return (*found, NET, CONTROLLER)
 
     def site(self, host: str) -> Site:
         """Return the site that a host is at."""
         return next(
-            site for site in self.plan if host in (site.client, _lan(site), *site.gateways, *self.routers_of(site))
+            site
+            for site in self.plan
+            if host in (site.client, *self._lans(site), *site.gateways, *self.routers_of(site))
         )
+
+    def subnet_of(self, gateway: str) -> int:
+        """Return in which of its site's subnets a gateway is: they take turns."""
+        return self.site(gateway).gateways.index(gateway) % self.subnets
+
+    def _lans(self, site: Site) -> tuple[str, ...]:
+        """Return the switches of a site, one for each subnet."""
+        return tuple(f"lan{site.number}{suffix}" for suffix in ("", "b")[: self.subnets])
 
     # -- addresses --------------------------------------------------------------------------------------------------
 
@@ -85,14 +102,18 @@ class Fleet(Topology):
         found: dict[str, dict[str, tuple[str, str]]] = {}
         for site in self.plan:
             found[site.client] = {"eth0": self.applications(site, 10)}
-            found[_lan(site)] = {"eth0": site.inside(253)}
+            for subnet, switch in enumerate(self._lans(site)):
+                found[switch] = {"eth0": _inside(site, subnet, 253)}
             for place, router in enumerate(self.routers_of(site)):
                 alone = self.routers == 1
                 inside = self.applications(site, 1 if alone else 2 + place)
                 lan = site.inside(254 if alone else 250 + place)
-                found[router] = {"lan": lan, "inside": inside, "wan": self._outer(128 + self.all_routers.index(router))}
+                further = {"lan2": _inside(site, 1, 254)} if self.subnets > 1 else {}
+                outer = self._outer(128 + self.all_routers.index(router))
+                found[router] = {"lan": lan, **further, "inside": inside, "wan": outer}
             for place, gateway in enumerate(site.gateways, 1):
-                found[gateway] = {"lan": site.inside(place), "wan": self._outer(self._number(gateway), self.nat)}
+                lan = _inside(site, self.subnet_of(gateway), place)
+                found[gateway] = {"lan": lan, "wan": self._outer(self._number(gateway), self.nat)}
         found[CONTROLLER] = {"wan": self._outer(200)}
         found[NET] = dict.fromkeys(self._outside, (f"{_HOP[0]}/32", f"{_HOP[1]}/128"))
         return found
@@ -123,7 +144,11 @@ class Fleet(Topology):
     @property
     def bridges(self) -> dict[str, tuple[str, ...]]:
         """Host → the devices that its eth0 joins."""
-        found = {_lan(site): (*site.gateways, *self.routers_of(site)) for site in self.plan}
+        found = {}
+        for site in self.plan:
+            for subnet, switch in enumerate(self._lans(site)):
+                mine = [gateway for gateway in site.gateways if self.subnet_of(gateway) == subnet]
+                found[switch] = (*mine, *self.routers_of(site))
         if self.routers > 1:
             found |= {site.client: self.routers_of(site) for site in self.plan}
         return found
@@ -135,7 +160,10 @@ class Fleet(Topology):
             for router in self.routers_of(site):
                 device = router if self.routers > 1 else "eth0"
                 found.append(Link(router, "inside", site.client, device, _MTU_BYTES))
-            found += [Link(host, "lan", _lan(site), host, _MTU_BYTES) for host in self.bridges[_lan(site)]]
+            for subnet, switch in enumerate(self._lans(site)):
+                for host in self.bridges[switch]:
+                    device = "lan2" if subnet and host not in site.gateways else "lan"
+                    found.append(Link(host, device, switch, host, _MTU_BYTES))
         return found
 
     def routes(self, host: str, version: Version) -> list[str]:
@@ -148,9 +176,10 @@ class Fleet(Topology):
         site = self.site(host)
         if host == site.client:
             return [f"default via {_bare(self.applications(site, 1)[which])}"]
-        if host == _lan(site):
+        if host in self._lans(site):
             return []
-        applications = [f"{self.applications(site, 0)[which]} via {_bare(site.inside(254)[which])}"]
+        subnet = self.subnet_of(host) if host in site.gateways else 0
+        applications = [f"{self.applications(site, 0)[which]} via {_bare(_inside(site, subnet, 254)[which])}"]
         return [*self._by_the_net(which), *(applications if host in site.gateways else [])]
 
     @staticmethod
@@ -191,8 +220,11 @@ class Fleet(Topology):
             self.run(NET, ["nft", "-f", "-"], input=self.translation)
 
 
-def _lan(site: Site) -> str:
-    return f"lan{site.number}"
+def _inside(site: Site, subnet: int, place: int) -> tuple[str, str]:
+    """Return the addresses of the host at this place in one of a site's subnets."""
+    if not subnet:
+        return site.inside(place)
+    return f"10.{site.number}.{subnet}.{place}/24", f"fd00:{site.number}:0:{subnet}::{place}/64"
 
 
 def _bare(address: str) -> str:
