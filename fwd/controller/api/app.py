@@ -25,8 +25,7 @@ def application(control: Control) -> FastAPI:
         app.include_router(router_of(kind))
     app.include_router(others.router)
     app.include_router(hosts.router)
-    app.include_router(page.router)
-    page.handle_errors(app)
+    page.attach(app)
     handle_errors(app)
     app.add_middleware(Doors)
     return app

@@ -18,12 +18,15 @@ _EVENTS_OF_HOST: Final = 30
 
 @dataclass(frozen=True)
 class Content:
-    """A page. `json`: what it shows, without how."""
+    """A page. `parts`: names of the templates of its parts, each of which changes by itself. `json`: what it shows,
+    without how.
+    """
 
-    template: str
     title: str
+    parts: tuple[str, ...]
     values: Mapping[str, Any]
     json: Any
+    fleet: FleetView
 
 
 def map_page(fleet: FleetView, opened: str) -> Content:
@@ -34,7 +37,7 @@ def map_page(fleet: FleetView, opened: str) -> Content:
         "fleet": fleet, "map": layout(fleet, opened), "whys": [*whys, *hints], "opened": opened,
         "legend": [one for one in LOOKS.values() if one.state not in ("left", "unknown")],
     }  # fmt: skip
-    return Content("map.html", "Map", values, fleet)
+    return Content("Map", ("summary", "map", "whys", "tables"), values, fleet, fleet)
 
 
 def host_page(fleet: FleetView, kind: str, name: str, events: Iterable[Event]) -> Content | None:
@@ -45,9 +48,9 @@ def host_page(fleet: FleetView, kind: str, name: str, events: Iterable[Event]) -
     pairs = [(peering, pair) for peering in fleet.peerings for pair in peering.pairs if name in (pair.a, pair.b)]
     told = [one for one in events if one.host == name][-_EVENTS_OF_HOST:][::-1]
     why = why_host(host)
-    values = {"fleet": fleet, "host": host, "pairs": pairs, "why": why, "events": told}
+    values = {"look": host.look, "old": host.old, "host": host, "pairs": pairs, "why": why, "events": told}
     shown = {"host": host, "pairs": [pair for _, pair in pairs], "why": why, "events": told}
-    return Content("host.html", f"{kind.capitalize()} {name}", values, shown)
+    return Content(f"{kind.capitalize()} {name}", ("why", "host", "host_pairs", "host_events"), values, shown, fleet)
 
 
 def peering_page(fleet: FleetView, name: str, made: Sequence[Any]) -> Content | None:
@@ -56,9 +59,10 @@ def peering_page(fleet: FleetView, name: str, made: Sequence[Any]) -> Content | 
     if peering is None:
         return None
     why = why_peering(peering)
-    values = {"fleet": fleet, "peering": peering, "why": why, "made": made}
+    values = {"look": peering.look, "old": peering.old, "peering": peering, "why": why, "made": made}
     plans = [one.model_dump() for one in made]
-    return Content("peering.html", f"Peering {name}", values, {"peering": peering, "why": why, "operations": plans})
+    shown = {"peering": peering, "why": why, "operations": plans}
+    return Content(f"Peering {name}", ("why", "peering", "plans"), values, shown, fleet)
 
 
 def events_page(fleet: FleetView, events: Iterable[Event], host: str, what: str) -> Content:
@@ -66,11 +70,11 @@ def events_page(fleet: FleetView, events: Iterable[Event], host: str, what: str)
     every = list(events)
     found = [one for one in every if (not host or one.host == host) and (not what or one.what == what)]
     values = {
-        "fleet": fleet, "events": found[-_EVENTS_SHOWN:][::-1], "host": host, "what": what,
+        "events": found[-_EVENTS_SHOWN:][::-1], "host": host, "what": what,
         "hosts": sorted({one.host for one in every}), "whats": sorted({one.what for one in every}),
         "known": {one.name: one.href for one in fleet.hosts},
     }  # fmt: skip
-    return Content("events.html", "Events", values, {"events": found})
+    return Content("Events", ("events",), values, {"events": found}, fleet)
 
 
 def _why(one: HostView | PeeringView) -> Why | None:

@@ -15,14 +15,16 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from fwd.controller.page.contents import Content
+
 _POLICY: Final = "; ".join(
     (
         "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self' data:", "connect-src 'self'",
         "form-action 'self'", "frame-ancestors 'none'", "base-uri 'none'", "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
+        "trusted-types fwd",  # page.js
     )
 )  # fmt: skip
-_HEADERS: Final = {
+HEADERS: Final = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",  # with none, a browser would not say where a form comes from
@@ -53,12 +55,22 @@ def static(name: str) -> Response | None:
     if name not in STATIC:
         return None
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return Response(STATIC[name], media_type=kind, headers={**_HEADERS, "Cache-Control": "max-age=31536000, immutable"})
+    return Response(STATIC[name], media_type=kind, headers={**HEADERS, "Cache-Control": "max-age=31536000, immutable"})
 
 
 def page(template: str, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any) -> Response:
     """Answer with a page."""
-    return HTMLResponse(rendered(template, **values), status, {**_HEADERS, **(headers or {})})
+    return HTMLResponse(rendered(template, **values), status, {**HEADERS, **(headers or {})})
+
+
+def parts_of(content: Content, *, may_change: bool) -> dict[str, Markup]:
+    """Render a page's parts, by name; `as_of` is another one each time."""
+    fleet = content.fleet
+    values = {
+        **content.values, "title": content.title, "may_change": may_change,
+        "fleet_at": fleet.at, "leading": fleet.leading, "leader": fleet.leader,
+    }  # fmt: skip
+    return {name: Markup(rendered(f"part_{name}.html", **values)) for name in ("title", "as_of", *content.parts)}
 
 
 def rendered(template: str, **values: Any) -> str:
@@ -68,7 +80,7 @@ def rendered(template: str, **values: Any) -> str:
 
 def as_json(value: Any, status: int = 200) -> Response:
     """Answer with a view as JSON."""
-    return JSONResponse(json.loads(json.dumps(value, default=asdict)), status, headers=_HEADERS)
+    return JSONResponse(json.loads(json.dumps(value, default=asdict)), status, headers=HEADERS)
 
 
 def bits(value: float | None) -> str:

@@ -2,89 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlsplit
 
-from fastapi import APIRouter, FastAPI, Path, Query, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from fwd.controller import roles
 from fwd.controller.api import shown
+from fwd.controller.api.answers import Operation
 from fwd.controller.api.asked import COOKIE, SIGN_IN, SIGN_OUT, Controller, rate
 from fwd.controller.control import Control
 from fwd.controller.desk import LeaderlessError
 from fwd.controller.page import render
 from fwd.controller.page.contents import Content, events_page, host_page, map_page, peering_page
 from fwd.controller.page.facts import facts_of
-from fwd.controller.page.views import FleetView, fleet_view
-from fwd.controller.page.visitors import (
-    PageError,
-    StrangerError,
-    Visiting,
-    Visitor,
-    check_form,
-    form_of,
-    local_path,
-)  # fmt: skip
+from fwd.controller.page.live import Streams, states_of
+from fwd.controller.page.views import fleet_view
+from fwd.controller.page.visitors import PageError, StrangerError, Visiting, check_form, form_of, is_still, local_path
 from fwd.controller.sessions import LIFETIME_S
 from fwd.controller.store import ConflictError, NotLeaderError, StoreError
 
 router = APIRouter(include_in_schema=False)
-_Name = Annotated[str, Path(max_length=64)]
-_Opened = Annotated[str, Query(max_length=64)]
+_Page = Annotated[str, Query(max_length=500)]
+_LIVE: Final = "/live"
 _NOT_DONE: Final = (LeaderlessError, NotLeaderError, StoreError, ConflictError)
 
 
-def _fleet(control: Control) -> FleetView:
-    return fleet_view(facts_of(control))
+def _content(control: Control, path: str, query: Mapping[str, str]) -> Content | None:
+    """Return what is on a page; None: there is no such page."""
+    fleet, events = fleet_view(facts_of(control)), control.happened.events
+    match path.split("/")[1:]:
+        case [""] | ["map"]:
+            return map_page(fleet, query.get("open", ""))
+        case [("gateways" | "routers") as kind, name]:
+            return host_page(fleet, kind.removesuffix("s"), name, events)
+        case ["peerings", name]:
+            return peering_page(fleet, name, _made(control, name))
+        case ["events"]:
+            return events_page(fleet, events, query.get("host", ""), query.get("what", ""))
+    return None
 
 
-def _answer(request: Request, visitor: Visitor, content: Content | None) -> Response:
+def _made(control: Control, peering: str) -> list[Operation]:
+    """The operations that made a peering what it is, the oldest first."""
+    made = sorted(control.desk.records.operations.values(), key=lambda one: one.id)
+    return [shown.operation(control, one) for one in made if (one.kind, one.name) == ("peering", peering)]
+
+
+async def _show(request: Request, control: Controller, visitor: Visiting) -> Response:
     """Show a page, or what it shows as JSON."""
-    path = request.url.path
+    path, query = request.url.path, request.url.query
+    content = _content(control, path.removesuffix(".json"), request.query_params)
     if content is None:
         raise PageError(404, f"there is no {path.removesuffix('.json')} (any more)")
     if path.endswith(".json"):
         return render.as_json(content.json)
-    return render.page(content.template, visitor=visitor, path=path, title=content.title, **content.values)
+    whole = f"{path}?{query}" if query else path
+    return render.page(
+        "page.html", visitor=visitor, path=path, title=content.title, live=f"{_LIVE}?page={quote(whole, safe='')}",
+        json=("/map.json" if path == "/" else f"{path}.json") + (f"?{query}" if query else ""),
+        parts=render.parts_of(content, may_change=visitor.may_change),
+    )  # fmt: skip
 
 
-@router.get("/")
-@router.get("/map.json")
-async def show_map(request: Request, control: Controller, visitor: Visiting, open: _Opened = "") -> Response:
-    return _answer(request, visitor, map_page(_fleet(control), open))
+for _path in ("/", "/map.json", "/events", "/events.json"):
+    router.add_api_route(_path, _show)
+for _kind in ("gateways", "routers", "peerings"):
+    router.add_api_route(f"/{_kind}/{{name}}", _show)
 
 
-@router.get("/gateways/{name}")
-@router.get("/gateways/{name}.json")
-async def show_gateway(request: Request, control: Controller, visitor: Visiting, name: _Name) -> Response:
-    return _answer(request, visitor, host_page(_fleet(control), "gateway", name, control.happened.events))
+@router.get(_LIVE)
+async def live(request: Request, control: Controller, visitor: Visiting, page: _Page) -> Response:
+    """Tell an open page what has changed, for as long as it has a session."""
+    streams, whole = request.app.state.streams, urlsplit(page)
+    query = dict(parse_qsl(whole.query))
+    if _content(control, whole.path, query) is None:
+        raise PageError(404, f"there is no {whole.path} (any more)")
+    if streams.full:
+        raise PageError(503, "too many pages are open")
 
+    async def look() -> tuple[dict[str, Any], dict[str, str]] | None:
+        content = _content(control, whole.path, query)
+        if content is None or control.stopping or not await is_still(request, visitor):
+            return None
+        return render.parts_of(content, may_change=visitor.may_change), states_of(content.fleet)
 
-@router.get("/routers/{name}")
-@router.get("/routers/{name}.json")
-async def show_router(request: Request, control: Controller, visitor: Visiting, name: _Name) -> Response:
-    return _answer(request, visitor, host_page(_fleet(control), "router", name, control.happened.events))
-
-
-@router.get("/peerings/{name}")
-@router.get("/peerings/{name}.json")
-async def show_peering(request: Request, control: Controller, visitor: Visiting, name: _Name) -> Response:
-    made = [
-        shown.operation(control, one)
-        for one in sorted(control.desk.records.operations.values(), key=lambda one: one.id)
-        if (one.kind, one.name) == ("peering", name)
-    ]
-    return _answer(request, visitor, peering_page(_fleet(control), name, made))
-
-
-@router.get("/events")
-@router.get("/events.json")
-async def show_events(
-    request: Request, control: Controller, visitor: Visiting,
-    host: Annotated[str, Query(max_length=64)] = "", what: Annotated[str, Query(max_length=64)] = "",
-) -> Response:  # fmt: skip
-    return _answer(request, visitor, events_page(_fleet(control), control.happened.events, host, what))
+    return StreamingResponse(streams.frames(look), media_type="text/event-stream", headers=render.HEADERS)
 
 
 @router.get("/static/{digest}/{name}")
@@ -143,15 +148,17 @@ def _leader(control: Control) -> str:
 # -- what cannot be shown ---------------------------------------------------------------------------------------------
 
 
-def handle_errors(app: FastAPI) -> None:
-    """Have strangers sent to sign in, and errors told by a page."""
+def attach(app: FastAPI) -> None:
+    """Have an application serve pages: strangers are sent to sign in, and errors are told by a page."""
+    app.include_router(router)
+    app.state.streams = Streams()
     app.add_exception_handler(StrangerError, _stranger)
     app.add_exception_handler(PageError, _error)
 
 
 async def _stranger(request: Request, error: Exception) -> Response:
     path = request.url.path
-    if path.endswith(".json") or request.method != "GET":
+    if path.endswith(".json") or path == _LIVE or request.method != "GET":
         return _problem(request, 401, str(error))
     whole = f"{path}?{request.url.query}" if request.url.query else path
     return RedirectResponse(f"{SIGN_IN}?to={quote(whole)}" if whole != "/" else SIGN_IN, 303)

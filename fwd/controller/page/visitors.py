@@ -69,6 +69,19 @@ async def _visitor(request: Request) -> Visitor:
 Visiting = Annotated[Visitor, Depends(_visitor)]
 
 
+async def is_still(request: Request, visitor: Visitor) -> bool:
+    """Whether somebody who has looked for a while still may."""
+    if not visitor.form_key:
+        return visitor.token.name in control_of(request).desk.records.tokens
+    try:
+        await signed_in(request)
+    except (roles.DeniedError, HTTPException):
+        return False
+    except (LeaderlessError, StoreError):
+        pass  # that could not be looked up is no denial
+    return True
+
+
 async def form_of(request: Request) -> Mapping[str, str]:
     """Read a form. Raises PageError."""
     kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()

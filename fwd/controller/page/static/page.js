@@ -1,0 +1,69 @@
+// What the pages do beside htmx: they tell ages, and when there are no data. Without it they work by being loaded again.
+(() => {
+  'use strict';
+  const SILENT_S = 5, CONNECT_S = 10;
+  let heardAt = performance.now() / 1000, ahead = 0, tried = heardAt;
+
+  // htmx's markup comes from this controller's stream alone; nothing that is text is ever run.
+  const policy = window.trustedTypes
+    ? trustedTypes.createPolicy('fwd', { createHTML: text => text })
+    : { createHTML: text => text };
+  const trusted = { createHTML: text => policy.createHTML(text), createScript: () => '' };
+  const never = function () { throw new Error('no text is run here'); };
+
+  function age(seconds) {
+    if (seconds < 1.5) return 'now';
+    if (seconds < 90) return `${Math.round(seconds)} s ago`;
+    if (seconds < 5400) return `${Math.round(seconds / 60)} min ago`;
+    return seconds < 129600 ? `${Math.round(seconds / 3600)} h ago` : `${Math.round(seconds / 86400)} days ago`;
+  }
+
+  // `ahead`: this browser's clock less the controller's, so ages are right whatever it says.
+  function tellAges() {
+    const now = Date.now() / 1000 - ahead;
+    for (const one of document.querySelectorAll('time[data-age]')) {
+      const at = Date.parse(one.dateTime) / 1000;
+      const text = age(Math.max(0, now - at));
+      if (one.textContent !== text) { one.title = one.dateTime; one.textContent = text; }
+    }
+  }
+
+  function tellSilence() {
+    const now = performance.now() / 1000, silent = now - heardAt, stale = document.getElementById('stale');
+    if (!stale) return;
+    const isSilent = silent > SILENT_S;
+    document.body.classList.toggle('silent', isSilent);
+    if (isSilent && stale.hidden) {
+      const since = new Date(Date.now() - silent * 1000).toISOString().slice(11, 19);
+      stale.textContent = `No data since ${since} UTC: what is below is old. It goes on by itself once the controller answers.`;
+      speak(stale.textContent);
+    } else if (!isSilent && !stale.hidden && document.getElementById('part-news').textContent === stale.textContent) {
+      speak('Data are here again.'); // unless there are news already
+    }
+    stale.hidden = !isSilent;
+    const stream = document.getElementById('stream');
+    if (isSilent && stream && !stream._htmx?.sse && now - tried > CONNECT_S && !document.hidden) {
+      tried = now;
+      htmx.ajax('GET', stream.getAttribute('hx-sse:connect'), { source: stream, swap: 'none' });
+    }
+  }
+
+  function speak(text) {
+    document.getElementById('part-news').textContent = text;
+  }
+
+  htmx.registerExtension('fwd', {
+    init: api => api.initSecurity(trusted, never, never),
+    htmx_sse_after_message: (element, detail) => {
+      heardAt = performance.now() / 1000;
+      const at = document.querySelector('#part-as_of time[data-clock]');
+      if (at) ahead = Date.now() / 1000 - Number(at.dataset.clock);
+      tellAges();
+      tellSilence();
+    },
+    htmx_sse_error: (element, detail) => {
+      if (detail.status === 401 || detail.status === 404) location.reload();
+    },
+  });
+  setInterval(() => { tellAges(); tellSilence(); }, 500);
+})();

@@ -1,0 +1,120 @@
+"""What an open page is told, and that what others made is as they made it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import tomllib
+from importlib.resources import files
+
+import pytest
+from apikit import Api
+from pagekit import Browser
+
+from fwd.controller.page import live
+from fwd.controller.page.live import Streams, changed, frame, spoken_of
+
+PAGE = files("fwd.controller.page")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ({}, {"a": "1", "b": "2"}, {"a": "1", "b": "2"}),
+        ({"a": "1", "b": "2"}, {"a": "1", "b": "3"}, {"b": "3"}),
+        ({"a": "1"}, {"a": "1"}, {}),
+    ],
+)
+def test_only_parts_that_have_changed_are_told(before: dict[str, str], after: dict[str, str], told: object) -> None:
+    assert changed(before, after) == told
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (None, {"gateway a": "up"}, ""),
+        ({"gateway a": "up"}, {"gateway a": "up"}, ""),
+        ({"gateway a": "up"}, {"gateway a": "down", "gateway b": "up"}, "gateway a is down, gateway b is up"),
+        ({"gateway a": "up"}, {}, "gateway a is gone"),
+        ({}, {f"gateway {n}": "up" for n in range(7)}, ", and 2 more"),
+    ],
+)
+def test_changes_of_state_are_spoken_and_nothing_else(before: object, after: dict[str, str], said: str) -> None:
+    spoken = spoken_of(before, after)  # type: ignore[arg-type]
+    assert spoken == said or (len(after) > 5 and spoken.endswith(said))
+
+
+def test_a_frame_has_a_line_of_data_for_each_line_of_a_part() -> None:
+    text = frame({"map": "<b>1</b>\n\n<b>2</b>"}).decode()
+    assert text.endswith("\n\n")
+    lines = text.strip().splitlines()
+    assert all(one.startswith("data: ") for one in lines)
+    assert 'hx-target="#part-map"' in lines[0]
+
+
+def test_who_reads_slowly_gets_the_last_state_and_no_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "TURN_S", 0.0)
+    looks = 0
+
+    async def look() -> tuple[dict[str, str], dict[str, str]]:
+        nonlocal looks
+        looks += 1
+        return {"n": str(looks), "same": "x"}, {}
+
+    async def read() -> list[bytes]:
+        found = []
+        async for one in Streams().frames(look):
+            found.append(one)
+            await asyncio.sleep(0.01)
+            if len(found) == 3:
+                return found
+        return found
+
+    found = asyncio.run(read())
+    assert looks == 3
+    assert b"same" in found[0]
+    assert b"same" not in found[1]
+
+
+def test_a_stream_ends_with_the_session_and_is_refused_to_strangers(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "TURN_S", 0.0)
+    api.peered()
+    browser = Browser(api)
+    assert browser.get("/live?page=/").status_code == 401
+    browser.sign_in(api.viewer)
+    assert browser.get("/live?page=/gateways/none").status_code == 404
+
+    looks = 0
+    find = api.control.sessions.find
+
+    async def ended(secret: str, now: float, clock: float) -> object:
+        nonlocal looks
+        looks += 1
+        if looks == 4:
+            await api.control.sessions.end(secret, clock)
+        return await find(secret, now, clock)
+
+    monkeypatch.setattr(api.control.sessions, "find", ended)
+    answer = browser.get("/live?page=/")
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    assert "#part-map" in answer.text
+    assert "#part-as_of" in answer.text
+    assert api.app.state.streams.count == 0
+
+
+def test_no_more_pages_are_told_than_there_is_room_for(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser = Browser(api)
+    browser.sign_in(api.viewer)
+    monkeypatch.setattr(api.app.state.streams, "count", live.STREAMS_MAX)
+    assert browser.get("/live?page=/").status_code == 503
+
+
+def test_what_others_made_is_as_they_made_it_and_has_its_licence() -> None:
+    vendored = tomllib.loads(PAGE.joinpath("vendor.toml").read_text(encoding="utf-8"))["file"]
+    for one in vendored:
+        assert hashlib.sha256(PAGE.joinpath(one["name"]).read_bytes()).hexdigest() == one["sha256"]
+        assert one["version"]
+        assert one["licence"]
+        assert PAGE.joinpath(one["licence_file"]).read_text(encoding="utf-8")
+    minified = {one.name for one in PAGE.joinpath("static").iterdir() if ".min." in one.name}
+    assert minified == {one["name"].removeprefix("static/") for one in vendored}
