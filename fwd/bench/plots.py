@@ -42,6 +42,7 @@ _STYLE: Final[dict[Any, Any]] = {
     "savefig.dpi": 150,
 }
 _SIZE = (10.0, 4.6)  # inches
+_WIDE = (14.5, 4.6)
 
 
 def available() -> bool:
@@ -80,11 +81,11 @@ def _save(figure: Any, out: Path, name: str) -> None:
     figure.savefig(out / f"{name}.png", metadata={"Software": None})
 
 
-def _canvas(title: str, foot: str, widths: Sequence[float]) -> tuple[Any, Any]:
+def _canvas(title: str, foot: str, widths: Sequence[float], size: tuple[float, float] = _SIZE) -> tuple[Any, Any]:
     """A figure with a title, a footer, and axes side by side."""
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=_SIZE, layout="constrained")
+    canvas = Canvas(figsize=size, layout="constrained")
     canvas.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     canvas.supxlabel(foot, x=0.01, ha="left", fontsize=7.5, color=_GREY)
     return canvas, canvas.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
@@ -187,24 +188,28 @@ def _legend_of_streams(axes: Any, streams: Sequence[str]) -> None:
 
 def _scale(result: Result) -> Any:
     foot = footer(result, "medians, whiskers from lowest to highest")
-    canvas, (line, cores) = _canvas("Throughput by number of members", foot, (1, 1))
-    _line_limited(line, result["line"])
+    canvas, (line, pairs, cores) = _canvas("Throughput by number of members, and of gateways", foot, (1, 1, 1), _WIDE)
+    _line_limited(line, result["line"], "members", "Line-limited, a 5-tuple")
+    _line_limited(pairs, result["pairs"], "pairs", "Pairs of gateways, each gateway")
     _core_limited(cores, result["cores"])
     return canvas
 
 
-def _line_limited(axes: Any, part: Mapping[str, Any]) -> None:
+def _line_limited(axes: Any, part: Mapping[str, Any], of: str, what: str) -> None:
     points = part["points"]
-    members = [point["members"] for point in points]
+    counts = [point[of] for point in points]
     medians, spread = _spread([point["mbps"] for point in points])
     ideal = [point["ideal_mbps"] for point in points]
-    axes.plot(members, ideal, color=_GREY, ls="--", label="ideal: min(N × cap, line)")
-    axes.errorbar(members, medians, spread, color=_BLUE, fmt="o-", capsize=3, label="fwd")
+    axes.plot(counts, ideal, color=_GREY, ls="--", label="ideal: min(N × cap, line)")
+    axes.errorbar(counts, medians, spread, color=_BLUE, fmt="o-", capsize=3, label="fwd, on the wire")
+    if all("delivered_mbps" in point for point in points):
+        delivered, around = _spread([point["delivered_mbps"] for point in points])
+        axes.errorbar(counts, delivered, around, color=_ORANGE, fmt="s-", capsize=3, label="delivered")
     axes.set_title(
-        f"Line-limited: {part['cap_mbps']:g} Mbit/s a 5-tuple, {part['line_mbps']:g} the line\n"
+        f"{what} {part['cap_mbps']:g} Mbit/s, the line {part['line_mbps']:g}\n"
         f"ESP on the wire, Mbit/s, {part['streams']} TCP streams"
     )
-    _members_axis(axes, members)
+    _counts_axis(axes, counts, of)
 
 
 def _core_limited(axes: Any, part: Mapping[str, Any]) -> None:
@@ -222,13 +227,13 @@ def _core_limited(axes: Any, part: Mapping[str, Any]) -> None:
             0.98, 0.05, f"the demux's share of the CPU: {shares}", transform=axes.transAxes, ha="right", fontsize=9,
             color=_GREY,
         )  # fmt: skip
-    _members_axis(axes, members)
+    _counts_axis(axes, members, "members")
 
 
-def _members_axis(axes: Any, members: Sequence[int]) -> None:
-    axes.set_xticks(members)
-    axes.set_xlabel("members")
-    axes.set_xlim(min(members) - 0.3, max(members) + 0.3)
+def _counts_axis(axes: Any, counts: Sequence[int], of: str) -> None:
+    axes.set_xticks(counts)
+    axes.set_xlabel(of)
+    axes.set_xlim(min(counts) - 0.3, max(counts) + 0.3)
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper left")
 

@@ -137,11 +137,25 @@ def _scale(result: Result) -> Iterator[str]:
         for point in line["points"]
     ]
     yield from table(("members", "measured", "min(N × cap, line)", "of it"), rows)
+    yield from _pairs(result["pairs"])
     yield "**Core-limited**: one demux feeds N pinned members over real rings, in memory; no sockets, no device."
     yield ""
     keys = ("gbps_sealed", "gbps_opened", "efficiency_sealed", "efficiency_opened", "demux_share")
     head = ("members", "sealed", "opened", "efficiency", "efficiency, opened", "demux's share of CPU")
     yield from table(head, ([str(point["members"]), *(text(point[key]) for key in keys)] for point in cores["points"]))
+
+
+def _pairs(part: Mapping[str, Any]) -> Iterator[str]:
+    yield f"**By gateways**: N pairs behind routers, each gateway held to {part['cap_mbps']:g} Mbit/s, the line between"
+    yield f"the VPCs to {part['line_mbps']:g}; {part['streams']} TCP streams, payload `{part['payload']}`. What is on"
+    yield "the wire, with all that ESP adds, is held to the ideal; delivered is what reaches the far client of it."
+    yield ""
+    rows = [
+        (str(point["pairs"]), text(point["mbps"]), f"{point['ideal_mbps']:g} Mbit/s", text(point["share_of_ideal"]),
+         text(point["delivered_mbps"]))
+        for point in part["points"]
+    ]  # fmt: skip
+    yield from table(("pairs", "on the wire", "min(N × cap, line)", "of it", "delivered"), rows)
 
 
 def _micro(result: Result) -> Iterator[str]:

@@ -117,7 +117,7 @@ def _judge(target: Target, result: Result | None) -> Iterator[Verdict]:
         state: State = "not judged" if result["quick"] else "SHORT"
         yield Verdict(target.part, target.name, "–" if result["quick"] else "missing", _limit(target), state)
     for label, value in found:
-        name = f"{target.name}, {label} members" if label else target.name
+        name = f"{target.name}, {label}" if label else target.name
         ok, measured, limit = _compare(target, result, value)
         state = "not judged" if result["quick"] else "ok" if ok else "SHORT"
         yield Verdict(target.part, name, measured, limit, state)
@@ -176,7 +176,7 @@ def _beside(path: str, name: str) -> str:
 
 
 def find(result: Any, path: str) -> Iterator[tuple[str, Figure]]:
-    """Every figure at a path, with the members of the list's entry if the path goes through one.
+    """Every figure at a path, with how many members or pairs the list's entry has if the path goes through one.
 
     A plain number is a figure measured once.
     """
@@ -191,9 +191,10 @@ def _find(value: Any, keys: Sequence[str], label: str) -> Iterator[tuple[str, Fi
             yield label, figure([value], "")
     elif isinstance(value, list):
         for entry in value:
-            members = str(entry.get("members", ""))
-            if keys[0] in ("*", members):
-                yield from _find(entry, keys[1:], members)
+            counted = next((word for word in ("members", "pairs") if word in entry), "")
+            number = str(entry.get(counted, ""))
+            if keys[0] in ("*", number):
+                yield from _find(entry, keys[1:], f"{number} {counted}".strip())
     elif isinstance(value, Mapping) and keys[0] in value:
         yield from _find(value[keys[0]], keys[1:], label)
 

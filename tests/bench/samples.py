@@ -72,6 +72,11 @@ def _scale() -> Json:
          "share_of_ideal": spread(0.99, "share")}
         for n in range(1, 9)
     ]  # fmt: skip
+    pairs = [
+        {"pairs": n, "mbps": spread(99.0 * n, "Mbit/s"), "ideal_mbps": 100 * n, "share_of_ideal": spread(0.99, "share"),
+         "delivered_mbps": spread(91.0 * n, "Mbit/s")}
+        for n in range(1, 6)
+    ]  # fmt: skip
     keys = {"gbps_sealed": "Gbit/s", "gbps_opened": "Gbit/s"}
     cores = [
         {"members": n, **{key: spread(5.0 * n, unit) for key, unit in keys.items()},
@@ -82,6 +87,7 @@ def _scale() -> Json:
     return {
         "line": {"cap_mbps": 100, "line_mbps": 500, "streams": 64, "points": line},
         "cores": {"points": cores},
+        "pairs": {"cap_mbps": 100, "line_mbps": 500, "streams": 64, "payload": "esp", "points": pairs},
     }
 
 

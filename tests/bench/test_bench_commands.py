@@ -93,7 +93,7 @@ def test_all_parts_in_their_order(
     made = {path.name for path in (tmp_path / "b").iterdir()}
     assert {"report.md", "peers.svg", "peers.png", "scale.svg", "scale.png"} <= made
     printed = capfd.readouterr().out
-    assert sum(line.endswith("  ok") for line in printed.splitlines()) == 33
+    assert sum(line.endswith("  ok") for line in printed.splitlines()) == 38
     assert "SHORT" not in printed
 
 

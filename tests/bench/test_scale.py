@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fwd.bench import cores, line
+from fwd.bench import cores, line, pairs
 from fwd.bench.result import Plan
 from fwd.bench.scale import run
 from fwd.lab.world import LabError
@@ -16,7 +16,8 @@ from fwd.lab.world import LabError
 
 @pytest.mark.netns
 @pytest.mark.alone
-def test_a_quick_run_has_a_point_for_each_number_of_members(tmp_path: Path) -> None:
+@pytest.mark.timeout(300)
+def test_a_quick_run_has_a_point_for_each_number_of_members_and_gateways(tmp_path: Path) -> None:
     steps: list[tuple[int, int, str]] = []
     body = run(Plan(True, tmp_path, lambda *step: steps.append(step)))
     assert [point["members"] for point in body["cores"]["points"]] == cores.counts()
@@ -26,6 +27,12 @@ def test_a_quick_run_has_a_point_for_each_number_of_members(tmp_path: Path) -> N
     one, two = body["line"]["points"]
     assert (one["ideal_mbps"], two["ideal_mbps"]) == (100, 200)
     # Nothing passes beside the caps, whatever the load.
+    assert one["share_of_ideal"]["high"] < 1.2
+    assert two["share_of_ideal"]["high"] < 1.2
+
+    assert [point["pairs"] for point in body["pairs"]["points"]] == list(pairs.QUICK_PAIRS)
+    one, two = body["pairs"]["points"]
+    assert (one["ideal_mbps"], two["ideal_mbps"]) == (100, 200)
     assert one["share_of_ideal"]["high"] < 1.2
     assert two["share_of_ideal"]["high"] < 1.2
 
