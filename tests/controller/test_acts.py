@@ -35,10 +35,10 @@ class Bed:
         """Have a router in a1's VPC, which says the same of a1 as b1 does."""
         self.told["ra"] = self.api.join("a", "ra", "10.1.0.2", "192.0.2.9", kind="router", ike_csr=None)
 
-    def turns(self, seconds: int, *, up: bool, silent: bool = True) -> None:
+    def turns(self, seconds: int, *, up: bool, silent: bool = True, each_s: float = 1.0) -> None:
         """Let time pass, in which b1 sees a1 or does not."""
-        for _ in range(seconds):
-            self.api.now += 1.0
+        for _ in range(round(seconds / each_s)):
+            self.api.now += each_s
             if not silent:
                 self.api.beat(self.told["a1"])
             far = [{"identity": identity_of("a1"), "up": up}]
@@ -156,21 +156,21 @@ def test_one_that_came_back_and_went_again_is_not_waited_for(bed: Callable[[str]
 
 def test_a_fourth_restart_is_refused_with_an_event(bed: Callable[[str], Bed]) -> None:
     one = bed("")
-    one.turns(400, up=False)
+    one.turns(400, up=False, each_s=2.5)
 
     assert one.restarted() == ["a1 10.1.0.11"] * 3
     assert one.events("host.not_restarted") == ["restarted 3 times in 10 minutes, and down again: see to it"]
-    one.turns(400, up=False)
+    one.turns(400, up=False, each_s=2.5)
     assert len(one.restarted()) == 6, "the first three are long ago"
 
 
 def test_whoever_leads_next_counts_what_was_done_before(bed: Callable[[str], Bed]) -> None:
     one = bed("")
-    one.turns(250, up=False)
+    one.turns(250, up=False, each_s=2.5)
     one.api.run(one.api.desk.lead("another"))
     one.api.control.begin()
     one.acts = Acts(one.api.control, one.rules)
-    one.turns(250, up=False)
+    one.turns(250, up=False, each_s=2.5)
 
     assert len(one.restarted()) == 3
 

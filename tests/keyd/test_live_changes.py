@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from certkit import Ca, credentials
 from ikekit import WALL
+from propkit import examples
 from test_pair_ends import certified, empty, fill, lossless, nobody_sends, psk, spis
 from test_pairs import STEP_S, Side, World
 
@@ -303,10 +304,10 @@ def test_a_crl_ends_at_once_what_it_names(undo: contextlib.ExitStack, monkeypatc
     assert not any(member.outbound or member.inbound for member in side.members)
 
 
-def test_fifty_random_changes_of_either_side_lose_nothing(undo: contextlib.ExitStack) -> None:
+def test_random_changes_of_either_side_lose_nothing(undo: contextlib.ExitStack) -> None:
     world, dice = World(undo, rekey_time=60, keys=psk(grace=60)), random.Random(11)
     world.run(2.0)
-    for number in range(50):
+    for number in range(examples(200)):
         side = dice.choice(world.sides)
         assert isinstance(side.peering.keys, PskKeys)
         word, values = dice.choice(
