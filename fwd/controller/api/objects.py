@@ -100,7 +100,14 @@ async def _change(
     control: Control, asked: Asked, act: Callable[[Fleet], Fleet], response: Response, dry_run: bool,
     if_match: str | None,
 ) -> Changed:  # fmt: skip
-    seen = seen_in(if_match, asked.kind, asked.name)
+    done = await change(control, asked, act, seen_in(if_match, asked.kind, asked.name), dry_run=dry_run)
+    return _changed(control, asked, done, response, dry_run)
+
+
+async def change(
+    control: Control, asked: Asked, act: Callable[[Fleet], Fleet], seen: tuple[str, str, int] | None, *, dry_run: bool
+) -> Done:
+    """Change an object, or only say what would come of it; hosts that could not reach each other are refused."""
     links = links_in({host: beat.status for host, beat in control.watch.beats.items()})
 
     def reached(fleet: Fleet) -> Fleet:
@@ -109,8 +116,7 @@ async def _change(
             raise RefusedError(why, conflict=True)
         return after
 
-    done = await control.desk.change(asked, reached, seen=seen, dry_run=dry_run)
-    return _changed(control, asked, done, response, dry_run)
+    return await control.desk.change(asked, reached, seen=seen, dry_run=dry_run)
 
 
 def _asked(control: Control, admin: Token, act: str, kind: str, name: str) -> Asked:

@@ -37,7 +37,7 @@ def map_page(fleet: FleetView, opened: str) -> Content:
         "fleet": fleet, "map": layout(fleet, opened), "whys": [*whys, *hints], "opened": opened,
         "legend": [one for one in LOOKS.values() if one.state not in ("left", "unknown")],
     }  # fmt: skip
-    return Content("Map", ("summary", "map", "whys", "tables"), values, fleet, fleet)
+    return Content("Map", ("summary", "acts", "map", "whys", "tables", "clusters"), values, fleet, fleet)
 
 
 def host_page(fleet: FleetView, kind: str, name: str, events: Iterable[Event]) -> Content | None:
@@ -50,7 +50,9 @@ def host_page(fleet: FleetView, kind: str, name: str, events: Iterable[Event]) -
     why = why_host(host)
     values = {"look": host.look, "old": host.old, "host": host, "pairs": pairs, "why": why, "events": told}
     shown = {"host": host, "pairs": [pair for _, pair in pairs], "why": why, "events": told}
-    return Content(f"{kind.capitalize()} {name}", ("why", "host", "host_pairs", "host_events"), values, shown, fleet)
+    return Content(
+        f"{kind.capitalize()} {name}", ("acts", "why", "host", "host_pairs", "host_events"), values, shown, fleet
+    )
 
 
 def peering_page(fleet: FleetView, name: str, made: Sequence[Any]) -> Content | None:
@@ -62,7 +64,7 @@ def peering_page(fleet: FleetView, name: str, made: Sequence[Any]) -> Content | 
     values = {"look": peering.look, "old": peering.old, "peering": peering, "why": why, "made": made}
     plans = [one.model_dump() for one in made]
     shown = {"peering": peering, "why": why, "operations": plans}
-    return Content(f"Peering {name}", ("why", "peering", "plans"), values, shown, fleet)
+    return Content(f"Peering {name}", ("acts", "why", "peering", "plans"), values, shown, fleet)
 
 
 def events_page(fleet: FleetView, events: Iterable[Event], host: str, what: str) -> Content:
@@ -75,6 +77,17 @@ def events_page(fleet: FleetView, events: Iterable[Event], host: str, what: str)
         "known": {one.name: one.href for one in fleet.hosts},
     }  # fmt: skip
     return Content("Events", ("events",), values, {"events": found}, fleet)
+
+
+def operations_page(fleet: FleetView, made: Sequence[Any]) -> Content:
+    """The last changes, the last one first."""
+    shown = {"operations": [one.model_dump() for one in made]}
+    return Content("Changes", ("operations",), {"operations": made}, shown, fleet)
+
+
+def operation_page(fleet: FleetView, one: Any) -> Content:
+    """A change: its plan, how far it has come, and what came of it."""
+    return Content(f"{one.act} {one.kind} {one.name}", ("operation",), {"one": one}, one.model_dump(), fleet)
 
 
 def _why(one: HostView | PeeringView) -> Why | None:

@@ -15,8 +15,16 @@ from fwd.controller.api.answers import Operation
 from fwd.controller.api.asked import COOKIE, SIGN_IN, SIGN_OUT, Controller, rate
 from fwd.controller.control import Control
 from fwd.controller.desk import LeaderlessError
-from fwd.controller.page import render
-from fwd.controller.page.contents import Content, events_page, host_page, map_page, peering_page
+from fwd.controller.page import change_routes, render
+from fwd.controller.page.contents import (
+    Content,
+    events_page,
+    host_page,
+    map_page,
+    operation_page,
+    operations_page,
+    peering_page,
+)  # fmt: skip
 from fwd.controller.page.facts import facts_of
 from fwd.controller.page.live import Streams, states_of
 from fwd.controller.page.views import fleet_view
@@ -39,16 +47,22 @@ def _content(control: Control, path: str, query: Mapping[str, str]) -> Content |
         case [("gateways" | "routers") as kind, name]:
             return host_page(fleet, kind.removesuffix("s"), name, events)
         case ["peerings", name]:
-            return peering_page(fleet, name, _made(control, name))
+            return peering_page(
+                fleet, name, [one for one in _made(control) if (one.kind, one.name) == ("peering", name)]
+            )
+        case ["operations"]:
+            return operations_page(fleet, _made(control)[::-1])
+        case ["operations", id]:
+            made = control.desk.records.operations.get(id)
+            return operation_page(fleet, shown.operation(control, made)) if made is not None else None
         case ["events"]:
             return events_page(fleet, events, query.get("host", ""), query.get("what", ""))
     return None
 
 
-def _made(control: Control, peering: str) -> list[Operation]:
-    """The operations that made a peering what it is, the oldest first."""
-    made = sorted(control.desk.records.operations.values(), key=lambda one: one.id)
-    return [shown.operation(control, one) for one in made if (one.kind, one.name) == ("peering", peering)]
+def _made(control: Control) -> list[Operation]:
+    """The last operations, the oldest first."""
+    return [shown.operation(control, one) for _, one in sorted(control.desk.records.operations.items())]
 
 
 async def _show(request: Request, control: Controller, visitor: Visiting) -> Response:
@@ -67,9 +81,9 @@ async def _show(request: Request, control: Controller, visitor: Visiting) -> Res
     )  # fmt: skip
 
 
-for _path in ("/", "/map.json", "/events", "/events.json"):
+for _path in ("/", "/map.json", "/events", "/events.json", "/operations", "/operations.json"):
     router.add_api_route(_path, _show)
-for _kind in ("gateways", "routers", "peerings"):
+for _kind in ("gateways", "routers", "peerings", "operations"):
     router.add_api_route(f"/{_kind}/{{name}}", _show)
 
 
@@ -151,6 +165,7 @@ def _leader(control: Control) -> str:
 def attach(app: FastAPI) -> None:
     """Have an application serve pages: strangers are sent to sign in, and errors are told by a page."""
     app.include_router(router)
+    app.include_router(change_routes.router)
     app.state.streams = Streams()
     app.add_exception_handler(StrangerError, _stranger)
     app.add_exception_handler(PageError, _error)

@@ -17,6 +17,7 @@ from fastapi import Depends, HTTPException, Request
 from fwd.controller import roles
 from fwd.controller.api.asked import COOKIE, control_of, rate, signed_in
 from fwd.controller.desk import LeaderlessError
+from fwd.controller.page.forms import joined
 from fwd.controller.sessions import form_key
 from fwd.controller.store import StoreError
 from fwd.controller.tokens import Token
@@ -88,7 +89,7 @@ async def form_of(request: Request) -> Mapping[str, str]:
     if kind != "application/x-www-form-urlencoded":
         raise PageError(422, "a form is needed")
     try:
-        return dict(parse_qsl((await request.body()).decode(), max_num_fields=_FIELDS_MAX, keep_blank_values=True))
+        return joined(parse_qsl((await request.body()).decode(), max_num_fields=_FIELDS_MAX, keep_blank_values=True))
     except ValueError:
         raise PageError(422, "this form cannot be read") from None
 

@@ -1,0 +1,80 @@
+"""Changes from pages: first the plan, then the same operation as by the API, for the same reasons refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from fwd.controller import changes
+from fwd.controller.api import objects, others
+from fwd.controller.ca import RequestError
+from fwd.controller.changes import RefusedError
+from fwd.controller.control import Control
+from fwd.controller.desk import Asked, LeaderlessError
+from fwd.controller.fleet import StaleError
+from fwd.controller.page.forms import Wanted, body_of
+from fwd.controller.store import ConflictError, NotLeaderError, StoreError
+from fwd.controller.tokens import Token, TokenError
+from fwd.model.fleet import Fleet
+
+REFUSED: Final = (RefusedError, StaleError, ConflictError, RequestError, TokenError)
+NOT_DONE: Final = (LeaderlessError, NotLeaderError, StoreError)
+
+
+@dataclass(frozen=True)
+class Came:
+    """What came of it. `operation`: its id; empty: nothing was to be changed. `token`: one that was made, once."""
+
+    lines: tuple[str, ...]
+    operation: str = ""
+    token: str = ""
+
+
+def revision_of(control: Control, wanted: Wanted) -> int:
+    """Return the revision of the object as it is now; 0: there is none."""
+    return control.desk.kept.revisions.get((wanted.kind, wanted.name), 0)
+
+
+async def perform(control: Control, person: Token, wanted: Wanted, seen: int | None, *, dry_run: bool) -> Came:
+    """Do it, or say what it means. `seen`: the revision that the person has seen. Raises REFUSED and NOT_DONE."""
+    if wanted.kind == "token":
+        return await _token(control, person, wanted, dry_run=dry_run)
+    if wanted.act == "upgrade":
+        body = others.UpgradeWanted(gateways=[wanted.name])
+        answer = await others.upgrade(control, person, body, dry_run)
+        return Came(tuple(answer.plan), answer.operation or "")
+
+    # Objects of the fleet.
+    asked = Asked(person.name, wanted.act, wanted.kind, wanted.name, control.wall())
+    known = (wanted.kind, wanted.name, seen) if seen is not None and wanted.act != "create" else None
+    if wanted.act == "delete":
+        done = await control.desk.delete(asked, seen=known, dry_run=dry_run)
+    else:
+        done = await objects.change(control, asked, _act(wanted), known, dry_run=dry_run)
+    return Came(done.lines, done.operation.id if done.operation else "")
+
+
+def _act(wanted: Wanted) -> Callable[[Fleet], Fleet]:
+    kind, name = wanted.kind, wanted.name
+    if wanted.act == "create":
+        return lambda fleet: changes.create(fleet, kind, body_of(wanted))
+    states: dict[str, dict[str, Any]] = {"drain": {"state": "draining"}, "undrain": {"state": "active"}}
+    fields = states.get(wanted.act) or body_of(wanted)
+    return lambda fleet: changes.change(fleet, kind, name, fields)
+
+
+async def _token(control: Control, person: Token, wanted: Wanted, *, dry_run: bool) -> Came:
+    try:
+        body = others.TokenWanted(**body_of(wanted))
+    except ValidationError as error:
+        raise RefusedError(f"token: {error.errors()[0]['msg']}") from None
+    if body.role == "join" and body.vpc not in control.desk.kept.fleet.vpc:
+        raise RefusedError("token: one that a host joins with needs a VPC that is there")
+    if dry_run:
+        joins = f"one host may join VPC {body.vpc} with it as a {body.kind}, once, within an hour"
+        return Came((joins if body.role == "join" else f"whoever has it is a {body.role}, until it is deleted",))
+    made = await others.create_token(control, person, body)
+    return Came((), made.operation, made.token)
