@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from fwd.proto.ike.agreed import Agreed, AgreedSets
 from fwd.proto.ike.crypto import SALT_BYTES, DiffieHellman, IkeKeys
 from fwd.proto.ike.events import ChildKeys, Connection, World
 from fwd.proto.ike.numbers import ESP_SPI_BYTES, Notify, Payload, Protocol, ProtocolError, TransformType, syntax
@@ -28,7 +29,7 @@ from fwd.proto.ike.payloads import (
 from fwd.proto.ike.proposals import ESN, Proposal, Transform, choose, is_choice_of
 from fwd.proto.ike.selectors import Selector, covers, narrow, narrowed
 from fwd.proto.ike.states import CHILD_MOVES, Use, check_move
-from fwd.proto.sa import Narrowed, SaKeys
+from fwd.proto.sa import SaKeys
 
 SPI_MIN: Final = 256  # RFC 4303 §2.1
 NONCE_BYTES: Final = 32
@@ -75,6 +76,7 @@ class Offer:
     secret: DiffieHellman | None
     local_ts: tuple[Selector, ...]
     remote_ts: tuple[Selector, ...]
+    sets: AgreedSets
 
     @classmethod
     def make(
@@ -95,7 +97,7 @@ class Offer:
             secret = DiffieHellman(group if group in groups else groups[0], world.random)
         return cls(
             member, spi, world.random(NONCE_BYTES), proposals, secret,
-            *_configured(connection),
+            *_configured(connection), world.agreed,
         )  # fmt: skip
 
     def payloads(self, *, first: bool = False) -> list[AnyPayload]:
@@ -131,9 +133,11 @@ class Offer:
             assert self.secret is not None
             shared = self.secret.shared(public_value(reply, group))
         ni, nr = nonces or (self.nonce, only(reply, Nonce).data)
-        held = narrowed((self.local_ts, self.remote_ts), (local, remote))
-        child = _keys(keys, chosen[0], self.member, self.spi, _spi(chosen[0]), (ni, nr, shared), (local, remote), held,
-                      initiated=True, notifies=kept(reply))  # fmt: skip
+        agreed = Agreed(local, remote, narrowed((self.local_ts, self.remote_ts), (local, remote)))
+        child = _keys(
+            keys, chosen[0], self.member, self.spi, _spi(chosen[0]), (ni, nr, shared), self.sets.share(agreed),
+            initiated=True, notifies=kept(reply),
+        )  # fmt: skip
         return replace(child, outdated=(self.local_ts, self.remote_ts) != _configured(connection))
 
 
@@ -174,8 +178,8 @@ def answer(
 
     # The Child SA, and what tells the peer of it.
     spi = world.unused_spi(receiver)
-    held = narrowed(_configured(connection), (local, remote))
-    child = _keys(keys, chosen, member, spi, _spi(chosen), (ni, nr, shared), (local, remote), held, initiated=False,
+    agreed = world.agreed.share(Agreed(local, remote, narrowed(_configured(connection), (local, remote))))
+    child = _keys(keys, chosen, member, spi, _spi(chosen), (ni, nr, shared), agreed, initiated=False,
                   notifies=kept(request))  # fmt: skip
     mine = Proposal(chosen.protocol, chosen.transforms, chosen.number, spi.to_bytes(ESP_SPI_BYTES, "big"))
     reply: list[AnyPayload] = [SecurityAssociation((mine,))]
@@ -191,8 +195,7 @@ def _keys(
     spi_in: int,
     spi_out: int,
     material: tuple[bytes, bytes, bytes],
-    selectors: tuple[tuple[Selector, ...], tuple[Selector, ...]],
-    held: Narrowed | None,
+    agreed: Agreed,
     *,
     initiated: bool,
     notifies: tuple[Notification, ...],
@@ -206,10 +209,9 @@ def _keys(
     out, back = (from_initiator, from_responder) if initiated else (from_responder, from_initiator)
     return ChildKeys(
         member=member,
-        inbound=SaKeys(spi_in, esn, back[:octets], back[octets:], narrowed=held),
-        outbound=SaKeys(spi_out, esn, out[:octets], out[octets:], narrowed=held),
-        local_ts=selectors[0],
-        remote_ts=selectors[1],
+        inbound=SaKeys(spi_in, esn, back[:octets], back[octets:], narrowed=agreed.narrowed),
+        outbound=SaKeys(spi_out, esn, out[:octets], out[octets:], narrowed=agreed.narrowed),
+        agreed=agreed,
         proposal=str(chosen),
         initiated=initiated,
         notifies=notifies,

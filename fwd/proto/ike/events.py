@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from cryptography import x509
 
+from fwd.proto.ike.agreed import Agreed, AgreedSets
 from fwd.proto.ike.auth import Credentials, same
 from fwd.proto.ike.causes import By, Failure
 from fwd.proto.ike.crypto import Random
@@ -68,12 +69,21 @@ class ChildKeys:
     member: int
     inbound: SaKeys
     outbound: SaKeys
-    local_ts: tuple[Selector, ...]
-    remote_ts: tuple[Selector, ...]
+    agreed: Agreed
     proposal: str
     initiated: bool  # by this side
     notifies: tuple[Notification, ...] = ()  # the peer's, about this Child SA
     outdated: bool = False  # the subnets that were offered for it are not those that are configured by now
+
+    @property
+    def local_ts(self) -> tuple[Selector, ...]:
+        """Its traffic selectors on this side."""
+        return self.agreed.local_ts
+
+    @property
+    def remote_ts(self) -> tuple[Selector, ...]:
+        """Those on the far side."""
+        return self.agreed.remote_ts
 
 
 @dataclass
@@ -316,6 +326,7 @@ class World:
     authentications: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     failures: Counter[Failure] = field(default_factory=Counter)
+    agreed: AgreedSets = field(default_factory=AgreedSets)
 
     def fail(self, failure: Failure | None) -> None:
         """Count what something has failed by, if it is a failure."""

@@ -52,6 +52,7 @@ FRAGMENTS_BYTES_ALL: Final = 16 << 20  # of all endpoints of a process
 IKE_SAS_MAX: Final = 16  # with one peer, however often it begins or rekeys
 CHILDREN_MAX: Final = 1024  # of one IKE SA, whatever a peer asks for
 MEMBER_CHILDREN_MAX: Final = 16  # of one member; twice that while they are rekeyed and the old ones not deleted
+AGREED_MAX: Final = 64  # different sets of traffic selectors of its Child SAs, of 255 ranges a side: 150 KiB each
 NOTIFY_BYTES_MAX: Final = 256  # of a peer's notify that is kept
 TIME_SHARE: Final = 0.25  # of keyd's CPU for what one authenticated peer sends: 200 Child SAs a second
 TIME_S: Final = 4.0  # and so much at once: 64 members with all their Child SAs take half a second, or two under load

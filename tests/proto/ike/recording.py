@@ -144,7 +144,8 @@ def with_the_fields_of(value: Any, then: Any) -> Any:
 def plain(value: Any) -> Any:
     """A dataclass as what JSON has."""
     if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        found = {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return found | found.pop("agreed", {})  # a Child SA's selectors are shared, and said with it
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, bytes):
