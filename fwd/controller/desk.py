@@ -307,6 +307,11 @@ class Desk:
         _log(made)
         return made
 
+    async def keep(self, writes: Sequence[Write]) -> None:
+        """Write what is nobody's change: no operation, and no other document."""
+        async with self._leading() as term:
+            await self.store.write(term, writes)
+
     # -- what takes a while -------------------------------------------------------------------------------------------
 
     async def begin(self, asked: Asked, write: Callable[[Records], Sequence[Write]], **about: Any) -> Operation:
@@ -406,7 +411,7 @@ class Desk:
                 self._stale = True
                 await self._read_anew()
                 raise
-            except StoreError:
+            except (StoreError, asyncio.CancelledError):
                 self._stale = True
                 raise
 

@@ -1,4 +1,4 @@
-"""What has happened: the last events of this controller's life, each told once to whoever listens; no IO.
+"""What has happened: the last events, each told once to whoever listens; no IO. history.py keeps them.
 
 What is wrong with a host is told when it begins, or is another, and not each second. Of a host with very many events
 its oldest goes, so nobody's are gone for another's; and if there are too many, of the host that has most.
@@ -7,8 +7,8 @@ its oldest goes, so nobody's are gone for another's; and if there are too many, 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 EVENTS_MAX: Final = 1000
@@ -18,13 +18,14 @@ EVENT_S: Final = 60.0  # between two of a kind of one host that say what is wron
 
 @dataclass(frozen=True)
 class Event:
-    """Something that has happened. `number` rises; `at`: by the wall clock."""
+    """Something that has happened. `number` rises; `at`: by the wall clock; `term`: of who led then."""
 
     number: int
     at: float
     what: str
     host: str
     text: str
+    term: int = 0
 
 
 def crowded(hosts: Iterable[str]) -> int:
@@ -40,6 +41,7 @@ class Happened:
     def __init__(self) -> None:
         self.events: deque[Event] = deque()
         self.listeners: list[Callable[[Event], None]] = []
+        self.term = 0
         self._number = 0
         self._told: dict[tuple[str, str], tuple[str, float]] = {}
 
@@ -51,7 +53,7 @@ class Happened:
         elif len(self.events) >= EVENTS_MAX:
             del self.events[crowded(one.host for one in self.events)]
         self._number += 1
-        self.events.append(Event(self._number, wall, what, host, text))
+        self.events.append(Event(self._number, wall, what, host, text, self.term))
         for listener in self.listeners:
             listener(self.events[-1])
 
@@ -68,6 +70,14 @@ class Happened:
         """Forget what was told of others than these, long ago."""
         for key in [key for key, (_, at) in self._told.items() if key[1] not in hosts and wall - at > EVENT_S]:
             del self._told[key]
+
+    def restore(self, kept: Sequence[Event], after: int) -> int:
+        """Know what was kept; what was noted here beyond `after` is not, and comes behind it. Returns the last kept."""
+        own = [one for one in self.events if one.number > after]
+        last = kept[-1].number if kept else after
+        self._number = last + len(own)
+        self.events = deque([*kept, *(replace(one, number=last + n) for n, one in enumerate(own, 1))])
+        return last
 
     def begin(self) -> None:
         """Have told nobody of anything: what is wrong is told anew."""

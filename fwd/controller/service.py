@@ -30,6 +30,7 @@ from fwd.controller.api.app import application
 from fwd.controller.control import Control
 from fwd.controller.desk import Asked, Desk, LeaderlessError
 from fwd.controller.door import Door
+from fwd.controller.history import History
 from fwd.controller.store import ConflictError, NotLeaderError, StoreError
 from fwd.controller.tls import PeerProtocol, Server
 from fwd.controller.upgrades import Upgrades
@@ -99,6 +100,7 @@ class Service:
         if self._hook is not None:
             control.happened.listeners.append(self._hook.put)
             control.webhook = self._hook
+        self._history = History(control, self._hook)
         self._server = _Server(_uvicorn_config(control))
 
     async def run(self, door: socket.socket) -> None:
@@ -115,12 +117,13 @@ class Service:
             if self._hook is not None and telling is not None:
                 await self._hook.flush()
                 await _ended(telling)
+            with contextlib.suppress(*_TROUBLES):
+                await self._history.turn()
             await self._control.desk.store.close()
         log.info("the controller ends; hosts go on with what they have", extra=event("controller.stopped"))
 
     def _about(self) -> dict[str, Any]:
-        desk = self._control.desk
-        return {"cluster_id": desk.cluster_id, "term": desk.term}
+        return {"cluster_id": self._control.desk.cluster_id}
 
     def stop(self) -> None:
         """End streams and the server."""
@@ -145,7 +148,7 @@ class Service:
         except _TROUBLES as error:
             trouble = str(error) or "another controller leads"
         self._control.turn()
-        for act in (self._acts.turn, self._upgrades.turn):
+        for act in (self._acts.turn, self._upgrades.turn, self._history.turn):
             try:
                 await act()
             except _TROUBLES as error:
@@ -163,6 +166,8 @@ class Service:
         elif await desk.lead(self._who):
             # What was heard under another term is no evidence any more.
             self._control.begin()
+            self._control.happened.term = desk.term or 0
+            await self._history.begin()
             log.info("leads, in term %d", desk.term, extra=event("controller.leads", term=desk.term))
             await self._know_an_admin()
         else:

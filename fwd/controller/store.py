@@ -17,13 +17,15 @@ import os
 import secrets
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from fwd.proto.errors import UserError
 
+T = TypeVar("T")
 ABSENT: Final = 0  # revision of a key that is not there
 ID_BYTES: Final = 8
 WRITES_MAX: Final = 100  # in one transaction: etcd's have 128 operations at most
@@ -127,7 +129,8 @@ class Store(ABC):
 class SqliteStore(Store):
     """A file of SQLite, in WAL mode, with one leader on one host: who has the lock on the file beside it.
 
-    With the path `:memory:` there is nothing to keep, and nobody else to lead.
+    With the path `:memory:` there is nothing to keep, and nobody else to lead. A disk may be slow: what touches it
+    is done one after the other in a thread, beside the loop, and what was begun there is brought to its end.
     """
 
     def __init__(self, path: Path | str = ":memory:") -> None:
@@ -135,11 +138,12 @@ class SqliteStore(Store):
         self._news = asyncio.Event()
         self._lock: int | None = None
         self._path = Path(path) if path != ":memory:" else None
+        self._thread, self._is_closed = ThreadPoolExecutor(1, "store"), False
         try:
             if self._path is not None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._set_up()
         except (OSError, sqlite3.Error) as error:
             raise UserError(f"{path}: the controller's store cannot be opened: {error}") from None
@@ -154,13 +158,68 @@ class SqliteStore(Store):
         for name, value in (("term", 0), ("revision", 0), ("cluster_id", secrets.token_hex(ID_BYTES))):
             self._db.execute("INSERT OR IGNORE INTO about VALUES (?, ?)", (name, value))
 
+    # -- beside the loop ----------------------------------------------------------------------------------------------
+
     async def lead(self, who: str) -> int | None:
+        return await self._apart(lambda: self._lead(who))
+
+    async def renew(self) -> bool:
+        return self.leads()
+
+    def leads(self) -> bool:
+        return self._path is None or self._lock is not None
+
+    async def leader(self) -> str:
+        return await self._apart(lambda: str(self._about("leader") or ""))
+
+    async def resign(self) -> None:
+        await self._apart(self._resign)
+
+    async def read(self, prefix: str) -> tuple[list[Entry], int]:
+        return await self._apart(lambda: self._read(prefix))
+
+    async def write(self, term: int, changes: Sequence[Write]) -> int:
+        check_writes(changes)
+        revision = await self._apart(lambda: self._write(term, changes))
+        self._news.set()
+        return revision
+
+    async def changed(self, after: int, timeout_s: float) -> bool:
+        self._news.clear()
+        if await self._apart(lambda: self._number("revision")) > after:
+            return True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), timeout_s)
+        return await self._apart(lambda: self._number("revision")) > after
+
+    async def cluster_id(self) -> str:
+        return await self._apart(lambda: str(self._about("cluster_id")))
+
+    async def begin_epoch(self, term: int, above: int) -> None:
+        check_epoch(above)
+        await self._apart(lambda: self._begin_epoch(term, above))
+
+    async def close(self) -> None:
+        if not self._is_closed:
+            await self.resign()
+            await self._apart(self._db.close)
+            self._is_closed = True
+            self._thread.shutdown()
+
+    async def _apart(self, act: Callable[[], T]) -> T:
+        if self._is_closed:
+            raise StoreError("it is closed")
         with _as_store_error():
-            if not self._take_lock():
-                return None
-            self._db.execute("UPDATE about SET value = value + 1 WHERE name = 'term'")
-            self._db.execute("INSERT OR REPLACE INTO about VALUES ('leader', ?)", (who,))
-            return self._number("term")
+            return await asyncio.get_running_loop().run_in_executor(self._thread, act)
+
+    # -- in the thread ------------------------------------------------------------------------------------------------
+
+    def _lead(self, who: str) -> int | None:
+        if not self._take_lock():
+            return None
+        self._db.execute("UPDATE about SET value = value + 1 WHERE name = 'term'")
+        self._db.execute("INSERT OR REPLACE INTO about VALUES ('leader', ?)", (who,))
+        return self._number("term")
 
     def _take_lock(self) -> bool:
         if self._path is None or self._lock is not None:
@@ -174,36 +233,23 @@ class SqliteStore(Store):
         self._lock = lock
         return True
 
-    async def renew(self) -> bool:
-        return self.leads()
-
-    def leads(self) -> bool:
-        return self._path is None or self._lock is not None
-
-    async def leader(self) -> str:
-        with _as_store_error():
-            row = self._db.execute("SELECT value FROM about WHERE name = 'leader'").fetchone()
-            return str(row[0]) if row else ""
-
-    async def resign(self) -> None:
+    def _resign(self) -> None:
         if self.leads():
-            with _as_store_error():
-                self._db.execute("DELETE FROM about WHERE name = 'leader'")
+            self._db.execute("DELETE FROM about WHERE name = 'leader'")
         if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+            lock, self._lock = self._lock, None
+            os.close(lock)
 
-    async def read(self, prefix: str) -> tuple[list[Entry], int]:
-        with _as_store_error(), self._transaction("DEFERRED"):
+    def _read(self, prefix: str) -> tuple[list[Entry], int]:
+        with self._transaction("DEFERRED"):
             rows = self._db.execute(
                 "SELECT key, value, revision FROM entries WHERE substr(key, 1, ?) = ? ORDER BY key",
                 (len(prefix), prefix),
             )
             return [Entry(*row) for row in rows], self._number("revision")
 
-    async def write(self, term: int, changes: Sequence[Write]) -> int:
-        check_writes(changes)
-        with _as_store_error(), self._transaction("IMMEDIATE"):
+    def _write(self, term: int, changes: Sequence[Write]) -> int:
+        with self._transaction("IMMEDIATE"):
             if term != self._number("term"):
                 raise NotLeaderError
             revision = self._number("revision") + 1
@@ -213,7 +259,6 @@ class SqliteStore(Store):
                     raise ConflictError(change.key)
                 self._put(change, revision)
             self._db.execute("UPDATE about SET value = ? WHERE name = 'revision'", (revision,))
-        self._news.set()
         return revision
 
     def _put(self, change: Write, revision: int) -> None:
@@ -223,43 +268,29 @@ class SqliteStore(Store):
             row = (change.key, change.value, revision)
             self._db.execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", row)
 
-    async def changed(self, after: int, timeout_s: float) -> bool:
-        with _as_store_error():
-            if self._number("revision") > after:
-                return True
-            self._news.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), timeout_s)
-            return self._number("revision") > after
-
-    async def cluster_id(self) -> str:
-        with _as_store_error():
-            return str(self._db.execute("SELECT value FROM about WHERE name = 'cluster_id'").fetchone()[0])
-
-    async def begin_epoch(self, term: int, above: int) -> None:
-        check_epoch(above)
-        with _as_store_error(), self._transaction("IMMEDIATE"):
+    def _begin_epoch(self, term: int, above: int) -> None:
+        with self._transaction("IMMEDIATE"):
             if term != self._number("term"):
                 raise NotLeaderError
             self._db.execute("UPDATE about SET value = max(value, ?) + 1 WHERE name IN ('term', 'revision')", (above,))
             self._db.execute("UPDATE about SET value = ? WHERE name = 'cluster_id'", (secrets.token_hex(ID_BYTES),))
 
-    async def close(self) -> None:
-        await self.resign()
-        self._db.close()
+    def _about(self, name: str) -> object:
+        row = self._db.execute("SELECT value FROM about WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
 
     def _number(self, name: str) -> int:
-        return int(self._db.execute("SELECT value FROM about WHERE name = ?", (name,)).fetchone()[0])
+        return int(str(self._about(name)))
 
     @contextlib.contextmanager
     def _transaction(self, kind: str):  # type: ignore[no-untyped-def]
         self._db.execute(f"BEGIN {kind}")
         try:
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+            self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:  # it has failed, or its end has
+                self._db.execute("ROLLBACK")
 
 
 @contextlib.contextmanager

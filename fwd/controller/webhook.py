@@ -6,7 +6,8 @@
 The body is one JSON object: cluster_id, term, number, at, what, host, text; the first three tell an event from all
 others, as one may come twice. Who does not answer, or says 408, 425, 429 or 5xx, is asked again with full jitter for
 GIVE_UP_S; another answer ends it, redirects too. When too many events wait, the oldest one of the host that has most
-goes. Nothing waits for any of this, and what was not told is counted and logged, and still in the list of events.
+goes. Nothing waits for any of this, and what was not told is counted and logged, and still in the list of events. What
+waits when a controller ends is told by the one that leads next (history.py).
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class Webhook:
     wall: Callable[[], float] = time.time
     share: Callable[[], float] = random.random
     counts: Counter[str] = field(default_factory=Counter)
-    _waiting: deque[tuple[str, bytes]] = field(default_factory=deque)  # and whose it is
+    told: int = 0  # the number of the last event of which nothing more is to be told
+    _waiting: deque[tuple[str, bytes, int]] = field(default_factory=deque)  # whose it is, and its number
     _bell: asyncio.Event = field(default_factory=asyncio.Event)
     _is_idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -81,9 +83,9 @@ class Webhook:
     def put(self, one: Event) -> None:
         """Have an event told."""
         if len(self._waiting) >= WAITING_MAX:
-            del self._waiting[crowded(host for host, _ in self._waiting)]
+            del self._waiting[crowded(host for host, *_ in self._waiting)]
             self._lose("too many wait")
-        self._waiting.append((one.host, json.dumps({**self.about(), **asdict(one)}).encode()))
+        self._waiting.append((one.host, json.dumps({**self.about(), **asdict(one)}).encode(), one.number))
         self._is_idle.clear()
         self._bell.set()
 
@@ -100,7 +102,7 @@ class Webhook:
                     if (
                         self._waiting and self._waiting[0] is first
                     ):  # else it has gone for want of room, and was counted
-                        self._waiting.popleft()
+                        self.told = self._waiting.popleft()[2]
                         self._count(why)
                 self._is_idle.set()
                 await self._bell.wait()

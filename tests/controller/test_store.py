@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -241,5 +242,37 @@ def test_no_epoch_begins_where_numbers_end(opened: Opened) -> None:
 
         assert await store.cluster_id() == before
         assert await store.write(term, [Write("a", b"")])
+
+    run(work())
+
+
+def test_nobody_waits_for_a_disk_but_who_writes_and_who_gives_up_has_written_or_not(tmp_path: Path) -> None:
+    """Another connection has the file's lock for as long as a disk would not answer."""
+
+    async def work() -> None:
+        store = SqliteStore(tmp_path / "state.db")
+        term = await store.lead("one") or 0
+        disk = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
+        disk.execute("BEGIN IMMEDIATE")
+        writing = asyncio.create_task(store.write(term, [Write("a", b"1")]))
+        given_up = asyncio.create_task(store.write(term, [Write("b", b"2")]))
+        for _ in range(10):
+            await asyncio.sleep(0.01)  # the loop goes on
+            assert store.leads()
+            assert not writing.done()
+        given_up.cancel()
+        disk.execute("COMMIT")
+        revision = await writing
+        assert [one.key for one in (await store.read(""))[0]] in (["a"], ["a", "b"])
+        assert await store.write(term, [Write("c", b"3")]) > revision
+
+        # A transaction that has failed leaves nothing behind.
+        disk.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="locked"):
+            await store.write(term, [Write("d", b"4")])
+        disk.execute("COMMIT")
+        await store.write(term, [Write("e", b"5")])
+        disk.close()
+        await store.close()
 
     run(work())

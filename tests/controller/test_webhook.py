@@ -85,7 +85,7 @@ def told(posts: Posts, work: Callable[[Webhook, Happened], None], *, url: str = 
 
     async def both() -> Webhook:
         happened = Happened()
-        about = {"cluster_id": "c", "term": 3}
+        happened.term, about = 3, {"cluster_id": "c"}
         one = Webhook(Receiver(url or posts.url, SECRET), lambda: about, lambda: NOW, lambda: 0.001)
         happened.listeners.append(one.put)
         running = asyncio.create_task(one.run())
