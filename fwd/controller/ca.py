@@ -30,8 +30,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fwd.model.linked import BACKDATED_S
+
 DAYS: Final = 30  # of a certificate; renewed at half of it
-BACKDATED_S: Final = 300  # clocks differ
 _SERVER_BACKDATED_S: Final = 86400  # the controller's own: who makes it anew at each start is not to lock hosts out
 AUTHORITY_DAYS: Final = 3650
 CRL_DAYS: Final = 40  # for as long as a certificate and its grace: without a controller nothing is refused for the list

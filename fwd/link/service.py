@@ -26,7 +26,7 @@ from fwd.link.directory import CA, IKE, LINK, Directory
 from fwd.link.document import BYTES_MAX
 from fwd.link.http import Connection, FailedError, Reply, context_of, refusal_in
 from fwd.link.place import Place, place_in
-from fwd.model.linked import News, Told, Validity, news_in, order_in
+from fwd.model.linked import BACKDATED_S, News, Told, Validity, news_in, order_in
 from fwd.proto.logged import event
 
 BEAT_S: Final = 1.0
@@ -72,14 +72,19 @@ class Patience:
 
 
 def renewal_at(validity: Validity) -> float:
-    """When a certificate is to be renewed, in seconds since 1970."""
-    return validity.begins + HALF * (validity.ends - validity.begins)
+    """When a certificate is to be renewed, in seconds since 1970: it was issued some time after it begins."""
+    return validity.ends - HALF * _life_s(validity)
 
 
 def again_s(validity: Validity) -> float:
     """How long after an attempt to renew that the next one is."""
     least, most = AGAIN_S
-    return min(max(AGAIN * (validity.ends - validity.begins), least), most)
+    return min(max(AGAIN * _life_s(validity), least), most)
+
+
+def _life_s(validity: Validity) -> float:
+    whole_s = validity.ends - validity.begins
+    return whole_s - BACKDATED_S if whole_s > BACKDATED_S else whole_s
 
 
 def parts_of(directory: Directory, shared: GatewayShared, version: str) -> LinkParts:

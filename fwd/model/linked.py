@@ -12,6 +12,7 @@ from typing import Any, Final
 
 Order = tuple[int, int]
 NOTHING: Final = (0, 0)
+BACKDATED_S: Final = 300  # how long before it is issued a certificate begins: clocks differ
 _TEXT_MAX: Final = 400
 _NUMBER_MAX: Final = 2**63 - 1
 

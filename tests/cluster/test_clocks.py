@@ -12,7 +12,7 @@ from fwd.lab.fleet.plan import CONTROLLER
 from fwd.lab.world import LabError
 
 OFF_S = 600
-LIFETIME_S = 60  # of certificates, so that they are renewed all the time
+LIFETIME_S = 10  # of certificates, so that they are renewed all the time
 OLD_S = 3600  # since when there are the CAs of a fleet that was not made just now
 WORDS = ("not yet valid; is this host's clock right?", "whose clock is wrong?")
 

@@ -70,7 +70,7 @@ def test_of_20_hosts_that_freeze_in_turn_flows_are_silent_for_less_than_a_second
             until(lambda: min(lab.records(one) for one in lab.fleet.gateways) > 200, "traffic over all pairs")
             lab.signal(host, signal.SIGSTOP)
             try:
-                until(lambda: lab.uses(router)[host] == "down", f"{host} is out of use")  # noqa: B023
+                until(lambda: lab.uses(router).get(host) == "down", f"{host} is out of use")  # noqa: B023
                 lab.until_health(host, "down", seconds=SHOWN_S)
             finally:
                 lab.signal(host, signal.SIGCONT)

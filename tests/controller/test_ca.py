@@ -12,6 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Use
 from cryptography.x509.oid import NameOID
 
 from fwd.controller import ca
+from fwd.model.linked import BACKDATED_S
 
 CA = ca.new_authority("fwd", NOW)
 HOST = ("c1", "gateway", "a1")
@@ -55,7 +56,7 @@ def test_a_certificate_begins_5_minutes_ago_and_lasts_as_long_as_said() -> None:
 
 def test_the_controllers_own_certificate_began_a_day_ago_or_with_its_ca() -> None:
     """It is made anew at each start, by a clock that may be ahead of hosts'."""
-    for later_s, before_s in ((0, ca.BACKDATED_S), (3600, 3600 + ca.BACKDATED_S), (9 * 86400, 86400)):
+    for later_s, before_s in ((0, BACKDATED_S), (3600, 3600 + BACKDATED_S), (9 * 86400, 86400)):
         now = NOW + later_s
         certificate = ca.server_certificate(CA, new_key().public_key(), ["c.example"], now, MONTH_S)
         assert now - certificate.not_valid_before_utc.timestamp() == before_s

@@ -211,7 +211,10 @@ def test_attempts_grow_apart_and_come_with_full_jitter() -> None:
     assert LONGEST_S == 30.0
 
 
-@pytest.mark.parametrize(("life", "at", "again"), [(LIFE, 15 * 86400, 600), (Validity(0, 60), 30, 1.2)])
+@pytest.mark.parametrize(
+    ("life", "at", "again"),
+    [(LIFE, 15 * 86400 + 150, 600), (Validity(0, 360), 330, 1.2), (Validity(0, 60), 30, 1.2)],
+)
 def test_when_a_certificate_is_renewed(life: Validity, at: float, again: float) -> None:
     assert (renewal_at(life), again_s(life)) == (at, again)
 
