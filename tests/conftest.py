@@ -20,6 +20,7 @@ from typing import Any
 import propkit
 import psutil
 import pytest
+from forking import forking
 from hypothesis import settings
 from nursery import Nursery
 
@@ -156,8 +157,8 @@ def _mark_descendants() -> None:
 
 @pytest.fixture(scope="session")
 def nursery(_mark_descendants: None) -> Iterator[Nursery]:
-    """Starts this run's gateways, and other `fwd`."""
-    with contextlib.closing(Nursery()) as made:
+    """Starts this run's gateways, other `fwd`, and the tests' tools."""
+    with contextlib.closing(Nursery()) as made, forking(made):
         yield made
 
 
@@ -197,7 +198,7 @@ def needs_user_namespaces() -> None:
 
 
 @pytest.fixture
-def needs_netns(_mark_descendants: None) -> Iterator[None]:
+def needs_netns(nursery: Nursery) -> Iterator[None]:
     """For a test that needs root, TUN and namespaces: skips with the reason, and looks after the test."""
     if reason := why_not():
         pytest.skip(reason)

@@ -1,9 +1,9 @@
 """Starts `fwd` without the second of CPU that its imports take: a process that has made them forks one after the other.
 
 Run as a program this file is that process. What it forks moves into a host's namespace as `ip netns exec` does, has the
-caller's environment and output, and nothing else from here; then it is `python -P -m fwd` from its first line to its
-exit functions. It was never executed, has no pipe, and its interpreter is not taken apart: what depends on that is to
-start `fwd` in earnest.
+caller's environment, input and output, and nothing else from here; then it is `python -P -m fwd`, or another module or
+script, from its first line to its exit functions. It was never executed, and its interpreter is not taken apart: what
+depends on that is to start `fwd` in earnest. `forking.py` has the tests' tools and commands forked here, too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import functools
 import gc
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -22,8 +23,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import IO, NoReturn, Protocol
 
 _NEWNS, _NEWNET = 0x20000, 0x40000000  # sched.h
@@ -47,7 +49,7 @@ class Running(Protocol):
 
 
 class Forked:
-    """A `fwd` that the nursery has forked, and reaps: it tells the exit status."""
+    """A program that the nursery has forked, and reaps: it tells the exit status."""
 
     def __init__(self, argv: Sequence[str], pid: int, pidfd: int, told: int) -> None:
         self.args = argv
@@ -91,6 +93,7 @@ class Nursery:
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._asking = threading.Lock()
         with theirs:
             argv = [sys.executable, "-P", __file__, str(theirs.fileno())]
             self._process = subprocess.Popen(
@@ -101,14 +104,25 @@ class Nursery:
         self._socket.close()
         assert self._process.wait(60) == 0
 
+    def fork(
+        self, namespace: Path | None, program: Sequence[str], streams: Sequence[int], environment: Mapping[str, str]
+    ) -> Forked:
+        """Start what `python -P` would start with these words, in a network namespace or where the caller is.
+
+        `streams`: its input, output and errors.
+        """
+        with (namespace or Path("/proc/self/ns/net")).open("rb") as net, self._asking:
+            message = json.dumps([namespace is not None, list(program), dict(environment)]).encode()
+            assert len(message) < _MESSAGE_MAX
+            socket.send_fds(self._socket, [message], [net.fileno(), *streams])
+            pid, fds, *_ = socket.recv_fds(self._socket, 16, 2)
+        return Forked(program, int(pid), *fds)
+
     def start(self, namespace: Path, arguments: Sequence[str], stdout: IO[bytes], stderr: IO[bytes]) -> Forked:
         """Start `fwd` with these arguments in a network namespace."""
-        with namespace.open("rb") as net:
-            message = json.dumps([list(arguments), dict(os.environ)]).encode()
-            assert len(message) < _MESSAGE_MAX
-            socket.send_fds(self._socket, [message], [net.fileno(), stdout.fileno(), stderr.fileno()])
-        pid, fds, *_ = socket.recv_fds(self._socket, 16, 2)
-        return Forked(["fwd", *arguments], int(pid), *fds)
+        with Path(os.devnull).open("rb") as nothing:
+            streams = [nothing.fileno(), stdout.fileno(), stderr.fileno()]
+            return self.fork(namespace, ["-m", "fwd", *arguments], streams, os.environ)
 
     def run(self, namespace: Path, arguments: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str]:
         """Run `fwd` to its end."""
@@ -121,7 +135,7 @@ class Nursery:
                 process.wait()
                 raise
             said = [_all_of(file) for file in (stdout, stderr)]
-        return subprocess.CompletedProcess(process.args, status, *said)
+        return subprocess.CompletedProcess(["fwd", *arguments], status, *said)
 
 
 def _all_of(file: IO[bytes]) -> str:
@@ -133,7 +147,7 @@ def _all_of(file: IO[bytes]) -> str:
 
 
 def _serve(server: socket.socket) -> list[str] | None:
-    """Fork for whoever asks. Returns the arguments in each child, and None when nobody is left to ask."""
+    """Fork for whoever asks. Returns the program in each child, and None when nobody is left to ask."""
     poll = select.poll()
     poll.register(server, select.POLLIN)
     alive: dict[int, tuple[int, int]] = {}  # by pidfd: the pid, and where its exit status is told
@@ -148,17 +162,21 @@ def _serve(server: socket.socket) -> list[str] | None:
                 os.close(tell)
                 os.close(fd)
                 continue
-            message, fds, *_ = socket.recv_fds(server, _MESSAGE_MAX, 3)
+            message, fds, *_ = socket.recv_fds(server, _MESSAGE_MAX, 4)
             if not message:
                 return None
-            arguments, environment = json.loads(message)
+            moves, program, environment = json.loads(message)
+            _import_for(program)
             pid = os.fork()
             if not pid:
                 server.detach()
-                _move(*fds)
+                _take_over(*fds[1:])
+                if moves:
+                    _move(fds[0])
+                os.closerange(3, os.sysconf("SC_OPEN_MAX"))
                 os.environ.clear()
                 os.environ.update(environment)
-                return list(arguments)
+                return list(program)
             for given in fds:
                 os.close(given)
             told, tell = os.pipe()
@@ -169,11 +187,15 @@ def _serve(server: socket.socket) -> list[str] | None:
             os.close(told)
 
 
-def _move(net: int, stdout: int, stderr: int) -> None:
-    """Take a new process to its namespace, as `ip netns exec` does, and its output to where it is wanted."""
+def _take_over(*streams: int) -> None:
+    """Give a new process its input, output and errors."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.dup2(stdout, 1)
-    os.dup2(stderr, 2)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+
+
+def _move(net: int) -> None:
+    """Take a new process to its namespace, as `ip netns exec` does."""
     libc = ctypes.CDLL(None, use_errno=True)
     read_only = os.statvfs("/sys").f_flag & _RDONLY
     for done in (
@@ -185,17 +207,41 @@ def _move(net: int, stdout: int, stderr: int) -> None:
     ):
         if done:
             raise OSError(ctypes.get_errno(), "moving into the namespace")
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+
+
+def _run(program: Sequence[str]) -> None:
+    """Be `python -P` with these words."""
+    how, what, *arguments = program
+    if how == "-m" and what == "fwd":
+        import fwd.cli
+
+        sys.argv = [fwd.cli.__file__, *arguments]
+        fwd.cli.main()
+    elif how == "-m":
+        sys.argv = ["-m", *arguments]
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = ["-c", *arguments]
+        sys.modules["__main__"] = main = ModuleType("__main__")
+        exec(compile(what, "<string>", "exec"), main.__dict__)
 
 
 def _end(status: object) -> NoReturn:
     """End as an interpreter does, but for freeing its modules: that would copy all the pages that are shared here."""
+    if status is not None and not isinstance(status, int):
+        print(status, file=sys.stderr)
+        status = 1
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    assert status is None or isinstance(status, int)
     os._exit(status or 0)
+
+
+def _import_for(program: Sequence[str]) -> None:
+    """Import what not every program needs, before the first that does is forked."""
+    if list(program[:3]) == ["-m", "fwd", "controller"] and "fwd.controller.service" not in sys.modules:
+        _share_all()
 
 
 def _warm() -> None:
@@ -203,6 +249,9 @@ def _warm() -> None:
     import typer.main
 
     import fwd.cli
+    import fwd.control.join
+    import fwd.lab.commands
+    import fwd.router.service
     import fwd.supervise.running  # what `fwd demux` imports last
     from fwd.proto import flow
 
@@ -210,8 +259,11 @@ def _warm() -> None:
     typer.main.get_command = made
     made(fwd.cli.app)
     flow.scores_of(0)
+    _share_all()
 
-    # The collector of garbage would write to pages that are shared with those that are forked, which copies them.
+
+def _share_all() -> None:
+    """Have the collector of garbage leave alone what is there: it would write to pages, and so copy those shared."""
     gc.collect()
     gc.freeze()
 
@@ -221,10 +273,8 @@ if __name__ == "__main__":
     _warm()
     wanted = _serve(socket.socket(fileno=int(sys.argv[1])))
     if wanted is not None:
-        import fwd.cli
-
-        sys.argv = [fwd.cli.__file__, *wanted]
         try:
-            fwd.cli.main()
+            _run(wanted)
         except SystemExit as ending:
             _end(ending.code)
+        _end(0)
