@@ -74,14 +74,15 @@ def start_client(
     mbps: float | None = None,
     udp: bool = False,
     interval_s: float | None = None,
+    octets: int | None = None,
 ) -> subprocess.Popen[str]:
     """An iperf3 client on its way; give what it prints to `parse`. With `both`, as many streams each way at once.
 
-    `mbps` paces each stream; `interval_s`: how often it notes what has passed.
-    It runs for whole seconds, as iperf3 knows no others and takes 0 for ever.
+    `mbps` paces each stream; `interval_s`: how often it notes what has passed; `octets`: it ends after so many, however
+    long they take. Else it runs for whole seconds, as iperf3 knows no others and takes 0 for ever.
     """
-    argv = ["iperf3", "-J", "-c", address, "-p", str(port), "-P", str(streams), "-t", str(math.ceil(seconds))]
-    argv += ["--connect-timeout", "3000"]
+    argv = ["iperf3", "-J", "-c", address, "-p", str(port), "-P", str(streams), "--connect-timeout", "3000"]
+    argv += ["-t", str(math.ceil(seconds))] if octets is None else ["-n", str(octets)]
     argv += ["--cport", str(first_source_port)] if first_source_port is not None else []
     argv += ["-R"] if reverse else []
     argv += ["--bidir"] if both else []
@@ -136,8 +137,9 @@ def run(
     reverse: bool = False,
     both: bool = False,
     address: str | None = None,
+    octets: int | None = None,
 ) -> TcpResult:
-    """TCP from client1 to client2 (or back, or both ways at once) to its end."""
+    """TCP from client1 to client2 (or back, or both ways at once) to its end; with `octets`, `seconds` at most."""
     require_iperf3()
     server = start_server(topology, "client2")
     client = start_client(
@@ -148,6 +150,7 @@ def run(
         seconds=seconds,
         reverse=reverse,
         both=both,
+        octets=octets,
     )
 
     # Whatever happens, neither stays.

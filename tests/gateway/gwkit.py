@@ -31,6 +31,7 @@ T = TypeVar("T")
 # Limits are a quiet machine's: one that is busy with other workers' gateways gets more.
 PATIENCE, PATIENT_S = 4.0, 60.0
 PORT = 4500  # of member 0
+TCP_OCTETS = 32 << 20  # full queues, and super-packets by the hundred
 TCP_MBPS_MIN = 1.0  # it works; how fast, is a benchmark's business
 BEACON = "0.0.0.0:4790"
 ICMP, TCP, UDP = 1, 6, 17
@@ -230,11 +231,17 @@ class Pair(Told):
     def ping(self, *options: str, host: str = "client1", to: str = "", count: int = 1) -> bool:
         return self.topology.ping(*options, host=host, to=to, count=count)
 
-    def tcp(self, *, seconds: float = 2.0, streams: int = 2, reverse: bool = False, version: int = 4) -> float:
-        """TCP from client1 to client2, or back; Mbit/s received."""
+    def tcp(self, *, seconds: float = 0.0, streams: int = 2, reverse: bool = False, version: int = 4) -> float:
+        """TCP from client1 to client2, or back; Mbit/s received. So many `seconds` of it, or TCP_OCTETS in any time."""
         address = self.topology.address("client2", version=version)  # type: ignore[arg-type]
+        octets = None if seconds else TCP_OCTETS
         return traffic.run(
-            self.topology, streams=streams, seconds=seconds, reverse=reverse, address=address
+            self.topology,
+            streams=streams,
+            seconds=seconds or PATIENT_S,
+            reverse=reverse,
+            address=address,
+            octets=octets,
         ).received_mbps
 
     @contextlib.contextmanager

@@ -45,8 +45,8 @@ def test_traffic_passes_and_nothing_leaves_in_the_clear(pair: Native) -> None:
 
 
 def test_a_big_transfer_passes_both_ways(pair: Native) -> None:
-    assert pair.tcp(seconds=1.0) > 1
-    assert pair.tcp(seconds=1.0, reverse=True) > 1
+    assert pair.tcp() > 1
+    assert pair.tcp(reverse=True) > 1
 
 
 def test_the_way_past_the_tunnel_is_restored_and_follows_the_hosts_own(pair: Native) -> None:
