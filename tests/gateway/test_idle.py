@@ -63,13 +63,11 @@ def at_rest(module_pairs: MakePair) -> dict[str, dict[str, Watched]]:
     }
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_no_process_spins_after_traffic(at_rest: dict[str, dict[str, Watched]], payload: str) -> None:
     assert max(process.cpu_s for process in at_rest[payload].values()) < 0.5, at_rest
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_processes_with_nothing_to_do_block(at_rest: dict[str, dict[str, Watched]], payload: str) -> None:
     """Turns are counted, not time: a slow machine makes fewer."""
