@@ -15,6 +15,8 @@ from fwd.proto.ike import auth, proposals
 from fwd.proto.ike.numbers import Payload as IkePayload
 from fwd.proto.ike.numbers import Protocol
 
+IKE_PORT: Final = 500
+
 StartAction = Literal["start", "none"]
 
 
@@ -91,7 +93,7 @@ class IkeKeys(Strict):
         default="port",
         description="what of the far gateway's address may change; behind a NAT, port lets the address, too",
     )
-    ike_port: Restart[int] = Field(default=500, ge=1, le=65535, description="UDP port of IKE, on both sides")
+    ike_port: Restart[int] = Field(default=IKE_PORT, ge=1, le=65535, description="UDP port of IKE, on both sides")
 
 
 # Who both sides are, and so what belongs to secrets and certificates; all else that IkeKeys has does not.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from fwd.model.config import Config
+from fwd.model.keys import IKE_PORT
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import privileges, sandbox
@@ -103,6 +104,8 @@ def _capabilities(host: Host, config: Config) -> list[str]:
 
 def _low_port(host: Host, config: Config) -> str:
     ports = [port for p in config.peering for port in (p.port, *([p.ike.ike_port] if p.ike else []))]
+    if config.controller is not None:  # its peerings come later, and IKE's own port with them
+        ports.append(IKE_PORT)
     port = min(ports)
     if port >= host.free_port_min:
         return ""

@@ -72,6 +72,15 @@ def test_low_ports_are_free_where_the_sysctl_says_so_and_where_none_is_used() ->
     assert missing(poor, parse(EXAMPLE.replace("ike_port = 500", "ike_port = 5000"), ""), USERS) == []
 
 
+def test_a_gateway_whose_peerings_come_later_needs_the_port_of_ike() -> None:
+    config = parse('[controller]\nsubnets = ["10.0.0.0/8"]\n', "")
+    poor = replace(WHOLE, capabilities=without(10))
+    assert missing(poor, config, USERS) == [
+        "UDP port 500 needs CAP_NET_BIND_SERVICE, or the sysctl net.ipv4.ip_unprivileged_port_start=500"
+    ]
+    assert missing(replace(poor, free_port_min=0), config, USERS) == []
+
+
 def test_maps_of_user_namespaces_are_read() -> None:
     assert mapped("         0          0 4294967295\n") == ALL
     assert mapped("") == ALL, "a kernel without user namespaces"
