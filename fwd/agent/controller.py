@@ -87,7 +87,8 @@ def _peering(one: status.Peering, identities: Sequence[str], *, ready: bool) -> 
         {"identity": identity, "up": far.state == "up", "loss": _loss([m for m in up if m.index in far.members])}
         for identity, far in zip(identities, one.far, strict=False)
     ]
-    return {"name": one.name, "ready": ready, "members": len(up), "loss": _loss(up), "far": far}
+    carried = sum(member.out.bytes + member.in_.bytes for member in one.members)
+    return {"name": one.name, "ready": ready, "members": len(up), "loss": _loss(up), "bytes": carried, "far": far}
 
 
 def _loss(members: Sequence[status.Member]) -> float:

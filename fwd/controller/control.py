@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from fwd.controller import roles
 from fwd.controller.desk import Asked, Desk, LeaderlessError
 from fwd.controller.door import Door
+from fwd.controller.flows import Flows
 from fwd.controller.happened import Happened
 from fwd.controller.rates import Rates
 from fwd.controller.records import Operation
@@ -55,6 +56,7 @@ class Control:
     restarts: Counter[tuple[str, bool]] = field(default_factory=Counter)  # by host, and whether the command was good
     door: Door | None = None
     happened: Happened = field(default_factory=Happened)
+    flows: Flows = field(default_factory=Flows)
     webhook: Webhook | None = None
     upgrading: Upgrading | None = None
     stopping: bool = False
@@ -92,6 +94,7 @@ class Control:
         """Judge all hosts anew: due each second."""
         if self.desk.term is not None:
             self.watch.turn(self.desk.kept.fleet, self.desk.kept.pairs, self.clock(), self.wall())
+            self.flows.forget({name for _, name in self.desk.hosts})
 
     async def try_writer(self) -> None:
         """Write something, if that was not done just now. Raises StoreError, LeaderlessError and NotLeaderError."""

@@ -194,6 +194,7 @@ def quickstart(
             found = quickstarting.run(lab, out, typer.echo)
     for line in (
         f"controller   {found['controller']}   (CA: {found['ca']})",
+        f"dashboard    {found['controller']}/   (sign in with the token of the next line)",
         f"viewer       {found['viewer_token_file']}",
         f"as admin     FWD_CLIENT={found['client_file']} fwd gateway list",
         f"end it       fwd lab down{'' if name == 'fwd' else f' --name {name}'}",

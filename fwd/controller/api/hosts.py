@@ -113,6 +113,7 @@ async def heartbeat(control: Controller, link: Link, body: Heartbeat) -> Heard:
         line_of(why, TEXT_MAX), body.status, line_of(body.version, TEXT_MAX), body.time - now,
     )  # fmt: skip
     control.watch.hear(link.name, beat, newest, now)
+    control.flows.hear(link.name, body.status, beat.at, now)
     return Heard(time=now, newest=newest)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from fwd.controller.happened import Event
 from fwd.controller.page.layout import layout
 from fwd.controller.page.looks import LOOKS
+from fwd.controller.page.plot import plot_of
 from fwd.controller.page.views import FleetView, HostView, PeeringView
 from fwd.controller.page.why import Why, why_host, why_peering
 
@@ -40,7 +41,9 @@ def map_page(fleet: FleetView, opened: str) -> Content:
     return Content("Map", ("summary", "acts", "map", "whys", "tables", "clusters"), values, fleet, fleet)
 
 
-def host_page(fleet: FleetView, kind: str, name: str, events: Iterable[Event]) -> Content | None:
+def host_page(
+    fleet: FleetView, kind: str, name: str, events: Iterable[Event], past: Sequence[tuple[float, float]] = ()
+) -> Content | None:
     """A gateway's or a router's page; None: there is none."""
     host = next((one for one in fleet.hosts if (one.kind, one.name) == (kind, name)), None)
     if host is None:
@@ -49,9 +52,14 @@ def host_page(fleet: FleetView, kind: str, name: str, events: Iterable[Event]) -
     told = [one for one in events if one.host == name][-_EVENTS_OF_HOST:][::-1]
     why = why_host(host)
     values = {"look": host.look, "old": host.old, "host": host, "pairs": pairs, "why": why, "events": told}
-    shown = {"host": host, "pairs": [pair for _, pair in pairs], "why": why, "events": told}
+    values["plot"] = plot_of(past, fleet.at)
+    shown = {"past": past, "host": host, "pairs": [pair for _, pair in pairs], "why": why, "events": told}
     return Content(
-        f"{kind.capitalize()} {name}", ("acts", "why", "host", "host_pairs", "host_events"), values, shown, fleet
+        f"{kind.capitalize()} {name}",
+        ("acts", "why", "host", "plot", "host_pairs", "host_events"),
+        values,
+        shown,
+        fleet,
     )
 
 

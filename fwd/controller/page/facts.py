@@ -17,8 +17,18 @@ def facts_of(control: Control) -> Facts:
         wall, kinds["vpc"], kinds["gateway"], kinds["cluster"], kinds["router"], kinds["peering"],
         [shown.pair(control, one).model_dump() for one in control.desk.kept.pairs],
         heard={host: wall - (clock - beat.at) for host, beat in control.watch.beats.items()},
-        shares=_shares(control), leading=standing.leading, leader=standing.leader,
+        bits_s=_bits_s(control, clock), shares=_shares(control), leading=standing.leading, leader=standing.leader,
     )  # fmt: skip
+
+
+def _bits_s(control: Control, clock: float) -> dict[tuple[str, str], float]:
+    """What goes through gateways and peerings, as far as gateways say."""
+    fleet, flows = control.desk.kept.fleet, control.flows
+    found = {("host", one.name): flows.of_host(one.name, clock) for one in fleet.gateways}
+    for one in fleet.peerings:
+        a, b = (set(fleet.cluster[name].gateways) for name in one.clusters)
+        found["peering", one.name] = flows.of_peering(one.name, (a, b), clock)
+    return {key: value for key, value in found.items() if value is not None}
 
 
 _KINDS = ("vpc", "gateway", "cluster", "router", "peering")

@@ -45,7 +45,8 @@ def _content(control: Control, path: str, query: Mapping[str, str]) -> Content |
         case [""] | ["map"]:
             return map_page(fleet, query.get("open", ""))
         case [("gateways" | "routers") as kind, name]:
-            return host_page(fleet, kind.removesuffix("s"), name, events)
+            past = control.flows.past_of(name, control.wall())
+            return host_page(fleet, kind.removesuffix("s"), name, events, past)
         case ["peerings", name]:
             return peering_page(
                 fleet, name, [one for one in _made(control) if (one.kind, one.name) == ("peering", name)]
