@@ -1,7 +1,7 @@
 """How much goes through each gateway and peering, by what gateways count, and for the last hour: no IO.
 
-A gateway counts the inner bytes that it has carried of each peering, both ways. Its word counts for itself alone. A counter
-that is smaller than before has begun anew, and says nothing of the time between.
+A gateway counts the inner bytes that it has carried of each peering, both ways. Its word counts for itself alone. A
+counter that is smaller than before has begun anew, and says nothing of the time between.
 """
 
 from __future__ import annotations
