@@ -17,6 +17,7 @@ from fwd.datapath.ring import RingWords
 from fwd.datapath.shared import MemberShared, PeeringShared
 from fwd.datapath.tun import Offloads
 from fwd.model.config import Peering
+from fwd.model.told import told_in
 from fwd.proto.logged import event
 
 _NOTICES_MAX: Final = 16  # in a turn
@@ -64,7 +65,7 @@ class Changes:
         # What is not complete yet is not shown.
         match notice.act:
             case "open":
-                peering = Peering.model_validate(notice.body["peering"])
+                peering = told_in(notice.body)
                 count = int(notice.body.get("members", peering.members))  # those that leave are still there
                 self._opening[name] = _Opening(notice, peering, dict(notice.map(self._process)), count)
             case "member":
@@ -77,7 +78,7 @@ class Changes:
                 self._opening.pop(name, None)
                 self._view.peerings[:] = [one for one in self._view.peerings if one.config.name != name]
             case "change":
-                peering = Peering.model_validate(notice.body["peering"])
+                peering = told_in(notice.body)
                 self._view.peerings[:] = [
                     replace(one, config=peering) if one.config.name == name else one for one in self._view.peerings
                 ]

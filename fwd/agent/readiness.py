@@ -89,9 +89,8 @@ def _facts(view: PeeringView, told: ike.Brief, now: float) -> PeeringFacts:
     ports = f"{config.ports[0]}" if len(config.ports) == 1 else f"{config.ports[0]} to {config.ports[-1]}"
     held = {i: Carried(tuple(n.local), tuple(n.remote), tuple(n.not_wholly)) for i, n in told.narrower.items()}
     error = told.error if told.error not in (ike.NOTHING, ike.UNREADABLE) else ""
-    members = [
-        _member(member, far_of(i, config.fars), now) for i, member in enumerate(view.shared.members[: config.members])
-    ]
+    numbered, staying = enumerate(view.shared.members), config.staying
+    members = [_member(member, far_of(i, config.fars), now, spared=i not in staying) for i, member in numbered]
 
     # Members may be there for a moment before the demux has learned of them.
     demux = _state(view.shared.demux, now)
@@ -110,9 +109,9 @@ def _facts(view: PeeringView, told: ike.Brief, now: float) -> PeeringFacts:
     )
 
 
-def _member(member: MemberShared, far: Far, now: float) -> MemberFacts:
+def _member(member: MemberShared, far: Far | None, now: float, *, spared: bool) -> MemberFacts:
     state, sends = _state(member.process, now), bool(member.link[LinkWord.SPI_OUT])
-    return MemberFacts(state, sends, member.path_down, far.number)
+    return MemberFacts(state, sends, member.path_down, far.number if far else 0, spared)
 
 
 def carries(member: MemberShared, now: float) -> bool:

@@ -249,7 +249,7 @@ def _member(view: PeeringView, index: int, counters: list[int], buckets: int, no
 def _drains(view: PeeringView, index: int, buckets: int) -> bool:
     """Return whether a member gets no more buckets; one that has none for want of a partner only waits."""
     told: int = view.shared.live[MaskWord.DRAINING]
-    return bool(told >> index & 1) and (buckets > 0 or index >= view.config.members)
+    return bool(told >> index & 1) and (buckets > 0 or index not in view.config.staying)
 
 
 def _traffic(counters: list[int], records: int, octets: int, esp: int, esp_octets: int) -> Traffic:

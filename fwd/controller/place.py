@@ -3,6 +3,7 @@
 Two new clusters of n and m gateways are joined by max(n, m) pairs, spread evenly. Pairs that there are stay for as long
 as both of their gateways do, so whoever comes or goes touches no SA but its own: a new gateway is paired with the one
 on the far side that has the fewest pairs, and so is one whose partners are all gone.
+Far gateways that are in a host's `remote_addrs` before and after keep their members there (model/pairing.py).
 """
 
 from __future__ import annotations

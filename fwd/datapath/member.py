@@ -290,7 +290,7 @@ class Member:
         heard, far = self._shared.peer.get(), self._shared.far.get()
         if heard is not None and (far is None or heard[0] == far[0]):
             return heard
-        paired = far_of(self._parts.index, peering.fars)
+        paired = far_of(self._parts.index, peering.fars) or peering.fars[0]  # of a free one nothing is sent
         return far or (str(paired.address), peering.port_of(paired.partner(self._parts.index)))
 
     def _watch_path(self, now: float) -> Echoes:

@@ -2,11 +2,11 @@
 
 A private-use notify carries version, payload, the offloads whose super-packets its sender takes, where its members
 listen, whether they answer echoes in payload esp, and, from version 2 on, its own address as it knows it: seen at
-another one, it is behind a NAT. Members of a sender with n far gateways that are paired with one of them have every nth
-port. From version 3 on it has the number of its members, and for how long those beyond it may still be busy; it comes
-again in INFORMATIONAL when that changes. The two need not have as many members: those of one number are partners.
-`superpacket` is not sent unless both have said it: a peer that says nothing is a standard one. Refused, as ValueError:
-what is not such a notify.
+another one, it is behind a NAT. Of a sender with several far gateways the members that are paired with one of them have
+ports evenly apart. From version 3 on it has the number of its members, and for how long those beyond it may still be
+busy; it comes again in INFORMATIONAL when that changes. The two need not have as many members:
+those of one number are partners. `superpacket` is not sent unless both have said it: a peer that says nothing is a
+standard one. Refused, as ValueError: what is not such a notify.
 """
 
 from __future__ import annotations

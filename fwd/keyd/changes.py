@@ -18,6 +18,7 @@ from fwd.datapath.shared import MemberShared, PeeringShared
 from fwd.keyd.barrier import Barrier
 from fwd.keyd.mailbox import KeydMember, KeydPeering
 from fwd.model.config import Peering
+from fwd.model.told import told_in
 from fwd.proto.ike.events import Address
 
 _NOTICES_MAX = 16  # in a turn
@@ -86,7 +87,7 @@ class Changes:
             # A peering, and its members.
             case "open":
                 self._drop(notice.peering)
-                peering = Peering.model_validate(notice.body["peering"])
+                peering = told_in(notice.body)
                 count = int(notice.body.get("members", peering.members))  # those that leave are still there
                 self._opening[notice.peering] = _Opening(notice, peering, dict(notice.map("keyd")), count)
                 self._begin_if_whole(notice.peering, now)
@@ -98,7 +99,7 @@ class Changes:
                 self._drop(notice.peering)
                 self._of.remove(notice.peering, now)
             case "change":
-                self._of.change(Peering.model_validate(notice.body["peering"]), notice.kept(), now)
+                self._of.change(told_in(notice.body), notice.kept(), now)
 
             # What a user wants, and IKE's sockets.
             case "command":

@@ -20,7 +20,7 @@ def terms_of(peering: Peering, offloads: int, far: Far) -> Terms:
     port = peering.port_of(far.member(0))
     address = str(peering.local_addrs)
     return Terms(
-        peering.payload, offloads, port, peering.shared_port, address, far.count,
+        peering.payload, offloads, port, peering.shared_port, address, far.seats.step,
         echoes=True, members=peering.members, drain_s=peering.drain_deadline,
     )  # fmt: skip
 

@@ -37,6 +37,7 @@ from fwd.keyd.renewal import Renewal
 from fwd.keyd.shown import concern, shown, unanswered_s
 from fwd.keyd.wants import Wants
 from fwd.model.config import Peering
+from fwd.model.pairing import Far
 from fwd.proto.ike import auth
 from fwd.proto.ike.auth import Credentials
 from fwd.proto.ike.causes import By
@@ -90,8 +91,8 @@ class IkePeering:
         # Members, and what a keyd before this one has left them. What that rests on may have changed since.
         self._shared = [one.shared for one in parts.members]
         self._times, self._proof = Times(float(peering.rekey_time), peering.life_s), Proof.of(self.connection)
-        numbered = enumerate(parts.members)
-        self.members = [MemberPairs(self._far.member(i), one, self._times, self._proof) for i, one in numbered]
+        of_all = self._times, self._proof
+        self.members = [MemberPairs(self._far.member(i), one, *of_all) for i, one in enumerate(parts.members)]
         reasons = {member.judge_inherited(float(peering.ike.grace), now) for member in self.members}
         self._note_end(", ".join(sorted(reasons - {""})))
         self._initial_contact = not any(shared.link[LinkWord.SPI_OUT] for shared in self._shared)
@@ -112,7 +113,7 @@ class IkePeering:
         self._heard_esp = 0
 
         # What is told of it.
-        self._offers = parts.offers or Offers(parts.shared, 1)
+        self._offers = parts.offers or Offers(parts.shared, [self._far.address])
         self._error = self._disagreement = ""  # why there is no connection; why this peer cannot be joined
         self.faults = 0
         self.glance = Glance(self._shared)
@@ -127,15 +128,15 @@ class IkePeering:
         if reason:
             self._record.inherited_end(reason, float(self.peering.ike.grace))
 
-    def change(self, peering: Peering, credentials: Credentials, now: float) -> None:
+    def change(self, peering: Peering, credentials: Credentials, now: float, far: Far | None = None) -> None:
         """Take other times, words and secrets for what comes next; what rests on secrets of before ends after `grace`.
 
-        Addresses and ports are the same (supervise/plan.py). Child SAs of other subnets are made anew.
+        Its address and ports are the same (supervise/plan.py). Child SAs of other subnets are made anew.
         """
         before, self.peering = self.peering, peering
         assert before.ike is not None
         assert peering.ike is not None
-        self._partners.change(peering)
+        self._far = self._partners.change(peering, far or self._far)
         self.connection = connection_of(peering, credentials, self._partners.ours)
         self._times = self._handing.times = Times(float(peering.rekey_time), peering.life_s)
         self._know_members()
@@ -163,14 +164,14 @@ class IkePeering:
         self._know_members()
         self._place_peer()
 
-    def drop_member(self, now: float) -> None:
-        """Forget the last member, which carries nothing any more, and delete its SAs."""
-        member = self.members.pop()
-        self._shared.pop()
+    def drop_member(self, now: float) -> MemberPairs:
+        """Forget the last member, which carries nothing any more, and delete its SAs; returns what it still has."""
+        member, _ = self.members.pop(), self._shared.pop()
         self._know_members()
         self._narrower.note(self._far.member(len(self.members)), None, now)
         for spi in member.leave():
             self._endpoint.delete_child(self.name, spi, now)
+        return member
 
     def _know_members(self) -> None:
         """What the peer may ask for is for the members that there are; those that leave are among them."""
@@ -338,7 +339,7 @@ class IkePeering:
         if sa is not None and theirs is not None:
             sa.peer.behind_nat = theirs.behind_nat(sa.remote[0])
         if self._partners.ours.payload == "superpacket" and theirs is not None:
-            self._offers.put(self._far.number, theirs.offloads)
+            self._offers.put(self._far.address, theirs.offloads)
         self._place_peer()
 
         # If this is not the first time, all pairs of before are to be replaced.

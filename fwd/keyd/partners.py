@@ -25,10 +25,14 @@ class Partners:
         self.ours = terms_of(peering, offloads, far)
         self.theirs: Terms | None = None  # None: no fwd, or nobody yet
 
-    def change(self, peering: Peering) -> None:
-        """Take our other terms; the far side is told when there is somebody to tell."""
-        before, self.ours = self.ours, terms_of(peering, self._offloads, self._far)
+    def change(self, peering: Peering, far: Far) -> Far:
+        """Take our other terms; the far side is told when there is somebody to tell. Returns the far gateway."""
+        alone, self._far = self._far.count == 1, far
+        if alone != (far.count == 1):
+            self._show()
+        before, self.ours = self.ours, terms_of(peering, self._offloads, far)
         self._due = self._due or self.ours != before
+        return far
 
     def news(self) -> Notification | None:
         """Return what the far side is to be told now, if it is a fwd, and there is anything."""
@@ -36,14 +40,17 @@ class Partners:
         return self.ours.notification() if due and self.theirs is not None else None
 
     def hear(self, theirs: Terms | None) -> bool:
-        """Take what the far side says; whether it has more members than before, or may have.
-
-        Of several far gateways none tells the demux: members that are paired with one of them do not drain by it.
-        """
+        """Take what the far side says; whether it has more members than before, or may have."""
         before, self.theirs = self.theirs, theirs
-        if self._far.count == 1:
-            self._shared.far_members = (theirs.members, theirs.drain_s) if theirs else (0, 0)
+        self._show()
         return before is None or theirs is None or theirs.members > before.members
+
+    def _show(self) -> None:
+        """Let the demux know. Of several far gateways none tells it: members that are paired with one of them do not
+        drain by it.
+        """
+        theirs = self.theirs if self._far.count == 1 else None
+        self._shared.far_members = (theirs.members, theirs.drain_s) if theirs else (0, 0)
 
     def lacks(self, index: int) -> bool:
         """Whether the far side has no member of this number."""

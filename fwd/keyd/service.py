@@ -30,6 +30,7 @@ from fwd.keyd.changes import Changes
 from fwd.keyd.epochs import MemberKeys
 from fwd.keyd.ike import IkePeering
 from fwd.keyd.inbox import Inbox, Message
+from fwd.keyd.legs import Legs
 from fwd.keyd.mailbox import KeydMember, KeydPeering
 from fwd.keyd.offers import Offers
 from fwd.keyd.patience import GLANCE_S
@@ -37,6 +38,7 @@ from fwd.keyd.report import Reports
 from fwd.keyd.reveal import KeyLog
 from fwd.keyd.secrets import SecretError, credentials
 from fwd.keyd.source import LabSource
+from fwd.model import words as model
 from fwd.model.config import Peering
 from fwd.model.pairing import Far
 from fwd.proto.ike.endpoint import Endpoint
@@ -85,6 +87,7 @@ class Service:
         self._peerings: dict[str, KeydPeering] = {}
         self._derived: dict[str, list[MemberKeys]] = {}
         self._guards: list[Guarded] = []
+        self._legs: dict[str, Legs] = {}  # of each peering that has IKE
         self._of_endpoint: dict[Endpoint, Guarded] = {}
         self._of_path: dict[tuple[str, int, str], list[Guarded]] = defaultdict(list)
 
@@ -113,12 +116,10 @@ class Service:
             self._derived[name] = []
             self._lab.call(partial(self._derive, parts, now), now)
         else:
-            offers = Offers(parts.shared, len(parts.peering.fars))
-            for far in parts.peering.fars:
-                guard = Guarded(name, partial(self._negotiate, name, far, offers), now, far)
-                self._guards.append(guard)
-                for index in far.members(len(parts.members)):
-                    self._listen(parts.members[index].control, partial(_hear, guard, far.partner(index)))
+            offers = Offers(parts.shared, parts.peering.reached)
+            make = partial(self._negotiate, name, offers=offers)
+            self._legs[name] = Legs(name, make, offers, self._guards, self._listen, self._forget)
+            self._legs[name].match(parts, now)
         self._know_places()
         self._beat()  # private keys take their time to load
 
@@ -127,10 +128,8 @@ class Service:
         parts = self._peerings.pop(name, None)
         if parts is None:
             return
-        for guard in [guard for guard in self._guards if guard.name == name]:
-            guard.use(lambda peering: peering.leave(self._leaving, now), now, None)
-            guard.close(now)
-            self._guards.remove(guard)
+        if (legs := self._legs.pop(name, None)) is not None:
+            legs.end(list(legs.of), self._leaving, now)
         self._send_farewells()
         self._derived.pop(name, None)
         for member in parts.members:
@@ -150,25 +149,27 @@ class Service:
             member.close()
             raise ValueError(f"member {index} of {name} is out of turn")
         parts.members.append(member)
-        for guard in self._paired(name, index):
-            self._listen(member.control, partial(_hear, guard, guard.far.partner(index)))
-            guard.use(lambda of: of.add_member(member), now, None)
+        self._match(parts, now)
 
     def drop_member(self, name: str, index: int, now: float) -> None:
         """Delete the SAs of a peering's last member, and forget it. Raises ValueError if it is not the last one."""
         parts = self._peerings.get(name)
         if parts is None or index != len(parts.members) - 1:
             raise ValueError(f"member {index} of {name} is out of turn")
-        for guard in self._paired(name, index):
-            guard.use(lambda of: of.drop_member(now), now, None)
         member = parts.members.pop()
+        self._match(parts, now)
         self._forget(member.control.fileno())
         member.close()
         gc.collect()  # what was mapped goes with the last that refers to it
 
-    def _paired(self, name: str, index: int) -> list[Guarded]:
-        """Return the IKE, if there is any, of the far gateway that a member is paired with."""
-        return [guard for guard in self._guards if guard.name == name and index in guard.far.members(index + 1)]
+    def _match(self, parts: KeydPeering, now: float) -> None:
+        """Let the IKE with each far gateway have the members that are paired with it by now, and end what has none."""
+        legs = self._legs.get(parts.peering.name)
+        if legs is not None and legs.match(parts, now):
+            legs.end(legs.without_members(parts), self._leaving, now)
+            self._send_farewells()
+            self._know_places()
+            self._told_at = float("-inf")
 
     def change(self, peering: Peering, fds: dict[str, int], now: float) -> None:
         """Take a peering's other parameters, and secrets if there are descriptors; what cannot be used changes none."""
@@ -184,10 +185,11 @@ class Service:
         self._peerings[peering.name] = parts
         for member in self._derived.get(peering.name, ()):
             member.change(peering)
+        self._match(parts, now)
         for guard in self._guards:
             if guard.name == peering.name and known is not None:
-                leg = peering.towards(guard.far)
-                guard.use(lambda of, leg=leg: of.change(leg, known, now), now, None)  # type: ignore[misc]
+                leg, far = peering.towards(guard.far), guard.far
+                guard.use(lambda of, leg=leg, far=far: of.change(leg, known, now, far), now, None)  # type: ignore[misc]
                 guard.retry(now)
         self._know_places()
 
@@ -234,9 +236,10 @@ class Service:
     def _hear_lab(self, member: MemberKeys, now: float) -> None:
         self._lab.call(lambda: member.hear(now), now)
 
-    def _negotiate(self, name: str, far: Far, offers: Offers, now: float) -> IkePeering | None:
+    def _negotiate(self, name: str, address: model.Address, now: float, offers: Offers) -> IkePeering | None:
         """A peering's IKE with one far gateway, or None if its files say nothing that could be used."""
         parts = self._peerings[name]
+        far = next(far for far in parts.peering.fars if far.address == address)
         try:
             known = credentials(parts.peering.keys, parts.fds)
         except SecretError as error:
@@ -334,6 +337,8 @@ class Service:
             self._parts.gateway.follow_log_level()
             for member in [one for members in self._derived.values() for one in members]:
                 self._lab.call(partial(member.glance, now), now)
+            for legs in self._legs.values():
+                legs.tick(now)
         self._leaving.handle_timeout(now)
         self._send_farewells()
         if glances:
@@ -385,10 +390,6 @@ class Service:
         self._parts.gateway.ike.put(self._reports.encode(each))
         self._told_at = now
         self._news_at = now + max(NEWS_EVERY_S, (time.thread_time() - began_s) / _TELL_SHARE)
-
-
-def _hear(guard: Guarded, index: int, now: float) -> None:
-    guard.use(lambda peering: peering.hear(index, now), now, None)
 
 
 def _close(fds: dict[str, int]) -> None:

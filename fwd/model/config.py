@@ -15,9 +15,19 @@ from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from fwd.model.controller import Controller
+from fwd.model.distinct import clash, indistinct, unpaired
 from fwd.model.keys import CertificateKeys, IkeKeys, Keys, LabKeys
 from fwd.model.mistakes import first_reason
 from fwd.model.pairing import Far, far_gateways
@@ -53,9 +63,10 @@ class Peering(Strict):
 
     name: Restart[str] = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", description="letters, digits and dashes")
     local_addrs: Restart[HostAddress] = Field(description="this gateway's outer address")
-    remote_addrs: Restart[FarAddress] = Field(
+    remote_addrs: Live[FarAddress] = Field(
         description="the far gateway's outer address, or its name (not with lab keys), looked up when IKE begins; or a "
-        "list of both, for several far gateways: member i is paired with number i mod n"
+        "list of both, for several far gateways, over which members are spread evenly: one that comes or goes "
+        "touches no other"
     )
     local_ts: Live[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="subnets on this side")
     remote_ts: Live[list[Subnet]] = Field(min_length=1, max_length=SUBNETS_MAX, description="those on the far side")
@@ -113,10 +124,43 @@ class Peering(Strict):
         """The UDP port of a member."""
         return self.port if self.shared_port else self.port + member
 
+    _seated: tuple[Far, ...] = PrivateAttr(default=())  # who is paired with whom, if that is not as at the start
+
+    def seated(self, fars: tuple[Far, ...]) -> Peering:
+        """The same peering with its members paired so; far gateways that are on their way out may be among them."""
+        one = self.model_copy()
+        one._seated = fars
+        return one
+
+    def paired_as(self, other: Peering) -> Peering:
+        """The same peering with another's members, far gateways, and who is paired with whom."""
+        own = {"members": other.members, "remote_addrs": other.remote_addrs}
+        return self.model_copy(update=own).seated(other._seated)
+
+    @property
+    def is_seated(self) -> bool:
+        """Whether far gateways have come or gone since it was opened."""
+        return bool(self._seated)
+
     @property
     def fars(self) -> tuple[Far, ...]:
-        """The far gateways, and whose members are paired with them."""
-        return far_gateways(self.addresses)
+        """The far gateways, and whose members are paired with them; those on their way out are the last."""
+        return self._seated or far_gateways(self.addresses)
+
+    @property
+    def there(self) -> int:
+        """How many members' numbers there are; of those between that are free nobody is paired with anybody."""
+        return max((far.seats[-1] + 1 for far in self._seated if far.seats), default=self.members)
+
+    @property
+    def staying(self) -> frozenset[int]:
+        """The members that do not leave."""
+        return frozenset(seat for far in self.fars for seat in far.staying(self.there))
+
+    @property
+    def reached(self) -> tuple[Address, ...]:
+        """The addresses of all far gateways that it has tunnels to."""
+        return tuple(far.address for far in self.fars)
 
     @property
     def legs(self) -> tuple[Far, ...]:
@@ -125,13 +169,21 @@ class Peering(Strict):
 
     def towards(self, far: Far) -> Peering:
         """The peering as one of its far gateways has it: with that one alone, and with the members paired with it."""
-        keys = self.keys
-        own: dict[str, Any] = {"remote_addrs": far.address, "members": len(far.members(self.members))}
-        if far.count == 1:
+        if far.count == 1 and not self._seated:
             return self
-        if isinstance(keys, IkeKeys) and isinstance(keys.remote_id, list):
-            own["keys"] = keys.model_copy(update={"remote_id": keys.remote_id[far.number]})
-        return self.model_copy(update=own)
+        own: dict[str, Any] = {"remote_addrs": far.address, "members": max(1, len(far.staying(self.there)))}
+        if isinstance(self.keys, IkeKeys):
+            own["keys"] = self.keys.model_copy(update={"remote_id": self.identity_at(far)})
+        one = self.model_copy(update=own)
+        one._seated = ()
+        return one
+
+    def identity_at(self, far: Far) -> str | None:
+        """What keys.remote_id says of a far gateway; of one that is on its way out, what it said."""
+        named = self.ike.remote_id if self.ike else None
+        if not far.keeps:
+            return far.identity
+        return named[far.number] if isinstance(named, list) else named
 
     @property
     def subnets(self) -> tuple[list[Network], list[Network]]:
@@ -141,7 +193,7 @@ class Peering(Strict):
     @property
     def ports(self) -> range:
         """The UDP ports of all members."""
-        return range(self.port, self.port_of(self.members - 1) + 1)
+        return range(self.port, self.port_of(self.there - 1) + 1)
 
     @property
     def life_s(self) -> float:
@@ -227,7 +279,7 @@ class Peering(Strict):
                 raise ValueError(f"{address} is no address of one host: it cannot be local_addrs or remote_addrs")
         if self.local_addrs in self._known:
             raise ValueError("local_addrs and remote_addrs are the same address")
-        if reason := self._unpaired():
+        if reason := unpaired(self, len(self._ends)):
             raise ValueError(reason)
 
         # Numbers: an SA ends after it is due to be replaced, and nobody has another's port.
@@ -259,21 +311,6 @@ class Peering(Strict):
             what = f"remote_ts {subnet} contains a gateway's own outer address, {address}"
             raise ValueError(what + (_all_of_it(subnet) or _inside_hint(self, address)))
         return self
-
-    def _unpaired(self) -> str:
-        """Why its far gateways cannot be told apart, or have nobody to be paired with; empty: all is well."""
-        count, identities = len(self._ends), self.ike.remote_id if self.ike else None
-        if isinstance(identities, list) and len(identities) != count:
-            return f"keys.remote_id has {len(identities)} entries, and remote_addrs {count}: give each one its own"
-        if count == 1:
-            return ""
-        if self.ike is None:
-            return "remote_addrs: several far gateways need IKE keys"
-        if isinstance(identities, str):
-            return f"keys.remote_id is one identity, and remote_addrs are {count}: give each one its own, in a list"
-        if count > self.members:
-            return f"members {self.members} are fewer than the {count} far gateways: each is paired with one, at least"
-        return ""
 
 
 def _endpoint(text: str) -> str:
@@ -348,8 +385,8 @@ class Config(Strict):
                 raise ValueError(f"two peerings are named {a.name}")
             if a.tun == b.tun:
                 raise ValueError(f"peerings {a.name} and {b.name} share the TUN device {a.tun}")
-            if a.local_addrs == b.local_addrs and (clash := _clash(a, b)):
-                raise ValueError(f"peerings {a.name} and {b.name} share UDP port {clash} on {a.local_addrs}")
+            if a.local_addrs == b.local_addrs and (shared := clash(a, b)):
+                raise ValueError(f"peerings {a.name} and {b.name} share UDP port {shared} on {a.local_addrs}")
             if reason := indistinct(a, b):
                 raise ValueError(f"peerings {a.name} and {b.name} {reason}")
         if overlap := first_shared({one.name: one.remote_ts for one in self.peering}):
@@ -368,41 +405,6 @@ def _all_of_it(*subnets: Network) -> str:
     if not whole:
         return ""
     return f": {whole[0]} cannot be one side's, since the other side lies in it, too; list up to {SUBNETS_MAX} subnets"
-
-
-def _clash(a: Peering, b: Peering) -> int | None:
-    """A UDP port that two peerings of one address would both have; IKE's own they may share."""
-    taken = set(a.ports) & {*b.ports, *([b.ike.ike_port] if b.ike else [])}
-    taken |= set(b.ports) & ({a.ike.ike_port} if a.ike else set())
-    return min(taken, default=None)
-
-
-def indistinct(a: Peering, b: Peering) -> str:
-    """Why a peer that begins IKE could be either peering's; empty: it can be told."""
-    shared = _legs_in_common(a, b)
-    if not a.ike or not b.ike or a.local_addrs != b.local_addrs or not shared:
-        return ""
-    if a.ike.ike_port != b.ike.ike_port:
-        return ""
-    same = f"have the same addresses and keys.ike_port {a.ike.ike_port}"
-    if any(_identities(one) == _identities(other) for one, other in shared):
-        return f"{same}, and no identities to tell them apart: give one another ike_port, or local_id and remote_id"
-    if a.ike.ike_proposals != b.ike.ike_proposals:  # chosen before the peer says who it is
-        return f"{same}: then their ike_proposals must be the same, too, or give one another ike_port"
-    return ""
-
-
-def _legs_in_common(a: Peering, b: Peering) -> list[tuple[Peering, Peering]]:
-    """Both peerings as each far gateway has them that they share; one whose name alone is known is told by that."""
-    pairs = [(one, other) for one in a.legs for other in b.legs if one.address == other.address]
-    return [(a.towards(one), b.towards(other)) for one, other in pairs]
-
-
-def _identities(peering: Peering) -> tuple[str, str]:
-    """What IKE calls both sides: their addresses, unless the configuration says otherwise."""
-    keys = peering.ike
-    assert keys is not None
-    return (keys.local_id or str(peering.local_addrs)).casefold(), peering.remote_id.casefold()
 
 
 def admin_path(control: Path) -> Path:

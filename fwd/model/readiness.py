@@ -20,6 +20,7 @@ class MemberFacts(NamedTuple):
     sends: bool  # it has an SA to send on
     path_down: bool = False  # the far side does not answer it
     far: int = 0  # which far gateway it is paired with
+    spared: bool = False  # it is not to carry anything: it leaves, or nobody is paired with it
 
 
 class Carried(NamedTuple):
@@ -53,9 +54,10 @@ def process_reasons(what: str, state: str, peering: str = "") -> Iterator[Reason
 def peering_reasons(facts: PeeringFacts) -> Iterator[Reason]:
     """Yield why a peering is not ready."""
     # The far side may have fewer members: no fault of theirs, unless it is so with all.
-    refused = facts.refused if any(member.sends for member in facts.members) else frozenset()
-    wanted = {i: member for i, member in enumerate(facts.members) if str(i) not in refused}
-    gone = _gone(facts.members)
+    carrying = [member for member in facts.members if not member.spared]
+    refused = facts.refused if any(member.sends for member in carrying) else frozenset()
+    wanted = {i: m for i, m in enumerate(facts.members) if not m.spared and str(i) not in refused}
+    gone = _gone(carrying)
     yield from process_reasons("demux", facts.demux, facts.name)
     for i, member in wanted.items():
         yield from process_reasons(f"member {i}", member.state, facts.name)
@@ -70,7 +72,7 @@ def peering_reasons(facts: PeeringFacts) -> Iterator[Reason]:
             yield Reason.of(Code.NO_CHILD_SA, facts.name, what=f"member {i}", why=why)
 
     # Buckets of a member whose path is down go to others, while there are others.
-    senders = [member for member in facts.members if member.state == _RUNNING and member.sends]
+    senders = [member for member in carrying if member.state == _RUNNING and member.sends]
     if senders and all(member.path_down for member in senders):
         yield Reason.of(Code.PATH_DOWN, facts.name, remote=facts.remote, ports=facts.ports)
     yield from _narrower(facts)

@@ -10,9 +10,12 @@ after QUIET_S of silence none is this member's. A peer that knows nothing of it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
+
+from fwd.model.pairing import Far
 
 QUIET_S: Final = 3.0  # more than twice the time after which a bucket is idle (datapath.demux)
 LATE_S: Final = 5.0  # after its deadline: the far side may have begun a little later
@@ -45,6 +48,12 @@ class Seen:
 def leaving(members: int, wanted: int, far: int) -> range:
     """Return those of `members` that get no more buckets: they are to leave, or the far side (0: unknown) has fewer."""
     return range(min(members, wanted, far or members), members)
+
+
+def leaving_seats(fars: Sequence[Far], members: int, far: int) -> list[int]:
+    """Return the same where far gateways have come or gone: of each one's members the last ones leave."""
+    each = [(one.members(members), min(one.keeps, far or members)) for one in fars]
+    return sorted(seat for there, keeps in each for seat in there[keeps:])
 
 
 def stage(one: Leaving, seen: Seen, deadline_s: float, now: float) -> Stage:

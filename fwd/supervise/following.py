@@ -61,8 +61,8 @@ def _act(standing: Standing, step: plan.Step, *, secrets_due: bool) -> Callable[
             return partial(standing.reguard, peering)
         case plan.Secrets(peering) if secrets_due:
             return partial(standing.reopen_secrets, peering)
-        case plan.Grow(peering) | plan.Shrink(peering):
-            return partial(standing.resize, peering, peering.members)
+        case plan.Grow(peering) | plan.Shrink(peering) | plan.Spread(peering):
+            return partial(standing.resize, peering, spreads=isinstance(step, plan.Spread))
         case plan.Follow():
             return partial(standing.follow, step)
         case plan.LogLevel(level):

@@ -97,7 +97,7 @@ def ruleset(
 
 def _past(peering: Peering, *, closed: bool) -> tuple[list[str], list[str]]:
     """What lets a peering's own outer packets pass, and keeps them out of its tunnel: of far gateways inside it."""
-    far = ", ".join(map(str, inside(peering.addresses, peering.remote_ts)))
+    far = ", ".join(map(str, inside(peering.reached, peering.remote_ts)))
     if closed or not far:
         return [], []
     local, family = peering.local_addrs, "ip" if peering.local_addrs.version == 4 else "ip6"

@@ -384,7 +384,7 @@ class Keeper:
         return Wanted(
             peering=peering.name, table=guards.table_name(peering), listing=listing, owner=self._number,
             local_ts=tuple(peering.local_ts), remote_ts=tuple(peering.remote_ts),
-            local=peering.local_addrs, remotes=peering.addresses, device=device,
+            local=peering.local_addrs, remotes=peering.reached, device=device,
         )  # fmt: skip
 
     def _keep_inside(self, kept: Kept, outside: dict[str, tuple[Network, ...]]) -> None:

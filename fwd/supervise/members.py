@@ -2,7 +2,8 @@
 
 A member that leaves is there until draining.py says that it may go. Then keyd deletes its SAs and forgets it; LINGER_S
 later, when the peer has heard of that, its process ends, and what it had is closed. Only the last member of a peering
-ever goes, so that those that stay keep their numbers, ports and partners.
+ever goes, so that those that stay keep their numbers, ports and partners. Where far gateways come and go others have
+nobody to be paired with then, and wait for a far gateway that comes (model/pairing.py).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import numpy as np
 
 from fwd.datapath.counters import DemuxCounter, MemberCounter
 from fwd.datapath.shared import MaskWord, MemberShared
+from fwd.model.pairing import far_of
 from fwd.proto.logged import event
-from fwd.supervise import policy
+from fwd.supervise import policy, spreading
 from fwd.supervise.children import Child
-from fwd.supervise.draining import Leaving, Seen, Stage, leaving, stage
+from fwd.supervise.draining import Leaving, Seen, Stage, leaving, leaving_seats, stage
 from fwd.supervise.patience import Allowance
 from fwd.supervise.peering import PeeringParts
 from fwd.supervise.rings import Rings
@@ -89,7 +91,7 @@ class Members:
         if stirred or one.leaving or parts.shared.live[MaskWord.DRAINING] or one.comeback.is_awaited:
             self._publish(one, over, forgiven_at, now)
         one.rings.tell(self._children[f"{parts.peering.name}/demux"], now)
-        moves = one.leaving or parts.shared.live[MaskWord.DRAINING] or one.comeback.is_awaited
+        moves = one.leaving or parts.retired or parts.shared.live[MaskWord.DRAINING] or one.comeback.is_awaited
         if one.rings.is_told and not moves:
             one.settled = seen
 
@@ -98,7 +100,8 @@ class Members:
         name, members = parts.peering.name, parts.shared.members
         lives = [self._children[f"{name}/member-{i}"].life for i in range(parts.count)]
         begun, able = [m.has_begun for m in members], _able(members, now)
-        live = policy.live_mask(lives, begun, able, forgiven_at, now, one.comeback)
+        paired = sum(1 << i for i in range(parts.count) if far_of(i, parts.peering.fars))
+        live = policy.live_mask(lives, begun, able, forgiven_at, now, one.comeback) & paired
         draining = sum(1 << index for index in one.leaving)
         before = parts.shared.live.tolist()
         if [live, draining, over] == before[: MaskWord.RINGS]:
@@ -115,17 +118,18 @@ class Members:
         """Look at members that leave; returns the mask of those that give up what is busy."""
         parts = one.parts
         far, far_s = parts.shared.far_members
-        members, wanted = parts.count, parts.peering.members
-        gone = leaving(members, wanted, far)
+        peering, members = parts.peering, parts.count
+        seated, staying = peering.is_seated, peering.staying
+        gone = leaving_seats(peering.fars, members, far) if seated else leaving(members, peering.members, far)
         one.leaving = {index: one.leaving.get(index) or Leaving(now) for index in gone}
-        if not one.leaving:
+        if not one.leaving and not parts.retired:
             return 0
 
         # Only the last one goes, and only if this side wants fewer: else it waits for a partner.
-        ours_s = float(parts.peering.drain_deadline)
+        ours_s = float(peering.drain_deadline)
         stages: dict[int, Stage] = {}
         for index, known in one.leaving.items():
-            deadline_s = ours_s if index >= wanted else min(ours_s, far_s)
+            deadline_s = min(ours_s, far_s) if index in staying else ours_s
             stages[index] = stage(known, self._seen(parts, index), deadline_s, now)
         self._let_go(one, stages, now)
         return sum(1 << index for index in one.leaving if stages[index] is not Stage.STAYS)
@@ -140,8 +144,13 @@ class Members:
     def _let_go(self, one: _Peering, stages: Mapping[int, Stage], now: float) -> None:
         """Retire members, the last before others; close the last once the peer has heard of it."""
         parts = one.parts
-        while (index := parts.count - parts.retired - 1) >= parts.peering.members and stages[index] is Stage.GOES:
-            parts.retired += 1
+        while (index := self._last_to_go(parts, stages)) is not None:
+            if parts.peering.is_seated:
+                parts.peering = spreading.without(parts.peering, index)
+                parts.retired = parts.count - parts.peering.there
+                del one.leaving[index]
+            else:
+                parts.retired += 1
             one.retired_at = now
             self._changed()
             log.info(
@@ -150,6 +159,14 @@ class Members:
             )  # fmt: skip
         if parts.retired and now >= one.retired_at + LINGER_S and self._all_told():
             self.close_retired(parts)
+
+    @staticmethod
+    def _last_to_go(parts: PeeringParts, stages: Mapping[int, Stage]) -> int | None:
+        """Return a member that goes: the peering's last one or, where far gateways come and go, the last of one."""
+        peering, there = parts.peering, parts.count - parts.retired
+        lasts = [far.members(there)[-1:] for far in peering.fars] if peering.is_seated else [range(there)[-1:]]
+        found = [seat for last in lasts for seat in last if seat not in peering.staying]
+        return next((seat for seat in found if stages.get(seat) is Stage.GOES), None)
 
     def close_retired(self, parts: PeeringParts) -> None:
         """End the processes of members that keyd knows no more, and close what they had."""
@@ -176,7 +193,8 @@ class Members:
 
 def _seen(parts: PeeringParts) -> tuple[object, ...]:
     """Return all that a turn depends on while nobody stirs."""
-    return parts.count, parts.resized, parts.peering.members, parts.shared.far_words.tolist(), _left(parts)
+    peering = parts.peering
+    return parts.count, parts.resized, peering.members, peering.fars, parts.shared.far_words.tolist(), _left(parts)
 
 
 def _left(parts: PeeringParts) -> dict[int, int]:

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Final
 
-from fwd.model.config import Config, Peering, indistinct
+from fwd.model.config import Config, Peering
+from fwd.model.distinct import indistinct
 from fwd.model.words import Address, ConfigError
 from fwd.proto.logged import event
 from fwd.supervise import privileges, sandbox

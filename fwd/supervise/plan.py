@@ -1,7 +1,8 @@
 """What is to be done to bring what is open to what a configuration wants: a list of steps, decided without touching
 anything.
 
-    in force, wanted ──plan──▶ Guard, Secrets, Follow, Grow, Shrink, Close, Open, LogLevel, Metrics, Beacon, Unguard
+    in force, wanted ──plan──▶ Guard, Secrets, Follow, Grow, Shrink, Spread, Close, Open, LogLevel, Metrics, Beacon,
+                               Unguard
 
 Guards of what comes stand first, and those of what has gone go last; a subnet that one peering gives and another takes
 is guarded by both meanwhile. What differs in keys that are live (model/words.py) is followed by the processes that run;
@@ -11,12 +12,14 @@ again: a plan made after an interrupted one has what is left of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final
 
-from fwd.model.config import Config, Gateway, Peering
+from fwd.model.config import MEMBERS_MAX, SHARED_MEMBERS_MAX, Config, Gateway, Peering
+from fwd.model.distinct import clash
 from fwd.model.keys import Keys, LabKeys
+from fwd.model.pairing import reseated, shares
 from fwd.model.words import Network, Strict, change_of
 from fwd.proto.errors import UserError
 
@@ -108,6 +111,34 @@ class Shrink:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Pair members with other far gateways. Those that stay with theirs keep all they have; others come and leave as by
+    Grow and Shrink. `peering` has its seats.
+    """
+
+    peering: Peering
+    before: Peering
+
+    @property
+    def name(self) -> str:
+        """The peering's."""
+        return self.peering.name
+
+    def __str__(self) -> str:
+        one, before = self.peering, {far.address: far for far in self.before.fars}
+        come, leave = list[str](), list[str]()
+        for far in one.fars:
+            there = before[far.address].staying(self.before.there) if far.address in before else range(0)
+            stay = far.staying(one.there)
+            if fresh := [seat for seat in stay if seat not in there]:
+                come.append(f"{_do(fresh, 'come')} to {far.address}")
+            if gone := [seat for seat in there if seat not in stay]:
+                leave.append(f"{_do(gone, 'leave')} {far.address}")
+        busy = [f"busy flows move after {one.drain_deadline} s"] if leave else []
+        return f"{one.name}: " + ("; ".join([*come, *leave, *busy]) or "take far gateways in another order")
+
+
+@dataclass(frozen=True)
 class Close:
     """End a peering's processes and close what it has. Its guards stand."""
 
@@ -179,7 +210,7 @@ class Unguard:
         return f"{self.name}: guard {_listed(self.subnets)} no more"
 
 
-Step = Guard | Secrets | Follow | Grow | Shrink | Close | Open | LogLevel | Metrics | Beacon | Unguard
+Step = Guard | Secrets | Follow | Grow | Shrink | Spread | Close | Open | LogLevel | Metrics | Beacon | Unguard
 
 
 @dataclass(frozen=True)
@@ -190,6 +221,7 @@ class InForce:
     peerings: Mapping[str, Peering]
     renewed: frozenset[str] = field(default_factory=frozenset)  # peerings whose secret files are others by now
     key_renewed: bool = False  # so is the file of the probe key
+    idle: frozenset[str] = field(default_factory=frozenset)  # peerings in which nothing can be sent: nothing is to lose
 
 
 def plan(now: InForce, wanted: Config) -> list[Step]:
@@ -202,7 +234,8 @@ def plan(now: InForce, wanted: Config) -> list[Step]:
         raise UserError(f"{what}: leave it as it is, or restart fwd")
 
     # What is open either stays, follows, or goes; what stays with other secrets has them read.
-    anew = {one.name: keys for one in wanted.peering if (keys := _not_followed(now, one))}
+    spread = {one.name: resize for one in wanted.peering if (resize := _spread(now, one, wanted))}
+    anew = {one.name: keys for one in wanted.peering if (keys := _not_followed(now, one, one.name in spread))}
     gone = [name for name in now.peerings if name in anew or name not in {one.name for one in wanted.peering}]
     coming = [one for one in wanted.peering if one.name in anew or one.name not in now.peerings]
     staying = [one for one in wanted.peering if one not in coming]
@@ -212,7 +245,8 @@ def plan(now: InForce, wanted: Config) -> list[Step]:
     steps += [Guard(_both(step)) for step in follows if {"remote_ts", "mss_clamp"} & set(step.keys)]
     steps += [Secrets(one) for one in staying if one.name in now.renewed or one.keys != now.peerings[one.name].keys]
     steps += follows
-    steps += [resize for one in staying if (resize := _resize(now.peerings[one.name], one))]
+    resized = [spread.get(one.name) or _resize(now.peerings[one.name], one) for one in staying]
+    steps += [step for step in resized if step]
     steps += [Close(name, anew.get(name, ())) for name in gone]
     steps += [Open(one) for one in coming]
     steps += _gateway(now, wanted.gateway)
@@ -241,14 +275,22 @@ def _gateway(now: InForce, wanted: Gateway) -> Iterator[Step]:
         yield Beacon(wanted)
 
 
-def _not_followed(now: InForce, wanted: Peering) -> tuple[str, ...]:
-    """Return the keys in which an open peering differs and which its processes cannot follow."""
+def _not_followed(now: InForce, wanted: Peering, spreads: bool) -> tuple[str, ...]:
+    """Return the keys in which an open peering differs and which its processes cannot follow. `spreads`: they follow
+    others of its far gateways and members.
+    """
     open_now = now.peerings.get(wanted.name)
     if open_now is None:
         return ()
     found = [key for key in differing(open_now, wanted) if key != "keys" and change_of(Peering, key) != "live"]
     mine, theirs = open_now.keys, wanted.keys
-    if open_now.members != wanted.members and (isinstance(mine, LabKeys) or len(wanted.fars) > 1):
+    if open_now.remote_addrs != wanted.remote_addrs and (found or not spreads):
+        found.insert(0, "remote_addrs")
+    if (
+        open_now.members != wanted.members
+        and not spreads
+        and (isinstance(mine, LabKeys) or _is_spread(open_now, wanted))
+    ):
         found.append("members")  # nothing tells the far side of it, or others would be paired with each
     if isinstance(mine, LabKeys) or isinstance(theirs, LabKeys):
         if mine != theirs or wanted.name in now.renewed:
@@ -262,12 +304,37 @@ def _not_followed(now: InForce, wanted: Peering) -> tuple[str, ...]:
 
 def _follow(open_now: Peering, wanted: Peering) -> Follow | None:
     """Return how a peering that stays differs from what is wanted, if it does."""
-    keys = tuple(key for key in differing(open_now, wanted) if key not in ("keys", "members"))
+    keys = tuple(key for key in differing(open_now, wanted) if key not in ("keys", "members", "remote_addrs"))
     keys += differing_keys(open_now.keys, wanted.keys)
     if not keys:
         return None
     routes = tuple(subnet for subnet in wanted.remote_ts if subnet not in open_now.remote_ts)
     return Follow(wanted, keys, routes, tuple(s for s in open_now.remote_ts if s not in wanted.remote_ts))
+
+
+def _is_spread(*peerings: Peering) -> bool:
+    return any(one.is_seated or len(one.fars) > 1 for one in peerings)
+
+
+def _spread(now: InForce, wanted: Peering, config: Config) -> Spread | None:
+    """Return how members are paired with other far gateways, if they are to be, and those that stay can keep their
+    numbers. Where nothing is sent anyhow the peering is set up anew, on the ports that are configured.
+    """
+    before = now.peerings.get(wanted.name)
+    if before is None or before.ike is None or wanted.ike is None or wanted.name in now.idle or not wanted.fars:
+        return None
+    if before.remote_addrs == wanted.remote_addrs and (before.members == wanted.members or not _is_spread(before)):
+        return None
+    were = [far if not far.keeps else replace(far, identity=before.identity_at(far)) for far in before.fars]
+    most = SHARED_MEMBERS_MAX if wanted.shared_port else min(MEMBERS_MAX, 2**16 - wanted.port)
+    fars = reseated(were, before.there, shares(wanted.members, wanted.addresses), most)
+
+    # Who comes may need other ports for a while: they must be nobody else's.
+    seated = wanted.seated(fars)
+    others = [one for one in config.peering if one.name != wanted.name and one.local_addrs == wanted.local_addrs]
+    if not fars or wanted.ike.ike_port in seated.ports or any(clash(seated, one) for one in others):
+        return None
+    return Spread(seated, before)
 
 
 def _resize(open_now: Peering, wanted: Peering) -> Grow | Shrink | None:
@@ -287,6 +354,11 @@ def _both(step: Follow) -> Peering:
 
 def _within(one: Network, other: Network) -> bool:
     return one.version == other.version and one.subnet_of(other)  # type: ignore[arg-type]
+
+
+def _do(members: Sequence[int], what: str) -> str:
+    several, named = len(members) > 1, ", ".join(map(str, members))
+    return f"members {named} {what}" if several else f"member {named} {what}s"
 
 
 def _listed(subnets: Iterable[Network]) -> str:

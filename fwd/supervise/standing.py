@@ -25,7 +25,7 @@ from fwd.model.keys import Keys, LabKeys, StartAction, with_proof_of
 from fwd.model.reasons import Code, Reason
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
-from fwd.supervise import beacon, network, plan, sockets
+from fwd.supervise import beacon, network, plan, sockets, spreading
 from fwd.supervise.closed import Closed
 from fwd.supervise.hindrances import NamelessError, NotYetError, is_final
 from fwd.supervise.keeper import Keeper
@@ -163,7 +163,8 @@ class Standing:
         in_force = {n: parts.peering for n, parts in self.peerings.items()}
         key_renewed = self.beacon is not None and self.beacon.is_renewed
         key_renewed |= self.beacon is None and beacon.key_path(self.gateway, self._given_key) is not None
-        return InForce(self.gateway, in_force, frozenset(renewed), key_renewed)
+        idle = [name for name, parts in self.peerings.items() if not parts.is_joined]
+        return InForce(self.gateway, in_force, frozenset(renewed), key_renewed, frozenset(idle))
 
     def want(self, coming: Iterable[Peering], gone: Iterable[str]) -> None:
         """Let those wait that are to be set up, and those leave that are to be closed."""
@@ -183,6 +184,7 @@ class Standing:
 
     def reguard(self, peering: Peering) -> None:
         """Set the guards of a peering that is open. Raises UserError."""
+        peering = peering.paired_as(self.peerings[peering.name].peering)
         with self._owner.alone():
             for why in self.kernel.refusals([peering], self._owner.others()).values():
                 raise UserError(f"peering {peering.name} keeps its subnets: {why}")
@@ -192,7 +194,7 @@ class Standing:
         """Let a peering that is open follow keys that are live."""
         parts = self.peerings[step.peering.name]
         # Secrets that were refused are not followed: those of before stay.
-        wanted = step.peering.model_copy(update={"keys": parts.peering.keys, "members": parts.peering.members})
+        wanted = step.peering.model_copy(update={"keys": parts.peering.keys}).paired_as(parts.peering)
         refused = set(plan.differing_keys(step.peering.keys, wanted.keys))
         keys = [key for key in step.keys if key not in refused]
         if {"local_ts", "remote_ts"} & set(keys):
@@ -209,25 +211,17 @@ class Standing:
         """Have keyd and the agent told of what is open by now."""
         self.version += 1
 
-    def resize(self, peering: Peering, members: int) -> None:
-        """Open what more members need, or let the last ones leave, which takes its time (members.py)."""
+    def resize(self, peering: Peering, *, spreads: bool) -> None:
+        """Have members come and leave; `spreads`: far gateways, too."""
         parts = self.peerings[peering.name]
-        there = parts.count
         try:
-            for _ in range(there, members):
-                parts.add_member()
-        except BaseException:
-            # All or none: those that nobody wants yet would be given keys and flows, and leave again.
-            while parts.count > there:
-                parts.drop_member()
-            raise
+            if spreads:
+                spreading.spread(parts, peering, self.ike_sockets)
+                self.kernel.set(parts.peering, closed=False)
+            else:
+                spreading.resize(parts, peering.members, self.ike_sockets)
         finally:
-            if peering.shared_port:
-                self.ike_sockets.open(parts.peering.model_copy(update={"members": parts.count}))
             self.version += 1
-        before, parts.peering = parts.peering.members, parts.peering.model_copy(update={"members": members})
-        told = event("peering.resized", peering=peering.name, before=before, members=members)
-        log.info("peering %s: members change from %d to %d", peering.name, before, members, extra=told)
 
     def begin_or_wait(self, name: str, start_action: StartAction) -> None:
         """Let keyd begin a peering's IKE, or leave that to the peer, whatever the configuration says."""
@@ -426,7 +420,7 @@ class Standing:
         self.kept_secrets.pop(wanted.name, None)
         close_material(material)
         material.fds, material.seen, material.version = fds, seen, material.version + 1
-        parts.peering = parts.peering.model_copy(update={"keys": wanted.keys})
+        parts.peering = spreading.with_keys(parts.peering, wanted)
         self.version += 1
 
     def _drop_material(self, name: str) -> None:

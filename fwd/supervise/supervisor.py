@@ -421,7 +421,7 @@ class Supervisor:
         """Carry out what ends no process of a peering; returns the peerings for which something went wrong."""
         served_at, probed_at = self._standing.metrics, self._standing.beacon
         for step in steps:
-            if isinstance(step, plan.Grow):  # what is on its way out makes room for what comes
+            if isinstance(step, plan.Grow | plan.Spread):  # what is on its way out makes room for what comes
                 parts = self._standing.peerings[step.name]
                 self._troubles.apart(step.name, self._tree.members.close_retired, parts)
         followed, failed = follow(self._standing, steps, self._troubles, secrets_due=self._secrets_due)

@@ -22,6 +22,7 @@ from typing import Any, Final
 from fwd.datapath import channel
 from fwd.datapath.channel import Notice
 from fwd.model.config import Peering
+from fwd.model.told import in_words
 from fwd.proto.logged import event
 from fwd.supervise.children import Child
 from fwd.supervise.peering import Pairs, PeeringParts
@@ -199,16 +200,16 @@ class Teller:
         return parts.as_keyd_has_it if self.name == "keyd" else parts.peering
 
     def _words(self, parts: PeeringParts) -> dict[str, Any]:
-        return self._peering(parts).model_dump(mode="json")
+        return in_words(self._peering(parts))
 
     def _change(self, parts: PeeringParts, *, secrets: bool) -> Notice:
         files = parts.material.fds if secrets and self.name == "keyd" else {}
-        return Notice("change", parts.peering.name, {"peering": self._words(parts)}, dict(files))
+        return Notice("change", parts.peering.name, self._words(parts), dict(files))
 
     def _opening(self, parts: PeeringParts) -> Iterator[Notice]:
         """The peering, then each member: of many members there are more descriptors than one message can have."""
         name, of, keyd = parts.peering.name, parts.memory.sizes(self.name), self.name == "keyd"
-        body: dict[str, Any] = {"peering": self._words(parts), "offloads": asdict(parts.offloads)}
+        body = {**self._words(parts), "offloads": asdict(parts.offloads)}
         body["members"] = len(self._pairs(parts))
         body |= {"stopped": parts.is_stopped} if keyd else {"inner_mtu": parts.inner_mtu, "warnings": parts.warnings}
         own = {one: octets for one, octets in of.items() if "-" not in one}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
 from fwd.datapath.shared import PeeringShared
@@ -28,7 +30,18 @@ TCP = CSUM | TSO4 | TSO6
 def test_ours_gives_what_all_of_them_take(before: int | None, told: list[tuple[int, int]], common: int) -> None:
     shared = PeeringShared(1)
     shared.far_offloads = before
-    offers = Offers(shared, 2)
+    fars = [ip_address("192.0.2.2"), ip_address("192.0.2.3")]
+    offers = Offers(shared, fars)
     for number, offloads in told:
-        offers.put(number, offloads)
+        offers.put(fars[number], offloads)
     assert shared.far_offloads == common
+
+
+def test_what_a_far_gateway_took_counts_no_more_once_it_is_gone() -> None:
+    shared = PeeringShared(1)
+    fars = [ip_address("192.0.2.2"), ip_address("192.0.2.3")]
+    offers = Offers(shared, fars)
+    for address, offloads in zip(fars, (ALL, TCP), strict=True):
+        offers.put(address, offloads)
+    offers.of(fars[:1])
+    assert shared.far_offloads == ALL

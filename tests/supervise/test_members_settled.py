@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
+from ipaddress import IPv4Address
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import pytest
 
 from fwd.datapath import channel
 from fwd.datapath.shared import LinkWord, PeeringShared, ProcessState
+from fwd.model.config import Peering
 from fwd.supervise.members import Members
 from fwd.supervise.policy import BACK_S, Life
 from fwd.supervise.rings import LATE_S
@@ -23,12 +25,17 @@ class Parts:
     """Of a peering that changes; `acts`: what was done for it."""
 
     def __init__(self) -> None:
-        self.peering = SimpleNamespace(name="p", members=MEMBERS, drain_deadline=5)
+        self.want(MEMBERS)
         self.shared = PeeringShared(MEMBERS)
         self.pairs = [object() for _ in range(MEMBERS)]
         self.resized = self.retired = 0
         self.memory = SimpleNamespace(opened=lambda *_: nullcontext({}))
         self.acts: list[object] = []
+
+    def want(self, members: int) -> None:
+        self.peering = Peering.model_construct(
+            name="p", members=members, drain_deadline=5, remote_addrs=IPv4Address("192.0.2.2")
+        )
 
     @property
     def count(self) -> int:
@@ -86,7 +93,7 @@ class Looked:
 
     def want(self, members: int) -> None:
         """What a reload does."""
-        self.parts.peering.members = members
+        self.parts.want(members)
 
     def answer(self) -> None:
         """What a demux does that is told of rings."""

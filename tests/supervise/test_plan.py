@@ -18,6 +18,9 @@ CERT = {"source": "cert", "certificate": "/c.pem", "key": "/c.key", "authorities
 LAB = {"source": "lab", "secret": "/lab"}
 
 
+A, B, C = (f"192.0.2.{n}" for n in (2, 3, 4))
+
+
 def vpc2(**changes: Any) -> dict[str, Any]:
     return {
         "name": "vpc2", "local_addrs": "192.0.2.1", "remote_addrs": "192.0.2.2", "local_ts": ["10.1.0.0/16"],
@@ -115,6 +118,38 @@ TABLE: list[tuple[str, Config, Config, tuple[str, ...], list[str]]] = [
         ["vpc2: guard 10.2.0.0/16", "vpc2: close, to set up anew: keys.secret",
          "vpc2: open, with 2 members to 192.0.2.2"],
     ),
+    *[
+        (name, config(vpc2(remote_addrs=before, members=4)), config(vpc2(remote_addrs=after, members=count)), (), told)
+        for name, before, after, count, told in [
+            ("a far gateway comes, with half of the members", A, [A, B], 4,
+             [f"vpc2: members 4, 5 come to {B}; members 2, 3 leave {A}; busy flows move after 60 s"]),
+            ("a far gateway comes, with members of its own", A, [A, B], 8, [f"vpc2: members 4, 5, 6, 7 come to {B}"]),
+            ("a third far gateway", [A, B], [A, B, C], 6, [f"vpc2: members 4, 5 come to {C}"]),
+            ("the last far gateway goes", [A, B, C], [A, B], 3,
+             [f"vpc2: member 2 leaves {C}; busy flows move after 60 s"]),
+            ("the first far gateway goes", [A, B], [B], 2,
+             [f"vpc2: members 0, 2 leave {A}; busy flows move after 60 s"]),
+            ("one far gateway for another", [A, B], [C, B], 4,
+             [f"vpc2: members 4, 5 come to {C}; members 0, 2 leave {A}; busy flows move after 60 s"]),
+            ("the only far gateway for another", A, B, 4,
+             [f"vpc2: members 4, 5, 6, 7 come to {B}; members 0, 1, 2, 3 leave {A}; busy flows move after 60 s"]),
+            ("far gateways in another order", [A, B], [B, A], 4, ["vpc2: take far gateways in another order"]),
+            ("more members to two far gateways", [A, B], [A, B], 6,
+             ["vpc2: member 4 comes to 192.0.2.2; member 5 comes to 192.0.2.3"]),
+        ]
+    ],
+    (
+        "identities of far gateways come along",
+        config(vpc2(keys={**PSK, "remote_id": "a"})),
+        config(vpc2(remote_addrs=[A, B], members=4, keys={**PSK, "remote_id": ["a", "b"]})), (),
+        ["vpc2: read secrets and certificates again", "vpc2: follow keys.remote_id", f"vpc2: members 2, 3 come to {B}"],
+    ),
+    (
+        "the ports that a far gateway's members need are another peering's",
+        config(vpc2(), vpc3(port=4502)), config(vpc2(remote_addrs=C), vpc3(port=4502)), (),
+        ["vpc2: guard 10.2.0.0/16", "vpc2: close, to set up anew: remote_addrs",
+         "vpc2: open, with 2 members to 192.0.2.4"],
+    ),
     (
         "the gateway's own", config(vpc2()), config(vpc2(), log_level="debug", metrics="127.0.0.1:9595"), (),
         ["gateway: log from level debug on", "gateway: serve metrics at 127.0.0.1:9595"],
@@ -194,3 +229,13 @@ def test_what_is_left_of_a_plan_is_what_the_next_one_has() -> None:
     wanted = config(vpc2(audit=False), vpc3())
     left = plan(InForce(wanted.gateway, {"vpc2": Peering.model_validate(vpc2(audit=False))}), wanted)
     assert [type(step) for step in left] == [Guard, Open]
+
+
+def test_where_nothing_is_sent_another_far_gateway_gets_the_ports_that_are_configured() -> None:
+    before, after = config(vpc2()), config(vpc2(remote_addrs=B))
+    in_force = InForce(before.gateway, {"vpc2": before.peering[0]}, idle=frozenset({"vpc2"}))
+    assert [str(step) for step in plan(in_force, after)] == [
+        "vpc2: guard 10.2.0.0/16",
+        "vpc2: close, to set up anew: remote_addrs",
+        "vpc2: open, with 2 members to 192.0.2.3",
+    ]

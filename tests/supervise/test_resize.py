@@ -21,7 +21,7 @@ class Parts:
     """A peering whose members need no more than a port."""
 
     def __init__(self, members: int, port: int) -> None:
-        self.peering = SimpleNamespace(members=members, model_copy=lambda update: SimpleNamespace(**update))
+        self.peering = Peering.model_construct(name="p", members=members, shared_port=False)
         self._port = port
         self.sockets: list[socket.socket] = []
         for _ in range(members):
@@ -49,8 +49,8 @@ class Parts:
 
 
 def resize(parts: Parts, members: int) -> None:
-    standing: Any = SimpleNamespace(peerings={"p": parts}, version=0)
-    Standing.resize(standing, SimpleNamespace(name="p", shared_port=False), members)  # type: ignore[arg-type]
+    standing: Any = SimpleNamespace(peerings={"p": parts}, version=0, ike_sockets=None)
+    Standing.resize(standing, SimpleNamespace(members=members, name="p"), spreads=False)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_why_members_do_not_come_is_kept_until_they_do(make: Callable[[], Parts]
     """For the status, and for who has applied the configuration; the log says it once."""
     parts = make()
     peering = Peering.model_construct(name="p", members=4, shared_port=False, drain_deadline=60)
-    standing: Any = SimpleNamespace(peerings={"p": parts}, version=0, unfollowed={})
+    standing: Any = SimpleNamespace(peerings={"p": parts}, version=0, unfollowed={}, ike_sockets=None)
     standing.resize = partial(Standing.resize, standing)
     steps, troubles = [plan.Grow(peering, 2)], Troubles()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
