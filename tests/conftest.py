@@ -41,7 +41,7 @@ settings.load_profile(propkit.QUICK)
 # forks hundreds of times, while the process is small.
 _FIRST = (
     "test_sandbox.py",
-    *("test_guards_stand.py", "test_workflow.py", "test_supervisor.py", "test_traffic.py", "test_trouble.py"),
+    *("test_workflow.py", "test_guards_stand.py", "test_supervisor.py", "test_trouble.py", "test_traffic.py"),
     *("test_refusals.py", "test_router_live.py", "test_controller_lost.py", "test_changes_under_load.py"),
     *("test_routers.py", "test_ike.py", "test_router_joins.py", "test_gateway_lost.py", "test_books.py"),
     *("test_lab.py", "test_big_tcp.py", "test_ends.py", "test_path_mtu.py"),

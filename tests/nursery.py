@@ -219,6 +219,7 @@ def _run(program: Sequence[str]) -> None:
         fwd.cli.main()
     elif how == "-m":
         sys.argv = ["-m", *arguments]
+        sys.modules.pop(what, None)  # imported here only
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     else:
         sys.argv = ["-c", *arguments]

@@ -12,8 +12,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Final
 
 from fwd.proto.errors import UserError
@@ -25,6 +25,7 @@ PACKAGED: Final = "fwd"
 FREE: Final = range(60578, 61184)  # of no distribution, and not of systemd's (its UIDS-GIDS)
 _NOBODY = 65534
 _SUFFIXES = ("", "-keyd", "-agent", "-link")
+_OWNERS: Final = re.compile(rb"^[UG]id:(.*)$", re.MULTILINE)
 _WORDS: Final = {3: "three", 4: "four"}
 
 
@@ -99,9 +100,8 @@ def _refusal(name: str, user: User) -> str:
 def _in_use() -> set[int]:
     """Numbers of users that have a name, or a process."""
     found = {entry.pw_uid for entry in pwd.getpwall()}
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with contextlib.suppress(OSError):
-            for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-                if line.startswith(("Uid:", "Gid:")):
-                    found |= {int(word) for word in line.split()[1:]}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/status", "rb") as status:
+                found |= {int(word) for line in _OWNERS.findall(status.read()) for word in line.split()}
     return found
