@@ -69,7 +69,8 @@ def open_secret(path: Path, what: str, octets_max: int, octets_min: int = 1) -> 
         about, reason = os.fstat(fd), ""
         if stat.S_ISREG(about.st_mode) and about.st_mode & 0o077:
             mode = stat.S_IMODE(about.st_mode)
-            reason = f"can be read by others (mode {mode:04o}): chmod 600 it, and draw a new one"
+            remedy = "chmod 600 it, and draw a new one; if it is no secret, name the right file"
+            reason = f"can be read by others (mode {mode:04o}): {remedy}"
         elif about.st_uid != os.geteuid():
             reason = f"belongs to user {about.st_uid}, not to the user who runs fwd: chown it"
         return _copied(fd, path, what, octets_max, reason, octets_min)

@@ -8,6 +8,7 @@ answered unless the peer has said that it knows echoes.
 from __future__ import annotations
 
 from array import array
+from typing import Final
 
 from fwd.datapath.counters import CheckWord, MemberCounter
 from fwd.datapath.geometry import Geometry
@@ -19,6 +20,8 @@ from fwd.proto.echo import MOVED, in_dummy, in_stream
 from fwd.proto.esp import NEXT_AGGFRAG, NEXT_DUMMY
 from fwd.proto.path import PathMonitor
 from fwd.proto.pulse import Pulse
+
+_MOVED_AGAIN: Final = 2  # of a path that loses one packet in a hundred, one word in a million is lost then
 
 
 class Echoes:
@@ -102,8 +105,16 @@ class Echoes:
             self._send(SUBTYPE_ECHO_REPLY, number)
 
     def tell_moved(self) -> bool:
-        """Tell the far member that flows of what it was sent before go on with others; False: it could not be sent."""
-        return not self.are_answered or self._send(SUBTYPE_ECHO, MOVED)
+        """Tell the far member that flows of what it was sent before go on with others; False: it could not be sent.
+
+        It is not answered, so it is said a few times at once: later it would be about flows that have come since.
+        """
+        if not self.are_answered:
+            return True
+        is_sent = self._send(SUBTYPE_ECHO, MOVED)
+        for _ in range(_MOVED_AGAIN if is_sent else 0):
+            self._send(SUBTYPE_ECHO, MOVED)
+        return is_sent
 
     def publish(self) -> None:
         """Show the supervisor and the demux what is in force."""
