@@ -54,7 +54,7 @@ class StaleError(Exception):
     """The object is another by now than the one that the user has seen (If-Match). `revision`: its revision now."""
 
     def __init__(self, revision: int) -> None:
-        super().__init__(f"it has changed since: it is at revision {revision} now")
+        super().__init__(f"it has changed since: it is at revision {revision} now: look at it first")
         self.revision = revision
 
 

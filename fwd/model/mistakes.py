@@ -73,6 +73,13 @@ def first_reason(
     return f"{key}: {reason}{where}{more}"
 
 
+def reason_of(problem: Mapping[str, Any]) -> str:
+    """Why one value is refused, of pydantic's `errors()`."""
+    return _reason(
+        problem["type"], _words(problem["loc"]), problem.get("ctx", {}), problem.get("input"), problem["msg"]
+    )
+
+
 def _slip(problems: Sequence[Any]) -> str:
     """Find the name of unknown [[tables]] beside which there are no peerings; empty: there are none."""
     unknown = [one for one in problems if one["type"] == "extra_forbidden" and len(one["loc"]) == 1]
@@ -118,7 +125,7 @@ def _expected_list(words: list[str], bounds: Mapping[str, Any], value: object) -
 
 _KINDS: Final = {
     Truth: "true or false", bool: "true or false", str: "a text in quotes", int: "a whole number", list: "a list",
-    dict: "a table", datetime.date: "a date", datetime.time: "a time of day",
+    dict: "a table", type(None): "null", datetime.date: "a date", datetime.time: "a time of day",
 }  # fmt: skip
 _WHY_MOST: Final = dict.fromkeys(
     ("local_ts", "remote_ts"), ": IKE names all of them in one payload, which holds no more"

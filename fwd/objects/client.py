@@ -70,7 +70,7 @@ class Client:
         try:
             content = json.dumps(body, allow_nan=False).encode() if body is not None else None
         except ValueError:
-            raise UserError("a number is needed that is finite: no nan, no inf") from None
+            raise UserError("a number that is finite is needed: no nan, no inf") from None
         try:
             with self._http.stream(method, path, content=content, params=params, headers=headers) as answer:
                 data = _whole(answer)

@@ -53,9 +53,9 @@ def ask(method: str, path: str, body: Mapping[str, Any] | None = None, **how: An
     return Client().ask(method, path, body, **how)
 
 
-def _path(kind: Kind, name: str = "", act: str = "") -> str:
-    if name in (".", "..") or "/" in name or not name.isascii():
-        raise UserError(f"{name!a}: not a name")
+def _path(kind: Kind, name: str | None = None, act: str = "") -> str:
+    if name is not None and (name in ("", ".", "..") or "/" in name or not name.isascii()):
+        raise UserError(f"{name!a}: not a name: expected small letters, digits and dashes")
     parts = [quote(one, safe="") for one in (name, act) if one]
     return "/".join(["/v1", kind.plural, *parts])
 

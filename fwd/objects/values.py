@@ -6,6 +6,7 @@ take from it.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,9 +45,12 @@ def _value(kind: Kind, key: str, text: str) -> Any:
     if key not in kind.numbers:
         return text
     try:
-        return int(text) if text.isdecimal() else float(text)
+        number = int(text) if text.isdecimal() else float(text)
     except ValueError:
         raise UserError(f"{key}: expected a number, not {text!r}") from None
+    if isinstance(number, float) and not math.isfinite(number):
+        raise UserError(f"{key}: expected a number that is finite, not {text!r}")
+    return number
 
 
 def _edited(kind: Kind, key: str, sign: str, text: str, there: Mapping[str, Any] | None) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import shlex
 import stat
 import subprocess
 import sys
@@ -58,7 +59,7 @@ class Shell:
         return said.err
 
     def _run(self, line: str) -> int:
-        status = _exit_status(line.split())
+        status = _exit_status(shlex.split(line))
         gc.collect()  # its connection ends with it, as that of a process does
         return status
 
@@ -168,14 +169,17 @@ def test_recovery_is_an_operation(fwd: Shell) -> None:
         ("gateway upgrade x", "there is no upgrade_command"),
         ("gateway upgrade", "Missing argument"),
         ("gateway set x weight=much", "expected a number"),
-        ("gateway set x weight=nan", "a number is needed that is finite"),
-        ("gateway set x weight=1e400", "a number is needed that is finite"),
+        ("gateway set x weight=nan", "weight: expected a number that is finite"),
+        ("gateway set x weight=1e400", "weight: expected a number that is finite"),
         ("vpc show \udcff", "not a name"),
         ("vpc create \udcff cidrs=10.9.0.0/16", "name"),
         ("token create role=admin --output /nonexistent/token", "cannot be written"),
         ("gateway create x weight+=1", "is no list"),
         ("gateway list --color", "No such option"),
-        ("token create role=king", "role"),
+        ("token create role=king", "role: use one of 'join', 'viewer', 'admin'"),
+        ("token create", "give a vpc for a host that joins with it"),
+        ("vpc show ''", "not a name"),
+        ("gateway delete ''", "not a name"),
         ("token create vpc=none", "there is no VPC none"),
     ],
 )

@@ -17,6 +17,7 @@ from fwd.controller.fleet import StaleError
 from fwd.controller.roles import DeniedError
 from fwd.controller.store import ConflictError, NotLeaderError, StoreError
 from fwd.controller.tokens import TokenError
+from fwd.model.mistakes import reason_of
 from fwd.proto.text import line_of
 
 DETAIL_MAX: Final = 1000
@@ -91,11 +92,15 @@ async def _refused(request: Request, error: RefusedError) -> JSONResponse:
     return problem(404 if error.missing else 409 if error.conflict else 422, str(error))
 
 
+_OBJECTS: Final = ("dict_type", "model_type", "model_attributes_type")
+
+
 async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     first, *others = error.errors()
     where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
     more = f" (and {len(others)} more)" if others else ""
-    return problem(422, f"{where}: {first['msg']}{more}")
+    why = "expected a JSON object" if first["type"] in _OBJECTS else reason_of(first)
+    return problem(422, f"{where}: {why}{more}")
 
 
 async def _unavailable(request: Request, error: Exception) -> JSONResponse:

@@ -51,7 +51,9 @@ class TokenMade(BaseModel):
 async def create_token(control: Controller, admin: Admin, body: TokenWanted) -> TokenMade:
     now, name = control.wall(), body.name or ""
     if (body.role == "join") != (body.vpc is not None):
-        raise RefusedError("token: one that a host joins with has a vpc, and a bearer's has none")
+        raise RefusedError(
+            "token: give a vpc for a host that joins with it, or the role viewer or admin for a bearer, not both"
+        )
     if body.vpc is None and (body.kind or body.replaces):
         raise RefusedError("token: one that a host joins with has a kind or replaces a host, and a bearer's does not")
     if body.vpc is not None:

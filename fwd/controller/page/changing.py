@@ -19,6 +19,7 @@ from fwd.controller.page.forms import Wanted, body_of
 from fwd.controller.store import ConflictError, NotLeaderError, StoreError
 from fwd.controller.tokens import Token, TokenError
 from fwd.model.fleet import Fleet
+from fwd.model.mistakes import reason_of
 
 REFUSED: Final = (RefusedError, StaleError, ConflictError, RequestError, TokenError)
 NOT_DONE: Final = (LeaderlessError, NotLeaderError, StoreError)
@@ -70,7 +71,7 @@ async def _token(control: Control, person: Token, wanted: Wanted, *, dry_run: bo
     try:
         body = others.TokenWanted(**body_of(wanted))
     except ValidationError as error:
-        raise RefusedError(f"token: {error.errors()[0]['msg']}") from None
+        raise RefusedError(f"token: {reason_of(error.errors()[0])}") from None
     if body.role == "join" and body.vpc not in control.desk.kept.fleet.vpc:
         raise RefusedError("token: one that a host joins with needs a VPC that is there")
     if dry_run:
