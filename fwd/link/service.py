@@ -32,7 +32,7 @@ from fwd.proto.logged import event
 BEAT_S: Final = 1.0
 ANSWER_S: Final = 5.0  # for a whole answer
 SILENCE_S: Final = 10.0  # of the stream, in which an empty line comes every 2 s
-FIRST_S, LONGEST_S = 0.5, 30.0  # between two attempts
+FIRST_S, LONGEST_S = 0.5, 4.0  # between two attempts: whoever was away for long is heard by all in 5 s
 HALF: Final = 0.5  # of a certificate's life, when it is renewed
 AGAIN: Final = 0.02  # of a life, between two attempts to renew
 AGAIN_S: Final = (1.0, 600.0)  # and no more often or seldom than that

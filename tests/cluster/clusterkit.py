@@ -27,6 +27,7 @@ from fwd.lab.fleet.plan import CONTROLLER, NET, Fleet
 from fwd.lab.gateway import PROGRAM
 from fwd.lab.processes import Process
 from fwd.lab.topology import why_not
+from fwd.model import render
 
 T = TypeVar("T")
 LIMIT_S = 60.0  # of whatever comes about, on a busy machine
@@ -85,7 +86,14 @@ class Cluster(Lab):
         super().__init__(fleet)
         self._nursery = nursery
         self._forked: dict[int, Forked] = {}  # by pid
+        self.tables: dict[str, dict[str, Any]] = {}  # of the controller's file, besides [controller]
         self.clocks: dict[str, int] = {}  # by host: how many seconds the clock is ahead of all programs started there
+
+    def write_controller(self, **keys: Any) -> None:
+        super().write_controller(**keys)
+        with self.controller_config.open("a") as file:
+            for name, table in self.tables.items():
+                file.write("\n" + "\n".join(render.table(f"[{name}]", table)) + "\n")
 
     def program(self, host: str) -> list[str]:
         if not (off_s := self.clocks.get(host)):
@@ -297,13 +305,17 @@ def fleets_without_trace(config: pytest.Config, nursery: Nursery) -> Iterator[Ma
     before = outer.Belongings.now()
     with contextlib.ExitStack() as stack:
 
-        def make(*counts: int, peered: bool = False, up: bool = True, keys: Any = None, **world: Any) -> Cluster:
+        def make(
+            *counts: int, peered: bool = False, up: bool = True, keys: Any = None,
+            before: Callable[[Cluster], None] = lambda cluster: None, **world: Any,
+        ) -> Cluster:  # fmt: skip
             sites = {f"vpc{number}": count for number, count in enumerate(counts, 1)}
             cluster = Cluster(Fleet(f"t{os.getpid()}-c{next(_serial)}", sites=sites, **world), nursery)
             _standing.add(cluster.fleet.name)
             stack.callback(_standing.discard, cluster.fleet.name)
             stack.callback(cluster.down)
             cluster.fleet.up()
+            before(cluster)  # there is the net, and no program
             cluster.begin(**(keys or {}))
             if up:
                 cluster.fill()
