@@ -11,16 +11,16 @@ REPORT = $(REPORTS:%=--junit-xml=%/$@.xml -o junit_family=xunit1)
 BY_FILE := --dist loadfile --no-loadscope-reorder
 # Those that look after gateways wait more than half of the time.
 WAITING := -n $(shell expr $$(nproc) + 2) $(BY_FILE)
-# Those that need no root run in parts, and two more at a time than there are cores: first those that wait the longest, for
-# time-outs, leases and processes that start, so that others have the cores meanwhile.
+# Those that need no root run in parts, and four more at a time than there are cores: first those that wait the longest, for
+# time-outs, leases and processes that start, so that others have the cores meanwhile, and none is left alone at the end.
 # Each imports only what it needs: what is small forks fast, and they fork thousands of times. `rest`: all that the
-# others do not name.
-IN_PARTS := $(MAKE) --no-print-directory --keep-going --output-sync -j $(shell expr $$(nproc) + 2)
-PARTS := controller rest supervise keyd proto datapath
+# others do not name. The controller's, which would be busy longest, are two: files by the alphabet.
+IN_PARTS := $(MAKE) --no-print-directory --keep-going --output-sync -j $(shell expr $$(nproc) + 4)
+PARTS := controller controller-n-z rest supervise keyd proto datapath
 MEMORY := $(PARTS:%=memory-%)
 IN_MEMORY := not netns and not long and not deb
 EXAMPLES := --one-place-in 4 -m "$(IN_MEMORY)"
-FEW_EXAMPLES := -q --hypothesis-profile check --one-place-in 16 -m "$(IN_MEMORY) and not slow"
+FEW_EXAMPLES := -q --hypothesis-profile check --one-place-in 32 -m "$(IN_MEMORY) and not slow"
 ALL_EXAMPLES := --hypothesis-profile full -m "$(IN_MEMORY)"
 FUZZ_S ?= 60
 BENCH_ARGS ?=
@@ -59,6 +59,8 @@ test-memory: setup ## all tests that need no root, on all cores
 
 $(MEMORY): OF = tests/$(@:memory-%=%)
 memory-rest: OF = tests $(patsubst %,--ignore=tests/%,$(filter-out rest,$(PARTS)))
+memory-controller: OF = tests/controller --ignore-glob='*/controller/test_[n-z]*'
+memory-controller-n-z: OF = tests/controller --ignore-glob='*/controller/test_[!n-z]*'
 $(MEMORY): setup
 	@pytest $(OF) $(EXAMPLES) $(REPORT) $(PYTEST_ARGS) || [ $$? = 5 ] # no test of this part is asked for
 

@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -478,21 +477,19 @@ def test_slow_clients_are_not_waited_for(running: Running) -> None:
     try:
         for sock in silent:
             sock.connect(str(running.path))
-        started_s = time.monotonic()
-        ages_ms: list[float] = []
+        beats: set[int] = set()
         stop = threading.Event()
 
         def watch() -> None:
             while not stop.wait(0.01):
-                ages_ms.append((time.monotonic_ns() - heartbeat[0]) / 1e6)
+                beats.add(heartbeat[0])
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        assert query(running.path, timeout_s=5)["schema"] == 1
+        assert query(running.path, timeout_s=service.CONNECTIONS_MAX * service.REQUEST_S / 2)["schema"] == 1
         stop.set()
         watcher.join()
-        assert time.monotonic() - started_s < service.REQUEST_S + 1
-        assert max(ages_ms) < 400
+        assert len(beats) > 3, "it waited for one of them meanwhile"
     finally:
         for sock in silent:
             sock.close()

@@ -73,7 +73,7 @@ def test_both_ends_on_loopback() -> None:
         probe.send(("127.0.0.1", port), free_ports(socket.SOCK_DGRAM, 1), b"x" * 16, 0.01, 1000, never_fd)
         start_s = time.monotonic()
         sent = probe.send(("127.0.0.1", port), from_ports, MAGIC, 0.5, 1000, never_fd)
-        assert 0.49 < time.monotonic() - start_s < 5
+        assert time.monotonic() - start_s > 0.49
     finally:
         os.eventfd_write(stop_fd, 1)
         thread.join()

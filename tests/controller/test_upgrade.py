@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -287,7 +288,9 @@ def test_who_leads_next_says_that_it_does_not_go_on(bed: Bed) -> None:
 
 def test_a_command_is_not_killed_when_its_controller_leads_no_more(bed: Bed, tmp_path: Path) -> None:
     """Half of an upgrade is worse than one of which nobody tells."""
-    program(tmp_path / "upgrade", f"sleep 0.5; echo whole >{tmp_path}/done")
+    go, done = tmp_path / "go", tmp_path / "done"
+    os.mkfifo(go)
+    program(tmp_path / "upgrade", f"read word <{go}; echo whole >{done}")
     bed.ask("a1")
     for _ in range(12):
         bed.api.now += 1.0
@@ -301,8 +304,10 @@ def test_a_command_is_not_killed_when_its_controller_leads_no_more(bed: Bed, tmp
     assert bed.upgrades._course is None
     bed.api.run(asyncio.sleep(0.1))
     (command,) = bed.upgrades._left
-    bed.api.run(finished(command))
-    assert (tmp_path / "done").read_text() == "whole\n"
+    with go.open("r+b", buffering=0) as pipe:
+        pipe.write(b"go\n")
+        bed.api.run(finished(command))
+    assert done.read_text() == "whole\n"
 
 
 async def finished(task: asyncio.Task[Ran]) -> Ran:

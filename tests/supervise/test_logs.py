@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import random
 import resource
 import select
 import signal
@@ -215,7 +216,8 @@ def test_a_full_socket_loses_records_and_never_time_and_says_how_many(
 
 
 HOSTILE = [
-    b"", b"x", b"\0" * 12, b"\0" * 13, b"\0" * 16, b"\xff\xfe", b"\xff" * 16384, b"{" * 16384, os.urandom(16384),
+    b"", b"x", b"\0" * 12, b"\0" * 13, b"\0" * 16, b"\xff\xfe", b"\xff" * 16384, b"{" * 16384,
+    random.Random(1).randbytes(16384),
     raw(b"m\0e\0{}"), raw(b"\0\0\0", 255, 1.0, 2**32 - 1), raw(b"\0\0\0" + b"\n" * 16000),
     raw(b"m\0event\0" + b'{"a":' + b"[" * 700 + b"]" * 700 + b"}\0nested"),
     *(raw(b"m\0event\0" + fields + b"\0%s %d")

@@ -88,7 +88,7 @@ KEYS_THAT_COST = {
     "short modulus": (lambda: rsa_key(MERSENNE[607], MERSENNE[1279]), "1886 bits, fewer than 2048"),
     "curve": (lambda: ec.generate_private_key(ec.SECP256K1()), "curve secp256k1"),
     "Brainpool curve": (lambda: ec.generate_private_key(ec.BrainpoolP256R1()), "curve brainpoolP256r1"),
-    "kind": (lambda: dsa.generate_private_key(2048), "kind"),
+    "kind": (lambda: dsa.generate_private_key(1024), "kind"),
 }
 
 
