@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from ipaddress import IPv4Address
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from fwd.datapath.shared import PeeringShared
+from fwd.model.pairing import far_gateways
 from fwd.supervise import policy
 from fwd.supervise.members import Members, _Peering
 from fwd.supervise.patience import TOLD_AT_ONCE, TOLD_EVERY_S
@@ -17,7 +19,7 @@ from fwd.supervise.patience import TOLD_AT_ONCE, TOLD_EVERY_S
 class Parts:
     """Of a peering with two members, as far as masks go."""
 
-    peering = SimpleNamespace(name="p")
+    peering = SimpleNamespace(name="p", fars=far_gateways([IPv4Address("192.0.2.2")]))
     count = 2
 
     def __init__(self) -> None:
