@@ -82,6 +82,7 @@ class Guarded(Barrier):
         self._pause_s = AGAIN_S
         self._fault_at = self._busy_at = self._told_at = float("-inf")
         self._time = Rate(TIME_SHARE, TIME_S)
+        self._was_asked = False  # by its peer, since the last tick
         self.begin(now)
 
     def begin(self, now: float) -> bool:
@@ -134,10 +135,19 @@ class Guarded(Barrier):
             began = time.thread_time()
             self.use(lambda peering: _deliver(peering, message, now), now, None, light=True)
             self._time.charge(time.thread_time() - began)
+            self._was_asked = True
         elif now >= self._busy_at + BUSY_EVERY_S:
             self._busy_at = now
             text = "%s: the peer asks for more than its share of keyd's time: not all that it sends is heard"
             log.warning(text, self.name, extra=event("ike.busy", peering=self.name))
+
+    def tick(self, act: Callable[[IkePeering], None], now: float, *, light: bool) -> None:
+        """Do what is due in it. What its peer has stirred is of its peer's share of keyd's time, too."""
+        began = time.thread_time()
+        self.use(act, now, None, light=light)
+        if self._was_asked:
+            self._time.charge(time.thread_time() - began)
+            self._was_asked = False
 
     def settle(self, now: float) -> None:
         """Look up anew when it wants something."""

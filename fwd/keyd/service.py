@@ -351,7 +351,7 @@ class Service:
             regular = guard.calm_until <= now or (glances and guard.has_news())
             if regular or guard.touched or guard.due <= now:  # not for every datagram that a stranger sends
                 is_due = not regular and guard.due <= now
-                guard.use(partial(_tick_if_due, now, regular=regular, is_due=is_due), now, None, light=not regular)
+                guard.tick(partial(_tick_if_due, now, regular=regular, is_due=is_due), now, light=not regular)
                 self._send(guard, now, regular=regular)
                 guard.settle(now)
                 self._beat()

@@ -264,6 +264,34 @@ def test_a_peer_that_asks_without_end_has_its_share_of_time_and_leaves_the_rest(
     assert caplog.text.count("more than its share") == 1
 
 
+def test_what_a_peers_messages_stir_is_of_its_share_too(meet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at 64 members takes ten times what a message does that has keyd look."""
+    pair = meet(p=(ONE, {}))
+    until(pair, lambda: all(gateway.sa("p") for gateway in pair))
+    keyd, heard, spent = pair[0].service, list[float](), [0.0]
+    sa, now = pair[0].sa("p"), boot_s() + 100
+    data = Header(sa.spi_i, sa.spi_r, Exchange.INFORMATIONAL, 0 if sa.initiator else Flag.INITIATOR, 9).encode()
+    one = inbox.Message(Header.decode(data[:-4] + (28).to_bytes(4, "big")), data, sa.local, sa.remote)
+    monkeypatch.setattr(keyd._inbox, "messages", lambda ready: iter([one]))
+    monkeypatch.setattr(keyd, "_beat", lambda: now)
+    monkeypatch.setattr(time, "thread_time", lambda: spent[0])
+
+    def receive(peering: IkePeering, *message: Any) -> None:
+        peering.stirred = True
+        heard.append(now)
+
+    def tick(peering: IkePeering, now: float) -> None:
+        peering.stirred = False
+        spent[0] += 0.01
+
+    monkeypatch.setattr(IkePeering, "receive", receive)
+    monkeypatch.setattr(IkePeering, "tick", tick)
+    for _ in range(1000):
+        keyd._receive([], now)
+        keyd._tick(now)
+    assert len(heard) == pytest.approx(TIME_S / 0.01, abs=3)
+
+
 # -- faults ---------------------------------------------------------------------------------------------------------
 
 
