@@ -116,6 +116,7 @@ def test_a_start_that_fails_leaves_the_guards_of_a_crash(pairs: MakePair, wrong:
         pair.launch("gw1")
         if late:
             until(lambda: "peering to-gw2-1 is not set up" in pair.log("gw1"), 15.0, "told")
+            until(lambda: "10.3.0.0/24" in unreachable(pair), 15.0, "its own guard stands")
         else:
             assert pair.running.pop("gw1").wait(60) == 2
         time.sleep(0.5)  # for pings to leave
