@@ -10,8 +10,9 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from fwd.lab.world import LabError
 
@@ -36,6 +37,15 @@ class Named(Protocol):
 
 
 N = TypeVar("N", bound=Named)
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Scenario(Generic[B]):
+    """One scenario, by name, on a bed of its kind: gives its figures."""
+
+    name: str
+    check: Callable[[B], Figures]
 
 
 def chosen(scenarios: Sequence[N], only: str) -> list[N]:

@@ -1,7 +1,9 @@
-"""What gateways say of themselves: their status, asked at their control sockets, and who runs in them."""
+"""What gateways and routers say of themselves, asked at their control sockets, and who runs in them."""
 
 from __future__ import annotations
 
+import json
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +13,7 @@ from fwd.agent.client import query
 from fwd.lab.waiting import until
 
 Json = dict[str, Any]
+_ROUTER_ANSWERS_S: Final = 5.0
 _ANSWERS_S: Final = 30.0  # while its agent is being replaced, on a busy machine
 
 
@@ -20,6 +23,18 @@ def asked(control: Path) -> Json | None:
         return query(control)
     except OSError:
         return None
+
+
+def router_asked(control: Path) -> Json:
+    """Return what a router shows; nothing while it does not answer."""
+    try:
+        with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rb") as said:
+            sock.settimeout(_ROUTER_ANSWERS_S)
+            sock.connect(str(control))
+            found: Json = json.loads(said.read())
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def processes(status: Mapping[str, Any]) -> dict[str, Json]:

@@ -25,7 +25,7 @@ from fwd.lab.fleet.plan import CONTROLLER, PORT, Fleet
 from fwd.lab.gateway import PROGRAM, Gateway
 from fwd.lab.processes import Process
 from fwd.lab.spawn import spawn
-from fwd.lab.told import Told
+from fwd.lab.told import Told, router_asked
 from fwd.lab.waiting import Daemon, until
 from fwd.lab.world import LabError
 from fwd.model import render
@@ -33,7 +33,6 @@ from fwd.model import render
 START_S: Final = 60.0  # of one program, on a busy machine
 JOIN_S: Final = 60.0
 _END_S: Final = 5.0
-_ANSWER_S: Final = 5.0
 _GIVEN: Final = ["10.0.0.0/8", "fd00::/8"]  # what each gateway lets the controller set
 _DOOR: Final = "door"
 _BEACON_PORT: Final = 4790
@@ -254,14 +253,7 @@ class Lab(Told):
 
     def router(self, host: str) -> dict[str, Any]:
         """Return what a router shows; nothing while it does not answer."""
-        try:
-            with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rb") as said:
-                sock.settimeout(_ANSWER_S)
-                sock.connect(str(self.control(host)))
-                found: dict[str, Any] = json.loads(said.read())
-        except (OSError, ValueError):
-            return {}
-        return found
+        return router_asked(self.control(host))
 
     def router_ready(self, host: str) -> bool:
         """Whether a router carries."""

@@ -1,8 +1,6 @@
-"""The testbed while it stands: its containers as hosts, what its gateways say of themselves, load, and the wire.
+"""The testbed of two gateways while it stands: what they say of themselves, load, and the wire.
 
-Commands run with this machine's tools in a container's network namespace, found by the pid of its first process: so
-the engine must be on this machine, and the user root. The gateways' control sockets are reached the same way, through
-/proc/PID/root. Refuses, as Failed or LabError: what does not come about in time.
+Refuses, as Failed or LabError: what does not come about in time.
 """
 
 from __future__ import annotations
@@ -10,31 +8,26 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from fwd.lab import probing, tools, traffic, wire
-from fwd.lab.hosts import Hosts
-from fwd.lab.scenario import Failed
+from fwd.lab import probing, tools, traffic
 from fwd.lab.testbed import silence
-from fwd.lab.testbed.engine import PROJECT, Engine
-from fwd.lab.told import Told
+from fwd.lab.testbed.containers import Containers, esp_alone
+from fwd.lab.testbed.engine import Engine
 from fwd.lab.waiting import until
 
 MEMBERS: Final = 4
-HERE: Final = "here"  # this machine, beside the containers
 GATEWAYS: Final = ("gw1", "gw2")
 OUTER: Final = {"gw1": "192.0.2.1", "gw2": "192.0.2.2"}
 IPV6: Final = {"client1": "fd00:1::10", "client2": "fd00:2::10"}
 METRICS: Final = {"gw1": "10.1.0.1:9595", "gw2": "10.2.0.1:9595"}
-PEERING: Final = f"{PROJECT}_peering"
 _ADDRESS: Final = {"client1": "10.1.0.10", "client2": "10.2.0.10"}
-_PORT = 4500
 _PROBE_HZ = 200
 _LOAD_PORT, _LOAD_STREAMS, _LOAD_MBPS, _LOAD_INTERVAL_S = 5301, 2, 20, 0.1  # Mbit/s of each stream
 _UDP_MBPS = 50
@@ -55,47 +48,16 @@ class Felt:
         return vars(self).copy()
 
 
-class Bed(Hosts, Told):
+class Bed(Containers):
     """The running project. `magic` marks the probes, so that one in the clear is found on the wire."""
 
     def __init__(self, engine: Engine, directory: Path, secret: str) -> None:
-        self.engine, self.secret = engine, secret
-        self._directory = directory
+        super().__init__(engine, directory, _ADDRESS)
+        self.secret = secret
         self.logs: list[str] = []  # of gateways that are gone, and of those that stand
         self.magic = os.urandom(16).hex()
 
-    # -- hosts ------------------------------------------------------------------------------------------------
-
-    def container(self, service: str) -> str:
-        """The identifier of a service's only container."""
-        found = self.engine.containers(service)
-        if len(found) != 1:
-            raise Failed(f"{service} has {len(found)} containers")
-        return found[0]
-
-    def pid(self, service: str) -> int:
-        """Of the container's first process, as this machine numbers it."""
-        pid: int = self.engine.inspect(self.container(service))["State"]["Pid"]
-        if pid == 0:
-            raise Failed(f"{service} does not run")
-        return pid
-
-    def execute(self, service: str, *words: str) -> str:
-        """What a command inside a container prints."""
-        return self.engine.docker("exec", self.container(service), *words)
-
-    def address(self, host: str) -> str:
-        return _ADDRESS[host]
-
-    def command(self, host: str, argv: Sequence[str]) -> list[str]:
-        if host == HERE:
-            return list(argv)
-        return ["nsenter", f"--net=/proc/{self.pid(host)}/ns/net", *argv]
-
     # -- gateways ---------------------------------------------------------------------------------------------
-
-    def control(self, host: str) -> Path:
-        return Path(f"/proc/{self.pid(host)}/root/run/fwd/fwd.sock")
 
     def keep_logs(self) -> None:
         """Of both gateways, as they are now: a container that is replaced takes its own along."""
@@ -135,27 +97,13 @@ class Bed(Hosts, Told):
 
     # -- the wire ---------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def wire(self) -> Iterator[dict[str, Any]]:
+    def wire(self) -> AbstractContextManager[dict[str, Any]]:
         """Every frame on `peering` while the block runs; the capture's result is there afterwards."""
-        bridge = f"br-{self.engine.inspect(PEERING)['Id'][:12]}"
-        options = ["--bridge", "--marker", self.magic, "--ports", f"{_PORT}-{_PORT + MEMBERS - 1}"]
-        with wire.watched(self, HERE, self._directory, tuple(OUTER.values()), *options, iface=bridge) as seen:
-            yield seen
+        return self.watched(tuple(OUTER.values()), MEMBERS, "--marker", self.magic)
 
-    @contextlib.contextmanager
-    def encrypted(self) -> Iterator[dict[str, Any]]:
+    def encrypted(self) -> AbstractContextManager[dict[str, Any]]:
         """The block's traffic passes `peering` as ESP, none in the clear, no nonce twice; fills in the figures."""
-        figures: dict[str, Any] = {}
-        with self.wire() as seen:
-            yield figures
-        figures |= {name: seen[name] for name in ("esp_packets", "plaintext_packets", "repeated_nonces")}
-        if seen["plaintext_packets"] or seen["repeated_nonces"]:
-            raise Failed(f"on the wire: {figures}; {' '.join(seen['plaintext_examples'])}")
-        if reason := wire.missed(seen):
-            raise Failed(reason)
-        if not seen["esp_packets"]:
-            raise Failed("no ESP packet on the wire")
+        return esp_alone(self.wire())
 
     # -- load -------------------------------------------------------------------------------------------------
 

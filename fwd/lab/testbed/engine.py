@@ -17,7 +17,7 @@ from typing import Any, Final
 from fwd.lab.world import LabError
 
 PROJECT: Final = "fwd-testbed"
-PROFILES: Final = "interop,observability"
+PROFILES: Final = "interop,observability,cluster"
 _TIMEOUT_S = 120.0
 _BUILD_TIMEOUT_S = 900.0
 _INSTALL = "on Debian: apt-get install docker.io docker-compose"
@@ -63,21 +63,10 @@ class Engine:
         done = _run(["docker", "logs", container])
         return done.stdout + done.stderr
 
-    def build(self, directory: Path, dockerfile: str, tag: str, base: str) -> None:
-        """An image from a Dockerfile in `directory`, with the network of the engine's host."""
-        words = [
-            "build",
-            "--force-rm",
-            "--network",
-            "host",
-            "--build-arg",
-            f"BASE={base}",
-            "-t",
-            tag,
-            "-f",
-            dockerfile,
-            ".",
-        ]
+    def build(self, directory: Path, dockerfile: str, target: str, tag: str, base: str) -> None:
+        """An image from a Dockerfile, up to its last stage or `target`, with the network of the engine's host."""
+        words = ["build", "--force-rm", "--network", "host", "--build-arg", f"BASE={base}", "-t", tag]
+        words += [*(["--target", target] if target else []), "-f", dockerfile, "."]
         self._output(["docker", *words], cwd=directory, timeout=_BUILD_TIMEOUT_S)
 
     def inspect(self, name: str) -> dict[str, Any]:

@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from fwd.lab import traffic
-from fwd.lab.scenario import Failed, Figures
+from fwd.lab.scenario import Failed, Figures, Scenario
 from fwd.lab.testbed import logs, observe
-from fwd.lab.testbed.bed import GATEWAYS, IPV6, OUTER, PEERING, Bed, Felt
+from fwd.lab.testbed.bed import GATEWAYS, IPV6, OUTER, Bed, Felt
+from fwd.lab.testbed.containers import PEERING
 from fwd.lab.testbed.engine import PROJECT
 from fwd.lab.verdict import GAP_LIMIT_MS
 from fwd.lab.waiting import until
@@ -220,13 +219,7 @@ def _interoperates(bed: Bed) -> Figures:
     return {"there_mbps": round(there.received_mbps), "back_mbps": round(back.received_mbps), **wire}
 
 
-@dataclass(frozen=True)
-class Scenario:
-    name: str
-    check: Callable[[Bed], Figures]
-
-
-SCENARIOS: Final = (
+SCENARIOS: Final[tuple[Scenario[Bed], ...]] = (
     Scenario("both gateways ready, client1 reaches client2", _starts),
     Scenario("gateways confined, members without capabilities", _confined),
     Scenario("a leak would show", _leak_would_show),
