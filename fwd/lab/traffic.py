@@ -72,14 +72,16 @@ def start_client(
     reverse: bool = False,
     both: bool = False,
     mbps: float | None = None,
+    block_bytes: int | None = None,
     udp: bool = False,
     interval_s: float | None = None,
     octets: int | None = None,
 ) -> subprocess.Popen[str]:
     """An iperf3 client on its way; give what it prints to `parse`. With `both`, as many streams each way at once.
 
-    `mbps` paces each stream; `interval_s`: how often it notes what has passed; `octets`: it ends after so many, however
-    long they take. Else it runs for whole seconds, as iperf3 knows no others and takes 0 for ever.
+    `mbps` paces each stream, by blocks of 128 KiB if `block_bytes` says no other: seconds may be between two of them.
+    `interval_s`: how often it notes what has passed; `octets`: it ends after so many, however long they take. Else it
+    runs for whole seconds, as iperf3 knows no others and takes 0 for ever.
     """
     argv = ["iperf3", "-J", "-c", address, "-p", str(port), "-P", str(streams), "--connect-timeout", "3000"]
     argv += ["-t", str(math.ceil(seconds))] if octets is None else ["-n", str(octets)]
@@ -87,6 +89,7 @@ def start_client(
     argv += ["-R"] if reverse else []
     argv += ["--bidir"] if both else []
     argv += ["-b", f"{mbps}M"] if mbps is not None else []
+    argv += ["-l", str(block_bytes)] if block_bytes is not None else []
     argv += ["-u"] if udp else []
     argv += ["-i", f"{interval_s:g}"] if interval_s is not None else []
     client: subprocess.Popen[str] = topology.popen(

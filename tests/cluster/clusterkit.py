@@ -32,7 +32,7 @@ from fwd.model import render
 T = TypeVar("T")
 LIMIT_S = 60.0  # of whatever comes about, on a busy machine
 FLOWS, HZ = 40, 25.0  # of numbered UDP
-STREAMS, STREAM_MBPS = 16, 0.5  # of TCP
+STREAMS, STREAM_MBPS, BLOCK_BYTES = 16, 0.5, 4096  # of TCP: a block each 65 ms, so that no slot of theirs falls idle
 GAP_S_MAX = 2.0  # silence of any flow, on a busy machine
 NAME = "one-two"  # of the peering
 TALK = "fwd.lab.fleet.talk"
@@ -264,11 +264,9 @@ class Cluster(Lab):
             stack.enter_context(tools.tool(fleet, there, [TALK, "answer"]))
             if tcp:
                 stack.enter_context(tools.ended(traffic.start_server(fleet, there)))
-                stack.enter_context(
-                    tools.ended(
-                        traffic.start_client(fleet, here, to, streams=STREAMS, seconds=600, mbps=STREAM_MBPS, both=True)
-                    )
-                )
+                how: dict[str, Any] = {"mbps": STREAM_MBPS, "block_bytes": BLOCK_BYTES, "both": True}
+                client = traffic.start_client(fleet, here, to, streams=STREAMS, seconds=600, **how)
+                stack.enter_context(tools.ended(client))
             asking = stack.enter_context(tools.tool(fleet, here, [TALK, "ask", to, str(FLOWS), str(HZ)]))
             yield Load(fleet, asking, traffic.connections_reset(fleet, (here, there)), (here, there))
 

@@ -1,16 +1,35 @@
-"""Gateways are added, drained and removed under TCP streams and numbered UDP flows, and nobody notices."""
+"""Gateways are added, drained and removed under TCP streams and numbered UDP flows, and nobody notices; new flows go to
+each by its weight. All of it in one subnet, and in two with other weights.
+"""
 
 from __future__ import annotations
+
+import sys
 
 import pytest
 from clusterkit import NAME, Cluster, MakeFleet, until
 
+NEW_FLOWS = 8000
+POINTS = 0.05  # by how much a share of them may be another than its weight says
+SENDER = """
+import socket, sys, time
+for port in range(20000, 20000 + int(sys.argv[2])):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("", port))
+        sock.sendto(b"new", (sys.argv[1], 9))
+    if port % 20 == 0:
+        time.sleep(0.002)
+"""
+
 
 @pytest.fixture(scope="module")
-def lab(module_fleets: MakeFleet) -> Cluster:
-    """Two clusters of two; of the first VPC a third gateway is in none."""
-    lab = module_fleets(3, 2)
+def lab(module_fleets: MakeFleet, request: pytest.FixtureRequest) -> Cluster:
+    """Two clusters of two; of the first VPC a third gateway is in none. The parameter: in how many subnets the gateways
+    of a VPC are, and gw2's weight.
+    """
+    lab = module_fleets(3, 2, subnets=request.param)
     first, second = lab.fleet.plan
+    lab.api.change("gateways", "gw2", weight=float(request.param))
     lab.api.create("clusters", name="one", vpc="vpc1", gateways=list(first.gateways[:2]))
     lab.api.create("clusters", name="two", vpc="vpc2", gateways=list(second.gateways))
     lab.api.create("peerings", name=NAME, clusters=["one", "two"])
@@ -26,6 +45,22 @@ def busy(lab: Cluster, gateway: str) -> set[int]:
 
 
 @pytest.mark.alone
+@pytest.mark.parametrize("lab", [1, 2], indirect=True)
+@pytest.mark.timeout(300)
+def test_new_flows_go_to_each_gateway_by_its_weight(lab: Cluster) -> None:
+    weights = {one["name"]: one["weight"] for one in lab.api.items("gateways") if one["name"] in ("gw1", "gw2")}
+    until(lab.passes, "flows over all slots")
+    with lab.counting(*weights, what="iifname lan udp dport 9") as counted:
+        client = [sys.executable, "-I", "-c", SENDER, lab.fleet.address("client2"), str(NEW_FLOWS)]
+        lab.fleet.run("client1", client)
+        until(lambda: sum(counted().values()) > 0.95 * NEW_FLOWS, "all of them")
+        shares = {gateway: count / sum(counted().values()) for gateway, count in counted().items()}
+    for gateway, weight in weights.items():
+        assert abs(shares[gateway] - weight / sum(weights.values())) < POINTS, shares
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("lab", [1, pytest.param(2, marks=pytest.mark.long)], indirect=True)
 @pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.long)])
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_or_reordered_when_a_gateway_is_added_drained_and_removed(lab: Cluster, rounds: int) -> None:

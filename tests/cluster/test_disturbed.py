@@ -111,7 +111,7 @@ def test_nobody_fails_over_while_others_take_the_time_of_all_cores(lab: Cluster,
     "ip -6 route delete fd00:2::/48",
     "ip nexthop flush",
 ])  # fmt: skip
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_what_is_taken_from_a_router_is_repaired_and_nothing_leaves_in_the_clear(lab: Cluster, harm: str) -> None:
     with lab.in_the_clear() as clear, lab.load() as load:
         until(lambda: min(lab.records("gw1"), lab.records("gw2")) > 500, "traffic")
