@@ -14,7 +14,7 @@ def ends(lab: Cluster) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("lifetime_s", "renewals"), [(8, 3), pytest.param(60, 10, marks=pytest.mark.long)], ids=["short", "long"]
+    ("lifetime_s", "renewals"), [(10, 3), pytest.param(60, 10, marks=pytest.mark.long)], ids=["short", "long"]
 )
 @pytest.mark.timeout(900)
 def test_certificates_that_end_soon_are_renewed_again_and_again_without_a_gap(
