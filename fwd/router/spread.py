@@ -43,8 +43,10 @@ class Spread:
         self.seen: tuple[Seen, ...] = ()
 
     def change(self, wanted: model.Spread) -> None:
-        """Take another configuration of the same spread."""
+        """Take another configuration of the same spread. Who has gone is seen no more, also before the next look."""
         self.wanted = wanted
+        there = {one.name for one in wanted.gateway}
+        self.seen = tuple(seen for seen in self.seen if seen.hop.name in there)
 
     def look(self, reaches: Mapping[str, Reach], now: float, beyond: Collection[str] = ()) -> tuple[Seen, ...]:
         """Judge all gateways anew. `beyond`: those that are on no link of this host."""
