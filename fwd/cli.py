@@ -18,9 +18,10 @@ from fwd.control.commands import join
 from fwd.controller.commands import app as controller_app
 from fwd.objects.kinds import KINDS
 from fwd.proto.errors import UserError
+from fwd.router.client import CONTROL as ROUTER_CONTROL
 from fwd.router.commands import app as router_app
 from fwd.tools import commands as tools
-from fwd.tools.commands import CONTROL, ROUTER_CONTROL
+from fwd.tools.commands import CONTROL
 
 CONFIG = Path("/etc/fwd/fwd.toml")
 
@@ -48,7 +49,7 @@ _File = Annotated[Path, typer.Argument(metavar="FILE", help="The configuration, 
 
 
 def main() -> NoReturn:
-    """Entry point of the `fwd` script."""
+    """Run the command line (fwd/__main__.py is the `fwd` script)."""
     sys.exit(_exit_status(sys.argv[1:]))
 
 

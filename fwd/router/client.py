@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from fwd.proto.errors import UserError
 
+CONTROL: Final = Path("/run/fwd/router.sock")
 _ANSWER_BYTES_MAX: Final = 4 << 20
 _ANSWER_S: Final = 5.0
 
@@ -30,3 +31,11 @@ def ask(path: Path) -> dict[str, Any]:
         ) from None
     assert isinstance(value, dict)
     return value
+
+
+def is_ready(path: Path) -> bool:
+    """Say whether a router can carry traffic; what keeps it from that goes to standard output."""
+    status = ask(path)
+    for reason in status["reasons"]:
+        print(reason)
+    return bool(status["ready"])

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from fwd.router.client import CONTROL
+
 CONFIG = Path("/etc/fwd/router.toml")
-CONTROL = Path("/run/fwd/router.sock")
 app = typer.Typer(help="Spread a VPC's flows over its gateways; without a command: do so until SIGTERM.")
 
 
@@ -56,12 +57,9 @@ def status(control: _Control = CONTROL) -> None:
 @app.command("ready")
 def ready(control: _Control = CONTROL) -> int:
     """Say whether the router can carry traffic: exit status 0, or 1 and why not. For keepalived's scripts."""
-    from fwd.router.client import ask
+    from fwd.router.client import is_ready
 
-    status = ask(control)
-    for reason in status["reasons"]:
-        typer.echo(reason)
-    return int(not status["ready"])
+    return int(not is_ready(control))
 
 
 @app.command("clear")

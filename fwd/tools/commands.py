@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from fwd.router.client import CONTROL as ROUTER_CONTROL
 from fwd.tools.graph import Format
 
 CONTROL = Path("/run/fwd/fwd.sock")
-ROUTER_CONTROL = Path("/run/fwd/router.sock")
 
 _Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 

@@ -1,7 +1,9 @@
-"""`fwd router check`: one line, whatever is wrong."""
+"""`fwd router check` and `fwd router ready`: one line, whatever is wrong."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,18 @@ def test_who_is_not_root_clears_nothing_and_is_told_so(
     monkeypatch.setattr("os.geteuid", lambda: 65534)
     assert _exit_status(["router", "clear"]) == 2
     assert "run it as root" in capsys.readouterr().err
+
+
+def test_whether_it_is_ready_is_asked_without_loading_the_command_line_and_told_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["router", "ready", "--control", str(tmp_path / "none.sock")]
+    told = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "fwd", *arguments], capture_output=True, text=True, check=False
+    )
+    imported = [line for line in told.stderr.splitlines() if line.startswith("import time:")]
+    assert imported
+    assert not any("typer" in line or "pydantic" in line for line in imported)
+
+    assert (_exit_status(arguments), told.returncode) == (2, 2)
+    assert told.stderr.splitlines()[-1] == capsys.readouterr().err.strip()
