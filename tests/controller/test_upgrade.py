@@ -226,15 +226,16 @@ def test_one_that_is_not_well_afterwards_ends_it(bed: Bed) -> None:
     [
         (["a9"], 404, "there is no gateway a9"),
         (["a1", "a1"], 422, "twice"),
-        ([], 422, "at least 1 item"),
-        (["A1"], 422, "match pattern"),
+        ([], 422, "gateways: has 0 entries, needs 1"),
+        (["A1"], 422, "gateways.0: expected 1 to 32 small letters"),
     ],
 )
 def test_what_cannot_be_upgraded_is_refused_before_anything_is_done(
     bed: Bed, names: list[str], status: int, why: str
 ) -> None:
     answer = bed.ask(*names)
-    assert (answer.status_code, why in answer.json()["detail"]) == (status, True)
+    assert answer.status_code == status
+    assert why in answer.json()["detail"]
     assert bed.upgraded() == []
 
 

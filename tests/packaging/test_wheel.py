@@ -15,6 +15,12 @@ from fwd import __version__
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # pip may have to fetch the libraries
 ROOT = Path(__file__).parents[2]
 MODULES = {str(file.relative_to(ROOT)) for file in (ROOT / "fwd").rglob("*.py")}
+PAGE = ROOT / "fwd/controller/page"
+PAGES = {
+    str(file.relative_to(ROOT))
+    for what in ("templates/*", "static/*", "vendor.toml", "*.LICENSE")
+    for file in PAGE.glob(what)
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +60,7 @@ def test_the_sdist_has_what_a_build_needs(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert names >= MODULES
+    assert names >= MODULES | PAGES
     for name in (
         "LICENSE", "README.md", "CHANGELOG.md", "Makefile", "requirements.lock", "docs/ARCHITECTURE.md",
         "packaging/systemd/fwd.service", "packaging/debian/rules", "packaging/build-deb", "bench/targets.toml",
@@ -70,7 +76,7 @@ def test_the_wheel_has_the_package_and_nothing_else(built: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     about = f"fwd-{__version__}.dist-info"
-    assert {name for name in names if not name.startswith(f"{about}/")} == MODULES
+    assert {name for name in names if not name.startswith(f"{about}/")} == MODULES | PAGES
     assert f"{about}/licenses/LICENSE" in names
 
 
