@@ -360,7 +360,8 @@ class Service:
         drains = bool(self._parts.gateway.drains[0])
         for guard in self._guards:
             members = self._peerings[guard.name].members
-            leaves = bool(members and members[0].shared.leaves[0])  # all do, or none
+            paired = [members[seat] for seat in guard.far.members(len(members))]
+            leaves = bool(paired) and all(member.shared.leaves[0] for member in paired)
             known = guard.peering.connection if guard.peering is not None else None
             if known is not None and (known.drains, known.leaves) != (drains, leaves):
                 guard.use(partial(aside.tell, drains=drains, leaves=leaves), now, None)

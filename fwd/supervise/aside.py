@@ -1,4 +1,5 @@
-"""A peering that is to be closed steps aside first: routers on both sides look elsewhere while it still carries.
+"""A peering that is to be closed steps aside first: routers on both sides look elsewhere while it still carries. So do
+those members of it whose far gateway is to go.
 
     to be closed ──▶ its beacon, and by IKE its far gateways' beacons, say that nothing passes ──STEP_ASIDE_S──▶ closed
 
@@ -7,7 +8,7 @@ So nothing is lost of what goes by other gateways then. Only where routers ask: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from fwd.datapath.counters import BeaconCounter
@@ -19,19 +20,21 @@ STEP_ASIDE_S: Final = 2.0
 
 
 class Aside:
-    """Which peerings have stepped aside, and since when."""
+    """Which peerings and members have stepped aside, and since when."""
 
     def __init__(self, standing: Standing) -> None:
         self._standing = standing
         self._since: dict[str, tuple[PeeringParts, float]] = {}
 
-    def waits(self, leaving: Iterable[str], now: float) -> bool:
-        """Have these step aside, and no others; whether one of them is to carry for a while yet."""
-        names = set(leaving) & self._standing.peerings.keys()
+    def waits(self, leaving: Mapping[str, Collection[int] | None], now: float) -> bool:
+        """Have these members of these peerings, None: all, step aside, and no others; whether one of them is to carry
+        for a while yet.
+        """
+        names = leaving.keys() & self._standing.peerings.keys()
         for name in self._since.keys() - names:
             parts, _ = self._since.pop(name)
-            if self._standing.peerings.get(name) is parts:  # it is wanted after all
-                _say(parts, leaves=False)
+            if self._standing.peerings.get(name) is parts:  # it is wanted after all, or others have its place
+                _say(parts, ())
         if not names or not self._is_asked():
             return False
 
@@ -40,7 +43,7 @@ class Aside:
             parts = self._standing.peerings[name]
             if name not in self._since or self._since[name][0] is not parts:
                 self._since[name] = parts, now
-                _say(parts, leaves=True)
+            _say(parts, leaving[name])
         return any(now < since + STEP_ASIDE_S for _, since in self._since.values())
 
     def _is_asked(self) -> bool:
@@ -49,6 +52,6 @@ class Aside:
         return self._standing.beacon is not None and counted[BeaconCounter.ANSWERED] > 0
 
 
-def _say(parts: PeeringParts, *, leaves: bool) -> None:
-    for member in parts.shared.members:
-        member.leaves[0] = leaves
+def _say(parts: PeeringParts, leaving: Collection[int] | None) -> None:
+    for number, member in enumerate(parts.shared.members):
+        member.leaves[0] = leaving is None or number in leaving

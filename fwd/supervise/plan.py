@@ -124,6 +124,14 @@ class Spread:
         """The peering's."""
         return self.peering.name
 
+    @property
+    def leaving(self) -> frozenset[int]:
+        """The members of far gateways that go: all that these have now."""
+        one = self.peering
+        stay = {far.address for far in one.fars if far.staying(one.there)}
+        there = self.before.there
+        return frozenset(seat for far in self.before.fars if far.address not in stay for seat in far.staying(there))
+
     def __str__(self) -> str:
         one, before = self.peering, {far.address: far for far in self.before.fars}
         come, leave = list[str](), list[str]()

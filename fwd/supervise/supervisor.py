@@ -157,7 +157,7 @@ class Supervisor:
     def _loop(self) -> None:
         """Turn until told to stop. A turn that fails as a whole is tried again; when all do for GIVE_UP_S, it ends."""
         well_at = self._turned_at = time.monotonic()
-        while not self._stopping or self._aside.waits(self._standing.peerings, time.monotonic()):
+        while not self._stopping or self._aside.waits(dict.fromkeys(self._standing.peerings), time.monotonic()):
             try:
                 self._turn()
                 well_at = self._turned_at
@@ -389,7 +389,8 @@ class Supervisor:
             self._is_read = True
         steps = plan.plan(standing.in_force(wanted.peering), wanted)
         gone = [step.name for step in steps if isinstance(step, plan.Close)]
-        if self._aside.waits(gone, time.monotonic()):
+        fewer = {step.name: step.leaving for step in steps if isinstance(step, plan.Spread) and step.leaving}
+        if self._aside.waits({**fewer, **dict.fromkeys(gone)}, time.monotonic()):
             standing.retry_at = 0.0
             return
         standing.want([step.peering for step in steps if isinstance(step, plan.Open)], gone)

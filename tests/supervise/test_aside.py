@@ -40,26 +40,35 @@ def gateway() -> Gateway:
 
 
 def test_one_that_is_to_be_closed_says_so_and_carries_for_a_while(gateway: Gateway) -> None:
-    assert gateway.aside.waits(["a"], NOW)
+    assert gateway.aside.waits({"a": None}, NOW)
     assert (gateway.said("a"), gateway.said("b")) == ({1}, {0})
-    assert gateway.aside.waits(["a"], NOW + STEP_ASIDE_S - 0.01)
-    assert not gateway.aside.waits(["a"], NOW + STEP_ASIDE_S)
+    assert gateway.aside.waits({"a": None}, NOW + STEP_ASIDE_S - 0.01)
+    assert not gateway.aside.waits({"a": None}, NOW + STEP_ASIDE_S)
 
 
 def test_one_that_is_wanted_after_all_says_so(gateway: Gateway) -> None:
-    gateway.aside.waits(["a"], NOW)
-    assert not gateway.aside.waits([], NOW + 0.1)
+    gateway.aside.waits({"a": None}, NOW)
+    assert not gateway.aside.waits({}, NOW + 0.1)
     assert gateway.said("a") == {0}
 
 
 def test_one_that_was_opened_again_steps_aside_again(gateway: Gateway) -> None:
-    gateway.aside.waits(["a"], NOW)
+    gateway.aside.waits({"a": None}, NOW)
     gateway.peerings["a"] = gateway.opened()
-    assert gateway.aside.waits(["a"], NOW + STEP_ASIDE_S)
+    assert gateway.aside.waits({"a": None}, NOW + STEP_ASIDE_S)
     assert gateway.said("a") == {1}
 
 
 def test_nobody_waits_where_no_router_asks(gateway: Gateway) -> None:
     gateway.beacon = None
-    assert not gateway.aside.waits(["a"], NOW)
+    assert not gateway.aside.waits({"a": None}, NOW)
+    assert gateway.said("a") == {0}
+
+
+def test_members_whose_far_gateway_goes_step_aside_and_no_others_until_it_has_gone(gateway: Gateway) -> None:
+    first, second = gateway.peerings["a"].shared.members
+    assert gateway.aside.waits({"a": [1]}, NOW)
+    assert (first.leaves[0], second.leaves[0]) == (0, 1)
+    assert not gateway.aside.waits({"a": [1]}, NOW + STEP_ASIDE_S)
+    gateway.aside.waits({}, NOW + STEP_ASIDE_S)
     assert gateway.said("a") == {0}
