@@ -129,6 +129,9 @@ class Pair(Told):
         for host in self.topology.gateways:
             self.launch(host)
         self.wait_ready()
+
+        # A fresh link forwards up to a second after it is up, and what asks for an address meanwhile is lost.
+        any(self.ping("-W", "1") for _ in range(3))
         return self
 
     def launch(self, host: str) -> None:

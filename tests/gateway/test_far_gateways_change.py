@@ -77,6 +77,7 @@ def pair(request: pytest.FixtureRequest, module_pairs: MakePair) -> Changing:
 
 def test_far_gateways_come_and_go_beside_busy_flows(pair: Changing) -> None:
     pair.wait_for("gw2")
+    until(lambda: pair.peering("gw1")["ike_sas"], what="it is shown whose keys they are")
     kept, pids = pair.kept("gw2"), pair.pids("gw1")
     flows, said = pair.flow_ports(8)[:6], list[str]()
     with pair.capture() as seen, pair.probes(flows, rate_hz=RATE_HZ / 2) as got, streams(pair, said):
