@@ -131,7 +131,10 @@ def test_what_is_taken_from_a_router_is_repaired_and_nothing_leaves_in_the_clear
 
 
 def kernel_of(lab: Cluster) -> str:
-    """Routes and next hops of the first router, in an order of their own."""
-    look = "ip route; ip -6 route | sed 's/ expires [0-9]*sec//'; ip nexthop"
+    """Routes and next hops of the first router, in an order of their own.
+
+    Not by which gateway: a busy slot whose gateway was unreachable for a moment stays with the other one.
+    """
+    look = "ip route; ip -6 route | sed 's/ expires [0-9]*sec//'; ip nexthop | sed 's/ via [^ ]*//; s/ dev [^ ]*//'"
     lines = lab.fleet.run("router1", ["sh", "-ec", look]).stdout.splitlines()
     return "\n".join(sorted(line.replace(" linkdown", "").strip() for line in lines))
