@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import threading
 import time
@@ -13,13 +14,14 @@ import httpx
 import pytest
 from cakit import new_key, request
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from runkit import Running, running, start
 
 from fwd.controller import keys
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 SOON_MS = 60_000  # a browser takes seconds for everything where others have the cores
+STREAM = re.compile("/live")  # what a page that is open is told by
 expect.set_options(timeout=SOON_MS)
 
 
@@ -190,6 +192,20 @@ def test_a_session_that_has_ended_elsewhere_leads_to_sign_in(fleet: Fleet, chrom
             form={"form_key": page.locator("[name=form_key]").input_value()},
         )  # fmt: skip
         assert answer.status == 303
+        expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_a_session_that_ends_before_the_page_is_told_anything_leads_to_sign_in(fleet: Fleet, chromium: Browser) -> None:
+    with signed_in(fleet, chromium) as page:
+        held: list[Route] = []
+        page.route(STREAM, lambda route: held.append(route))
+        with page.expect_request(STREAM):
+            page.reload()
+        form = {"form_key": page.locator("[name=form_key]").input_value()}
+        answer = page.request.post("/sign-out", headers={"Origin": fleet.controller.url}, max_redirects=0, form=form)
+        assert answer.status == 303
+        held[0].continue_()
+        page.unroute(STREAM)
         expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 

@@ -48,6 +48,11 @@
     }
   }
 
+  // What this page shows is gone, or its session has ended: loading it again says which.
+  function leaveIf(status) {
+    if (status === 401 || status === 404) location.reload();
+  }
+
   function speak(text) {
     document.getElementById('part-news').textContent = text;
   }
@@ -61,9 +66,8 @@
       tellAges();
       tellSilence();
     },
-    htmx_sse_error: (element, detail) => {
-      if (detail.status === 401 || detail.status === 404) location.reload();
-    },
+    htmx_sse_error: (element, detail) => leaveIf(detail.status),
+    htmx_response_error: (element, detail) => leaveIf(detail.ctx.response.status), // a stream that has not begun
   });
   setInterval(() => { tellAges(); tellSilence(); }, 500);
 })();
