@@ -9,8 +9,8 @@ REPORTS ?=
 REPORT = $(REPORTS:%=--junit-xml=%/$@.xml -o junit_family=xunit1)
 # Files stay whole: their tests share what is set up once.
 BY_FILE := --dist loadfile --no-loadscope-reorder
-# Those that look after gateways wait more than half of the time.
-WAITING := -n $(shell expr $$(nproc) + 2) $(BY_FILE)
+# Those that look after gateways wait half of the time.
+WAITING := -n $(shell expr $$(nproc) + 1) $(BY_FILE)
 # Those that need no root run in parts, and four more at a time than there are cores: first those that wait the longest, for
 # time-outs, leases and processes that start, so that others have the cores meanwhile, and none is left alone at the end.
 # Each imports only what it needs: what is small forks fast, and they fork thousands of times. `rest`: all that the

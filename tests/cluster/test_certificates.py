@@ -16,6 +16,7 @@ def ends(lab: Cluster) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("lifetime_s", "renewals"), [(10, 3), pytest.param(60, 10, marks=pytest.mark.long)], ids=["short", "long"]
 )
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_certificates_that_end_soon_are_renewed_again_and_again_without_a_gap(
     fleets: MakeFleet, lifetime_s: int, renewals: int
@@ -33,6 +34,7 @@ def test_certificates_that_end_soon_are_renewed_again_and_again_without_a_gap(
     assert all(lab.ready(host) for host in lab.fleet.gateways)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 def test_a_gateway_that_is_deleted_and_does_not_know_it_is_refused_by_all(fleets: MakeFleet) -> None:
     lab = fleets(3, 2, peered=True)

@@ -21,6 +21,7 @@ def lab(module_fleets: MakeFleet) -> Cluster:
     return module_fleets(2, 2, peered=True)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 def test_the_flows_of_a_host_that_freezes_go_by_the_others_and_it_is_shown(lab: Cluster) -> None:
     with lab.load() as load:
@@ -84,6 +85,7 @@ def test_of_20_hosts_that_freeze_in_turn_flows_are_silent_for_less_than_a_second
     assert p99 < GAP_S
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 def test_the_flows_of_a_host_that_is_gone_go_by_the_others_and_it_comes_back(lab: Cluster) -> None:
     """The last of these tests: its host is made anew without what the lab would know of it."""

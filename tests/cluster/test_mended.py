@@ -84,6 +84,7 @@ def test_a_router_that_freezes_is_restarted_and_routes_again(host: Host) -> None
     assert operation(lab, "restart")["name"] == "router2"
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_gateway_is_upgraded_under_load_and_nothing_is_lost(host: Host) -> None:

@@ -32,6 +32,7 @@ def test_two_routers_choose_alike(lab: Cluster) -> None:
     assert len(one) == 256
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(120)
 def test_a_router_whose_process_is_killed_loses_nothing(lab: Cluster) -> None:
     with lab.load() as load:

@@ -145,6 +145,7 @@ def slots(two: Two, router: str) -> list[object]:
     return [one.get("gateway") for one in sorted(hops, key=lambda one: int(one["id"]))]
 
 
+@pytest.mark.alone
 def test_a_router_that_is_gone_costs_its_flows_less_than_a_second(two: Two) -> None:
     assert two.holders() == ["r1"]
     assert slots(two, "r1") == slots(two, "r2"), "both choose alike"
