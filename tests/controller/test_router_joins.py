@@ -98,7 +98,9 @@ class Joined(Site):
         self.route()
         until(lambda: (self.kept / "probe.key").exists(), "the probe key", LIMIT_S)
         for host in GATEWAYS:
-            self.running.pop(host).kill()
+            before = self.running.pop(host)
+            before.kill()
+            before.wait()  # it has the port
             self.start(host, BEACON, (self.kept / "probe.key").read_text(), str(self.directory / f"{host}.json"))
 
     def shown(self, kind: str, name: str) -> dict[str, Any]:
