@@ -77,11 +77,11 @@ def peers(pair: Pair, host: str) -> list[str]:
 def test_a_nat_that_changes_its_address_is_followed(pairs: MakePair, peering: dict[str, Any]) -> None:
     pair = behind(pairs, **peering)
     until(lambda: pair.ping("-W", "0.3"), 10.0, "first ping")
-    assert ike_sa(pair, "gw1")["behind_nat"]
-    assert ike_sa(pair, "gw2")["peer_behind_nat"]
+    until(lambda: ike_sa(pair, "gw1")["behind_nat"], what="gw1 knows of the NAT")
+    until(lambda: ike_sa(pair, "gw2")["peer_behind_nat"], what="gw2 knows of it, too")
     translate(pair, OTHER)
     until(lambda: pair.ping("-W", "0.3"), 20.0, "ping through the other address")
-    assert ike_sa(pair, "gw2")["remote"].startswith(OTHER)
+    until(lambda: ike_sa(pair, "gw2")["remote"].startswith(OTHER), what="gw2 shows where it follows")
     until(lambda: OTHER in peers(pair, "gw2"), 20.0, "a member sends to the other address")
     until(lambda: set(peers(pair, "gw2")) <= {OTHER, ""}, 20.0, "none sends to the old one")
 
