@@ -66,6 +66,8 @@ def point(lab: Lab, pairs: int, *, quick: bool) -> dict[str, Any]:
     slices, slice_s = (QUICK_SLICES, QUICK_SLICE_S) if quick else (SLICES, SLICE_S)
     settle_s = QUICK_SETTLE_S if quick else SETTLE_S
     ideal, wire, delivered = min(pairs * CAP_MBPS, LINE_MBPS), [], []
+
+    # Each slice by the kernel's counters, before and after; streams that end would make the last ones less.
     with loaded(lab.fleet, settle_s + slices * slice_s) as client:
         time.sleep(settle_s)
         for _ in range(slices):

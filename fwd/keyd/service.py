@@ -360,8 +360,8 @@ class Service:
         drains = bool(self._parts.gateway.drains[0])
         for guard in self._guards:
             members = self._peerings[guard.name].members
-            paired = [members[seat] for seat in guard.far.members(len(members))]
-            leaves = bool(paired) and all(member.shared.leaves[0] for member in paired)
+            paired = guard.far.members(len(members))
+            leaves = bool(paired and members[paired[0]].shared.leaves[0])  # all that a far gateway has do, or none
             known = guard.peering.connection if guard.peering is not None else None
             if known is not None and (known.drains, known.leaves) != (drains, leaves):
                 guard.use(partial(aside.tell, drains=drains, leaves=leaves), now, None)

@@ -237,6 +237,8 @@ class Link:
 
     def _turn_stream(self, now: float) -> None:
         connection = self._stream
+
+        # Ask for it, if it is time to.
         if connection.reply is None:
             if now >= self._stream_patience.due_at and (address := self._address()) is not None:
                 term, generation = self._news.applied
@@ -244,6 +246,8 @@ class Link:
                 self._stream_until = now + SILENCE_S
                 connection.request(address, "GET", f"/v1/desired?term={term}&generation={generation}")
             return
+
+        # Take what has come; it has no end but a fault.
         connection.turn()
         reply = connection.reply
         if reply is None:

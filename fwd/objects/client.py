@@ -71,6 +71,8 @@ class Client:
             content = json.dumps(body, allow_nan=False).encode() if body is not None else None
         except ValueError:
             raise UserError("a number that is finite is needed: no nan, no inf") from None
+
+        # Whoever answers may be no controller at all.
         try:
             with self._http.stream(method, path, content=content, params=params, headers=headers) as answer:
                 data = _whole(answer)
@@ -80,6 +82,8 @@ class Client:
             value = harmless(json.loads(data))
         except (ValueError, RecursionError):
             raise UserError(f"{self._url}: answers {answer.status_code}, and not as a controller does") from None
+
+        # A refusal has its reason with it.
         if not answer.is_success:
             detail = value.get("detail") if isinstance(value, dict) else None
             raise UserError(str(detail or f"{self._url}: answers {answer.status_code}"))

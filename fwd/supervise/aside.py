@@ -24,7 +24,7 @@ class Aside:
 
     def __init__(self, standing: Standing) -> None:
         self._standing = standing
-        self._since: dict[str, tuple[PeeringParts, float]] = {}
+        self._since: dict[str, tuple[PeeringParts, Collection[int] | None, float]] = {}
 
     def waits(self, leaving: Mapping[str, Collection[int] | None], now: float) -> bool:
         """Have these members of these peerings, None: all, step aside, and no others; whether one of them is to carry
@@ -32,19 +32,20 @@ class Aside:
         """
         names = leaving.keys() & self._standing.peerings.keys()
         for name in self._since.keys() - names:
-            parts, _ = self._since.pop(name)
+            parts, _, _ = self._since.pop(name)
             if self._standing.peerings.get(name) is parts:  # it is wanted after all, or others have its place
                 _say(parts, ())
         if not names or not self._is_asked():
             return False
 
-        # One that was closed and is open again has not stepped aside.
+        # One that was closed and is open again has not stepped aside, nor have other members of it.
         for name in names:
-            parts = self._standing.peerings[name]
-            if name not in self._since or self._since[name][0] is not parts:
-                self._since[name] = parts, now
-            _say(parts, leaving[name])
-        return any(now < since + STEP_ASIDE_S for _, since in self._since.values())
+            parts, members = self._standing.peerings[name], leaving[name]
+            before = self._since.get(name)
+            if before is None or before[0] is not parts or before[1] != members:
+                self._since[name] = parts, members, now
+                _say(parts, members)
+        return any(now < since + STEP_ASIDE_S for _, _, since in self._since.values())
 
     def _is_asked(self) -> bool:
         """Whether routers ask: one has been answered."""

@@ -290,6 +290,8 @@ def _not_followed(now: InForce, wanted: Peering, spreads: bool) -> tuple[str, ..
     open_now = now.peerings.get(wanted.name)
     if open_now is None:
         return ()
+
+    # What belongs to the peering itself; nothing tells a far side of members with lab keys, or others would be paired.
     found = [key for key in differing(open_now, wanted) if key != "keys" and change_of(Peering, key) != "live"]
     mine, theirs = open_now.keys, wanted.keys
     if open_now.remote_addrs != wanted.remote_addrs and (found or not spreads):
@@ -299,7 +301,9 @@ def _not_followed(now: InForce, wanted: Peering, spreads: bool) -> tuple[str, ..
         and not spreads
         and (isinstance(mine, LabKeys) or _is_spread(open_now, wanted))
     ):
-        found.append("members")  # nothing tells the far side of it, or others would be paired with each
+        found.append("members")
+
+    # Its keys: of another kind they are followed if IKE has the same port.
     if isinstance(mine, LabKeys) or isinstance(theirs, LabKeys):
         if mine != theirs or wanted.name in now.renewed:
             found.append("keys.secret" if type(mine) is type(theirs) else "keys.source")

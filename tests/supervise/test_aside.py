@@ -65,6 +65,13 @@ def test_nobody_waits_where_no_router_asks(gateway: Gateway) -> None:
     assert gateway.said("a") == {0}
 
 
+def test_members_that_are_to_go_as_well_have_their_own_time(gateway: Gateway) -> None:
+    gateway.aside.waits({"a": [1]}, NOW)
+    assert gateway.aside.waits({"a": None}, NOW + STEP_ASIDE_S)
+    assert gateway.said("a") == {1}
+    assert not gateway.aside.waits({"a": None}, NOW + 2 * STEP_ASIDE_S)
+
+
 def test_members_whose_far_gateway_goes_step_aside_and_no_others_until_it_has_gone(gateway: Gateway) -> None:
     first, second = gateway.peerings["a"].shared.members
     assert gateway.aside.waits({"a": [1]}, NOW)

@@ -74,12 +74,16 @@ def fields_of(wanted: Wanted, fleet: FleetView) -> tuple[Field, ...]:
     """Say what a form asks for."""
     vpcs, clusters = [one.name for one in fleet.vpcs], [one.name for vpc in fleet.vpcs for one in vpc.clusters]
     gateways = [one for one in fleet.hosts if one.kind == "gateway"]
+
+    # A cluster's gateways change, and of other acts nothing but a name is asked.
     if wanted.act == "set":
         vpc = next((one.vpc for vpc in fleet.vpcs for one in vpc.clusters if one.name == wanted.name), "")
         mine = tuple(one.name for one in gateways if one.vpc == vpc)
         return (Field("gateways", f"Gateways of VPC {vpc} that are in it", mine, several=True, required=False),)
     if wanted.act != "create":
         return ()
+
+    # What is made has a name, and what its kind needs.
     name = Field("name", "Name")
     return {
         "vpc": (name, Field("cidrs", "Subnets", hint="10.1.0.0/16, more of them with commas")),

@@ -126,6 +126,8 @@ class Bed(Containers):
                 both=True, mbps=_LOAD_MBPS, interval_s=_LOAD_INTERVAL_S,
             )  # fmt: skip
             stack.enter_context(tools.ended(client))
+
+            # All are on their way before the block begins; what ends by itself at the end is not counted.
             time.sleep(1.0)
             yield felt
             time.sleep(max(0.0, start_s + seconds - _RESETS_BEFORE_END_S - time.monotonic()))
