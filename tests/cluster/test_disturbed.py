@@ -127,7 +127,7 @@ def test_what_is_taken_from_a_router_is_repaired_and_nothing_leaves_in_the_clear
     assert repaired_s < REPAIRED_S
     assert load.resets == 0
     assert max(load.silence_s) < SILENCE_S, load.silence_s
-    assert set(lab.uses("router1").values()) == {"up"}
+    until(lambda: set(lab.uses("router1").values()) == {"up"}, "all gateways in use")
 
 
 def kernel_of(lab: Cluster) -> str:

@@ -9,6 +9,7 @@ import pytest
 from gwkit import PORT, MakePair, Pair, assert_books_balance, until
 
 from fwd.lab import verdict
+from fwd.proto.flow import owners, rendezvous_scores
 
 pytestmark = pytest.mark.alone
 MEMBERS = 3
@@ -18,6 +19,14 @@ GAP_MS_MAX = 1000.0
 @pytest.fixture(scope="module")
 def pair(module_pairs: MakePair) -> Pair:
     return module_pairs([{"members": MEMBERS}])
+
+
+@pytest.fixture(autouse=True)
+def settled(pair: Pair) -> None:
+    """All buckets are back with those whom the hash names: of a test before they were busy with others."""
+    named = owners(rendezvous_scores(MEMBERS), (1 << MEMBERS) - 1).tolist()
+    shares = [named.count(member) for member in range(MEMBERS)]
+    until(lambda: [pair.member("gw1", member)["buckets"] for member in range(MEMBERS)] == shares, what=f"{shares}")
 
 
 @pytest.mark.parametrize("host", ["gw1", "gw2"])
@@ -109,7 +118,6 @@ def test_a_far_member_that_freezes_turns_no_flow_around(pair: Pair) -> None:
 
 def test_a_crash_looping_member_gives_up_its_buckets_and_comes_back(pair: Pair) -> None:
     new_flows = f"for i in {{1..60}}; do echo >/dev/udp/{pair.topology.address('client2')}/9; done"
-    whole = pair.member("gw1", 0)["buckets"]
     with pair.probes(pair.flow_ports(MEMBERS)) as arrived:
         pids: set[int] = set()
 
@@ -129,7 +137,7 @@ def test_a_crash_looping_member_gives_up_its_buckets_and_comes_back(pair: Pair) 
         assert not pair.ready("gw1")
         assert "member 0 is failed" in " ".join(pair.status("gw1")["not_ready"])
         until(lambda: pair.ready("gw1"), 20.0, "member 0 is back")
-    until(lambda: pair.member("gw1", 0)["buckets"] == whole, what="all buckets move back once they are idle")
+    until(lambda: pair.member("gw1", 0)["buckets"] > 0, what="idle buckets move back")
     assert pair.drops("gw1")["failed_skipped"] > 0
     assert all(flow.longest_gap_ms < 2000 for flow in arrived.values()), arrived
     for books in pair.wait_quiet():
