@@ -32,10 +32,10 @@ from fwd.model import render
 T = TypeVar("T")
 LIMIT_S = 60.0  # of whatever comes about, on a busy machine
 FLOWS, HZ = 40, 25.0  # of numbered UDP
-STREAMS, STREAM_MBPS, BLOCK_BYTES = 16, 0.5, 4096  # of TCP: a block each 65 ms, so that no slot of theirs falls idle
+STREAMS, STREAM_S = 16, 600.0  # of TCP, and after how long each ends and begins anew
 GAP_S_MAX = 2.0  # silence of any flow, on a busy machine
 NAME = "one-two"  # of the peering
-TALK = "fwd.lab.fleet.talk"
+TALK, STREAM = "fwd.lab.fleet.talk", "fwd.lab.fleet.streams"
 # What libfaketime does to other clocks than the wall's is put right: of the CPU (negative ids), and in sleeps.
 FAKED = """\
 import os, select, time
@@ -44,6 +44,14 @@ read, off_s = time.clock_gettime, float(os.environ["FAKETIME"][:-1])
 time.clock_gettime = lambda clock: read(clock) - (off_s if clock < 0 else 0.0)
 time.sleep = lambda seconds: select.poll().poll(seconds * 1000)
 main()
+"""
+
+# A router's drain_deadline is not a controller's to set; here it is another one.
+_DEADLINE = """\
+from fwd.model import router
+router.Spread.model_fields["drain_deadline"].default = {seconds}
+for model in (router.Spread, router.Wish, router.RouterConfig):
+    model.model_rebuild(force=True)
 """
 
 
@@ -63,15 +71,24 @@ class Slot:
 class Load:
     """Numbered UDP flows with answers, and TCP streams, between two clients, on their way."""
 
-    def __init__(self, fleet: Fleet, asking: subprocess.Popen[str], resets: int, hosts: tuple[str, str]) -> None:
-        self._fleet, self._asking, self._resets, self._hosts = fleet, asking, resets, hosts
+    def __init__(
+        self, fleet: Fleet, asking: subprocess.Popen[str], streams: subprocess.Popen[str] | None,
+        hosts: tuple[str, str],
+    ) -> None:  # fmt: skip
+        self._fleet, self._asking, self._streams, self._hosts = fleet, asking, streams, hosts
+        self._resets = traffic.connections_reset(fleet, hosts)
         self.sent: list[int] = []
-        self.lost = self.reordered = self.resets = 0
+        self.lost = self.reordered = self.resets = self.streams_ended = 0
         self.silence_s: list[float] = []
 
     def end(self) -> Load:
-        """End the flows; what became of them."""
-        self.resets = traffic.connections_reset(self._fleet, self._hosts) - self._resets
+        """End the flows; what became of them. A stream that was not whole counts as one that was reset."""
+        if self._streams is not None:
+            self._streams.terminate()
+            told = json.loads(tools.output(self._streams))
+            self.streams_ended = told["ended"]
+            self.resets = len(told["broken"])
+        self.resets += traffic.connections_reset(self._fleet, self._hosts) - self._resets
         self._asking.terminate()
         told = json.loads(tools.output(self._asking))
         self.sent, self.silence_s = told["sent"], told["silence_s"]
@@ -88,6 +105,7 @@ class Cluster(Lab):
         self._forked: dict[int, Forked] = {}  # by pid
         self.tables: dict[str, dict[str, Any]] = {}  # of the controller's file, besides [controller]
         self.clocks: dict[str, int] = {}  # by host: how many seconds the clock is ahead of all programs started there
+        self.patches: dict[str, str] = {}  # by host: Python that runs there before `fwd` does
 
     def write_controller(self, **keys: Any) -> None:
         super().write_controller(**keys)
@@ -96,6 +114,8 @@ class Cluster(Lab):
                 file.write("\n" + "\n".join(render.table(f"[{name}]", table)) + "\n")
 
     def program(self, host: str) -> list[str]:
+        if patch := self.patches.get(host):
+            return [sys.executable, "-P", "-c", f"{patch}\nfrom fwd.cli import main\nmain()"]
         if not (off_s := self.clocks.get(host)):
             return super().program(host)
         (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
@@ -151,8 +171,9 @@ class Cluster(Lab):
             return found
 
         via = {one["id"]: one["gateway"] for one in rows() if ":" not in one.get("gateway", ":")}
-        buckets = [one["bucket"] | {"nhid": one["bucket"]["nhid"]} for one in rows("bucket", "show")]
-        return {one["index"]: Slot(via[one["nhid"]], float(one["idle_time"])) for one in buckets if one["nhid"] in via}
+        idle_s = {one["bucket"]["nhid"]: float(one["bucket"]["idle_time"]) for one in rows("bucket", "show")}
+        mine = sorted(idle_s.keys() & via.keys())  # a next hop a slot, in their order
+        return {slot: Slot(via[hop], idle_s[hop]) for slot, hop in enumerate(mine)}
 
     def shares(self, router: str) -> Counter[str]:
         """How many slots each gateway serves, by its name."""
@@ -257,18 +278,19 @@ class Cluster(Lab):
         return sum(one["out_records_out"] + one["in_records_out"] for one in books)
 
     @contextlib.contextmanager
-    def load(self, tcp: bool = True, here: str = "client1", there: str = "client2") -> Iterator[Load]:
-        """Flows between two clients while the block runs."""
-        fleet, to = self.fleet, self.fleet.address(there)
+    def load(
+        self, tcp: bool = True, here: str = "client1", there: str = "client2", stream_s: float = STREAM_S
+    ) -> Iterator[Load]:
+        """Flows between two clients while the block runs; each of the TCP streams ends after `stream_s`."""
+        fleet, to, streams = self.fleet, self.fleet.address(there), None
         with contextlib.ExitStack() as stack:
             stack.enter_context(tools.tool(fleet, there, [TALK, "answer"]))
             if tcp:
-                stack.enter_context(tools.ended(traffic.start_server(fleet, there)))
-                how: dict[str, Any] = {"mbps": STREAM_MBPS, "block_bytes": BLOCK_BYTES, "both": True}
-                client = traffic.start_client(fleet, here, to, streams=STREAMS, seconds=600, **how)
-                stack.enter_context(tools.ended(client))
+                stack.enter_context(tools.tool(fleet, there, [STREAM, "answer"]))
+                ask = [STREAM, "ask", to, str(STREAMS), f"{stream_s:g}"]
+                streams = stack.enter_context(tools.tool(fleet, here, ask))
             asking = stack.enter_context(tools.tool(fleet, here, [TALK, "ask", to, str(FLOWS), str(HZ)]))
-            yield Load(fleet, asking, traffic.connections_reset(fleet, (here, there)), (here, there))
+            yield Load(fleet, asking, streams, (here, there))
 
     def passes(self, here: str = "client1", there: str = "client2") -> bool:
         """Whether flows over all slots are answered: as many as prove it."""
@@ -289,6 +311,17 @@ class Cluster(Lab):
 
 
 MakeFleet = Callable[..., Cluster]
+
+
+def drained_after(seconds: int) -> Callable[[Cluster], None]:
+    """Give what a fleet needs `before` its programs start, so that its routers' drains end after so long."""
+
+    def patch(lab: Cluster) -> None:
+        lab.patches |= dict.fromkeys(lab.fleet.all_routers, _DEADLINE.format(seconds=seconds))
+
+    return patch
+
+
 _serial = itertools.count()
 _standing: set[str] = set()
 
