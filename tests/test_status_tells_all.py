@@ -16,10 +16,11 @@ from codekit import nodes
 from pydantic import TypeAdapter, ValidationError
 from statuskit import NOW_NS, ready_view
 
-from fwd.agent.controller import identities_of, summary
+from fwd.agent.controller import identities_of, rekeys_of, summary
 from fwd.agent.metrics import StatusCollector
 from fwd.agent.status import collect, status_of
 from fwd.agent.view import GatewayView, PeeringView
+from fwd.controller.members import drops_in, members_in
 from fwd.controller.place import Pair, identity_of
 from fwd.controller.watch import Beat, Watch
 from fwd.datapath.counters import DemuxCounter, MemberCounter
@@ -30,7 +31,7 @@ from fwd.model.fleet import Fleet
 from fwd.model.linked import News, Told, Validity
 from fwd.model.reasons import Code, Reason
 from fwd.model.shown import classes, read, shown
-from fwd.model.status import FarGateway, Order, Status
+from fwd.model.status import ChildSa, FarGateway, IkeSa, Order, Status
 from fwd.proto.drops import DropReason
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -153,6 +154,34 @@ def test_what_the_controller_is_told_of_a_status_is_bounded(view: GatewayView) -
     assert len(summary(whole, {})) < 20_000
 
 
+def test_the_controller_is_told_of_each_member_and_of_drops_as_far_as_there_is_room(view: GatewayView) -> None:
+    """What the agent says, and what the controller reads: both in the same words."""
+    whole = status_of(view, NOW_NS)
+    child = ChildSa(member=1, state="", spi_in="0x1", spi_out="0x7", proposal="", age_s=60, ends_s=300)
+    sa = IkeSa(
+        state="", spi_i="", spi_r="", initiator=True, behind_nat=False, remote="", remote_id="", established_s=1,
+        children=[replace(child, spi_out="0x6", age_s=9), child],
+    )  # fmt: skip
+    far = FarGateway(address="192.0.2.1", members=[1], state="up", established=True, error="")
+    first = whole.peerings[0].members[0]
+    sends = replace(first, index=1, spi_out="0x7", path_mtu=1400)
+    peering = replace(
+        whole.peerings[0], members=[first, sends], far=[far], ike_sas=[sa], drops={"replayed": 3, "hole": 0}
+    )
+
+    said = json.loads(summary(replace(whole, peerings=[peering]), {"vpc2": ["b1"]}, rekeys_s={"vpc2": 100.0}))
+    other, one = members_in(said)
+    assert (other.far, other.age_s, other.rekey_s) == ("", None, None)
+    assert (one.far, one.spi_out, one.mtu) == ("b1", "0x7", 1400)
+    assert (one.age_s, one.rekey_s, one.ends_s) == (60, 40, 300)
+    assert [(drop.reason, drop.count) for drop in drops_in(said)] == [("replayed", 3)]
+
+    many = replace(peering, members=[replace(sends, index=n) for n in range(64)], drops=dict.fromkeys("abc", 2**62))
+    told = summary(replace(whole, peerings=[many] * 64), {"vpc2": ["b1"]})
+    assert sum(len(one["each"]) for one in json.loads(told)["peerings"]) == 64
+    assert len(told) < 64_000
+
+
 def test_the_controller_tells_the_pairs_of_a_peering_with_several_far_gateways_apart(view: GatewayView) -> None:
     """What the agent says, and what the controller reads: both in the same words."""
     whole = status_of(view, NOW_NS)
@@ -177,6 +206,7 @@ def test_far_gateways_are_told_by_what_ike_calls_them(view: GatewayView) -> None
     table = {**view.peerings[0].config.model_dump(), "keys": keys, "remote_addrs": ["192.0.2.8", "192.0.2.9"]}
     peering = replace(view.peerings[0], config=Peering.model_validate(table))
     assert identities_of(replace(view, peerings=[peering])) == {peering.config.name: ["b1", "b2"]}
+    assert rekeys_of(replace(view, peerings=[peering])) == {peering.config.name: 3600.0}
 
 
 def test_metrics_have_names_of_their_own_and_the_sentence_of_their_key(view: GatewayView) -> None:

@@ -18,6 +18,9 @@ from fwd.model.reasons import Code, folded
 Identities = Mapping[str, Sequence[str]]
 _LINES_MAX = 16
 _LINE_CHARACTERS_MAX = 300
+_MEMBERS_TOLD_MAX = 64  # of all peerings together: some 250 octets each
+_PEERINGS_TOLD_MAX = 64  # of which drops are told
+_SPIS_MAX = 4
 
 
 def is_joined(view: GatewayView) -> bool:
@@ -67,7 +70,18 @@ def routers_of(view: GatewayView) -> dict[str, float] | None:
     return {one: round(age_s, 1) for one, age_s in view.shared.beacon_heard.ages_s(time.monotonic_ns()).items()}
 
 
-def summary(whole: status.Status, identities: Identities, routers: Mapping[str, float] | None = None) -> bytes:
+def rekeys_of(view: GatewayView) -> dict[str, float]:
+    """Return after how many seconds each peering's SAs are rekeyed at the latest; those without a time are left out."""
+    configs = [one.config for one in view.peerings if one.config.ike]
+    return {one.name: float(one.rekey_time) for one in configs if one.rekey_time}
+
+
+def summary(
+    whole: status.Status,
+    identities: Identities,
+    routers: Mapping[str, float] | None = None,
+    rekeys_s: Mapping[str, float] | None = None,
+) -> bytes:
     """Return what the controller is told of a status, as JSON; it always fits."""
     lines = [one.line[:_LINE_CHARACTERS_MAX] for one in folded(whole.reasons, 2)][:_LINES_MAX]
     waiting = {one.peering for one in whole.reasons if one.peering}
@@ -76,6 +90,16 @@ def summary(whole: status.Status, identities: Identities, routers: Mapping[str, 
         _peering(one, identities.get(one.name, ()), ready=not general and one.name not in waiting)
         for one in whole.peerings
     ]
+
+    # Of each member what a page shows, as far as there is room; and what was dropped, by reason.
+    room = _MEMBERS_TOLD_MAX
+    for table, one in zip(peerings[:_PEERINGS_TOLD_MAX], whole.peerings, strict=False):
+        told_members = one.members[:room]
+        room -= len(told_members)
+        rekey_s = (rekeys_s or {}).get(one.name)
+        table["each"] = [_member(member, one, identities.get(one.name, ()), rekey_s) for member in told_members]
+        table["drops"] = {reason: count for reason, count in one.drops.items() if count}
+
     draining = any(one.code == Code.DRAINING for one in whole.reasons)
     told = {"ready": whole.ready, "draining": draining, "waiting": lines, "peerings": peerings}
     return json.dumps(told if routers is None else {**told, "routers": routers}).encode()
@@ -89,6 +113,23 @@ def _peering(one: status.Peering, identities: Sequence[str], *, ready: bool) -> 
     ]
     carried = sum(member.out.bytes + member.in_.bytes for member in one.members)
     return {"name": one.name, "ready": ready, "members": len(up), "loss": _loss(up), "bytes": carried, "far": far}
+
+
+def _member(
+    one: status.Member, peering: status.Peering, identities: Sequence[str], rekey_s: float | None
+) -> dict[str, Any]:
+    """Say how a member is; ages are those of the SA that it sends on."""
+    sas = (child for sa in peering.ike_sas for child in sa.children)
+    sa = next((child for child in sas if child.member == one.index and child.spi_out == one.spi_out), None)
+    age_s = sa.age_s if sa is not None else None
+    far = next((name for name, far in zip(identities, peering.far, strict=False) if one.index in far.members), "")
+    return {
+        "index": one.index, "state": one.state, "path": one.path, "far": far, "mtu": one.path_mtu,
+        "restarts": one.restarts, "out": one.out.bytes, "in": one.in_.bytes, "buckets": one.buckets,
+        "spi_out": one.spi_out, "spis_in": list(one.spis_in)[-_SPIS_MAX:], "age_s": age_s,
+        "rekey_s": max(0, round(rekey_s - age_s)) if rekey_s is not None and age_s is not None else None,
+        "ends_s": sa.ends_s if sa is not None else None,
+    }  # fmt: skip
 
 
 def _loss(members: Sequence[status.Member]) -> float:

@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn
 
 from fwd.agent import checks, flow, http
 from fwd.agent.changes import Changes
-from fwd.agent.controller import identities_of, is_joined, routers_of, summary
+from fwd.agent.controller import identities_of, is_joined, rekeys_of, routers_of, summary
 from fwd.agent.readiness import Watch
 from fwd.agent.status import status_of
 from fwd.agent.view import GatewayView
@@ -119,7 +119,9 @@ class Agent:
         self._watch.turn(now_s)
         if now_s >= self._sum_up_at and is_joined(self._view):
             self._sum_up_at = now_s + SUMMARY_S
-            self._view.shared.summary.put(summary(self._status(), identities_of(self._view), routers_of(self._view)))
+            view = self._view
+            told = summary(self._status(), identities_of(view), routers_of(view), rekeys_of(view))
+            view.shared.summary.put(told)
         for guest in [guest for guest in self._guests if now_s > guest.deadline_s]:
             self._dismiss(guest)
 

@@ -1,4 +1,4 @@
-"""How much goes through each gateway and peering, by what gateways count, and for the last hour: no IO.
+"""How much goes through each gateway, peering and member, by what gateways count, and for the last hour: no IO.
 
 A gateway counts the inner bytes that it has carried of each peering, both ways. Its word counts for itself alone. A
 counter that is smaller than before has begun anew, and says nothing of the time between.
@@ -6,28 +6,42 @@ counter that is smaller than before has begun anew, and says nothing of the time
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from fwd.controller.health import FRESH_S
+from fwd.controller.members import BYTES_MAX, Key, members_in
 from fwd.controller.sights import TABLES_MAX
 
 HOUR_S: Final = 3600.0
 STEP_S: Final = 5.0  # between two points of the last hour
-_BYTES_MAX: Final = 2**63
 _RATE_MAX: Final = 1e14
+Points = tuple[tuple[float, float], ...]  # when, and bits a second
+
+
+@dataclass(frozen=True)
+class _Point:
+    """What went through a gateway; its members' in 4 octets each, as there are many."""
+
+    at: float
+    bits_s: float
+    keys: tuple[Key, ...]
+    of_each: array[float]
 
 
 @dataclass
 class _Host:
-    """What was heard of one last. `peerings`: bits a second."""
+    """What was heard of one last. `peerings`, `members`: bits a second. `past`: when, all of it, and whose each is."""
 
     at: float
     counted: Mapping[str, int]
+    of_members: Mapping[Key, int]
     peerings: Mapping[str, float] = field(default_factory=dict)
-    past: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=int(HOUR_S / STEP_S)))
+    members: Mapping[Key, float] = field(default_factory=dict)
+    past: deque[_Point] = field(default_factory=lambda: deque(maxlen=int(HOUR_S / STEP_S)))
 
 
 class Flows:
@@ -39,21 +53,23 @@ class Flows:
     def hear(self, host: str, status: Mapping[str, Any], now: float, wall: float) -> None:
         """Take a heartbeat's counters."""
         counted = dict(_counted(status))
+        of_members = {one.key: one.bytes for one in members_in(status) if one.bytes is not None}
         known = self._hosts.get(host)
         if known is None:
-            self._hosts[host] = _Host(now, counted)
+            self._hosts[host] = _Host(now, counted, of_members)
             return
         if now <= known.at:
             return
 
         # Bits a second since the last heartbeat.
-        spans = {name: number - known.counted[name] for name, number in counted.items() if name in known.counted}
-        known.peerings = {
-            name: min(8 * span / (now - known.at), _RATE_MAX) for name, span in spans.items() if span >= 0
-        }
-        known.at, known.counted = now, counted
-        if known.peerings and (not known.past or wall - known.past[-1][0] >= STEP_S - 0.5):
-            known.past.append((wall, sum(known.peerings.values())))
+        known.peerings = _rates(known.counted, counted, now - known.at)
+        known.members = _rates(known.of_members, of_members, now - known.at)
+        known.at, known.counted, known.of_members = now, counted, of_members
+        if known.peerings and (not known.past or wall - known.past[-1].at >= STEP_S - 0.5):
+            keys = tuple(known.members)
+            if known.past and known.past[-1].keys == keys:
+                keys = known.past[-1].keys  # one for all points
+            known.past.append(_Point(wall, sum(known.peerings.values()), keys, array("f", known.members.values())))
 
     def forget(self, hosts: set[str]) -> None:
         """Forget all other hosts."""
@@ -74,14 +90,39 @@ class Flows:
             found += [sum(rates)] if rates else []
         return max(found, default=None)
 
-    def past_of(self, host: str, wall: float) -> tuple[tuple[float, float], ...]:
-        """Return the last hour of a gateway: when, and bits a second."""
+    def of_members(self, host: str, now: float) -> Mapping[Key, float]:
+        """Return what goes through each of a gateway's members, in bits a second."""
+        known = self._fresh(host, now)
+        return known.members if known is not None else {}
+
+    def past_of(self, host: str, wall: float) -> Points:
+        """Return the last hour of a gateway."""
+        return tuple((one.at, one.bits_s) for one in self._past(host, wall))
+
+    def past_of_members(self, host: str, wall: float) -> dict[Key, Points]:
+        """Return the last hour of each member that there was in it."""
+        found: dict[Key, list[tuple[float, float]]] = {}
+        for one in self._past(host, wall):
+            for key, bits_s in zip(one.keys, one.of_each, strict=True):
+                found.setdefault(key, []).append((one.at, bits_s))
+        return {key: tuple(points) for key, points in found.items()}
+
+    def _past(self, host: str, wall: float) -> Iterator[_Point]:
         known = self._hosts.get(host)
-        return tuple(one for one in known.past if wall - one[0] <= HOUR_S) if known is not None else ()
+        return (one for one in (known.past if known is not None else ()) if wall - one.at <= HOUR_S)
 
     def _fresh(self, host: str, now: float) -> _Host | None:
         known = self._hosts.get(host)
         return known if known is not None and now - known.at <= FRESH_S else None
+
+
+_K = TypeVar("_K")
+
+
+def _rates(before: Mapping[_K, int], after: Mapping[_K, int], seconds: float) -> dict[_K, float]:
+    """Return bits a second of what has not begun anew."""
+    spans = {key: number - before[key] for key, number in after.items() if key in before}
+    return {key: min(8 * span / seconds, _RATE_MAX) for key, span in spans.items() if span >= 0}
 
 
 def _counted(status: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
@@ -89,5 +130,5 @@ def _counted(status: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     peerings = status.get("peerings")
     for table in peerings[:TABLES_MAX] if isinstance(peerings, list) else ():
         number = table.get("bytes") if isinstance(table, dict) else None
-        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < _BYTES_MAX:
+        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < BYTES_MAX:
             yield str(table.get("name")), number

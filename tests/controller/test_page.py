@@ -86,12 +86,37 @@ def test_a_hosts_status_of_any_form_breaks_no_page(browser: Browser) -> None:
     told = api.join("a", "a2", "10.1.0.12", "192.0.2.9")
     router = api.join("a", "r", "10.1.0.2", "192.0.2.8", kind="router", ike_csr=None)
     rows = [None, {"name": 4, "share": "x"}, {"name": ["a2"], "share": 1}, {"name": "a2", "share": 10**400}]
-    for status in ({}, {"gateways": 3}, {"gateways": {"a2": 1}}, {"gateways": rows}):
+    each = [None, {"index": 1}, {"index": 2, "spis_in": 5, "far": ["x"], "mtu": "y"}, {"index": 0, "spi_out": "<b>"}]
+    inside = {"peerings": [None, {"name": "<i>", "each": each, "drops": {"<b>": 3, "hole": "x"}}]}
+    for status in ({}, {"gateways": 3}, {"gateways": {"a2": 1}}, {"gateways": rows}, inside, {"peerings": {"each": 1}}):
         for host in (told, router):
             api.beat(host, status=status)
         api.control.turn()
         for path in ("/", "/gateways/a2", "/routers/r"):
             assert browser.get(path).status_code == 200
+
+
+def test_a_gateways_page_shows_its_members_and_what_its_drops_mean(browser: Browser) -> None:
+    api = browser.api
+    told = api.join("a", "a2", "10.1.0.12", "192.0.2.9")
+    row = {
+        "index": 3,
+        "state": "running",
+        "path": "up",
+        "spi_out": "0x1234",
+        "mtu": 1400,
+        "rekey_s": 1900,
+        "restarts": 0,
+    }
+    api.beat(told, status={"ready": True, "peerings": [{"name": "a-b", "each": [row], "drops": {"replayed": 7}}]})
+    text = browser.get("/gateways/a2").text
+    for word in ("a-b 3", "0x1234", "1400", "31 min", "replayed", "Its sequence number was seen before."):
+        assert word in text
+    (member,) = browser.get("/gateways/a2.json").json()["members"]
+    assert (member["member"]["mtu"], member["state"]) == (1400, "up")
+
+    api.beat(told)  # one of a release before
+    assert "It tells of none" in browser.get("/gateways/a2").text
 
 
 def test_pages_of_what_is_not_there_say_so(browser: Browser) -> None:

@@ -3,91 +3,15 @@
 from __future__ import annotations
 
 import re
-import ssl
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
 
-import httpx
 import pytest
-from cakit import new_key, request
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
-from runkit import Running, running, start
-
-from fwd.controller import keys
+from browserkit import Fleet, chromium_runs, signed_in
+from playwright.sync_api import Browser, Route, expect
+from runkit import running, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-SOON_MS = 60_000  # a browser takes seconds for everything where others have the cores
 STREAM = re.compile("/live")  # what a page that is open is told by
-expect.set_options(timeout=SOON_MS)
-
-
-class Gateway:
-    """A gateway that has joined, and reports twice a second what `status` is; None: it is silent."""
-
-    def __init__(self, one: Running, client: httpx.Client, vpc: str, name: str, number: int) -> None:
-        key = new_key()
-        token = client.post("/v1/tokens", json={"vpc": vpc}).json()["token"]
-        body = {
-            "token": token.split(".")[1], "kind": "gateway", "name": name, "link_csr": request(key),
-            "ike_csr": request(new_key()), "inner": [f"10.{'ab'.index(vpc) + 1}.0.{number}"],
-            "outer": [f"192.0.2.{number}"], "members": 2,
-        }  # fmt: skip
-        answer = client.post("/v1/join", json=body)
-        assert answer.status_code == 201, answer.text
-        path = one.state.parent / f"{name}.pem"
-        plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        path.write_bytes(plain + answer.json()["link_certificate"].encode())
-        self._context = ssl.create_default_context(cafile=one.state / keys.CA_PEM)
-        self._context.load_cert_chain(path)
-        self._url, self.status = one.url, {"ready": True}
-
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._report)
-        self._thread.start()
-
-    status: dict[str, Any] | None
-
-    def _report(self) -> None:
-        with httpx.Client(base_url=self._url, verify=self._context, trust_env=False, timeout=5) as client:
-            while not self._ended.wait(0.5):
-                body = {"applied": [1, 1], "seen": [1, 1], "version": "0.1.0", "time": time.time()}
-                if self.status is not None:
-                    with suppress(httpx.HTTPError):  # the controller may be away for a while
-                        client.post("/v1/heartbeat", json={**body, "status": self.status})
-
-    def end(self) -> None:
-        self._ended.set()
-        self._thread.join()
-
-
-class Fleet:
-    """Two VPCs with a gateway each that are peered. `faults`: what browsers have complained of."""
-
-    def __init__(self, one: Running) -> None:
-        self.controller = one
-        self.faults: list[str] = []
-        with one.client() as client:
-            for number, name in enumerate("ab", 1):
-                client.post("/v1/vpcs", json={"name": name, "cidrs": [f"10.{number}.0.0/16"]})
-            self.gateways = {f"{vpc}1": Gateway(one, client, vpc, f"{vpc}1", 10 + n) for n, vpc in enumerate("ab")}
-            for name in "ab":
-                client.post("/v1/clusters", json={"name": name, "vpc": name, "gateways": [f"{name}1"]})
-            client.post("/v1/peerings", json={"name": "a-b", "clusters": ["a", "b"]})
-            self.tokens = {
-                role: client.post("/v1/tokens", json={"role": role, "name": f"page-{role}"}).json()["token"]
-                for role in ("viewer", "admin")
-            }
-        for vpc, far in ("ab", "ba"):
-            gateway = self.gateways[f"{vpc}1"]
-            table = {"name": "a-b", "ready": True, "loss": 0.0, "members": 2}
-            gateway.status = {
-                "ready": True,
-                "peerings": [{**table, "far": [{"identity": f"{far}1.gateway.fwd", "up": True}]}],
-            }
 
 
 @pytest.fixture(scope="module")
@@ -103,30 +27,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+    with chromium_runs() as browser:
         yield browser
-        browser.close()
-
-
-@contextmanager
-def signed_in(fleet: Fleet, chromium: Browser, role: str = "viewer", **how: Any) -> Iterator[Page]:
-    """A page of somebody who has signed in; whatever the browser complains of is a fault."""
-    context = chromium.new_context(ignore_https_errors=True, base_url=fleet.controller.url, **how)
-    page = context.new_page()
-    page.set_default_timeout(SOON_MS)
-    faults: list[str] = []
-    page.on("console", lambda one: faults.append(one.text) if one.type == "error" else None)
-    page.on("pageerror", lambda one: faults.append(str(one)))
-    page.goto("/")
-    page.get_by_label("Bearer token").fill(fleet.tokens[role])
-    page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("heading", name="Map")).to_be_visible()
-    yield page
-    context.close()
-    # What is said of a controller that does not answer, or goes while it does.
-    away = ("Failed to load resource", "htmx: htmx:sse:error", "htmx: htmx:error: Failed to fetch")
-    assert not [one for one in faults if not one.startswith(away)]
 
 
 def test_a_state_that_changes_is_on_the_page_without_a_reload(fleet: Fleet, chromium: Browser) -> None:
@@ -142,6 +44,24 @@ def test_a_state_that_changes_is_on_the_page_without_a_reload(fleet: Fleet, chro
 
         fleet.gateways["a1"].status = before
         expect(page.get_by_label("gateway a1, up", exact=True)).to_be_visible()
+        assert page.evaluate("window.mark") == 1
+
+
+def test_a_gateways_page_shows_what_goes_through_each_member_while_it_changes(fleet: Fleet, chromium: Browser) -> None:
+    with signed_in(fleet, chromium) as page:
+        page.goto("/gateways/a1")
+        rows = page.get_by_role("region", name="Members").locator("tbody tr")
+        expect(rows).to_have_count(2)
+        expect(rows.first).to_contain_text("bit/s")
+        expect(rows.first).to_contain_text("0x0000aa00")
+        expect(rows.first.get_by_role("img", name="Throughput of member 0 of a-b")).to_be_visible()
+        expect(page.get_by_role("region", name="Drops")).to_contain_text("Its sequence number was seen before.")
+        page.evaluate("window.mark = 1")
+
+        fleet.gateways["a1"].members[1] |= {"path": "down", "restarts": 5}
+        expect(rows.nth(1)).to_contain_text("the far member does not answer its echoes")
+        fleet.gateways["a1"].members[1] |= {"path": "up"}
+        expect(rows.nth(1)).not_to_contain_text("echoes")
         assert page.evaluate("window.mark") == 1
 
 

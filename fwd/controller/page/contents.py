@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fwd.controller.happened import Event
+from fwd.controller.page.inside import Seen, inside_of
 from fwd.controller.page.layout import layout
 from fwd.controller.page.looks import LOOKS
-from fwd.controller.page.plot import plot_of
 from fwd.controller.page.views import FleetView, HostView, PeeringView
 from fwd.controller.page.why import Why, why_host, why_peering
 
@@ -41,9 +41,7 @@ def map_page(fleet: FleetView, opened: str) -> Content:
     return Content("Map", ("summary", "acts", "map", "whys", "tables", "clusters"), values, fleet, fleet)
 
 
-def host_page(
-    fleet: FleetView, kind: str, name: str, events: Iterable[Event], past: Sequence[tuple[float, float]] = ()
-) -> Content | None:
+def host_page(fleet: FleetView, kind: str, name: str, events: Iterable[Event], seen: Seen) -> Content | None:
     """A gateway's or a router's page; None: there is none."""
     host = next((one for one in fleet.hosts if (one.kind, one.name) == (kind, name)), None)
     if host is None:
@@ -52,11 +50,20 @@ def host_page(
     told = [one for one in events if one.host == name][-_EVENTS_OF_HOST:][::-1]
     why = why_host(host)
     values = {"look": host.look, "old": host.old, "host": host, "pairs": pairs, "why": why, "events": told}
-    values["plot"] = plot_of(past, fleet.at)
-    shown = {"past": past, "host": host, "pairs": [pair for _, pair in pairs], "why": why, "events": told}
+    inside = inside_of(seen, fleet.at)
+    values |= {"plot": inside.plot, "inside": inside}
+    shown = {
+        "past": seen.past, "host": host, "pairs": [pair for _, pair in pairs], "why": why, "events": told,
+        "members": [
+            {"member": one.member, "state": one.look.state, "why": one.why, "bits_s": one.bits_s, "share": one.share,
+             "past": seen.pasts.get(one.member.key, ())}
+            for one in inside.members
+        ],
+        "drops": inside.drops,
+    }  # fmt: skip
     return Content(
         f"{kind.capitalize()} {name}",
-        ("acts", "why", "host", "plot", "host_pairs", "host_events"),
+        ("acts", "why", "host", "plot", "members", "drops", "host_pairs", "host_events"),
         values,
         shown,
         fleet,

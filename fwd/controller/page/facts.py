@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from fwd.controller.api import shown
 from fwd.controller.control import Control
-from fwd.controller.page.views import Facts
+from fwd.controller.members import drops_in, members_in
+from fwd.controller.page.inside import Seen
+from fwd.controller.page.views import Facts, Share
 from fwd.controller.sights import TABLES_MAX, number_in
 
 
@@ -21,6 +23,18 @@ def facts_of(control: Control) -> Facts:
     )  # fmt: skip
 
 
+def seen_of(control: Control, host: str) -> Seen:
+    """Collect what a gateway has said of what is within it."""
+    wall, clock, flows = control.wall(), control.clock(), control.flows
+    beat = control.watch.beats.get(host)
+    if beat is None:
+        return Seen(past=flows.past_of(host, wall))
+    return Seen(
+        members_in(beat.status), flows.of_members(host, clock), flows.past_of(host, wall),
+        flows.past_of_members(host, wall), drops_in(beat.status),
+    )  # fmt: skip
+
+
 def _bits_s(control: Control, clock: float) -> dict[tuple[str, str], float]:
     """What goes through gateways and peerings, as far as gateways say."""
     fleet, flows = control.desk.kept.fleet, control.flows
@@ -34,9 +48,9 @@ def _bits_s(control: Control, clock: float) -> dict[tuple[str, str], float]:
 _KINDS = ("vpc", "gateway", "cluster", "router", "peering")
 
 
-def _shares(control: Control) -> dict[str, dict[str, float]]:
-    """Which share of its VPC's flows each router gives to each gateway, by its own word."""
-    found: dict[str, dict[str, float]] = {}
+def _shares(control: Control) -> dict[str, list[Share]]:
+    """Which share of its VPC's flows each router gives to each gateway, and how far that is, by its own word."""
+    found: dict[str, list[Share]] = {}
     for router in control.desk.kept.fleet.routers:
         beat = control.watch.beats.get(router.name)
         rows = beat.status.get("gateways") if beat else None
@@ -44,5 +58,6 @@ def _shares(control: Control) -> dict[str, dict[str, float]]:
             share = number_in(one.get("share")) if isinstance(one, dict) else None
             gateway = control.desk.kept.fleet.gateway.get(str(one.get("name"))) if share is not None else None
             if gateway is not None and share is not None and gateway.vpc == router.vpc:
-                found.setdefault(gateway.name, {})[router.name] = min(share, 1.0)
+                told = Share(router.name, min(share, 1.0), number_in(one.get("rtt_ms")))
+                found.setdefault(gateway.name, []).append(told)
     return found

@@ -93,6 +93,16 @@ def bits(value: float | None) -> str:
     return f"{value:.0f} bit/s"
 
 
+def duration(seconds: int | None) -> str:
+    """Write a time that something takes."""
+    if seconds is None:
+        return "-"
+    for size, unit in ((2 * 86400, "d"), (2 * 3600, "h"), (180, "min")):
+        if seconds >= size:
+            return f"{seconds // {'d': 86400, 'h': 3600, 'min': 60}[unit]} {unit}"
+    return f"{seconds} s"
+
+
 def clock_time(at: float) -> str:
     """Write a time of day."""
     return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S UTC")
@@ -111,5 +121,5 @@ def code(text: str) -> Markup:
     return Markup("").join(parts)
 
 
-_ENVIRONMENT.filters |= {"code": code, "bits": bits, "clock_time": clock_time, "iso": iso}
+_ENVIRONMENT.filters |= {"code": code, "bits": bits, "duration": duration, "clock_time": clock_time, "iso": iso}
 _ENVIRONMENT.globals |= {"static_url": static_url}

@@ -25,7 +25,7 @@ from fwd.controller.page.contents import (
     operations_page,
     peering_page,
 )  # fmt: skip
-from fwd.controller.page.facts import facts_of
+from fwd.controller.page.facts import facts_of, seen_of
 from fwd.controller.page.live import Streams, states_of
 from fwd.controller.page.views import fleet_view
 from fwd.controller.page.visitors import PageError, StrangerError, Visiting, check_form, form_of, is_still, local_path
@@ -45,8 +45,7 @@ def _content(control: Control, path: str, query: Mapping[str, str]) -> Content |
         case [""] | ["map"]:
             return map_page(fleet, query.get("open", ""))
         case [("gateways" | "routers") as kind, name]:
-            past = control.flows.past_of(name, control.wall())
-            return host_page(fleet, kind.removesuffix("s"), name, events, past)
+            return host_page(fleet, kind.removesuffix("s"), name, events, seen_of(control, name))
         case ["peerings", name]:
             return peering_page(
                 fleet, name, [one for one in _made(control) if (one.kind, one.name) == ("peering", name)]

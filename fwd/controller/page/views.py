@@ -18,9 +18,18 @@ _GRAY_AFTER_S: Final = 5.0  # what was heard of a host is old from then on
 
 
 @dataclass(frozen=True)
+class Share:
+    """What a router gives to a gateway of its VPC's flows, 0 to 1, and the round trip between them."""
+
+    router: str
+    share: float
+    rtt_ms: float | None = None
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known, in the API's forms. `at`: when, by the wall clock. `heard`: by host when it was heard last.
-    `bits_s`: by peering, pair end or host, as (name, name), what goes through it. `shares`: by gateway, by router.
+    `bits_s`: by peering, pair end or host, as (name, name), what goes through it. `shares`: by gateway.
     """
 
     at: float
@@ -32,7 +41,7 @@ class Facts:
     pairs: Sequence[Json] = ()
     heard: Mapping[str, float] = field(default_factory=dict)
     bits_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    shares: Mapping[str, Sequence[Share]] = field(default_factory=dict)
     leading: bool = True
     leader: str = ""
 
@@ -62,7 +71,7 @@ class HostView:
     clock_skew_s: float | None = None
     certificate_ends_at: float | None = None
     bits_s: float | None = None
-    shares: tuple[tuple[str, float], ...] = ()
+    shares: tuple[Share, ...] = ()
 
     @property
     def href(self) -> str:
@@ -207,7 +216,7 @@ def _host(facts: Facts, kind: str, one: Json, clusters: tuple[str, ...]) -> Host
         drained=one.get("state") == "draining", version=str(one.get("version") or ""),
         outdated=bool(one.get("outdated")), held=bool(one.get("held")), clock_skew_s=one.get("clock_skew_s"),
         certificate_ends_at=one.get("certificate_ends_at"), bits_s=facts.bits_s.get(("host", name)),
-        shares=tuple(sorted(facts.shares.get(name, {}).items())),
+        shares=tuple(sorted(facts.shares.get(name, ()), key=lambda one: one.router)),
     )  # fmt: skip
 
 

@@ -1,0 +1,133 @@
+"""A dashboard in Debian's Chromium: a controller that runs, and gateways that say what a test has them say."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import httpx
+from cakit import new_key, request
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from runkit import Running
+
+from fwd.controller import keys
+
+SOON_MS = 60_000  # a browser takes seconds for everything where others have the cores
+expect.set_options(timeout=SOON_MS)
+
+
+def member(number: int) -> dict[str, Any]:
+    """What a gateway says of one."""
+    return {
+        "index": number, "state": "running", "path": "up", "far": "b1.gateway.fwd", "mtu": 1500, "restarts": 0,
+        "out": 0, "in": 0, "buckets": 32768, "spi_out": f"0x0000aa{number:02x}", "spis_in": [f"0x0000bb{number:02x}"],
+        "age_s": 60, "rekey_s": 3540, "ends_s": 3900,
+    }  # fmt: skip
+
+
+class Gateway:
+    """A gateway that has joined, and reports twice a second what `status` is; None: it is silent."""
+
+    def __init__(self, one: Running, client: httpx.Client, vpc: str, name: str, number: int) -> None:
+        key = new_key()
+        token = client.post("/v1/tokens", json={"vpc": vpc}).json()["token"]
+        body = {
+            "token": token.split(".")[1], "kind": "gateway", "name": name, "link_csr": request(key),
+            "ike_csr": request(new_key()), "inner": [f"10.{'ab'.index(vpc) + 1}.0.{number}"],
+            "outer": [f"192.0.2.{number}"], "members": 2,
+        }  # fmt: skip
+        answer = client.post("/v1/join", json=body)
+        assert answer.status_code == 201, answer.text
+        path = one.state.parent / f"{name}.pem"
+        plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        path.write_bytes(plain + answer.json()["link_certificate"].encode())
+        self._context = ssl.create_default_context(cafile=one.state / keys.CA_PEM)
+        self._context.load_cert_chain(path)
+        self._url, self.status = one.url, {"ready": True}
+        self.members = [member(n) for n in range(2)]
+
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._report)
+        self._thread.start()
+
+    status: dict[str, Any] | None
+
+    def _said(self, status: dict[str, Any]) -> dict[str, Any]:
+        """What it says by now: its members have carried more than before."""
+        for number, one in enumerate(self.members):
+            one["out"] += 50_000 * (number + 1)
+        carried = {"bytes": sum(one["out"] for one in self.members), "drops": {"replayed": 3}}
+        tables = [{**one, **carried, "each": self.members} for one in status.get("peerings", ())]
+        return {**status, "peerings": tables}
+
+    def _report(self) -> None:
+        with httpx.Client(base_url=self._url, verify=self._context, trust_env=False, timeout=5) as client:
+            while not self._ended.wait(0.5):
+                body = {"applied": [1, 1], "seen": [1, 1], "version": "0.1.0", "time": time.time()}
+                if self.status is not None:
+                    with suppress(httpx.HTTPError):  # the controller may be away for a while
+                        client.post("/v1/heartbeat", json={**body, "status": self._said(self.status)})
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+class Fleet:
+    """Two VPCs with a gateway each that are peered. `faults`: what browsers have complained of."""
+
+    def __init__(self, one: Running) -> None:
+        self.controller = one
+        self.faults: list[str] = []
+        with one.client() as client:
+            for number, name in enumerate("ab", 1):
+                client.post("/v1/vpcs", json={"name": name, "cidrs": [f"10.{number}.0.0/16"]})
+            self.gateways = {f"{vpc}1": Gateway(one, client, vpc, f"{vpc}1", 10 + n) for n, vpc in enumerate("ab")}
+            for name in "ab":
+                client.post("/v1/clusters", json={"name": name, "vpc": name, "gateways": [f"{name}1"]})
+            client.post("/v1/peerings", json={"name": "a-b", "clusters": ["a", "b"]})
+            self.tokens = {
+                role: client.post("/v1/tokens", json={"role": role, "name": f"page-{role}"}).json()["token"]
+                for role in ("viewer", "admin")
+            }
+        for vpc, far in ("ab", "ba"):
+            gateway = self.gateways[f"{vpc}1"]
+            table = {"name": "a-b", "ready": True, "loss": 0.0, "members": 2}
+            gateway.status = {
+                "ready": True,
+                "peerings": [{**table, "far": [{"identity": f"{far}1.gateway.fwd", "up": True}]}],
+            }
+
+
+@contextmanager
+def chromium_runs() -> Iterator[Browser]:
+    """A browser for as long as it is needed."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def signed_in(fleet: Fleet, chromium: Browser, role: str = "viewer", **how: Any) -> Iterator[Page]:
+    """A page of somebody who has signed in; whatever the browser complains of is a fault."""
+    context = chromium.new_context(ignore_https_errors=True, base_url=fleet.controller.url, **how)
+    page = context.new_page()
+    page.set_default_timeout(SOON_MS)
+    faults: list[str] = []
+    page.on("console", lambda one: faults.append(one.text) if one.type == "error" else None)
+    page.on("pageerror", lambda one: faults.append(str(one)))
+    page.goto("/")
+    page.get_by_label("Bearer token").fill(fleet.tokens[role])
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Map")).to_be_visible()
+    yield page
+    context.close()
+    # What is said of a controller that does not answer, or goes while it does.
+    away = ("Failed to load resource", "htmx: htmx:sse:error", "htmx: htmx:error: Failed to fetch")
+    assert not [one for one in faults if not one.startswith(away)]
