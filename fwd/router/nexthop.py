@@ -1,4 +1,5 @@
-"""The kernel's next-hop objects, one a slot, the resilient groups of them, and the routes that lead there.
+"""The kernel's next-hop objects, one a slot, the resilient groups of them, the routes that lead there, and the link
+addresses that it has learned of gateways.
 
 Makes and reads netlink messages (linux/nexthop.h, linux/rtnetlink.h): pyroute2 has no next hops. A group is made once;
 then a slot's gateway is replaced in place, which leaves the table of the others as it is. What a router makes carries
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
@@ -26,6 +27,7 @@ LAST_METRIC: Final = 2**32 - 1
 _FIRST_METRIC: Final = 1  # of IPv6; of IPv4 it is 0, and the first of these
 
 _NEW_ROUTE, _DEL_ROUTE, _GET_ROUTE = 24, 25, 26
+_DEL_NEIGHBOUR, _GET_NEIGHBOUR = 29, 30
 _NEW_HOP, _DEL_HOP, _GET_HOP, _GET_BUCKET = 104, 105, 106, 118
 _ERROR, _DONE = 2, 3
 _REQUEST, _ACK, _REPLACE, _CREATE, _DUMP = 0x1, 0x4, 0x100, 0x400, 0x300
@@ -41,12 +43,14 @@ _READ_BYTES = 1 << 18
 
 _DST, _PRIORITY, _NH_ID = 1, 6, 30
 _MAIN_TABLE, _UNIVERSE, _UNICAST, _BLACKHOLE = 254, 0, 1, 6
+_LEARNED = 0x02 | 0x04 | 0x08 | 0x10  # states of a neighbour: reachable, stale, delay, probe; not what a person has set
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")
 _HOP = struct.Struct("=BBBBI")  # family, scope, protocol, reserved, flags
 _MEMBER = struct.Struct("=IBBH")  # id, weight less 1, its high octet, reserved
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, lengths of both prefixes, TOS, table, protocol, scope, type, flags
+_NEIGHBOUR = struct.Struct("=BxxxiHBB")  # family, device, state, flags, type
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,24 @@ def way_in(body: bytes) -> Way | None:
     anywhere = bytes(4 if family == socket.AF_INET else 16)
     network = ip_network((found.get(_DST, anywhere), length))
     return Way(network, None if kind == _BLACKHOLE else _u32_in(found[_NH_ID]))
+
+
+def get_neighbours(number: int, version: int) -> bytes:
+    """Ask for all neighbours of an IP version."""
+    return _framed(_GET_NEIGHBOUR, _DUMP, number, _NEIGHBOUR.pack(FAMILY[version], 0, 0, 0, 0))
+
+
+def forget_neighbour(number: int, target: Target) -> bytes:
+    """Forget the link address of a neighbour: the next packet to it asks for it anew."""
+    body = _NEIGHBOUR.pack(FAMILY[target.gateway.version], target.device, 0, 0, 0)
+    return _framed(_DEL_NEIGHBOUR, _ACK, number, body + _packed(_DST, target.gateway.packed))
+
+
+def learned_in(body: bytes) -> Target | None:
+    """Read one answer to `get_neighbours`; None: its link address is not known, or is somebody's word."""
+    _, device, state, _, _ = _NEIGHBOUR.unpack_from(body)
+    found = dict(_attributes(body[_NEIGHBOUR.size :]))
+    return Target(device, ip_address(found[_DST])) if state & _LEARNED and _DST in found else None
 
 
 def hop_in(body: bytes) -> tuple[int, Target | Members | None, int]:
@@ -247,6 +269,13 @@ class NextHops:
     def route(self, ways: Iterable[Way], *, gone: bool = False) -> None:
         """Make routes, or take them away."""
         self._tell([set_way(self._next(), way, gone=gone) for way in ways])
+
+    def forget(self, targets: Collection[Target]) -> None:
+        """Have the kernel ask anew for the link addresses of these that it has learned."""
+        for version in FAMILY:
+            wanted = {one for one in targets if one.gateway.version == version}
+            learned = {learned_in(body) for body in self._ask(get_neighbours(self._next(), version))} if wanted else ()
+            self._tell([forget_neighbour(self._next(), one) for one in wanted.intersection(learned)])
 
     def owned(self) -> dict[int, Target | Members | None]:
         """All next hops and groups of a router of fwd's, by id."""

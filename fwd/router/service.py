@@ -19,11 +19,13 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from fwd.files import read_probe_key
 from fwd.model.router import RouterConfig, load_router
+from fwd.model.words import Address
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.proto.probe import NONCE_BYTES, decode_answer, encode_request
@@ -126,6 +128,7 @@ class Service:
         if judges and (changed or now >= self._reconciled_at + RECONCILE_S):
             self._reconciled_at = now
             self._tables.reconcile()
+            self._tables.ask_anew(self._unanswered())
         if self._door.fileno() in ready:
             self._serve()
         if self._linked is not None:
@@ -166,6 +169,13 @@ class Service:
             answer = decode_answer(data, key) if key is not None else None
             if name is None or answer is None or not self._reaches[name].hear(answer, now):
                 self._strange += 1
+
+    def _unanswered(self) -> Iterator[Address]:
+        """All addresses of gateways that do not answer."""
+        for one in self._config.spread:
+            for hop in one.gateway:
+                if not self._reaches[hop.name].up:
+                    yield from hop.addresses
 
     def _know_gateways(self) -> None:
         """Probe each gateway at one address, whichever spreads it serves."""

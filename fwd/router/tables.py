@@ -7,8 +7,8 @@ A router that starts takes over what one before it has left: flows stay where th
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -178,6 +178,14 @@ class Tables:
                 if path.read_text().split() != [value]:
                     path.write_text(value)
         self._sow()
+
+    def ask_anew(self, addresses: Iterable[Address]) -> None:
+        """Have the kernel ask anew where these are: a host that was built anew has another link address, and the old
+        one would be believed in for half a minute. Where that is refused it only takes longer.
+        """
+        targets = [target for one in addresses if (target := self._target(one)) is not None]
+        with suppress(OSError):
+            self._kernel.forget(targets)
 
     def _sow(self) -> None:
         """Give the kernel the seed of flows' hashes. Without it flows go well, so what forbids it is only logged."""

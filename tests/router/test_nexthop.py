@@ -79,3 +79,32 @@ def test_slots_group_and_routes_are_as_they_were_told_and_go() -> None:
     for version, used, own in (("4", "10.1.0.11", "10.1.0.99"), ("6", "fd01::11", "fd01::99")):
         assert f"via {used} " in said[f"used {version}"]
         assert said[f"others {version}"].startswith(f"{'10.2.0.0/16' if version == '4' else 'fd02::/48'} via {own} ")
+
+
+ASK_ANEW = """
+import socket, subprocess
+from ipaddress import ip_address
+from fwd.router.nexthop import NextHops, Target
+
+device = socket.if_nametoindex("lan")
+hosts = "10.1.0.11 10.1.0.12 10.1.0.13 fd01::11 fd01::12".split()
+NextHops().forget([Target(device, ip_address(one)) for one in hosts if not one.endswith("13")])
+for version in ("-4", "-6"):
+    print(subprocess.run(["ip", version, "neigh", "show", "dev", "lan"], capture_output=True, text=True).stdout)
+"""
+
+
+@pytest.mark.usefixtures("needs_netns")
+def test_what_the_kernel_has_learned_of_a_gateway_is_forgotten_and_what_a_person_has_set_is_not() -> None:
+    known = "".join(
+        f"ip neigh add {address} lladdr 02:00:00:00:00:01 dev lan nud {state}\n"
+        for address, state in (
+            ("10.1.0.11", "reachable"), ("10.1.0.12", "permanent"), ("10.1.0.13", "reachable"),
+            ("fd01::11", "stale"), ("fd01::12", "permanent"),
+        )
+    )  # fmt: skip
+    script = f"set -e\n{DEVICES}\n{known}\nexec {sys.executable} -P -c '{ASK_ANEW}'"
+    done = subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    left = {line.split()[0] for line in done.stdout.splitlines() if "lladdr" in line}
+    assert left == {"10.1.0.12", "10.1.0.13", "fd01::12"}
