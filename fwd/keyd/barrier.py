@@ -68,6 +68,7 @@ class Guarded(Barrier):
     def __init__(self, name: str, make: Callable[[float], IkePeering | None], now: float, far: Far = ALONE) -> None:
         super().__init__(name)
         self.far = far
+        self.leaves: memoryview | None = None  # the word that says so, of one of its members: all of them do, or none
         self.peering: IkePeering | None = None
         self.due = self.wakes_at = self.calm_until = now
         self.touched = self._changed = True  # `_changed`: by which `calm_until` may be another

@@ -67,6 +67,9 @@ class Legs:
                     self._give(self.of[address], seat, parts, now)
             elif there >= parts.peering.there:
                 self._begin(far, parts, now)
+        for address, guard in self.of.items():
+            seats = self._seats[address]
+            guard.leaves = parts.members[seats[0]].shared.leaves if seats else None
         return set(fars) != before
 
     def without_members(self, parts: KeydPeering) -> list[Address]:

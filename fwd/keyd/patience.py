@@ -11,7 +11,7 @@ from fwd.model.config import Peering
 from fwd.proto.ike.sa import IkeSa
 
 TICK_S: Final = 0.1  # while something is under way that only time shows
-GLANCE_S: Final = 0.25  # between looks at the members' shared words, which tell what nobody sends
+GLANCE_S: Final = 0.4  # between looks at the members' shared words, which tell what nobody sends
 _SLACK = 0.1  # share of its time by which a timer of a peering at rest may be late, and for GLANCE_S at most
 _NEAR_TICK_S = 0.5  # while a NAT's mapping is to be kept, or the peer's certificate ends within _NEAR_S
 _NEAR_S = 7200.0
@@ -52,7 +52,7 @@ def together_at(at: float, now: float) -> float:
 class Glance:
     """At the members' words: which incarnation of each lives, what it sends on, how much it has received.
 
-    keyd takes it four times a second at all members of all peerings: the words are read where they lie.
+    keyd takes it each GLANCE_S at all members of all peerings: the words are read where they lie.
     """
 
     def __init__(self, members: Sequence[MemberShared]) -> None:

@@ -359,11 +359,10 @@ class Service:
     def _follow_status(self, now: float) -> None:
         drains = bool(self._parts.gateway.drains[0])
         for guard in self._guards:
-            members = self._peerings[guard.name].members
-            paired = guard.far.members(len(members))
-            leaves = bool(paired and members[paired[0]].shared.leaves[0])  # all that a far gateway has do, or none
-            known = guard.peering.connection if guard.peering is not None else None
-            if known is not None and (known.drains, known.leaves) != (drains, leaves):
+            if guard.peering is None:
+                continue
+            known, leaves = guard.peering.connection, guard.leaves is not None and bool(guard.leaves[0])
+            if known.drains != drains or known.leaves != leaves:
                 guard.use(partial(aside.tell, drains=drains, leaves=leaves), now, None)
 
     def _send(self, guard: Guarded, now: float, *, regular: bool) -> None:

@@ -15,7 +15,7 @@ from fwd.datapath.counters import BeaconCounter
 from fwd.supervise.peering import PeeringParts
 from fwd.supervise.standing import Standing
 
-# keyd looks for what it is to tell each 0.25 s, routers ask each 0.1 s, and a busy machine has its delays.
+# keyd looks for what it is to tell each 0.4 s (GLANCE_S), routers ask each 0.1 s, and a busy machine has its delays.
 STEP_ASIDE_S: Final = 2.0
 
 

@@ -193,8 +193,7 @@ class Members:
 
 def _seen(parts: PeeringParts) -> tuple[object, ...]:
     """Return all that a turn depends on while nobody stirs."""
-    peering = parts.peering
-    return parts.count, parts.resized, peering.members, peering.fars, parts.shared.far_words.tolist(), _left(parts)
+    return parts.count, parts.resized, parts.peering, parts.shared.far_words.tolist(), _left(parts)
 
 
 def _left(parts: PeeringParts) -> dict[int, int]:

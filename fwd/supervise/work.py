@@ -12,8 +12,11 @@ from __future__ import annotations
 import contextlib
 import select
 from collections.abc import Mapping
+from typing import Final
 
 from fwd.supervise.children import Child
+
+_LATE_S: Final = 0.05  # hundreds whose rest is over in the same moment take their time, one after the other
 
 
 class Work:
@@ -48,7 +51,7 @@ class Work:
 
     def astir(self, children: Mapping[str, Child], now: float) -> list[Child]:
         """Return all but those that have not turned since `rests`, need not have, and for which no work waits."""
-        now_ns = int(now * 1e9)
+        now_ns = int((now - _LATE_S) * 1e9)
         for child in [
             child
             for child, heartbeat, until_ns in self._resting.values()
