@@ -14,6 +14,7 @@ from fwd.controller.desk import Asked, Desk, LeaderlessError
 from fwd.controller.door import Door
 from fwd.controller.flows import Flows
 from fwd.controller.happened import Happened
+from fwd.controller.past import Past
 from fwd.controller.rates import Rates
 from fwd.controller.records import Operation
 from fwd.controller.sessions import Sessions
@@ -41,11 +42,12 @@ class Upgrading(Protocol):
 
 @dataclass
 class Control:
-    """See the module. `wall`: the time of day; `clock`: one that is never set."""
+    """See the module. `wall`: the time of day; `clock`: one that is never set; `url`: where hosts find it."""
 
     desk: Desk
     wall: Callable[[], float] = time.time
     clock: Callable[[], float] = time.monotonic
+    url: str = ""
     who: str = ""  # this controller, as it is called where leaders are
     leader: str = ""  # who leads, as of the last turn
     strangers: Rates = field(default_factory=lambda: Rates(*_STRANGERS))
@@ -57,6 +59,7 @@ class Control:
     door: Door | None = None
     happened: Happened = field(default_factory=Happened)
     flows: Flows = field(default_factory=Flows)
+    past: Past = field(default_factory=Past)
     webhook: Webhook | None = None
     upgrading: Upgrading | None = None
     stopping: bool = False
@@ -72,6 +75,7 @@ class Control:
     def begin(self) -> None:
         """Have heard nothing of anybody: the one who led before knows."""
         self.happened.begin()
+        self.past = Past()
         self.watch = Watch(self.clock(), self.happened)
 
     def person(self, authorization: str | None, *, writes: bool) -> Token:

@@ -31,6 +31,8 @@ from fwd.controller.control import Control
 from fwd.controller.desk import Asked, Desk, LeaderlessError
 from fwd.controller.door import Door
 from fwd.controller.history import History
+from fwd.controller.page.facts import facts_of
+from fwd.controller.page.replay import states_in
 from fwd.controller.store import ConflictError, NotLeaderError, StoreError
 from fwd.controller.tls import PeerProtocol, Server
 from fwd.controller.upgrades import Upgrades
@@ -148,6 +150,8 @@ class Service:
         except _TROUBLES as error:
             trouble = str(error) or "another controller leads"
         self._control.turn()
+        if self._control.desk.term is not None:
+            self._control.past.note(states_in(facts_of(self._control)), self._control.wall())
         for act in (self._acts.turn, self._upgrades.turn, self._history.turn):
             try:
                 await act()
@@ -224,7 +228,8 @@ def _raise_descriptors() -> None:
 async def _run(config: configuration.ControllerConfig, log_format: str) -> None:
     state = config.controller.state
     control = Control(
-        Desk(configuration.store_of(config), keys.load(state, time.time()), config.controller.certificate_lifetime)
+        Desk(configuration.store_of(config), keys.load(state, time.time()), config.controller.certificate_lifetime),
+        url=config.controller.url,
     )
     hook = configuration.receiver_of(config)
     tls = Server(state, control.desk.keys, config.controller.server_names, time.time())

@@ -194,8 +194,7 @@ def quickstart(
             found = quickstarting.run(lab, out, typer.echo)
     for line in (
         f"controller   {found['controller']}   (CA: {found['ca']})",
-        f"dashboard    {found['controller']}/   (sign in with the token of the next line)",
-        f"viewer       {found['viewer_token_file']}",
+        *quickstarting.to_look(found["controller"], Path(found["viewer_token_file"])),
         f"as admin     FWD_CLIENT={found['client_file']} fwd gateway list",
         f"end it       fwd lab down{'' if name == 'fwd' else f' --name {name}'}",
     ):
@@ -211,6 +210,8 @@ def _up_with_controller(fleet: Fleet) -> None:
             lab.up()
     fleet.up()  # refuses one with other parameters
     typer.echo(f"lab {fleet.name} is up: try `FWD_CLIENT={lab.directory / 'client.toml'} fwd gateway list`")
+    for line in quickstarting.to_look(lab.url, quickstarting.viewer_token(lab)):
+        typer.echo(line)
 
 
 @contextmanager

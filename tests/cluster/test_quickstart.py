@@ -29,7 +29,8 @@ def test_quickstart_peers_two_clusters_and_a_viewer_may_look(lab_name: str, tmp_
     found = json.loads(out.read_text())
     assert found["answers"] > 0
     assert found["controller"] in done.stdout
-    assert found["viewer_token_file"] in done.stdout
+    assert f"{found['controller']}/ " in done.stdout
+    assert Path(found["viewer_token_file"]).read_text().strip() in done.stdout
 
     # Who only looks may; who changes something may not.
     viewer = {
@@ -57,7 +58,12 @@ def test_up_with_a_controller_has_all_hosts_join_and_no_more(lab_name: str) -> N
     gateways = json.loads(fwd("gateway", "list", "--json", **client).stdout)
     assert [one["name"] for one in gateways] == ["gw1", "gw2"]
     assert fwd("cluster", "list", "--json", **client).stdout.strip() == "[]"
-    assert fwd("lab", "up", "--gateways", "1", "--controller", "--name", lab_name).returncode == 0, "nothing to do"
+    again = fwd("lab", "up", "--gateways", "1", "--controller", "--name", lab_name)
+    assert again.returncode == 0, "nothing to do"
+    for line in done.stdout.splitlines()[-2:]:
+        assert line in again.stdout
+    assert "dashboard    https://" in again.stdout
+    assert (RUN_DIR / lab_name / "viewer.token").read_text().strip() in again.stdout
     other = fwd("lab", "up", "--gateways", "2", "--controller", "--name", lab_name)
     assert (other.returncode, other.stderr.count("\n")) == (2, 1)
     assert "other parameters" in other.stderr

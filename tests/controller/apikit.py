@@ -64,7 +64,7 @@ class Api:
         self.now = NOW
         self.store = SqliteStore()
         self.desk = Desk(self.store, keys, lifetime_s, lambda: self.now)
-        self.control = Control(self.desk, lambda: self.now, lambda: self.now)
+        self.control = Control(self.desk, lambda: self.now, lambda: self.now, url="https://c.example")
         self.app = application_over(self.control)
         self.peer: bytes | None = None
         transport = httpx.ASGITransport(self._with_peer)

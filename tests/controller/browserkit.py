@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from runkit import Running
 
 from fwd.controller import keys
 
+AXE = Path(__file__).parent / "axe" / "axe.min.js"
 SOON_MS = 60_000  # a browser takes seconds for everything where others have the cores
 expect.set_options(timeout=SOON_MS)
 
@@ -131,3 +133,16 @@ def signed_in(fleet: Fleet, chromium: Browser, role: str = "viewer", **how: Any)
     # What is said of a controller that does not answer, or goes while it does.
     away = ("Failed to load resource", "htmx: htmx:sse:error", "htmx: htmx:error: Failed to fetch")
     assert not [one for one in faults if not one.startswith(away)]
+
+
+def axe(page: Page, *rules: str) -> list[str]:
+    """What axe complains of on a page: all that it looks for, or some rules."""
+    if not page.evaluate("!!window.axe"):
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+    only = {"runOnly": {"type": "rule", "values": rules}} if rules else {}
+    found = page.evaluate("only => axe.run(document, {resultTypes: ['violations'], ...only})", only)
+    return [
+        f"{one['id']}: {node['target']}: {node['failureSummary']}"
+        for one in found["violations"]
+        for node in one["nodes"][:3]
+    ]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from browserkit import Fleet, chromium_runs, signed_in
+from browserkit import Fleet, axe, chromium_runs, signed_in
 from playwright.sync_api import Browser, Route, expect
 from runkit import running, start
 
@@ -82,14 +82,56 @@ def test_a_page_whose_controller_is_away_says_so_and_comes_back_by_itself(fleet:
         assert page.evaluate("window.mark") == 1
 
 
+def test_the_last_hour_is_replayed_on_the_map(fleet: Fleet, chromium: Browser) -> None:
+    with signed_in(fleet, chromium) as page:
+        page.goto("/events")
+        slider = page.get_by_role("slider", name="When")
+        slider.fill("-3600")
+        expect(page.locator("#replay-out")).to_contain_text("Nothing is known of")
+        slider.fill("0")
+        expect(page.get_by_label("gateway a1, up", exact=True)).to_be_visible()
+        expect(page.locator("#replay-out")).to_contain_text("As it was at")
+
+        slider.fill("-60")
+        page.get_by_role("button", name="Play").press("Enter")
+        expect(page.get_by_role("button", name="Play")).to_be_visible()  # it has come to its end
+        assert slider.input_value() == "0"
+
+
 def test_a_page_works_without_scripts(fleet: Fleet, chromium: Browser) -> None:
     with signed_in(fleet, chromium, java_script_enabled=False) as page:
         page.get_by_role("link", name="a-b", exact=True).click()
         expect(page.get_by_role("heading", name="Peering a-b")).to_be_visible()
         page.get_by_role("link", name="on the map").click()
         expect(page.locator(".line.pair")).to_have_count(1)
+
+        page.goto("/events")
+        expect(page.get_by_role("button", name="Play")).to_be_hidden()
+        page.get_by_role("button", name="Show", exact=True).first.click()
+        expect(page.locator("#replay-out")).to_contain_text("As it was at")
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_axe_finds_nothing_on_any_page_light_or_dark(fleet: Fleet, chromium: Browser) -> None:
+    pages = (
+        "/?open=a-b", "/gateways/a1", "/peerings/a-b", "/events?at=0", "/operations", "/plan?act=create&kind=cluster",
+        "/plan?act=delete&kind=gateway&name=a1", "/gateways/none", "/sign-in",
+    )  # fmt: skip
+    before = fleet.gateways["a1"].status
+    fleet.gateways["a1"].status = {**(before or {}), "ready": False, "waiting": ["no key"]}
+    # axe makes elements of text, which no page of ours may.
+    with signed_in(fleet, chromium, "admin", bypass_csp=True) as page:
+        expect(page.get_by_label("gateway a1, degraded")).to_be_visible()
+        found = {}
+        for path in pages:
+            page.emulate_media(color_scheme="light")
+            page.goto(path)
+            found[path, "light"] = axe(page)
+            page.emulate_media(color_scheme="dark")
+            found[path, "dark"] = axe(page, "color-contrast")
+        fleet.gateways["a1"].status = before
+        assert {key: told for key, told in found.items() if told} == {}
 
 
 def test_a_keyboard_alone_is_enough(fleet: Fleet, chromium: Browser) -> None:

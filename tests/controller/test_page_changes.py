@@ -112,7 +112,7 @@ def test_a_token_is_shown_once_with_the_line_to_paste(api: Api, admin: Browser) 
     text = plan(admin, act="create", kind="token", name="t", role="join", vpc="a", host="gateway")
     answer = admin.send("/plan", hidden(text))
     assert answer.status_code == 200
-    assert "fwd join https://" in answer.text
+    assert "fwd join https://c.example --token-file" in answer.text
     found = re.search(r"fwd1\.[A-Za-z0-9_-]{43}\.[0-9a-f]+", answer.text)
     assert found is not None
     for path in ("/", "/operations"):

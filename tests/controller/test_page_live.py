@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import tomllib
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from apikit import Api
@@ -14,7 +15,8 @@ from pagekit import Browser
 from fwd.controller.page import live
 from fwd.controller.page.live import Streams, changed, frame, spoken_of
 
-PAGE = files("fwd.controller.page")
+PAGE = Path(str(files("fwd.controller.page")))
+AXE = Path(__file__).parent / "axe"
 
 
 @pytest.mark.parametrize(
@@ -109,12 +111,13 @@ def test_no_more_pages_are_told_than_there_is_room_for(api: Api, monkeypatch: py
     assert browser.get("/live?page=/").status_code == 503
 
 
-def test_what_others_made_is_as_they_made_it_and_has_its_licence() -> None:
-    vendored = tomllib.loads(PAGE.joinpath("vendor.toml").read_text(encoding="utf-8"))["file"]
+@pytest.mark.parametrize("where", [PAGE, AXE], ids=["page", "axe"])
+def test_what_others_made_is_as_they_made_it_and_has_its_licence(where: Path) -> None:
+    vendored = tomllib.loads(where.joinpath("vendor.toml").read_text(encoding="utf-8"))["file"]
     for one in vendored:
-        assert hashlib.sha256(PAGE.joinpath(one["name"]).read_bytes()).hexdigest() == one["sha256"]
+        assert hashlib.sha256(where.joinpath(one["name"]).read_bytes()).hexdigest() == one["sha256"]
         assert one["version"]
         assert one["licence"]
-        assert PAGE.joinpath(one["licence_file"]).read_text(encoding="utf-8")
-    minified = {one.name for one in PAGE.joinpath("static").iterdir() if ".min." in one.name}
+        assert where.joinpath(one["licence_file"]).read_text(encoding="utf-8")
+    minified = {one.name for one in where.rglob("*.min.*")}
     assert minified == {one["name"].removeprefix("static/") for one in vendored}

@@ -92,7 +92,7 @@ def _token_page(control: Control, visitor: Visitor, wanted: Wanted, came: Came) 
     joins = wanted.values.get("role") == "join"
     return render.page(
         "token.html", title=f"Token {wanted.name}", visitor=visitor, path="/plan", token=came.token, joins=joins,
-        kind=wanted.values.get("host", "gateway"), operation=came.operation,
+        kind=wanted.values.get("host", "gateway"), operation=came.operation, url=control.url.rstrip("/"),
     )  # fmt: skip
 
 

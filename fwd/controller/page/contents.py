@@ -10,6 +10,7 @@ from fwd.controller.happened import Event
 from fwd.controller.page.inside import Seen, inside_of
 from fwd.controller.page.layout import layout
 from fwd.controller.page.looks import LOOKS
+from fwd.controller.page.replay import Replay
 from fwd.controller.page.views import FleetView, HostView, PeeringView
 from fwd.controller.page.why import Why, why_host, why_peering
 
@@ -20,7 +21,7 @@ _EVENTS_OF_HOST: Final = 30
 @dataclass(frozen=True)
 class Content:
     """A page. `parts`: names of the templates of its parts, each of which changes by itself. `json`: what it shows,
-    without how.
+    without how. `live`: it changes while it is looked at.
     """
 
     title: str
@@ -28,6 +29,7 @@ class Content:
     values: Mapping[str, Any]
     json: Any
     fleet: FleetView
+    live: bool = True
 
 
 def map_page(fleet: FleetView, opened: str) -> Content:
@@ -82,16 +84,23 @@ def peering_page(fleet: FleetView, name: str, made: Sequence[Any]) -> Content | 
     return Content(f"Peering {name}", ("acts", "why", "peering", "plans"), values, shown, fleet)
 
 
-def events_page(fleet: FleetView, events: Iterable[Event], host: str, what: str) -> Content:
-    """What has happened, the last first; of one host, or of one kind, if that is asked for."""
+def events_page(
+    fleet: FleetView, events: Iterable[Event], host: str, what: str, replay: Replay | None = None
+) -> Content:
+    """What has happened, the last first; of one host, or of one kind, if that is asked for; `replay`: up to then."""
     every = list(events)
     found = [one for one in every if (not host or one.host == host) and (not what or one.what == what)]
+    if replay is not None:
+        found = [one for one in found if one.at <= replay.at]
+    then = replay.fleet if replay is not None else None
     values = {
         "events": found[-_EVENTS_SHOWN:][::-1], "host": host, "what": what,
         "hosts": sorted({one.host for one in every}), "whats": sorted({one.what for one in every}),
-        "known": {one.name: one.href for one in fleet.hosts},
+        "known": {one.name: one.href for one in fleet.hosts}, "replay": replay, "fleet": then or fleet,
+        "map": layout(then) if then is not None else None,
     }  # fmt: skip
-    return Content("Events", ("events",), values, {"events": found}, fleet)
+    shown = {"events": found} | ({"at": replay.at, "fleet": then} if replay is not None else {})
+    return Content("Events", ("replay", "events"), values, shown, then or fleet, live=replay is None)
 
 
 def operations_page(fleet: FleetView, made: Sequence[Any]) -> Content:

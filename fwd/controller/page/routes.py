@@ -27,6 +27,7 @@ from fwd.controller.page.contents import (
 )  # fmt: skip
 from fwd.controller.page.facts import facts_of, seen_of
 from fwd.controller.page.live import Streams, states_of
+from fwd.controller.page.replay import offset_in, replay_of
 from fwd.controller.page.views import fleet_view
 from fwd.controller.page.visitors import PageError, StrangerError, Visiting, check_form, form_of, is_still, local_path
 from fwd.controller.sessions import LIFETIME_S
@@ -40,7 +41,8 @@ _NOT_DONE: Final = (LeaderlessError, NotLeaderError, StoreError, ConflictError)
 
 def _content(control: Control, path: str, query: Mapping[str, str]) -> Content | None:
     """Return what is on a page; None: there is no such page."""
-    fleet, events = fleet_view(facts_of(control)), control.happened.events
+    facts, events = facts_of(control), control.happened.events
+    fleet = fleet_view(facts)
     match path.split("/")[1:]:
         case [""] | ["map"]:
             return map_page(fleet, query.get("open", ""))
@@ -56,7 +58,9 @@ def _content(control: Control, path: str, query: Mapping[str, str]) -> Content |
             made = control.desk.records.operations.get(id)
             return operation_page(fleet, shown.operation(control, made)) if made is not None else None
         case ["events"]:
-            return events_page(fleet, events, query.get("host", ""), query.get("what", ""))
+            offset_s = offset_in(query.get("at", ""))
+            replay = replay_of(facts, control.past, offset_s) if offset_s is not None else None
+            return events_page(fleet, events, query.get("host", ""), query.get("what", ""), replay)
     return None
 
 
@@ -75,7 +79,8 @@ async def _show(request: Request, control: Controller, visitor: Visiting) -> Res
         return render.as_json(content.json)
     whole = f"{path}?{query}" if query else path
     return render.page(
-        "page.html", visitor=visitor, path=path, title=content.title, live=f"{_LIVE}?page={quote(whole, safe='')}",
+        "page.html", visitor=visitor, path=path, title=content.title,
+        live=f"{_LIVE}?page={quote(whole, safe='')}" if content.live else "",
         json=("/map.json" if path == "/" else f"{path}.json") + (f"?{query}" if query else ""),
         parts=render.parts_of(content, may_change=visitor.may_change),
     )  # fmt: skip

@@ -37,11 +37,7 @@ def run(lab: Lab, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     carried = talk_over_all(lab)
     clock.mark("traffic over all pairs")
 
-    # Whoever only looks needs no admin's token.
-    viewer = lab.directory / "viewer.token"
-    viewer.unlink(missing_ok=True)
-    viewer.touch(0o600)
-    viewer.write_text(f"{lab.api.create('tokens', role='viewer')['token']}\n")
+    viewer = viewer_token(lab)
 
     # All by which a program goes on from here.
     found = {
@@ -59,6 +55,23 @@ def run(lab: Lab, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found, indent=2) + "\n")
     return found
+
+
+def viewer_token(lab: Lab) -> Path:
+    """Return the file of a viewer's token, for who only looks; a second time it is the same."""
+    viewer = lab.directory / "viewer.token"
+    if not viewer.exists():
+        viewer.touch(0o600)
+        viewer.write_text(f"{lab.api.create('tokens', role='viewer')['token']}\n")
+    return viewer
+
+
+def to_look(url: str, viewer: Path) -> tuple[str, ...]:
+    """Say where the dashboard is, and by which token anybody may look at it."""
+    return (
+        f"dashboard    {url}/   (sign in with the token of the next line)",
+        f"viewer       {viewer.read_text().strip()}   (from {viewer})",
+    )
 
 
 class Clock:

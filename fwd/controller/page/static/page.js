@@ -1,7 +1,7 @@
 // What the pages do beside htmx: they tell ages, and when there are no data. Without it they work by being loaded again.
 (() => {
   'use strict';
-  const SILENT_S = 5, CONNECT_S = 10;
+  const SILENT_S = 5, CONNECT_S = 10, PLAYED_S = 15;
   let heardAt = performance.now() / 1000, ahead = 0, tried = heardAt;
 
   // htmx's markup comes from this controller's stream alone; nothing that is text is ever run.
@@ -30,7 +30,7 @@
 
   function tellSilence() {
     const now = performance.now() / 1000, silent = now - heardAt, stale = document.getElementById('stale');
-    if (!stale) return;
+    if (!stale || !document.getElementById('stream')) return; // what is of another time is not live
     const isSilent = silent > SILENT_S;
     document.body.classList.toggle('silent', isSilent);
     if (isSilent && stale.hidden) {
@@ -56,6 +56,42 @@
   function speak(text) {
     document.getElementById('part-news').textContent = text;
   }
+
+  // The last hour: the slider shows the map as it was, and the events up to then; a page that replays is not live.
+  let asked = 0, playing = 0;
+  async function replay() {
+    const form = document.getElementById('replay'), mine = ++asked;
+    document.getElementById('stream')?.remove();
+    const answer = await fetch(`/events?${new URLSearchParams(new FormData(form))}`).catch(() => null);
+    if (!answer || !answer.ok) { stop(); if (answer) leaveIf(answer.status); return; }
+    const text = await answer.text();
+    if (mine !== asked) return;
+    const page = new DOMParser().parseFromString(policy.createHTML(text), 'text/html');
+    for (const id of ['replay-out', 'part-events', 'part-as_of']) {
+      document.getElementById(id).replaceChildren(...page.getElementById(id).childNodes);
+    }
+    tellAges();
+  }
+
+  function stop() {
+    clearInterval(playing);
+    playing = 0;
+    document.getElementById('replay-play').textContent = 'Play';
+  }
+
+  function play() {
+    if (playing) return stop();
+    document.getElementById('replay-play').textContent = 'Stop';
+    playing = setInterval(() => {
+      const slider = document.getElementById('replay-at');
+      slider.value = Math.min(Number(slider.value) + PLAYED_S, 0);
+      replay();
+      if (Number(slider.value) >= 0) stop();
+    }, 500);
+  }
+
+  document.addEventListener('input', one => { if (one.target.id === 'replay-at') replay(); });
+  document.addEventListener('click', one => { if (one.target.id === 'replay-play') play(); });
 
   htmx.registerExtension('fwd', {
     init: api => api.initSecurity(trusted, never, never),

@@ -1,0 +1,64 @@
+"""How everything was in the last hour: states by name, as changes of them, so that a page can show any moment; no IO.
+
+Bounded by time and by the number of changes: whoever flaps shortens what is known, and makes nothing grow.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Final
+
+HOUR_S: Final = 3600.0
+CHANGES_MAX: Final = 20_000  # of single states
+GONE: Final = ""
+States = Mapping[str, str]
+
+
+class Past:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self.began_at: float | None = None  # from when on it is known, by the wall clock
+        self._first: dict[str, str] = {}  # how it was then
+        self._last: dict[str, str] = {}
+        self._changes: deque[tuple[float, dict[str, str]]] = deque()
+        self._count = 0
+
+    def note(self, states: States, wall: float) -> None:
+        """Take how everything is now. A clock that was set back makes no time twice: it goes on from then."""
+        if self.began_at is None:
+            self.began_at, self._first, self._last = wall, dict(states), dict(states)
+            return
+        changed = {key: state for key, state in states.items() if self._last.get(key) != state}
+        changed |= dict.fromkeys(self._last.keys() - states.keys(), GONE)
+        if changed:
+            self._changes.append((wall, changed))
+            self._last = dict(states)
+            self._count += len(changed)
+
+        # What is older than an hour, or too much, becomes how it was at first.
+        while self._changes and (self._count > CHANGES_MAX or wall - self._changes[0][0] > HOUR_S):
+            self.began_at, oldest = self._changes.popleft()
+            self._count -= len(oldest)
+            _apply(self._first, oldest)
+        self.began_at = min(max(self.began_at, wall - HOUR_S), wall)
+
+    def at(self, wall: float) -> States | None:
+        """Say how everything was at a moment; None: that is not known."""
+        if self.began_at is None or wall < self.began_at:
+            return None
+        found = dict(self._first)
+        for when, changed in self._changes:
+            if when > wall:
+                break
+            _apply(found, changed)
+        return found
+
+
+def _apply(states: dict[str, str], changed: States) -> None:
+    for key, state in changed.items():
+        if state == GONE:
+            states.pop(key, None)
+        else:
+            states[key] = state
