@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fwd.model.trace import Trace
 from fwd.proto.sample import Flow
-from fwd.tools.trace import Trace
 
 
 def follow(found: Trace, flow: Flow, told: Mapping[str, Any], status: Mapping[str, Any]) -> None:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from fwd.model.trace import Trace
 from fwd.proto.errors import UserError
 from fwd.proto.sample import Flow
 from fwd.router.client import ask
 from fwd.router.nexthop import NextHops, Target
 from fwd.tools.route import Route
 from fwd.tools.slot import slot_of
-from fwd.tools.trace import Trace
 
 _SIOCETHTOOL: Final = 0x8946
 _GET_FLAGS, _RX_HASH = 0x25, 1 << 28

@@ -46,9 +46,10 @@ def path(
 
     As root. Elsewhere the controller tells by what it can go. Exit status 0 if nothing breaks it, 1 if something does.
     """
+    from fwd.model.trace import flow_of
     from fwd.tools import path
 
-    flow = path.flow_of(source, destination, proto, sport, dport)
+    flow = flow_of(source, destination, proto, sport, dport)
     text, status = path.run(flow, control, router_control, as_json=json_)
     typer.echo(text)
     return status

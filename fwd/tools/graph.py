@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from fwd.tools.fleet import Fleet, Json, clusters_of, health_of, plain
+from fwd.model.seen import Fleet, Json, clusters_of, health_of, plain
 
 _COLOURS: Final = {"up": "#1a7f37", "down": "#b42318", "left": "#b42318"}
 _OTHER_COLOUR: Final = "#9a6700"  # neither good nor bad, or not known

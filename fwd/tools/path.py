@@ -10,44 +10,20 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
 from fwd.agent.client import ask as ask_gateway
-from fwd.model.words import is_address
+from fwd.controller import way
+from fwd.model.trace import Trace
 from fwd.proto.errors import UserError
 from fwd.proto.flow import TCP, UDP
 from fwd.proto.sample import Flow
-from fwd.tools import at_fleet, at_gateway, at_router
+from fwd.tools import at_gateway, at_router
 from fwd.tools.fleet import fetch
-from fwd.tools.route import ICMP, Route, device_towards, look_up
-from fwd.tools.trace import Trace
+from fwd.tools.route import Route, device_towards, look_up
 
-_PROTOCOLS: Final = {"tcp": TCP, "udp": UDP}
 _NOBODY: Final = "neither a gateway nor a router of fwd's takes it on this host"
-
-
-def flow_of(source: str, destination: str, protocol: str, sport: int | None, dport: int | None) -> Flow:
-    """Read the options. Raises UserError, one line that names the option."""
-    for option, text in (("--from", source), ("--to", destination)):
-        if not is_address(text):
-            raise UserError(f"{option}: {text!a} is no IP address")
-    near, far = ip_address(source), ip_address(destination)
-    if near.version != far.version:
-        raise UserError(f"--from and --to are of two IP versions: {near} and {far}")
-    if protocol == "icmp":
-        if sport is not None or dport is not None:
-            raise UserError("--proto icmp has no ports: leave --sport and --dport out")
-        return Flow(near, far, ICMP[near.version])
-    if protocol not in _PROTOCOLS:
-        raise UserError(f"--proto: {protocol!a}: use tcp, udp or icmp: the kernel tells the way of no others")
-    for name, port in (("--sport", sport), ("--dport", dport)):
-        if port is None:
-            raise UserError(f"{name} is missing: {protocol} hashes by its ports")
-        if not 1 <= port <= 65535:
-            raise UserError(f"{name}: {port} is no port: 1 to 65535")
-    return Flow(near, far, _PROTOCOLS[protocol], sport or 0, dport or 0)
 
 
 def run(flow: Flow, control: Path, router_control: Path, *, as_json: bool) -> tuple[str, int]:
@@ -103,7 +79,7 @@ def in_fleet(flow: Flow) -> Trace:
         fleet = fetch()
     except UserError as error:
         raise UserError(f"no router or gateway runs here, and the controller does not tell either: {error}") from None
-    at_fleet.follow(found, flow, fleet)
+    way.follow(found, flow, fleet)
     return found
 
 

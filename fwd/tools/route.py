@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
+from fwd.model.trace import ICMP
 from fwd.proto.flow import TCP, UDP
 from fwd.proto.sample import Address, Flow
 
-ICMP: Final = {4: 1, 6: 58}
 PROTOCOLS: Final = frozenset({TCP, UDP, *ICMP.values()})
 
 _GET_ROUTE, _ERROR, _REQUEST = 26, 2, 1

@@ -13,7 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from fwd.tools.fleet import Fleet, Json, carries, clusters_of, fetch, health_of, pairs_of, plain
+from fwd.model.seen import Fleet, Json, carries, clusters_of, health_of, pairs_of, plain
+from fwd.tools.fleet import fetch
 
 _PIPE_COLUMNS: Final = 120
 _GOOD, _WAITING, _BAD = "green", "yellow", "red"

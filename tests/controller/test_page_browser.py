@@ -82,6 +82,16 @@ def test_a_page_whose_controller_is_away_says_so_and_comes_back_by_itself(fleet:
         assert page.evaluate("window.mark") == 1
 
 
+def test_the_way_of_a_flow_is_on_the_map(fleet: Fleet, chromium: Browser) -> None:
+    with signed_in(fleet, chromium) as page:
+        page.get_by_role("link", name="Path").click()
+        for label, text in (("From", "10.1.0.5"), ("To", "10.2.0.5"), ("Source", "5000"), ("Destination", "80")):
+            page.get_by_label(label).fill(text)
+        page.get_by_role("button", name="Show the way").press("Enter")
+        expect(page.get_by_label("gateway b1, up, on the way")).to_be_visible()
+        expect(page.get_by_role("region", name="Nothing known here breaks it")).to_contain_text("0x0000aa01")
+
+
 def test_the_last_hour_is_replayed_on_the_map(fleet: Fleet, chromium: Browser) -> None:
     with signed_in(fleet, chromium) as page:
         page.goto("/events")
@@ -115,7 +125,7 @@ def test_a_page_works_without_scripts(fleet: Fleet, chromium: Browser) -> None:
 
 def test_axe_finds_nothing_on_any_page_light_or_dark(fleet: Fleet, chromium: Browser) -> None:
     pages = (
-        "/?open=a-b", "/gateways/a1", "/peerings/a-b", "/events?at=0", "/operations", "/plan?act=create&kind=cluster",
+        "/?open=a-b", "/path?from=10.1.0.5&to=10.2.0.5&sport=1&dport=2", "/gateways/a1", "/peerings/a-b", "/events?at=0", "/operations", "/plan?act=create&kind=cluster",
         "/plan?act=delete&kind=gateway&name=a1", "/gateways/none", "/sign-in",
     )  # fmt: skip
     before = fleet.gateways["a1"].status

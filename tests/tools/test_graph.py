@@ -82,7 +82,8 @@ def test_a_router_spreads_over_gateways_of_peered_clusters_alone() -> None:
 
 @pytest.mark.parametrize("format", list(Format))
 def test_the_same_fleet_gives_the_same_text_whatever_order_it_is_told_in(format: Format) -> None:
-    from fwd.tools.fleet import KINDS, read
+    from fwd.model.seen import KINDS
+    from fwd.tools.fleet import read
 
     texts = set()
     for seed in range(3):

@@ -9,10 +9,10 @@ import pytest
 from fleetkit import fleet
 
 from fwd.cli import _exit_status
+from fwd.controller.way import follow
+from fwd.model.trace import Trace
 from fwd.proto.sample import Flow
-from fwd.tools.at_fleet import follow
 from fwd.tools.path import _lines
-from fwd.tools.trace import Trace
 
 
 def followed(told: dict[str, list[dict[str, Any]]], source: str = "10.1.0.10", destination: str = "10.2.0.10") -> Trace:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from fwd.model.trace import Trace
 from fwd.proto.sample import Flow
 from fwd.tools.at_gateway import follow
-from fwd.tools.trace import Trace
 
 FLOW = Flow(ip_address("10.1.0.10"), ip_address("10.2.0.10"), 17, 5000, 53)
 TOLD = {"name": "vpc2", "tun": "fwd0", "within": True, "bucket": 7, "member": 1, "parked": False}

@@ -9,9 +9,10 @@ from typing import Any, Final
 from fwd.controller.happened import Event
 from fwd.controller.page.inside import Seen, inside_of
 from fwd.controller.page.layout import layout
-from fwd.controller.page.looks import LOOKS
+from fwd.controller.page.looks import LOOKS, Look
 from fwd.controller.page.replay import Replay
 from fwd.controller.page.views import FleetView, HostView, PeeringView
+from fwd.controller.page.way import Way
 from fwd.controller.page.why import Why, why_host, why_peering
 
 _EVENTS_SHOWN: Final = 200
@@ -38,7 +39,7 @@ def map_page(fleet: FleetView, opened: str) -> Content:
     hints = [why for host in fleet.hosts if host.look.state == "up" and (why := why_host(host)) is not None]
     values = {
         "fleet": fleet, "map": layout(fleet, opened), "whys": [*whys, *hints], "opened": opened,
-        "legend": [one for one in LOOKS.values() if one.state not in ("left", "unknown")],
+        "legend": _legend(),
     }  # fmt: skip
     return Content("Map", ("summary", "acts", "map", "whys", "tables", "clusters"), values, fleet, fleet)
 
@@ -103,6 +104,16 @@ def events_page(
     return Content("Events", ("replay", "events"), values, shown, then or fleet, live=replay is None)
 
 
+def path_page(fleet: FleetView, way: Way) -> Content:
+    """Which way a flow can go, on the map, too."""
+    pairs = [{"near": one.near.name, "far": one.far.name, "there": one.there, "back": one.back} for one in way.pairs]
+    values = {
+        "fleet": fleet, "way": way, "map": layout(fleet, way.peering), "on_way": way.hosts, "legend": _legend(),
+    }  # fmt: skip
+    shown = {"asked": way.asked, "error": way.error, "trace": way.trace, "pairs": pairs}
+    return Content("Path", ("path", "way", "map") if way.hosts else ("path", "way"), values, shown, fleet)
+
+
 def operations_page(fleet: FleetView, made: Sequence[Any]) -> Content:
     """The last changes, the last one first."""
     shown = {"operations": [one.model_dump() for one in made]}
@@ -112,6 +123,10 @@ def operations_page(fleet: FleetView, made: Sequence[Any]) -> Content:
 def operation_page(fleet: FleetView, one: Any) -> Content:
     """A change: its plan, how far it has come, and what came of it."""
     return Content(f"{one.act} {one.kind} {one.name}", ("operation",), {"one": one}, one.model_dump(), fleet)
+
+
+def _legend() -> list[Look]:
+    return [one for one in LOOKS.values() if one.state not in ("left", "unknown")]
 
 
 def _why(one: HostView | PeeringView) -> Why | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fwd.controller.api import shown
 from fwd.controller.control import Control
-from fwd.controller.members import drops_in, members_in
+from fwd.controller.members import Member, drops_in, members_in
 from fwd.controller.page.inside import Seen
 from fwd.controller.page.views import Facts, Share
 from fwd.controller.sights import TABLES_MAX, number_in
@@ -21,6 +23,12 @@ def facts_of(control: Control) -> Facts:
         heard={host: wall - (clock - beat.at) for host, beat in control.watch.beats.items()},
         bits_s=_bits_s(control, clock), shares=_shares(control), leading=standing.leading, leader=standing.leader,
     )  # fmt: skip
+
+
+def members_of(control: Control, host: str) -> Sequence[Member]:
+    """Read what a gateway has said of its members."""
+    beat = control.watch.beats.get(host)
+    return members_in(beat.status) if beat is not None else ()
 
 
 def seen_of(control: Control, host: str) -> Seen:

@@ -23,13 +23,15 @@ from fwd.controller.page.contents import (
     map_page,
     operation_page,
     operations_page,
+    path_page,
     peering_page,
 )  # fmt: skip
-from fwd.controller.page.facts import facts_of, seen_of
+from fwd.controller.page.facts import facts_of, members_of, seen_of
 from fwd.controller.page.live import Streams, states_of
 from fwd.controller.page.replay import offset_in, replay_of
 from fwd.controller.page.views import fleet_view
 from fwd.controller.page.visitors import PageError, StrangerError, Visiting, check_form, form_of, is_still, local_path
+from fwd.controller.page.way import way_of
 from fwd.controller.sessions import LIFETIME_S
 from fwd.controller.store import ConflictError, NotLeaderError, StoreError
 
@@ -57,6 +59,8 @@ def _content(control: Control, path: str, query: Mapping[str, str]) -> Content |
         case ["operations", id]:
             made = control.desk.records.operations.get(id)
             return operation_page(fleet, shown.operation(control, made)) if made is not None else None
+        case ["path"]:
+            return path_page(fleet, way_of(facts, fleet, query, lambda host: members_of(control, host)))
         case ["events"]:
             offset_s = offset_in(query.get("at", ""))
             replay = replay_of(facts, control.past, offset_s) if offset_s is not None else None
@@ -86,7 +90,7 @@ async def _show(request: Request, control: Controller, visitor: Visiting) -> Res
     )  # fmt: skip
 
 
-for _path in ("/", "/map.json", "/events", "/events.json", "/operations", "/operations.json"):
+for _path in ("/", "/map.json", "/events", "/events.json", "/path", "/path.json", "/operations", "/operations.json"):
     router.add_api_route(_path, _show)
 for _kind in ("gateways", "routers", "peerings", "operations"):
     router.add_api_route(f"/{_kind}/{{name}}", _show)

@@ -1,5 +1,5 @@
-"""A flow as the controller sees it, for a host that is neither router nor gateway: whose it is, by what it can go, and
-what is down of that. Which of several it takes, routers and gateways alone know. Pure.
+"""A flow as the controller sees it, for its pages, and for a host that is neither router nor gateway: whose it is, by
+what it can go, and what is down of that. Which of several it takes, routers and gateways alone know. Pure.
 """
 
 from __future__ import annotations
@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import ip_network
 
+from fwd.model.seen import Fleet, Json, carries, health_of, plain
+from fwd.model.trace import Trace
 from fwd.proto.sample import Address, Flow
-from fwd.tools.fleet import Fleet, Json, carries, health_of, plain
-from fwd.tools.trace import Trace
 
 _CARRYING = ("up", "degraded", "draining", "unreachable")
 

@@ -1,0 +1,79 @@
+"""Which way a flow can go, as the page tells it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from apikit import Api
+from pagekit import Browser
+from test_page_views import TWO, facts
+
+from fwd.controller.members import Member
+from fwd.controller.page.views import Facts, fleet_view
+from fwd.controller.page.way import Way, way_of
+
+ASKED = {"from": "10.1.0.5", "to": "10.2.0.5", "proto": "tcp", "sport": "5000", "dport": "80"}
+
+
+def way(known: Facts = TWO, more: dict[str, str] | None = None) -> Way:
+    members = {
+        "a1": [Member("a-b", 0, "running", "up", "b1.gateway.fwd", spi_out="0x11")],
+        "b1": [Member("a-b", 2, "running", "up", "a1.gateway.fwd", spi_out="0x22")],
+    }
+    return way_of(known, fleet_view(known), {**ASKED, **(more or {})}, lambda host: members.get(host, []))
+
+
+def test_a_way_has_its_gateways_members_and_sas_there_and_back() -> None:
+    found = way()
+    (pair,) = found.pairs
+    assert (pair.near.name, pair.far.name) == ("a1", "b1")
+    assert [(one.index, one.spi_out) for one in (*pair.there, *pair.back)] == [(0, "0x11"), (2, "0x22")]
+    assert found.hosts == {"a1", "b1", "ar", "br"}
+    assert found.ask == "fwd path --from 10.1.0.5 --to 10.2.0.5 --proto tcp --sport 5000 --dport 80"
+
+
+def test_the_other_direction_begins_at_the_other_side() -> None:
+    (pair,) = way(more={"from": "10.2.0.5", "to": "10.1.0.5"}).pairs
+    assert (pair.near.name, [one.spi_out for one in pair.there]) == ("b1", ["0x22"])
+
+
+def test_a_pair_that_does_not_carry_is_not_on_the_way() -> None:
+    known = facts({"a1": "up", "a2": "up", "b1": "up"}, {("a1", "b1"): "down", ("a2", "b1"): "up"})
+    assert [one.near.name for one in way(known).pairs] == ["a2"]
+    assert way(replace(TWO, pairs=[{**TWO.pairs[0], "state": "down"}])).trace is not None
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"from": "x"}, "from: 'x' is no IP address"),
+        ({"to": "fd00::1"}, "from and to are of two IP versions"),
+        ({"sport": ""}, "sport is missing"),
+        ({"dport": "1e3"}, "dport: '1e3' is no port"),
+        ({"proto": "sctp"}, "proto: 'sctp'"),
+        ({"proto": "icmp"}, "has no ports"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(more: dict[str, str], said: str) -> None:
+    found = way(more=more)
+    assert said in found.error
+    assert found.trace is None
+
+
+def test_the_page_shows_the_way_on_the_map_and_what_was_asked_is_text(api: Api) -> None:
+    told = api.peered()
+    for one, far in (("a1", "b1"), ("b1", "a1")):
+        sides = [{"identity": f"{far}.gateway.fwd", "up": True}]
+        api.beat(told[one], status={"ready": True, "peerings": [{"name": "a-b", "ready": True, "far": sides}]})
+    api.control.turn()
+    browser = Browser(api)
+    browser.sign_in(api.viewer)
+
+    text = browser.get("/path?from=10.1.0.5&to=10.2.0.5&sport=1&dport=2").text
+    assert "Nothing known here breaks it" in text
+    assert "gateway a1, up, on the way" in text
+    assert "is in no VPC" in browser.get("/path?from=10.9.0.5&to=10.2.0.5&sport=1&dport=2").text
+    assert browser.get("/path.json?from=10.1.0.5&to=10.2.0.5&sport=1&dport=2").json()["pairs"][0]["near"] == "a1"
+    assert "<b>" not in browser.get("/path?from=<b>&to=<b>&sport=<b>&proto=<b>").text
+    assert "Show the way" in browser.get("/path").text
