@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from runkit import Running
 
 from fwd.controller import keys
+from fwd.lab.waiting import until
 
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
 SOON_MS = 60_000  # a browser takes seconds for everything where others have the cores
@@ -104,6 +105,12 @@ class Fleet:
                 "ready": True,
                 "peerings": [{**table, "far": [{"identity": f"{far}1.gateway.fwd", "up": True}]}],
             }
+
+    def until(self, gateway: str, state: str) -> None:
+        """Wait for the controller's word of a gateway."""
+        with self.controller.client() as client:
+            path = f"/v1/gateways/{gateway}"
+            until(lambda: client.get(path).json()["health"]["state"] == state, f"{gateway} is {state}", SOON_MS / 1000)
 
 
 @contextmanager

@@ -85,11 +85,28 @@ def test_a_page_whose_controller_is_away_says_so_and_comes_back_by_itself(fleet:
 def test_the_way_of_a_flow_is_on_the_map(fleet: Fleet, chromium: Browser) -> None:
     with signed_in(fleet, chromium) as page:
         page.get_by_role("link", name="Path").click()
-        for label, text in (("From", "10.1.0.5"), ("To", "10.2.0.5"), ("Source", "5000"), ("Destination", "80")):
-            page.get_by_label(label).fill(text)
+        for name, text in (("from", "10.1.0.5"), ("to", "10.2.0.5"), ("sport", "5000"), ("dport", "80")):
+            page.locator(f"[name={name}]").fill(text)
         page.get_by_role("button", name="Show the way").press("Enter")
         expect(page.get_by_label("gateway b1, up, on the way")).to_be_visible()
         expect(page.get_by_role("region", name="Nothing known here breaks it")).to_contain_text("0x0000aa01")
+
+
+def test_changes_of_state_are_spoken_those_of_the_time_without_a_stream_too(fleet: Fleet, chromium: Browser) -> None:
+    before = fleet.gateways["a1"].status
+    with signed_in(fleet, chromium) as page:
+        news = page.get_by_role("status")
+        expect(page.get_by_label("gateway a1, up", exact=True)).to_be_visible()
+        page.context.set_offline(True)
+        expect(page.locator("#stale")).to_contain_text("No data since")
+        fleet.gateways["a1"].status = {**(before or {}), "ready": False, "waiting": ["no key"]}
+        fleet.until("a1", "degraded")
+        page.context.set_offline(False)
+        expect(news).to_contain_text("gateway a1 is degraded")
+
+        fleet.gateways["a1"].status = before
+        expect(news).to_contain_text("gateway a1 is up")
+        assert "bit/s" not in news.inner_text()
 
 
 def test_the_last_hour_is_replayed_on_the_map(fleet: Fleet, chromium: Browser) -> None:
@@ -125,7 +142,8 @@ def test_a_page_works_without_scripts(fleet: Fleet, chromium: Browser) -> None:
 
 def test_axe_finds_nothing_on_any_page_light_or_dark(fleet: Fleet, chromium: Browser) -> None:
     pages = (
-        "/?open=a-b", "/path?from=10.1.0.5&to=10.2.0.5&sport=1&dport=2", "/gateways/a1", "/peerings/a-b", "/events?at=0", "/operations", "/plan?act=create&kind=cluster",
+        "/?open=a-b", "/path?from=10.1.0.5&to=10.2.0.5&sport=1&dport=2", "/gateways/a1", "/peerings/a-b",
+        "/events?at=0", "/operations", "/plan?act=create&kind=cluster",
         "/plan?act=delete&kind=gateway&name=a1", "/gateways/none", "/sign-in",
     )  # fmt: skip
     before = fleet.gateways["a1"].status

@@ -13,7 +13,7 @@ from apikit import Api
 from pagekit import Browser
 
 from fwd.controller.page import live
-from fwd.controller.page.live import Streams, changed, frame, spoken_of
+from fwd.controller.page.live import Streams, changed, frame
 
 PAGE = Path(str(files("fwd.controller.page")))
 AXE = Path(__file__).parent / "axe"
@@ -31,21 +31,6 @@ def test_only_parts_that_have_changed_are_told(before: dict[str, str], after: di
     assert changed(before, after) == told
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "said"),
-    [
-        (None, {"gateway a": "up"}, ""),
-        ({"gateway a": "up"}, {"gateway a": "up"}, ""),
-        ({"gateway a": "up"}, {"gateway a": "down", "gateway b": "up"}, "gateway a is down, gateway b is up"),
-        ({"gateway a": "up"}, {}, "gateway a is gone"),
-        ({}, {f"gateway {n}": "up" for n in range(7)}, ", and 2 more"),
-    ],
-)
-def test_changes_of_state_are_spoken_and_nothing_else(before: object, after: dict[str, str], said: str) -> None:
-    spoken = spoken_of(before, after)  # type: ignore[arg-type]
-    assert spoken == said or (len(after) > 5 and spoken.endswith(said))
-
-
 def test_a_frame_has_a_line_of_data_for_each_line_of_a_part() -> None:
     text = frame({"map": "<b>1</b>\n\n<b>2</b>"}).decode()
     assert text.endswith("\n\n")
@@ -58,10 +43,10 @@ def test_who_reads_slowly_gets_the_last_state_and_no_queue(monkeypatch: pytest.M
     monkeypatch.setattr(live, "TURN_S", 0.0)
     looks = 0
 
-    async def look() -> tuple[dict[str, str], dict[str, str]]:
+    async def look() -> dict[str, str]:
         nonlocal looks
         looks += 1
-        return {"n": str(looks), "same": "x"}, {}
+        return {"n": str(looks), "same": "x"}
 
     async def read() -> list[bytes]:
         found = []
@@ -76,6 +61,20 @@ def test_who_reads_slowly_gets_the_last_state_and_no_queue(monkeypatch: pytest.M
     assert looks == 3
     assert b"same" in found[0]
     assert b"same" not in found[1]
+
+
+def test_what_several_pages_show_is_made_once_in_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams, made = Streams(), []
+
+    def make() -> dict[str, str]:
+        made.append(1)
+        return {}
+
+    for now in (10.1, 10.9, 11.1):
+        monkeypatch.setattr("time.monotonic", lambda now=now: now)
+        for key in ("one", "one", "other"):
+            streams.once(key, make)
+    assert len(made) == 4
 
 
 def test_a_stream_ends_with_the_session_and_is_refused_to_strangers(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

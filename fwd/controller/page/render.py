@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from fwd.controller.page.contents import Content
+from fwd.controller.page.live import states_of
 
 _POLICY: Final = "; ".join(
     (
@@ -68,9 +69,10 @@ def parts_of(content: Content, *, may_change: bool) -> dict[str, Markup]:
     fleet = content.fleet
     values = {
         **content.values, "title": content.title, "may_change": may_change,
-        "fleet_at": fleet.at, "leading": fleet.leading, "leader": fleet.leader,
+        "fleet_at": fleet.at, "leading": fleet.leading, "leader": fleet.leader, "states": states_of(fleet),
     }  # fmt: skip
-    return {name: Markup(rendered(f"part_{name}.html", **values)) for name in ("title", "as_of", *content.parts)}
+    names = ("title", "as_of", *content.parts, "states")
+    return {name: Markup(rendered(f"part_{name}.html", **values)) for name in names}
 
 
 def rendered(template: str, **values: Any) -> str:

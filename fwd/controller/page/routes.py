@@ -27,7 +27,7 @@ from fwd.controller.page.contents import (
     peering_page,
 )  # fmt: skip
 from fwd.controller.page.facts import facts_of, members_of, seen_of
-from fwd.controller.page.live import Streams, states_of
+from fwd.controller.page.live import Parts, Streams
 from fwd.controller.page.replay import offset_in, replay_of
 from fwd.controller.page.views import fleet_view
 from fwd.controller.page.visitors import PageError, StrangerError, Visiting, check_form, form_of, is_still, local_path
@@ -106,11 +106,14 @@ async def live(request: Request, control: Controller, visitor: Visiting, page: _
     if streams.full:
         raise PageError(503, "too many pages are open")
 
-    async def look() -> tuple[dict[str, Any], dict[str, str]] | None:
+    def parts() -> Parts | None:
         content = _content(control, whole.path, query)
-        if content is None or control.stopping or not await is_still(request, visitor):
+        return render.parts_of(content, may_change=visitor.may_change) if content is not None else None
+
+    async def look() -> Parts | None:
+        if control.stopping or not await is_still(request, visitor):
             return None
-        return render.parts_of(content, may_change=visitor.may_change), states_of(content.fleet)
+        return streams.once((page, visitor.may_change), parts)  # type: ignore[no-any-return]
 
     return StreamingResponse(streams.frames(look), media_type="text/event-stream", headers=render.HEADERS)
 

@@ -1,7 +1,7 @@
 // What the pages do beside htmx: they tell ages, and when there are no data. Without it they work by being loaded again.
 (() => {
   'use strict';
-  const SILENT_S = 5, CONNECT_S = 10, PLAYED_S = 15;
+  const SILENT_S = 5, CONNECT_S = 10, PLAYED_S = 15, SPOKEN_MAX = 5;
   let heardAt = performance.now() / 1000, ahead = 0, tried = heardAt;
 
   // htmx's markup comes from this controller's stream alone; nothing that is text is ever run.
@@ -53,6 +53,22 @@
     if (status === 401 || status === 404) location.reload();
   }
 
+  // Changes of state are read aloud, those of the time without a stream, too; nothing else is.
+  function states() {
+    return new Map([...document.querySelectorAll('#part-states [data-what]')].map(one => [one.dataset.what, one.textContent]));
+  }
+
+  let known = states();
+  function tellStates() {
+    const now = states();
+    const texts = [...now].filter(([what, word]) => known.get(what) !== word).map(([what, word]) => `${what} is ${word}`);
+    texts.push(...[...known.keys()].filter(what => !now.has(what)).map(what => `${what} is gone`));
+    known = now;
+    if (!texts.length) return;
+    const more = texts.length > SPOKEN_MAX ? `, and ${texts.length - SPOKEN_MAX} more` : '';
+    speak(texts.slice(0, SPOKEN_MAX).join(', ') + more);
+  }
+
   function speak(text) {
     document.getElementById('part-news').textContent = text;
   }
@@ -100,6 +116,7 @@
       const at = document.querySelector('#part-as_of time[data-clock]');
       if (at) ahead = Date.now() / 1000 - Number(at.dataset.clock);
       tellAges();
+      tellStates();
       tellSilence();
     },
     htmx_sse_error: (element, detail) => leaveIf(detail.status),
