@@ -140,10 +140,10 @@ def _lines(known: Evidence, now: float) -> Iterable[str]:
     if known.report is not None:
         said = "ready" if known.report.ready else "not ready: " + "; ".join(known.report.reasons)
         yield f"its heartbeat {_age(known.report.at, now)}: {said}"
-    for kind, sights in (("router", known.routers), ("partner", known.pairs)):
+    for kind, sights, asked in (("router", known.routers, "probes"), ("partner", known.pairs, "echoes")):
         for one in sights:
             way = f"{one.rtt_ms:.1f} ms, " if one.rtt_ms is not None else ""
-            said = f"up, {way}{one.loss:.1%} lost" if one.up else "no answer"
+            said = f"up, {way}{one.loss:.1%} lost" if one.up else f"no answer to its {asked}"
             said += f": {one.why}" if one.why else ""
             yield f"{kind} {one.by} {_age(one.at, now)}: {said}"
 

@@ -68,5 +68,5 @@ def test_evidence_has_its_age() -> None:
     assert said == (
         "its heartbeat 1.0 s ago: ready",
         "router ra 2.0 s ago: up, 0.3 ms, 1.0% lost",
-        "partner b1 0.0 s ago: no answer",
+        "partner b1 0.0 s ago: no answer to its echoes",
     )

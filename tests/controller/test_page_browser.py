@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from browserkit import Fleet, axe, chromium_runs, signed_in
+from browsekit import axe, chromium_runs
+from browserkit import Fleet, signed_in
 from playwright.sync_api import Browser, Route, expect
 from runkit import running, start
 
