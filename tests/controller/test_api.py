@@ -23,6 +23,18 @@ def test_what_is_created_is_listed_and_shown_with_its_revision(api: Api) -> None
     assert api.good("GET", "/v1/vpcs")["items"] == [shown.json()]
 
 
+def test_a_request_has_no_thread_of_its_own(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty gateways that report once a second would have as many."""
+
+    def thread(*_: object) -> None:
+        raise AssertionError("a part of it runs in a thread")
+
+    monkeypatch.setattr("anyio.to_thread.run_sync", thread)
+    told = api.peered()
+    api.beat(told["a1"])
+    api.good("GET", "/v1/pairs")
+
+
 def test_the_references_workflow_in_its_order(api: Api) -> None:
     """Gateways, a cluster of them for each VPC, a peering; a gateway more; all deleted again."""
     api.peered()

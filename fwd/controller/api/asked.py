@@ -163,6 +163,11 @@ def control_of(request: Request) -> Control:
     return control
 
 
+async def _control(request: Request) -> Control:
+    """Give a route its controller; what is not `async` would have a thread for each request."""
+    return control_of(request)
+
+
 def address_of(request: Request) -> str:
     """Whence a request comes, as strangers are counted."""
     return whence(request.client.host) if request.client else ""
@@ -215,7 +220,7 @@ def rate(rates: Rates, name: str, request: Request) -> None:
 Viewer = Annotated[Token, Depends(_viewer)]
 Admin = Annotated[Token, Depends(_admin)]
 Link = Annotated[roles.Host, Depends(_host)]
-Controller = Annotated[Control, Depends(control_of)]
+Controller = Annotated[Control, Depends(_control)]
 DryRun = Annotated[bool, Query(description="1: only say what would come of it")]
 IfMatch = Annotated[str | None, Header(description="the ETag of the object as it was seen")]
 
