@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import time
+from collections.abc import Iterable
+from itertools import count
+from pathlib import Path
+from typing import Any
 
 import pytest
 from browsekit import chromium_runs, looking
 from clusterkit import Cluster, MakeFleet, until
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
+from workflowkit import workflow
 
 SHOWN_S = 20.0  # 3 s, and a busy machine's delay
 # When the page says so first, by the clock that the test has, too.
@@ -53,3 +59,75 @@ def test_a_gateway_that_freezes_under_load_is_seen_with_its_line_and_why_and_com
         rows = page.get_by_role("region", name="Members").locator("tbody tr")
         expect(rows.first).to_contain_text("0x")
         expect(rows.first).to_contain_text("bit/s")
+
+
+class ByBrowser:
+    """Somebody who works with the dashboard alone. Where FWD_SCREENSHOTS names a directory, pictures go there."""
+
+    def __init__(self, page: Page) -> None:
+        self._page, self._numbers = page, count()
+
+    def create(self, kind: str, name: str, **fields: Any) -> None:
+        self._page.goto(f"/plan?act=create&kind={kind}")
+        self._page.locator("#f-name").fill(name)
+        if "cidrs" in fields:
+            self._page.locator("#f-cidrs").fill(",".join(fields["cidrs"]))
+        if "vpc" in fields:
+            self._page.locator("#f-vpc").select_option(fields["vpc"])
+        self._check(fields.get("gateways", ()))
+        for side, cluster in zip("ab", fields.get("clusters", ()), strict=False):
+            self._page.locator(f"#f-{side}").select_option(cluster)
+        self._carry_out(kind)
+
+    def gateways(self, cluster: str, names: list[str]) -> None:
+        self._page.goto(f"/plan?act=set&kind=cluster&name={cluster}")
+        for one in self._page.locator("[name=gateways]:checked").all():
+            one.uncheck()
+        self._check(names)
+        self._carry_out("cluster")
+
+    def delete(self, kind: str, name: str) -> None:
+        self._page.goto(f"/plan?act=delete&kind={kind}&name={name}")
+        self._page.locator("#confirm").fill(name)
+        self._page.get_by_role("button", name=f"Delete {kind} {name}").click()
+        expect(self._page.get_by_role("heading", level=1)).to_contain_text(f"delete {kind} {name}")
+
+    def token(self, vpc: str, kind: str) -> str:
+        self._page.goto("/plan?act=create&kind=token")
+        self._page.locator("#f-name").fill(f"token-{next(self._numbers)}")
+        for field, value in (("role", "join"), ("vpc", vpc), ("host", kind)):
+            self._page.locator(f"#f-{field}").select_option(value)
+        self._page.get_by_role("button", name="Show the plan").click()
+        self._page.locator("button.go").click()
+        lines = self._page.locator("pre code").inner_text().splitlines()
+        assert lines[-1].startswith("fwd join https://")
+        return str(lines[1])
+
+    def look(self, what: str) -> None:
+        self._page.goto("/?open=one-two")
+        expect(self._page.get_by_label(re.compile("^peering one-two, up"))).to_be_visible()
+        expect(self._page.locator(".line.pair.good").first).to_be_attached()
+        if where := os.environ.get("FWD_SCREENSHOTS"):
+            self._page.screenshot(path=Path(where) / f"dashboard-{what}.png", full_page=True)
+
+    def _check(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._page.locator(f"[name=gateways][value={name}]").check()
+
+    def _carry_out(self, kind: str) -> None:
+        self._page.get_by_role("button", name="Show the plan").click()
+        expect(self._page.get_by_role("heading", name="The plan")).to_be_visible()
+        self._page.locator("button.go").click()
+        expect(self._page.get_by_role("heading", level=1)).to_contain_text(f" {kind} ")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_the_whole_workflow_in_a_browser(fleets: MakeFleet) -> None:
+    lab = fleets(4, 3, up=False)
+    token = (lab.state / "admin.token").read_text().strip()
+    with (
+        chromium_runs() as chromium,
+        looking(chromium, lab.url, token, viewport={"width": 1280, "height": 800}) as page,
+    ):
+        workflow(lab, ByBrowser(page))
