@@ -81,9 +81,8 @@ class ByBrowser:
 
     def gateways(self, cluster: str, names: list[str]) -> None:
         self._page.goto(f"/plan?act=set&kind=cluster&name={cluster}")
-        for one in self._page.locator("[name=gateways]:checked").all():
-            one.uncheck()
-        self._check(names)
+        for one in self._page.locator("[name=gateways]").all():
+            one.set_checked(one.get_attribute("value") in names)
         self._carry_out("cluster")
 
     def delete(self, kind: str, name: str) -> None:
