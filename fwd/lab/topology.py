@@ -11,15 +11,17 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fwd.lab import processes
 from fwd.lab.hosts import Hosts
-from fwd.lab.world import LabError, Version, World
+from fwd.lab.waiting import until
+from fwd.lab.world import LabError, Link, Version, World
 
 # Of the usual world, a gateway at each of two sites.
 GATEWAYS = World().gateways
@@ -139,6 +141,43 @@ class Topology(World, Hosts):
         with contextlib.suppress(OSError):  # it is gone, or another lab's files are in it
             RUN_DIR.rmdir()
 
+    def is_there(self, host: str) -> bool:
+        """Whether a host has its namespace."""
+        return (_NETNS_DIR / self.ns(host)).exists()
+
+    def lose(self, host: str) -> None:
+        """Have a host be gone in a moment, as when its machine's power fails: namespace, links, and what ran there."""
+        # Whoever is killed may have forked once more just before.
+        while inside := processes.in_network_of(_NETNS_DIR / self.ns(host)):
+            for process in inside:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+            processes.end(inside)
+        _command(["ip", "netns", "del", self.ns(host)])
+
+    def make_again(self, host: str) -> None:
+        """Make a host anew that was lost, its links with it: others find a machine with other MAC addresses there."""
+        links = [link for link in self.links if host in (link.host, link.far_host)]
+        ends = [(one, device) for link in links for one, device in _ends(link) if one != host]
+
+        # The kernel takes the old links' far ends away in its own time.
+        until(lambda: not any(self._has(one, device) for one, device in ends), f"the links of {host} are gone")
+        self._make_host(host)
+        self._make_links(links)
+        for one, device in ends:
+            joined = [f"link set {device} master eth0"] if device in self.bridges.get(one, ()) else []
+            _ip(self.ns(one), [*joined, f"link set {device} up"])
+        _ip(self.ns(host), [f"link set {device} up" for device in self._devices(host)])
+
+        # What others had on these devices went with them.
+        _ip(self.ns(host), self._configuration(host))
+        for one, device in ends:
+            lines = [line for line in self._configuration(one) if f" dev {device} " in f"{line} "]
+            _ip(self.ns(one), lines)
+
+    def _has(self, host: str, device: str) -> bool:
+        return self.run(host, ["ip", "link", "show", device], check=False).returncode == 0
+
     @property
     def _record(self) -> Path:
         return self.run_dir / "topology.json"
@@ -147,15 +186,15 @@ class Topology(World, Hosts):
         return ["ip", "netns", "exec", self.ns(host), *argv]
 
     def _complete(self) -> bool:
-        return all((_NETNS_DIR / self.ns(host)).exists() for host in self.hosts)
+        return all(self.is_there(host) for host in self.hosts)
 
     def _make(self) -> None:
         self._make_run_dir()
         for host in self.hosts:
-            _command(["ip", "netns", "add", self.ns(host)])
-            self._set_sysctls(host)
-            _ip(self.ns(host), ["link set lo up"])
-        self._make_links()
+            self._make_host(host)
+        self._make_links(self.links)
+        for host, ports in self.bridges.items():
+            _ip(self.ns(host), ["link add eth0 type bridge", *(f"link set {port} master eth0" for port in ports)])
         for host in self.hosts:
             # All devices first: an address on a device whose far end is still down comes to life late.
             _ip(self.ns(host), [f"link set {dev} up" for dev in self._devices(host)])
@@ -192,13 +231,16 @@ class Topology(World, Hosts):
         words = [f"net.{key}={value}" for key, value in settings.items()]
         _command(self.command(host, ["sysctl", "-qw", *words]))
 
-    def _make_links(self) -> None:
-        for link in self.links:
+    def _make_host(self, host: str) -> None:
+        _command(["ip", "netns", "add", self.ns(host)])
+        self._set_sysctls(host)
+        _ip(self.ns(host), ["link set lo up"])
+
+    def _make_links(self, links: Iterable[Link]) -> None:
+        for link in links:
             mtu = ["mtu", str(link.mtu_bytes)]
             _command(["ip", "link", "add", link.device, "netns", self.ns(link.host), *mtu, "type", "veth",
                       "peer", "name", link.far_device, "netns", self.ns(link.far_host), *mtu])  # fmt: skip
-        for host, ports in self.bridges.items():
-            _ip(self.ns(host), ["link add eth0 type bridge", *(f"link set {port} master eth0" for port in ports)])
 
     def _devices(self, host: str) -> list[str]:
         return [*self.plan_of_addresses[host], *self.bridges.get(host, ())]
@@ -212,6 +254,11 @@ class Topology(World, Hosts):
             for address in both[: len(versions)]
         ]
         return lines + [f"route add {route}" for version in versions for route in self.routes(host, version)]
+
+
+def _ends(link: Link) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Both hosts of a link, each with its device."""
+    return (link.host, link.device), (link.far_host, link.far_device)
 
 
 def _ip(namespace: str, lines: Sequence[str]) -> None:
