@@ -81,7 +81,7 @@ class ByBrowser:
 
     def gateways(self, cluster: str, names: list[str]) -> None:
         self._page.goto(f"/plan?act=set&kind=cluster&name={cluster}")
-        for one in self._page.locator("[name=gateways]").all():
+        for one in self._page.locator("[name=gateways][type=checkbox]").all():
             one.set_checked(one.get_attribute("value") in names)
         self._carry_out("cluster")
 
