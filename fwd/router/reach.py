@@ -49,7 +49,9 @@ class Reach:
         self.said, self.heard_at, self.rtt_s = answer, now, now - sent_at
         self._window.append(True)
         self._hits += 1
-        self.up = self.up or self._hits >= HITS
+        if not self.up and self._hits >= HITS:
+            self.up = True
+            self._window.clear()  # what was missed while it was down, or just starting, is no loss of one that is up
         return True
 
     def void(self) -> None:

@@ -114,6 +114,16 @@ def test_an_answer_between_begins_the_count_anew(up: Probing) -> None:
     assert 0.6 < up.reach.loss < 0.7
 
 
+def test_what_was_missed_before_it_came_up_is_no_loss_of_its(probing: Probing) -> None:
+    probing.turns(HITS, answered=False)
+    probing.turns(MISSES + HITS, answered=True)
+    assert probing.reach.up
+    assert probing.reach.loss == 0.0
+    probing.turns(1, answered=False)
+    probing.turns(MISSES, answered=True)
+    assert probing.reach.loss > 0.1, "what it misses now is"
+
+
 def test_a_long_way_is_no_loss(up: Probing) -> None:
     for _ in range(20):
         nonces = [os.urandom(NONCE_BYTES) for _ in range(2)]
