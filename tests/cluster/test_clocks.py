@@ -81,3 +81,33 @@ def test_a_controller_whose_clock_is_off_is_told_and_traffic_goes_on(fleets: Mak
         renewed(lab, *lab.fleet.gateways)
         load.end()
     assert (load.lost, load.reordered, load.resets) == (0, 0, 0), max(load.silence_s)
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("off_s", [OFF_S, -OFF_S], ids=["ahead", "behind"])
+@pytest.mark.timeout(240)
+def test_a_gateway_whose_clock_is_off_carries_traffic_and_is_told(fleets: MakeFleet, off_s: int) -> None:
+    lab = fleets(2, 2, up=False)
+    shutil.rmtree(lab.state)
+    at(lab, -OLD_S)  # certificates are older than clocks are off
+    lab.fill()
+    at(lab, 0)
+    in_cluster(lab)
+    lab.wait_ready()
+    restarted(lab, "gw1", off_s)
+    lab.wait_ready()
+    until(lambda: "host.clock" in lab.events(), "it is told")
+    with lab.load() as load:
+        sent = lab.records("gw1")
+        until(lambda: lab.records("gw1") > sent + 1000, "traffic over it")
+        load.end()
+    assert (load.lost, load.reordered, load.resets) == (0, 0, 0), max(load.silence_s)
+    lab.until_health("gw1", "up", "degraded")
+
+
+def restarted(lab: Cluster, host: str, off_s: int) -> None:
+    """Start a gateway anew with another clock."""
+    lab.stop(host)
+    lab.until_uses("router1", **{one: "down" if one == host else "up" for one in ("gw1", "gw2")})
+    lab.clocks[host] = off_s
+    lab.start(host)
