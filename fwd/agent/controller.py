@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from heapq import nlargest
 from typing import Any
 
 from fwd.agent.view import GatewayView
@@ -19,7 +20,7 @@ Identities = Mapping[str, Sequence[str]]
 _LINES_MAX = 16
 _LINE_CHARACTERS_MAX = 300
 _MEMBERS_TOLD_MAX = 64  # of all peerings together: some 250 octets each
-_PEERINGS_TOLD_MAX = 64  # of which drops are told
+_DROPS_TOLD_MAX = 256  # reasons, of all peerings together: some 50 octets each
 _SPIS_MAX = 4
 
 
@@ -91,14 +92,24 @@ def summary(
         for one in whole.peerings
     ]
 
-    # Of each member what a page shows, as far as there is room; and what was dropped, by reason.
+    # Of each member what a page shows, as far as there is room.
     room = _MEMBERS_TOLD_MAX
-    for table, one in zip(peerings[:_PEERINGS_TOLD_MAX], whole.peerings, strict=False):
+    for table, one in zip(peerings, whole.peerings, strict=True):
         told_members = one.members[:room]
         room -= len(told_members)
         rekey_s = (rekeys_s or {}).get(one.name)
         table["each"] = [_member(member, one, identities.get(one.name, ()), rekey_s) for member in told_members]
-        table["drops"] = {reason: count for reason, count in one.drops.items() if count}
+        table["drops"] = {}
+
+    # And the most of what was dropped: a peer can have each peering drop for every reason that there is.
+    dropped = (
+        (count, number, reason)
+        for number, one in enumerate(whole.peerings)
+        for reason, count in one.drops.items()
+        if count
+    )
+    for count, number, reason in nlargest(_DROPS_TOLD_MAX, dropped):
+        peerings[number]["drops"][reason] = count
 
     draining = any(one.code == Code.DRAINING for one in whole.reasons)
     told = {"ready": whole.ready, "draining": draining, "waiting": lines, "peerings": peerings}
