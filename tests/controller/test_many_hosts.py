@@ -12,9 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
-from cakit import new_key, request
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from runkit import Running, running
+from hostkit import joined, member, peering
+from runkit import running
 
 from fwd.controller import keys
 
@@ -23,36 +22,17 @@ SECONDS = 12.0
 CORES_MAX, RESIDENT_MIB_MAX = 0.25, 150
 
 
-def joined(one: Running, client: httpx.Client, number: int) -> Path:
-    """Have a gateway join: the file of its link's key and certificate."""
-    vpc, name, key = "ab"[number % 2], f"g{number}", new_key()
-    token = client.post("/v1/tokens", json={"vpc": vpc}).json()["token"]
-    body = {
-        "token": token.split(".")[1], "kind": "gateway", "name": name, "link_csr": request(key),
-        "ike_csr": request(new_key()), "inner": [f"10.{number % 2 + 1}.0.{number + 1}"],
-        "outer": [f"192.0.2.{number + 1}"], "members": MEMBERS,
-    }  # fmt: skip
-    answer = client.post("/v1/join", json=body)
-    assert answer.status_code == 201, answer.text
-    path = one.state.parent / f"{name}.pem"
-    plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.write_bytes(plain + answer.json()["link_certificate"].encode())
-    return path
-
-
-def status(partner: str) -> dict[str, Any]:
-    """What a gateway says of itself, with a peering of as many members."""
-    members = [{"index": n, "state": "up", "rtt_ms": 1.5, "loss": 0.0} for n in range(MEMBERS)]
-    far = [{"identity": f"{partner}.fwd.internal", "address": "192.0.2.1", "up": True, "rtt_ms": 1.5, "loss": 0.0}]
-    table = {"name": "a-b", "ready": True, "rtt_ms": 1.5, "loss": 0.0, "far": far, "members": members}
-    return {"ready": True, "draining": False, "reasons": [], "peerings": [table]}
+def status(partner: str, turn: int) -> dict[str, Any]:
+    """What a gateway says of itself by now, with a peering of as many members, which have carried more than before."""
+    members = [member(n, partner) | {"out": 10_000 * turn, "in": 10_000 * turn} for n in range(MEMBERS)]
+    return {"ready": True, "draining": False, "waiting": [], "peerings": [peering(partner, members)]}
 
 
 async def live(url: str, authority: Path, link: Path, partner: str, end: float) -> int:
     """Report once a second, and read documents as they come: how many reports were heard."""
     context = ssl.create_default_context(cafile=authority)
     context.load_cert_chain(link)
-    heard = 0
+    heard = turn = 0
     async with httpx.AsyncClient(base_url=url, verify=context, trust_env=False, timeout=30) as client:
 
         async def read() -> None:
@@ -63,7 +43,8 @@ async def live(url: str, authority: Path, link: Path, partner: str, end: float) 
         reading = asyncio.create_task(read())
         await asyncio.sleep(random.random())
         while time.monotonic() < end:
-            body = {"applied": [1, 1], "seen": [1, 1], "status": status(partner), "version": "0.1.0"}
+            turn += 1
+            body = {"applied": [1, 1], "seen": [1, 1], "status": status(partner, turn), "version": "0.1.0"}
             answer = await client.post("/v1/heartbeat", json={**body, "time": time.time()})
             heard += answer.status_code == 200
             await asyncio.sleep(1.0)
@@ -86,7 +67,7 @@ def test_fifty_gateways_cost_a_quarter_of_a_core_at_most(tmp_path: Path) -> None
     with running(tmp_path) as one, one.client() as client:
         for vpc, net in (("a", 1), ("b", 2)):
             client.post("/v1/vpcs", json={"name": vpc, "cidrs": [f"10.{net}.0.0/16"]}).raise_for_status()
-        links = [joined(one, client, number) for number in range(GATEWAYS)]
+        links = [joined(one, client, "ab"[n % 2], f"g{n}", n + 1, MEMBERS) for n in range(GATEWAYS)]
         for number, vpc in enumerate("ab"):
             gateways = [f"g{n}" for n in range(number, GATEWAYS, 2)]
             client.post("/v1/clusters", json={"name": vpc, "vpc": vpc, "gateways": gateways}).raise_for_status()
