@@ -49,12 +49,18 @@ def host_page(fleet: FleetView, kind: str, name: str, events: Iterable[Event], s
     host = next((one for one in fleet.hosts if (one.kind, one.name) == (kind, name)), None)
     if host is None:
         return None
+
+    # What others say of it, and what it says of what is within.
     pairs = [(peering, pair) for peering in fleet.peerings for pair in peering.pairs if name in (pair.a, pair.b)]
     told = [one for one in events if one.host == name][-_EVENTS_OF_HOST:][::-1]
     why = why_host(host)
-    values = {"look": host.look, "old": host.old, "host": host, "pairs": pairs, "why": why, "events": told}
     inside = inside_of(seen, fleet.at)
-    values |= {"plot": inside.plot, "inside": inside}
+    values = {
+        "look": host.look, "old": host.old, "host": host, "pairs": pairs, "why": why, "events": told,
+        "plot": inside.plot, "inside": inside,
+    }  # fmt: skip
+
+    # The same as JSON, with figures in the place of plots.
     shown = {
         "past": seen.past, "host": host, "pairs": [pair for _, pair in pairs], "why": why, "events": told,
         "members": [

@@ -45,6 +45,8 @@ def _content(control: Control, path: str, query: Mapping[str, str]) -> Content |
     """Return what is on a page; None: there is no such page."""
     facts, events = facts_of(control), control.happened.events
     fleet = fleet_view(facts)
+
+    # The fleet as it is now, by its parts.
     match path.split("/")[1:]:
         case [""] | ["map"]:
             return map_page(fleet, query.get("open", ""))
@@ -59,6 +61,8 @@ def _content(control: Control, path: str, query: Mapping[str, str]) -> Content |
         case ["operations", id]:
             made = control.desk.records.operations.get(id)
             return operation_page(fleet, shown.operation(control, made)) if made is not None else None
+
+        # What is asked of it: the way of a flow, and how it was.
         case ["path"]:
             return path_page(fleet, way_of(facts, fleet, query, lambda host: members_of(control, host)))
         case ["events"]:

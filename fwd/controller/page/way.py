@@ -50,7 +50,8 @@ def way_of(
     facts: Facts, fleet: FleetView, query: Mapping[str, str], members_of: Callable[[str], Sequence[Member]]
 ) -> Way:
     """Follow the flow that is asked for, if one is."""
-    asked = {key: query.get(key, "").strip()[:64] for key in FIELDS} | {"proto": query.get("proto", "tcp")}
+    asked = {key: query.get(key, "").strip()[:64] for key in FIELDS}
+    asked["proto"] = asked["proto"] or "tcp"
     if not asked["from"] and not asked["to"]:
         return Way(asked)
     try:
@@ -80,15 +81,17 @@ def way_of(
         if near.vpc != found.facts["vpcs"][0]:
             near, far = far, near
         there, back = (
-            tuple(
-                one for one in members_of(this.name) if (one.peering, one.far) == (pair.peering, identity_of(to.name))
-            )
-            for this, to in ((near, far), (far, near))
+            _towards(to.name, pair.peering, members_of(this.name)) for this, to in ((near, far), (far, near))
         )
         pairs.append(PairWay(pair, near, far, there, back))
     routers = tuple(one for one in fleet.hosts if one.kind == "router" and one.vpc in found.facts["vpcs"])
     on_it = {host.name for one in pairs for host in (one.near, one.far)} | {one.name for one in routers}
     return Way(asked, "", found, found.facts["peering"], tuple(pairs), frozenset(on_it), routers, _command(asked))
+
+
+def _towards(gateway: str, peering: str, members: Sequence[Member]) -> tuple[Member, ...]:
+    """Return those of a gateway's members that are paired with another gateway's."""
+    return tuple(one for one in members if (one.peering, one.far) == (peering, identity_of(gateway)))
 
 
 def _port(key: str, text: str) -> int | None:
