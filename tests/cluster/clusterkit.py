@@ -35,7 +35,7 @@ FLOWS, HZ = 40, 25.0  # of numbered UDP
 STREAMS, STREAM_S = 16, 600.0  # of TCP, and after how long each ends and begins anew
 GAP_S_MAX = 2.0  # silence of any flow, on a busy machine
 NAME = "one-two"  # of the peering
-TALK, STREAM = "fwd.lab.fleet.talk", "fwd.lab.fleet.streams"
+TALK, STREAM = "fwd.lab.fleet.talk", "fwd.lab.streams"
 # What libfaketime does to other clocks than the wall's is put right: of the CPU (negative ids), and in sleeps.
 FAKED = """\
 import os, select, time

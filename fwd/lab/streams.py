@@ -1,12 +1,12 @@
 """TCP streams with answers, between hosts of a lab, each of which ends after a while and begins anew.
 
-`python -m fwd.lab.fleet.streams answer` sends back whatever comes. `… streams ask ADDRESS STREAMS SECONDS` keeps so
-many streams, each of which sends a block every 65 ms, so that no router's slot of it falls idle, for so long; then it
-hears all answers, ends, and another one from another port has its place. They begin together and first end one after
-the other. At SIGTERM all end, and one JSON object is printed:
+`python -m fwd.lab.streams answer` sends back whatever comes. `… streams ask ADDRESS STREAMS SECONDS` keeps so many
+streams, each of which sends a block every 65 ms, so that no router's slot of it falls idle, for so long; then it hears
+all answers, ends, and another one from another port has its place. They begin together and first end one after the
+other. At SIGTERM all end, and one JSON object is printed:
 
-    ended       streams of which all came back, and that ended by themselves
-    broken      why others did not
+    ended       streams of which all came back
+    broken      why others were not whole
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ async def _answer() -> None:
 class Streams:
     """Streams to one address, until `ending`."""
 
-    def __init__(self, address: str, seconds: float) -> None:
-        self._address, self._seconds = address, seconds
+    def __init__(self, address: str, seconds: float, block_bytes: int) -> None:
+        self._address, self._seconds, self._block_bytes = address, seconds, block_bytes
         self.ending = asyncio.Event()
         self.ended = 0
         self.broken: list[str] = []
@@ -73,8 +73,8 @@ class Streams:
             hearing = asyncio.create_task(_octets(reader))
             sent = 0
             async for _ in self._ticks(seconds):
-                writer.write(bytes(BLOCK_BYTES))
-                sent += BLOCK_BYTES
+                writer.write(bytes(self._block_bytes))
+                sent += self._block_bytes
             writer.write_eof()
             heard = await asyncio.wait_for(hearing, _ANSWERS_S)
         finally:
@@ -99,9 +99,9 @@ async def _octets(reader: asyncio.StreamReader) -> int:
     return heard
 
 
-async def _ask(address: str, count: int, seconds: float) -> None:
+async def _ask(address: str, count: int, seconds: float, block_bytes: int) -> None:
     """Keep streams until SIGTERM, and say what came of them."""
-    streams = Streams(address, seconds)
+    streams = Streams(address, seconds, block_bytes)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, streams.ending.set)
     print("ready", flush=True)
     await asyncio.gather(*(streams.again_and_again(seconds * (number + 1) / count) for number in range(count)))
@@ -109,15 +109,19 @@ async def _ask(address: str, count: int, seconds: float) -> None:
 
 
 def main() -> None:
-    parser = OneLineParser(prog="fwd.lab.fleet.streams", description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser = OneLineParser(prog="fwd.lab.streams", description=__doc__.partition("\n")[0] if __doc__ else "")
     roles = parser.add_subparsers(dest="role", required=True, parser_class=OneLineParser)
     roles.add_parser("answer")
     asking: argparse.ArgumentParser = roles.add_parser("ask")
     asking.add_argument("address")
     asking.add_argument("streams", type=int)
     asking.add_argument("seconds", type=positive)
+    asking.add_argument("--block-bytes", type=int, default=BLOCK_BYTES)
     wanted = parser.parse_args(sys.argv[1:])
-    asyncio.run(_answer() if wanted.role == "answer" else _ask(wanted.address, wanted.streams, wanted.seconds))
+    if wanted.role == "answer":
+        asyncio.run(_answer())
+    else:
+        asyncio.run(_ask(wanted.address, wanted.streams, wanted.seconds, wanted.block_bytes))
 
 
 if __name__ == "__main__":
