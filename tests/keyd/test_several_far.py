@@ -190,6 +190,15 @@ def test_a_delete_of_one_far_gateway_ends_its_members_sas_alone(undo: contextlib
     until((here, a), lambda: [far.established for far in here.told().far] == [True, False], "and that is told")
 
 
+def test_a_far_gateway_whose_members_step_aside_hears_it_and_the_other_does_not(undo: contextlib.ExitStack) -> None:
+    keyds = here, a, b = meet(undo)
+    until(keyds, all_send(keyds), "every member sends")
+    for ours in here.side.members[1::2]:  # those of the second one
+        ours.shared.leaves[0] = 1
+    until(keyds, lambda: all(one.shared.far_leaves_until[0] for one in b.side.members), "it is told")
+    assert not any(one.shared.far_leaves_until[0] for one in a.side.members)
+
+
 def test_our_device_gives_what_both_far_gateways_take(undo: contextlib.ExitStack) -> None:
     port = free_port((HERE, *FAR))
     here = Keyd(HERE, FAR, 2, port, undo)
