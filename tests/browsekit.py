@@ -36,11 +36,13 @@ def looking(chromium: Browser, url: str, token: str, **how: Any) -> Iterator[Pag
     page.get_by_label("Bearer token").fill(token)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name="Map")).to_be_visible()
+    page.wait_for_load_state("load")  # with its scripts
     yield page
     context.close()
     # What is said of a controller that does not answer, or goes while it does.
     away = ("Failed to load resource", "htmx: htmx:sse:error", "htmx: htmx:error: Failed to fetch")
-    assert not [one for one in faults if not one.startswith(away)]
+    said = [one for one in faults if not one.startswith(away)]
+    assert not said, said
 
 
 def axe(page: Page, *rules: str) -> list[str]:

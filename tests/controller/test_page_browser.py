@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -32,6 +33,12 @@ def chromium() -> Iterator[Browser]:
         yield browser
 
 
+def hears(page: Page) -> None:
+    """Wait until the stream of a page has said something."""
+    clock = page.locator("#part-as_of time")
+    expect(clock).not_to_have_text(clock.inner_text())
+
+
 def test_a_state_that_changes_is_on_the_page_without_a_reload(fleet: Fleet, chromium: Browser) -> None:
     with signed_in(fleet, chromium) as page:
         expect(page.get_by_label("gateway a1, up", exact=True)).to_be_visible()
@@ -46,6 +53,20 @@ def test_a_state_that_changes_is_on_the_page_without_a_reload(fleet: Fleet, chro
         fleet.gateways["a1"].status = before
         expect(page.get_by_label("gateway a1, up", exact=True)).to_be_visible()
         assert page.evaluate("window.mark") == 1
+
+
+def test_nothing_of_a_page_begins_before_its_last_script_however_late(fleet: Fleet, chromium: Browser) -> None:
+    def late(route: Route) -> None:
+        answer = route.fetch()
+        time.sleep(1)
+        route.fulfill(response=answer, body="window.early = !!window.begun;" + answer.text())
+
+    with signed_in(fleet, chromium) as page:
+        page.add_init_script("addEventListener('htmx:after:process', () => { window.begun = true; }, true)")
+        page.route(re.compile("page.js"), late)
+        page.goto("/")
+        assert page.evaluate("[window.begun, window.early]") == [True, False]
+        hears(page)
 
 
 def test_a_gateways_page_shows_what_goes_through_each_member_while_it_changes(fleet: Fleet, chromium: Browser) -> None:
@@ -98,11 +119,13 @@ def test_changes_of_state_are_spoken_those_of_the_time_without_a_stream_too(flee
     with signed_in(fleet, chromium) as page:
         news = page.get_by_role("status")
         expect(page.get_by_label("gateway a1, up", exact=True)).to_be_visible()
-        page.context.set_offline(True)
+        hears(page)
+        page.route(STREAM, lambda route: route.abort())
+        page.evaluate("document.getElementById('stream')._htmx.sse.reader.cancel()")
         expect(page.locator("#stale")).to_contain_text("No data since")
         fleet.gateways["a1"].status = {**(before or {}), "ready": False, "waiting": ["no key"]}
         fleet.until("a1", "degraded")
-        page.context.set_offline(False)
+        page.unroute(STREAM)
         expect(news).to_contain_text("gateway a1 is degraded")
 
         fleet.gateways["a1"].status = before

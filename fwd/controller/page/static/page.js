@@ -79,8 +79,8 @@
     const form = document.getElementById('replay'), mine = ++asked;
     document.getElementById('stream')?.remove();
     const answer = await fetch(`/events?${new URLSearchParams(new FormData(form))}`).catch(() => null);
-    if (!answer || !answer.ok) { stop(); if (answer) leaveIf(answer.status); return; }
-    const text = await answer.text();
+    const text = answer?.ok ? await answer.text().catch(() => null) : null;
+    if (text === null) { stop(); if (answer) leaveIf(answer.status); return; }
     if (mine !== asked) return;
     const page = new DOMParser().parseFromString(policy.createHTML(text), 'text/html');
     for (const id of ['replay-out', 'part-events', 'part-as_of']) {
