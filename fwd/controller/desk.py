@@ -73,6 +73,7 @@ class Desk:
     ) -> None:
         self.store, self.keys, self._lifetime_s, self._wall = store, keys, lifetime_s, wall
         self.term: int | None = None
+        self._who = ""  # as the store calls it while it leads
         self._followed = -1
         self.has_read = False
         self._stale = False  # a write has failed, and it may have been made
@@ -88,7 +89,16 @@ class Desk:
 
     async def lead(self, who: str) -> bool:
         """Try to lead, and read everything if that is so."""
-        term = await self.store.lead(who)
+        is_new = self.term is None
+        async with self._lock:
+            # A recovery gives up leading for a moment, and leads anew itself.
+            if is_new and self.term is not None:
+                return True
+            self._who = who
+            return await self._lead()
+
+    async def _lead(self) -> bool:
+        term = await self.store.lead(self._who)
         if term is not None:
             self._crl_of = -1  # another term's
             try:
@@ -109,7 +119,8 @@ class Desk:
 
     async def renew(self) -> bool:
         """Go on leading; False: that is over, and nothing is vouched for any more."""
-        if self.term is not None and not await self.store.renew():
+        term = self.term
+        if term is not None and not await self.store.renew() and self.term == term:
             self.step_down()
         if self.term is not None and self._stale:
             async with self._leading():
@@ -388,7 +399,7 @@ class Desk:
             await self.store.begin_epoch(term, above)
             self.step_down()
             await self.store.resign()
-            if not await self.lead(asked.who):
+            if not await self._lead():
                 raise LeaderlessError
             return await self._record(self.newest[0], asked, ())
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 from apikit import KEYS, Api, key_of
 from cakit import DAY_S, MONTH_S, NOW, new_key, request
@@ -713,6 +714,29 @@ def test_recovery_begins_above_all_that_hosts_have_seen(api: Api) -> None:
     assert api.desk.cluster_id != before
     assert read(api, api.desk.document("a1"), "a1").order == api.desk.newest
     assert api.beat(told).status_code == 200
+
+
+def test_recovery_is_not_disturbed_by_the_controllers_own_turns(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They lead if nobody does, and it leads anew: the second one would end the first one's term."""
+    api.peered()
+    resign = api.store.resign
+
+    async def slowly() -> None:
+        await resign()
+        await asyncio.sleep(0.05)
+
+    async def beside() -> httpx.Response:
+        asked = asyncio.create_task(api.http.post("/v1/recover", headers={"Authorization": f"Bearer {api.admin}"}))
+        while api.desk.term is not None:
+            await asyncio.sleep(0)
+        assert await api.desk.lead("turn")
+        return await asked
+
+    monkeypatch.setattr(api.store, "resign", slowly)
+    answer = api.run(beside())
+    assert answer.status_code == 200, answer.text
+    assert api.run(api.store.leader()) == "test"
+    api.good("POST", "/v1/vpcs", {"name": "after", "cidrs": ["10.77.0.0/16"]})
 
 
 def test_recovery_does_not_believe_a_host_of_a_term_that_cannot_be(api: Api) -> None:
