@@ -73,8 +73,7 @@ class Desk:
     ) -> None:
         self.store, self.keys, self._lifetime_s, self._wall = store, keys, lifetime_s, wall
         self.term: int | None = None
-        self._who = ""  # as the store calls it while it leads
-        self._followed = -1
+        self._who, self._followed = "", -1  # what it calls itself while it leads
         self.has_read = False
         self._stale = False  # a write has failed, and it may have been made
         self.cluster_id = ""
@@ -82,7 +81,8 @@ class Desk:
         self.crl, self._crl_at, self._crl_of = b"", float("-inf"), -1
         self._documents: dict[str, bytes] = {}
         self._take(Kept())
-        self._lock = asyncio.Lock()
+        # To begin to lead has a lock of its own: who writes need not wait for a store that is away.
+        self._lock, self._beginning = asyncio.Lock(), asyncio.Lock()
         self._news = asyncio.Event()
 
     # -- leading ------------------------------------------------------------------------------------------------------
@@ -90,15 +90,14 @@ class Desk:
     async def lead(self, who: str) -> bool:
         """Try to lead, and read everything if that is so."""
         is_new = self.term is None
-        async with self._lock:
+        async with self._beginning:
             # A recovery gives up leading for a moment, and leads anew itself.
             if is_new and self.term is not None:
                 return True
-            self._who = who
-            return await self._lead()
+            return await self._lead(who)
 
-    async def _lead(self) -> bool:
-        term = await self.store.lead(self._who)
+    async def _lead(self, who: str) -> bool:
+        self._who, term = who, await self.store.lead(who)
         if term is not None:
             self._crl_of = -1  # another term's
             try:
@@ -397,10 +396,11 @@ class Desk:
                     raise changes.RefusedError(text, conflict=True)
             above = max([term, *(one for one, _ in seen.values())])
             await self.store.begin_epoch(term, above)
-            self.step_down()
-            await self.store.resign()
-            if not await self._lead():
-                raise LeaderlessError
+            async with self._beginning:
+                self.step_down()
+                await self.store.resign()
+                if not await self._lead(self._who):
+                    raise LeaderlessError
             return await self._record(self.newest[0], asked, ())
 
     # -- who writes ---------------------------------------------------------------------------------------------------
