@@ -102,7 +102,6 @@ def open_key_log(path: Path) -> int:
 
 def listen_unix(path: Path, key: str = "gateway.control") -> socket.socket:
     """Listen on the control socket, in the place of one that nobody answers at; `key` names it. Raises UserError."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         if path.is_socket():
@@ -111,30 +110,38 @@ def listen_unix(path: Path, key: str = "gateway.control") -> socket.socket:
                 # Of one that is frozen the queue may be full: it is there all the same.
                 if other.connect_ex(str(path)) in (0, errno.EAGAIN):
                     raise UserError(f"{path}: another fwd answers there; stop it, or choose another {key}")
-            path.unlink()
         elif path.exists():
             raise UserError(f"{path}: {key} is no socket: choose a path where there is nothing else")
-        sock.bind(str(path))
-        path.chmod(0o660)
     except OSError as error:
-        sock.close()
         raise UserError(f"{path}: control socket ({key}): {error.strerror or error}") from None
-    sock.listen(32)
-    sock.setblocking(False)
-    return sock
+    return _listen_at(path, socket.SOCK_STREAM, 0o660, f"control socket ({key})")
 
 
 def listen_admin(path: Path) -> socket.socket:
     """Listen on the admin socket, beside a control socket that is ours already. Raises UserError."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return _listen_at(path, socket.SOCK_SEQPACKET, 0o600, "admin socket (beside gateway.control)")
+
+
+def _listen_at(path: Path, kind: int, mode: int, what: str) -> socket.socket:
+    """Listen at `path`, in the place of what is there. Raises UserError."""
+    sock = socket.socket(socket.AF_UNIX, kind)
+    made = path.with_name(f".{os.getpid():x}")
     try:
+        # Who sees the name may ask at once: it comes when the socket listens, and for whom it is meant alone.
+        made.unlink(missing_ok=True)
+        sock.bind(str(made))
+        made.chmod(mode)
+        sock.listen(32)
+
+        # A link, not a rename: of two that start at once the later one finds the name taken.
         path.unlink(missing_ok=True)
-        sock.bind(str(path))
-        path.chmod(0o600)
+        path.hardlink_to(made)
     except OSError as error:
         sock.close()
-        raise UserError(f"{path}: admin socket (beside gateway.control): {error.strerror or error}") from None
-    sock.listen(32)
+        raise UserError(f"{path}: {what}: {error.strerror or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            made.unlink(missing_ok=True)
     sock.setblocking(False)
     return sock
 

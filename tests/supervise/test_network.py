@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,22 @@ def test_the_control_socket_of_one_that_is_frozen_is_not_waited_for(tmp_path: Pa
     for sock in held:
         sock.close()
     sockets.listen_unix(path).close()
+
+
+@pytest.mark.parametrize("listen", [sockets.listen_unix, sockets.listen_admin])
+def test_who_sees_a_sockets_name_can_ask_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: Callable[[Path], socket.socket]
+) -> None:
+    path = tmp_path / "control"
+
+    class Watched(socket.socket):
+        def listen(self, backlog: int = 0) -> None:
+            assert not path.exists(), "the name was there before anybody listened"
+            super().listen(backlog)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", Watched)
+        listening = listen(path)
+    with listening, socket.socket(socket.AF_UNIX, listening.type) as asking:
+        asking.connect(str(path))
+    assert [one.name for one in tmp_path.iterdir()] == ["control"], "and nothing else is left"
