@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from fwd.controller.desk import Desk, LeaderlessError
+from fwd.controller.happened import crowded
 from fwd.controller.roles import DeniedError
 from fwd.controller.store import StoreError, Write
 from fwd.controller.tokens import Token, digest
@@ -96,12 +97,17 @@ class Sessions:
         return found
 
     async def _superfluous(self, now: float) -> list[str]:
-        """Name those that have ended, and of too many the first to end."""
+        """Name those that have ended; of too many the first to end of the token that has most, so that nobody signs
+        others out by signing in.
+        """
         entries, _ = await self._desk.store.read(_KEY)
-        kept = sorted((_session(one.value).ends_at, one.key) for one in entries)
-        ended = [key for ends_at, key in kept if now >= ends_at]
-        rest = [key for _, key in kept[len(ended) :]]
-        return (ended + rest[: max(0, len(rest) - SESSIONS_MAX + 1)])[:_FORGOTTEN_MAX]
+        kept = sorted(((_session(one.value), one.key) for one in entries), key=lambda one: (one[0].ends_at, one[1]))
+        gone = [key for session, key in kept if now >= session.ends_at]
+        rest = kept[len(gone) :]
+        while len(rest) >= SESSIONS_MAX and len(gone) < _FORGOTTEN_MAX:
+            _, key = rest.pop(crowded(session.token for session, _ in rest))
+            gone.append(key)
+        return gone[:_FORGOTTEN_MAX]
 
 
 def _key(secret: str) -> str:

@@ -100,6 +100,7 @@ def test_what_the_api_refuses_is_refused_with_the_same_words(api: Api, admin: Br
     assert "vpc a is used by cluster a, gateway a1" in text
     assert "is there already" in plan(admin, act="create", kind="vpc", name="a", cidrs="10.9.0.0/16")
     assert "this controller upgrades nothing" in plan(admin, act="upgrade", kind="gateway", name="a1")
+    assert "gateway: expected 1 to 32 small letters" in plan(admin, act="upgrade", kind="gateway", name="A 1")
     form_key = admin.form_key()
     fields = {"form_key": form_key, "act": "delete", "kind": "vpc", "name": "a", "confirm": "a", "seen": "1"}
     assert admin.send("/plan", fields | {"seen": str(api.good("GET", "/v1/vpcs/a")["revision"])}).status_code == 409

@@ -98,7 +98,7 @@ def test_a_form_from_elsewhere_is_refused_and_noted(
 def test_a_form_without_its_key_or_with_anothers_is_refused(browser: Browser) -> None:
     other = Browser(browser.api)
     other.sign_in(browser.api.viewer)
-    for fields in ({"x": "1"}, {"form_key": ""}, {"form_key": other.form_key()}):
+    for fields in ({"x": "1"}, {"form_key": ""}, {"form_key": "é"}, {"form_key": other.form_key()}):
         assert browser.send("/sign-out", fields).status_code == 403
     assert browser.get("/").status_code == 200
 
@@ -143,6 +143,17 @@ def test_sessions_are_bounded_and_the_oldest_go(api: Api) -> None:
     entries, _ = api.run(api.store.read("session/"))
     assert len(entries) == SESSIONS_MAX
     assert Browser(api, first).get("/map.json").status_code == 401
+
+
+def test_who_signs_in_without_end_signs_nobody_else_out(api: Api) -> None:
+    """With a viewer's token nobody could have kept an admin's session."""
+    admin, viewer = Browser(api), api.desk.records.tokens["page"]
+    assert admin.sign_in(api.admin).status_code == 303
+    for n in range(SESSIONS_MAX):
+        api.run(api.control.sessions.begin(viewer, api.now + 1 + n / 1000))
+    api.now += 3  # what was seen a moment ago is not believed any more
+    assert admin.get("/map.json").status_code == 200
+    assert len(api.run(api.store.read("session/"))[0]) == SESSIONS_MAX
 
 
 def test_what_is_no_form_is_not_read_as_one(browser: Browser) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from fwd.controller import changes
 from fwd.controller.api import objects, others
@@ -23,6 +23,7 @@ from fwd.model.mistakes import reason_of
 
 REFUSED: Final = (RefusedError, StaleError, ConflictError, RequestError, TokenError)
 NOT_DONE: Final = (LeaderlessError, NotLeaderError, StoreError)
+_Body = TypeVar("_Body", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ async def perform(control: Control, person: Token, wanted: Wanted, seen: int | N
     if wanted.kind == "token":
         return await _token(control, person, wanted, dry_run=dry_run)
     if wanted.act == "upgrade":
-        body = others.UpgradeWanted(gateways=[wanted.name])
-        answer = await others.upgrade(control, person, body, dry_run)
+        upgrade = _read(others.UpgradeWanted, "gateway", {"gateways": [wanted.name]})
+        answer = await others.upgrade(control, person, upgrade, dry_run)
         return Came(tuple(answer.plan), answer.operation or "")
 
     # Objects of the fleet.
@@ -67,11 +68,16 @@ def _act(wanted: Wanted) -> Callable[[Fleet], Fleet]:
     return lambda fleet: changes.change(fleet, kind, name, fields)
 
 
-async def _token(control: Control, person: Token, wanted: Wanted, *, dry_run: bool) -> Came:
+def _read(model: type[_Body], what: str, body: dict[str, Any]) -> _Body:
+    """Read what the API's own route would read of a body. Raises RefusedError."""
     try:
-        body = others.TokenWanted(**body_of(wanted))
+        return model(**body)
     except ValidationError as error:
-        raise RefusedError(f"token: {reason_of(error.errors()[0])}") from None
+        raise RefusedError(f"{what}: {reason_of(error.errors()[0])}") from None
+
+
+async def _token(control: Control, person: Token, wanted: Wanted, *, dry_run: bool) -> Came:
+    body = _read(others.TokenWanted, "token", body_of(wanted))
     if body.role == "join" and body.vpc not in control.desk.kept.fleet.vpc:
         raise RefusedError("token: one that a host joins with needs a VPC that is there")
     if dry_run:

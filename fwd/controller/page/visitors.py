@@ -96,7 +96,7 @@ async def form_of(request: Request) -> Mapping[str, str]:
 
 def check_form(visitor: Visitor, form: Mapping[str, str]) -> None:
     """See that a form is of this session. Raises PageError."""
-    if not visitor.form_key or not hmac.compare_digest(visitor.form_key, form.get("form_key", "")):
+    if not visitor.form_key or not hmac.compare_digest(visitor.form_key.encode(), form.get("form_key", "").encode()):
         raise PageError(403, "this form is of another session: load the page again")
 
 
