@@ -19,6 +19,7 @@ from fwd.controller.desk import Asked
 from fwd.controller.health import FRESH_S, Health
 from fwd.controller.records import Operation
 from fwd.controller.sights import number_in
+from fwd.controller.store import Write
 from fwd.controller.upgrade import Act, Facts, Phase, Step
 from fwd.model.fleet import Gateway
 from fwd.proto.logged import event
@@ -56,8 +57,7 @@ class Upgrades:
         gateways = self.control.desk.kept.fleet.gateway
         if not self.command:
             raise changes.RefusedError("there is no upgrade_command in controller.toml", conflict=True)
-        if self._course is not None:
-            raise changes.RefusedError(f"{self._course.operation.id} is under way: one at a time", conflict=True)
+        self._check_free()
         for name in names:
             if name not in gateways:
                 raise changes.RefusedError(f"there is no gateway {name}", missing=True)
@@ -71,12 +71,21 @@ class Upgrades:
         """Begin with some gateways. Raises as `plan` does, and what the desk does."""
         plan = self.plan(names)
         steps = [Step(name) for name in names]
-        made = await self.control.desk.begin(
-            asked, lambda known: (), plan=tuple(plan), steps=tuple(one.line for one in steps)
-        )
+
+        # Whoever has asked at the same time may have begun while this one waited to write.
+        def nothing_beside(known: records.Records) -> Sequence[Write]:
+            self._check_free()
+            return ()
+
+        lines = tuple(one.line for one in steps)
+        made = await self.control.desk.begin(asked, nothing_beside, plan=tuple(plan), steps=lines)
         self._course = _Course(made, asked, steps)
         self.acts.working.add(made.id)
         return made
+
+    def _check_free(self) -> None:
+        if self._course is not None:
+            raise changes.RefusedError(f"{self._course.operation.id} is under way: one at a time", conflict=True)
 
     async def turn(self) -> None:
         """Go on: due each second. Raises what the desk does; the next turn goes on."""

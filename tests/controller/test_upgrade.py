@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from apikit import Api
 from test_spawn import program
@@ -263,6 +264,22 @@ def test_one_at_a_time_and_none_without_a_command(bed: Bed) -> None:
     bed.run(id)
     bed.upgrades.command = ()
     assert "no upgrade_command" in bed.ask("a2").json()["detail"]
+
+
+def test_of_two_who_ask_at_once_one_is_refused(bed: Bed) -> None:
+    """The later one took the earlier one's place, which never ended."""
+    headers = {"Authorization": f"Bearer {bed.api.admin}"}
+
+    async def both() -> list[httpx.Response]:
+        asked = [bed.api.http.post("/v1/upgrade", headers=headers, json={"gateways": [name]}) for name in ("a1", "a2")]
+        return list(await asyncio.gather(*asked))
+
+    first, second = sorted(bed.api.run(both()), key=lambda one: one.status_code)
+    assert (first.status_code, second.status_code) == (202, 409)
+    id = first.json()["operation"]
+    assert f"{id} is under way" in second.json()["detail"]
+    assert bed.run(id)["result"] == "done"
+    assert not bed.upgrades.acts.working
 
 
 def test_a_gateway_that_is_upgraded_is_not_restarted_meanwhile(bed: Bed) -> None:
