@@ -112,7 +112,10 @@ def summary(
         peerings[number]["drops"][reason] = count
 
     draining = any(one.code == Code.DRAINING for one in whole.reasons)
-    told = {"ready": whole.ready, "draining": draining, "waiting": lines, "peerings": peerings}
+    told = {
+        "ready": whole.ready, "draining": draining, "waiting": lines, "peerings": peerings,
+        "uptime_s": whole.gateway.uptime_s,
+    }  # fmt: skip
     return json.dumps(told if routers is None else {**told, "routers": routers}).encode()
 
 

@@ -13,14 +13,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from fwd.controller import mend, records, spawn
 from fwd.controller.control import Control
 from fwd.controller.desk import Asked
 from fwd.controller.health import FRESH_S, Health
 from fwd.controller.mend import Seen
-from fwd.controller.records import Records
+from fwd.controller.records import Operation, Records
 from fwd.controller.store import Write
 from fwd.model.fleet import Gateway, Router
 from fwd.proto.logged import event
@@ -97,12 +97,27 @@ class Acts:
             control.watch.tell_once(_REFUSED, name, decision.refused.get(name, ""), wall)
         for name, reason in decision.restart.items():
             asked = Asked(SELF, "restart", spawn.words_of(hosts[name])["kind"], name, wall)
-            argv = spawn.filled(self.rules.command, spawn.words_of(hosts[name]))
-            made = await control.desk.begin(asked, partial(_counted, name, wall), reason=reason)
-            control.watch.note("host.restart", name, f"{made.id}: {reason}", wall)
-            self.busy[name] = "is being restarted"
-            self.working.add(made.id)
+            argv = self.argv_of(hosts[name])
+            made = await self.begin(asked, reason)
             self._running[made.id] = asyncio.create_task(self._restart(made.id, name, argv))
+
+    def argv_of(self, host: Gateway | Router) -> list[str]:
+        """What restarts a host."""
+        return spawn.filled(self.rules.command, spawn.words_of(host))
+
+    async def begin(self, asked: Asked, reason: str, **about: Any) -> Operation:
+        """Note a restart before it is made; from now on nothing else is done with this host, nor one of its group."""
+        self.busy[asked.name] = mend.BUSY
+        try:
+            made = await self.control.desk.begin(
+                asked, partial(_counted, asked.name, asked.now), reason=reason, **about
+            )
+        except BaseException:
+            self.busy.pop(asked.name, None)
+            raise
+        self.control.watch.note("host.restart", asked.name, f"{made.id}: {reason}", asked.now)
+        self.working.add(made.id)
+        return made
 
     def seen(self, name: str) -> Seen:
         """How a host is, as of this turn."""

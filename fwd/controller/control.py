@@ -40,6 +40,16 @@ class Upgrading(Protocol):
         """Begin."""
 
 
+class Restarting(Protocol):
+    """What restarts hosts for people (restarts.py)."""
+
+    def plan(self, kind: str, name: str, seen: tuple[str, str, int] | None = None) -> list[str]:
+        """Say what would be done."""
+
+    async def begin(self, asked: Asked, seen: tuple[str, str, int] | None = None) -> Operation:
+        """Begin."""
+
+
 @dataclass
 class Control:
     """See the module. `wall`: the time of day; `clock`: one that is never set; `url`: where hosts find it."""
@@ -62,6 +72,7 @@ class Control:
     past: Past = field(default_factory=Past)
     webhook: Webhook | None = None
     upgrading: Upgrading | None = None
+    restarting: Restarting | None = None
     stopping: bool = False
     watch: Watch = field(init=False)
     sessions: Sessions = field(init=False)

@@ -1,14 +1,16 @@
-"""Decide which hosts are restarted now, and of the others that are down why not: pure.
+"""Decide which hosts are restarted now, and of the others that are down why not; and say why a person may not: pure.
 
 Only who is *down* is restarted, which means missed by those that send to it; who is merely silent keeps its traffic. A
 fault of the controller, or of those by whose word it judges, must not become one of a cluster. So of a group (the
 gateways of a cluster, the routers of a VPC) one host goes at a time, a host a few times in ten minutes, and never one
 that says of itself that it is ready while nobody else of its group carries anything: it may be the last that does.
+
+A person may have any other host restarted, by the same rules; one that may carry, as long as another of its group does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,7 +22,9 @@ LIMIT_S: Final = 600.0  # within which a host is restarted so often
 DOWN_S: Final = 3.0  # down for so long before it is restarted: what comes back by itself is let be
 SPEAKS_S: Final = 30.0  # the same of one that speaks: it may be starting, or mends itself
 WAIT_S: Final = 120.0  # within which a host is back; from then on the restart has failed
-_CARRIES: Final = (Health.UP, Health.DEGRADED, Health.UNREACHABLE)
+SURE: Final = (Health.UP, Health.DEGRADED)  # who carries for sure
+_CARRIES: Final = (*SURE, Health.UNREACHABLE)
+BUSY: Final = "is being restarted"
 
 
 @dataclass(frozen=True)
@@ -84,27 +88,71 @@ def decide(
     refused: dict[str, str] = {}
     waiting: dict[str, str] = {}
     recent = lately(history, wall)
-    busy = {name: one.busy for name, one in hosts.items() if one.busy}
-    busy |= {one.host: "is being restarted" for one in recent if _under_way(one, hosts, wall, wait_s)}
+    busy = _busy(hosts, recent, wall, wait_s)
 
     for name, one in sorted(hosts.items()):
         if one.health is not Health.DOWN or one.for_s < (SPEAKS_S if one.speaks else DOWN_S):
             continue
-        others = sorted(mate for mate in _mates(name, groups) if mate in busy)
         if name in busy:
             waiting[name] = busy[name]
         elif one.drained:
             waiting[name] = "is drained: whoever has done so may be at work on it"
         elif sum(before.host == name for before in recent) >= limit:
             refused[name] = f"restarted {limit} times in {LIMIT_S / 60:.0f} minutes, and down again: see to it"
-        elif alone := _alone(name, hosts, groups) if one.ready else "":
+        elif alone := alone_in(name, hosts, groups, _CARRIES) if one.ready else "":
             refused[name] = f"says that it is ready, and nobody else of {alone} carries: it may be the last that does"
-        elif others:
-            waiting[name] = f"{others[0]} {busy[others[0]]}, and of a group one goes at a time"
+        elif other := _other(name, busy, groups):
+            waiting[name] = other
         else:
             restart[name] = f"down for {one.for_s:.0f} s: {one.why}"
-            busy[name] = "is being restarted"
+            busy[name] = BUSY
     return Decision(restart, refused, waiting)
+
+
+def why_not(
+    name: str,
+    hosts: Mapping[str, Seen],
+    groups: Mapping[str, Sequence[str]],
+    history: Sequence[Restarted],
+    wall: float,
+    *,
+    limit: int = LIMIT,
+    wait_s: float = WAIT_S,
+) -> str:
+    """Say why a person may not have a host restarted now; empty if he may."""
+    one, recent = hosts[name], lately(history, wall)
+    busy = _busy(hosts, recent, wall, wait_s)
+    if name in busy:
+        return f"it {busy[name]}"
+    if sum(before.host == name for before in recent) >= limit:
+        return f"it was restarted {limit} times in {LIMIT_S / 60:.0f} minutes: see to it, or wait"
+    if other := _other(name, busy, groups):
+        return other
+
+    # Only of one that is down, and does not say otherwise, or that was drained, is known that it carries nothing.
+    may_carry = not one.drained and (one.health is not Health.DOWN or one.ready)
+    if alone := alone_in(name, hosts, groups) if may_carry else "":
+        return f"nobody else of {alone} carries: it may be the last that does"
+    return ""
+
+
+def alone_in(
+    name: str, hosts: Mapping[str, Seen], groups: Mapping[str, Sequence[str]], carries: Collection[Health] = SURE
+) -> str:
+    """Name the first of a host's groups of which nobody else carries, or goes on to; empty: there is none."""
+    for group, members in groups.items():
+        mates = [hosts[one] for one in members if one != name and one in hosts]
+        if name in members and not any(one.health in carries and not one.busy for one in mates):
+            return group
+    return ""
+
+
+def is_back(seen: Seen, uptime_s: float | None, since_s: float, *, gone: bool) -> bool:
+    """Whether a host that was restarted `since_s` ago is well again. `uptime_s`: for how long it says that it runs, if
+    it does; of an older release, which does not, it must have been missed meanwhile (`gone`).
+    """
+    is_anew = gone if uptime_s is None else uptime_s <= since_s
+    return is_anew and seen.speaks and seen.health in (*SURE, Health.DRAINING)
 
 
 def _under_way(one: Restarted, hosts: Mapping[str, Seen], wall: float, wait_s: float) -> bool:
@@ -114,14 +162,14 @@ def _under_way(one: Restarted, hosts: Mapping[str, Seen], wall: float, wait_s: f
     return is_away and abs(wall - one.at) < wait_s
 
 
-def _mates(name: str, groups: Mapping[str, Sequence[str]]) -> set[str]:
-    return {mate for members in groups.values() if name in members for mate in members} - {name}
+def _busy(hosts: Mapping[str, Seen], recent: Sequence[Restarted], wall: float, wait_s: float) -> dict[str, str]:
+    """With whom something is done, and what."""
+    busy = {name: one.busy for name, one in hosts.items() if one.busy}
+    return busy | {one.host: BUSY for one in recent if _under_way(one, hosts, wall, wait_s)}
 
 
-def _alone(name: str, hosts: Mapping[str, Seen], groups: Mapping[str, Sequence[str]]) -> str:
-    """The first of its groups of which nobody else carries anything; empty: there is none."""
-    own = {group: members for group, members in groups.items() if name in members}
-    for group, members in own.items():
-        if not any(hosts[mate].health in _CARRIES for mate in members if mate != name and mate in hosts):
-            return group
-    return ""
+def _other(name: str, busy: Mapping[str, str], groups: Mapping[str, Sequence[str]]) -> str:
+    """Say for which other host of its groups this one waits; empty: for none."""
+    mates = {mate for members in groups.values() if name in members for mate in members} - {name}
+    others = sorted(mate for mate in mates if mate in busy)
+    return f"{others[0]} {busy[others[0]]}, and of a group one goes at a time" if others else ""

@@ -33,6 +33,7 @@ from fwd.controller.door import Door
 from fwd.controller.history import History
 from fwd.controller.page.facts import facts_of
 from fwd.controller.page.replay import states_in
+from fwd.controller.restarts import Restarts
 from fwd.controller.store import ConflictError, NotLeaderError, StoreError
 from fwd.controller.tls import PeerProtocol, Server
 from fwd.controller.upgrades import Upgrades
@@ -97,7 +98,8 @@ class Service:
         rules = Rules(about.restart_command, about.restart_limit, about.restart_wait, about.restart_timeout)
         self._acts = Acts(control, rules)
         self._upgrades = Upgrades(control, self._acts, about.upgrade_command, about.upgrade_timeout)
-        control.upgrading = self._upgrades
+        self._restarts = Restarts(control, self._acts)
+        control.upgrading, control.restarting = self._upgrades, self._restarts
         self._hook = Webhook(hook, self._about) if hook is not None else None
         if self._hook is not None:
             control.happened.listeners.append(self._hook.put)
@@ -115,6 +117,7 @@ class Service:
         finally:
             await _ended(turning)
             await self._upgrades.close()
+            await self._restarts.close()
             await self._acts.close()
             if self._hook is not None and telling is not None:
                 await self._hook.flush()
@@ -152,7 +155,7 @@ class Service:
         self._control.turn()
         if self._control.desk.term is not None:
             self._control.past.note(states_in(facts_of(self._control)), self._control.wall())
-        for act in (self._acts.turn, self._upgrades.turn, self._history.turn):
+        for act in (self._acts.turn, self._restarts.turn, self._upgrades.turn, self._history.turn):
             try:
                 await act()
             except _TROUBLES as error:

@@ -9,18 +9,17 @@ drained: nothing is sent to it until a person has seen to it. One that was drain
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, Literal
 
 from fwd.controller.health import Health
-from fwd.controller.mend import Seen
+from fwd.controller.mend import SURE
 from fwd.controller.spawn import Ran
 
 DRAIN_S: Final = 90.0  # for which flows are waited: routers have moved the last ones after 60 s
 SETTLE_S: Final = 5.0  # for which one is drained of which no router says how much it has
-_CARRIES: Final = (Health.UP, Health.DEGRADED)
 _NUMBERS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,5}")
 Act = Literal["drain", "run", "undrain"]
 
@@ -114,19 +113,10 @@ def advance(step: Step, facts: Facts, now: float, limit_s: float) -> tuple[Step,
 
 def why_not(facts: Facts) -> str:
     """Say why one cannot be upgraded now; empty if it can."""
-    if facts.health not in (*_CARRIES, Health.DRAINING):
+    if facts.health not in (*SURE, Health.DRAINING):
         return f"it is {facts.health.value}: {facts.why}" if facts.why else f"it is {facts.health.value}"
     if facts.alone and not facts.draining:
         return f"nobody else of {facts.alone} carries: add a gateway, or drain it yourself first"
-    return ""
-
-
-def alone_in(name: str, hosts: Mapping[str, Seen], groups: Mapping[str, Sequence[str]]) -> str:
-    """Name the first of a gateway's clusters of which nobody else carries."""
-    for group, members in groups.items():
-        mates = [hosts[one] for one in members if one != name and one in hosts]
-        if name in members and not any(one.health in _CARRIES and not one.busy for one in mates):
-            return group
     return ""
 
 

@@ -179,7 +179,7 @@ class Upgrades:
             heard_at=beat.at if beat is not None and now - beat.at <= FRESH_S else 0.0,
             ready=status.get("ready") is True or status.get("draining") is True,
             version=beat.version if beat is not None else "", shares=self._shares(gateway, now), ran=ran,
-            alone=upgrade.alone_in(name, hosts, clusters),
+            alone=mend.alone_in(name, hosts, clusters),
         )  # fmt: skip
 
     def _shares(self, gateway: Gateway, now: float) -> list[float]:

@@ -23,6 +23,7 @@ _Fields = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="
 _Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would come of it.")]
 _IfMatch = Annotated[int | None, typer.Option("--revision", metavar="N", help="Only if it is still at this revision.")]
+_Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Show how it goes on, until it ends.")]
 _Output = Annotated[
     Path | None, typer.Option("--output", metavar="FILE", help="Write the token to a new file, mode 0600.")
 ]
@@ -144,10 +145,22 @@ def _add_upgrade(app: typer.Typer, name: str, kind: Kind) -> None:
     def upgrade(
         names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Gateways, in this order.")],
         dry_run: _DryRun = False,
-        wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show how it goes on, until it ends.")] = True,
+        wait: _Wait = True,
         json_: _Json = False,
     ) -> int:
         made = ask("POST", "/v1/upgrade", {"gateways": names}, params=_dry(dry_run))
+        _tell(made, json_)
+        return 0 if dry_run or json_ or not wait else _follow(made["operation"])
+
+
+def _add_restart(app: typer.Typer, name: str, kind: Kind) -> None:
+    @app.command(
+        "restart", help=f"Restart a {name}'s host, by the controller's restart_command. Exit status 1: failed."
+    )
+    def restart(
+        name: _Name, revision: _IfMatch = None, dry_run: _DryRun = False, wait: _Wait = True, json_: _Json = False
+    ) -> int:
+        made = ask("POST", _path(kind, name, "restart"), params=_dry(dry_run), if_match=_tag(revision))
         _tell(made, json_)
         return 0 if dry_run or json_ or not wait else _follow(made["operation"])
 
@@ -166,7 +179,7 @@ def _follow(operation: str) -> int:
         shown |= set(one["steps"])
         if one["result"] != _RUNNING:
             typer.echo(f"operation {operation}: {one['result']}")
-            return 0 if one["result"] == "done" else 1
+            return 0 if one["result"].startswith("done") else 1
         time.sleep(_LOOK_S)
 
 
@@ -179,6 +192,7 @@ _ADDING = {
     ("drain", False): _add_drain,
     ("undrain", False): _add_undrain,
     ("upgrade", False): _add_upgrade,
+    ("restart", False): _add_restart,
     ("create", True): _add_create_token,
     ("delete", True): _add_delete_token,
 }

@@ -32,7 +32,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         {"NAME": "name", "CIDRS": "cidrs"}, ("cidrs", "probe_number"), ("cidrs",), ("probe_number",),
     ),
     "gateway": Kind(
-        "Gateways: hosts that run `fwd demux`.", "gateways", (*WRITING, "drain", "undrain", "upgrade"),
+        "Gateways: hosts that run `fwd demux`.", "gateways", (*WRITING, "drain", "undrain", "upgrade", "restart"),
         {"NAME": "name", "VPC": "vpc", "INNER": "inner", "OUTER": "outer", "MEMBERS": "members", "WEIGHT": "weight",
          "WANTED": "state", "VERSION": "version", "OUTDATED": "outdated", "HEALTH": "health.state",
          "WHY": "health.reason"},
@@ -43,7 +43,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         {"NAME": "name", "VPC": "vpc", "GATEWAYS": "gateways"}, ("vpc", "gateways"), ("gateways",),
     ),
     "router": Kind(
-        "Routers: hosts that spread a VPC's flows over its gateways.", "routers", WRITING,
+        "Routers: hosts that spread a VPC's flows over its gateways.", "routers", (*WRITING, "restart"),
         {"NAME": "name", "VPC": "vpc", "INNER": "inner", "VERSION": "version", "OUTDATED": "outdated",
          "HEALTH": "health.state", "WHY": "health.reason"},
         ("vpc", "inner"), ("inner",),

@@ -74,7 +74,8 @@ class Service:
         self._stopping = self._reloading = False
         self._no_key = ""
         self._late = 0
-        self._judges_at = time.monotonic() + FIRST_S
+        self._began_at = time.monotonic()
+        self._judges_at = self._began_at + FIRST_S
         self._asked_at = self._reconciled_at = float("-inf")
 
         # Whatever it is woken by.
@@ -248,7 +249,8 @@ class Service:
         return {**found, "controller": self._linked.shown(now)}
 
     def _summary(self) -> dict[str, Any]:
-        return summary(self._shown(), self._tables.near)
+        uptime_s = round(time.monotonic() - self._began_at, 3)
+        return {**summary(self._shown(), self._tables.near), "uptime_s": uptime_s}
 
     def _on_hup(self, *_: object) -> None:
         self._reloading = True

@@ -7,7 +7,18 @@ from dataclasses import replace
 import pytest
 
 from fwd.controller.health import Health
-from fwd.controller.mend import DOWN_S, LIMIT_S, SPEAKS_S, WAIT_S, Restarted, Seen, decide, groups_of
+from fwd.controller.mend import (
+    DOWN_S,
+    LIMIT_S,
+    SPEAKS_S,
+    WAIT_S,
+    Restarted,
+    Seen,
+    decide,
+    groups_of,
+    is_back,
+    why_not,
+)  # fmt: skip
 from fwd.model.fleet import Fleet
 
 NOW = 1000.0
@@ -95,3 +106,54 @@ def test_groups_are_clusters_gateways_and_vpcs_routers() -> None:
         {"vpcs": [{"name": "a", "cidrs": ["10.1.0.0/16"]}], "routers": hosts, "clusters": [{"name": "c", "vpc": "a"}]}
     )
     assert groups_of(fleet) == {"cluster c": [], "the routers of a": ["r1", "r2"]}
+
+
+# -- what a person asks for -------------------------------------------------------------------------------------------
+
+DRAINED, BUSY = Seen(Health.DRAINING, drained=True), Seen(Health.UP, busy="is being upgraded")
+ASKED: list[tuple[str, str, dict[str, Seen], list[Restarted], str]] = [
+    ("one of three that carry", "a1", {"a1": UP, "a2": UP, "a3": UP}, [], ""),
+    ("in no cluster", "a9", {"a9": UP}, [], ""),
+    ("it is down", "a1", {"a1": GONE}, [], ""),
+    ("the last that carries", "a1", {"a1": UP, "a2": GONE}, [], "nobody else of cluster a carries"),
+    ("the others are silent", "a1", {"a1": UP, "a2": AWAY}, [], "nobody else of cluster a carries"),
+    ("the last, which is silent", "a1", {"a1": AWAY, "a2": GONE}, [], "nobody else of cluster a carries"),
+    ("the last, missed, says that it is ready", "a1", {"a1": SAYS_READY, "a2": GONE}, [], "nobody else of cluster a"),
+    ("the last, which is drained", "a1", {"a1": DRAINED, "a2": GONE}, [], ""),
+    ("the last of one of its clusters", "a3", {"a1": UP, "a3": UP}, [], "nobody else of cluster b carries"),
+    ("another one is drained", "a1", {"a1": UP, "a2": DRAINED, "a3": GONE}, [], "nobody else of cluster a carries"),
+    ("the other router is down", "r1", {"r1": UP, "r2": GONE}, [], "nobody else of the routers of v carries"),
+    ("both routers carry", "r1", {"r1": UP, "r2": UP}, [], ""),
+    ("another one is coming back", "a1", {"a1": UP, "a2": GONE, "a3": UP}, [Restarted("a2", NOW - 5)],
+     "a2 is being restarted, and of a group one goes at a time"),
+    ("another one is worked on", "a1", {"a1": UP, "a2": BUSY, "a3": UP}, [], "a2 is being upgraded, and of a group"),
+    ("it is worked on", "a1", {"a1": BUSY, "a2": UP}, [], "it is being upgraded"),
+    ("it is coming back", "a1", {"a1": GONE, "a2": UP}, [Restarted("a1", NOW - 5)], "it is being restarted"),
+    ("by itself three times before", "a1", {"a1": UP, "a2": UP}, THRICE, "it was restarted 3 times in 10 minutes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "hosts", "history", "why"), [case[1:] for case in ASKED], ids=[case[0] for case in ASKED]
+)
+def test_what_a_person_may_have_restarted(
+    name: str, hosts: dict[str, Seen], history: list[Restarted], why: str
+) -> None:
+    said = why_not(name, hosts, GROUPS, history, NOW)
+    assert (why in said) if why else said == ""
+
+
+@pytest.mark.parametrize(
+    ("seen", "uptime_s", "gone", "back"),
+    [
+        (replace(UP, speaks=True), 4.0, False, True),
+        (replace(UP, speaks=True), 14.0, True, False),  # another one was missed, and this one never ended
+        (replace(UP, speaks=True), None, False, False),
+        (replace(UP, speaks=True), None, True, True),
+        (replace(DRAINED, speaks=True), 4.0, False, True),
+        (replace(GONE, speaks=True), 4.0, True, False),
+        (AWAY, 4.0, True, False),
+    ],
+)
+def test_who_is_back(seen: Seen, uptime_s: float | None, gone: bool, back: bool) -> None:
+    assert is_back(seen, uptime_s, 5.0, gone=gone) is back

@@ -127,6 +127,7 @@ def test_a_gateway_is_drained_and_undrained(fwd: Shell) -> None:
     assert fwd.json("gateway show e1")["state"] == "draining"
     fwd("gateway undrain e1")
     assert fwd.json("gateway show e1")["state"] == "active"
+    assert "there is no restart_command in controller.toml" in fwd.refused("gateway restart e1")
 
 
 def test_tokens_are_made_once_and_go_to_a_file_that_is_nobody_elses(
@@ -168,6 +169,9 @@ def test_recovery_is_an_operation(fwd: Shell) -> None:
         ("vpc drain x", "No such command"),
         ("gateway upgrade x", "there is no upgrade_command"),
         ("gateway upgrade", "Missing argument"),
+        ("gateway restart x", "there is no gateway x"),
+        ("router restart x --dry-run", "there is no router x"),
+        ("vpc restart x", "No such command"),
         ("gateway set x weight=much", "expected a number"),
         ("gateway set x weight=nan", "weight: expected a number that is finite"),
         ("gateway set x weight=1e400", "weight: expected a number that is finite"),
@@ -320,3 +324,25 @@ def test_an_upgrade_is_followed_until_it_ends(
         "operation op-1: failed: a1: no room",
     ]  # fmt: skip
     assert asked == [("POST", "/v1/upgrade")] + 3 * [("GET", "/v1/operations/op-1")]
+
+
+@pytest.mark.parametrize(("result", "status"), [("done: it is back after 9 s", 0), ("failed: exit status 1", 1)])
+def test_a_restart_is_followed_until_it_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], result: str, status: int
+) -> None:
+    told = [{"steps": ["its command runs"], "result": "in progress"}, {"steps": ["it is done"], "result": result}]
+    asked: list[tuple[str, str, object]] = []
+
+    def ask(method: str, path: str, body: object = None, **how: object) -> dict[str, object]:
+        asked.append((method, path, how.get("if_match")))
+        if method == "POST":
+            return {"plan": [], "operation": "op-1", "dry_run": False, "object": None}
+        return dict(told.pop(0))
+
+    monkeypatch.setattr(commands, "ask", ask)
+    monkeypatch.setattr(commands, "_LOOK_S", 0.0)
+    assert _exit_status(["router", "restart", "r1", "--revision", "7"]) == status
+    assert capsys.readouterr().out.splitlines() == [
+        "operation op-1", "its command runs", "it is done", f"operation op-1: {result}"
+    ]  # fmt: skip
+    assert asked[0] == ("POST", "/v1/routers/r1/restart", '"7"')

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import html
 import re
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 from apikit import Api
 from pagekit import ORIGIN, Browser
+from test_spawn import program
 
+from fwd.controller.acts import Acts, Rules
 from fwd.controller.page.forms import ACTS
+from fwd.controller.restarts import Restarts
 
 
 @pytest.fixture
@@ -101,11 +105,35 @@ def test_what_the_api_refuses_is_refused_with_the_same_words(api: Api, admin: Br
     assert "is there already" in plan(admin, act="create", kind="vpc", name="a", cidrs="10.9.0.0/16")
     assert "this controller upgrades nothing" in plan(admin, act="upgrade", kind="gateway", name="a1")
     assert "gateway: expected 1 to 32 small letters" in plan(admin, act="upgrade", kind="gateway", name="A 1")
+    assert "this controller restarts nothing" in plan(admin, act="restart", kind="gateway", name="a1")
     form_key = admin.form_key()
     fields = {"form_key": form_key, "act": "delete", "kind": "vpc", "name": "a", "confirm": "a", "seen": "1"}
     assert admin.send("/plan", fields | {"seen": str(api.good("GET", "/v1/vpcs/a")["revision"])}).status_code == 409
     for odd in ("", "x", "-1", "9" * 30):
         assert admin.send("/plan", fields | {"seen": odd}).status_code == 412
+
+
+def test_a_host_is_restarted_by_the_same_operation(api: Api, admin: Browser, tmp_path: Path) -> None:
+    told = api.peered()
+    acts = Acts(api.control, Rules((program(tmp_path / "restart", "echo booting"),)))
+    api.control.restarting = restarts = Restarts(api.control, acts)
+    api.now += 5.0
+    for one in told.values():
+        api.beat(one)
+    api.control.turn()
+    assert "nobody else of cluster a carries" in plan(admin, act="restart", kind="gateway", name="a1")
+
+    do(admin, act="drain", kind="gateway", name="a1")
+    api.control.turn()
+    fields = hidden(plan(admin, act="restart", kind="gateway", name="a1"))
+    api.good("PATCH", "/v1/gateways/a1", {"weight": 2})
+    assert admin.send("/plan", fields).status_code == 412
+    done = do(admin, act="restart", kind="gateway", name="a1")
+    shown = admin.get(f"{done}.json").json()
+    assert (shown["act"], shown["name"], shown["reason"]) == ("restart", "a1", "asked for by root")
+    assert "its command runs" in admin.get(done).text
+    assert "act=restart" in admin.get("/gateways/a1").text
+    api.run(restarts.close())
 
 
 def test_a_token_is_shown_once_with_the_line_to_paste(api: Api, admin: Browser) -> None:

@@ -16,9 +16,9 @@ from test_spawn import program
 
 from fwd.controller.acts import LOST, Acts
 from fwd.controller.health import Health
-from fwd.controller.mend import Seen
+from fwd.controller.mend import Seen, alone_in
 from fwd.controller.spawn import Ran
-from fwd.controller.upgrade import DRAIN_S, SETTLE_S, Facts, Phase, Step, advance, alone_in, is_newer, is_older
+from fwd.controller.upgrade import DRAIN_S, SETTLE_S, Facts, Phase, Step, advance, is_newer, is_older
 from fwd.controller.upgrades import Upgrades
 
 NOW, LIMIT_S = 1000.0, 600.0

@@ -31,6 +31,8 @@ def router_of(kind: str) -> APIRouter:
     _add_writing(router, kind)
     if kind == "gateway":
         _add_draining(router, kind)
+    if kind in ("gateway", "router"):
+        _add_restarting(router, kind)
     return router
 
 
@@ -90,6 +92,27 @@ def _add_act(router: APIRouter, kind: str, act: str, fields: dict[str, Any]) -> 
     ) -> Changed:  # fmt: skip
         asked = _asked(control, admin, act, kind, name)
         return await _change(control, asked, _setting(kind, name, fields), response, dry_run, if_match)
+
+
+def _add_restarting(router: APIRouter, kind: str) -> None:
+    @router.post("/{name}/restart", status_code=202, operation_id=f"restart_{kind}", responses=problems(*WRITING))
+    async def do(
+        control: Controller, admin: Admin, name: _Name, dry_run: DryRun = False, if_match: IfMatch = None
+    ) -> Changed:
+        asked = _asked(control, admin, "restart", kind, name)
+        return await restart(control, asked, seen_in(if_match, kind, name), dry_run=dry_run)
+
+
+async def restart(control: Control, asked: Asked, seen: tuple[str, str, int] | None, *, dry_run: bool) -> Changed:
+    """Begin to restart a host by the operator's command, or only say what would come of it."""
+    _ = control.desk.newest
+    if control.restarting is None:
+        raise RefusedError("this controller restarts nothing", conflict=True)
+    if dry_run:
+        plan = control.restarting.plan(asked.kind, asked.name, seen)
+        return Changed(dry_run=True, plan=plan, operation=None, object=None)
+    made = await control.restarting.begin(asked, seen)
+    return Changed(dry_run=False, plan=list(made.plan), operation=made.id, object=None)
 
 
 def _setting(kind: str, name: str, fields: dict[str, Any]) -> Callable[[Fleet], Fleet]:

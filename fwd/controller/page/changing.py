@@ -52,6 +52,9 @@ async def perform(control: Control, person: Token, wanted: Wanted, seen: int | N
     # Objects of the fleet.
     asked = Asked(person.name, wanted.act, wanted.kind, wanted.name, control.wall())
     known = (wanted.kind, wanted.name, seen) if seen is not None and wanted.act != "create" else None
+    if wanted.act == "restart":
+        answer = await objects.restart(control, asked, known, dry_run=dry_run)
+        return Came(tuple(answer.plan), answer.operation or "")
     if wanted.act == "delete":
         done = await control.desk.delete(asked, seen=known, dry_run=dry_run)
     else:

@@ -14,11 +14,13 @@ ACTS: Final[Mapping[str, tuple[str, ...]]] = {
     "drain": ("gateway",),
     "undrain": ("gateway",),
     "upgrade": ("gateway",),
+    "restart": ("gateway", "router"),
     "delete": ("vpc", "cluster", "peering", "gateway", "router"),
 }
 _TITLES: Final = {
     "create": "Create a {kind}", "set": "Change {kind} {name}", "drain": "Drain {kind} {name}",
     "undrain": "Put {kind} {name} back into service", "upgrade": "Upgrade {kind} {name}",
+    "restart": "Restart {kind} {name}",
     "delete": "Delete {kind} {name}",
 }  # fmt: skip
 _WORDS: Final = {"vpc": "VPC", "token": "token to join or to ask with"}

@@ -15,7 +15,7 @@ _SKEW_S: Final = 30.0
 _GATEWAY: Final = {
     "down": (
         "Routers have moved its flows to the other gateways of its cluster; its partners send through others.",
-        "On the host: `fwd diagnose`. The controller restarts it if restart_command is set.",
+        "On the host: `fwd diagnose`. With a restart_command the controller restarts it, by itself or if you ask.",
     ),
     "degraded": (
         "It stays in use, with a smaller share if it loses packets; of a cluster at most half are judged so.",
