@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from fwd.controller import roles
 from fwd.controller.desk import Asked, Desk, LeaderlessError
 from fwd.controller.door import Door
+from fwd.controller.fleet import Seen
 from fwd.controller.flows import Flows
 from fwd.controller.happened import Happened
 from fwd.controller.past import Past
@@ -43,10 +44,10 @@ class Upgrading(Protocol):
 class Restarting(Protocol):
     """What restarts hosts for people (restarts.py)."""
 
-    def plan(self, kind: str, name: str, seen: tuple[str, str, int] | None = None) -> list[str]:
+    def plan(self, kind: str, name: str, seen: Seen | None = None) -> list[str]:
         """Say what would be done."""
 
-    async def begin(self, asked: Asked, seen: tuple[str, str, int] | None = None) -> Operation:
+    async def begin(self, asked: Asked, seen: Seen | None = None) -> Operation:
         """Begin."""
 
 

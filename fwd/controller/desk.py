@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Final
 
 from fwd.controller import ca, changes, domain, fleet, records, tokens
-from fwd.controller.fleet import Kept, Outcome
+from fwd.controller.fleet import Kept, Outcome, Seen
 from fwd.controller.issuing import Issuer, keys_in, lists_of
 from fwd.controller.joining import Joining, joined_already, with_host
 from fwd.controller.keys import Keys
@@ -205,14 +205,14 @@ class Desk:
         asked: Asked,
         act: Callable[[Fleet], Fleet],
         *,
-        seen: tuple[str, str, int] | None = None,
+        seen: Seen | None = None,
         dry_run: bool = False,
     ) -> Done:
         """Change the fleet."""
         async with self._leading() as term:
             return await self._edit(term, asked, act, lambda: (), seen=seen, dry_run=dry_run)
 
-    async def delete(self, asked: Asked, *, seen: tuple[str, str, int] | None = None, dry_run: bool = False) -> Done:
+    async def delete(self, asked: Asked, *, seen: Seen | None = None, dry_run: bool = False) -> Done:
         """Take an object away; of a host both certificates are revoked."""
         async with self._leading() as term:
             self._check_revocable(asked.kind, asked.name)
@@ -238,7 +238,7 @@ class Desk:
         act: Callable[[Fleet], Fleet],
         beside: Callable[[], Sequence[Write]],
         *,
-        seen: tuple[str, str, int] | None = None,
+        seen: Seen | None = None,
         dry_run: bool = False,
         again: bool = False,
     ) -> Done:

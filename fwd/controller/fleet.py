@@ -7,6 +7,7 @@ on purpose (link/document.py).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,12 +51,34 @@ class Outcome:
     lines: tuple[str, ...]
 
 
-class StaleError(Exception):
-    """The object is another by now than the one that the user has seen (If-Match). `revision`: its revision now."""
+@dataclass(frozen=True)
+class Seen:
+    """What a user has looked at before: an object's revision, a plan by its digest; None: that is not asked."""
 
-    def __init__(self, revision: int) -> None:
-        super().__init__(f"it has changed since: it is at revision {revision} now: look at it first")
-        self.revision = revision
+    kind: str
+    name: str
+    revision: int | None = None
+    plan: str | None = None
+
+    def check_object(self, kept: Kept) -> None:
+        """See that the object is the same still. Raises StaleError."""
+        now = kept.revisions.get((self.kind, self.name), ABSENT)
+        if self.revision not in (None, now):
+            raise StaleError(f"it has changed since: it is at revision {now} now: look at it first")
+
+    def check_plan(self, plan: Sequence[str]) -> None:
+        """See that what was planned would come of it. Raises StaleError."""
+        if self.plan not in (None, digest_of(plan)):
+            raise StaleError("the fleet has changed since, and this would do something else now")
+
+
+class StaleError(Exception):
+    """The object, or the plan, is another by now than the one that the user has seen."""
+
+
+def digest_of(plan: Sequence[str]) -> str:
+    """Return by what a plan is known again."""
+    return hashlib.sha256("\n".join(plan).encode()).hexdigest()
 
 
 async def load(store: Store) -> Kept:
@@ -97,21 +120,23 @@ async def edit(
     kept: Kept,
     act: Callable[[Fleet], Fleet],
     *,
-    seen: tuple[str, str, int] | None = None,
+    seen: Seen | None = None,
     dry_run: bool = False,
     beside: Callable[[Outcome], Sequence[Write]] = lambda outcome: (),
     again: bool = False,
 ) -> Outcome:
-    """Change the fleet by `act`. `seen`: kind, name and revision of an object that must still be so.
+    """Change the fleet by `act`. `seen`: what must still be so.
     `beside`: what else is written in the same transaction, also if the fleet stays as it is. `again`: there is a new
     generation then, too: what documents have besides is another.
 
     Raises RefusedError, StaleError, and what the store raises: ConflictError if it has other content than `kept`.
     """
-    if seen is not None and kept.revisions.get(seen[:2], ABSENT) != seen[2]:
-        raise StaleError(kept.revisions.get(seen[:2], ABSENT))
+    if seen is not None:
+        seen.check_object(kept)
     after = act(kept.fleet)
     placement, lines = plan(kept.fleet, after, kept.pairs)
+    if seen is not None:
+        seen.check_plan(lines)
     gone = [one.name for one in kept.fleet.peerings if one.name not in {other.name for other in after.peerings}]
     removed = _removed(kept, placement, gone)
     outcome = Kept(after, placement.pairs, kept.generation + 1, removed, kept.revisions, kept.placed_revision)

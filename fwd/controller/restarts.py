@@ -17,11 +17,10 @@ from fwd.controller import changes, mend, records, spawn
 from fwd.controller.acts import Acts
 from fwd.controller.control import Control
 from fwd.controller.desk import Asked
-from fwd.controller.fleet import StaleError
+from fwd.controller.fleet import Seen
 from fwd.controller.health import Health
 from fwd.controller.records import Operation
 from fwd.controller.sights import number_in
-from fwd.controller.store import ABSENT
 from fwd.model.fleet import Gateway, Router
 from fwd.proto.logged import event
 
@@ -51,20 +50,22 @@ class Restarts:
     _going: dict[str, _Restart] = field(default_factory=dict, init=False)  # by operation
     _left: set[asyncio.Task[spawn.Ran]] = field(default_factory=set, init=False)  # commands of nobody's any more
 
-    def plan(self, kind: str, name: str, seen: tuple[str, str, int] | None = None) -> list[str]:
+    def plan(self, kind: str, name: str, seen: Seen | None = None) -> list[str]:
         """Say what would be done. Raises RefusedError for what cannot be, and StaleError."""
         host = self._host(kind, name)
-        revision = self.control.desk.kept.revisions.get((kind, name), ABSENT)
-        if seen is not None and seen[2] != revision:
-            raise StaleError(revision)
+        if seen is not None:
+            seen.check_object(self.control.desk.kept)
         if not self.acts.rules.command:
             how = f"on {name} `systemctl restart {_UNITS[kind]}` does it"
             raise changes.RefusedError(f"there is no restart_command in controller.toml: {how}", conflict=True)
         if why := self._why_not(name):
             raise changes.RefusedError(f"{kind} {name}: {why}", conflict=True)
-        return self._plan_of(host)
+        lines = self._plan_of(host)
+        if seen is not None:
+            seen.check_plan(lines)
+        return lines
 
-    async def begin(self, asked: Asked, seen: tuple[str, str, int] | None = None) -> Operation:
+    async def begin(self, asked: Asked, seen: Seen | None = None) -> Operation:
         """Begin. Raises as `plan` does, and what the desk does."""
         plan, host = self.plan(asked.kind, asked.name, seen), self._host(asked.kind, asked.name)
         argv = self.acts.argv_of(host)

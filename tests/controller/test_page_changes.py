@@ -98,6 +98,22 @@ def test_a_plan_that_is_no_longer_true_is_shown_anew(api: Api, admin: Browser) -
     assert admin.send("/plan", hidden(answer.text)).status_code == 303
 
 
+def test_a_plan_that_would_do_something_else_now_is_shown_anew(api: Api, admin: Browser) -> None:
+    """The peering is as it was; the tunnels that would go with it are others."""
+    api.peered()
+    fields = hidden(plan(admin, act="delete", kind="peering", name="a-b")) | {"confirm": "a-b"}
+    creates = hidden(plan(admin, act="create", kind="cluster", name="c", vpc="a", gateways="a1"))
+    api.join("a", "a2", "10.1.0.12", "192.0.2.9")
+    api.good("PATCH", "/v1/clusters/a", {"gateways": ["a1", "a2"]})
+
+    answer = admin.send("/plan", fields)
+    assert (answer.status_code, "nothing was changed" in answer.text) == (412, True)
+    assert "a2 and b1 are joined no more" in answer.text
+    assert api.ask("GET", "/v1/peerings/a-b").status_code == 200
+    assert admin.send("/plan", hidden(answer.text) | {"confirm": "a-b"}).status_code == 303
+    assert admin.send("/plan", creates).status_code == 303, "nothing of that plan is another"
+
+
 def test_what_the_api_refuses_is_refused_with_the_same_words(api: Api, admin: Browser) -> None:
     api.peered()
     text = plan(admin, act="delete", kind="vpc", name="a")

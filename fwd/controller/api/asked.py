@@ -12,6 +12,7 @@ from fwd.controller.audit import audit
 from fwd.controller.control import Control
 from fwd.controller.desk import LeaderlessError
 from fwd.controller.door import whence
+from fwd.controller.fleet import Seen
 from fwd.controller.rates import Rates
 from fwd.controller.store import StoreError
 from fwd.controller.tokens import Token
@@ -225,10 +226,10 @@ DryRun = Annotated[bool, Query(description="1: only say what would come of it")]
 IfMatch = Annotated[str | None, Header(description="the ETag of the object as it was seen")]
 
 
-def seen_in(if_match: str | None, kind: str, name: str) -> tuple[str, str, int] | None:
+def seen_in(if_match: str | None, kind: str, name: str) -> Seen | None:
     """Read which revision of an object the user has seen; None: any."""
     if if_match is None or if_match.strip() == "*":
         return None
     tag = if_match.strip().removeprefix("W/").strip('"')
     is_number = tag.isascii() and tag.isdecimal() and len(tag) < 19
-    return kind, name, int(tag) if is_number else -1
+    return Seen(kind, name, int(tag) if is_number else -1)

@@ -14,6 +14,7 @@ from fwd.controller.api.asked import Admin, Controller, DryRun, IfMatch, Viewer,
 from fwd.controller.changes import KINDS, RefusedError
 from fwd.controller.control import Control
 from fwd.controller.desk import Asked, Done
+from fwd.controller.fleet import Seen
 from fwd.controller.reaching import links_in, why_unreached
 from fwd.controller.tokens import Token
 from fwd.model.fleet import Fleet
@@ -103,7 +104,7 @@ def _add_restarting(router: APIRouter, kind: str) -> None:
         return await restart(control, asked, seen_in(if_match, kind, name), dry_run=dry_run)
 
 
-async def restart(control: Control, asked: Asked, seen: tuple[str, str, int] | None, *, dry_run: bool) -> Changed:
+async def restart(control: Control, asked: Asked, seen: Seen | None, *, dry_run: bool) -> Changed:
     """Begin to restart a host by the operator's command, or only say what would come of it."""
     _ = control.desk.newest
     if control.restarting is None:
@@ -128,7 +129,7 @@ async def _change(
 
 
 async def change(
-    control: Control, asked: Asked, act: Callable[[Fleet], Fleet], seen: tuple[str, str, int] | None, *, dry_run: bool
+    control: Control, asked: Asked, act: Callable[[Fleet], Fleet], seen: Seen | None, *, dry_run: bool
 ) -> Done:
     """Change an object, or only say what would come of it; hosts that could not reach each other are refused."""
     links = links_in({host: beat.status for host, beat in control.watch.beats.items()})

@@ -13,7 +13,7 @@ from fwd.controller.api.asked import Controller
 from fwd.controller.control import Control
 from fwd.controller.fleet import StaleError
 from fwd.controller.page import render
-from fwd.controller.page.changing import NOT_DONE, REFUSED, Came, perform, revision_of
+from fwd.controller.page.changing import NOT_DONE, REFUSED, Came, perform, seen_by, shown_to
 from fwd.controller.page.facts import facts_of
 from fwd.controller.page.forms import Wanted, fields_of, joined, wanted_in
 from fwd.controller.page.views import fleet_view
@@ -21,7 +21,7 @@ from fwd.controller.page.visitors import PageError, Visiting, Visitor, check_for
 from fwd.proto.text import line_of
 
 router = APIRouter(include_in_schema=False)
-_OF_FORM = ("form_key", "seen", "confirm")
+_OF_FORM = ("form_key", "seen", "planned", "confirm")
 
 
 def _wanted(visitor: Visitor, values: Mapping[str, str]) -> Wanted:
@@ -46,10 +46,8 @@ async def carry_out(request: Request, control: Controller, visitor: Visiting) ->
     wanted = _wanted(visitor, {key: value for key, value in form.items() if key not in _OF_FORM})
     if wanted.is_destructive and form.get("confirm", "") != wanted.name:
         return await _plan_page(control, visitor, wanted, 422, f"type {wanted.name} to do this: nothing was changed")
-    seen = form.get("seen", "")
     try:
-        revision = int(seen) if seen.isascii() and seen.isdecimal() and len(seen) < 19 else -1
-        came = await perform(control, visitor.token, wanted, revision, dry_run=False)
+        came = await perform(control, visitor.token, wanted, seen_by(wanted, form), dry_run=False)
     except StaleError as error:
         return await _plan_page(control, visitor, wanted, 412, f"nothing was changed: {error}; look at the plan anew")
     except (*REFUSED, *NOT_DONE) as error:
@@ -65,11 +63,11 @@ async def _plan_page(
 ) -> Response:
     """Show a form, and the plan of what it has, or why that cannot be."""
     fleet = fleet_view(facts_of(control))
-    values: dict[str, Any] = {"plan": None, "error": error, "seen": revision_of(control, wanted)}
+    values: dict[str, Any] = {"plan": None, "error": error, "shown": {}}
     if wanted.is_whole:
         try:
             came = await perform(control, visitor.token, wanted, None, dry_run=True)
-            values["plan"] = came.lines
+            values |= {"plan": came.lines, "shown": shown_to(control, wanted, came.lines)}
         except (*REFUSED, *NOT_DONE) as why:
             values["error"] = error or _line(why)
     chosen = _chosen(wanted, control)

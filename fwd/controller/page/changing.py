@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -14,7 +14,7 @@ from fwd.controller.ca import RequestError
 from fwd.controller.changes import RefusedError
 from fwd.controller.control import Control
 from fwd.controller.desk import Asked, LeaderlessError
-from fwd.controller.fleet import StaleError
+from fwd.controller.fleet import Seen, StaleError, digest_of
 from fwd.controller.page.forms import Wanted, body_of
 from fwd.controller.store import ConflictError, NotLeaderError, StoreError
 from fwd.controller.tokens import Token, TokenError
@@ -35,13 +35,21 @@ class Came:
     token: str = ""
 
 
-def revision_of(control: Control, wanted: Wanted) -> int:
-    """Return the revision of the object as it is now; 0: there is none."""
-    return control.desk.kept.revisions.get((wanted.kind, wanted.name), 0)
+def shown_to(control: Control, wanted: Wanted, plan: Sequence[str]) -> dict[str, str]:
+    """Return what a plan's form carries, to be read again by `seen_by`."""
+    revision = control.desk.kept.revisions.get((wanted.kind, wanted.name), 0)
+    return {"seen": str(revision), "planned": digest_of(plan)}
 
 
-async def perform(control: Control, person: Token, wanted: Wanted, seen: int | None, *, dry_run: bool) -> Came:
-    """Do it, or say what it means. `seen`: the revision that the person has seen. Raises REFUSED and NOT_DONE."""
+def seen_by(wanted: Wanted, form: Mapping[str, str]) -> Seen:
+    """Read what the person has looked at who sends a plan's form."""
+    text = form.get("seen", "")
+    revision = int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else -1
+    return Seen(wanted.kind, wanted.name, None if wanted.act == "create" else revision, form.get("planned", ""))
+
+
+async def perform(control: Control, person: Token, wanted: Wanted, seen: Seen | None, *, dry_run: bool) -> Came:
+    """Do it, or say what it means. `seen`: what the person has looked at. Raises REFUSED and NOT_DONE."""
     if wanted.kind == "token":
         return await _token(control, person, wanted, dry_run=dry_run)
     if wanted.act == "upgrade":
@@ -51,14 +59,13 @@ async def perform(control: Control, person: Token, wanted: Wanted, seen: int | N
 
     # Objects of the fleet.
     asked = Asked(person.name, wanted.act, wanted.kind, wanted.name, control.wall())
-    known = (wanted.kind, wanted.name, seen) if seen is not None and wanted.act != "create" else None
     if wanted.act == "restart":
-        answer = await objects.restart(control, asked, known, dry_run=dry_run)
+        answer = await objects.restart(control, asked, seen, dry_run=dry_run)
         return Came(tuple(answer.plan), answer.operation or "")
     if wanted.act == "delete":
-        done = await control.desk.delete(asked, seen=known, dry_run=dry_run)
+        done = await control.desk.delete(asked, seen=seen, dry_run=dry_run)
     else:
-        done = await objects.change(control, asked, _act(wanted), known, dry_run=dry_run)
+        done = await objects.change(control, asked, _act(wanted), seen, dry_run=dry_run)
     return Came(done.lines, done.operation.id if done.operation else "")
 
 
