@@ -34,10 +34,11 @@ class History:
     _kept: list[Event] = field(default_factory=list)
     _last: int = 0  # the newest event of this controller that is kept
     _told: int | None = None  # as it is in the store
+    _knows: bool = False  # what is kept; before that nothing is written, which would take its place
 
     async def begin(self) -> None:
         """Know what is kept, now that this controller leads."""
-        store, happened = self.control.desk.store, self.control.happened
+        store, happened, self._knows = self.control.desk.store, self.control.happened, False
         entries, _ = await store.read(_EVENT)
         told, _ = await store.read(_TOLD)
         self._kept = list(_events_in(entries))
@@ -52,11 +53,14 @@ class History:
                 if one.number > since:
                     self.hook.put(one)
         self._last = happened.restore(self._kept, self._last)
+        self._knows = True
 
     async def turn(self) -> None:
         """Write what is new: due each second. Raises what the desk does; the next turn goes on."""
         if self.control.desk.term is None:
             return
+        if not self._knows:
+            await self.begin()
         new = [one for one in self.control.happened.events if one.number > self._last][:NEW_MAX]
         told = None if self.hook is None else self.hook.told
         kept, gone = [*self._kept, *new], []

@@ -21,7 +21,7 @@ from fwd.controller.webhook import Receiver, Webhook
 class Life:
     """One life of a controller on a store."""
 
-    def __init__(self, path: Path, loop: asyncio.AbstractEventLoop, *, hook: bool = True) -> None:
+    def __init__(self, path: Path, loop: asyncio.AbstractEventLoop, *, hook: bool = True, leads: bool = True) -> None:
         self._loop = loop
         self.store = SqliteStore(path)
         self.control = Control(Desk(self.store, KEYS), lambda: NOW, lambda: NOW)
@@ -29,7 +29,8 @@ class Life:
         self.history = History(self.control, self.hook)
         if self.hook is not None:
             self.control.happened.listeners.append(self.hook.put)
-        self.lead()
+        if leads:
+            self.lead()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self._loop.run_until_complete(work)
@@ -169,6 +170,41 @@ def test_what_could_not_be_written_is_written_later_and_once_more_by_who_leads_a
     one.turn()
     assert len(one.run(one.store.read("event/"))[0]) == 2
     one.end()
+
+
+def test_who_could_not_read_them_at_first_writes_over_none(
+    tmp_path: Path, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began to count anew, in the place of what was kept, and told the webhook of nothing that had waited."""
+    first = Life(tmp_path / "store.db", loop)
+    first.note("one", "two")
+    first.tell(1)
+    first.turn()
+    first.end()
+
+    second = Life(tmp_path / "store.db", loop, leads=False)
+    read = second.store.read
+
+    async def fails(prefix: str) -> Any:
+        if prefix == "event/":
+            raise StoreError("no")
+        return await read(prefix)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(second.store, "read", fails)
+        with pytest.raises(StoreError):
+            second.lead()
+        second.note("three")
+        with pytest.raises(StoreError):
+            second.turn()
+
+    second.turn()
+    assert second.shown() == [(1, 1, "one"), (1, 2, "two"), (2, 3, "three")]
+    assert sorted(second.untold())[-1] == 2, "what had waited is told, too"
+    second.end()
+    third = Life(tmp_path / "store.db", loop)
+    assert third.shown() == second.shown()
+    third.end()
 
 
 def test_what_is_no_event_in_the_store_is_left_out(tmp_path: Path, loop: asyncio.AbstractEventLoop) -> None:
