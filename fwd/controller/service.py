@@ -17,7 +17,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,6 +94,7 @@ class Service:
         self._config, self._control, self._tls = config, control, tls
         self._who = control.who = f"{socket.gethostname()}:{os.getpid()}"
         self._trouble = ""
+        self._first: tokens.Token | None = None  # an admin's, which is in no store yet
         about = config.controller
         rules = Rules(about.restart_command, about.restart_limit, about.restart_wait, about.restart_timeout)
         self._acts = Acts(control, rules)
@@ -109,13 +110,14 @@ class Service:
 
     async def run(self, door: socket.socket) -> None:
         """Work until `stop`."""
-        turning = asyncio.create_task(self._turn_for_ever())
+        # Hosts are judged beside what waits for the store: one that hangs would leave the last word of each standing.
+        turning = [asyncio.create_task(_each_second(one)) for one in (self.turn, self.judge)]
         telling = asyncio.create_task(self._hook.run()) if self._hook is not None else None
         try:
             self._control.door = self._server.open(door, self._tls.context)
             await self._server.serve()
         finally:
-            await _ended(turning)
+            await _ended(*turning)
             await self._upgrades.close()
             await self._restarts.close()
             await self._acts.close()
@@ -136,25 +138,20 @@ class Service:
         self._control.desk.wake()
         self._server.should_exit = True
 
-    async def _turn_for_ever(self) -> None:
-        while True:
-            try:
-                await self.turn()
-            except Exception:  # whatever it is, the next turn may do without it
-                log.exception("a turn of the controller has failed", extra=event("controller.fault"))
-            await asyncio.sleep(TURN_S)
+    async def judge(self) -> None:
+        """Judge all hosts, and note how everything is."""
+        self._control.turn()
+        if self._control.desk.term is not None:
+            self._control.past.note(states_in(facts_of(self._control)), self._control.wall())
 
     async def turn(self) -> None:
-        """Lead, or try to, and judge all hosts; what fails is tried again the next time."""
+        """Lead, or try to, and go on with what is under way; what fails is tried again the next time."""
         try:
             await self._lead()
             self._tls.renew(self._control.wall())
             trouble = ""
         except _TROUBLES as error:
             trouble = str(error) or "another controller leads"
-        self._control.turn()
-        if self._control.desk.term is not None:
-            self._control.past.note(states_in(facts_of(self._control)), self._control.wall())
         for act in (self._acts.turn, self._restarts.turn, self._upgrades.turn, self._history.turn):
             try:
                 await act()
@@ -174,8 +171,8 @@ class Service:
             # What was heard under another term is no evidence any more.
             self._control.begin()
             self._control.happened.term = desk.term or 0
-            await self._history.begin()
             log.info("leads, in term %d", desk.term, extra=event("controller.leads", term=desk.term))
+            await self._history.begin()
             await self._know_an_admin()
         else:
             await desk.follow()
@@ -183,17 +180,20 @@ class Service:
 
     async def _know_an_admin(self) -> None:
         """Have an admin's bearer token if there is none yet: its text is in the state directory."""
-        desk, state = self._control.desk, self._config.controller.state
+        desk, path = self._control.desk, self._config.controller.state / keys.ADMIN_TOKEN
         if any(one.role == "admin" for one in desk.records.tokens.values()):
             return
-        now, path = self._control.wall(), state / keys.ADMIN_TOKEN
-        text, token = tokens.new_bearer_token("admin", now, _ADMIN)
 
-        # Of a store that is empty by mistake, the token is wanted again once it is put back.
-        if path.exists():
-            path.replace(path.with_name(f"{path.name}.before"))
-        keys.write(path, f"{text}\n".encode())
-        await desk.put_token(Asked("controller", "create", "token", token.name, now), token)
+        # Of a store that is empty by mistake, the token is wanted again once it is put back; what could not be kept in
+        # this store is tried again with the same token, which takes no other one's place.
+        if self._first is None:
+            text, made = tokens.new_bearer_token("admin", self._control.wall(), _ADMIN)
+            if path.exists():
+                path.replace(path.with_name(f"{path.name}.before"))
+            keys.write(path, f"{text}\n".encode())
+            self._first = made
+        await desk.put_token(Asked("controller", "create", "token", _ADMIN, self._control.wall()), self._first)
+        self._first = None
 
     def _tell(self, trouble: str) -> None:
         """Log what is wrong when it begins, or is another."""
@@ -202,9 +202,19 @@ class Service:
         self._trouble = trouble
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+async def _each_second(act: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await act()
+        except Exception:  # whatever it is, the next turn may do without it
+            log.exception("a turn of the controller has failed", extra=event("controller.fault"))
+        await asyncio.sleep(TURN_S)
+
+
+async def _ended(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def run(path: Path, log_format: str) -> None:

@@ -126,14 +126,13 @@ def test_a_turn_that_fails_is_told_of_and_the_next_one_comes(
     monkeypatch.setattr(service, "TURN_S", 0.0)
     turns: list[int] = []
 
-    async def turn(one: object) -> None:
+    async def turn() -> None:
         turns.append(len(turns))
         if len(turns) == 3:
             raise asyncio.CancelledError
         raise OverflowError("a number of 400 digits")
 
-    monkeypatch.setattr(service.Service, "turn", turn)
     with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(object.__new__(service.Service)._turn_for_ever())
+        asyncio.run(service._each_second(turn))
     assert len(turns) == 3
     assert caplog.text.count("a turn of the controller has failed") == 2

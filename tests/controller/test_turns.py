@@ -1,0 +1,80 @@
+"""The controller's own turns, of a real one, while its store hangs or fails."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from apikit import application_over
+from sitekit import NOW, Site, with_site
+
+from fwd.controller import keys, service
+from fwd.controller.config import Controller, ControllerConfig
+from fwd.controller.service import Service
+from fwd.controller.store import StoreError
+
+
+def test_hosts_are_judged_while_the_store_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host was shown as up, and fresh, whatever it said, for as long as a disk did not answer."""
+
+    async def work(site: Site) -> None:
+        link, go = site.issue(NOW), asyncio.Event()
+        write = site.desk.store.write
+
+        async def hangs(term: int, changes: Any) -> int:
+            await go.wait()
+            return await write(term, changes)
+
+        async def until_it_is(state: str, *, ready: bool) -> None:
+            order = list(site.desk.newest)
+            body = {"applied": order, "seen": order, "time": site.now, "status": {"ready": ready}}
+            async with site.client(link) as client, asyncio.timeout(20):
+                while (verdict := site.control.watch.verdicts.get("a1")) is None or verdict.health.value != state:
+                    (await client.post("/v1/heartbeat", json=body)).raise_for_status()
+                    await asyncio.sleep(0.1)
+
+        await until_it_is("up", ready=True)
+        with monkeypatch.context() as broken:
+            broken.setattr(site.desk.store, "write", hangs)
+            headers = {"Authorization": f"Bearer {site.admin}"}
+            async with site.client() as client:
+                body = {"name": "b", "cidrs": ["10.2.0.0/16"]}
+                made = asyncio.create_task(client.post("/v1/vpcs", json=body, headers=headers))
+                try:
+                    await until_it_is("degraded", ready=False)
+                    assert not made.done()
+                finally:
+                    go.set()
+                assert (await made).status_code == 200
+
+    with_site(tmp_path, work)
+
+
+def test_a_first_admin_who_could_not_be_kept_takes_the_place_of_one_token_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a store that was empty by mistake the admin's token was gone when the second attempt had failed, too."""
+    (tmp_path / keys.ADMIN_TOKEN).write_text("of the store that is put back")
+    site = Site(tmp_path, "https://c.example")
+    config = ControllerConfig(controller=Controller(url=site.url, state=tmp_path))
+    with patch.object(service, "application", application_over):
+        one = Service(config, site.control, site.tls)
+
+    async def fails(term: int, changes: Any) -> int:
+        raise StoreError("no room")
+
+    async def work() -> None:
+        with monkeypatch.context() as broken:
+            broken.setattr(site.desk.store, "write", fails)
+            for _ in range(3):
+                await one.turn()
+        await one.turn()
+        text = (tmp_path / keys.ADMIN_TOKEN).read_text().strip()
+        assert site.control.person(f"Bearer {text}", writes=True).name == "admin"
+        await site.desk.store.close()
+
+    asyncio.run(work())
+    assert (tmp_path / f"{keys.ADMIN_TOKEN}.before").read_text() == "of the store that is put back"
