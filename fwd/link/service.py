@@ -114,7 +114,7 @@ class Link:
         place = place_in(parts.url)
         self._asks, self._stream = parts.connect(place), parts.connect(place)
         self._patience, self._stream_patience = Patience(), Patience()
-        self._is_renewing = False
+        self._is_renewing = self._has_beaten = False
         self._until = self._stream_until = 0.0  # when an answer is late
         self._beat_at = self._renew_at = 0.0
         self._line = bytearray()  # of the stream, what has come of it
@@ -192,9 +192,14 @@ class Link:
             self._asks.request(address, "POST", "/v1/renew", json.dumps(self._parts.requests).encode())
         else:
             self._asks.request(address, "POST", "/v1/heartbeat", json.dumps(self._beat()).encode())
+            self._has_beaten = True
 
     def _renewal_is_due(self, now: float) -> bool:
         """Whether a certificate has half of its life behind it, and no attempt was made lately."""
+        # A heartbeat's answer tells the CA's clock. Renewed before that, by a clock that is far ahead, link would be
+        # started anew with the new certificates, and never come to more than the next renewal.
+        if not self._has_beaten:
+            return False
         lives = [one for one in (self._news.link, self._news.ike) if one is not None]
         due = [one for one in lives if time.time() + self._told.clock_s >= renewal_at(one)]  # by the CA's clock
         if not due or now < self._renew_at:

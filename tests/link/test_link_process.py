@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -19,11 +20,12 @@ from fwd.lab.waiting import until
 from fwd.link import service
 from fwd.link.directory import Directory
 from fwd.link.document import BYTES_MAX
-from fwd.link.service import FIRST_S, LONGEST_S, STALLED_S, Link, Patience, again_s, parts_of, renewal_at
+from fwd.link.service import BEAT_S, FIRST_S, LONGEST_S, STALLED_S, Link, Patience, again_s, parts_of, renewal_at
 from fwd.model.linked import News, Told, Validity, news_in, told_in
 from fwd.proto.errors import UserError
 
 LIFE = Validity(0, 30 * 86400)
+AHEAD_S = 1000.0
 
 
 class Host:
@@ -125,6 +127,19 @@ def test_a_certificate_is_renewed_at_half_of_its_life_with_the_same_keys(host: H
     host.turns(lambda: host.shared.certificates.get())
     words = json.loads(host.shared.certificates.get())
     assert {"link_certificate", "ike_certificate"} == words.keys()
+
+
+def test_by_a_clock_that_is_far_ahead_nothing_is_renewed_before_its_time(
+    host: Host, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = {"time": lambda: time.time() + AHEAD_S, "monotonic": time.monotonic, "monotonic_ns": time.monotonic_ns}
+    monkeypatch.setattr(service, "time", SimpleNamespace(**clocks))
+    now = int(time.time())
+    host.tell(link=Validity(now - 10, now + 290), ike=Validity(now - 10, now + 290))
+    host.turns(lambda: host.told.clock_s < -AHEAD_S / 2)
+    end = time.monotonic() + 2 * BEAT_S
+    host.turns(lambda: time.monotonic() > end)
+    assert not (site.directory / "renewals").exists()
 
 
 @pytest.mark.parametrize("length", [BYTES_MAX + 2, 3 * BYTES_MAX])
