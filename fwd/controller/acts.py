@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from fwd.controller import mend, records, spawn
+from fwd.controller import mend, records, spawn, upgrade
 from fwd.controller.control import Control
 from fwd.controller.desk import Asked
 from fwd.controller.health import FRESH_S, Health
@@ -80,7 +80,8 @@ class Acts:
         for id, one in list(self.control.desk.records.operations.items()):
             if one.result == records.RUNNING and id not in self.working:
                 await self.control.desk.progress(id, result=LOST)
-                self.control.watch.note(f"host.{one.act}_failed", one.name, f"{id}: {LOST}", self.control.wall())
+                name = upgrade.stands_at(one.steps) if one.act == "upgrade" else one.name
+                self.control.watch.note(f"host.{one.act}_failed", name, f"{id}: {LOST}", self.control.wall())
 
     async def _restart_some(self) -> None:
         control, wall = self.control, self.control.wall()

@@ -53,6 +53,12 @@ class Step:
         return f"{self.host}: {self.phase.value}{f': {self.text}' if self.text else ''}"
 
 
+def stands_at(lines: Sequence[str]) -> str:
+    """Name the gateway that an upgrade has come to, by the lines of its steps."""
+    words = [line.split(": ", 2) for line in lines]
+    return next((host for host, phase, *_ in words if phase != Phase.DONE.value), "")
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is known of a gateway. `applied`: it has done what it was told last. `heard_at`: of its last heartbeat.

@@ -301,6 +301,9 @@ def test_who_leads_next_says_that_it_does_not_go_on(bed: Bed) -> None:
 
     one = bed.operation(id)
     assert (one["result"], one["steps"]) == (LOST, ["a1: drains", "a2: waits"])
+    events = bed.api.good("GET", "/v1/events")["items"]
+    failed = [one["host"] for one in events if one["what"] == "host.upgrade_failed"]
+    assert failed == ["a1"], "its page tells it, and not that of no host"
     assert bed.acts.seen("a1").busy == ""
 
 
