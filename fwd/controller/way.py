@@ -11,7 +11,7 @@ from fwd.model.seen import Fleet, Json, carries, health_of, plain
 from fwd.model.trace import Trace
 from fwd.proto.sample import Address, Flow
 
-_CARRYING = ("up", "degraded", "draining", "unreachable")
+CARRYING = ("up", "degraded", "draining", "unreachable")
 
 
 def follow(found: Trace, flow: Flow, fleet: Fleet) -> None:
@@ -66,7 +66,7 @@ def _side(found: Trace, fleet: Fleet, way: list[str], vpc: str, cluster: str) ->
             continue
         told = ", ".join(f"{plain(one['name'])} ({plain(health_of(one))})" for one in hosts)
         way.append(f"{kind}s of VPC {vpc}: {told}")
-        if not any(health_of(one) in _CARRYING for one in hosts):
+        if not any(health_of(one) in CARRYING for one in hosts):
             found.breaks.append(f"no {kind} of VPC {vpc} carries: {_why(hosts)}")
     if not routers:
         found.notes.append(f"VPC {vpc} has no router: its hosts send to a gateway themselves")
@@ -83,5 +83,8 @@ def _pairs(found: Trace, fleet: Fleet, peering: str) -> None:
     pairs = [one for one in fleet["pairs"] if one.get("peering") == peering]
     told = ", ".join(f"{plain(one['a'])} - {plain(one['b'])} ({plain(one.get('state'))})" for one in pairs)
     found.there.append(f"peering {peering}, by one of its pairs: {told or 'none'}")
+    here = {one["name"] for one in fleet["gateways"] if health_of(one) in CARRYING}
     if not any(map(carries, pairs)):
         found.breaks.append(f"no pair of peering {peering} carries")
+    elif not any(carries(one) and {one["a"], one["b"]} <= here for one in pairs):
+        found.breaks.append(f"no pair of peering {peering} that carries is of two gateways that do")

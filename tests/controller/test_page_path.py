@@ -61,6 +61,27 @@ def test_what_cannot_be_asked_is_one_line(more: dict[str, str], said: str) -> No
     assert found.trace is None
 
 
+def test_pairs_that_carry_are_no_way_if_nothing_comes_to_them(api: Api) -> None:
+    """a1 is reached and its pair is down, and of a2 it is the other way round."""
+    told = api.peered() | {"a2": api.join("a", "a2", "10.1.0.12", "192.0.2.9")}
+    told["ra"] = api.join("a", "ra", "10.1.0.2", "192.0.2.8", kind="router", ike_csr=None)
+    api.good("PATCH", "/v1/clusters/a", {"gateways": ["a1", "a2"]})
+    ups = {"a1": False, "a2": True}
+    for one in ups:
+        sides = [{"identity": "b1.gateway.fwd", "up": ups[one]}]
+        peerings = [{"name": "a-b", "ready": ups[one], "far": sides}]
+        api.beat(told[one], status={"ready": True, "peerings": peerings})
+    sides = [{"identity": f"{one}.gateway.fwd", "up": up} for one, up in ups.items()]
+    api.beat(told["b1"], status={"ready": True, "peerings": [{"name": "a-b", "ready": True, "far": sides}]})
+    api.beat(told["ra"], status={"ready": True, "gateways": [{"name": one, "up": not up} for one, up in ups.items()]})
+    api.control.turn()
+
+    asked = "from=10.1.0.5&to=10.2.0.5&sport=1&dport=2"
+    found = api.good("GET", f"/path.json?{asked}")
+    assert found["trace"]["breaks"] == ["no pair of peering a-b that carries is of two gateways that do"]
+    assert found["pairs"] == []
+
+
 def test_the_page_shows_the_way_on_the_map_and_what_was_asked_is_text(api: Api) -> None:
     told = api.peered()
     for one, far in (("a1", "b1"), ("b1", "a1")):

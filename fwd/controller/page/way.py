@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fwd.controller.members import Member
 from fwd.controller.page.views import Facts, FleetView, HostView, PairView
 from fwd.controller.place import identity_of
-from fwd.controller.way import follow
+from fwd.controller.way import CARRYING, follow
 from fwd.model.seen import carries
 from fwd.model.trace import Trace, flow_of
 from fwd.proto.errors import UserError
@@ -77,6 +77,8 @@ def way_of(
     for pair in peering.pairs if peering is not None else ():
         near, far = hosts.get(pair.a), hosts.get(pair.b)
         if near is None or far is None or not carries({"state": pair.look.state}):
+            continue
+        if not {near.look.state, far.look.state} <= set(CARRYING):
             continue
         if near.vpc != found.facts["vpcs"][0]:
             near, far = far, near
