@@ -158,9 +158,14 @@ class Desk:
     @property
     def newest(self) -> Order:
         """Term and generation of the newest documents."""
-        if self.term is None or not self.store.leads():
+        if self.term is None or not self.leads:
             raise LeaderlessError
         return self.term, self.kept.generation
+
+    @property
+    def leads(self) -> bool:
+        """Whether it may vouch for anything now."""
+        return self.term is not None and self.store.leads()
 
     def document(self, host: str) -> bytes:
         """The newest document of a host that the fleet has, signed."""
@@ -270,16 +275,9 @@ class Desk:
         if asked.act in ("delete", "replace") and asked.kind == "gateway":
             hosts |= set(after.gateways)  # whose list of revoked certificates is another
         return Operation(
-            records.new_operation_id(self.records, asked.now),
-            asked.now,
-            asked.who,
-            asked.act,
-            asked.kind,
-            asked.name,
-            outcome.lines,
-            order,
-            tuple(sorted(hosts)),
-        )
+            records.new_operation_id(self.records, asked.now), asked.now, asked.who, asked.act, asked.kind, asked.name,
+            outcome.lines, order, tuple(sorted(hosts)),
+        )  # fmt: skip
 
     # -- tokens -------------------------------------------------------------------------------------------------------
 

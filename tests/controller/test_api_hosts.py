@@ -455,6 +455,23 @@ def test_a_controller_that_began_just_now_judges_nobody_by_silence(api: Api) -> 
     assert api.good("GET", "/v1/gateways/a1")["health"]["reason"] == "it is listened to for the first seconds"
 
 
+def test_who_leads_no_more_says_of_no_host_how_it_was(api: Api) -> None:
+    """It said up, by a heartbeat of 0.0 s ago, hours later."""
+    api.beat(api.peered()["a1"])
+    api.control.turn()
+    assert api.good("GET", "/v1/gateways/a1")["health"]["state"] == "up"
+
+    api.desk.step_down()
+    api.now += 3600
+    one = api.good("GET", "/v1/gateways/a1")
+    assert (one["health"]["state"], one["health"]["evidence"], one["version"]) == ("unknown", [], None)
+    assert "does not lead" in one["health"]["reason"]
+    for path in ("/", "/gateways/a1"):
+        text = api.ask("GET", path).text
+        assert "gateway a1, up" not in text
+        assert "unknown" in text
+
+
 @pytest.mark.parametrize(
     ("fields", "what"),
     [

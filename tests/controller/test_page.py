@@ -96,6 +96,15 @@ def test_a_hosts_status_of_any_form_breaks_no_page(browser: Browser) -> None:
             assert browser.get(path).status_code == 200
 
 
+def test_what_a_router_has_said_of_shares_is_not_shown_for_ever(browser: Browser) -> None:
+    api = browser.api
+    router = api.join("a", "r", "10.1.0.2", "192.0.2.8", kind="router", ike_csr=None)
+    api.beat(router, status={"ready": True, "gateways": [{"name": "a1", "share": 0.5}]})
+    assert "50.0 %" in browser.get("/gateways/a1").text
+    api.now += 60
+    assert "50.0 %" not in browser.get("/gateways/a1").text
+
+
 def test_a_gateways_page_shows_its_members_and_what_its_drops_mean(browser: Browser) -> None:
     api = browser.api
     told = api.join("a", "a2", "10.1.0.12", "192.0.2.9")

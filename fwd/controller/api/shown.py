@@ -33,7 +33,7 @@ def objects(control: Control, kind: str) -> dict[str, dict[str, Any]]:
 
 
 def _host(control: Control, kind: str, name: str) -> dict[str, Any]:
-    beat = control.watch.beats.get(name)
+    beat = control.watch.beats.get(name) if control.desk.leads else None  # of long ago, if it has led before
     joined = bool(control.desk.records.of_host(kind, name))
     return {
         "health": _health(control, name, joined),
@@ -47,6 +47,9 @@ def _host(control: Control, kind: str, name: str) -> dict[str, Any]:
 
 
 def _health(control: Control, name: str, joined: bool) -> dict[str, Any]:
+    if not control.desk.leads:
+        reason = "this controller does not lead, and hears nothing of hosts"
+        return {"state": "unknown", "reason": reason, "since": None, "evidence": []}
     verdict = control.watch.verdicts.get(name)
     if verdict is None:
         reason = "it is listened to for the first seconds" if joined else "it has not joined yet"
@@ -96,7 +99,7 @@ def operation(control: Control, one: records.Operation) -> answers.Operation:
 def standing(control: Control) -> answers.Standing:
     """How this controller stands; one that follows judges no hosts."""
     desk = control.desk
-    leading = desk.term is not None and desk.store.leads()
+    leading = desk.leads
     judged = [control.watch.verdicts.get(name) for _, name in desk.hosts] if leading else []
     states = Counter(one.health.value if one else Health.JOINING.value for one in judged)
     return answers.Standing(

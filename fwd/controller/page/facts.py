@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fwd.controller.api import shown
 from fwd.controller.control import Control
+from fwd.controller.health import FRESH_S
 from fwd.controller.members import Member, drops_in, members_in
 from fwd.controller.page.inside import Seen
 from fwd.controller.page.views import Facts, Share
@@ -21,7 +22,8 @@ def facts_of(control: Control) -> Facts:
         wall, kinds["vpc"], kinds["gateway"], kinds["cluster"], kinds["router"], kinds["peering"],
         [shown.pair(control, one).model_dump() for one in control.desk.kept.pairs],
         heard={host: wall - (clock - beat.at) for host, beat in control.watch.beats.items()},
-        bits_s=_bits_s(control, clock), shares=_shares(control), leading=standing.leading, leader=standing.leader,
+        bits_s=_bits_s(control, clock), shares=_shares(control, clock),
+        leading=standing.leading, leader=standing.leader,
     )  # fmt: skip
 
 
@@ -56,12 +58,12 @@ def _bits_s(control: Control, clock: float) -> dict[tuple[str, str], float]:
 _KINDS = ("vpc", "gateway", "cluster", "router", "peering")
 
 
-def _shares(control: Control) -> dict[str, list[Share]]:
-    """Which share of its VPC's flows each router gives to each gateway, and how far that is, by its own word."""
+def _shares(control: Control, clock: float) -> dict[str, list[Share]]:
+    """Which share of its VPC's flows each router gives to each gateway, and how far that is, by its own word of now."""
     found: dict[str, list[Share]] = {}
     for router in control.desk.kept.fleet.routers:
         beat = control.watch.beats.get(router.name)
-        rows = beat.status.get("gateways") if beat else None
+        rows = beat.status.get("gateways") if beat and clock - beat.at <= FRESH_S else None
         for one in rows[:TABLES_MAX] if isinstance(rows, list) else ():
             share = number_in(one.get("share")) if isinstance(one, dict) else None
             gateway = control.desk.kept.fleet.gateway.get(str(one.get("name"))) if share is not None else None
