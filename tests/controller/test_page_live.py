@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tomllib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 from apikit import Api
@@ -14,6 +17,7 @@ from pagekit import Browser
 
 from fwd.controller.page import live
 from fwd.controller.page.live import Streams, changed, frame
+from fwd.controller.tokens import new_bearer_token
 
 PAGE = Path(str(files("fwd.controller.page")))
 AXE = Path(__file__).parent / "axe"
@@ -50,7 +54,7 @@ def test_who_reads_slowly_gets_the_last_state_and_no_queue(monkeypatch: pytest.M
 
     async def read() -> list[bytes]:
         found = []
-        async for one in Streams().frames(look):
+        async for one in Streams().frames(look, "a"):
             found.append(one)
             await asyncio.sleep(0.01)
             if len(found) == 3:
@@ -103,11 +107,61 @@ def test_a_stream_ends_with_the_session_and_is_refused_to_strangers(api: Api, mo
     assert api.app.state.streams.count == 0
 
 
+def test_of_too_many_pages_whoever_has_most_has_one_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One token's pages took all the room there was."""
+    monkeypatch.setattr(live, "TURN_S", 0.0)
+
+    async def look() -> dict[str, str]:
+        await asyncio.sleep(0)
+        return {}
+
+    async def work() -> None:
+        streams = Streams()
+        told: list[AsyncIterator[bytes]] = []
+        for _ in range(live.STREAMS_MAX):
+            assert not streams.is_full("viewer")
+            told.append(streams.frames(look, "viewer"))
+            await anext(told[-1])
+        assert streams.is_full("viewer")
+        assert not streams.is_full("admin")
+
+        admins = streams.frames(look, "admin")
+        await anext(admins)
+        assert streams.count == live.STREAMS_MAX
+        with pytest.raises(StopAsyncIteration):
+            await anext(told[0])
+        await anext(told[1])
+        await anext(admins)
+
+    asyncio.run(work())
+
+
 def test_no_more_pages_are_told_than_there_is_room_for(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     browser = Browser(api)
     browser.sign_in(api.viewer)
-    monkeypatch.setattr(api.app.state.streams, "count", live.STREAMS_MAX)
-    assert browser.get("/live?page=/").status_code == 503
+    monkeypatch.setattr(live, "STREAMS_MAX", 0)
+    monkeypatch.setattr(api.app.state.streams, "_open", {object(): "page"})
+    answer = browser.get("/live?page=/")
+    assert (answer.status_code, "nobody has more of them than page" in answer.text) == (503, True)
+
+
+def test_a_stream_ends_with_the_token_whatever_another_one_is_called(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "TURN_S", 0.0)
+    looks, leave = 0, api.app.state.streams.once
+
+    def once(key: object, make: Callable[[], Any]) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            _, other = new_bearer_token("viewer", api.now, "page")
+            tokens = {**api.desk.records.tokens, "page": other}
+            api.desk.records = replace(api.desk.records, tokens=tokens)
+        api.control.stopping = looks > 10
+        return leave(key, make)
+
+    monkeypatch.setattr(api.app.state.streams, "once", once)
+    api.ask("GET", "/live?page=/", token=api.viewer)
+    assert looks == 3
 
 
 @pytest.mark.parametrize("where", [PAGE, AXE], ids=["page", "axe"])

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from typing import Final
 
 from fastapi.sse import format_sse_event
 
+from fwd.controller.happened import crowded
 from fwd.controller.page.views import FleetView
 
 TURN_S: Final = 1.0
@@ -24,29 +26,39 @@ Look = Callable[[], Awaitable[Parts | None]]
 
 
 class Streams:
-    """How many pages are open; more than STREAMS_MAX are told nothing."""
+    """The pages that are open, and whose they are: STREAMS_MAX at most. If there are more, whoever has most has one
+    less, so that nobody's pages keep another's from being told anything.
+    """
 
     def __init__(self) -> None:
-        self.count = 0
+        self._open: dict[object, str] = {}
         self._turn = -1
         self._made: dict[Hashable, Parts | None] = {}
 
     @property
-    def full(self) -> bool:
-        """Whether there is room for no other one."""
-        return self.count >= STREAMS_MAX
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._open)
 
-    async def frames(self, look: Look) -> AsyncIterator[bytes]:
-        """Tell a page of its changes until `look` gives None."""
+    def is_full(self, whose: str) -> bool:
+        """Whether there is no room for another one of somebody's: they are too many, and nobody has more."""
+        counts = Counter(self._open.values())
+        return self.count >= STREAMS_MAX and counts[whose] >= max(counts.values())
+
+    async def frames(self, look: Look, whose: str) -> AsyncIterator[bytes]:
+        """Tell a page of its changes until `look` gives None, or another one has its place."""
         before: Parts = {}
-        self.count += 1
+        mine = object()
+        self._open[mine] = whose
+        while self.count > STREAMS_MAX:
+            del self._open[list(self._open)[crowded(self._open.values())]]
         try:
-            while (parts := await look()) is not None:
+            while mine in self._open and (parts := await look()) is not None:
                 yield frame(changed(before, parts))
                 before = parts
                 await asyncio.sleep(TURN_S - time.monotonic() % TURN_S if TURN_S else 0)
         finally:
-            self.count -= 1
+            self._open.pop(mine, None)
 
     def once(self, key: Hashable, make: Callable[[], Parts | None]) -> Parts | None:
         """Make what several pages show, once in a turn."""

@@ -107,8 +107,9 @@ async def live(request: Request, control: Controller, visitor: Visiting, page: _
     query = dict(parse_qsl(whole.query))
     if _content(control, whole.path, query) is None:
         raise PageError(404, f"there is no {whole.path} (any more)")
-    if streams.full:
-        raise PageError(503, "too many pages are open")
+    whose = visitor.token.name
+    if streams.is_full(whose):
+        raise PageError(503, f"too many pages are open, and nobody has more of them than {whose}: close some")
 
     def parts() -> Parts | None:
         content = _content(control, whole.path, query)
@@ -119,7 +120,7 @@ async def live(request: Request, control: Controller, visitor: Visiting, page: _
             return None
         return streams.once((page, visitor.may_change), parts)  # type: ignore[no-any-return]
 
-    return StreamingResponse(streams.frames(look), media_type="text/event-stream", headers=render.HEADERS)
+    return StreamingResponse(streams.frames(look, whose), media_type="text/event-stream", headers=render.HEADERS)
 
 
 @router.get("/static/{digest}/{name}")

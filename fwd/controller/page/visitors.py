@@ -73,7 +73,8 @@ Visiting = Annotated[Visitor, Depends(_visitor)]
 async def is_still(request: Request, visitor: Visitor) -> bool:
     """Whether somebody who has looked for a while still may."""
     if not visitor.form_key:
-        return visitor.token.name in control_of(request).desk.records.tokens
+        known = control_of(request).desk.records.tokens.get(visitor.token.name)
+        return known is not None and known.digest == visitor.token.digest
     try:
         await signed_in(request)
     except (roles.DeniedError, HTTPException):
