@@ -110,6 +110,7 @@ def listen_unix(path: Path, key: str = "gateway.control") -> socket.socket:
                 # Of one that is frozen the queue may be full: it is there all the same.
                 if other.connect_ex(str(path)) in (0, errno.EAGAIN):
                     raise UserError(f"{path}: another fwd answers there; stop it, or choose another {key}")
+            path.unlink()
         elif path.exists():
             raise UserError(f"{path}: {key} is no socket: choose a path where there is nothing else")
     except OSError as error:
@@ -118,12 +119,19 @@ def listen_unix(path: Path, key: str = "gateway.control") -> socket.socket:
 
 
 def listen_admin(path: Path) -> socket.socket:
-    """Listen on the admin socket, beside a control socket that is ours already. Raises UserError."""
-    return _listen_at(path, socket.SOCK_SEQPACKET, 0o600, "admin socket (beside gateway.control)")
+    """Listen on the admin socket, beside a control socket that is ours already, in the place of what is there. Raises
+    UserError.
+    """
+    what = "admin socket (beside gateway.control)"
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: {what}: {error.strerror or error}") from None
+    return _listen_at(path, socket.SOCK_SEQPACKET, 0o600, what)
 
 
 def _listen_at(path: Path, kind: int, mode: int, what: str) -> socket.socket:
-    """Listen at `path`, in the place of what is there. Raises UserError."""
+    """Listen at `path`, where nothing is any more. Raises UserError."""
     sock = socket.socket(socket.AF_UNIX, kind)
     made = path.with_name(f".{os.getpid():x}")
     try:
@@ -134,7 +142,6 @@ def _listen_at(path: Path, kind: int, mode: int, what: str) -> socket.socket:
         sock.listen(32)
 
         # A link, not a rename: of two that start at once the later one finds the name taken.
-        path.unlink(missing_ok=True)
         path.hardlink_to(made)
     except OSError as error:
         sock.close()

@@ -77,6 +77,31 @@ def test_the_control_socket_of_one_that_is_frozen_is_not_waited_for(tmp_path: Pa
     sockets.listen_unix(path).close()
 
 
+@pytest.mark.parametrize("dead", [False, True])
+def test_of_two_that_start_at_once_the_later_one_does_not_take_the_others_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dead: bool
+) -> None:
+    path, began = tmp_path / "control", list[socket.socket]()
+    if dead:
+        sockets.listen_unix(path).close()
+
+    class Slow(socket.socket):
+        def listen(self, backlog: int = 0) -> None:
+            monkeypatch.undo()
+            monkeypatch.setattr(os, "getpid", lambda: 1)
+            began.append(sockets.listen_unix(path))
+            super().listen(backlog)
+
+    monkeypatch.setattr(socket, "socket", Slow)
+    with pytest.raises(UserError, match="File exists"):
+        sockets.listen_unix(path)
+    (first,) = began
+    with first, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.connect(str(path))
+        assert first.accept()
+    assert [one.name for one in tmp_path.iterdir()] == ["control"]
+
+
 @pytest.mark.parametrize("listen", [sockets.listen_unix, sockets.listen_admin])
 def test_who_sees_a_sockets_name_can_ask_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: Callable[[Path], socket.socket]
