@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from fwd.controller.sights import TABLES_MAX
@@ -55,15 +56,9 @@ class Drop:
 
 
 def members_in(status: Mapping[str, Any]) -> tuple[Member, ...]:
-    """Read the members of all peerings."""
-    found: dict[Key, Member] = {}
-    for peering, table in _peerings(status):
-        rows = table.get("each")
-        for row in rows[:TABLES_MAX] if isinstance(rows, list) else ():
-            one = _member(peering, row) if isinstance(row, dict) else None
-            if one is not None and len(found) < TABLES_MAX:
-                found[one.key] = one
-    return tuple(found.values())
+    """Read the members of all peerings: of no more rows than a gateway has members, whatever they are."""
+    members = (_member(peering, row) for peering, row in islice(_rows(status), TABLES_MAX) if isinstance(row, dict))
+    return tuple({one.key: one for one in members if one is not None}.values())
 
 
 def drops_in(status: Mapping[str, Any]) -> tuple[Drop, ...]:
@@ -75,6 +70,13 @@ def drops_in(status: Mapping[str, Any]) -> tuple[Drop, ...]:
             if (count := _whole(told)) and len(found) < 4 * TABLES_MAX:
                 found.append(Drop(peering, line_of(reason, _WORD_MAX), count, _SENTENCES.get(reason, "")))
     return tuple(sorted(found, key=lambda one: (-one.count, one.peering, one.reason)))
+
+
+def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    for peering, table in _peerings(status):
+        rows = table.get("each")
+        for row in rows if isinstance(rows, list) else ():
+            yield peering, row
 
 
 def _peerings(status: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fwd.controller import members
 from fwd.controller.flows import Flows
 from fwd.controller.members import drops_in, members_in
 from fwd.controller.page.inside import Seen, inside_of
@@ -50,6 +51,14 @@ def test_no_word_of_a_member_is_long_or_more_than_a_line_and_no_number_absurd() 
 def test_there_are_no_more_members_than_a_gateway_has() -> None:
     many = [{"name": f"p{n}", "each": [{**ROW, "index": i} for i in range(200)]} for n in range(200)]
     assert len(members_in({"peerings": many})) == 64
+
+
+def test_no_more_rows_are_looked_at_than_a_gateway_has_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A heartbeat of 4,096 rows of one member cost as much as 15 others."""
+    looked_at: list[Any] = []
+    monkeypatch.setattr(members, "_member", lambda peering, row: looked_at.append(row))
+    members_in({"peerings": [{"name": f"p{n}", "each": [ROW] * 64} for n in range(64)]})
+    assert len(looked_at) == 64
 
 
 def test_drops_come_the_most_first_with_what_they_mean() -> None:
