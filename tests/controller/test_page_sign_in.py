@@ -156,6 +156,33 @@ def test_who_signs_in_without_end_signs_nobody_else_out(api: Api) -> None:
     assert len(api.run(api.store.read("session/"))[0]) == SESSIONS_MAX
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "why"),
+    [
+        ("POST", "/plan", 401, "nobody has signed in with this cookie"),
+        ("POST", "/nowhere", 401, "nobody has signed in"),
+        ("GET", "/nowhere", 404, "there is nothing at /nowhere"),
+        ("GET", "/sign-out", 405, "there is no GET at /sign-out"),
+        ("GET", f"/sign-in?to=/{'x' * 501}", 422, "to: "),
+    ],
+)
+def test_what_a_browser_is_refused_is_said_by_a_page(api: Api, method: str, path: str, status: int, why: str) -> None:
+    """As when a form is sent whose time is over: there was JSON in its place."""
+    browser = Browser(api)
+    answer = browser.get(path) if method == "GET" else browser.send(path, {"act": "drain"})
+    assert (answer.status_code, answer.headers["Content-Type"]) == (status, "text/html; charset=utf-8")
+    assert why in answer.text
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert 'href="/"' in answer.text
+
+
+def test_what_a_program_is_refused_is_said_as_json(api: Api) -> None:
+    answer = api.ask("GET", "/v1/nothing%0a")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/json")
+    assert "there is nothing at /v1/nothing" in answer.json()["detail"]
+    assert Browser(api).send("/map.json", {}).json()["detail"]
+
+
 def test_what_is_no_form_is_not_read_as_one(browser: Browser) -> None:
     headers = {"Cookie": f"__Host-fwd={browser.cookie}", "Origin": ORIGIN}
     for kind, content in (("application/json", b"{}"), ("text/plain", b"form_key=x"), ("", b"form_key=x")):

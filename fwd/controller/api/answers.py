@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
 
 from fwd.controller.ca import RequestError
 from fwd.controller.changes import RefusedError
@@ -65,7 +67,6 @@ def handle_errors(app: FastAPI) -> None:
         app.add_exception_handler(error, _answering(status))
     app.add_exception_handler(DeniedError, _denied)
     app.add_exception_handler(RefusedError, _refused)
-    app.add_exception_handler(RequestValidationError, _invalid)
     for error in (StoreError, LeaderlessError, NotLeaderError):
         app.add_exception_handler(error, _unavailable)
 
@@ -77,15 +78,14 @@ def _answering(status: int) -> Any:
     return answer
 
 
-def denied(error: DeniedError) -> JSONResponse:
-    """Say why somebody may not."""
-    if error.unknown:
-        return problem(401, str(error), {"WWW-Authenticate": "Bearer"})
-    return problem(403, str(error))
+def denial(error: DeniedError) -> tuple[int, dict[str, str]]:
+    """Return the status and headers of an answer to who may not."""
+    return (401, {"WWW-Authenticate": "Bearer"}) if error.unknown else (403, {})
 
 
 async def _denied(request: Request, error: DeniedError) -> JSONResponse:
-    return denied(error)
+    status, headers = denial(error)
+    return problem(status, str(error), headers)
 
 
 async def _refused(request: Request, error: RefusedError) -> JSONResponse:
@@ -95,12 +95,21 @@ async def _refused(request: Request, error: RefusedError) -> JSONResponse:
 _OBJECTS: Final = ("dict_type", "model_type", "model_attributes_type")
 
 
-async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+def line_of_invalid(request: Request, error: RequestValidationError) -> str:
+    """Say what is wrong with a request's parameters or body."""
     first, *others = error.errors()
     where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
     more = f" (and {len(others)} more)" if others else ""
     why = "expected a JSON object" if first["type"] in _OBJECTS else reason_of(first)
-    return problem(422, f"{where}: {why}{more}")
+    return f"{where}: {why}{more}"
+
+
+def line_of_http(request: Request, error: HTTPException) -> str:
+    """Say what is wrong with a request that no route takes, or that was refused."""
+    if error.detail not in (HTTPStatus.NOT_FOUND.phrase, HTTPStatus.METHOD_NOT_ALLOWED.phrase):
+        return str(error.detail)
+    why = "nothing" if error.status_code == HTTPStatus.NOT_FOUND else f"no {request.method}"
+    return f"there is {why} at {request.url.path}: /v1/openapi.json has what there is, and / shows the fleet"
 
 
 async def _unavailable(request: Request, error: Exception) -> JSONResponse:

@@ -25,7 +25,7 @@ def application(control: Control) -> FastAPI:
         app.include_router(router_of(kind))
     app.include_router(others.router)
     app.include_router(hosts.router)
-    page.attach(app)
     handle_errors(app)
-    app.add_middleware(Doors)
+    page.attach(app)
+    app.add_middleware(Doors, tell=page.tell)
     return app

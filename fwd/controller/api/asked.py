@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Header, HTTPException, Query, Request
+from fastapi.responses import Response
 
 from fwd.controller import roles
-from fwd.controller.api.answers import denied, problem
+from fwd.controller.api.answers import denial
 from fwd.controller.audit import audit
 from fwd.controller.control import Control
 from fwd.controller.desk import LeaderlessError
@@ -40,10 +42,12 @@ _GUESSED: Final = (401, 422)  # answers to those who join or sign in that say th
 
 
 class Doors:
-    """ASGI: looks at who asks before a body is read, and refuses a body that is too long while it comes."""
+    """ASGI: looks at who asks before a body is read, and refuses a body that is too long while it comes. `tell`: says
+    why somebody is refused: request, status and a line.
+    """
 
-    def __init__(self, app: Any) -> None:
-        self._app = app
+    def __init__(self, app: Any, tell: Callable[..., Response]) -> None:
+        self._app, self._tell = app, tell
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
@@ -53,11 +57,13 @@ class Doors:
         try:
             who = await _look_at(request)
         except HTTPException as error:
-            answer = problem(error.status_code, str(error.detail), error.headers)
+            answer = self._tell(request, error.status_code, str(error.detail), error.headers)
             await answer(scope, receive, _noted(request, who, send))
             return
         except roles.DeniedError as error:
-            await denied(error)(scope, receive, _noted(request, who, send))
+            status, headers = denial(error)
+            answer = self._tell(request, status, str(error), headers)
+            await answer(scope, receive, _noted(request, who, send))
             return
         except (LeaderlessError, StoreError):
             pass  # the route says so

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
 
 from fwd.controller import roles
 from fwd.controller.api import shown
-from fwd.controller.api.answers import Operation
+from fwd.controller.api.answers import DETAIL_MAX, Operation, line_of_http, line_of_invalid, problem
 from fwd.controller.api.asked import COOKIE, SIGN_IN, SIGN_OUT, Controller, rate
 from fwd.controller.control import Control
 from fwd.controller.desk import LeaderlessError
@@ -34,6 +36,7 @@ from fwd.controller.page.visitors import PageError, StrangerError, Visiting, che
 from fwd.controller.page.way import way_of
 from fwd.controller.sessions import LIFETIME_S
 from fwd.controller.store import ConflictError, NotLeaderError, StoreError
+from fwd.proto.text import line_of
 
 router = APIRouter(include_in_schema=False)
 _Page = Annotated[str, Query(max_length=500)]
@@ -186,6 +189,22 @@ def attach(app: FastAPI) -> None:
     app.state.streams = Streams()
     app.add_exception_handler(StrangerError, _stranger)
     app.add_exception_handler(PageError, _error)
+    for error, line in ((HTTPException, line_of_http), (RequestValidationError, line_of_invalid)):
+        app.add_exception_handler(error, _answering(line))
+
+
+def tell(request: Request, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Say why something was not done: by a page where pages are asked for, else as the API does."""
+    if request.url.path.startswith("/v1/") or request.url.path in ("/healthz", "/metrics"):
+        return problem(status, text, headers)
+    return _problem(request, status, text, headers)
+
+
+def _answering(line: Callable[[Request, Any], str]) -> Any:
+    async def answer(request: Request, error: Exception) -> Response:
+        return tell(request, getattr(error, "status_code", 422), line(request, error), getattr(error, "headers", None))
+
+    return answer
 
 
 async def _stranger(request: Request, error: Exception) -> Response:
@@ -201,8 +220,10 @@ async def _error(request: Request, error: Exception) -> Response:
     return _problem(request, error.status, str(error))
 
 
-def _problem(request: Request, status: int, text: str) -> Response:
+def _problem(request: Request, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    text = line_of(text, DETAIL_MAX)
     if request.url.path.endswith(".json"):
         return render.as_json({"detail": text}, status)
-    values: dict[str, Any] = {"visitor": None, "path": request.url.path, "title": "Not shown"}
-    return render.page("error.html", status, text=text, **values)
+    title = "Not shown" if request.method == "GET" else "Not done"
+    values: dict[str, Any] = {"visitor": None, "path": request.url.path, "title": title}
+    return render.page("error.html", status, headers, text=text, **values)
