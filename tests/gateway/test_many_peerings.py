@@ -35,9 +35,11 @@ def many(peerings: int, members: int) -> list[Json]:
     ]
 
 
-def made(pairs: MakePair, peerings: int, members: int) -> Pair:
-    """The lab with an address in each subnet, and gw1 alone."""
+def made(pairs: MakePair, peerings: int, members: int, *, executed: bool = False) -> Pair:
+    """The lab with an address in each subnet, and gw1 alone. `executed`: not forked, for figures."""
     pair = pairs(many(peerings, members), start=False, keys={"source": "psk"})
+    if executed:
+        pair.nursery = None
     for host, first in FIRST.items():
         adds = [f"ip addr add 10.{first + i}.0.1/24 dev lan" for i in range(peerings)]
         pair.topology.run(host, ["sh", "-c", "; ".join(adds)])
@@ -108,7 +110,7 @@ def test_some_peerings_come_up_together(pairs: MakePair) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_sixty_four_peerings_of_four_members(pairs: MakePair) -> None:
-    pair = made(pairs, peerings=64, members=4)
+    pair = made(pairs, peerings=64, members=4, executed=True)
     time.sleep(5.0)
     away, asked = share_at_rest(pair, "gw1"), status_s(pair, "gw1")
     print(f"far sides away: {away:.2%} of a core, status in {asked:.3f} s")
