@@ -259,8 +259,8 @@ HEADERS = {
 @pytest.mark.parametrize("machine", sorted(HEADERS))
 def test_numbers_are_those_of_the_kernels_headers(machine: str) -> None:
     header, column = HEADERS[machine]
-    if not header.exists():
-        pytest.skip(f"{header} is not here")
+    if machine == "x86_64" and os.uname().machine != machine:
+        pytest.skip("the headers of another machine are not here")
     told = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", header.read_text()))
     told.setdefault("newfstatat", told.get("fstatat", ""))  # by two names
     for name, numbers in sandbox._NUMBERS.items():
