@@ -26,6 +26,7 @@ from fwd.lab.fleet.lab import Lab
 from fwd.lab.fleet.plan import CONTROLLER, NET, Fleet
 from fwd.lab.gateway import PROGRAM
 from fwd.lab.processes import Process
+from fwd.lab.told import asked
 from fwd.lab.topology import why_not
 from fwd.model import render
 
@@ -73,9 +74,9 @@ class Load:
 
     def __init__(
         self, fleet: Fleet, asking: subprocess.Popen[str], streams: subprocess.Popen[str] | None,
-        hosts: tuple[str, str],
+        hosts: tuple[str, str], news: Callable[[], str],
     ) -> None:  # fmt: skip
-        self._fleet, self._asking, self._streams, self._hosts = fleet, asking, streams, hosts
+        self._fleet, self._asking, self._streams, self._hosts, self._news = fleet, asking, streams, hosts, news
         self._resets = traffic.connections_reset(fleet, hosts)
         self.sent: list[int] = []
         self.lost = self.reordered = self.resets = self.streams_ended = 0
@@ -93,6 +94,8 @@ class Load:
         told = json.loads(tools.output(self._asking))
         self.sent, self.silence_s = told["sent"], told["silence_s"]
         self.lost, self.reordered = told["lost"], told["reordered"]
+        if (self.lost, self.reordered, self.resets) != (0, 0, 0):
+            print(self._news())
         return self
 
 
@@ -260,6 +263,28 @@ class Cluster(Lab):
         """What has happened, by its words."""
         return {str(one["what"]) for one in self.api.items("events")}
 
+    def watching(self) -> Callable[[], str]:
+        """Give what says what gateways and routers have dropped and logged since now: for who looks for a cause."""
+        hosts = [one for one in (*self.fleet.gateways, *self.fleet.all_routers) if self.files(one).log.exists()]
+        said, dropped = {host: len(self.log(host)) for host in hosts}, {host: self._dropped(host) for host in hosts}
+
+        def news() -> str:
+            lines = []
+            for host in hosts:
+                text = self.log(host)
+                since = text[said[host] if len(text) >= said[host] else 0 :]  # all, if it was started anew
+                lines += [f"{host} has dropped {dict(self._dropped(host) - dropped[host])}, and says:", since]
+            return "\n".join(lines)
+
+        return news
+
+    def _dropped(self, host: str) -> Counter[str]:
+        """What a gateway has dropped, by reason; nothing of a router, or of one that does not answer."""
+        if host not in self.fleet.gateways:
+            return Counter()
+        peerings = (asked(self.control(host)) or {"peerings": []})["peerings"]
+        return sum((Counter(one["drops"]) for one in peerings), Counter())
+
     def partners(self, gateway: str) -> set[str]:
         """The gateways that one is paired with."""
         pairs = [(one["a"], one["b"]) for one in self.api.items("pairs")]
@@ -290,7 +315,7 @@ class Cluster(Lab):
                 ask = [STREAM, "ask", to, str(STREAMS), f"{stream_s:g}"]
                 streams = stack.enter_context(tools.tool(fleet, here, ask))
             asking = stack.enter_context(tools.tool(fleet, here, [TALK, "ask", to, str(FLOWS), str(HZ)]))
-            yield Load(fleet, asking, streams, (here, there))
+            yield Load(fleet, asking, streams, (here, there), self.watching())
 
     def passes(self, here: str = "client1", there: str = "client2") -> bool:
         """Whether flows over all slots are answered: as many as prove it."""

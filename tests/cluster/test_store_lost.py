@@ -103,7 +103,9 @@ def test_nothing_is_lost_while_controller_or_store_is_away_and_all_is_well_soon_
             while time.monotonic() < end:
                 assert set(lab.uses("router1").values()) <= {"up"}
                 time.sleep(1.0)
+        ended_at = time.monotonic()
         until(lambda: whole(lab), "all are heard, and up", CONVERGE_S)
+        print(f"{how} for {seconds:g} s: all are heard and up {time.monotonic() - ended_at:.1f} s after its end")
         load.end()
     assert (load.lost, load.reordered, load.resets) == (0, 0, 0), max(load.silence_s)
     news = [one for one in lab.api.items("events") if int(one["number"]) > known]
