@@ -19,6 +19,7 @@ from fwd.model.fleet import Fleet
 from fwd.proto.text import line_of
 
 SKEW_S: Final = 30.0
+SKEW_MAX_S: Final = 1e10  # some 300 years, of whatever a host says that its clock is
 _SKEW_STEP_S: Final = 10
 _STATES: Final = (20.0, 1 / 30)  # changes of a host's state that are told at once, and for each second from then on
 TEXT_MAX: Final = 200

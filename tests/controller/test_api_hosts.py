@@ -455,6 +455,15 @@ def test_a_controller_that_began_just_now_judges_nobody_by_silence(api: Api) -> 
     assert api.good("GET", "/v1/gateways/a1")["health"]["reason"] == "it is listened to for the first seconds"
 
 
+@pytest.mark.parametrize("time", [1e308, -1e308])
+def test_whatever_a_host_says_that_its_clock_is_is_told_in_few_words(api: Api, time: float) -> None:
+    """It was a number of 308 digits, on pages, in events and to the webhook."""
+    assert api.beat(api.peered()["a1"], time=time).status_code == 200
+    (event,) = [one for one in api.good("GET", "/v1/events")["items"] if one["what"] == "host.clock"]
+    assert len(event["text"]) < 50
+    assert "0" * 30 not in api.ask("GET", "/gateways/a1").text
+
+
 def test_who_leads_no_more_says_of_no_host_how_it_was(api: Api) -> None:
     """It said up, by a heartbeat of 0.0 s ago, hours later."""
     api.beat(api.peered()["a1"])

@@ -19,7 +19,7 @@ from fwd.controller.control import Control
 from fwd.controller.desk import LeaderlessError
 from fwd.controller.joining import Joining
 from fwd.controller.roles import Host
-from fwd.controller.watch import TEXT_MAX, Beat
+from fwd.controller.watch import SKEW_MAX_S, TEXT_MAX, Beat
 from fwd.model.fleet import MEMBERS_MAX, Name
 from fwd.proto.text import line_of
 
@@ -108,9 +108,10 @@ async def renew(control: Controller, link: Link, body: Renew) -> Certificates:
 async def heartbeat(control: Controller, link: Link, body: Heartbeat) -> Heard:
     newest, now = control.desk.newest, control.wall()
     why = (body.held.why if body.held else body.refused) or ""
+    skew_s = min(max(body.time - now, -SKEW_MAX_S), SKEW_MAX_S)
     beat = Beat(
         control.clock(), body.applied, body.seen, body.held.order if body.held else None,
-        line_of(why, TEXT_MAX), body.status, line_of(body.version, TEXT_MAX), body.time - now,
+        line_of(why, TEXT_MAX), body.status, line_of(body.version, TEXT_MAX), skew_s,
     )  # fmt: skip
     control.watch.hear(link.name, beat, newest, now)
     control.flows.hear(link.name, body.status, beat.at, now)
