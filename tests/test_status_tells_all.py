@@ -147,7 +147,7 @@ def test_how_a_gateway_stands_with_its_controller(view: GatewayView) -> None:
 def test_what_the_controller_is_told_of_a_status_is_bounded(view: GatewayView) -> None:
     joined(view)
     told = json.loads(summary(status_of(view, NOW_NS), {}))
-    assert told.keys() == {"ready", "draining", "waiting", "peerings", "uptime_s"}
+    assert told.keys() == {"ready", "draining", "waiting", "peerings", "uptime_s", "rekeys"}
     assert told["peerings"][0]["name"] == "vpc2"
     many = [Reason.of(Code.KERNEL, f"p{i}", why="x" * 9000) for i in range(400)]
     whole = replace(status_of(view, NOW_NS), reasons=many)

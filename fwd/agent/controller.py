@@ -114,7 +114,7 @@ def summary(
     draining = any(one.code == Code.DRAINING for one in whole.reasons)
     told = {
         "ready": whole.ready, "draining": draining, "waiting": lines, "peerings": peerings,
-        "uptime_s": whole.gateway.uptime_s,
+        "uptime_s": whole.gateway.uptime_s, "rekeys": True,  # it takes documents that want it
     }  # fmt: skip
     return json.dumps(told if routers is None else {**told, "routers": routers}).encode()
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from fwd.controller.admitted import why_refused, why_router_refused
 from fwd.controller.place import Pair, Placement, place
 from fwd.model.fleet import PEERINGS_MAX, Cluster, Fleet, Gateway, Peering, Router, Vpc
+from fwd.model.linked import REKEYS_MAX
 from fwd.model.mistakes import first_reason
 
 KINDS: Final[Mapping[str, tuple[str, type[BaseModel]]]] = {
@@ -63,6 +64,14 @@ def change(fleet: Fleet, kind: str, name: str, fields: Object) -> Fleet:
             raise RefusedError(f"{kind} {name}: {field} cannot be changed: delete it, and create it anew")
     objects[name] = {**objects[name], **fields}
     return _with(fleet, kind, list(objects.values()))
+
+
+def rekey(fleet: Fleet, name: str) -> Fleet:
+    """Want new keys for all tunnels of a peering."""
+    peerings = objects_of(fleet, "peering")
+    _check_there("peering", name, peerings)
+    number = (peerings[name]["rekey_number"] + 1) % (REKEYS_MAX + 1)
+    return change(fleet, "peering", name, {"rekey_number": number})
 
 
 def delete(fleet: Fleet, kind: str, name: str) -> Fleet:
@@ -115,7 +124,7 @@ def _difference(old: Object, new: Object) -> str:
     for table in sorted(old.keys() | new.keys()):
         if not isinstance(new.get(table), list):
             if old.get(table) != new.get(table):
-                words.append(f"{table} {new.get(table)}")
+                words += _rekeyed(old, new) if table == "rekeys" else [f"{table} {new.get(table)}"]
             continue
         was, now = ({one["name"]: one for one in side.get(table, ())} for side in (old, new))
         words += [f"{table} {name} opens" for name in now if name not in was]
@@ -124,6 +133,13 @@ def _difference(old: Object, new: Object) -> str:
             keys = sorted(key for key in now[name] if now[name].get(key) != was[name].get(key))
             words.append(f"{table} {name}: {', '.join(keys)}")
     return "; ".join(words)
+
+
+def _rekeyed(old: Object, new: Object) -> list[str]:
+    """Say of which peerings a host is to make new keys."""
+    was, now = (side.get("rekeys", {}) for side in (old, new))
+    names = [one["name"] for one in new["peering"] if was.get(one["name"], 0) != now.get(one["name"], 0)]
+    return [f"peering {name} has new keys, and loses no packet" for name in names]
 
 
 def _with(fleet: Fleet, kind: str, objects: Sequence[Object]) -> Fleet:

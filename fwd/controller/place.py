@@ -92,7 +92,11 @@ def _gateway(fleet: Fleet, gateway: Gateway, pairs: Sequence[Pair]) -> dict[str,
             mine = 0 if gateway.name in fleet.cluster[peering.clusters[0]].gateways else 1
             found.append(_peering(fleet, peering, gateway, mine, partners))
     number = fleet.vpc[gateway.vpc].probe_number
-    return {"peering": found, "draining": gateway.state == "draining", "probe_number": number}
+    # An older gateway would refuse what it does not know.
+    names = {one["name"] for one in found}
+    rekeys = {one.name: one.rekey_number for one in fleet.peerings if one.name in names and one.rekey_number}
+    more = {"rekeys": rekeys} if rekeys else {}
+    return {"peering": found, "draining": gateway.state == "draining", "probe_number": number, **more}
 
 
 def _partners(peering: Peering, gateway: str, pairs: Sequence[Pair]) -> list[str]:

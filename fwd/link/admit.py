@@ -31,7 +31,7 @@ PEERING_KEYS: Final = frozenset(
 )  # fmt: skip
 IKE_KEYS: Final = frozenset({"local_id", "remote_id", "ike_rekey_time", "dpd_delay", "grace"})
 TABLES: Final = frozenset(  # of a gateway's content
-    {"peering", "draining", "probe_key", "probe_number", "crl", "ca_bundle"}
+    {"peering", "draining", "probe_key", "probe_number", "rekeys", "crl", "ca_bundle"}
 )
 _KEPT: Final = "-kept"  # of a name that is taken, to guard its subnets all the same
 _TUN: Final = "fwd"  # with which a device begins that may be made

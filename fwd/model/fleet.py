@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import Field, StringConstraints, model_validator
 
+from fwd.model.linked import REKEYS_MAX
 from fwd.model.subnets import first_shared, no_hosts
 from fwd.model.words import NAME, Address, HostAddress, Network, Strict, Subnet
 
@@ -66,13 +67,16 @@ class Router(Strict):
 
 
 class Peering(Strict):
-    """Two clusters joined. `number`: its own for as long as it lives; it says which ports it has."""
+    """Two clusters joined. `number`: its own for as long as it lives; it says which ports it has. `rekey_number`: with
+    another one all of its tunnels have new keys.
+    """
 
     name: Name
     clusters: tuple[Name, Name]
     number: int = Field(ge=0, lt=PEERINGS_MAX)
     path: Literal["internet", "native"] = "internet"
     payload: Literal["superpacket", "esp"] = "superpacket"
+    rekey_number: int = Field(default=0, ge=0, le=REKEYS_MAX)
 
 
 _T = TypeVar("_T", Vpc, Gateway, Cluster, Router, Peering)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 Order = tuple[int, int]
+REKEYS_MAX: Final = 2**31 - 1  # of a gateway's number; after it comes 0
 NOTHING: Final = (0, 0)
 BACKDATED_S: Final = 300  # how long before it is issued a certificate begins: clocks differ
 _TEXT_MAX: Final = 400

@@ -111,6 +111,10 @@ def _add_undrain(app: typer.Typer, name: str, kind: Kind) -> None:
     _add_act(app, name, kind, "undrain", f"Take a {name} back into service.")
 
 
+def _add_rekey(app: typer.Typer, name: str, kind: Kind) -> None:
+    _add_act(app, name, kind, "rekey", f"Give all tunnels of a {name} new keys: no packet is lost.")
+
+
 def _add_act(app: typer.Typer, name: str, kind: Kind, act: str, text: str) -> None:
     @app.command(act, help=text)
     def do(name: _Name, revision: _IfMatch = None, dry_run: _DryRun = False, json_: _Json = False) -> None:
@@ -191,6 +195,7 @@ _ADDING = {
     ("delete", False): _add_delete,
     ("drain", False): _add_drain,
     ("undrain", False): _add_undrain,
+    ("rekey", False): _add_rekey,
     ("upgrade", False): _add_upgrade,
     ("restart", False): _add_restart,
     ("create", True): _add_create_token,

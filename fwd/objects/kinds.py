@@ -32,7 +32,8 @@ KINDS: Final[Mapping[str, Kind]] = {
         {"NAME": "name", "CIDRS": "cidrs"}, ("cidrs", "probe_number"), ("cidrs",), ("probe_number",),
     ),
     "gateway": Kind(
-        "Gateways: hosts that run `fwd demux`.", "gateways", (*WRITING, "drain", "undrain", "upgrade", "restart"),
+        "Gateways: hosts that run `fwd demux`.", "gateways",
+        (*WRITING, "drain", "undrain", "upgrade", "restart"),
         {"NAME": "name", "VPC": "vpc", "INNER": "inner", "OUTER": "outer", "MEMBERS": "members", "WEIGHT": "weight",
          "WANTED": "state", "VERSION": "version", "OUTDATED": "outdated", "HEALTH": "health.state",
          "WHY": "health.reason"},
@@ -49,7 +50,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         ("vpc", "inner"), ("inner",),
     ),
     "peering": Kind(
-        "Peerings: two clusters joined.", "peerings", WRITING,
+        "Peerings: two clusters joined.", "peerings", (*WRITING, "rekey"),
         {"NAME": "name", "CLUSTERS": "clusters", "PATH": "path", "PAYLOAD": "payload", "STATE": "state",
          "PAIRS": "pairs", "UP": "pairs_up"},
         ("clusters", "path", "payload"), ("clusters",),

@@ -10,6 +10,7 @@ nothing that link wrote, and link cannot bring in a key of its own.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,8 +28,9 @@ from fwd.link.document import BYTES_MAX, NUMBER_MAX, Answer, Document, DocumentE
 from fwd.link.kept import FILES as KEPT
 from fwd.link.kept import Known, Octets, Order
 from fwd.model.config import Config, Peering
-from fwd.model.linked import NOTHING, Validity
+from fwd.model.linked import NOTHING, REKEYS_MAX, Validity
 from fwd.model.router import PROBE_KEY, RouterConfig, Wish
+from fwd.model.words import NAME
 from fwd.proto import probe
 from fwd.proto.errors import UserError
 from fwd.supervise import privileges, sandbox
@@ -67,6 +69,7 @@ class Found:
     why: str = ""
     peerings: tuple[Peering, ...] = ()
     draining: bool = False
+    rekeys: Mapping[str, int] = field(default_factory=dict)  # by peering a number: with another one it has new keys
     router: Wish | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     lives: Mapping[str, Validity] = field(default_factory=dict)
@@ -110,6 +113,7 @@ def found_in(said: bytes) -> Found:
             _shown(words["why"]),
             tuple(Peering.model_validate(one) for one in words["peerings"]),
             words["draining"] is True,
+            _rekeys_in(words["rekeys"]),
             None if words.get("router") is None else Wish.model_validate(words["router"]),
             {str(name): str(text).encode() for name, text in words["files"].items()},
             {str(name): Validity(int(one["begins"]), int(one["ends"])) for name, one in words["lives"].items()},
@@ -127,6 +131,15 @@ def _order_in(words: Any) -> Order:
     if not all(type(one) is int and 0 <= one <= NUMBER_MAX for one in (term, generation)):
         raise ValueError("no term and generation")
     return term, generation
+
+
+def _rekeys_in(value: Any) -> dict[str, int]:
+    """Raises ValueError for what does not count each peering's rekeyings."""
+    if not isinstance(value, dict) or not all(
+        re.fullmatch(NAME, name) and type(one) is int and 0 <= one <= REKEYS_MAX for name, one in value.items()
+    ):
+        raise ValueError("no numbers of peerings")
+    return value
 
 
 def _shown(text: object) -> str:
@@ -213,9 +226,13 @@ def _admitted(case: Case, answer: str, document: Document, data: bytes, about: d
     draining = document.content.get("draining", False)
     if not isinstance(draining, bool):
         raise DocumentError("draining is neither true nor false")
+    try:
+        rekeys = _rekeys_in(document.content.get("rekeys", {}))
+    except ValueError:
+        raise DocumentError("rekeys does not say which peering is rekeyed how often") from None
     keys = case.directory.keys(with_crl=CRL in files)
     peerings = admit(case.local, keys, document.content)
-    return Found(answer, document.order, "", tuple(peerings), draining, files=files, document=data, **about)
+    return Found(answer, document.order, "", tuple(peerings), draining, rekeys, files=files, document=data, **about)
 
 
 def _probe_key(value: object) -> bytes:

@@ -4,7 +4,7 @@ file has (plan.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from fwd.link.admit import IKE_KEYS, beside, check_members, guarded, why_outside
 from fwd.link.directory import IKE, LINK
 from fwd.link.document import DocumentError
 from fwd.model.config import Config, Peering
+from fwd.model.linked import NOTHING
 from fwd.model.reasons import Code, Reason
 from fwd.proto.errors import UserError
 from fwd.supervise.admin import RefusedError
@@ -21,6 +22,7 @@ from fwd.supervise.joined import Joined
 from fwd.supervise.users import User, Users
 
 Json = dict[str, Any]
+REKEY_S: Final = 60.0  # between two rekeyings that a controller wants, however often it does
 
 
 class Controlled(Joined):
@@ -43,6 +45,8 @@ class Controlled(Joined):
         self._local = local
         self.peerings: tuple[Peering, ...] = ()
         self.draining = False
+        self._rekeys: Mapping[str, int] = {}
+        self._to_rekey, self._rekey_at = set[str](), 0.0
 
     def beside(self, local: Config) -> Config:
         """Return a local configuration with what the controller wants beside it. Raises UserError."""
@@ -85,8 +89,20 @@ class Controlled(Joined):
     def _want(self, found: Found) -> int:
         if found.draining != self.draining:  # what a user wants since then stays
             self._shared.drains[0] = found.draining
+        # Another number means new keys; at the start, and right after the join, all are new as it is.
+        if self.news.applied != NOTHING:
+            there = {one.name for one in self.peerings}
+            self._to_rekey |= {one for one in there if found.rekeys.get(one, 0) != self._rekeys.get(one, 0)}
+        self._rekeys = found.rekeys
         self.peerings, self.draining = found.peerings, found.draining
         return len(found.peerings)
+
+    def to_rekey(self, now: float) -> Collection[str]:
+        """Name the peerings that are to have new keys now, once; what is wanted too soon waits."""
+        if not self._to_rekey or now < self._rekey_at:
+            return ()
+        found, self._to_rekey, self._rekey_at = self._to_rekey, set(), now + REKEY_S
+        return found
 
 
 class Alone:
@@ -118,6 +134,10 @@ class Alone:
     def reasons(self) -> list[Reason]:
         """Return nothing: nobody else wants anything."""
         return []
+
+    def to_rekey(self, now: float) -> Collection[str]:
+        """Name nothing."""
+        return ()
 
     def accept(self) -> Iterator[Json | None]:
         """Refuse: nothing is held."""

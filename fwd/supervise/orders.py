@@ -52,6 +52,16 @@ class Orders:
             return self._verify(request.text("peering"))
         raise RefusedError(f"unknown command; known: {', '.join((*applying.COMMANDS, ACCEPT, *IKE, *DRAINS, VERIFY))}")
 
+    def turn(self, now: float) -> None:
+        """Have what the controller wants rekeyed by now have new keys."""
+        served = self._standing.served()
+        names = sorted(name for name in self._controller.to_rekey(now) if name in served and served[name].peering.ike)
+        for name in names:
+            self._tellers.order("rekey", name)
+        if names:
+            told = event("gateway.rekeyed", peerings=names)
+            log.info("the controller wants new keys: %s", ", ".join(names), extra=told)
+
     def _drain(self, command: str) -> Json:
         """Show the gateway as not ready, or no more; keyd tells the far gateways."""
         drains = self._standing.shared.drains

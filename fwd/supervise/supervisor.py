@@ -130,8 +130,8 @@ class Supervisor:
 
     def _serve_admin(self) -> None:
         assert self._standing.admin is not None
-        orders = Orders(self._standing, self._tellers, self._applying, self._controller)
-        self._admin = Admin(self._standing.admin, self._selector, orders.obey)
+        self._orders = Orders(self._standing, self._tellers, self._applying, self._controller)
+        self._admin = Admin(self._standing.admin, self._selector, self._orders.obey)
 
     def _install_signals(self) -> None:
         """A signal makes the loop turn; what it means is decided there."""
@@ -193,6 +193,7 @@ class Supervisor:
         if self._admin is not None:
             self._troubles.apart("admin", self._admin.turn, now)
             self._troubles.apart("admin", self._applying.turn)
+            self._troubles.apart("controller", self._orders.turn, now)
 
         self._troubles.apart("controller", self._controller.turn, now)
         self._unsettled |= self._standing.look_up_names(self._config.peering, now)

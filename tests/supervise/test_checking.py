@@ -128,6 +128,9 @@ def test_how_long_certificates_are_good_is_told_with_every_answer(host: Host) ->
         ({**CONTENT, "crl": "x" * (1 << 19)}, "no text in PEM"),
         ({**CONTENT, "ca_bundle": ""}, "no certificate in PEM"),
         ({**CONTENT, "draining": 1}, "draining"),
+        *(({**CONTENT, "rekeys": {"a-b": odd}}, "rekeys") for odd in (True, -1, 2**31, 1.5, "1", None)),
+        ({**CONTENT, "rekeys": []}, "rekeys"),
+        ({**CONTENT, "rekeys": {"../x": 1}}, "rekeys"),
     ],
 )
 def test_what_a_document_may_not_say_is_refused_whole(host: Host, content: Any, why: str) -> None:
@@ -208,8 +211,8 @@ def test_a_child_that_says_nothing_is_a_refusal(host: Host, monkeypatch: pytest.
 
 
 WHOLE: dict[str, Any] = {
-    "answer": "take", "order": [1, 2], "why": "", "peerings": [], "draining": False, "files": {}, "lives": {},
-    "damaged": {}, "held": None,
+    "answer": "take", "order": [1, 2], "why": "", "peerings": [], "draining": False, "rekeys": {}, "files": {},
+    "lives": {}, "damaged": {}, "held": None,
 }  # fmt: skip
 
 
@@ -217,7 +220,8 @@ WHOLE: dict[str, Any] = {
     "said",
     [b"", b"{}", b"[]", b"[" * 100_000, b"x" * (5 << 20),
      *(json.dumps({**WHOLE, name: value}).encode() for name, value in {
-         "order": [1], "peerings": [{}], "files": [], "lives": {"x": 1}, "damaged": 7, "held": [1],
+         "order": [1], "rekeys": {"a-b": -1}, "peerings": [{}], "files": [], "lives": {"x": 1}, "damaged": 7,
+         "held": [1],
      }.items()),
      *(json.dumps({**WHOLE, "files": {name: "x"}}).encode() for name in (
          "/../../../etc/cron.d/x", "document.key", "controller.json", "ike.key", "link.key", "seen", "../ca.pem", ""

@@ -23,6 +23,7 @@ from fwd.link.kept import Shelf
 from fwd.model.config import Config, Peering
 from fwd.model.reasons import Code
 from fwd.supervise import joined, names
+from fwd.supervise.checking import Found
 from fwd.supervise.link import Controlled
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="what examines gives up root, and has to have it")
@@ -381,3 +382,34 @@ def test_a_name_that_could_not_be_looked_up_is_soon_looked_up_again(
     for second in range(30):
         host.controlled.turn(float(second))
     assert len(asked) >= 4
+
+
+# -- new keys ---------------------------------------------------------------------------------------------------------
+
+
+def test_another_number_means_new_keys_once(host: Host) -> None:
+    host.send(3, rekeys={"a-b": 7})
+    host.until(lambda: host.applied == 3)
+    assert host.controlled.to_rekey(100.0) == (), "those of the first document are new"
+    first = host.link.documents.get()
+
+    host.send(4, rekeys={"a-b": 8})
+    host.until(lambda: host.applied == 4)
+    assert [host.controlled.to_rekey(100.0) for _ in range(2)] == [{"a-b"}, ()]
+    for again in (host.link.documents.get(), first):
+        host.link.documents.put(again)
+        seen = host.link.documents.version
+        host.until(lambda seen=seen: host.controlled._seen["document"] == seen and host.controlled._asked is None)  # type: ignore[misc]
+    assert (host.applied, host.controlled.to_rekey(1000.0)) == (4, ()), "neither the same one nor an older one"
+    host.begin_again()
+    assert (host.applied, host.controlled.to_rekey(1000.0)) == (4, ()), "after a start all are new"
+
+
+def test_no_controller_has_keys_made_more_often_than_once_a_minute(host: Host) -> None:
+    host.take(3)
+    made = []
+    for second in range(300):
+        if second < 200:
+            host.controlled._want(Found("take", rekeys={"a-b": second}, peerings=host.controlled.peerings))
+        made += [second] * len(host.controlled.to_rekey(float(second)))
+    assert made == [1, 61, 121, 181, 241]

@@ -21,7 +21,7 @@ from fwd.model.fleet import Fleet
 
 _Name = Annotated[str, Path(max_length=64)]
 _Fields = Annotated[dict[str, Any], Body()]
-_SET_BY_CONTROLLER: Final = ("number",)  # what is drawn when an object is made
+_SET_BY_CONTROLLER: Final = ("number", "rekey_number")  # drawn when an object is made, and counted
 
 
 def router_of(kind: str) -> APIRouter:
@@ -32,6 +32,8 @@ def router_of(kind: str) -> APIRouter:
     _add_writing(router, kind)
     if kind == "gateway":
         _add_draining(router, kind)
+    if kind == "peering":
+        _add_rekeying(router, kind)
     if kind in ("gateway", "router"):
         _add_restarting(router, kind)
     return router
@@ -65,6 +67,8 @@ def _add_writing(router: APIRouter, kind: str) -> None:
         dry_run: DryRun = False, if_match: IfMatch = None,
     ) -> Changed:  # fmt: skip
         asked = _asked(control, admin, "set", kind, name)
+        if "rekey_number" in body:
+            _check_unset(kind, body)
         act = _setting(kind, name, body)
         return await _change(control, asked, act, response, dry_run, if_match)
 
@@ -93,6 +97,35 @@ def _add_act(router: APIRouter, kind: str, act: str, fields: dict[str, Any]) -> 
     ) -> Changed:  # fmt: skip
         asked = _asked(control, admin, act, kind, name)
         return await _change(control, asked, _setting(kind, name, fields), response, dry_run, if_match)
+
+
+def _add_rekeying(router: APIRouter, kind: str) -> None:
+    responses = problems(*WRITING)
+
+    @router.post("/{name}/rekey", operation_id=f"rekey_{kind}", responses=responses)
+    async def do(
+        control: Controller, admin: Admin, name: _Name, response: Response,
+        dry_run: DryRun = False, if_match: IfMatch = None,
+    ) -> Changed:  # fmt: skip
+        asked = _asked(control, admin, "rekey", kind, name)
+        return await _change(control, asked, rekeying(control, name), response, dry_run, if_match)
+
+
+def rekeying(control: Control, name: str) -> Callable[[Fleet], Fleet]:
+    """Return what has a peering rekeyed; refused if one of its gateways would not understand it."""
+
+    def act(fleet: Fleet) -> Fleet:
+        after, pairs = changes.rekey(fleet, name), [one for one in control.desk.kept.pairs if one.peering == name]
+        if not pairs:
+            raise RefusedError(f"peering {name} has no pair: there is nothing to rekey", conflict=True)
+        for gateway in sorted({host for one in pairs for host in (one.a, one.b)}):
+            beat = control.watch.beats.get(gateway)
+            if beat is None or beat.status.get("rekeys") is not True:
+                why = "has not reported yet" if beat is None else "runs a fwd that does not know of this"
+                raise RefusedError(f"gateway {gateway} {why}: `fwd rekey {name}` on each host does it", conflict=True)
+        return after
+
+    return act
 
 
 def _add_restarting(router: APIRouter, kind: str) -> None:

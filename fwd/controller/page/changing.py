@@ -65,14 +65,16 @@ async def perform(control: Control, person: Token, wanted: Wanted, seen: Seen | 
     if wanted.act == "delete":
         done = await control.desk.delete(asked, seen=seen, dry_run=dry_run)
     else:
-        done = await objects.change(control, asked, _act(wanted), seen, dry_run=dry_run)
+        done = await objects.change(control, asked, _act(control, wanted), seen, dry_run=dry_run)
     return Came(done.lines, done.operation.id if done.operation else "")
 
 
-def _act(wanted: Wanted) -> Callable[[Fleet], Fleet]:
+def _act(control: Control, wanted: Wanted) -> Callable[[Fleet], Fleet]:
     kind, name = wanted.kind, wanted.name
     if wanted.act == "create":
         return lambda fleet: changes.create(fleet, kind, body_of(wanted))
+    if wanted.act == "rekey":
+        return objects.rekeying(control, name)
     states: dict[str, dict[str, Any]] = {"drain": {"state": "draining"}, "undrain": {"state": "active"}}
     fields = states.get(wanted.act) or body_of(wanted)
     return lambda fleet: changes.change(fleet, kind, name, fields)

@@ -14,13 +14,14 @@ ACTS: Final[Mapping[str, tuple[str, ...]]] = {
     "drain": ("gateway",),
     "undrain": ("gateway",),
     "upgrade": ("gateway",),
+    "rekey": ("peering",),
     "restart": ("gateway", "router"),
     "delete": ("vpc", "cluster", "peering", "gateway", "router"),
 }
 _TITLES: Final = {
     "create": "Create a {kind}", "set": "Change {kind} {name}", "drain": "Drain {kind} {name}",
     "undrain": "Put {kind} {name} back into service", "upgrade": "Upgrade {kind} {name}",
-    "restart": "Restart {kind} {name}",
+    "restart": "Restart {kind} {name}", "rekey": "Give {kind} {name} new keys",
     "delete": "Delete {kind} {name}",
 }  # fmt: skip
 _WORDS: Final = {"vpc": "VPC", "token": "token to join or to ask with"}
