@@ -25,6 +25,8 @@ from fwd.lab.arguments import OneLineParser, positive
 
 PORT: Final = 7001
 _LATE_S: Final = 0.5  # for what is under way at the end
+_RECEIVE_BUFFER_BYTES: Final = 4 << 20  # some seconds of messages: what waits for a process that has no CPU is not lost
+_SO_RCVBUFFORCE: Final = 33
 
 
 @dataclass
@@ -64,6 +66,7 @@ class Flow:
 def answer() -> None:
     """Send back whatever comes, for ever."""
     sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
     sock.bind(("::", PORT))
     print("ready", flush=True)
     while True:
