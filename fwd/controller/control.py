@@ -28,6 +28,7 @@ _WRITER: Final = "healthz"
 _WRITER_S: Final = 1.0  # between two tries of the writer, whatever came of the first
 _STRANGERS: Final = (20.0, 1.0)  # refusals of one address at once, and for each second from then on
 _PEOPLE: Final = (1000.0, 100.0)  # requests of a bearer token
+_PAGES: Final = (300.0, 30.0)  # hundredths of a second that it takes to make its pages: hosts wait for that
 _HOSTS: Final = (60.0, 10.0)  # and of a host
 
 
@@ -65,6 +66,7 @@ class Control:
     noted: Rates = field(default_factory=lambda: Rates(*_STRANGERS))  # lines of refusals in the audit log
     not_noted: int = 0  # how many of them were left out since the last line
     people: Rates = field(default_factory=lambda: Rates(*_PEOPLE))
+    pages: Rates = field(default_factory=lambda: Rates(*_PAGES))
     links: Rates = field(default_factory=lambda: Rates(*_HOSTS))
     restarts: Counter[tuple[str, bool]] = field(default_factory=Counter)  # by host, and whether the command was good
     door: Door | None = None

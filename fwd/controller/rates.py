@@ -19,14 +19,20 @@ class Rates:
         return self._tries(name, now) >= 1
 
     def take(self, name: str, now: float) -> bool:
-        """Take a try, if there is one; of very many names the one that was seen longest ago is forgotten."""
-        tries = self._tries(name, now)
-        is_left = tries >= 1
+        """Take a try, if there is one."""
+        is_left = self.may(name, now)
+        self.spend(name, now, 1 if is_left else 0)
+        return is_left
+
+    def spend(self, name: str, now: float, tries: float) -> None:
+        """Take what something has cost, be it there or not; of very many names the one that was seen longest ago is
+        forgotten.
+        """
+        left = self._tries(name, now) - tries
         self._left.pop(name, None)
         while len(self._left) >= _NAMES_MAX:
             del self._left[next(iter(self._left))]
-        self._left[name] = (tries - 1 if is_left else tries), now
-        return is_left
+        self._left[name] = left, now
 
     def _tries(self, name: str, now: float) -> float:
         left, at = self._left.get(name, (self._most, now))

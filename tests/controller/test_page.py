@@ -6,6 +6,10 @@ import pytest
 from apikit import Api
 from pagekit import Browser, Tags
 
+from fwd.controller.control import Control
+from fwd.controller.page import facts
+from fwd.controller.page.views import Facts
+
 PAGES = ("/", "/?open=a-b", "/gateways/a1", "/peerings/a-b", "/events", "/sign-in", "/gateways/none")
 
 
@@ -94,6 +98,27 @@ def test_a_hosts_status_of_any_form_breaks_no_page(browser: Browser) -> None:
         api.control.turn()
         for path in ("/", "/gateways/a2", "/routers/r"):
             assert browser.get(path).status_code == 200
+
+
+def test_who_asks_for_pages_without_end_waits_by_what_they_cost(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 a second, as they were allowed, took all of a controller's time, for which heartbeats waited."""
+    api, worked, load = browser.api, 0.0, facts.facts_of
+
+    def slow(control: Control) -> Facts:
+        nonlocal worked
+        worked += 0.05
+        return load(control)
+
+    monkeypatch.setattr("time.thread_time", lambda: worked)
+    monkeypatch.setattr("fwd.controller.page.routes.facts_of", slow)
+    statuses = [browser.get("/map.json").status_code for _ in range(100)]
+    assert statuses == [200] * 60 + [429] * 40
+    assert api.good("GET", "/v1/vpcs")["items"], "the API is another matter"
+    api.now += 10
+    assert browser.get("/").status_code == 200
+    assert worked == pytest.approx(61 * 0.05)
 
 
 def test_what_a_router_has_said_of_shares_is_not_shown_for_ever(browser: Browser) -> None:

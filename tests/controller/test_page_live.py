@@ -81,6 +81,32 @@ def test_what_several_pages_show_is_made_once_in_a_turn(monkeypatch: pytest.Monk
     assert len(made) == 4
 
 
+def test_the_more_there_is_to_make_the_less_often_pages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred pages of one viewer took all the time there was, and heartbeats waited."""
+    streams, worked, now = Streams(), 0.0, 100.0
+    monkeypatch.setattr("time.thread_time", lambda: worked)
+    monkeypatch.setattr("time.monotonic", lambda: now)
+
+    def make() -> dict[str, str]:
+        nonlocal worked
+        worked += 0.02
+        return {}
+
+    def made_in(seconds: int, pages: int) -> float:
+        nonlocal now
+        before = worked
+        for _ in range(seconds):
+            for key in range(pages):
+                streams.once(key, make)
+            now += 1.0
+        return worked - before
+
+    assert made_in(40, 5) == pytest.approx(40 * 5 * 0.02)
+    assert made_in(40, 45) <= 40 * 0.25 + 2 * 45 * 0.02
+    made_in(8, 5)
+    assert made_in(40, 5) == pytest.approx(40 * 5 * 0.02), "and then as often as before"
+
+
 def test_a_stream_ends_with_the_session_and_is_refused_to_strangers(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "TURN_S", 0.0)
     api.peered()

@@ -1,14 +1,15 @@
 """What a page that is open is told: first all of its parts, then those that have changed; pure but for the clock.
 
 There is no queue: whoever reads slowly is asked for no more than the last look, and gets what has changed since the one
-that it had last. Every second something is sent, so a page knows that it is told of everything. All pages look at the
-same moment, so that those that show the same are made once. Which states have changed, a page sees by itself (page.js),
-also across a stream that broke.
+that it had last. Every second something is sent, or every few if there is much to make, so a page knows that it is told
+of everything. All pages look at the same moment, so that those that show the same are made once. Which states have
+changed, a page sees by itself (page.js), also across a stream that broke.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
@@ -20,6 +21,8 @@ from fwd.controller.happened import crowded
 from fwd.controller.page.views import FleetView
 
 TURN_S: Final = 1.0
+TURN_S_MAX: Final = 4.0  # a page is silent after 5 s (page.js)
+_WORK_S: Final = 0.25  # of each second, for all that pages are told: hosts wait meanwhile
 STREAMS_MAX: Final = 100
 Parts = Mapping[str, str]
 Look = Callable[[], Awaitable[Parts | None]]
@@ -32,7 +35,7 @@ class Streams:
 
     def __init__(self) -> None:
         self._open: dict[object, str] = {}
-        self._turn = -1
+        self._turn, self._turn_s, self._worked_s = -1, 1.0, 0.0
         self._made: dict[Hashable, Parts | None] = {}
 
     @property
@@ -56,18 +59,21 @@ class Streams:
             while mine in self._open and (parts := await look()) is not None:
                 yield frame(changed(before, parts))
                 before = parts
-                await asyncio.sleep(TURN_S - time.monotonic() % TURN_S if TURN_S else 0)
+                await asyncio.sleep(self._turn_s - time.monotonic() % self._turn_s if TURN_S else 0)
         finally:
             self._open.pop(mine, None)
 
     def once(self, key: Hashable, make: Callable[[], Parts | None]) -> Parts | None:
-        """Make what several pages show, once in a turn."""
-        turn = int(time.monotonic() // TURN_S) if TURN_S else self._turn + 1
-        if turn != self._turn:
-            self._turn = turn
+        """Make what several pages show, once in a turn, which is the longer the more there is to be made."""
+        now = time.monotonic()
+        if not TURN_S or int(now // self._turn_s) != self._turn:
+            self._turn_s = min(max(1.0, math.ceil(self._worked_s / _WORK_S)), TURN_S_MAX)
+            self._turn, self._worked_s = int(now // self._turn_s), 0.0
             self._made.clear()
         if key not in self._made:
+            began_s = time.thread_time()
             self._made[key] = make()
+            self._worked_s += time.thread_time() - began_s
         return self._made[key]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -32,7 +33,16 @@ from fwd.controller.page.facts import facts_of, members_of, seen_of
 from fwd.controller.page.live import Parts, Streams
 from fwd.controller.page.replay import offset_in, replay_of
 from fwd.controller.page.views import fleet_view
-from fwd.controller.page.visitors import PageError, StrangerError, Visiting, check_form, form_of, is_still, local_path
+from fwd.controller.page.visitors import (
+    PageError,
+    StrangerError,
+    Visiting,
+    Visitor,
+    check_form,
+    form_of,
+    is_still,
+    local_path,
+)
 from fwd.controller.page.way import way_of
 from fwd.controller.sessions import LIFETIME_S
 from fwd.controller.store import ConflictError, NotLeaderError, StoreError
@@ -81,7 +91,17 @@ def _made(control: Control) -> list[Operation]:
 
 
 async def _show(request: Request, control: Controller, visitor: Visiting) -> Response:
-    """Show a page, or what it shows as JSON."""
+    """Show a page, or what it shows as JSON, to who has not had too many: hosts wait while they are made."""
+    whose, began_s = visitor.token.name, time.thread_time()
+    if not control.pages.may(whose, control.clock()):
+        raise PageError(429, f"{whose} asks for too many pages: wait a second")
+    try:
+        return _shown(request, control, visitor)
+    finally:
+        control.pages.spend(whose, control.clock(), 100 * (time.thread_time() - began_s))
+
+
+def _shown(request: Request, control: Control, visitor: Visitor) -> Response:
     path, query = request.url.path, request.url.query
     content = _content(control, path.removesuffix(".json"), request.query_params)
     if content is None:
