@@ -18,14 +18,12 @@ from fwd.controller.control import Control
 from fwd.controller.desk import Asked
 from fwd.controller.health import FRESH_S, Health
 from fwd.controller.records import Operation
-from fwd.controller.sights import number_in
+from fwd.controller.shares import shares_in
 from fwd.controller.store import Write
 from fwd.controller.upgrade import Act, Facts, Phase, Step
-from fwd.model.fleet import Gateway
 from fwd.proto.logged import event
 
 _BUSY: Final = "is being upgraded"
-_TABLES_MAX: Final = 64
 log = logging.getLogger(__name__)
 
 
@@ -173,27 +171,15 @@ class Upgrades:
         clusters = {group: members for group, members in mend.groups_of(fleet).items() if group.startswith("cluster ")}
         status = beat.status if beat is not None else {}
         ran = course.command.result() if course and course.command and course.command.done() else None
+        shares = shares_in(fleet, watch.beats, now).get(name, ())
         return Facts(
             draining=gateway.state == "draining", health=verdict.health, why=verdict.reason,
             applied=beat is not None and (course is None or beat.applied >= course.order),
             heard_at=beat.at if beat is not None and now - beat.at <= FRESH_S else 0.0,
             ready=status.get("ready") is True or status.get("draining") is True,
-            version=beat.version if beat is not None else "", shares=self._shares(gateway, now), ran=ran,
+            version=beat.version if beat is not None else "", shares=[one.share for one in shares], ran=ran,
             alone=mend.alone_in(name, hosts, clusters),
         )  # fmt: skip
-
-    def _shares(self, gateway: Gateway, now: float) -> list[float]:
-        """What its VPC's routers say that they send to it."""
-        found = []
-        for router in self.control.desk.kept.fleet.routers:
-            beat = self.control.watch.beats.get(router.name)
-            if router.vpc != gateway.vpc or beat is None or now - beat.at > FRESH_S:
-                continue
-            tables = beat.status.get("gateways")
-            for table in tables[:_TABLES_MAX] if isinstance(tables, list) else ():
-                if isinstance(table, dict) and table.get("name") == gateway.name:
-                    found.append(number_in(table.get("share")) or 0.0)
-        return found
 
 
 def _result(steps: Sequence[Step]) -> str:

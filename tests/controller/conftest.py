@@ -17,6 +17,7 @@ _NEED_FASTAPI = [
     "test_api.py", "test_api_hosts.py", "test_controller_tls.py", "test_controller_program.py", "test_objects.py",
     "test_api_documented.py", "test_link_joins.py", "test_acts.py", "test_door.py",
     "test_upgrade.py", "test_restarts.py", "test_rekey.py", "test_audit_log.py", "test_leaders.py", "test_turns.py",
+    "test_shares.py",
     "test_join_replaces.py", "test_many_hosts.py", "test_reaching.py", "test_page.py", "test_page_sign_in.py",
     "test_page_members.py", "test_page_replay.py", "test_page_path.py",
     "test_page_views.py", "test_page_live.py", "test_page_changes.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, Path, Response
@@ -16,6 +17,7 @@ from fwd.controller.control import Control
 from fwd.controller.desk import Asked, Done
 from fwd.controller.fleet import Seen
 from fwd.controller.reaching import links_in, why_unreached
+from fwd.controller.shares import moved, shares_in
 from fwd.controller.tokens import Token
 from fwd.model.fleet import Fleet
 
@@ -73,12 +75,12 @@ def _add_writing(router: APIRouter, kind: str) -> None:
         return await _change(control, asked, act, response, dry_run, if_match)
 
     @router.delete("/{name}", operation_id=f"delete_{kind}", responses=responses)
-    async def delete(
+    async def take_away(
         control: Controller, admin: Admin, name: _Name, response: Response,
         dry_run: DryRun = False, if_match: IfMatch = None,
     ) -> Changed:  # fmt: skip
         asked = _asked(control, admin, "delete", kind, name)
-        done = await control.desk.delete(asked, seen=seen_in(if_match, kind, name), dry_run=dry_run)
+        done = await delete(control, asked, seen_in(if_match, kind, name), dry_run=dry_run)
         return _changed(control, asked, done, response, dry_run)
 
 
@@ -165,7 +167,8 @@ async def change(
     control: Control, asked: Asked, act: Callable[[Fleet], Fleet], seen: Seen | None, *, dry_run: bool
 ) -> Done:
     """Change an object, or only say what would come of it; hosts that could not reach each other are refused."""
-    links = links_in({host: beat.status for host, beat in control.watch.beats.items()})
+    links, before = links_in({host: beat.status for host, beat in control.watch.beats.items()}), control.desk.kept.fleet
+    shares = shares_in(before, control.watch.beats, control.clock())
 
     def reached(fleet: Fleet) -> Fleet:
         after = act(fleet)
@@ -173,7 +176,17 @@ async def change(
             raise RefusedError(why, conflict=True)
         return after
 
-    return await control.desk.change(asked, reached, seen=seen, dry_run=dry_run)
+    # What it moves of flows, by routers' word, is no host's configuration: it is said, and not kept.
+    done = await control.desk.change(asked, reached, seen=seen, dry_run=dry_run)
+    return replace(done, lines=(*done.lines, *moved(before, done.kept.fleet, shares)))
+
+
+async def delete(control: Control, asked: Asked, seen: Seen | None, *, dry_run: bool) -> Done:
+    """Delete an object, or only say what would come of it."""
+    before = control.desk.kept.fleet
+    shares = shares_in(before, control.watch.beats, control.clock())
+    done = await control.desk.delete(asked, seen=seen, dry_run=dry_run)
+    return replace(done, lines=(*done.lines, *moved(before, done.kept.fleet, shares)))
 
 
 def _asked(control: Control, admin: Token, act: str, kind: str, name: str) -> Asked:

@@ -63,7 +63,7 @@ async def perform(control: Control, person: Token, wanted: Wanted, seen: Seen | 
         answer = await objects.restart(control, asked, seen, dry_run=dry_run)
         return Came(tuple(answer.plan), answer.operation or "")
     if wanted.act == "delete":
-        done = await control.desk.delete(asked, seen=seen, dry_run=dry_run)
+        done = await objects.delete(control, asked, seen, dry_run=dry_run)
     else:
         done = await objects.change(control, asked, _act(control, wanted), seen, dry_run=dry_run)
     return Came(done.lines, done.operation.id if done.operation else "")

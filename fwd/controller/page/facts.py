@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from fwd.controller.api import shown
 from fwd.controller.control import Control
-from fwd.controller.health import FRESH_S
 from fwd.controller.members import Member, drops_in, members_in
 from fwd.controller.page.inside import Seen
-from fwd.controller.page.views import Facts, Share
-from fwd.controller.sights import TABLES_MAX, number_in
+from fwd.controller.page.views import Facts
+from fwd.controller.shares import shares_in
 
 
 def facts_of(control: Control) -> Facts:
@@ -22,7 +21,7 @@ def facts_of(control: Control) -> Facts:
         wall, kinds["vpc"], kinds["gateway"], kinds["cluster"], kinds["router"], kinds["peering"],
         [shown.pair(control, one).model_dump() for one in control.desk.kept.pairs],
         heard={host: wall - (clock - beat.at) for host, beat in control.watch.beats.items()},
-        bits_s=_bits_s(control, clock), shares=_shares(control, clock),
+        bits_s=_bits_s(control, clock), shares=shares_in(control.desk.kept.fleet, control.watch.beats, clock),
         leading=standing.leading, leader=standing.leader,
     )  # fmt: skip
 
@@ -56,18 +55,3 @@ def _bits_s(control: Control, clock: float) -> dict[tuple[str, str], float]:
 
 
 _KINDS = ("vpc", "gateway", "cluster", "router", "peering")
-
-
-def _shares(control: Control, clock: float) -> dict[str, list[Share]]:
-    """Which share of its VPC's flows each router gives to each gateway, and how far that is, by its own word of now."""
-    found: dict[str, list[Share]] = {}
-    for router in control.desk.kept.fleet.routers:
-        beat = control.watch.beats.get(router.name)
-        rows = beat.status.get("gateways") if beat and clock - beat.at <= FRESH_S else None
-        for one in rows[:TABLES_MAX] if isinstance(rows, list) else ():
-            share = number_in(one.get("share")) if isinstance(one, dict) else None
-            gateway = control.desk.kept.fleet.gateway.get(str(one.get("name"))) if share is not None else None
-            if gateway is not None and share is not None and gateway.vpc == router.vpc:
-                told = Share(router.name, min(share, 1.0), number_in(one.get("rtt_ms")))
-                found.setdefault(gateway.name, []).append(told)
-    return found

@@ -11,19 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fwd.controller.page.looks import Look, counted, look_of, summed
+from fwd.controller.shares import Share
 
 Json = Mapping[str, Any]
 SHOWN_MAX: Final = 6  # gateways of a cluster that are drawn one by one
 _GRAY_AFTER_S: Final = 5.0  # what was heard of a host is old from then on
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a router gives to a gateway of its VPC's flows, 0 to 1, and the round trip between them."""
-
-    router: str
-    share: float
-    rtt_ms: float | None = None
 
 
 @dataclass(frozen=True)
