@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,28 @@ def test_of_very_many_names_few_are_known() -> None:
     for n in range(10_000):
         rates.take(str(n), 0.0)
     assert len(rates._left) <= 4096
+
+
+def test_of_who_may_not_change_anything_or_asks_too_often_no_body_is_read(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A viewer's bodies of a megabyte were read before it was refused, as often as it liked."""
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        read += 1
+        yield b"{}"
+
+    def post(token: str) -> int:
+        headers = {"Content-Type": "application/json"}
+        return api.ask("POST", "/v1/vpcs", token=token, headers=headers, content=body()).status_code
+
+    assert (post(api.viewer), read) == (403, 0)
+    assert (post(api.admin), read) == (422, 1)
+    monkeypatch.setattr(api.control, "people", Rates(0, 0))
+    assert (post(api.viewer), read) == (429, 1)
+    assert (post(api.admin), read) == (429, 1)
 
 
 def test_a_bearer_that_asks_too_often_waits_and_others_do_not(api: Api) -> None:

@@ -56,6 +56,7 @@ class Doors:
         request, who = Request(scope), _NOBODY
         try:
             who = await _look_at(request)
+            _check_writer(request)
         except HTTPException as error:
             answer = self._tell(request, error.status_code, str(error.detail), error.headers)
             await answer(scope, receive, _noted(request, who, send))
@@ -85,6 +86,24 @@ async def _look_at(request: Request) -> str:
         _listen_to(request)
         return _JOINS
     return f"token {_person(request, request.headers.get('Authorization'), writes=False).name}"
+
+
+def _check_writer(request: Request) -> None:
+    """Refuse one who may change nothing, or asks too often: a body costs more than all that. Raises DeniedError,
+    LeaderlessError and HTTPException.
+    """
+    path, control = request.url.path, control_of(request)
+    if not path.startswith(_API) or path in (*_HOSTS, _JOIN):
+        return
+    authorization = request.headers.get("Authorization")
+    name = _person(request, authorization, writes=False).name
+    try:
+        _person(request, authorization, writes=True)
+    except roles.DeniedError:
+        rate(control.people, name, request)  # who may not change anything does not ask without end either
+        raise
+    if not control.people.may(name, control.clock()):
+        raise _too_often(name)
 
 
 async def _look_at_form(request: Request) -> str:
@@ -208,7 +227,7 @@ async def _viewer(request: Request, authorization: _Authorization = None) -> Tok
 
 
 async def _admin(request: Request, authorization: _Authorization = None) -> Token:
-    await _viewer(request, authorization)  # who may not change anything does not ask without end either
+    await _viewer(request, authorization)
     return _person(request, authorization, writes=True)
 
 
@@ -221,7 +240,11 @@ async def _host(request: Request) -> roles.Host:
 def rate(rates: Rates, name: str, request: Request) -> None:
     """Refuse who asks so often that others would wait for it."""
     if not rates.take(name, control_of(request).clock()):
-        raise HTTPException(429, f"{name} asks too often: wait a second", {"Retry-After": "1"})
+        raise _too_often(name)
+
+
+def _too_often(name: str) -> HTTPException:
+    return HTTPException(429, f"{name} asks too often: wait a second", {"Retry-After": "1"})
 
 
 Viewer = Annotated[Token, Depends(_viewer)]
