@@ -28,7 +28,7 @@ _WRITER: Final = "healthz"
 _WRITER_S: Final = 1.0  # between two tries of the writer, whatever came of the first
 _STRANGERS: Final = (20.0, 1.0)  # refusals of one address at once, and for each second from then on
 _PEOPLE: Final = (1000.0, 100.0)  # requests of a bearer token
-_PAGES: Final = (300.0, 30.0)  # hundredths of a second that it takes to make its pages: hosts wait for that
+_PAGES: Final = (100.0, 30.0)  # hundredths of a second that it takes to make its pages: hosts wait for that
 _HOSTS: Final = (60.0, 10.0)  # and of a host
 
 

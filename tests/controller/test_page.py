@@ -114,11 +114,11 @@ def test_who_asks_for_pages_without_end_waits_by_what_they_cost(
     monkeypatch.setattr("time.thread_time", lambda: worked)
     monkeypatch.setattr("fwd.controller.page.routes.facts_of", slow)
     statuses = [browser.get("/map.json").status_code for _ in range(100)]
-    assert statuses == [200] * 60 + [429] * 40
+    assert statuses == [200] * 20 + [429] * 80
     assert api.good("GET", "/v1/vpcs")["items"], "the API is another matter"
     api.now += 10
     assert browser.get("/").status_code == 200
-    assert worked == pytest.approx(61 * 0.05)
+    assert worked == pytest.approx(21 * 0.05)
 
 
 def test_what_a_router_has_said_of_shares_is_not_shown_for_ever(browser: Browser) -> None:
