@@ -191,7 +191,8 @@ def test_the_controller_tells_the_pairs_of_a_peering_with_several_far_gateways_a
         FarGateway(address=f"192.0.2.{n}", members=[n], state="up" if n else "down", established=True, error="")
         for n in range(2)
     ]
-    whole = replace(whole, peerings=[replace(peering, far=far)], reasons=[Reason.of(Code.DRAINING)])
+    members = [replace(one, path="up", spi_out="0x1", rtt_ms=5.0 + one.index) for one in peering.members]
+    whole = replace(whole, peerings=[replace(peering, far=far, members=members)], reasons=[Reason.of(Code.DRAINING)])
     said = json.loads(summary(whole, {peering.name: [identity_of("b1"), identity_of("b2")]}))
     assert said["draining"]
 
@@ -199,7 +200,8 @@ def test_the_controller_tells_the_pairs_of_a_peering_with_several_far_gateways_a
     watch = Watch(0.0)
     watch.hear("a1", Beat(1.0, (1, 1), (1, 1), status=said), (1, 1), 0.0)
     watch.turn(Fleet(), pairs, 1.0, 0.0)
-    assert [[one.up for one in watch.sights_of(pair, 1.0)] for pair in pairs] == [[False], [True]]
+    found = [[(one.up, one.rtt_ms) for one in watch.sights_of(pair, 1.0)] for pair in pairs]
+    assert found == [[(False, 5.0)], [(True, 6.0)]]
 
 
 def test_far_gateways_are_told_by_what_ike_calls_them(view: GatewayView) -> None:

@@ -122,7 +122,7 @@ def summary(
 def _peering(one: status.Peering, identities: Sequence[str], *, ready: bool) -> dict[str, Any]:
     up = [member for member in one.members if member.path == "up" and member.spi_out is not None]
     far = [
-        {"identity": identity, "up": far.state == "up", "loss": _loss([m for m in up if m.index in far.members])}
+        {"identity": identity, "up": far.state == "up", **_path([m for m in up if m.index in far.members])}
         for identity, far in zip(identities, one.far, strict=False)
     ]
     carried = sum(member.out.bytes + member.in_.bytes for member in one.members)
@@ -144,6 +144,11 @@ def _member(
         "rekey_s": max(0, round(rekey_s - age_s)) if rekey_s is not None and age_s is not None else None,
         "ends_s": sa.ends_s if sa is not None else None,
     }  # fmt: skip
+
+
+def _path(members: Sequence[status.Member]) -> dict[str, float | None]:
+    """Say how the paths to one far gateway are."""
+    return {"loss": _loss(members), "rtt_ms": max((m.rtt_ms for m in members if m.rtt_ms is not None), default=None)}
 
 
 def _loss(members: Sequence[status.Member]) -> float:

@@ -43,6 +43,7 @@ from fwd.model.status import (
 from fwd.proto.drops import KERNEL_COUNTED, DropReason, Stage, Unit
 
 Json = dict[str, Any]
+_RTT_US_MAX = 10**9
 
 
 def collect(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None = None) -> Json:
@@ -237,6 +238,7 @@ def _member(view: PeeringView, index: int, counters: list[int], buckets: int, no
         buckets=buckets,
         draining=_drains(view, index, buckets),
         loss=member.loss,
+        rtt_ms=_rtt_ms(member),
         ring_waiting=max(0, ring.head - ring.done),
         echoes_sent=counters[c.ECHOES_SENT],
         echoes_answered=counters[c.ECHOES_ANSWERED],
@@ -244,6 +246,12 @@ def _member(view: PeeringView, index: int, counters: list[int], buckets: int, no
         in_=_traffic(counters, c.IN_RECORDS_OK, c.IN_BYTES, c.IN_ESP, c.IN_ESP_BYTES),
         ledger=_ledger(member),
     )
+
+
+def _rtt_ms(member: MemberShared) -> float | None:
+    """Return how long answers took lately, whatever the member says; None: it is not known, or holds no more."""
+    rtt_us: int = min(member.link[LinkWord.RTT_US], _RTT_US_MAX)
+    return None if member.path_down or not rtt_us else round(rtt_us / 1000, 3)
 
 
 def _drains(view: PeeringView, index: int, buckets: int) -> bool:

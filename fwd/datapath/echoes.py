@@ -120,6 +120,7 @@ class Echoes:
         """Show the supervisor and the demux what is in force."""
         link, mtu = self._shared.link, self.sizes.mtu_bytes
         link[LinkWord.PATH_DOWN] = not self.pulse.up
+        link[LinkWord.RTT_US] = round(1e6 * self.pulse.rtt_s)
         link[LinkWord.PATH_MTU] = mtu
         link[LinkWord.CHUNK] = self._geometry.chunk_for(mtu)
 

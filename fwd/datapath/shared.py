@@ -147,6 +147,7 @@ class LinkWord(IntEnum):
     CHUNK = 4  # data octets of a row, for the demux's next segment
     GSO_REFUSED = 5  # 1: the egress refused segmentation offload while running
     LOSS = 6  # share of echoes that were not answered lately, in 1/1000
+    RTT_US = 7  # the longest time that an answer took lately; 0: none has come
 
 
 @dataclass(frozen=True, slots=True)

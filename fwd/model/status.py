@@ -109,6 +109,12 @@ class Member(Process):
         "Share of its last echoes, 0 to 1, that went unanswered while later ones were answered.",
         gauge("fwd_member_path_loss_ratio"),
     ] = 0.0
+    rtt_ms: Annotated[
+        float | None,
+        "The longest time, in milliseconds, that an answer to its echoes took lately; null: not known, or its path is "
+        "down. Where nothing is sent it is of before.",
+        gauge("fwd_member_path_rtt_seconds", divisor=1000),
+    ] = None
     ring_waiting: Annotated[
         int, "Segments in its ring that it has not finished.", gauge("fwd_member_ring_segments_waiting")
     ]

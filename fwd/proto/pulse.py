@@ -107,6 +107,11 @@ class Pulse:
         lately = [answered for at, answered in self._settled if at > now - LOSS_S]
         return 1 - sum(lately) / len(lately) if lately else 0.0
 
+    @property
+    def rtt_s(self) -> float:
+        """The longest time that an answer took lately; 0: none has come."""
+        return self._rtt_s
+
     def next_timeout(self, now: float) -> float:
         """Seconds until `poll` may have something; infinite: it will not, unless something is sent."""
         due = self.due_at()

@@ -13,7 +13,6 @@ from fwd.link.admit import IKE_KEYS, beside, check_members, guarded, why_outside
 from fwd.link.directory import IKE, LINK
 from fwd.link.document import DocumentError
 from fwd.model.config import Config, Peering
-from fwd.model.linked import NOTHING
 from fwd.model.reasons import Code, Reason
 from fwd.proto.errors import UserError
 from fwd.supervise.admin import RefusedError
@@ -89,10 +88,9 @@ class Controlled(Joined):
     def _want(self, found: Found) -> int:
         if found.draining != self.draining:  # what a user wants since then stays
             self._shared.drains[0] = found.draining
-        # Another number means new keys; at the start, and right after the join, all are new as it is.
-        if self.news.applied != NOTHING:
-            there = {one.name for one in self.peerings}
-            self._to_rekey |= {one for one in there if found.rekeys.get(one, 0) != self._rekeys.get(one, 0)}
+        # Another number means new keys for what is in force; what comes, as all does at the start, has new ones anyway.
+        there = {one.name for one in self.peerings}
+        self._to_rekey |= {one for one in there if found.rekeys.get(one, 0) != self._rekeys.get(one, 0)}
         self._rekeys = found.rekeys
         self.peerings, self.draining = found.peerings, found.draining
         return len(found.peerings)

@@ -56,6 +56,18 @@ def test_an_echo_is_answered_and_the_path_is_up() -> None:
         r.b.check_books()
 
 
+def test_how_long_an_answer_took_is_told() -> None:
+    with rig(members=1) as r:
+        member, link = r.a.members[0], r.a.shared.members[0].link
+        now = member._now + 1
+        sends(r, now, record(1))
+        turn(r.a, now)
+        assert link[LinkWord.RTT_US] == 0, "none has come"
+        member._now = now + 0.03
+        r.carry()
+        assert link[LinkWord.RTT_US] == pytest.approx(30_000, abs=1)
+
+
 def test_unanswered_echoes_take_the_path_down_and_an_answer_brings_it_up() -> None:
     with rig(members=1) as r:
         link = r.a.shared.members[0].link

@@ -328,3 +328,13 @@ def test_what_a_late_loop_has_missed_is_not_lost() -> None:
     path.now += 1.0
     path.run(5.0)
     assert path.pulse.loss(path.now) == 0.0
+
+
+def test_how_long_answers_took_lately_is_told() -> None:
+    path = Path(delay_s=0.08)
+    assert path.pulse.rtt_s == 0.0
+    path.run(2.0)
+    assert path.pulse.rtt_s == pytest.approx(0.08, abs=TICK_S)
+    path.delay_s = 0.01
+    path.run(5.0)
+    assert path.pulse.rtt_s == pytest.approx(0.01, abs=TICK_S)
