@@ -82,8 +82,7 @@ def run(out: Path, base: str, only: str = "") -> Iterator[Row]:
         # The scenarios, in order, of both, and how it is taken down.
         for checks in (
             _put_through(project, SCENARIOS, only, lambda: _two_gateways(project, directory)),
-            # A fleet wants more of a machine than two gateways do: only who asks for it by name has it.
-            _put_through(project, cluster.SCENARIOS if only else (), only, lambda: _cluster(project, directory)),
+            _put_through(project, cluster.SCENARIOS, only, lambda: _cluster(project, directory)),
         ):
             for row in checks:
                 rows.append(row)
