@@ -4,7 +4,8 @@ Two VPCs of a lab with a controller, a router and up to five gateways in each; o
 after the other. Each gateway's outer device sends `cap_mbps` at most (TBF), and the line between the sites `line_mbps`.
 So throughput should be min(N × cap, line). What counts are the octets of packets between the VPCs' gateways that the
 line has let through, Ethernet header included, as TBF counts them: ESP, and IKE's few. `delivered_mbps` is what the far
-client's device has received meanwhile: the same without what payload `esp` adds to each packet.
+client's device has received meanwhile: the same without what ESP adds. Payload `superpacket`, as for members: with
+`esp` two cores are full with three pairs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from fwd.lab.world import LabError
 CAP_MBPS: Final = 100
 LINE_MBPS: Final = 500
 STREAMS: Final = 64
-PAYLOAD: Final = "esp"
+PAYLOAD: Final = "superpacket"
 PAIRS: Final = (1, 2, 3, 4, 5)
 QUICK_PAIRS: Final = (1, 2)
 SLICES, SLICE_S, SETTLE_S = 3, 2.0, 4.0

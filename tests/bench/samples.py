@@ -87,7 +87,7 @@ def _scale() -> Json:
     return {
         "line": {"cap_mbps": 100, "line_mbps": 500, "streams": 64, "points": line},
         "cores": {"points": cores},
-        "pairs": {"cap_mbps": 100, "line_mbps": 500, "streams": 64, "payload": "esp", "points": pairs},
+        "pairs": {"cap_mbps": 100, "line_mbps": 500, "streams": 64, "payload": "superpacket", "points": pairs},
     }
 
 
