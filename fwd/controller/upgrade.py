@@ -76,6 +76,7 @@ class Facts:
     shares: Sequence[float] = ()
     ran: Ran | None = None
     alone: str = ""  # the cluster of which nobody else carries
+    busy: str = ""  # what else is done with it
 
 
 def advance(step: Step, facts: Facts, now: float, limit_s: float) -> tuple[Step, Act | None]:
@@ -87,7 +88,7 @@ def advance(step: Step, facts: Facts, now: float, limit_s: float) -> tuple[Step,
     if not facts.is_there:
         return to(Phase.FAILED, "it was deleted meanwhile")
     match step.phase:
-        case Phase.WAITS:
+        case Phase.WAITS if not facts.busy:
             if why := why_not(facts):
                 return to(Phase.FAILED, why)
             return to(Phase.DRAINS, "", None if facts.draining else "drain", before=facts.version, stays=facts.draining)
@@ -119,6 +120,8 @@ def advance(step: Step, facts: Facts, now: float, limit_s: float) -> tuple[Step,
 
 def why_not(facts: Facts) -> str:
     """Say why one cannot be upgraded now; empty if it can."""
+    if facts.busy:
+        return f"it {facts.busy}"
     if facts.health not in (*SURE, Health.DRAINING):
         return f"it is {facts.health.value}: {facts.why}" if facts.why else f"it is {facts.health.value}"
     if facts.alone and not facts.draining:

@@ -123,10 +123,15 @@ class Upgrades:
             await self._do(course, step.host, act)
         course.steps[number] = after
         if after.phase in (Phase.DONE, Phase.FAILED):
-            self.acts.busy.pop(step.host, None)
+            self._let_go(step.host)
             course.command = None
-        else:
+        elif after.phase is not Phase.WAITS:
             self.acts.busy[step.host] = _BUSY
+
+    def _let_go(self, name: str) -> None:
+        """Be done with a gateway; what others do with it goes on."""
+        if self.acts.busy.get(name) == _BUSY:
+            del self.acts.busy[name]
 
     async def _do(self, course: _Course, name: str, act: Act) -> None:
         desk = self.control.desk
@@ -142,7 +147,7 @@ class Upgrades:
     def _end(self, course: _Course) -> None:
         self._course = None
         for step in course.steps:
-            self.acts.busy.pop(step.host, None)
+            self._let_go(step.host)
         self.acts.working.discard(course.operation.id)
         if course.command is not None:
             self._left.add(course.command)
@@ -178,7 +183,7 @@ class Upgrades:
             heard_at=beat.at if beat is not None and now - beat.at <= FRESH_S else 0.0,
             ready=status.get("ready") is True or status.get("draining") is True,
             version=beat.version if beat is not None else "", shares=[one.share for one in shares], ran=ran,
-            alone=mend.alone_in(name, hosts, clusters),
+            alone=mend.alone_in(name, hosts, clusters), busy=hosts[name].busy if hosts[name].busy != _BUSY else "",
         )  # fmt: skip
 
 

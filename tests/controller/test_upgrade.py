@@ -16,7 +16,7 @@ from test_spawn import program
 
 from fwd.controller.acts import LOST, Acts
 from fwd.controller.health import Health
-from fwd.controller.mend import Seen, alone_in
+from fwd.controller.mend import BUSY, Seen, alone_in
 from fwd.controller.spawn import Ran
 from fwd.controller.upgrade import DRAIN_S, SETTLE_S, Facts, Phase, Step, advance, is_newer, is_older
 from fwd.controller.upgrades import Upgrades
@@ -280,6 +280,19 @@ def test_of_two_who_ask_at_once_one_is_refused(bed: Bed) -> None:
     assert f"{id} is under way" in second.json()["detail"]
     assert bed.run(id)["result"] == "done"
     assert not bed.upgrades.acts.working
+
+
+def test_one_that_is_restarted_is_waited_for_and_none_begins_with_it(bed: Bed) -> None:
+    bed.acts.busy["a2"] = BUSY
+    answer = bed.ask("a2")
+    assert (answer.status_code, answer.json()["detail"]) == (409, "gateway a2: it is being restarted")
+    del bed.acts.busy["a2"]
+    id = bed.ask("a1", "a2").json()["operation"]
+    bed.second()
+    bed.acts.busy["a2"] = BUSY
+    assert bed.run(id, 60)["steps"] == ["a1: done: 0.1.0 → 0.2.0", "a2: waits"]
+    del bed.acts.busy["a2"]
+    assert bed.run(id)["result"] == "done"
 
 
 def test_a_gateway_that_is_upgraded_is_not_restarted_meanwhile(bed: Bed) -> None:
