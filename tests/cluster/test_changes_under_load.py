@@ -132,7 +132,8 @@ def come_and_go(lab: Cluster, deadline_s: float) -> None:
     )
     assert watch.busy_moves(added_at, drained_at + deadline_s) == []
     assert kept
-    assert {one.slot for one in late if one.router == "router1"} & kept
+    moved = {one.slot for one in watch.moves if one.router == "router1" and one.at >= drained_at + deadline_s}
+    assert moved & kept, "what was busy stayed until then"  # and a slow look cannot say that it was busy still
     assert (load.lost, load.reordered, load.resets) == (0, 0, 0), max(load.silence_s)
 
 
