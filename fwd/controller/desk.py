@@ -393,9 +393,9 @@ class Desk:
                     text = f"{host} says it has seen term {one}, and here it is {term}: see to that host, or delete it"
                     raise changes.RefusedError(text, conflict=True)
             above = max([term, *(one for one, _ in seen.values())])
-            await self.store.begin_epoch(term, above)
             async with self._beginning:
-                self.step_down()
+                self.step_down()  # if what follows is cut off, nobody knows in which term; the next turn leads anew
+                await self.store.begin_epoch(term, above)
                 await self.store.resign()
                 if not await self._lead(self._who):
                     raise LeaderlessError

@@ -765,6 +765,24 @@ def test_recovery_is_not_disturbed_by_the_controllers_own_turns(api: Api, monkey
     api.good("POST", "/v1/vpcs", {"name": "after", "cidrs": ["10.77.0.0/16"]})
 
 
+def test_a_recovery_whose_answer_was_lost_is_made_again_at_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The controller went on under the term before, and whoever asked for anything next was refused, too."""
+    api.beat(api.peered()["a1"])
+    begin = api.store.begin_epoch
+
+    async def lost(term: int, above: int) -> None:
+        await begin(term, above)
+        raise StoreError("no answer")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(api.store, "begin_epoch", lost)
+        assert api.ask("POST", "/v1/recover").status_code == 503
+    assert api.desk.term is None
+    assert api.run(api.desk.lead("turn"))
+    api.good("POST", "/v1/recover")
+    api.good("POST", "/v1/vpcs", {"name": "after", "cidrs": ["10.77.0.0/16"]})
+
+
 def test_recovery_does_not_believe_a_host_of_a_term_that_cannot_be(api: Api) -> None:
     """It would be the last one: a term beyond it is none that hosts take."""
     told, before = api.peered()["a1"], api.desk.newest
