@@ -87,19 +87,33 @@ def test_a_gateways_page_shows_what_goes_through_each_member_while_it_changes(fl
         assert page.evaluate("window.mark") == 1
 
 
-def test_a_page_whose_controller_is_away_says_so_and_comes_back_by_itself(fleet: Fleet, chromium: Browser) -> None:
-    one = fleet.controller
+@pytest.mark.parametrize("away_s", [0, pytest.param(30, marks=pytest.mark.long)])
+def test_a_page_whose_controller_is_away_says_so_and_comes_back_by_itself(
+    fleet: Fleet, chromium: Browser, away_s: int
+) -> None:
+    one, stale = fleet.controller, "#stale"
     with signed_in(fleet, chromium) as page:
         page.evaluate("window.mark = 1")
-        expect(page.locator("#stale")).to_be_hidden()
+        expect(page.locator(stale)).to_be_hidden()
+        hears(page)
         assert one.stop() == 0
+        went_at = time.time()
         try:
-            expect(page.locator("#stale")).to_contain_text("No data since")
+            expect(page.locator(stale)).to_contain_text("No data since")
             expect(page.locator("body")).to_have_class("silent")
+
+            # It says since when, and goes on to say so for as long as it is away.
+            page.wait_for_timeout(max(0.0, went_at + away_s - time.time()) * 1000)
+            since = re.search(r"since (\d\d):(\d\d):(\d\d) UTC", page.locator(stale).inner_text())
+            assert since is not None
+            hours, minutes, seconds = map(int, since.groups())
+            ago_s = (went_at - (3600 * hours + 60 * minutes + seconds)) % 86400
+            assert min(ago_s, 86400 - ago_s) < 5.0, "the last data came just before it went"
         finally:
             one.process = start(one.state.parent / "controller.toml")
             one.wait()
-        expect(page.locator("#stale")).to_be_hidden()
+        expect(page.locator(stale)).to_be_hidden()
+        expect(page.locator("body")).not_to_have_class("silent")
         expect(page.get_by_label("peering a-b, up, 1 of 1 pairs")).to_be_visible()
         assert page.evaluate("window.mark") == 1
 
