@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from clusterkit import LIMIT_S, Cluster, MakeFleet, drained_after, until
 
+from fwd.lab.world import LabError
+
 NEWER = "99.0.0"
 GAP_S, SHOWN_S, USED_S = 1.0, 3.0, 30.0  # of a flow at p99; until a host is shown as down; until it is in use again
 DEADLINE_S = 5  # of a drain
@@ -97,6 +99,31 @@ def test_a_router_that_freezes_is_restarted_and_routes_again(host: Host) -> None
     until(lambda: lab.router_ready("router2"), "it routes")
     until(lab.passes, "flows over all slots")
     assert operation(lab, "restart")["name"] == "router2"
+
+
+@pytest.mark.alone
+@pytest.mark.timeout(300)
+def test_a_gateway_that_a_person_has_restarted_is_back_when_its_operation_ends(host: Host) -> None:
+    lab = host.lab
+    with pytest.raises(LabError, match="nobody else of the routers of vpc2 carries"):
+        lab.api.ask("POST", "routers/router2/restart")
+    ordered = len(host.orders())
+    with lab.load() as load:
+        until(lambda: min(lab.records(one) for one in lab.fleet.gateways) > 200, "traffic over all pairs")
+        made = lab.api.ask("POST", "gateways/gw2/restart")
+        until(host.ordered, "it is restarted")
+        result = until(lambda: ended(lab, made["operation"]), "the operation has ended")
+        assert lab.health("gateways", "gw2") in ("up", "degraded")
+        load.end()
+    assert result.startswith("done: it is back after")
+    assert load.resets == 0
+    assert host.orders()[ordered:] == ["restart gw2"], "the controller has not restarted it once more"
+
+
+def ended(lab: Cluster, operation: str) -> str:
+    """What came of an operation; empty: it goes on."""
+    result = str(lab.api.get(f"operations/{operation}")["result"])
+    return "" if result == "in progress" else result
 
 
 @pytest.mark.alone
