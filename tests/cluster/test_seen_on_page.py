@@ -54,7 +54,8 @@ def test_a_gateway_that_freezes_under_load_is_seen_with_its_line_and_why_and_com
         expect(page.get_by_label("gateway gw2, up", exact=True)).to_be_visible()
         expect(page.get_by_label(re.compile("^peering one-two, up, 2 of 2 pairs"))).to_be_visible()
 
-        # What real gateways tell of their members.
+        # What real gateways tell of their pairs and members.
+        assert all(0 < one["rtt_ms"] < 10_000 for one in lab.api.items("pairs")), lab.api.items("pairs")
         page.goto("/gateways/gw1")
         rows = page.get_by_role("region", name="Members").locator("tbody tr")
         expect(rows.first).to_contain_text("0x")
