@@ -15,7 +15,7 @@ from fwd.lab.topology import GATEWAYS
 
 TIMES = int(os.environ.get("FWD_LONG_MEMBERS", "20"))
 DEADLINE_S = 8
-RESULT = Path(__file__).parents[2] / "build" / "long-members.json"
+BUILD = Path(__file__).parents[2] / "build"
 
 
 def write(pair: Pair, members: int) -> None:
@@ -61,8 +61,8 @@ def test_members_come_and_go_again_and_again(pairs: MakePair, payload: str) -> N
         "wrong": [one for one in said if one != "done"],
         "drops": [{why: count for why, count in pair.drops(host).items() if count} for host in GATEWAYS],
     }  # fmt: skip
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    BUILD.mkdir(exist_ok=True)
+    (BUILD / f"long-members.{payload}.json").write_text(json.dumps(result, indent=1) + "\n")
     assert (lost, inversions, resets, wire["repeated_nonces"], result["wrong"]) == (0, 0, 0, 0, [])
     assert said.count("done") > 0
     assert [pair.pids(host)["keyd"] for host in GATEWAYS] == keyds
