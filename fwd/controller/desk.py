@@ -63,6 +63,7 @@ class Done:
     kept: Kept
     lines: tuple[str, ...]
     operation: Operation | None
+    moved: tuple[str, ...] = ()  # what of flows; it is another soon, and `lines` are what a plan is known again by
 
 
 class Desk:

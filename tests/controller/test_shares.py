@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from apikit import Api
+from pagekit import Browser
+from test_page_changes import do
 
 DRAINED = "go by the others as they fall idle; those that are busy do so after 60 s"
 GONE = "go by the others at once, busy ones too: one that is drained first has none"
@@ -53,3 +55,12 @@ def test_one_that_stays_in_another_cluster_goes_on(api: Api, fleet: Any) -> None
 def test_what_was_said_a_while_ago_is_not_told(api: Api, fleet: Any) -> None:
     api.now += 10.0
     assert plan(api, "POST", "gateways/a1/drain") == []
+
+
+def test_in_the_browser_such_a_plan_is_carried_out_though_flows_move_meanwhile(api: Api, fleet: Any) -> None:
+    browser = Browser(api)
+    browser.sign_in(api.admin)
+    assert do(browser, act="drain", kind="gateway", name="a1").startswith("/operations/")
+    assert do(browser, act="undrain", kind="gateway", name="a1").startswith("/operations/")
+    assert do(browser, act="set", kind="cluster", name="a", gateways="a2").startswith("/operations/")
+    assert do(browser, confirm="a1", act="delete", kind="gateway", name="a1").startswith("/operations/")

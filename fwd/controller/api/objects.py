@@ -178,7 +178,7 @@ async def change(
 
     # What it moves of flows, by routers' word, is no host's configuration: it is said, and not kept.
     done = await control.desk.change(asked, reached, seen=seen, dry_run=dry_run)
-    return replace(done, lines=(*done.lines, *moved(before, done.kept.fleet, shares)))
+    return replace(done, moved=tuple(moved(before, done.kept.fleet, shares)))
 
 
 async def delete(control: Control, asked: Asked, seen: Seen | None, *, dry_run: bool) -> Done:
@@ -186,7 +186,7 @@ async def delete(control: Control, asked: Asked, seen: Seen | None, *, dry_run: 
     before = control.desk.kept.fleet
     shares = shares_in(before, control.watch.beats, control.clock())
     done = await control.desk.delete(asked, seen=seen, dry_run=dry_run)
-    return replace(done, lines=(*done.lines, *moved(before, done.kept.fleet, shares)))
+    return replace(done, moved=tuple(moved(before, done.kept.fleet, shares)))
 
 
 def _asked(control: Control, admin: Token, act: str, kind: str, name: str) -> Asked:
@@ -208,7 +208,7 @@ def _changed(control: Control, asked: Asked, done: Done, response: Response, dry
         one = shown.objects(control, asked.kind).get(asked.name)
         if one is not None:
             response.headers["ETag"] = f'"{one["revision"]}"'
-    return Changed(dry_run=dry_run, plan=list(done.lines), operation=operation, object=one)
+    return Changed(dry_run=dry_run, plan=[*done.lines, *done.moved], operation=operation, object=one)
 
 
 def _object(control: Control, kind: str, name: str, response: Response) -> dict[str, Any]:

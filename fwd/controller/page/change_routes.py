@@ -67,7 +67,7 @@ async def _plan_page(
     if wanted.is_whole:
         try:
             came = await perform(control, visitor.token, wanted, None, dry_run=True)
-            values |= {"plan": came.lines, "shown": shown_to(control, wanted, came.lines)}
+            values |= {"plan": (*came.lines, *came.moved), "shown": shown_to(control, wanted, came.lines)}
         except (*REFUSED, *NOT_DONE) as why:
             values["error"] = error or _line(why)
     chosen = _chosen(wanted, control)

@@ -28,11 +28,15 @@ _Body = TypeVar("_Body", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Came:
-    """What came of it. `operation`: its id; empty: nothing was to be changed. `token`: one that was made, once."""
+    """What came of it. `operation`: its id; empty: nothing was to be changed. `token`: one that was made, once.
+
+    `moved`: what it moves of flows, which is another at each look and does not belong to the plan.
+    """
 
     lines: tuple[str, ...]
     operation: str = ""
     token: str = ""
+    moved: tuple[str, ...] = ()
 
 
 def shown_to(control: Control, wanted: Wanted, plan: Sequence[str]) -> dict[str, str]:
@@ -66,7 +70,7 @@ async def perform(control: Control, person: Token, wanted: Wanted, seen: Seen | 
         done = await objects.delete(control, asked, seen, dry_run=dry_run)
     else:
         done = await objects.change(control, asked, _act(control, wanted), seen, dry_run=dry_run)
-    return Came(done.lines, done.operation.id if done.operation else "")
+    return Came(done.lines, done.operation.id if done.operation else "", moved=done.moved)
 
 
 def _act(control: Control, wanted: Wanted) -> Callable[[Fleet], Fleet]:
