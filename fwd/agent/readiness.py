@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 
 from fwd.agent import ike
 from fwd.agent.view import GatewayView, PeeringView
-from fwd.datapath.shared import REST_MAX_S, LinkWord, MemberShared, ProcessState, ProcessWords
+from fwd.datapath.shared import REST_MAX_S, LinkWord, MemberShared, ProcessRow, ProcessState, ProcessWords
 from fwd.model.linked import news_in
 from fwd.model.pairing import Far, far_of
 from fwd.model.readiness import Carried, MemberFacts, PeeringFacts, peering_reasons, process_reasons
@@ -45,9 +45,13 @@ def told_of(view: GatewayView) -> dict[str, ike.Told]:
 def turns(process: ProcessWords, now: float) -> bool:
     """Whether a process runs, and has turned lately or rests; one that has just begun need not have turned yet."""
     row = process.get()
+    return row.state is ProcessState.RUNNING and _has_turned(row, now)
+
+
+def _has_turned(row: ProcessRow, now: float) -> bool:
     beat_at = row.heartbeat_ns / 1e9
     turned_at = max(beat_at if beat_at <= now + REST_MAX_S else 0.0, row.started_ns / 1e9)
-    return row.state is ProcessState.RUNNING and turned_at >= now - STALE_S
+    return turned_at >= now - STALE_S
 
 
 def supervisor_silent_s(view: GatewayView, now: float) -> float:
@@ -80,21 +84,23 @@ def _reasons(view: GatewayView, news: Mapping[str, Any], told: Mapping[str, ike.
 
 
 def _state(process: ProcessWords, now: float) -> str:
-    state = STATES[process.state]
-    return HUNG if state == "running" and not turns(process, now) else state
+    row = process.get()
+    state = STATES[row.state]
+    return HUNG if state == "running" and not _has_turned(row, now) else state
 
 
 def _facts(view: PeeringView, told: ike.Brief, now: float) -> PeeringFacts:
     config = view.config
-    ports = f"{config.ports[0]}" if len(config.ports) == 1 else f"{config.ports[0]} to {config.ports[-1]}"
+    each, fars = config.ports, config.fars
+    ports = f"{each[0]}" if len(each) == 1 else f"{each[0]} to {each[-1]}"
     held = {i: Carried(tuple(n.local), tuple(n.remote), tuple(n.not_wholly)) for i, n in told.narrower.items()}
     error = told.error if told.error not in (ike.NOTHING, ike.UNREADABLE) else ""
     numbered, staying = enumerate(view.shared.members), config.staying
-    members = [_member(member, far_of(i, config.fars), now, spared=i not in staying) for i, member in numbered]
+    members = [_member(member, far_of(i, fars), now, spared=i not in staying) for i, member in numbered]
 
-    # Members may be there for a moment before the demux has learned of them.
-    demux = _state(view.shared.demux, now)
-    if demux == "running" and any(one.sends for one in members) and view.shared.owners.min() == NOBODY:
+    # Members may be there for a moment before the demux has learned of them. Almost always the first bucket tells.
+    demux, owners = _state(view.shared.demux, now), view.shared.owners
+    if demux == "running" and any(one.sends for one in members) and owners[0] == NOBODY and owners.min() == NOBODY:
         demux = "without a member yet"
     return PeeringFacts(
         name=config.name,

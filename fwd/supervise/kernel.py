@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from ipaddress import ip_network
 from typing import Final
 
@@ -115,7 +116,23 @@ class Has:
 
     def has_address(self, address: Address) -> bool:
         """Whether it is this host's own."""
-        return any(own.address == address for own in self.addresses)
+        return address in self._owned
+
+    def own_in(self, subnet: Network) -> Sequence[Own]:
+        """Return this host's own addresses in a subnet."""
+        if subnet not in self._own_in:
+            self._own_in[subnet] = [own for own in self.addresses if own.address in subnet]
+        return self._own_in[subnet]
+
+    # Of many peerings each asks this several times, and a host may have an address for each of them.
+
+    @cached_property
+    def _owned(self) -> frozenset[Address]:
+        return frozenset(own.address for own in self.addresses)
+
+    @cached_property
+    def _own_in(self) -> dict[Network, list[Own]]:
+        return {}
 
 
 class Do(StrEnum):

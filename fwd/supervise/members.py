@@ -100,7 +100,8 @@ class Members:
         name, members = parts.peering.name, parts.shared.members
         lives = [self._children[f"{name}/member-{i}"].life for i in range(parts.count)]
         begun, able = [m.has_begun for m in members], _able(members, now)
-        paired = sum(1 << i for i in range(parts.count) if far_of(i, parts.peering.fars))
+        fars = parts.peering.fars
+        paired = sum(1 << i for i in range(parts.count) if far_of(i, fars))
         live = policy.live_mask(lives, begun, able, forgiven_at, now, one.comeback) & paired
         draining = sum(1 << index for index in one.leaving)
         before = parts.shared.live.tolist()
@@ -119,14 +120,14 @@ class Members:
         parts = one.parts
         far, far_s = parts.shared.far_members
         peering, members = parts.peering, parts.count
-        seated, staying = peering.is_seated, peering.staying
+        seated = peering.is_seated
         gone = leaving_seats(peering.fars, members, far) if seated else leaving(members, peering.members, far)
         one.leaving = {index: one.leaving.get(index) or Leaving(now) for index in gone}
         if not one.leaving and not parts.retired:
             return 0
 
         # Only the last one goes, and only if this side wants fewer: else it waits for a partner.
-        ours_s = float(peering.drain_deadline)
+        ours_s, staying = float(peering.drain_deadline), peering.staying
         stages: dict[int, Stage] = {}
         for index, known in one.leaving.items():
             deadline_s = min(ours_s, far_s) if index in staying else ours_s

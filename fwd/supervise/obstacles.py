@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 
@@ -70,7 +71,7 @@ def outside(
 
 def _is_at(device: int, subnet: Network, has: Has, ways: Mapping[Address, Route | None], *, strict: bool) -> bool:
     """Whether a local subnet, or part of it, is at a device; `strict`: a route to more than it does not count."""
-    if any(own.device == device and own.address in subnet for own in has.addresses):
+    if any(own.device == device for own in has.own_in(subnet)):
         return True
     routes = [way for address in _probes(subnet, has) if (way := ways.get(address)) and way.subnet.prefixlen]
     return any(device in way.devices and (holds(subnet, way.subnet) or not strict) for way in routes)
@@ -159,6 +160,7 @@ def _takes_local(wanted: Wanted, address: Address, way: Route | None, away: Set[
     return lost and any(address in subnet for subnet in wanted.local_ts)
 
 
+@lru_cache(maxsize=4096)  # of every subnet they are asked for again and again
 def _ends(subnet: Network) -> tuple[Address, Address]:
     """The first and the last address that a host may have."""
     last = subnet.num_addresses - 1
@@ -178,7 +180,7 @@ def _host_in(subnet: Network, likely: Iterable[Address], has: Has, but: Sequence
 
 def _probes(subnet: Network, has: Has) -> list[Address]:
     """Addresses of which the way to one, at least, must be known for the local subnet to be: neighbours of our own."""
-    ours = [own for own in has.addresses if own.address in subnet]
+    ours = has.own_in(subnet)
     if not ours:
         return [_ends(subnet)[0]]
     return [next((a for a in _ends(own.network) if a != own.address), own.address) for own in ours]
