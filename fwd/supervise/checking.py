@@ -211,6 +211,7 @@ def _understood(case: Case, document: Document, why: str, about: dict[str, Any])
 
 
 def _admitted(case: Case, answer: str, document: Document, data: bytes, about: dict[str, Any]) -> Found:
+    # Files first: by the CAs of the document its CRL is judged, and with the CRL its peerings.
     files: dict[str, bytes] = {}
     if (text := _pem(document, "ca_bundle")) is not None:
         authorities(text)
@@ -220,6 +221,8 @@ def _admitted(case: Case, answer: str, document: Document, data: bytes, about: d
         files[CRL] = text
     if (key := document.content.get("probe_key")) is not None:
         files[PROBE_KEY] = _probe_key(key)
+
+    # A router has spreads; a gateway peerings, and what is wished of it and them.
     if isinstance(case.local, RouterConfig):
         wish = routed.admit(case.local, document.content)
         return Found(answer, document.order, router=wish, files=files, document=data, **about)
@@ -288,6 +291,8 @@ def renewed(data: bytes, files: Mapping[str, bytes], wall: float) -> dict[str, b
         pairs = {"link": words["link_certificate"], "ike": words["ike_certificate"]}
     except (ValueError, TypeError, KeyError, RecursionError):
         raise DocumentError("renewed certificates of another form") from None
+
+    # Each by itself: of the key that it had, of a CA that is believed, and good already.
     found: dict[str, bytes] = {}
     issuers = authorities(files[CA])
     for name, text in pairs.items():

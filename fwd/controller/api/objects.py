@@ -33,9 +33,10 @@ def router_of(kind: str) -> APIRouter:
     _add_reading(router, kind)
     _add_writing(router, kind)
     if kind == "gateway":
-        _add_draining(router, kind)
+        _add_act(router, kind, "drain", lambda _, name: _setting(kind, name, {"state": "draining"}))
+        _add_act(router, kind, "undrain", lambda _, name: _setting(kind, name, {"state": "active"}))
     if kind == "peering":
-        _add_rekeying(router, kind)
+        _add_act(router, kind, "rekey", rekeying)
     if kind in ("gateway", "router"):
         _add_restarting(router, kind)
     return router
@@ -84,33 +85,18 @@ def _add_writing(router: APIRouter, kind: str) -> None:
         return _changed(control, asked, done, response, dry_run)
 
 
-def _add_draining(router: APIRouter, kind: str) -> None:
-    for act, state in (("drain", "draining"), ("undrain", "active")):
-        _add_act(router, kind, act, {"state": state})
+def _add_act(
+    router: APIRouter, kind: str, act: str, change: Callable[[Control, str], Callable[[Fleet], Fleet]]
+) -> None:
+    """Add what changes an object by a word of its own; `change`: what it does to the fleet, of the object's name."""
 
-
-def _add_act(router: APIRouter, kind: str, act: str, fields: dict[str, Any]) -> None:
-    responses = problems(*WRITING)
-
-    @router.post(f"/{{name}}/{act}", operation_id=f"{act}_{kind}", responses=responses)
+    @router.post(f"/{{name}}/{act}", operation_id=f"{act}_{kind}", responses=problems(*WRITING))
     async def do(
         control: Controller, admin: Admin, name: _Name, response: Response,
         dry_run: DryRun = False, if_match: IfMatch = None,
     ) -> Changed:  # fmt: skip
         asked = _asked(control, admin, act, kind, name)
-        return await _change(control, asked, _setting(kind, name, fields), response, dry_run, if_match)
-
-
-def _add_rekeying(router: APIRouter, kind: str) -> None:
-    responses = problems(*WRITING)
-
-    @router.post("/{name}/rekey", operation_id=f"rekey_{kind}", responses=responses)
-    async def do(
-        control: Controller, admin: Admin, name: _Name, response: Response,
-        dry_run: DryRun = False, if_match: IfMatch = None,
-    ) -> Changed:  # fmt: skip
-        asked = _asked(control, admin, "rekey", kind, name)
-        return await _change(control, asked, rekeying(control, name), response, dry_run, if_match)
+        return await _change(control, asked, change(control, name), response, dry_run, if_match)
 
 
 def rekeying(control: Control, name: str) -> Callable[[Fleet], Fleet]:
