@@ -419,6 +419,19 @@ def test_a_router_tells_which_gateways_it_reaches(api: Api) -> None:
     assert (health["state"], "no router reaches it (ra)" in health["reason"]) == ("down", True)
 
 
+def test_a_gateway_that_is_down_takes_its_pairs_along_though_its_partner_does_not_notice(api: Api) -> None:
+    """Nothing was sent to one that froze for the second time, so its line was green for 45 s while its node was red."""
+    told = api.peered()
+    router = api.join("a", "ra", "10.1.0.2", "192.0.2.9", kind="router", ike_csr=None)
+    for up, state in ((False, "down"), (True, "up")):
+        api.beat(told["a1"])
+        api.beat(told["b1"], status={"ready": True, "peerings": [{"name": "a-b", "ready": True}]})
+        api.beat(router, status={"ready": True, "gateways": [{"name": "a1", "up": up}]})
+        api.control.turn()
+        assert [one["state"] for one in api.good("GET", "/v1/pairs")["items"]] == [state]
+        assert api.good("GET", "/v1/peerings/a-b")["state"] == state
+
+
 def test_only_a_router_of_its_vpc_is_believed_of_a_gateway(api: Api) -> None:
     told = api.peered()
     stranger = api.join("b", "rb", "10.2.0.2", "192.0.2.9", kind="router", ike_csr=None)

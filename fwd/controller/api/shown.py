@@ -71,14 +71,18 @@ def _peering(pairs: list[answers.Pair]) -> dict[str, Any]:
 
 
 def pair(control: Control, one: Pair) -> answers.Pair:
-    """A pair, as both of its ends see it."""
+    """A pair, as both of its ends see it. One that is down takes its pairs along: a partner that has nothing to send to
+    it does not notice, since those of its own VPC look at it by themselves.
+    """
     sights = control.watch.sights_of(one, control.clock())
+    verdicts = (control.watch.verdicts.get(end) for end in (one.a, one.b))
+    is_down = any(verdict is not None and verdict.health is Health.DOWN for verdict in verdicts)
     loss = max((sight.loss for sight in sights), default=0.0)
     round_trips = [sight.rtt_ms for sight in sights if sight.rtt_ms is not None]
-    if not sights:
-        state = "unknown"
-    elif not all(sight.up for sight in sights):
+    if is_down or not all(sight.up for sight in sights):
         state = "down"
+    elif not sights:
+        state = "unknown"
     else:
         state = "degraded" if loss >= GRAY_LOSS else "up"
     rtt_ms = max(round_trips) if round_trips else None
