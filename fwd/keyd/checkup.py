@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -51,30 +51,43 @@ class Checkup:
         self._peering, self._credentials = peering, credentials
         self._found: list[Finding] = []
         self._due_at = float("-inf")
-        self.peer: Trusted | None = None  # what the far gateway has proved itself by
+        self._peer: Trusted | None = None  # what the far gateway has proved itself by
 
     def change(self, peering: Peering, credentials: Credentials) -> None:
         """Look at others, at the next tick."""
         self._peering, self._credentials = peering, credentials
         self._due_at = float("-inf")
 
+    def proved(self, peer: Trusted | None) -> None:
+        """Take note of the certificate by which the far gateway has proved itself, and look at all at the next tick."""
+        self._peer = peer
+        self._due_at = float("-inf")
+
     def tick(self, now: float) -> None:
         """Look at them if it is time, and log what is new."""
         if now < self._due_at:
             return
-        self._due_at = now + _EVERY_S
-        before, self._found = self._found, findings(self._peering, self._credentials, datetime.now(UTC))
+        time = datetime.now(UTC)
+        self._due_at = now + min([_EVERY_S, *self._left_s(time)])
+        before, self._found = self._found, findings(self._peering, self._credentials, time, self._peer)
         for one in self._found:
             if one not in before:
                 told = event("ike.certificate", peering=self._peering.name, fault=one.fault)
                 level = logging.ERROR if one.fault else logging.WARNING
                 log.log(level, "%s: %s", self._peering.name, one.text, extra=told)
 
+    def _left_s(self, time: datetime) -> list[float]:
+        """Return after how many seconds this side's certificate, and the far one's, are over, if they are not."""
+        own = self._credentials.chain[0].not_valid_after_utc if isinstance(self._credentials, Certificates) else None
+        ends = [own, self._peer.valid_until if self._peer else None]
+        left = [(end - time).total_seconds() for end in ends if end is not None]
+        return [one + 1 for one in left if one > -1]
+
     def told(self) -> dict[str, Any]:
         """What there is to see of them: empty with a pre-shared key."""
         if not isinstance(self._credentials, Certificates):
             return {}
-        time, peer = datetime.now(UTC), self.peer
+        time, peer = datetime.now(UTC), self._peer
         return {
             "local_days": round(days_left(self._credentials.chain[0].not_valid_after_utc, time), 2),
             "remote": trust.describe(peer.leaf).strip("()") if peer else None,
@@ -110,8 +123,11 @@ def examine(peering: Peering) -> list[Finding]:
     return findings(peering, known, datetime.now(UTC))
 
 
-def findings(peering: Peering, credentials: Credentials, time: datetime) -> list[Finding]:
-    """Look at everything that a peering's certificates say; nothing, if all is well or there are none."""
+def findings(peering: Peering, credentials: Credentials, time: datetime, peer: Trusted | None = None) -> list[Finding]:
+    """Look at everything that a peering's certificates say; nothing, if all is well or there are none.
+
+    `peer`: what the far gateway has proved itself by, if it has.
+    """
     keys = peering.keys
     if not isinstance(credentials, Certificates) or not isinstance(keys, CertificateKeys):
         return []
@@ -122,6 +138,7 @@ def findings(peering: Peering, credentials: Credentials, time: datetime) -> list
         partial(_authorities, keys, credentials, time),
         partial(_crls, keys, credentials, time),
         partial(_pinned, keys, credentials, remote, time),
+        partial(_far, keys, peer, time),
     )
     found: list[Finding] = []
     for part in parts:
@@ -139,8 +156,14 @@ def days_left(end: datetime, time: datetime) -> float:
 
 def _own(keys: CertificateKeys, mine: Certificates, local: Identity, time: datetime) -> Iterator[Finding]:
     leaf, where = mine.chain[0], f"{keys.certificate}: this gateway's certificate {trust.describe(mine.chain[0])}"
-    dates = _dates(leaf, time)
-    if dates:
+    dates, is_over = _dates(leaf, time), time > leaf.not_valid_after_utc
+    if dates and is_over and time <= leaf.not_valid_after_utc + _grace(keys):
+        until = f"{leaf.not_valid_after_utc + _grace(keys):%Y-%m-%d %H:%M} UTC"
+        yield Finding(
+            f"{where} {dates.text}: who has the same cert_grace takes it until {until}; install one that is valid",
+            fault=False,
+        )
+    elif dates:
         yield Finding(f"{where} {dates.text}: install one that is valid", dates.fault)
     if not trust.is_for(leaf, local):
         yield Finding(f"{where} is not for {name_of(local)}: set keys.local_id to what it names, {_names(leaf)}")
@@ -149,7 +172,7 @@ def _own(keys: CertificateKeys, mine: Certificates, local: Identity, time: datet
 
     # The far gateway's CAs may be others than those that this side believes, or it may have pinned this one.
     if not mine.authorities or all(_why_no_ca(ca) for ca in mine.authorities) or (dates and dates.fault):
-        return
+        return  # what is over is verified by nobody
     try:
         trust.verify(mine.chain, mine.authorities, time, tls_purposes=mine.rules.tls_purposes)
     except ValueError as error:
@@ -211,6 +234,20 @@ def _pinned(keys: CertificateKeys, mine: Certificates, remote: Identity, time: d
         yield Finding(f"{where} {dates.text}: install its successor", dates.fault)
     if not trust.is_for(pinned, remote):
         yield Finding(f"{where} is not for {name_of(remote)}: set keys.remote_id to what it names, {_names(pinned)}")
+
+
+def _far(keys: CertificateKeys, peer: Trusted | None, time: datetime) -> Iterator[Finding]:
+    """Tell of the far gateway's certificate that is over, and counts for a while yet."""
+    if peer is not None and time > peer.valid_until:
+        until = peer.valid_until + _grace(keys)
+        left = f"it is taken until {until:%Y-%m-%d %H:%M} UTC (cert_grace)" if time <= until else "it is refused"
+        over = f"is over since {peer.valid_until:%Y-%m-%d %H:%M} UTC"
+        where = f"the far gateway's certificate {trust.describe(peer.leaf)}, or a CA above it,"
+        yield Finding(f"{where} {over}: {left}; give it one that is valid", fault=time > until)
+
+
+def _grace(keys: CertificateKeys) -> timedelta:
+    return timedelta(seconds=float(keys.cert_grace))
 
 
 def _dates(certificate: x509.Certificate, time: datetime) -> Finding | None:

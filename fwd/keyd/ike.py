@@ -326,7 +326,7 @@ class IkePeering:
             return
 
         # What earlier attempts have left counts no more.
-        self._checkup.peer = what.certificate
+        self._checkup.proved(what.certificate)
         self._record.established(what.standing, now)
         self._error = ""
         self._beginning.established()

@@ -7,6 +7,7 @@ from typing import Final
 
 from fwd.datapath.shared import REST_MAX_S, LinkWord, MemberShared, ProcessWords
 from fwd.keyd.pairs import MemberPairs
+from fwd.keyd.renewal import anew_at
 from fwd.model.config import Peering
 from fwd.proto.ike.sa import IkeSa
 
@@ -37,7 +38,7 @@ def patience_s(
             return TICK_S
     times = [*(member.next_renewal() for member in members), *not_before]
     most_s = REST_MAX_S
-    if sa is not None and (sa.standing.ends_at - now < _NEAR_S or (sa.peer.sees_nat and peering.shared_port)):
+    if sa is not None and (anew_at(sa.standing) - now < _NEAR_S or (sa.peer.sees_nat and peering.shared_port)):
         most_s = _NEAR_TICK_S
     if peering.ike is not None and peering.ike.reauth_time:
         most_s = min(most_s, peering.ike.reauth_time * _REAUTH_SHARE)

@@ -19,8 +19,19 @@ from fwd.proto.ike.sa import IkeSa
 
 MOVE_S: Final = 30.0  # for all members to move to the new IKE SA
 BARE_MAX_S: Final = 300.0  # between attempts with a peer that gives no Child SA at all
-BEFORE_END_S: Final = 3600.0  # ahead of a certificate's end, or a tenth of what is left of it
+BEFORE_END_S: Final = 3600.0  # ahead of a certificate's end, or a tenth of what is left of it; in its grace so often
 _JITTER = 0.1
+
+
+def anew_at(standing: Standing) -> float:
+    """Return when both sides are to authenticate anew for the sake of the certificate that this rests on.
+
+    Before its end; in its grace again and again, since the peer may have another by now.
+    """
+    end_at, since = standing.ends_at - standing.grace_s, standing.authenticated_at
+    if since < end_at:
+        return end_at - min(BEFORE_END_S, (end_at - since) / 10)
+    return since + min(BEFORE_END_S, (standing.ends_at - since) / 10)
 
 
 class Renewal:
@@ -62,8 +73,7 @@ class Renewal:
             return self._outdated, By.RELOAD
         if self._reauth_s and now >= standing.authenticated_at + self._reauth_s * self._share:
             return "reauth_time", By.TIMER
-        left_s = standing.ends_at - standing.authenticated_at
-        if now >= standing.ends_at - min(BEFORE_END_S, left_s / 10):
+        if now >= anew_at(standing):
             return "the peer's certificate ends", By.TIMER
         if sa.rekey_refused:
             return "the peer refuses to rekey the IKE SA", By.REFUSED

@@ -30,7 +30,7 @@ from fwd.proto.errors import UserError
 ABOUT: Final = "controller.json"
 CA, CRL, DOCUMENT_KEY = "ca.pem", "crl.pem", "document.key"
 LINK, IKE = "link", "ike"  # .key, .pem, .csr
-GRACE_S: Final = 7 * DAY_S  # for which SAs go on whose certificate has ended while the controller is away
+GRACE_S: Final = 7 * DAY_S  # for which certificates are taken that have ended while the controller is away
 _OCTETS_MAX: Final = 1 << 20
 _OWNER_ONLY: Final = 0o600
 

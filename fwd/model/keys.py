@@ -135,7 +135,10 @@ class CertificateKeys(IkeKeys):
         default=False, description="take certificates whose extended key usage is for TLS servers or clients alone"
     )
     cert_grace: Live[Seconds] = Field(
-        default=0, ge=0, le=30 * 86400, description="for which SAs may go on after the peer's certificate has ended"
+        default=0,
+        ge=0,
+        le=30 * 86400,
+        description="for which the peer's certificate is taken after its end, unless a CRL names it",
     )
 
     @model_validator(mode="after")

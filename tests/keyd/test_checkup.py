@@ -116,11 +116,43 @@ def test_it_is_looked_at_again_every_hour_and_told_once(caplog: pytest.LogCaptur
     assert len(check.told()["findings"]) == 1
 
 
+def test_until_when_a_certificate_that_is_over_counts_is_told() -> None:
+    over = generate.issue(CA, "gw1.example", 1)
+    far = Trusted(FAR.certificate, over.certificate.not_valid_after_utc)
+    within, after = NOW + 3 * DAY, NOW + 9 * DAY
+    until = f"until {far.valid_until + 7 * DAY:%Y-%m-%d %H:%M} UTC"
+    found = findings(peering(cert_grace="7d"), mine(over), within, far)
+    assert [one.fault for one in found] == [False, False]
+    assert all(until in one.text for one in found), found
+    assert all(one.fault for one in findings(peering(), mine(over), within, far))
+    assert [one.fault for one in findings(peering(cert_grace="7d"), mine(over), after, far)] == [True, True]
+    assert findings(peering(), mine(), NOW, Trusted(FAR.certificate, FAR.certificate.not_valid_after_utc)) == []
+
+
+def test_an_end_is_told_when_it_comes_and_not_an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock(datetime.datetime):
+        off = 0 * DAY
+
+        @classmethod
+        def now(cls, tz: Any = None) -> Clock:
+            return cls.fromtimestamp((NOW + cls.off).timestamp(), tz)
+
+    monkeypatch.setattr(checkup, "datetime", Clock)
+    check = Checkup(peering(cert_grace="7d"), mine())
+    check.tick(0.0)
+    check.proved(Trusted(FAR.certificate, NOW + DAY / 24 / 60))
+    check.tick(1.0)
+    assert check.told()["findings"] == []
+    Clock.off = DAY / 24 / 30
+    check.tick(121.0)
+    assert "gw2.example" in check.told()["findings"][0]
+
+
 def test_the_days_that_are_left_are_told() -> None:
     check = Checkup(peering(), mine())
     assert check.told()["local_days"] == pytest.approx(300, abs=0.1)
     assert (check.told()["remote"], check.told()["remote_days"]) == (None, None)
-    check.peer = Trusted(FAR.certificate, NOW + 10 * DAY)
+    check.proved(Trusted(FAR.certificate, NOW + 10 * DAY))
     assert check.told()["remote"] == "CN=gw2.example"
     assert check.told()["remote_days"] == pytest.approx(10, abs=0.1)
     assert Checkup(peering(), Psk(b"whatever")).told() == {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha1
 from typing import Final
 
@@ -28,7 +28,7 @@ from fwd.proto.ike.names import name_of as name_of
 from fwd.proto.ike.names import same as same
 from fwd.proto.ike.numbers import AuthMethod, CertEncoding, IdType
 from fwd.proto.ike.payloads import Authentication, Certificate, CertificateRequest, Identity
-from fwd.proto.ike.trust import Rules, judge, refusing
+from fwd.proto.ike.trust import NO_GRACE, Rules, judge, refusing
 from fwd.proto.ike.trust import Trusted as Trusted
 from fwd.proto.ike.trust import check_chain as check_chain
 from fwd.proto.ike.trust import check_name as check_name
@@ -225,13 +225,17 @@ def check(
     who: Identity,
     certificates: Sequence[Certificate],
     time: datetime,
+    grace: timedelta = NO_GRACE,
 ) -> Trusted | None:
-    """Raises ProtocolError unless the peer is `who` it says it is; returns the certificate that says so, if any."""
+    """Raises ProtocolError unless the peer is `who` it says it is; returns the certificate that says so, if any.
+
+    `grace`: for how long after its end a certificate still does.
+    """
     if isinstance(credentials, Psk):
         check_psk(prf, credentials.secret, octets, auth)
         return None
     check_method(auth)  # before anything of a certificate costs anything
-    trusted = judge(certificates, credentials.authorities, time, credentials.rules)
+    trusted = judge(certificates, credentials.authorities, time, credentials.rules, grace)
     check_name(trusted.leaf, who)
     check_signature(trusted.leaf, octets, auth)
     return trusted

@@ -171,7 +171,7 @@ class Endpoint:
         for sa in self.sas(name):
             at = ends(sa.standing)
             if sa.established_at and at < sa.standing.ends_at:
-                sa.standing = replace(sa.standing, ends_at=at, ends_why=why)
+                sa.standing = replace(sa.standing, ends_at=at, grace_s=0.0, ends_why=why)
             elif sa.initiator and sa.state is State.CONNECTING:
                 sa.die("")
         self._sweep(now)

@@ -43,7 +43,7 @@ class Connection:
     notifies: tuple[Notification, ...] = ()  # sent along in IKE_AUTH: what both sides may agree on
     members: int = 1
     rekey_s: float = 3 * 3600.0
-    cert_grace_s: float = 0.0  # for which the peer's certificate may have ended
+    cert_grace_s: float = 0.0  # for which the peer's certificate is taken after its end
     liveness_s: float = 10.0
     fragment_bytes: int = 1200
     float_port: int = 0  # where IKE goes on behind a NAT; 0: where it began
@@ -114,8 +114,8 @@ class Standing:
     """What the peer's proof of who it is is good for, which goes along through every rekeying.
 
     `authentication`: its number, later ones are higher; `initiated`: we have begun that IKE SA. `ends_at`: when nothing
-    may rest on it any more, on the endpoint's clock, whatever is done to the wall clock meanwhile. `chain`: of the
-    peer's certificates, its own first.
+    may rest on it any more, on the endpoint's clock, whatever is done to the wall clock meanwhile; `grace_s`: for how
+    long before that the peer's certificate is over. `chain`: of the peer's certificates, its own first.
     """
 
     authentication: int = 0
@@ -123,6 +123,7 @@ class Standing:
     authenticated_at: float = 0.0
     initiated: bool = False
     ends_at: float = float("inf")
+    grace_s: float = 0.0
     ends_why: str = "the peer's certificate has ended"
     chain: tuple[x509.Certificate, ...] = ()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from hashlib import sha1
 from ipaddress import ip_address
 from typing import Final
@@ -429,11 +430,13 @@ def check_peer(
     if proof is None:
         raise auth.failed("the peer sends no AUTH payload, as for EAP", Failure.AUTH_METHOD)
     time_s = sa.world.wall_clock()
-    trusted = auth.check(sa.connection.credentials, prf, octets, proof, peer, certificates, auth.time_of(time_s))
+    time, grace = auth.time_of(time_s), timedelta(seconds=sa.connection.cert_grace_s)
+    trusted = auth.check(sa.connection.credentials, prf, octets, proof, peer, certificates, time, grace)
 
     # From here on the wall clock counts no more.
     sa.standing = Standing(sa.world.next_authentication(), sa.begun_at, now, sa.initiator)
     if trusted is not None:
-        ends_at = now + trusted.valid_until.timestamp() + sa.connection.cert_grace_s - time_s
-        sa.standing = replace(sa.standing, ends_at=ends_at, chain=trusted.chain)
+        grace_s = sa.connection.cert_grace_s
+        ends_at = now + trusted.valid_until.timestamp() + grace_s - time_s
+        sa.standing = replace(sa.standing, ends_at=ends_at, grace_s=grace_s, chain=trusted.chain)
     return trusted

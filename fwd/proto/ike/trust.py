@@ -9,12 +9,13 @@ peer's certificate `cryptography` cannot read.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, ParamSpec, TypeVar
 
@@ -36,6 +37,7 @@ from fwd.proto.ike.names import name_of, same_name, shown
 from fwd.proto.ike.numbers import CertEncoding, IdType, Notify, ProtocolError
 from fwd.proto.ike.payloads import Certificate, Identity
 
+NO_GRACE: Final = timedelta()
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -149,9 +151,16 @@ class Trusted:
 
 @refusing
 def judge(
-    certificates: Sequence[Certificate], authorities: Sequence[x509.Certificate], time: datetime, rules: Rules
+    certificates: Sequence[Certificate],
+    authorities: Sequence[x509.Certificate],
+    time: datetime,
+    rules: Rules,
+    grace: timedelta = NO_GRACE,
 ) -> Trusted:
-    """Decide whether the first of a peer's certificates is believed. Raises ProtocolError."""
+    """Decide whether the first of a peer's certificates is believed. Raises ProtocolError.
+
+    `grace`: for how long after its end it still is; what a CRL names never is, and a CRL has no grace.
+    """
     found = [one.data for one in certificates if one.encoding == CertEncoding.X509_SIGNATURE]
 
     # A pinned certificate is known by its key, which the peer may have had certified anew, or not sent at all.
@@ -162,13 +171,13 @@ def judge(
                 f"the peer's certificate {describe(leaf)} is another one than remote_cert", Failure.CERT_UNTRUSTED
             )
         if not authorities:
-            _check_dates(rules.pinned, time)
+            _check_dates(rules.pinned, time, grace)
             return Trusted(rules.pinned, rules.pinned.not_valid_after_utc, (rules.pinned,))
         found = found or [leaf.public_bytes(Encoding.DER)]
 
     chain = affordable(found, authorities)
     try:
-        verified = verify(chain, authorities, time, tls_purposes=rules.tls_purposes)
+        verified = _verify_late(chain, authorities, time, grace, tls_purposes=rules.tls_purposes)
     except ValueError as error:
         reason = f"the peer's certificate {describe(chain[0])} is not trusted: {error}"
         raise failed(reason, _failure(str(error))) from None
@@ -206,6 +215,30 @@ def verify(
         return policy.build_client_verifier().verify(chain[0], list(chain[1:])).chain
     except VerificationError as error:
         raise ValueError(_one_line(error)) from None
+
+
+def _verify_late(
+    chain: Sequence[x509.Certificate],
+    authorities: Sequence[x509.Certificate],
+    time: datetime,
+    grace: timedelta,
+    *,
+    tls_purposes: bool,
+) -> list[x509.Certificate]:
+    """Build a path that is valid now, or was until at most `grace` ago. Raises ValueError, saying why there is none."""
+    try:
+        return verify(chain, authorities, time, tls_purposes=tls_purposes)
+    except ValueError as error:
+        if _NOT_NOW not in str(error):
+            raise
+        why = error
+
+    # Only when something ends does a path cease to be valid.
+    ends = {one.not_valid_after_utc for one in (*chain, *authorities)}
+    for end in sorted((end for end in ends if time - grace <= end < time), reverse=True):
+        with contextlib.suppress(ValueError):
+            return verify(chain, authorities, end, tls_purposes=tls_purposes)
+    raise why
 
 
 def _ca_usage(policy: Policy, certificate: x509.Certificate, usage: x509.KeyUsage | None) -> None:
@@ -304,8 +337,8 @@ def _public(certificate: x509.Certificate) -> bytes:
     return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _check_dates(certificate: x509.Certificate, time: datetime) -> None:
-    if not certificate.not_valid_before_utc <= time <= certificate.not_valid_after_utc:
+def _check_dates(certificate: x509.Certificate, time: datetime, grace: timedelta) -> None:
+    if not certificate.not_valid_before_utc <= time <= certificate.not_valid_after_utc + grace:
         raise failed(f"remote_cert {describe(certificate)} is valid {_dates(certificate)}", Failure.CERT_EXPIRED)
 
 

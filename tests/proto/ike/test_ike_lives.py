@@ -11,7 +11,7 @@ from ikekit import NAME, WALL, Net, connection
 
 from fwd.keyd.proof import Note, Proof
 from fwd.proto.ike import auth, upkeep
-from fwd.proto.ike.events import Closed
+from fwd.proto.ike.events import Closed, Established
 from fwd.proto.ike.numbers import Payload
 from fwd.proto.ike.trust import Crl, Rules
 
@@ -45,6 +45,22 @@ def test_an_ike_sa_ends_with_the_certificate_that_it_rests_on(grace_s: float) ->
     assert net.a.of(Closed) == []
     net.run(5.0)
     assert [event.error for event in net.a.of(Closed)] == ["the peer's certificate has ended"]
+
+
+def test_within_the_grace_an_ike_sa_may_begin_that_rests_on_a_certificate_that_has_ended() -> None:
+    net, _ = with_certificates(900.0, cert_grace_s=200.0)  # the clock says 1,000 by now
+    (sa,) = net.a.live()
+    assert sa.standing.ends_at == pytest.approx(1100.0, abs=1.0)
+    (told,) = net.a.of(Established)
+    assert told.certificate.valid_until == NOW + 900 * SECOND
+    net.run(110.0)
+    assert [event.error for event in net.a.of(Closed)] == ["the peer's certificate has ended"]
+
+
+def test_after_the_grace_none_begins() -> None:
+    net, _ = with_certificates(900.0, cert_grace_s=99.0)
+    assert net.a.live() == []
+    assert net.a.of(Established) == []
 
 
 def test_a_rekeyed_ike_sa_ends_when_the_first_one_would_have() -> None:

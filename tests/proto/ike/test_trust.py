@@ -22,8 +22,15 @@ UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0")
 MICROSOFT = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.311.21.1"), b"\2\1\0")
 
 
-def believed(mine: Certificates, *authorities: x509.Certificate, rules: Rules | None = None, time: Any = NOW) -> Any:
-    return trust.judge(auth.certificate_payloads(mine), authorities or mine.authorities, time, rules or Rules())
+def believed(
+    mine: Certificates,
+    *authorities: x509.Certificate,
+    rules: Rules | None = None,
+    time: Any = NOW,
+    grace: Any = 0 * DAY,
+) -> Any:
+    theirs = auth.certificate_payloads(mine)
+    return trust.judge(theirs, authorities or mine.authorities, time, rules or Rules(), grace)
 
 
 def refused(reason: str, mine: Certificates, *authorities: x509.Certificate, **how: Any) -> None:
@@ -280,6 +287,36 @@ def test_it_is_believed_until_the_first_of_its_chain_is_over() -> None:
     ca = Ca()
     assert believed(credentials(ca, "a.example")).valid_until == NOW + DAY
     assert believed(credentials(ca, "a.example", end=NOW + 30 * DAY)).valid_until == NOW + 10 * DAY
+
+
+def test_within_the_grace_it_is_believed_after_its_end_and_no_longer() -> None:
+    ca, later = Ca(), NOW + 3 * DAY
+    over = credentials(ca, "a.example")
+    refused("is over or not yet valid", over, time=later)
+    refused("is over or not yet valid", over, time=later, grace=1.9 * DAY)
+    assert believed(over, time=later, grace=2 * DAY).valid_until == NOW + DAY
+    pinned = Rules(pinned=over.chain[0])
+    theirs = auth.certificate_payloads(over)
+    assert trust.judge(theirs, (), later, pinned, 2 * DAY).valid_until == NOW + DAY
+    with pytest.raises(ProtocolError, match="is valid from"):
+        trust.judge(theirs, (), later, pinned, 1.9 * DAY)
+
+
+def test_of_a_chain_each_may_have_ended_within_the_grace() -> None:
+    mine = credentials(Ca(), "a.example", end=NOW + 12 * DAY)
+    older = Ca("another that has ended", now=NOW + 3 * DAY).certificate
+    both = (*mine.authorities, older)
+    assert believed(mine, *both, time=NOW + 14 * DAY, grace=4 * DAY).valid_until == NOW + 10 * DAY
+    refused("is over or not yet valid", mine, *both, time=NOW + 14 * DAY, grace=3 * DAY)
+
+
+def test_no_grace_is_for_what_is_not_valid_yet_or_revoked_or_by_a_list_that_is_over() -> None:
+    ca, later = Ca(), NOW + 3 * DAY
+    over, early = credentials(ca, "a.example"), credentials(ca, "a.example", start=later + DAY, end=later + 2 * DAY)
+    refused("is over or not yet valid", early, time=later, grace=9 * DAY)
+    listed = rules(ca.crl(over.chain[0], end=later + DAY))
+    refused("is revoked", over, rules=listed, time=later, grace=9 * DAY)
+    refused("the CRL of CN=fwd test CA is over", over, rules=rules(ca.crl()), time=later, grace=9 * DAY)
 
 
 def test_our_identity_is_sent_as_our_certificate_writes_it() -> None:
