@@ -13,8 +13,10 @@ from fwd.datapath.shared import LinkWord
 from fwd.keyd.ike import IkePeering
 from fwd.model.readiness import MemberFacts, PeeringFacts, peering_reasons
 from fwd.model.reasons import Code
-from fwd.proto.ike.causes import HAS_ENDED
+from fwd.proto.ike import auth
+from fwd.proto.ike.causes import HAS_ENDED, Failure
 from fwd.proto.ike.leaving import Leaving
+from fwd.proto.ike.numbers import Payload
 from fwd.proto.ike.table import Commons
 
 SOON_S = 4 * STEP_S
@@ -91,6 +93,43 @@ def test_what_a_fault_has_ended_is_sent_on_until_there_is_another(undo: contextl
     sa.say_farewell()
     world.run(STEP_S)
     assert all(member.outbound for member in world.sides[1].members)
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_nothing_is_sent_on_what_a_peer_has_ended_since_it_does_not_trust_us(
+    busy: bool, undo: contextlib.ExitStack
+) -> None:
+    """Our certificate may be revoked, and nobody has told us: its members take nothing from then on."""
+    world = World(undo)
+    world.run(2.0)
+    keyd = world.sides[0].keyd
+    assert keyd is not None
+    if busy:
+        keyd.rekey(world.now)
+    keyd._endpoint.distrust(keyd.name, lambda _: world.now, "the certificate is revoked", world.now)
+    world.run(SOON_S, traffic=False)
+    assert not any(sends_on(world))
+    found = reasons_of(world)
+    assert found
+    assert all("the peer does not trust us" in one for one in found)
+
+
+def test_nothing_is_sent_on_what_a_peer_makes_and_ends_at_once_since_it_does_not_trust_us(
+    undo: contextlib.ExitStack,
+) -> None:
+    """Who begins verifies last: the other side has a Child SA by then, again and again."""
+    world = World(undo)
+    world.run(2.0)
+    keyd = world.sides[0].keyd
+    assert keyd is not None
+    keyd._connect(remote_id=auth.identity("other.example", Payload.IDR))
+    keyd._endpoint.distrust(keyd.name, lambda _: world.now, "it is not who it should be", world.now)
+    for _ in range(20):
+        world.run(SOON_S, traffic=False)
+        assert not any(sends_on(world))
+    other = world.sides[1].keyd
+    assert other is not None
+    assert other.failures()[Failure.REFUSED_BY_PEER.value] > 2, "it has been made and ended"
 
 
 STANDARD_PEER = STANDARD | {"theirs": {"standard": True}}

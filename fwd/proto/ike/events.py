@@ -98,7 +98,7 @@ class PeerFacts:
     sees_nat: bool = False  # it sees us at another address than we do
     drains: bool = False  # by its own word
     told: Status = field(default=Status(0))  # what it was told of us
-    has_ended: bool = False  # the peering, by its own word
+    has_ended: bool = False  # by its own word it accepts nothing any more
 
     def understood(self, notifies: Sequence[Notification]) -> list[Notification]:
         """Those that it has said to know; standard ones go to everybody (RFC 7296 §3.12)."""

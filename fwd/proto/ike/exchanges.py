@@ -353,6 +353,7 @@ def respond_informational(sa: IkeSa, request: list[AnyPayload], now: float) -> l
         sa.world.tell(Informed(sa.connection.name, told))
     if notified(request, Notify.AUTHENTICATION_FAILED):
         sa.error = "the peer does not trust us"
+        sa.peer.has_ended = True
         sa.world.fail(Failure.REFUSED_BY_PEER)
         sa.ends = True
         return []

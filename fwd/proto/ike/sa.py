@@ -91,7 +91,7 @@ class IkeSa:
         self.begun_at = self.established_at = self.rekeyed_at = self.heard_at = 0.0
         self.rekey_s = connection.rekey_s  # as it was when this one was established
         self.traffic_at = float("-inf")  # when ESP of the peer's was heard last
-        self.ends = False  # with the answer that is being made
+        self.ends = self.distrusts = False  # with the answer that is being made; since the peer's proof holds no more
         self.has_last_words = False  # its answer to the request that ended it may be asked for again
         self.error = ""
         self.initial: Any = None  # what IKE_SA_INIT left for IKE_AUTH (initial.py)
@@ -388,7 +388,7 @@ class IkeSa:
         """It is gone, on the peer's side too."""
         if self.children.pop(child.spi_in, None) is not None:
             child.move(Use.GONE)
-            at_once = by is By.PEER and not self.peer.is_fwd
+            at_once = by is By.PEER and (not self.peer.is_fwd or self.peer.has_ended)
             self.world.tell(ChildDown(self.connection.name, child.keys.member, child.spi_in, by, at_once))
 
     def child_by_peer(self, spi: int) -> Child | None:
@@ -425,9 +425,10 @@ class IkeSa:
             self._send(self._encode(header, [Delete(numbers.Protocol.IKE), *self.ending()]))
 
     def ending(self) -> list[Notification]:
-        """What tells another fwd that the peering has ended, if it has."""
-        ended = [Notification(Notify.FWD_STATUS, bytes([Status.ENDED]))] if self.connection.stopped else []
-        return self.peer.understood(ended)
+        """What tells another fwd that nothing is accepted any more: the peering has ended, or it is not trusted."""
+        if self.connection.stopped:
+            return self.peer.understood([Notification(Notify.FWD_STATUS, bytes([Status.ENDED]))])
+        return [Notification(Notify.AUTHENTICATION_FAILED)] if self.distrusts and self.peer.is_fwd else []
 
     # -- sending ----------------------------------------------------------------------------------------------
 

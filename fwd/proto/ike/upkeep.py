@@ -78,8 +78,10 @@ def do_what_is_due(sa: IkeSa, sas: Sequence[IkeSa], now: float) -> None:
             sa.world.fail(Failure.HALF_OPEN_TIMED_OUT if sa.state is State.CONNECTING else None)
             sa.die("", By.REPLACED)
         case Due.END if sa.state is State.ESTABLISHED and not sa.busy:
+            sa.distrusts = now >= sa.standing.ends_at
             sa.submit(DeleteIke(why_ended(sa, now), By.TIMER), now)
         case Due.END:
+            sa.distrusts = now >= sa.standing.ends_at
             sa.say_farewell()
             sa.die(sa.error or why_ended(sa, now), By.TIMER)
         case Due.DELETE:
