@@ -15,6 +15,7 @@ from fwd.controller.door import Door
 from fwd.controller.fleet import Seen
 from fwd.controller.flows import Flows
 from fwd.controller.happened import Happened
+from fwd.controller.news import News
 from fwd.controller.past import Past
 from fwd.controller.rates import Rates
 from fwd.controller.records import Operation
@@ -73,6 +74,8 @@ class Control:
     happened: Happened = field(default_factory=Happened)
     flows: Flows = field(default_factory=Flows)
     past: Past = field(default_factory=Past)
+    hurry: News = field(default_factory=News)  # a host has said that others are reached, or not, than before
+    states: News = field(default_factory=News)  # of hosts, pairs and peerings: some are others
     webhook: Webhook | None = None
     upgrading: Upgrading | None = None
     restarting: Restarting | None = None

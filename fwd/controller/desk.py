@@ -21,6 +21,7 @@ from fwd.controller.fleet import Kept, Outcome, Seen
 from fwd.controller.issuing import Issuer, keys_in, lists_of
 from fwd.controller.joining import Joining, joined_already, with_host
 from fwd.controller.keys import Keys
+from fwd.controller.news import News
 from fwd.controller.place import Placement
 from fwd.controller.records import REVOKED_MAX, Operation, Records
 from fwd.controller.roles import DeniedError, Host
@@ -84,7 +85,7 @@ class Desk:
         self._take(Kept())
         # To begin to lead has a lock of its own: who writes need not wait for a store that is away.
         self._lock, self._beginning = asyncio.Lock(), asyncio.Lock()
-        self._news = asyncio.Event()
+        self._news = News()
 
     # -- leading ------------------------------------------------------------------------------------------------------
 
@@ -180,16 +181,11 @@ class Desk:
 
     async def news(self, timeout_s: float) -> bool:
         """Wait until there are newer documents, or this controller does not lead any more."""
-        try:
-            await asyncio.wait_for(self._news.wait(), timeout_s)
-        except TimeoutError:
-            return False
-        return True
+        return await self._news.wait(timeout_s)
 
     def wake(self) -> None:
         """Have whoever waits for documents look again."""
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        self._news.tell()
 
     @property
     def hosts(self) -> set[tuple[str, str]]:

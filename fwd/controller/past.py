@@ -25,11 +25,13 @@ class Past:
         self._changes: deque[tuple[float, dict[str, str]]] = deque()
         self._count = 0
 
-    def note(self, states: States, wall: float) -> None:
-        """Take how everything is now. A clock that was set back makes no time twice: it goes on from then."""
+    def note(self, states: States, wall: float) -> bool:
+        """Take how everything is now; returns whether anything is another than before. A clock that was set back makes
+        no time twice: it goes on from then.
+        """
         if self.began_at is None:
             self.began_at, self._first, self._last = wall, dict(states), dict(states)
-            return
+            return True
         changed = {key: state for key, state in states.items() if self._last.get(key) != state}
         changed |= dict.fromkeys(self._last.keys() - states.keys(), GONE)
         if changed:
@@ -43,6 +45,7 @@ class Past:
             self._count -= len(oldest)
             _apply(self._first, oldest)
         self.began_at = min(max(self.began_at, wall - HOUR_S), wall)
+        return bool(changed)
 
     def at(self, wall: float) -> States | None:
         """Say how everything was at a moment; None: that is not known."""

@@ -43,6 +43,7 @@ from fwd.proto.logged import event
 from fwd.supervise.loglines import formatter
 
 TURN_S: Final = 1.0
+_SOON_S: Final = 0.25  # between two judgements, whatever hosts say
 STOP_S: Final = 2
 _CONNECTIONS_MAX: Final = 2048
 _DESCRIPTORS: Final = 2 * _CONNECTIONS_MAX
@@ -111,7 +112,10 @@ class Service:
     async def run(self, door: socket.socket) -> None:
         """Work until `stop`."""
         # Hosts are judged beside what waits for the store: one that hangs would leave the last word of each standing.
-        turning = [asyncio.create_task(_each_second(one)) for one in (self.turn, self.judge)]
+        turning = [
+            asyncio.create_task(_again_and_again(self.turn, lambda: asyncio.sleep(TURN_S))),
+            asyncio.create_task(_again_and_again(self.judge, self._until_due)),
+        ]
         telling = asyncio.create_task(self._hook.run()) if self._hook is not None else None
         try:
             self._control.door = self._server.open(door, self._tls.context)
@@ -141,8 +145,16 @@ class Service:
     async def judge(self) -> None:
         """Judge all hosts, and note how everything is."""
         self._control.turn()
-        if self._control.desk.term is not None:
-            self._control.past.note(states_in(facts_of(self._control)), self._control.wall())
+        if self._control.desk.term is None:
+            return
+        if self._control.past.note(states_in(facts_of(self._control)), self._control.wall()):
+            self._control.states.tell()
+
+    async def _until_due(self) -> None:
+        """Wait until hosts are to be judged anew: a second, or less if one has told what others go by."""
+        known = self._control.hurry.number
+        await asyncio.sleep(_SOON_S)
+        await self._control.hurry.wait(TURN_S - _SOON_S, known)
 
     async def turn(self) -> None:
         """Lead, or try to, and go on with what is under way; what fails is tried again the next time."""
@@ -202,13 +214,13 @@ class Service:
         self._trouble = trouble
 
 
-async def _each_second(act: Callable[[], Awaitable[None]]) -> None:
+async def _again_and_again(act: Callable[[], Awaitable[None]], pause: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await act()
         except Exception:  # whatever it is, the next turn may do without it
             log.exception("a turn of the controller has failed", extra=event("controller.fault"))
-        await asyncio.sleep(TURN_S)
+        await pause()
 
 
 async def _ended(*tasks: asyncio.Task[None]) -> None:

@@ -2,6 +2,7 @@
 
     controller ──desired (a stream)──▶ the mailbox of documents ──▶ a process that examines them (supervise/checking.py)
     what became of them, the gateway's status ──heartbeat, once a second──▶ controller
+                                                (and at once, if whom it reaches has changed: urgent.py)
     controller ──renew, at half of a certificate's life──▶ the mailbox of certificates
 
 It believes nothing and decides nothing: whoever takes it over can hand over what the controller has signed, or keep it
@@ -26,10 +27,11 @@ from fwd.link.directory import CA, IKE, LINK, Directory
 from fwd.link.document import BYTES_MAX
 from fwd.link.http import Connection, FailedError, Reply, context_of, refusal_in
 from fwd.link.place import Place, place_in
+from fwd.link.urgent import standing_in
 from fwd.model.linked import BACKDATED_S, News, Told, Validity, news_in, order_in
 from fwd.proto.logged import event
 
-BEAT_S: Final = 1.0
+BEAT_S: Final = 1.0  # between two heartbeats, and between two that come before their time
 ANSWER_S: Final = 5.0  # for a whole answer
 SILENCE_S: Final = 10.0  # of the stream, in which an empty line comes every 2 s
 FIRST_S, LONGEST_S = 0.5, 4.0  # between two attempts: whoever was away for long is heard by all in 5 s
@@ -116,7 +118,10 @@ class Link:
         self._patience, self._stream_patience = Patience(), Patience()
         self._is_renewing = self._has_beaten = False
         self._until = self._stream_until = 0.0  # when an answer is late
-        self._beat_at = self._renew_at = 0.0
+        self._beat_at = self._hurry_at = self._renew_at = 0.0
+        self._status: object = {}  # as of `_summed`, a version of the board
+        self._summed = -1
+        self._standing = self._told_standing = standing_in({})
         self._line = bytearray()  # of the stream, what has come of it
         self._told = Told()
         self._logged = ""
@@ -147,6 +152,12 @@ class Link:
             self._seen = board.version
             told = json.loads(board.get() or b"{}")
             self._news = news_in(told.get("controller")) or self._news
+        summary = self._shared.summary
+        if self._summed != summary.version:
+            self._summed, self._status = summary.version, {}
+            with contextlib.suppress(ValueError, RecursionError):
+                self._status = json.loads(summary.get() or b"{}")
+            self._standing = standing_in(self._status)
 
     def _apart(self, act: Callable[[float], None], now: float, *, asks: bool) -> None:
         """Do one connection's part; what goes wrong ends that connection, and is tried again."""
@@ -177,8 +188,12 @@ class Link:
         if reply is not None and reply.is_whole:
             connection.reply = None
             self._answered(reply, now)
-        # One thing at a time, and a heartbeat no sooner than it is due.
-        if not connection.is_busy and now >= max(self._beat_at, self._patience.due_at):
+        # One thing at a time, and a heartbeat no sooner than it is due, or is urgent.
+        is_urgent = self._has_beaten and self._standing != self._told_standing
+        due_at = min(self._beat_at, self._hurry_at) if is_urgent else self._beat_at
+        if not connection.is_busy and now >= max(due_at, self._patience.due_at):
+            if now < self._beat_at:
+                self._hurry_at = now + BEAT_S
             self._ask(now)
 
     def _ask(self, now: float) -> None:
@@ -208,16 +223,14 @@ class Link:
         return True
 
     def _beat(self) -> dict[str, Any]:
-        news = self._news
-        status: object = {}
-        with contextlib.suppress(ValueError, RecursionError):
-            status = json.loads(self._shared.summary.get() or b"{}")
+        news, status = self._news, self._status
         if self._shared.turned[0] and time.monotonic() - self._shared.turned[0] / 1e9 > STALLED_S:
             status = {"ready": False, "stalled": True, "waiting": ["what runs here has not gone on for a while"]}
         held = None if news.held is None else {"order": news.held, "why": news.held_why}
+        changed, self._told_standing = self._standing != self._told_standing, self._standing
         return {
             "applied": news.applied, "seen": news.seen, "held": held, "refused": news.refused or None,
-            "status": status, "version": self._parts.version, "time": time.time(),
+            "status": status, "version": self._parts.version, "time": time.time(), "changed": changed,
         }  # fmt: skip
 
     def _answered(self, reply: Reply, now: float) -> None:

@@ -32,7 +32,7 @@ from fwd.supervise.users import find_users
 
 ACCEPT: Final = "accept-shrink"
 _MEMORIES: Final = ("supervisor", "agent", "link")  # of a gateway's, those that a router needs
-_SUMMARY_S: Final = 0.5
+_SUMMARY_S: Final = 0.2
 TROUBLE_S: Final = 10.0  # between two lines that tell of one
 log = logging.getLogger(__name__)
 

@@ -397,6 +397,13 @@ def test_a_gateway_is_up_by_its_own_word_and_what_its_partner_sees(api: Api) -> 
     assert (pair["state"], pair["rtt_ms"], pair["loss"]) == ("up", 0.4, 0.0)
 
 
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_heartbeat_that_says_what_others_go_by_has_hosts_judged_at_once(api: Api, changed: bool) -> None:
+    told, number = api.peered(), api.control.hurry.number
+    api.beat(told["a1"], changed=changed)
+    assert (api.control.hurry.number > number) is changed
+
+
 def test_silence_alone_takes_nobody_down_and_a_partner_that_misses_it_does(api: Api) -> None:
     told = api.peered()
     for up, state in ((True, "unreachable"), (False, "down")):

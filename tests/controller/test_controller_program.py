@@ -123,7 +123,6 @@ def test_what_keeps_it_from_starting_is_one_line_and_status_2(
 def test_a_turn_that_fails_is_told_of_and_the_next_one_comes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(service, "TURN_S", 0.0)
     turns: list[int] = []
 
     async def turn() -> None:
@@ -133,6 +132,6 @@ def test_a_turn_that_fails_is_told_of_and_the_next_one_comes(
         raise OverflowError("a number of 400 digits")
 
     with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(service._each_second(turn))
+        asyncio.run(service._again_and_again(turn, lambda: asyncio.sleep(0)))
     assert len(turns) == 3
     assert caplog.text.count("a turn of the controller has failed") == 2

@@ -15,6 +15,7 @@ import pytest
 from apikit import Api
 from pagekit import Browser
 
+from fwd.controller.news import News
 from fwd.controller.page import live
 from fwd.controller.page.live import Streams, changed, frame
 from fwd.controller.tokens import new_bearer_token
@@ -54,7 +55,7 @@ def test_who_reads_slowly_gets_the_last_state_and_no_queue(monkeypatch: pytest.M
 
     async def read() -> list[bytes]:
         found = []
-        async for one in Streams().frames(look, "a"):
+        async for one in Streams().frames(look, "a", News()):
             found.append(one)
             await asyncio.sleep(0.01)
             if len(found) == 3:
@@ -79,6 +80,40 @@ def test_what_several_pages_show_is_made_once_in_a_turn(monkeypatch: pytest.Monk
         for key in ("one", "one", "other"):
             streams.once(key, make)
     assert len(made) == 4
+
+
+@pytest.mark.parametrize(("changes", "most"), [(True, 0.5), (False, 1.0)])
+def test_a_page_is_told_of_another_state_before_its_turn_and_twice_a_turn_at_most(
+    monkeypatch: pytest.MonkeyPatch, changes: bool, most: float
+) -> None:
+    """Of a turn that began a moment ago, of 1,000 s, half is waited for, and not all."""
+    streams, states, waited = Streams(), News(), []
+    streams._turn_s = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: 10_000.0)
+
+    async def look() -> dict[str, str]:
+        if changes:
+            states.tell()
+        return {}
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    async def for_long(told: object, timeout_s: float) -> None:
+        told.close()  # type: ignore[attr-defined]
+        waited.append(timeout_s)
+        raise TimeoutError
+
+    async def work() -> None:
+        frames = streams.frames(look, "a", states)
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        monkeypatch.setattr(asyncio, "wait_for", for_long)
+        await anext(frames)
+        await anext(frames)
+        monkeypatch.undo()
+
+    asyncio.run(work())
+    assert waited == [1000.0 * most]
 
 
 def test_the_more_there_is_to_make_the_less_often_pages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,12 +181,12 @@ def test_of_too_many_pages_whoever_has_most_has_one_less(monkeypatch: pytest.Mon
         told: list[AsyncIterator[bytes]] = []
         for _ in range(live.STREAMS_MAX):
             assert not streams.is_full("viewer")
-            told.append(streams.frames(look, "viewer"))
+            told.append(streams.frames(look, "viewer", News()))
             await anext(told[-1])
         assert streams.is_full("viewer")
         assert not streams.is_full("admin")
 
-        admins = streams.frames(look, "admin")
+        admins = streams.frames(look, "admin", News())
         await anext(admins)
         assert streams.count == live.STREAMS_MAX
         with pytest.raises(StopAsyncIteration):

@@ -53,6 +53,29 @@ def test_hosts_are_judged_while_the_store_hangs(tmp_path: Path, monkeypatch: pyt
     with_site(tmp_path, work)
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+def test_hosts_are_judged_before_the_second_is_over_if_one_says_what_others_go_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
+    site = Site(tmp_path, "https://c.example")
+    config = ControllerConfig(controller=Controller(url=site.url, state=tmp_path))
+    with patch.object(service, "application", application_over):
+        one = Service(config, site.control, site.tls)
+    monkeypatch.setattr(service, "TURN_S", 3600.0)
+
+    async def work() -> None:
+        waiting = asyncio.create_task(one._until_due())
+        await asyncio.sleep(0)
+        if is_told:
+            site.control.hurry.tell()
+        done, _ = await asyncio.wait([waiting], timeout=20.0 if is_told else 4 * service._SOON_S)
+        assert bool(done) is is_told
+        waiting.cancel()
+        await site.desk.store.close()
+
+    asyncio.run(work())
+
+
 def test_a_first_admin_who_could_not_be_kept_takes_the_place_of_one_token_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

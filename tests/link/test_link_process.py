@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -96,6 +97,41 @@ def test_heartbeats_tell_what_became_of_them_and_how_the_gateway_is(host: Host, 
     )
     host.turns(lambda: host.told.connected_at is not None)
     assert (host.told.error, host.shared.link_connected[0]) == ("", 1)
+
+
+def test_what_others_go_by_is_told_before_the_next_heartbeat_is_due_and_once_a_second_at_most(
+    host: Host, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A router that missed a gateway told its controller up to 1.5 s later."""
+    beats: list[tuple[bool, bool]] = []
+
+    def beat(link: Link, tell: Callable[[Link], dict[str, Any]] = Link._beat) -> dict[str, Any]:
+        told = tell(link)
+        beats.append((told["changed"], told["status"]["gateways"][0]["up"]))
+        return told
+
+    def sum_up(*, up: bool, rtt_ms: float) -> None:
+        gateway = {"name": "g", "up": up, "use": "up", "rtt_ms": rtt_ms}
+        host.shared.summary.put(json.dumps({"ready": True, "gateways": [gateway]}).encode())
+
+    sum_up(up=True, rtt_ms=1.0)
+    monkeypatch.setattr(Link, "_beat", beat)
+    host.turns(lambda: host.told.heard_at is not None)
+    monkeypatch.setattr(host.link, "_beat_at", float("inf"))
+    sum_up(up=True, rtt_ms=2.0)
+    for _ in range(3):
+        host.link.turn()
+    assert beats == [(True, True)], "a time is no such thing"
+
+    sum_up(up=False, rtt_ms=2.0)
+    host.turns(lambda: len(beats) == 2)
+    assert beats[-1] == (True, False)
+    hurried_at = host.link._hurry_at
+    host.turns(lambda: not host.link._asks.is_busy)
+    monkeypatch.setattr(host.link, "_beat_at", float("inf"))
+    sum_up(up=True, rtt_ms=2.0)
+    host.turns(lambda: len(beats) == 3)
+    assert time.monotonic() >= hurried_at
 
 
 def test_the_last_words_of_a_process_that_does_not_go_on_are_passed_on_no_more(host: Host, site: Site) -> None:

@@ -84,6 +84,9 @@ class Heartbeat(BaseModel):
     status: dict[str, Any] = {}
     version: _Version = ""
     time: Annotated[float, Field(allow_inf_nan=False)]
+    changed: Annotated[bool, Field(description="whom it reaches, or whether it can carry, is not as it said last")] = (
+        False
+    )
 
 
 class Heard(BaseModel):
@@ -115,6 +118,8 @@ async def heartbeat(control: Controller, link: Link, body: Heartbeat) -> Heard:
     )  # fmt: skip
     control.watch.hear(link.name, beat, newest, now)
     control.flows.hear(link.name, body.status, beat.at, now)
+    if body.changed:
+        control.hurry.tell()
     return Heard(time=now, newest=newest)
 
 

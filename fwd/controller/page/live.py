@@ -2,8 +2,9 @@
 
 There is no queue: whoever reads slowly is asked for no more than the last look, and gets what has changed since the one
 that it had last. Every second something is sent, or every few if there is much to make, so a page knows that it is told
-of everything. All pages look at the same moment, so that those that show the same are made once. Which states have
-changed, a page sees by itself (page.js), also across a stream that broke.
+of everything; and once more in that time if how something is has changed. All pages look at the same moment, so that
+those that show the same are made once. Which states have changed, a page sees by itself (page.js), also across a stream
+that broke.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Final
 from fastapi.sse import format_sse_event
 
 from fwd.controller.happened import crowded
+from fwd.controller.news import News
 from fwd.controller.page.views import FleetView
 
 TURN_S: Final = 1.0
@@ -48,20 +50,30 @@ class Streams:
         counts = Counter(self._open.values())
         return self.count >= STREAMS_MAX and counts[whose] >= max(counts.values())
 
-    async def frames(self, look: Look, whose: str) -> AsyncIterator[bytes]:
-        """Tell a page of its changes until `look` gives None, or another one has its place."""
+    async def frames(self, look: Look, whose: str, states: News) -> AsyncIterator[bytes]:
+        """Tell a page of its changes until `look` gives None, or another one has its place. `states`: their news."""
         before: Parts = {}
         mine = object()
         self._open[mine] = whose
         while self.count > STREAMS_MAX:
             del self._open[list(self._open)[crowded(self._open.values())]]
         try:
-            while mine in self._open and (parts := await look()) is not None:
+            while True:
+                known, began_s = states.number, time.monotonic()
+                if mine not in self._open or (parts := await look()) is None:
+                    break
                 yield frame(changed(before, parts))
                 before = parts
-                await asyncio.sleep(self._turn_s - time.monotonic() % self._turn_s if TURN_S else 0)
+                await self._pause(states, known, began_s)
         finally:
             self._open.pop(mine, None)
+
+    async def _pause(self, states: News, known: int, began_s: float) -> None:
+        """Wait for the next turn, or for half of one if states are others than at the last look, when that began."""
+        if not TURN_S:
+            await asyncio.sleep(0)
+        elif await states.wait(self._turn_s - time.monotonic() % self._turn_s, known):
+            await asyncio.sleep(max(0.0, began_s + self._turn_s / 2 - time.monotonic()))
 
     def once(self, key: Hashable, make: Callable[[], Parts | None]) -> Parts | None:
         """Make what several pages show, once in a turn, which is the longer the more there is to be made."""

@@ -141,9 +141,10 @@ async def live(request: Request, control: Controller, visitor: Visiting, page: _
     async def look() -> Parts | None:
         if control.stopping or not await is_still(request, visitor):
             return None
-        return streams.once((page, visitor.may_change), parts)  # type: ignore[no-any-return]
+        return streams.once((page, visitor.may_change, control.states.number), parts)  # type: ignore[no-any-return]
 
-    return StreamingResponse(streams.frames(look, whose), media_type="text/event-stream", headers=render.HEADERS)
+    frames = streams.frames(look, whose, control.states)
+    return StreamingResponse(frames, media_type="text/event-stream", headers=render.HEADERS)
 
 
 @router.get("/static/{digest}/{name}")
