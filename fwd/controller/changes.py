@@ -1,7 +1,8 @@
 """Change a fleet, one object at a time, and say what that means for the hosts: pure.
 
-Refuses, as RefusedError of one line: what the model refuses, what is there already or is not there, and the deletion of
-what others stand on. A gateway that is deleted leaves its clusters; whoever deletes it sees that in the plan.
+Refuses, as RefusedError of one line: what the model refuses, what is there already or is not there, a VPC's subnet that
+is nobody's own, and the deletion of what others stand on. A gateway that is deleted leaves its clusters, as whoever
+deletes it sees in the plan.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from fwd.controller.place import Pair, Placement, place
 from fwd.model.fleet import PEERINGS_MAX, Cluster, Fleet, Gateway, Peering, Router, Vpc
 from fwd.model.linked import REKEYS_MAX
 from fwd.model.mistakes import first_reason
+from fwd.model.subnets import no_vpcs
 
 KINDS: Final[Mapping[str, tuple[str, type[BaseModel]]]] = {
     "vpc": ("vpcs", Vpc),
@@ -51,7 +53,7 @@ def create(fleet: Fleet, kind: str, body: Object) -> Fleet:
         raise RefusedError(f"{kind} {name} is there already: `set` changes it", conflict=True)
     if kind == "peering":
         body = {**body, "number": _free_number(fleet)}
-    return _with(fleet, kind, [*objects_of(fleet, kind).values(), body])
+    return _with_vpcs_own(fleet, _with(fleet, kind, [*objects_of(fleet, kind).values(), body]))
 
 
 def change(fleet: Fleet, kind: str, name: str, fields: Object) -> Fleet:
@@ -63,7 +65,7 @@ def change(fleet: Fleet, kind: str, name: str, fields: Object) -> Fleet:
         if fields[field] != objects[name].get(field):
             raise RefusedError(f"{kind} {name}: {field} cannot be changed: delete it, and create it anew")
     objects[name] = {**objects[name], **fields}
-    return _with(fleet, kind, list(objects.values()))
+    return _with_vpcs_own(fleet, _with(fleet, kind, list(objects.values())))
 
 
 def rekey(fleet: Fleet, name: str) -> Fleet:
@@ -150,6 +152,17 @@ def _with(fleet: Fleet, kind: str, objects: Sequence[Object]) -> Fleet:
         return Fleet.model_validate(data)
     except ValidationError as error:
         raise RefusedError(_reason(kind, objects, error)) from None
+
+
+def _with_vpcs_own(before: Fleet, after: Fleet) -> Fleet:
+    """See that no subnet has come that cannot be a VPC's own; those that a store has from before stay. Raises
+    RefusedError."""
+    for vpc in after.vpcs:
+        had = before.vpc[vpc.name].cidrs if vpc.name in before.vpc else []
+        for cidr in vpc.cidrs:
+            if cidr not in had and (what := no_vpcs(cidr)):
+                raise RefusedError(f"vpc {vpc.name}: cidrs: {cidr} is no VPC's own ({what}): name the hosts' subnets")
+    return after
 
 
 def _reason(kind: str, objects: Sequence[Object], error: ValidationError) -> str:

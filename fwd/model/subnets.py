@@ -6,7 +6,7 @@ So the time grows with their number and not with its square: 64 peerings may hav
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv6Network
+from ipaddress import IPv6Network, ip_network
 from typing import Final
 
 from fwd.model.words import Address, Network
@@ -14,6 +14,14 @@ from fwd.model.words import Address, Network
 # A TS payload counts its selectors in one octet (RFC 7296 §3.13), and all subnets of a side are one payload.
 SUBNETS_MAX: Final = 255
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
+# What no VPC has for its own: each host has it itself, or it is of no host.
+_NOBODYS: Final[Mapping[str, str]] = {
+    "0.0.0.0/8": "unspecified", "127.0.0.0/8": "loopback", "169.254.0.0/16": "link-local", "224.0.0.0/4": "multicast",
+    "255.255.255.255/32": "broadcast", "::/128": "unspecified", "::1/128": "loopback", "::ffff:0:0/96": "IPv4-mapped",
+    "fe80::/10": "link-local", "ff00::/8": "multicast",
+}  # fmt: skip
+_NETWORKS: Final = {ip_network(text): kind for text, kind in _NOBODYS.items()}
+_PREFIX_MIN: Final = 8  # the widest there are for private use are 10.0.0.0/8 and fd00::/8
 
 Owned = tuple[str, Network]
 
@@ -23,6 +31,18 @@ def no_hosts(subnet: Network) -> str:
     kinds = {"loopback": subnet.is_loopback, "link-local": subnet.is_link_local, "multicast": subnet.is_multicast}
     mapped = isinstance(subnet, IPv6Network) and subnet.subnet_of(_MAPPED)
     return next((kind for kind, is_so in kinds.items() if is_so), "IPv4-mapped" if mapped else "")
+
+
+def no_vpcs(subnet: Network) -> str:
+    """Say why a subnet cannot be a VPC's own; empty if it can."""
+    if not subnet.prefixlen:
+        return "all addresses there are"
+    for network, kind in _NETWORKS.items():
+        if network.version == subnet.version and network.overlaps(subnet):
+            return (
+                f"{kind} addresses" if subnet.prefixlen >= network.prefixlen else f"{network} in it, {kind} addresses"
+            )
+    return f"a prefix shorter than /{_PREFIX_MIN}" if subnet.prefixlen < _PREFIX_MIN else ""
 
 
 def unspoken(local: Sequence[Network], remote: Sequence[Network]) -> str:

@@ -91,6 +91,8 @@ def test_a_drained_gateway_is_drained_until_it_is_undrained(api: Api) -> None:
         ("DELETE", "clusters/a", None, 409, "is used by peering a-b"),
         ("POST", "vpcs", {"name": "A B", "cidrs": ["10.9.0.0/16"]}, 422, "name: expected"),
         ("POST", "vpcs", {"name": "c", "cidrs": ["10.9.0.1/16"]}, 422, "did you mean 10.9.0.0/16"),
+        ("POST", "vpcs", {"name": "c", "cidrs": ["0.0.0.0/0"]}, 422, "0.0.0.0/0 is no VPC's own"),
+        ("PATCH", "vpcs/a", {"cidrs": ["10.1.0.0/16", "ff00::/8"]}, 422, "multicast addresses"),
         ("POST", "vpcs", {"name": "c"}, 422, "cidrs: missing"),
         ("POST", "vpcs", {"name": "c", "cidrs": ["10.9.0.0/16"], "color": "red"}, 422, "color: unknown key"),
         ("POST", "vpcs", ["c"], 422, "body: expected a JSON object"),

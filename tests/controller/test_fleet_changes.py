@@ -122,6 +122,45 @@ def test_what_is_wrong_is_told_by_the_objects_name_and_key(
     assert "file" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("cidr", "why"),
+    [
+        ("0.0.0.0/0", "all addresses there are"), ("::/0", "all addresses there are"),
+        ("0.0.0.0/1", "0.0.0.0/8 in it"), ("128.0.0.0/1", "169.254.0.0/16 in it"),
+        ("2000::/3", "a prefix shorter than /8"),
+        ("127.0.0.0/8", "loopback"), ("127.1.0.0/16", "loopback"), ("::1/128", "loopback"),
+        ("169.254.3.0/24", "link-local"), ("fe80::/64", "link-local"), ("224.0.0.0/4", "multicast"),
+        ("239.1.0.0/16", "multicast"), ("ff02::/16", "multicast"), ("::ffff:a01:0/112", "IPv4-mapped"),
+        ("0.0.0.0/32", "unspecified"), ("::/128", "unspecified"), ("255.255.255.255/32", "broadcast"),
+        ("64.0.0.0/2", "127.0.0.0/8 in it"), ("12.0.0.0/7", "a prefix shorter than /8"),
+    ],
+)  # fmt: skip
+def test_a_vpcs_subnets_are_its_hosts_own(cidr: str, why: str) -> None:
+    fleet = create(Fleet(), "vpc", {"name": "a", "cidrs": ["10.1.0.0/16"]})
+    for act in (
+        lambda: create(fleet, "vpc", {"name": "v", "cidrs": ["10.4.0.0/16", cidr]}),
+        lambda: change(fleet, "vpc", "a", {"cidrs": ["10.1.0.0/16", cidr]}),
+    ):
+        with pytest.raises(RefusedError) as refused:
+            act()
+        assert f"cidrs: {cidr} is no VPC's own" in str(refused.value)
+        assert why in str(refused.value)
+
+
+def test_subnets_that_vpcs_have_are_taken() -> None:
+    fleet = Fleet()
+    for n, cidr in enumerate(
+        ("10.0.0.0/8", "172.16.0.0/12", "100.64.0.0/10", "203.0.113.7/32", "fd00::/8", "2001:db8::/32")
+    ):
+        fleet = create(fleet, "vpc", {"name": f"v{n}", "cidrs": [cidr]})
+
+
+def test_a_subnet_that_a_store_has_from_before_keeps_nobody_from_changing_something_else() -> None:
+    fleet = Fleet.model_validate({"vpcs": [{"name": "v", "cidrs": ["0.0.0.0/0"]}]})
+    assert change(fleet, "vpc", "v", {"probe_number": 1}).vpc["v"].probe_number == 1
+    create(fleet, "vpc", {"name": "w", "cidrs": ["10.4.0.0/16"]})
+
+
 @pytest.mark.parametrize(("act", "why"), REFUSED, ids=[why for _, why in REFUSED])
 def test_refused_in_one_line(peered: Fleet, act: Callable[[Fleet], Fleet], why: str) -> None:
     with pytest.raises(RefusedError, match=why) as refused:

@@ -159,6 +159,7 @@ def test_recovery_is_an_operation(fwd: Shell) -> None:
         ("vpc create x cidr=10.9.0.0/16", "cidr: unknown key: use one of cidrs"),
         ("vpc create x 10.9.0.0/16", "expected KEY=VALUE"),
         ("vpc create x cidrs=10.9.0.1/16", "did you mean 10.9.0.0/16"),
+        ("vpc create x cidrs=0.0.0.0/0", "0.0.0.0/0 is no VPC's own (all addresses there are)"),
         ("vpc create x cidrs=10.9.0.0/16 cidrs=10.8.0.0/16", "stands here twice"),
         ("vpc create x cidrs+=10.9.0.0/16", "there is nothing yet"),
         ("vpc create", "Missing argument"),

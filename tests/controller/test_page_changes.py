@@ -119,6 +119,7 @@ def test_what_the_api_refuses_is_refused_with_the_same_words(api: Api, admin: Br
     text = plan(admin, act="delete", kind="vpc", name="a")
     assert "vpc a is used by cluster a, gateway a1" in text
     assert "is there already" in plan(admin, act="create", kind="vpc", name="a", cidrs="10.9.0.0/16")
+    assert "(multicast addresses)" in plan(admin, act="create", kind="vpc", name="c", cidrs="224.0.0.0/4")
     assert "this controller upgrades nothing" in plan(admin, act="upgrade", kind="gateway", name="a1")
     assert "gateway: expected 1 to 32 small letters" in plan(admin, act="upgrade", kind="gateway", name="A 1")
     assert "this controller restarts nothing" in plan(admin, act="restart", kind="gateway", name="a1")
