@@ -79,7 +79,7 @@ def render(told: Json) -> RenderableType:
     status = _read(told)
     up = timedelta(seconds=int(status.gateway.uptime_s))
     head = Text.assemble(
-        ("gateway", "bold"), f" fwd {status.version}, pid {status.gateway.pid}, up {up}, ",
+        ("gateway", "bold"), f" fwd {status.version} ({status.gateway.core}), pid {status.gateway.pid}, up {up}, ",
         ("ready", "green") if status.ready else ("not ready", "red"),
     )  # fmt: skip
     lines: list[RenderableType] = [head]

@@ -40,6 +40,7 @@ from fwd.model.status import (
     Status,
     Traffic,
 )
+from fwd.proto import core
 from fwd.proto.drops import KERNEL_COUNTED, DropReason, Stage, Unit
 
 Json = dict[str, Any]
@@ -69,6 +70,7 @@ def status_of(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None
             control=str(view.gateway.control),
             users=dict(view.users),
             trial_until=news.get("trial_until"),
+            core=core.name(),
         ),
         ready=not reasons,
         not_ready=[one.line for one in reasons],

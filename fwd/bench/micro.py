@@ -146,7 +146,8 @@ def _seal(seal: Callable[..., int]) -> Pair:
     sa = burst.sa
 
     def floor() -> None:
-        deque(map(sa.aead.encrypt_into, sa.nonces, burst.rows.rows, sa.aads, burst.table.ciphers), maxlen=0)
+        tables = sa.tables
+        deque(map(sa.aead.encrypt_into, tables.nonces, burst.rows.rows, tables.aads, burst.table.ciphers), maxlen=0)
 
     return Pair(lambda: burst.seal(seal), floor, f"{ROWS} bare encrypt_into calls")
 
@@ -162,6 +163,7 @@ def _open(unseal: Callable[..., Any]) -> Pair:
     def before() -> None:
         delivered.clear()
         burst.seal(seal_burst)
+        sa.tables.nonce_iv[:] = sa.tables.aad_number[:] = burst.table.iv  # for the floor
 
     def ours() -> None:
         numbers = unseal(sa, burst.table, 0, ROWS, (), buffer, 0, drops)
@@ -170,8 +172,8 @@ def _open(unseal: Callable[..., Any]) -> Pair:
         if delivered != [RECORD]:
             raise RuntimeError(f"delivered: {delivered}; one record of {RECORD:,} octets was sealed")
 
-    def floor() -> None:  # what ours opened last, by the numbers it has in its tables
-        deque(map(sa.aead.decrypt_into, sa.nonces, ciphers, sa.aads, rows), maxlen=0)
+    def floor() -> None:  # what ours opened last
+        deque(map(sa.aead.decrypt_into, sa.tables.nonces, ciphers, sa.tables.aads, rows), maxlen=0)
 
     return Pair(ours, floor, f"{ROWS} bare decrypt_into calls", before)
 

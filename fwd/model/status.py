@@ -309,6 +309,12 @@ class Gateway:
         "When the configuration on trial goes unless `fwd confirm` comes, in seconds since 1970; null: there is none.",
         gauge("fwd_trial_until_seconds"),
     ] = None
+    core: Annotated[
+        Literal["compiled", "pure"],
+        "What members seal and open packets with: `compiled`, the core over OpenSSL's libcrypto, or `pure` Python: no "
+        "core was built, it does not load, or `FWD_PURE=1` is set.",
+        gauge("fwd_core_compiled", one="compiled"),
+    ] = "pure"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

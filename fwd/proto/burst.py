@@ -5,10 +5,10 @@
     open_burst    3. ESP packets → opened rows
     record_ends   4. opened rows → whole records
 
-Another implementation may stand beside any of them. A buffer comes as `Rows` or `PacketTable` (esp.py): its octets, how
-far apart what lies in it is, and views of that, made once, which are this implementation's own affair. The stages keep
-nothing; all that outlives a burst is in the SA. In payload esp the first and the last stage are `segments.lay_packet`
-and `segments.joined`.
+Of the second and the third there is another form, for SAs that have a cipher of the compiled core: compiled.py. A
+buffer comes as `Rows` or `PacketTable` (esp.py): its octets, how far apart what lies in it is, and views of that, made
+once, which are the Python form's own affair. The stages keep nothing; all that outlives a burst is in the SA. In
+payload esp the first and the last stage are `segments.lay_packet` and `segments.joined`.
 
 Each call's cost in Python is fixed: headers, nonces and AADs of a whole burst are filled by NumPy and all rows go
 through one `map`. A burst of up to SCALAR_MAX packets takes a plain path, since NumPy's fixed cost would exceed
@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.exceptions import InvalidTag
 
+from fwd.proto import compiled
 from fwd.proto.aggfrag import FRAMING_BYTES
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import (
@@ -86,6 +87,8 @@ def seal_burst(
     2. Encrypt every full row to its place
     3. Encrypt the tail to the place after them
     """
+    if sa.cipher is not None:
+        return compiled.seal_burst(sa, number, rows, first, full, tail, out)
     end = 0
     views = rows.cut(first, full, out.packet_bytes - OVERHEAD_BYTES) if full else []
     if full + (tail > 0) <= SCALAR_MAX:
@@ -95,15 +98,16 @@ def seal_burst(
         return seal_one(sa, number, rows.row(first + full, tail), out.view, end) if tail else end
 
     # 1. Numbers, in the three places where they belong.
-    numbers = sa.index[:full] + np.uint64(number)
-    sa.nonce_iv[:full] = numbers
-    sa.aad_number[:full] = numbers
+    tables = sa.tables
+    numbers = tables.index[:full] + np.uint64(number)
+    tables.nonce_iv[:full] = numbers
+    tables.aad_number[:full] = numbers
     out.spi[:full] = sa.spi
     out.low[:full] = numbers
     out.iv[:full] = numbers
 
     # 2. and 3. Encrypt.
-    deque(map(sa.aead.encrypt_into, sa.nonces[:full], views, sa.aads, out.ciphers), maxlen=0)
+    deque(map(sa.aead.encrypt_into, tables.nonces[:full], views, tables.aads, out.ciphers), maxlen=0)
     end = full * out.packet_bytes
     return seal_one(sa, number + full, rows.row(first + full, tail), out.view, end) if tail else end
 
@@ -120,6 +124,10 @@ def open_burst(
     2. Fill nonces and AADs, decrypt row by row through one map; go on behind a row that fails
     3. Move the window over what authenticated, in order
     """
+    if sa.cipher is not None:
+        opened = compiled.open_burst(sa, packets, start, count, short, rows, first, drops)
+        if opened is not None:
+            return opened
     ciphers, targets = packets.ciphers[start : start + count], rows.rows[first : first + count]
     for i, octets in short:
         ciphers[i] = ciphers[i][: octets - HEADER_BYTES]
@@ -127,19 +135,19 @@ def open_burst(
 
     # 1. Numbers.
     low = packets.low[start : start + count]
-    number, consecutive = _number(sa, low)
+    number, consecutive = _number(sa, low) if sa.cipher is None else (0, False)
     if not number:
         return _open_each(sa, packets, start, ciphers, targets, drops)
 
     # 2. Decrypt.
-    sa.nonce_iv[:count] = packets.iv[start : start + count]
+    sa.tables.nonce_iv[:count] = packets.iv[start : start + count]
     failed = _decrypt(sa, ciphers, targets)
 
     # 3. Move the window.
     if consecutive and not failed:
         sa.window.commit_run(number, count)
         return range(number, number + count)
-    numbers: list[int] = sa.aad_number[:count].tolist()
+    numbers: list[int] = sa.tables.aad_number[:count].tolist()
     for i in failed:
         drops[DropReason.BAD_ICV] += 1
         sa.refused(DropReason.BAD_ICV, numbers[i])
@@ -154,19 +162,19 @@ def _number(sa: InboundSa, low: npt.NDArray[np.uint32]) -> tuple[int, bool]:
 
     (0, False): they do not rise, or the window does not take them as they are.
     """
-    window, count = sa.window, len(low)
+    window, tables, count = sa.window, sa.tables, len(low)
     first = window.full_number(int(low[0]))
     if first <= window.top or first + count - 1 > window.furthest():
         return 0, False
-    sa.aad_number[:count] = sa.index[:count] + np.uint64(first)
-    if low.tobytes() == sa.aad_low[:count].tobytes():
+    tables.aad_number[:count] = tables.index[:count] + np.uint64(first)
+    if low.tobytes() == tables.aad_low[:count].tobytes():
         return first, True
 
     # Some are missing: the others may still rise.
     rise = low - low[0]  # wraps like the numbers themselves
     if not _rising(rise) or first + int(rise[-1]) > window.furthest():
         return 0, False
-    sa.aad_number[:count] = rise + np.uint64(first)
+    tables.aad_number[:count] = rise + np.uint64(first)
     return first, False
 
 
@@ -194,7 +202,7 @@ def _decrypt(sa: InboundSa, ciphers: Sequence[memoryview], rows: Sequence[memory
     """Decrypt every cipher to its row; return the indices of those that did not authenticate."""
     failed: list[int] = []
     source = iter(ciphers)  # its length hint tells which packet the map stopped at
-    work = map(sa.aead.decrypt_into, sa.nonces, source, sa.aads, rows)
+    work = map(sa.aead.decrypt_into, sa.tables.nonces, source, sa.tables.aads, rows)
     while True:
         try:
             deque(work, maxlen=0)

@@ -5,7 +5,8 @@
     nonce   salt(4) IV(8), the IV being the 64-bit sequence number
     AAD     SPI, high half, low half with ESN; SPI, low half without (RFC 4106 §5)
 
-Whole bursts are sealed and opened by burst.py, over the tables that are made here. Refused: sending past an SA's last
+Whole bursts are sealed and opened by burst.py, over the tables that are made here; where there is a compiled core
+(core.py), an SA has its cipher context, and no tables. Refused: sending past an SA's last
 number (`SaExhausted`), and what RFC 4303 §3.4 has a receiver refuse, counted by DropReason. What lies in a payload is
 not looked at here.
 """
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from fwd.proto import core
 from fwd.proto.drops import DropReason
 from fwd.proto.replay import ReplayWindow
 from fwd.proto.sa import ICV_BYTES, SaKeys
@@ -57,7 +59,18 @@ class PacketTable:
         self.spi: npt.NDArray[np.uint32] = headers["spi"]
         self.low: npt.NDArray[np.uint32] = headers["low"]
         self.iv: npt.NDArray[np.uint64] = headers["iv"]
-        self.ciphers = [self.view[i * packet_bytes + HEADER_BYTES : (i + 1) * packet_bytes] for i in range(count)]
+        self._count = count
+
+    @cached_property
+    def ciphers(self) -> list[memoryview]:
+        """The ciphertexts of full packets."""
+        size = self.packet_bytes
+        return [self.view[i * size + HEADER_BYTES : (i + 1) * size] for i in range(self._count)]
+
+    @cached_property
+    def memory(self) -> core.Memory:
+        """The buffer as the compiled core takes it."""
+        return core.memory(self.view)
 
 
 class Rows:
@@ -68,6 +81,11 @@ class Rows:
         self.stride = stride
         self.octets = octets
         self.rows = [self.view[i * stride : i * stride + octets] for i in range(count)]
+
+    @cached_property
+    def memory(self) -> core.Memory:
+        """The buffer as the compiled core takes it."""
+        return core.memory(self.view)
 
     def row(self, index: int, octets: int) -> memoryview:
         """The first octets of a row."""
@@ -86,14 +104,10 @@ def _cut(buffer: bytearray, octets: int) -> list[memoryview]:
     return [view[at : at + octets] for at in range(0, len(buffer), octets)]
 
 
-class _Sa:
-    """What sending and receiving share: the cipher, and tables of nonces and AADs for a burst of `rows`."""
+class BurstTables:
+    """Nonces and AADs for a burst of `rows`, as arrays to fill and as views; what pure Python needs of an SA."""
 
     def __init__(self, keys: SaKeys, rows: int) -> None:
-        self.keys = keys
-        self.spi = keys.spi
-        self.salt = keys.salt
-        self.aead = AESGCM(keys.key)
         aad = np.dtype([("spi", ">u4"), ("number", ">u8" if keys.esn else ">u4")])
         nonces, aads = bytearray(12 * rows), bytearray(aad.itemsize * rows)
         nonce_table = np.frombuffer(nonces, np.dtype([("salt", "S4"), ("iv", ">u8")]))
@@ -103,18 +117,30 @@ class _Sa:
         self.nonce_iv: npt.NDArray[np.uint64] = nonce_table["iv"]
         self.aad_number: npt.NDArray[np.uint64] = aad_table["number"]
         self.aad_low = np.ndarray((rows,), ">u4", aads, aad.itemsize - 4, (aad.itemsize,))
-        self._tables = nonces, aads
         self.index = np.arange(rows, dtype=np.uint64)
+        self.nonces = _cut(nonces, 12)
+        self.aads = _cut(aads, aad.itemsize)
+
+
+class _Sa:
+    """What sending and receiving share: the keys, and the cipher in one form or the other."""
+
+    def __init__(self, keys: SaKeys, rows: int, *, sends: bool) -> None:
+        self.keys = keys
+        self.spi = keys.spi
+        self.salt = keys.salt
+        self.cipher = core.cipher(keys, sends=sends)  # None: all of the following is used instead
+        self._rows = rows
 
     @cached_property
-    def nonces(self) -> list[memoryview]:
-        """Nonces, one a row. Cut at the first burst: most SAs are spares, and the views are most of their memory."""
-        return _cut(self._tables[0], 12)
+    def aead(self) -> AESGCM:
+        """The cipher of pure Python."""
+        return AESGCM(self.keys.key)
 
     @cached_property
-    def aads(self) -> list[memoryview]:
-        """AADs, one a row, cut likewise."""
-        return _cut(self._tables[1], 12 if self.keys.esn else 8)
+    def tables(self) -> BurstTables:
+        """Tables of pure Python, made at the first burst: most SAs are spares, and this is most of their memory."""
+        return BurstTables(self.keys, self._rows)
 
     def aad(self, number: int) -> bytes:
         """AAD of the packet with this 64-bit sequence number."""
@@ -127,7 +153,7 @@ class OutboundSa(_Sa):
     """One SA to send on. `number` is the last sequence number claimed; 0: never sent on."""
 
     def __init__(self, keys: SaKeys, rows: int) -> None:
-        super().__init__(keys, rows)
+        super().__init__(keys, rows, sends=True)
         self.number = 0
         self.sequence_max = keys.sequence_max
 
@@ -145,7 +171,7 @@ class InboundSa(_Sa):
     """One SA to receive on, with its anti-replay window. `floor` and all below it count as seen."""
 
     def __init__(self, keys: SaKeys, rows: int, window: int, floor: int = 0) -> None:
-        super().__init__(keys, rows)
+        super().__init__(keys, rows, sends=False)
         self.window = ReplayWindow(window, esn=keys.esn, floor=floor)
         self.heard = False
 
@@ -155,6 +181,8 @@ class InboundSa(_Sa):
 
 def seal_one(sa: OutboundSa, number: int, row: memoryview, out: memoryview, at: int) -> int:
     """Seal one row as the packet at `out[at:]`; return where it ends."""
+    if sa.cipher is not None:
+        return core.seal_one(sa.cipher, number, row, out, at)
     iv = _IV.pack(number)
     _HEADER.pack_into(out, at, sa.spi, number & 0xFFFFFFFF, number)
     end = at + HEADER_BYTES + len(row) + ICV_BYTES
@@ -168,15 +196,23 @@ def open_one(sa: InboundSa, packet: memoryview, row: memoryview, drops: Rejects)
     number = window.full_number(int.from_bytes(packet[4:8], "big"))
     reason = window.check(number)
     if reason is None:
-        try:
-            sa.aead.decrypt_into(sa.salt + packet[8:16], packet[HEADER_BYTES:], sa.aad(number), row)
+        if _is_authentic(sa, number, packet, row):
             window.mark(number)
             return number
-        except InvalidTag:
-            reason = DropReason.BAD_ICV
+        reason = DropReason.BAD_ICV
     drops[reason] += 1
     sa.refused(reason, number)
     return 0
+
+
+def _is_authentic(sa: InboundSa, number: int, packet: memoryview, row: memoryview) -> bool:
+    if sa.cipher is not None:
+        return core.open_one(sa.cipher, number, packet, row)
+    try:
+        sa.aead.decrypt_into(sa.salt + packet[8:16], packet[HEADER_BYTES:], sa.aad(number), row)
+    except InvalidTag:
+        return False
+    return True
 
 
 def padded(payload_bytes: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,7 @@ from fwd import __version__
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # pip may have to fetch the libraries
 ROOT = Path(__file__).parents[2]
+CORE = "fwd/proto/_core.abi3.so"
 MODULES = {str(file.relative_to(ROOT)) for file in (ROOT / "fwd").rglob("*.py")}
 PAGE = ROOT / "fwd/controller/page"
 PAGES = {
@@ -64,7 +66,8 @@ def test_the_sdist_has_what_a_build_needs(built: Path) -> None:
     for name in (
         "LICENSE", "README.md", "CHANGELOG.md", "Makefile", "requirements.lock", "docs/ARCHITECTURE.md",
         "packaging/systemd/fwd.service", "packaging/debian/rules", "packaging/build-deb", "bench/targets.toml",
-        "tests/gateway/gwkit.py", "scripts/setup",
+        "tests/gateway/gwkit.py", "scripts/setup", "setup.py", "packaging/core.py", "fwd/proto/core.c",
+        "fwd/proto/core.h",
     ):  # fmt: skip
         assert name in names, name
     assert not [name for name in names if "__pycache__" in name or name.startswith((".git", "build", "dist"))]
@@ -72,12 +75,43 @@ def test_the_sdist_has_what_a_build_needs(built: Path) -> None:
 
 def test_the_wheel_has_the_package_and_nothing_else(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
-    assert wheel.name == f"fwd-{__version__}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
+    assert wheel.name == f"fwd-{__version__}-cp311-abi3-linux_{platform.machine()}.whl"
+    names = content(wheel)
     about = f"fwd-{__version__}.dist-info"
-    assert {name for name in names if not name.startswith(f"{about}/")} == MODULES | PAGES
+    wanted = MODULES | PAGES | {CORE, "fwd/proto/_core.pyi"}
+    assert {name for name in names if not name.startswith(f"{about}/")} == wanted
     assert f"{about}/licenses/LICENSE" in names
+
+
+def content(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_without_a_compiler_it_is_built_and_runs_in_pure_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "/bin/false")
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT))
+    (wheel,) = tmp_path.glob("*.whl")
+    assert CORE not in content(wheel)
+    assert content(wheel) >= MODULES | PAGES
+    assert run(sys.executable, "-c", TELL_FORM, str(wheel), cwd=tmp_path) == "pure\n"
+
+
+TELL_FORM = """
+import sys
+sys.path[:0] = sys.argv[1:]
+sys.meta_path[:] = [one for one in sys.meta_path if "editable" not in repr(one)]
+from fwd.proto import core
+print(core.name())
+"""
+
+
+@pytest.mark.parametrize(("pure", "form"), [("", "compiled"), ("1", "pure")])
+def test_with_a_compiler_the_core_is_used(bare: Path, monkeypatch: pytest.MonkeyPatch, pure: str, form: str) -> None:
+    monkeypatch.setenv("FWD_PURE", pure)
+    assert run(str(bare / "venv/bin/python"), "-c", TELL_FORM, cwd=bare) == f"{form}\n"
 
 
 def test_it_runs_where_nothing_else_is(bare: Path) -> None:

@@ -20,6 +20,8 @@ from fwd.proto.esp import (
     write_trailer,
 )
 
+pytestmark = pytest.mark.usefixtures("form")
+
 
 def accepted(opened: Opened) -> list[int]:
     """The numbers accepted, after a check that each row holds what was sealed under its number."""

@@ -26,6 +26,8 @@ from fwd.proto.esp import (
     write_trailer,
 )
 
+pytestmark = pytest.mark.usefixtures("form")
+
 INNER = {
     "ipv4 tcp": IP(src="10.1.0.10", dst="10.2.0.10", ttl=64) / TCP(sport=1234, dport=80) / Raw(b"x" * 101),
     "ipv4 icmp": IP(src="10.1.0.10", dst="10.2.0.10") / ICMP(id=7, seq=1) / Raw(b"ping"),

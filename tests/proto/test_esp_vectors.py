@@ -24,6 +24,8 @@ from fwd.proto.drops import N_REASONS, DropReason
 from fwd.proto.esp import OVERHEAD_BYTES, InboundSa, OutboundSa, open_one, payload_length
 from fwd.proto.sa import SaKeys
 
+pytestmark = pytest.mark.usefixtures("form")
+
 WYCHEPROOF = Path(__file__).parents[3] / "shared" / "vectors" / "wycheproof_aes_gcm.json"
 
 

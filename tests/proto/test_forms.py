@@ -1,0 +1,338 @@
+"""The compiled core and pure Python side by side: the same octets, the same verdicts, whatever comes.
+
+Each burst is sealed, or opened, once in each form, by SAs that have seen the same before.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from fwd.proto import core
+from fwd.proto.burst import open_burst, seal_burst
+from fwd.proto.compiled import open_burst as compiled_open
+from fwd.proto.compiled import seal_burst as compiled_seal
+from fwd.proto.core import CoreError
+from fwd.proto.drops import N_REASONS, DropReason
+from fwd.proto.esp import (
+    BATCH_MAX,
+    OVERHEAD_BYTES,
+    InboundSa,
+    OutboundSa,
+    PacketTable,
+    Rows,
+    open_one,
+    seal_one,
+)
+from fwd.proto.sa import SaKeys
+
+BURSTS = 6000
+SEALED_MAX = 64  # packets of a burst
+EDGES = (0, 900, 2**31 - 20, 2**32 - 1000, 2**32 - 5, 2**32 + 70, 2**63, 2**64 - 300)  # where numbers begin
+
+needs_core = pytest.mark.usefixtures("_core")
+
+
+@pytest.fixture
+def _core() -> None:
+    """Where it is turned off, or nothing can build it, pure Python is all there is to test, elsewhere."""
+    if not core.in_use:
+        pytest.skip("there is no compiled core")
+
+
+class Watched(InboundSa):
+    """An SA that keeps what it refused."""
+
+    def __init__(self, keys: SaKeys, window: int, floor: int) -> None:
+        super().__init__(keys, BATCH_MAX, window, floor)
+        self.told: list[tuple[DropReason, int]] = []
+
+    def refused(self, reason: DropReason, number: int) -> None:
+        self.told.append((reason, number))
+
+
+@dataclass
+class Forms:
+    """A pair of peers in both forms, and the buffers of a burst."""
+
+    dice: random.Random
+    keys: SaKeys = field(init=False)
+    senders: list[OutboundSa] = field(init=False)
+    receivers: list[Watched] = field(init=False)
+
+    def __post_init__(self) -> None:
+        dice = self.dice
+        self.keys = SaKeys(
+            dice.randrange(256, 2**32), dice.random() < 0.7, dice.randbytes(dice.choice((16, 32))), dice.randbytes(4)
+        )
+        edges = EDGES if self.keys.esn else [edge for edge in EDGES if edge < 2**32]
+        floor, window = dice.choice(edges), dice.choice((64, 1024, 4096))
+        self.next = floor + 1
+        self.senders, self.receivers = [], []
+        for in_use in (False, True):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(core, "in_use", in_use)
+                self.senders.append(OutboundSa(self.keys, BATCH_MAX))
+                self.receivers.append(Watched(self.keys, window, floor))
+        assert [sa.cipher is None for sa in (*self.senders, *self.receivers)] == [True, False, True, False]
+
+    # Sealing.
+
+    def seal(self) -> tuple[bytes, int, int]:
+        """Seal a random burst in both forms; the packets, their size, and the first one's number."""
+        dice = self.dice
+        octets = dice.choice((2, 4, 20, 64, 440, 1440, dice.randrange(1, 1500)))
+        stride, first = octets + dice.choice((0, 2, 60)), dice.randrange(3)
+        full = dice.choice((0, 1, 2, 3, 5, dice.randrange(SEALED_MAX)))
+        tail = dice.choice((0, 0, 1, octets, dice.randrange(octets) + 1))
+        buffer = dice.randbytes(stride * (first + full + 1))
+        limit = 2**64 - 1 if self.keys.esn else 2**32 - 1
+        number = min(self.next, limit - full)
+        made = []
+        for sa in self.senders:
+            rows = Rows(bytearray(buffer), stride, first + full + 1, stride)
+            table = PacketTable(bytearray((octets + OVERHEAD_BYTES) * (full + 1)), octets + OVERHEAD_BYTES, full + 1)
+            end = seal_burst(sa, number, rows, first, full, tail, table)
+            assert bytes(rows.view) == buffer
+            made.append((end, bytes(table.view)))
+        assert made[0] == made[1]
+        end, packets = made[0]
+        return packets[:end], octets + OVERHEAD_BYTES, number
+
+    def packet(self, number: int, octets: int) -> bytes:
+        """One packet with this number, in both forms."""
+        row, made = self.dice.randbytes(octets), []
+        for sa in self.senders:
+            out = bytearray(octets + OVERHEAD_BYTES + 5)
+            assert seal_one(sa, number, memoryview(row), memoryview(out), 3) == octets + OVERHEAD_BYTES + 3
+            made.append(bytes(out))
+        assert made[0] == made[1]
+        return made[0][3:-2]
+
+    # Opening.
+
+    def batch(self, size: int) -> list[bytes]:
+        """Packets as they may come: in order or not, again, late, far ahead, shorter, and spoilt."""
+        dice, limit = self.dice, 2**64 - 1 if self.keys.esn else 2**32 - 1
+        count = dice.choice((1, 1, 2, 3, 3, 5, 8, dice.randrange(1, 45)))
+        numbers = list(range(self.next, self.next + count))
+        match dice.randrange(8):
+            case 0:
+                dice.shuffle(numbers)
+            case 1:
+                numbers = [number - dice.randrange(1500) for number in numbers]
+            case 2:
+                numbers = sorted(number + dice.randrange(3000) for number in numbers)
+            case 3:
+                numbers[dice.randrange(count)] += dice.choice((2**31 - 1, 2**31, 2**32 - 1, 2**32))
+            case 4:
+                numbers = dice.choices(numbers, k=count)
+        self.next = min(self.next + count, limit - 50)
+        spoilt = dice.choice((0.0, 0.0, 0.2, 1.0))
+        made = []
+        for number in numbers:
+            octets = size - OVERHEAD_BYTES
+            if dice.random() < 0.1:
+                octets = dice.randrange(octets + 1)
+            packet = self.packet(max(0, min(number, limit)), octets)
+            made.append(self.spoil(packet) if dice.random() < spoilt else packet)
+        return made
+
+    def spoil(self, packet: bytes) -> bytes:
+        """A packet with one bit of it changed, wherever that is, or one of no sense."""
+        if self.dice.random() < 0.1:
+            return self.dice.randbytes(len(packet))
+        data = bytearray(packet)
+        data[self.dice.randrange(len(data))] ^= 1 << self.dice.randrange(8)
+        return bytes(data)
+
+    def open(self, packets: list[bytes], size: int) -> None:
+        """Open packets in both forms, by the batch or one by one, and compare all that comes of it."""
+        start, first, dice = self.dice.randrange(3), self.dice.randrange(3), self.dice
+        count, gap = len(packets), dice.choice((0, 8))
+        short = [(i, len(packet)) for i, packet in enumerate(packets) if len(packet) < size]
+        octets = size - OVERHEAD_BYTES
+        stride = octets + gap or 1
+        buffer = bytes(start * size) + b"".join(packet.ljust(size, b"\xee") for packet in packets)
+        singly = dice.random() < 0.2
+        seen = []
+        for sa in self.receivers:
+            rows, drops = Rows(bytearray(stride * (first + count)), stride, first + count, octets), [0] * N_REASONS
+            table = PacketTable(bytearray(buffer), size, start + count)
+            numbers: Sequence[int]
+            if singly:
+                numbers = [
+                    open_one(sa, memoryview(packet), rows.row(first + i, len(packet) - OVERHEAD_BYTES), drops)
+                    for i, packet in enumerate(packets)
+                ]
+            else:
+                numbers = open_burst(sa, table, start, count, short, rows, first, drops)
+            assert bytes(table.view) == buffer
+            opened = [
+                bytes(rows.row(first + i, len(packet) - OVERHEAD_BYTES))
+                for i, (packet, number) in enumerate(zip(packets, numbers, strict=True))
+                if number
+            ]
+            window = (sa.window.top, [sa.window.check(max(1, sa.window.top - back)) for back in range(70)])
+            seen.append((list(numbers), type(numbers), opened, drops, sa.told[-count:], window))
+        assert seen[0] == seen[1]
+
+
+def compare(bursts: int, seed: int) -> set[DropReason]:
+    """Seal and open so many bursts in both forms; the reasons for which something was refused."""
+    dice, met = random.Random(seed), set()
+    done = 0
+    while done < bursts:
+        forms = Forms(dice)
+        for _ in range(min(30, bursts - done)):
+            done += 1
+            if dice.random() < 0.4:
+                data, size, number = forms.seal()
+                packets = [data[at : at + size] for at in range(0, len(data), size)]
+                if packets:
+                    forms.next = number
+                    forms.open(packets, max(size, *map(len, packets)))
+                    forms.next = min(number + len(packets), 2**64 - 60 if forms.keys.esn else 2**32 - 60)
+            else:
+                size = dice.choice((34, 52, 96, 472, 1472)) + dice.choice((0, 0, 3))
+                forms.open(forms.batch(size), size)
+        met |= {reason for sa in forms.receivers for reason, _ in sa.told}
+    return met
+
+
+@needs_core
+def test_random_and_hostile_bursts_come_to_the_same() -> None:
+    assert compare(BURSTS, 1) == {DropReason.BAD_ICV, DropReason.REPLAYED, DropReason.TOO_OLD}
+
+
+@needs_core
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(2, 12))
+def test_a_million_bursts_come_to_the_same(seed: int) -> None:
+    compare(100_000, seed)
+
+
+# -- what no caller should give ----------------------------------------------------------------------------------------
+
+GUARD = 64  # octets on either side of a buffer that must not change
+BAD = (-(2**62), -(2**31), -1, 0, 1, 2, 3, 40, 255, 256, 257, 1000, 2**20, 2**31 - 1, 2**31, 2**32, 2**47, 2**62)
+
+
+class Guarded:
+    """A buffer between octets that must stay as they are."""
+
+    def __init__(self, octets: int) -> None:
+        self._whole = bytearray(os.urandom(octets + 2 * GUARD))
+        self.view = memoryview(self._whole)[GUARD : GUARD + octets]
+        self._around = self._around_now()
+
+    def _around_now(self) -> tuple[bytes, bytes]:
+        return bytes(self._whole[:GUARD]), bytes(self._whole[-GUARD:])
+
+    def check(self) -> None:
+        assert self._around == self._around_now()
+
+
+def refusals(call: Callable[[], object]) -> Iterator[bool]:
+    try:
+        call()
+        yield False
+    except (CoreError, OverflowError):
+        yield True
+
+
+@needs_core
+def test_numbers_that_point_outside_of_a_buffer_are_refused_and_touch_nothing() -> None:
+    dice, keys = random.Random(3), SaKeys(0x1234, True, bytes(32), bytes(4))
+    sender, receiver = OutboundSa(keys, 8), InboundSa(keys, 8, 64)
+    refused = 0
+    for _ in range(4000):
+        stored, packets = Guarded(40 * 8), Guarded(72 * 8)
+        rows, table = Rows(stored.view, 40, 8, 40), PacketTable(packets.view, 72, 8)
+        a, b, c, d = (dice.choice(BAD) if dice.random() < 0.5 else dice.randrange(9) for _ in range(4))
+        if dice.random() < 0.3:
+            rows.stride = dice.choice(BAD)
+        if dice.random() < 0.3:
+            table.packet_bytes = dice.choice(BAD)
+        number = dice.choice((1, 2**64 - 1, 2**64 - 5))
+        if dice.random() < 0.5:
+            refused += sum(refusals(lambda: compiled_seal(sender, number, rows, a, b, c, table)))  # noqa: B023
+        else:
+            short = [(d, c), (d + 1, a)][: dice.randrange(3)]
+            call = (receiver, table, a, b, short, rows, c, [0] * N_REASONS)
+            refused += sum(refusals(lambda: compiled_open(*call)))  # noqa: B023
+        stored.check()
+        packets.check()
+    assert 2000 < refused < 4000
+
+
+@needs_core
+def test_a_packet_that_is_no_packet_or_does_not_fit_its_row_is_refused() -> None:
+    keys = SaKeys(0x1234, True, bytes(32), bytes(4))
+    receiver = InboundSa(keys, 8, 64)
+    for octets, room in [(0, 0), (15, 0), (31, 0), (96, 63), (96, 65), (96, 0)]:
+        with pytest.raises(CoreError):
+            core.open_one(receiver.cipher, 1, bytes(octets), bytearray(room))
+    with pytest.raises(BufferError):
+        core.open_one(receiver.cipher, 1, bytes(96), bytes(64))
+    for at in (-1, 1, 2**40):
+        with pytest.raises(CoreError):
+            core.seal_one(OutboundSa(keys, 8).cipher, 1, bytes(64), bytearray(96), at)
+    for key in (b"", bytes(24), bytes(33)):
+        with pytest.raises(CoreError):
+            core.cipher(SaKeys(1, True, key, bytes(4)), sends=True)
+
+
+@needs_core
+def test_a_context_that_seals_does_not_open_and_the_other_way_round() -> None:
+    keys = SaKeys(0x1234, True, bytes(32), bytes(4))
+    with pytest.raises(CoreError):
+        core.open_one(core.cipher(keys, sends=True), 1, bytes(96), bytearray(64))
+    with pytest.raises(CoreError):
+        core.seal_one(core.cipher(keys, sends=False), 1, bytes(64), bytearray(96), 0)
+
+
+@needs_core
+def test_what_does_not_authenticate_leaves_nothing_in_its_row() -> None:
+    keys = SaKeys(0x1234, True, bytes(32), bytes(4))
+    out, row = bytearray(96), bytearray(b"before" * 11)[:64]
+    core.seal_one(core.cipher(keys, sends=True), 1, b"secret..." * 7 + b".", out, 0)
+    out[-1] ^= 1
+    assert not core.open_one(core.cipher(keys, sends=False), 1, out, row)
+    assert row == bytes(64)
+
+
+# -- whether it is there -----------------------------------------------------------------------------------------------
+
+
+def told_by(**environment: str) -> str:
+    script = "from fwd.proto import core; print(core.name(), core.lib is not None)"
+    return subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_fwd_pure_leaves_the_core_alone() -> None:
+    assert told_by(FWD_PURE="1") == "pure False"
+
+
+@pytest.mark.skipif(
+    not (shutil.which("gcc") and Path("/usr/include/openssl/evp.h").exists()), reason="nothing to build a core with"
+)
+def test_where_it_can_be_built_it_is_built_and_used() -> None:
+    assert told_by(FWD_PURE="") == "compiled True"
+
+
+def test_a_core_that_seals_otherwise_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    if core.lib is not None:
+        monkeypatch.setattr(core, "seal_one", lambda *_: 96)
+    assert not core._is_usable()
