@@ -88,6 +88,11 @@ class Router(Strict):
         description="file of 32 random octets in hexadecimal, the domain's; mode 0600; required without [controller]",
     )
     beacon_port: Live[int] = Field(default=BEACON_PORT, ge=1, le=65535, description="UDP port of the gateways' beacons")
+    local_ts: Live[list[Subnet]] = Field(
+        default=[],
+        max_length=SUBNETS_MAX,
+        description="the VPC's own subnets, unless a default route leads to its hosts: what is for them takes none",
+    )
     hash_seed: Live[int | None] = Field(
         default=None, ge=1, le=2**32 - 1, description="the same on all routers of both VPCs (Linux 6.11): same slots"
     )
@@ -126,9 +131,14 @@ class RouterConfig(Strict):
         for a, b in itertools.combinations(self.spread, 2):
             if a.name == b.name:
                 raise ValueError(f"two spreads are named {a.name}")
-        if overlap := first_shared({one.name: one.remote_ts for one in self.spread}):
+        if overlap := first_shared(
+            {
+                "router.local_ts": self.router.local_ts,
+                **{f"remote_ts of {one.name}": one.remote_ts for one in self.spread},
+            }
+        ):
             (a_name, x), (b_name, y) = overlap
-            raise ValueError(f"remote_ts {x} of {a_name} and {y} of {b_name} overlap")
+            raise ValueError(f"{a_name} {x} and {b_name} {y} overlap")
         names = {hop.name: hop.addresses for one in self.spread for hop in one.gateway}
         for one in self.spread:
             for hop in one.gateway:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from fwd.model import router as model
+from fwd.model.subnets import no_hosts
 from fwd.model.words import Address, Network
 from fwd.proto.logged import event
 from fwd.router.kernel import Make, Point, Remove, Route, State, Step, group_id, members_of, state_of, steps
@@ -64,6 +65,7 @@ class Tables:
         self._kernel = kernel
         self._own = own
         self._near: Sequence[Own] = ()
+        self._linked: set[Network] = set()  # networks on this host's links, also of links that are down or gone by now
         self._places: dict[str, Place] = {}
         self._seedless = ""  # why the kernel has not the seed
         self.troubles: dict[str, str] = {}  # why the kernel has not all that is wanted, by what was tried
@@ -76,7 +78,7 @@ class Tables:
 
     def change(self, config: model.RouterConfig) -> None:
         """Take another configuration; a spread of the same name keeps who serves its slots."""
-        self._seed = config.router.hash_seed
+        self._seed, self._local_ts = config.router.hash_seed, config.router.local_ts
         before, self._places = self._places, {}
         for number, wanted in enumerate(config.spread):
             place = before.get(wanted.name) or Place(Spread(wanted))
@@ -165,6 +167,7 @@ class Tables:
         self.troubles.clear()
         with self._trying("addresses"):
             self._near = self._own()
+            self._linked |= {one.network for one in self._near if is_link(one.network)}
         told: list[str] = []
         with self._trying("next hops"):
             for step in steps(self._wanted(), state_of(self._kernel.owned(), self._kernel.ways())):
@@ -204,9 +207,12 @@ class Tables:
         self._seedless = why
 
     def _wanted(self) -> State:
-        """What the kernel is to have. A table of which one gateway is out of reach keeps its blackhole alone."""
+        """What the kernel is to have. A table of which one gateway is out of reach keeps its blackhole alone.
+
+        What is for this VPC's own hosts has a blackhole, too: when the link to them is down no default route takes it.
+        """
         hops: dict[int, Target] = {}
-        groups, ways = {}, set()
+        groups, ways = {}, {Way(network, None) for network in (*self._linked, *self._local_ts)}
         for place in self._places.values():
             for table in place.tables:
                 ways |= {Way(network, None) for network in table.networks}
@@ -249,6 +255,11 @@ class Tables:
             yield
         except OSError as error:
             self.troubles[what] = error.strerror or str(error)
+
+
+def is_link(network: Network) -> bool:
+    """Whether it is of a link with other hosts, which are reached by routes."""
+    return network.prefixlen < network.max_prefixlen and not no_hosts(network)
 
 
 def carry_out(kernel: NextHops, step: Step) -> None:

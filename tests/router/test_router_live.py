@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,3 +155,56 @@ def test_a_forged_answer_is_not_believed(site: Site) -> None:
     site.start("g2", BEACON, "08" * 32, str(site.directory / "g2.json"))
 
     site.uses(g1="up", g2="down", g3="up")
+
+
+def seen_at_far(site: Site) -> int:
+    """How many packets for the VPC's own hosts have come out of the router by its default route."""
+    return int(site.sh("far", "nft list counter inet leak leaked").split("packets ")[1].split()[0])
+
+
+@pytest.mark.parametrize("harm", ["ip link set inside down", "ip link delete inside"])
+def test_what_is_for_hosts_behind_a_link_that_is_down_takes_no_default_route(site: Site, harm: str) -> None:
+    site.sh("router", "ip route add default via 10.3.9.10; ip -6 address add fd00:1:9::1/64 dev inside nodad")
+    site.sh("router", "ip -6 address add fd00:3:9::1/64 dev back nodad; ip -6 route add default via fd00:3:9::10")
+    site.sh("far", "ip -6 address add fd00:3:9::10/64 dev back nodad; ip -6 route add fd00:1:9::/64 via fd00:3:9::1")
+    own = "ip daddr 10.1.9.0/24 counter name leaked; ip6 daddr fd00:1:9::/64 counter name leaked;"
+    site.sh(
+        "far",
+        f"""nft -f - <<'X'
+table inet leak {{ counter leaked {{ }}
+chain c {{ type filter hook prerouting priority 0; iifname != "lo" {own} }}
+}}
+X""",
+    )
+    until(lambda: "blackhole fd00:1:9::/64" in site.sh("router", "ip -6 route"), "the link is known", LIMIT_S)
+
+    site.sh("router", harm)
+    for to in ("10.1.9.10", "fd00:1:9::10"):
+        site.sh("far", f"ping -c 3 -i 0.2 -W 1 {to} || true")
+    time.sleep(1.5)  # the kernel was looked at again
+    for to in ("10.1.9.10", "fd00:1:9::10"):
+        site.sh("far", f"ping -c 3 -i 0.2 -W 1 {to} || true")
+    assert seen_at_far(site) == 0
+
+
+def test_what_is_for_the_vpcs_subnets_takes_no_default_route(site: Site) -> None:
+    site.sh("router", "ip route add default via 10.3.9.10; ip route add 10.1.20.0/24 via 10.1.9.10")
+    site.sh(
+        "far",
+        """ip route add 10.1.0.0/16 via 10.3.9.1; nft -f - <<'X'
+table inet leak { counter leaked { }
+chain c { type filter hook prerouting priority 0; iifname != "lo" ip daddr 10.1.0.0/16 counter name leaked; }
+}
+X""",
+    )
+    site.sh("far", "ping -c 2 -i 0.2 -W 1 10.1.77.5 || true")
+    assert seen_at_far(site) > 0, "without it, it does"
+    site.config.write_text(site.config.read_text().replace("[router]\n", '[router]\nlocal_ts = ["10.1.0.0/16"]\n'))
+    site.running["router"].send_signal(signal.SIGHUP)
+    until(lambda: "blackhole 10.1.0.0/16" in site.sh("router", "ip route"), "it is closed", LIMIT_S)
+
+    before = seen_at_far(site)
+    site.sh("router", "ip link set inside down")
+    for to in ("10.1.77.5", "10.1.20.5"):
+        site.sh("far", f"ping -c 2 -i 0.2 -W 1 {to} || true")
+    assert seen_at_far(site) == before
