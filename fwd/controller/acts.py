@@ -130,7 +130,7 @@ class Acts:
         drained = gateway is not None and gateway.state == "draining"
         return Seen(
             verdict.health, now - verdict.since, verdict.reason, ready, self.busy.get(name, ""), drained,
-            self._well_at.get(name, float("-inf")), speaks,
+            self._well_at.get(name, float("-inf")), speaks, verdict.contested,
         )  # fmt: skip
 
     async def _restart(self, id: str, name: str, argv: Sequence[str]) -> None:

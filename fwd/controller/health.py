@@ -70,11 +70,13 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a host is, why, and since when. `evidence`: lines for the user, each with its age."""
+    """How a host is, why, and since when. `contested`: it is down by its routers' word alone. `evidence`: lines for the
+    user, each with its age."""
 
     health: Health
     reason: str = ""
     since: float = 0.0
+    contested: bool = False
     evidence: tuple[str, ...] = field(default=(), compare=False)
 
 
@@ -82,7 +84,16 @@ def judge(known: Evidence, now: float, before: Verdict | None = None) -> Verdict
     """Judge a host. `before`: the verdict so far, whose `since` stays while its state does."""
     health, reason = _judge(known, now)
     since = before.since if before is not None and before.health is health else now
-    return Verdict(health, reason, since, tuple(_lines(known, now)))
+    contested = health is Health.DOWN and _is_contested(known, now)
+    return Verdict(health, reason, since, contested, tuple(_lines(known, now)))
+
+
+def _is_contested(known: Evidence, now: float) -> bool:
+    """Whether a gateway says that packets pass, and not all of those to whom they pass deny it: a router that was taken
+    over, or is cut off itself, says as much as one that is right."""
+    report, pairs = known.report, _fresh(known.pairs, now)
+    speaks = report is not None and now - report.at <= FRESH_S and report.ready and report.vouches
+    return speaks and (not pairs or any(one.up for one in pairs))
 
 
 def _judge(known: Evidence, now: float) -> tuple[Health, str]:

@@ -3,7 +3,8 @@
 Only who is *down* is restarted, which means missed by those that send to it; who is merely silent keeps its traffic. A
 fault of the controller, or of those by whose word it judges, must not become one of a cluster. So of a group (the
 gateways of a cluster, the routers of a VPC) one host goes at a time, a host a few times in ten minutes, and never one
-that says of itself that it is ready while nobody else of its group carries anything: it may be the last that does.
+that says of itself that it is ready while nobody else of its group carries anything: it may be the last that does. Nor
+a gateway by its routers' word alone, while it says that packets pass, and its partners do not all deny it.
 
 A person may have any other host restarted, by the same rules; one that may carry, as long as another of its group does.
 """
@@ -31,7 +32,7 @@ BUSY: Final = "is being restarted"
 class Seen:
     """How a host is, for how long, and why. `ready`: by its own word, which is fresh. `busy`: what is done with it.
     `drained`: a person has taken it out of service. `well_at`: when it was seen to be well, if it ever was. `speaks`:
-    its heartbeat is fresh.
+    its heartbeat is fresh. `contested`: it is down by its routers' word alone.
     """
 
     health: Health
@@ -42,6 +43,7 @@ class Seen:
     drained: bool = False
     well_at: float = float("-inf")
     speaks: bool = False
+    contested: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ def decide(
             waiting[name] = "is drained: whoever has done so may be at work on it"
         elif sum(before.host == name for before in recent) >= limit:
             refused[name] = f"restarted {limit} times in {LIMIT_S / 60:.0f} minutes, and down again: see to it"
+        elif one.contested:
+            refused[name] = "says that packets pass, and its partners do not deny it: see why no router reaches it"
         elif alone := alone_in(name, hosts, groups, _CARRIES) if one.ready else "":
             refused[name] = f"says that it is ready, and nobody else of {alone} carries: it may be the last that does"
         elif other := _other(name, busy, groups):

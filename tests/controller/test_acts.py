@@ -35,8 +35,11 @@ class Bed:
         """Have a router in a1's VPC, which says the same of a1 as b1 does."""
         self.told["ra"] = self.api.join("a", "ra", "10.1.0.2", "192.0.2.9", kind="router", ike_csr=None)
 
-    def turns(self, seconds: int, *, up: bool, silent: bool = True, each_s: float = 1.0) -> None:
-        """Let time pass, in which b1 sees a1 or does not."""
+    def turns(
+        self, seconds: int, *, up: bool, silent: bool = True, each_s: float = 1.0, denied: bool | None = None
+    ) -> None:
+        """Let time pass, in which b1 sees a1 or does not; `denied`: whether the router does not, if not as b1."""
+        reached = up if denied is None else not denied
         for _ in range(round(seconds / each_s)):
             self.api.now += each_s
             if not silent:
@@ -45,7 +48,7 @@ class Bed:
             status = {"ready": True, "peerings": [{"name": "a-b", "ready": up, "far": far}]}
             assert self.api.beat(self.told["b1"], status=status).status_code == 200
             if "ra" in self.told:
-                self.api.beat(self.told["ra"], status={"ready": True, "gateways": [{"name": "a1", "up": up}]})
+                self.api.beat(self.told["ra"], status={"ready": True, "gateways": [{"name": "a1", "up": reached}]})
             self.api.control.turn()
             self.api.run(self.turn())
 
@@ -141,6 +144,26 @@ def test_a_gateway_of_another_vpc_has_none_restarted_that_says_that_packets_pass
 
     assert one.api.control.watch.verdicts["a1"].health.value == "degraded"
     assert one.restarted() == []
+
+
+def test_routers_alone_have_none_restarted_that_says_that_packets_pass(bed: Callable[[str], Bed]) -> None:
+    one = bed("")
+    one.add_router()
+    one.told["a2"] = one.api.join("a", "a2", "10.1.0.12", "192.0.2.3")
+    one.api.good("PATCH", "/v1/clusters/a", {"gateways": ["a1", "a2"]})
+    for _ in range(60):
+        one.api.beat(one.told["a2"])
+        one.turns(1, up=True, silent=False, denied=True)
+
+    assert one.api.control.watch.verdicts["a1"].health.value == "down"
+    assert one.restarted() == []
+    assert one.events("host.not_restarted") == [
+        "says that packets pass, and its partners do not deny it: see why no router reaches it"
+    ]
+    for _ in range(60):
+        one.api.beat(one.told["a2"])
+        one.turns(1, up=False, silent=False, denied=True)
+    assert one.restarted() == ["a1 10.1.0.11"], "its partner denies it, too"
 
 
 def test_one_that_came_back_and_went_again_is_not_waited_for(bed: Callable[[str], Bed]) -> None:

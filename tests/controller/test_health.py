@@ -54,6 +54,24 @@ def test_verdicts(known: Evidence, health: Health) -> None:
     assert judge(known, NOW).health is health
 
 
+@pytest.mark.parametrize(
+    ("known", "contested"),
+    [
+        pytest.param(Evidence(WELL, (MISSED,), (PAIR,)), True, id="its partner sees it"),
+        pytest.param(Evidence(WELL, (MISSED,), (PAIR, Sight("b2", NOW, False))), True, id="one of its partners does"),
+        pytest.param(Evidence(WELL, (MISSED, Sight("rb", NOW, False))), True, id="its partners say nothing"),
+        pytest.param(Evidence(WELL, (MISSED,), (Sight("b1", OLD, False),)), True, id="they did, and do no more"),
+        pytest.param(Evidence(WELL, (MISSED,), (BROKEN,)), False, id="its partner misses it, too"),
+        pytest.param(Evidence(ILL, (MISSED,), (PAIR,)), False, id="it is not ready by its own word"),
+        pytest.param(Evidence(MUTE, (MISSED,), (PAIR,)), False, id="it does not say that packets pass"),
+        pytest.param(Evidence(SILENT, (MISSED,), (PAIR,)), False, id="it says nothing any more"),
+        pytest.param(Evidence(WELL, (SEEN,), (PAIR,)), False, id="it is not down"),
+    ],
+)
+def test_who_is_down_by_its_routers_word_alone_is_told_apart(known: Evidence, contested: bool) -> None:
+    assert judge(known, NOW).contested is contested
+
+
 def test_a_verdict_says_since_when_it_holds() -> None:
     first = judge(Evidence(WELL), NOW)
     second = judge(Evidence(Report(NOW + 1)), NOW + 1, first)
