@@ -102,6 +102,11 @@ class Watch:
         """What both ends of a pair say of it, as of the last turn."""
         return [sight for sight in self._sights.pairs.get(pair, ()) if now - sight.at <= FRESH_S]
 
+    def unused_by(self, gateway: str, now: float) -> list[str]:
+        """Routers of its VPC that send nothing to a gateway, whatever else is known of it, as of the last turn."""
+        sights = self._sights.routers.get(gateway, ())
+        return sorted(one.by for one in sights if now - one.at <= FRESH_S and (one.why or not one.up))
+
     def waiting_for(self, order: tuple[int, int], hosts: Iterable[str]) -> list[str]:
         """Those of some hosts that have not applied a document yet."""
         return [host for host in hosts if host not in self.beats or self.beats[host].applied < order]

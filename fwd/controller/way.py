@@ -4,13 +4,18 @@ what it can go, and what is down of that. Which of several it takes, routers and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from ipaddress import ip_network
+from typing import Any
 
 from fwd.model.seen import Fleet, Json, carries, health_of, plain
 from fwd.model.trace import Trace
 from fwd.proto.sample import Address, Flow
 
+_NOT_TOLD = (
+    "slot and gateway are a router's choice, by its kernel's hash and a seed that is not told here: one of these, by "
+    "its share. `fwd path` on a router says which; member and SA: `fwd path` on that gateway"
+)
 CARRYING = ("up", "degraded", "draining", "unreachable")
 
 
@@ -42,7 +47,13 @@ def follow(found: Trace, flow: Flow, fleet: Fleet) -> None:
     _side(found, fleet, found.there, near, clusters[0])
     _pairs(found, fleet, peering["name"])
     _side(found, fleet, found.back, far, clusters[1])
-    found.notes.append("slot, gateway, member and SA: `fwd path` on a router, and then on the gateway that it tells")
+    found.facts |= {"bucket": flow.bucket, "bucket_back": flow.back.bucket}
+    found.notes.append(_NOT_TOLD)
+
+
+def is_used(gateway: Mapping[str, Any], routers: Collection[str]) -> bool:
+    """Whether one of these routers sends to a gateway, as far as is known."""
+    return not set(routers) <= set(gateway.get("unused_by") or ())
 
 
 def _vpc_of(fleet: Fleet, address: Address) -> str:
@@ -68,6 +79,10 @@ def _side(found: Trace, fleet: Fleet, way: list[str], vpc: str, cluster: str) ->
         way.append(f"{kind}s of VPC {vpc}: {told}")
         if not any(health_of(one) in CARRYING for one in hosts):
             found.breaks.append(f"no {kind} of VPC {vpc} carries: {_why(hosts)}")
+    if sending := {one["name"] for one in routers if health_of(one) in CARRYING}:
+        carrying = [one for one in gateways if health_of(one) in CARRYING]
+        if carrying and not any(is_used(one, sending) for one in carrying):
+            found.breaks.append(f"no router of VPC {vpc} uses a gateway of cluster {cluster}: {_why(gateways)}")
     if not routers:
         found.notes.append(f"VPC {vpc} has no router: its hosts send to a gateway themselves")
     if not gateways:

@@ -9,6 +9,7 @@ Refuses nothing: a packet that is cut short hashes on what it has.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Final
 from weakref import WeakValueDictionary
@@ -124,6 +125,12 @@ def owners(scores: npt.NDArray[np.uint64], live: int) -> npt.NDArray[np.uint16]:
         chosen[better] = member
         np.maximum(best, score, out=best)
     return chosen
+
+
+def owner_of(bucket: int, members: Sequence[int]) -> int:
+    """Owner of one bucket when these members are live, and it has not stayed with another: as in the table `owners`."""
+    names = np.array([_xxh(one.to_bytes(4, "little"), 1) for one in members], dtype=np.uint64)
+    return members[int(_mix(names ^ np.uint64(_xxh(bucket.to_bytes(4, "little")))).argmax())]
 
 
 def settle(

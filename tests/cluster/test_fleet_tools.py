@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import ssl
 import sys
 from typing import Any
 
+import httpx
 import pytest
 from clusterkit import NAME, Cluster, MakeFleet, until
 
@@ -37,6 +39,17 @@ def path(lab: Cluster, host: str, source: str, destination: str, sport: int, dpo
     return told
 
 
+def seen_by_controller(lab: Cluster, gateway: str, sport: int) -> int:
+    """The member that the controller's page says that a flow takes, if a gateway has it."""
+    here, there = lab.fleet.address("client1"), lab.fleet.address("client2")
+    asked = f"from={here}&to={there}&proto=udp&sport={sport}&dport=7000"
+    context = ssl.create_default_context(cafile=lab.state / "ca.pem")
+    headers = {"Authorization": f"Bearer {lab.api.token}"}
+    told = httpx.get(f"{lab.url}/path.json?{asked}", headers=headers, verify=context, trust_env=False).json()
+    (member,) = [one["takes"] for one in told["pairs"] if one["near"] == gateway]
+    return int(member)
+
+
 @pytest.mark.timeout(120)
 def test_the_way_of_a_flow_is_told_from_router_to_router(lab: Cluster) -> None:
     here, there = lab.fleet.address("client1"), lab.fleet.address("client2")
@@ -46,6 +59,7 @@ def test_the_way_of_a_flow_is_told_from_router_to_router(lab: Cluster) -> None:
         assert gateway in lab.fleet.gateways[:2]
         at_gateway = path(lab, gateway, here, there, port, 7000)
         assert at_gateway["facts"]["peering"] == NAME
+        assert seen_by_controller(lab, gateway, port) == at_gateway["facts"]["member"]
 
         # The far gateway is the partner, and its own router brings the replies to one of its VPC.
         (partner,) = lab.partners(gateway)

@@ -12,6 +12,7 @@ from test_page_views import TWO, facts
 from fwd.controller.members import Member
 from fwd.controller.page.views import Facts, fleet_view
 from fwd.controller.page.way import Way, way_of
+from fwd.proto.flow import owners, rendezvous_scores
 
 ASKED = {"from": "10.1.0.5", "to": "10.2.0.5", "proto": "tcp", "sport": "5000", "dport": "80"}
 
@@ -78,8 +79,48 @@ def test_pairs_that_carry_are_no_way_if_nothing_comes_to_them(api: Api) -> None:
 
     asked = "from=10.1.0.5&to=10.2.0.5&sport=1&dport=2"
     found = api.good("GET", f"/path.json?{asked}")
-    assert found["trace"]["breaks"] == ["no pair of peering a-b that carries is of two gateways that do"]
+    assert found["trace"]["breaks"] == ["no pair of peering a-b carries"]
     assert found["pairs"] == []
+
+
+def test_the_flows_member_is_the_one_that_its_demux_takes_and_may_be_of_another_pair() -> None:
+    """a1 has members towards b1 and b2, and its demux hashes over all of them."""
+    known = facts({"a1": "up", "b1": "up", "b2": "up"}, {("a1", "b1"): "up", ("a1", "b2"): "up"})
+    members = {
+        "a1": [Member("a-b", one, "running", "up", f"b{1 + one // 2}.gateway.fwd", buckets=9) for one in range(4)],
+        "b1": [Member("a-b", 0, "running", "up", "a1.gateway.fwd")],  # it tells of no buckets
+    }
+    alive = range(4)
+    for sport in range(5000, 5050):
+        found = way_of(known, fleet_view(known), ASKED | {"sport": str(sport)}, lambda host: members.get(host, []))
+        assert found.trace is not None
+        table = owners(rendezvous_scores(4), sum(1 << one for one in alive))
+        assert {one.takes for one in found.pairs} == {int(table[found.trace.facts["bucket"]])}
+        assert {one.takes_back for one in found.pairs} == {None}
+
+
+def test_gateways_that_answer_and_that_no_router_uses_are_no_way(api: Api) -> None:
+    """They are degraded, by their router's word, and it was said that nothing known breaks it."""
+    told = api.peered()
+    told["ra"] = api.join("a", "ra", "10.1.0.2", "192.0.2.8", kind="router", ike_csr=None)
+    for use, breaks in (("down", 1), ("up", 0)):
+        for one, far in (("a1", "b1"), ("b1", "a1")):
+            sides = [{"identity": f"{far}.gateway.fwd", "up": True}]
+            api.beat(told[one], status={"ready": True, "peerings": [{"name": "a-b", "ready": True, "far": sides}]})
+        why = "it does not carry a-b" if use == "down" else ""
+        hops = [{"name": "a1", "up": True, "use": use, "why": why}]
+        api.beat(told["ra"], status={"ready": True, "gateways": hops})
+        api.control.turn()
+
+        found = api.good("GET", "/path.json?from=10.1.0.5&to=10.2.0.5&sport=1&dport=2")
+        assert len(found["trace"]["breaks"]) == breaks, found["trace"]
+        assert len(found["pairs"]) == 1 - breaks
+        if breaks:
+            said = (
+                "no router of VPC a uses a gateway of cluster a: a1: router ra does not use it: it does not carry a-b"
+            )
+            assert found["trace"]["breaks"] == [said]
+            assert api.good("GET", "/v1/gateways/a1")["unused_by"] == ["ra"]
 
 
 def test_the_page_shows_the_way_on_the_map_and_what_was_asked_is_text(api: Api) -> None:

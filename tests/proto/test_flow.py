@@ -24,7 +24,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import GRE
 from scapy.packet import Packet, Raw
 
-from fwd.proto.flow import BUCKET_MASK, BUCKETS, NOBODY, flow_hash, owners, rendezvous_scores, settle
+from fwd.proto.flow import BUCKET_MASK, BUCKETS, NOBODY, flow_hash, owner_of, owners, rendezvous_scores, settle
 
 V4: dict[str, Any] = {"src": "10.1.0.10", "dst": "10.2.0.10"}
 V6: dict[str, Any] = {"src": "fd00:1::10", "dst": "fd00:2::10"}
@@ -192,6 +192,13 @@ def test_one_that_joins_takes_its_share_and_nothing_else_moves(members: int) -> 
 def test_without_a_live_member_nobody_owns_a_bucket() -> None:
     assert (owners(scores(4), 0) == NOBODY).all()
     assert (owners(scores(4), live(2)) == 2).all()
+
+
+@pytest.mark.parametrize(("members", "alive"), [(1, (0,)), (4, (0, 1, 2, 3)), (4, (1, 3)), (64, (0, 5, 20, 63))])
+def test_the_owner_of_one_bucket_is_the_one_that_it_has_in_the_table(members: int, alive: tuple[int, ...]) -> None:
+    table = owners(scores(members), live(*alive))
+    buckets = (0, 1, BUCKETS - 1, *random.Random(5).sample(range(BUCKETS), 50))
+    assert [owner_of(one, alive) for one in buckets] == [int(table[one]) for one in buckets]
 
 
 # -- moving ----------------------------------------------------------------------------------------------------

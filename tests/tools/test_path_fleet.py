@@ -31,7 +31,8 @@ def test_a_flow_is_followed_by_what_it_can_go() -> None:
         "         peering one-two, by one of its pairs: a1 - b1 (up), a-2 - b1 (down)",
         "  back:  gateways of VPC vpc2: b1 (degraded)",
         "  note:  VPC vpc2 has no router: its hosts send to a gateway themselves",
-        "  note:  slot, gateway, member and SA: `fwd path` on a router, and then on the gateway that it tells",
+        "  note:  slot and gateway are a router's choice, by its kernel's hash and a seed that is not told here: one "
+        "of these, by its share. `fwd path` on a router says which; member and SA: `fwd path` on that gateway",
         "nothing known there breaks it",
     ]
 

@@ -35,8 +35,10 @@ def objects(control: Control, kind: str) -> dict[str, dict[str, Any]]:
 def _host(control: Control, kind: str, name: str) -> dict[str, Any]:
     beat = control.watch.beats.get(name) if control.desk.leads else None  # of long ago, if it has led before
     joined = bool(control.desk.records.of_host(kind, name))
+    unused = {"unused_by": control.watch.unused_by(name, control.clock()) if control.desk.leads else []}
     return {
         "health": _health(control, name, joined),
+        **(unused if kind == "gateway" else {}),
         "applied": list(beat.applied) if beat else None,
         "held": list(beat.held) if beat and beat.held else None,
         "version": beat.version if beat else None,

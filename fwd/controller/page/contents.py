@@ -112,7 +112,11 @@ def events_page(
 
 def path_page(fleet: FleetView, way: Way) -> Content:
     """Which way a flow can go, on the map, too."""
-    pairs = [{"near": one.near.name, "far": one.far.name, "there": one.there, "back": one.back} for one in way.pairs]
+    pairs = [
+        {"near": one.near.name, "far": one.far.name, "there": one.there, "back": one.back,
+         "takes": one.takes, "takes_back": one.takes_back}
+        for one in way.pairs
+    ]  # fmt: skip
     values = {
         "fleet": fleet, "way": way, "map": layout(fleet, way.peering), "on_way": way.hosts, "legend": _legend(),
     }  # fmt: skip
