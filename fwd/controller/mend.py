@@ -95,12 +95,15 @@ def decide(
     for name, one in sorted(hosts.items()):
         if one.health is not Health.DOWN or one.for_s < (SPEAKS_S if one.speaks else DOWN_S):
             continue
-        if name in busy:
+        count = sum(before.host == name for before in recent)
+        if name in busy and busy[name] == BUSY and count >= limit:
+            refused[name] = f"{BUSY}, {_often(limit)}, and not once more: see to it if it does not come back"
+        elif name in busy:
             waiting[name] = busy[name]
         elif one.drained:
             waiting[name] = "is drained: whoever has done so may be at work on it"
-        elif sum(before.host == name for before in recent) >= limit:
-            refused[name] = f"restarted {limit} times in {LIMIT_S / 60:.0f} minutes, and down again: see to it"
+        elif count >= limit:
+            refused[name] = f"restarted {_often(limit)}, and down again: see to it"
         elif one.contested:
             refused[name] = "says that packets pass, and its partners do not deny it: see why no router reaches it"
         elif alone := alone_in(name, hosts, groups, _CARRIES) if one.ready else "":
@@ -129,7 +132,7 @@ def why_not(
     if name in busy:
         return f"it {busy[name]}"
     if sum(before.host == name for before in recent) >= limit:
-        return f"it was restarted {limit} times in {LIMIT_S / 60:.0f} minutes: see to it, or wait"
+        return f"it was restarted {_often(limit)}: see to it, or wait"
     if other := _other(name, busy, groups):
         return other
 
@@ -149,6 +152,11 @@ def alone_in(
         if name in members and not any(one.health in carries and not one.busy for one in mates):
             return group
     return ""
+
+
+def _often(limit: int) -> str:
+    """Say what the limit is."""
+    return f"{limit} time{'s' if limit > 1 else ''} in {LIMIT_S / 60:.0f} minutes"
 
 
 def is_back(seen: Seen, uptime_s: float | None, since_s: float, *, gone: bool) -> bool:

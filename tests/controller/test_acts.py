@@ -18,6 +18,8 @@ from fwd.controller.place import identity_of
 from fwd.controller.store import StoreError
 
 Said = dict[str, Any]
+LAST = "is being restarted, 3 times in 10 minutes, and not once more: see to it if it does not come back"
+AGAIN = "restarted 3 times in 10 minutes, and down again: see to it"
 
 
 class Bed:
@@ -172,9 +174,21 @@ def test_one_that_came_back_and_went_again_is_not_waited_for(bed: Callable[[str]
         one.turns(9, up=False)
         assert len(one.restarted()) == count
         one.turns(2, up=True, silent=False)
-    one.turns(30, up=False)
+    assert one.events("host.not_restarted") == [LAST]
+    one.turns(9, up=False)
     assert len(one.restarted()) == 3
-    assert one.events("host.not_restarted") == ["restarted 3 times in 10 minutes, and down again: see to it"]
+    assert one.events("host.not_restarted") == [LAST, AGAIN], "at once"
+
+
+def test_that_the_limit_forbids_another_restart_is_told_when_the_last_begins(bed: Callable[[str], Bed]) -> None:
+    one = bed("")
+    for count in (1, 2):
+        one.turns(9, up=False)
+        one.turns(2, up=True, silent=False)
+        assert one.events("host.not_restarted") == [], count
+    one.turns(9, up=False)
+    assert len(one.restarted()) == 3
+    assert one.events("host.not_restarted") == [LAST]
 
 
 def test_a_fourth_restart_is_refused_with_an_event(bed: Callable[[str], Bed]) -> None:
@@ -182,7 +196,7 @@ def test_a_fourth_restart_is_refused_with_an_event(bed: Callable[[str], Bed]) ->
     one.turns(400, up=False, each_s=2.5)
 
     assert one.restarted() == ["a1 10.1.0.11"] * 3
-    assert one.events("host.not_restarted") == ["restarted 3 times in 10 minutes, and down again: see to it"]
+    assert one.events("host.not_restarted") == [LAST, AGAIN]
     one.turns(400, up=False, each_s=2.5)
     assert len(one.restarted()) == 6, "the first three are long ago"
 

@@ -57,6 +57,10 @@ CASES: list[tuple[str, dict[str, Seen], list[Restarted], dict[str, str]]] = [
     ("a person has drained it", {"a1": Seen(Health.DOWN, 60.0, drained=True), "a2": UP}, [], {"a1": "waiting"}),
     ("twice in ten minutes", {"a1": GONE, "a2": UP}, TWICE, {"a1": "restart"}),
     ("three times in ten minutes", {"a1": GONE, "a2": UP}, THRICE, {"a1": "refused"}),
+    ("three times, the last one just now", {"a1": GONE, "a2": UP}, [*TWICE, Restarted("a1", NOW - 5)],
+     {"a1": "refused"}),
+    ("three times, and being upgraded", {"a1": replace(GONE, busy="is being upgraded"), "a2": UP}, THRICE,
+     {"a1": "waiting"}),
     ("three times, long ago", {"a1": GONE, "a2": UP}, [Restarted("a1", NOW - LIMIT_S)] * 3, {"a1": "restart"}),
     ("three times, by a clock that was set back", {"a1": GONE, "a2": UP}, [Restarted("a1", NOW + 9999)] * 3,
      {"a1": "restart"}),
@@ -88,6 +92,10 @@ def test_every_decision_has_its_reason() -> None:
     assert made.restart == {"a1": "down for 3 s: no heartbeat"}
     made = decide({"a1": GONE, "a2": UP}, GROUPS, THRICE, NOW)
     assert made.refused == {"a1": "restarted 3 times in 10 minutes, and down again: see to it"}
+    made = decide({"a1": GONE, "a2": UP}, GROUPS, [Restarted("a1", NOW - 5)], NOW, limit=1)
+    assert made.refused == {
+        "a1": "is being restarted, 1 time in 10 minutes, and not once more: see to it if it does not come back"
+    }
     made = decide({"a1": SAYS_READY, "a2": UP, "a3": SAYS_READY}, GROUPS, [], NOW)
     assert made.refused == {
         "a3": "says that it is ready, and nobody else of cluster b carries: it may be the last that does"
