@@ -99,11 +99,17 @@ class Members:
         parts = one.parts
         name, members = parts.peering.name, parts.shared.members
         lives = [self._children[f"{name}/member-{i}"].life for i in range(parts.count)]
-        begun, able = [m.has_begun for m in members], _able(members, now)
+        begun, able = [m.has_begun for m in members], [m.can_send for m in members]
         fars = parts.peering.fars
         paired = sum(1 << i for i in range(parts.count) if far_of(i, fars))
         live = policy.live_mask(lives, begun, able, forgiven_at, now, one.comeback) & paired
         draining = sum(1 << index for index in one.leaving)
+
+        # A far gateway that is about to close gets nothing more if there is another one: what its members have goes
+        # to others at once, and in order.
+        aside = _aside(members, now) & live
+        if live & ~aside:
+            draining, over = draining | aside, over | aside
         before = parts.shared.live.tolist()
         if [live, draining, over] == before[: MaskWord.RINGS]:
             return
@@ -203,9 +209,7 @@ def _left(parts: PeeringParts) -> dict[int, int]:
     return {index: until_ns for index, member in members if (until_ns := member.far_leaves_until[0])}
 
 
-def _able(members: Sequence[MemberShared], now: float) -> list[bool]:
-    """Return who can send; a far gateway that is about to close gets nothing more, if there is another one."""
-    able = [member.can_send for member in members]
+def _aside(members: Sequence[MemberShared], now: float) -> int:
+    """Return the mask of members whose far gateway is about to close."""
     now_ns = int(now * 1e9)
-    staying = [can and one.far_leaves_until[0] <= now_ns for one, can in zip(members, able, strict=True)]
-    return staying if any(staying) else able
+    return sum(1 << index for index, member in enumerate(members) if member.far_leaves_until[0] > now_ns)
