@@ -48,7 +48,7 @@ def test_a_host_that_freezes_is_restarted_and_in_use_again_and_past_the_limit_it
     # And once more than may be, under new flows: those of before stay where they are.
     with lab.load() as load:
         frozen(lab)
-        until(lambda: any("down again" in one for one in told(lab)), "it is told that it is not restarted", 20.0)
+        until(lambda: any("down again" in one for one in told(lab)), "it is told that it is not restarted", 90.0)
         assert lab.health("gateways", "gw2") == "down"
         assert len(restarts(lab)) == limit
         lab.signal("gw2", signal.SIGCONT)
