@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from fwd.controller.health import FRESH_S
 from fwd.controller.members import BYTES_MAX, Key, members_in
 from fwd.controller.sights import TABLES_MAX
+from fwd.model.fleet import Fleet
 
 HOUR_S: Final = 3600.0
 STEP_S: Final = 5.0  # between two points of the last hour
@@ -89,6 +90,14 @@ class Flows:
             rates = [one.peerings[peering] for one in hosts if peering in one.peerings]
             found += [sum(rates)] if rates else []
         return max(found, default=None)
+
+    def of_all(self, fleet: Fleet, now: float) -> dict[tuple[str, str], float]:
+        """Return what goes through each gateway and peering, by ("host" or "peering", name), as far as they say."""
+        found = {("host", one.name): self.of_host(one.name, now) for one in fleet.gateways}
+        for one in fleet.peerings:
+            a, b = (set(fleet.cluster[name].gateways) for name in one.clusters)
+            found["peering", one.name] = self.of_peering(one.name, (a, b), now)
+        return {key: value for key, value in found.items() if value is not None}
 
     def of_members(self, host: str, now: float) -> Mapping[Key, float]:
         """Return what goes through each of a gateway's members, in bits a second."""

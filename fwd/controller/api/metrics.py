@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
@@ -12,6 +13,10 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from fwd.controller.api import shown
 from fwd.controller.control import Control
 from fwd.controller.health import Health
+from fwd.controller.members import drops_in
+from fwd.controller.shares import shares_in
+
+_PAIR_STATES: Final = ("up", "degraded", "down", "unknown")
 
 
 def metrics_of(control: Control) -> bytes:
@@ -52,14 +57,52 @@ class _Fleet(Collector):
 
         pairs = GaugeMetricFamily("fwd_controller_pairs", "Pairs by how they are.", labels=["peering", "state"])
         states = Counter((one.peering, shown.pair(self._control, one).state) for one in desk.kept.pairs)
-        for (peering, state), count in sorted(states.items()):
-            pairs.add_metric([peering, state], count)
+        for peering in sorted(one.name for one in desk.kept.fleet.peerings):
+            for state in _PAIR_STATES:
+                pairs.add_metric([peering, state], states[peering, state])
         yield pairs
+        yield from self._carried()
+        yield self._drops()
 
         ages = GaugeMetricFamily("fwd_controller_heartbeat_age_seconds", "Since a host has reported.", labels=["host"])
         for name, beat in watch.beats.items():
             ages.add_metric([name], max(0.0, self._control.clock() - beat.at))
         yield ages
+
+    def _carried(self) -> Iterator[Metric]:
+        """What goes through peerings and gateways, as gateways count it, and what routers give to each gateway."""
+        control, clock = self._control, self._control.clock()
+        peerings = GaugeMetricFamily(
+            "fwd_controller_peering_bits_per_second", "Inner traffic of a peering, both ways.", labels=["peering"]
+        )
+        gateways = GaugeMetricFamily(
+            "fwd_controller_gateway_bits_per_second", "Inner traffic of a gateway, both ways.", labels=["host"]
+        )
+        for (kind, name), bits_s in sorted(control.flows.of_all(control.desk.kept.fleet, clock).items()):
+            (peerings if kind == "peering" else gateways).add_metric([name], bits_s)
+        yield from (peerings, gateways)
+
+        shares = GaugeMetricFamily(
+            "fwd_controller_flow_share", "Share of a router's flows that a gateway has.", labels=["router", "host"]
+        )
+        for name, told in sorted(shares_in(control.desk.kept.fleet, control.watch.beats, clock).items()):
+            for one in told:
+                shares.add_metric([one.router, name], one.share)
+        yield shares
+
+    def _drops(self) -> Metric:
+        """What gateways have dropped since they began; whatever they call it, there are no more reasons than fwd's."""
+        drops = CounterMetricFamily(
+            "fwd_controller_drops", "Packets that a gateway has dropped, by reason.", labels=["host", "reason"]
+        )
+        for gateway in self._control.desk.kept.fleet.gateways:
+            beat = self._control.watch.beats.get(gateway.name)
+            counts: Counter[str] = Counter()
+            for one in drops_in(beat.status) if beat is not None else ():
+                counts[one.reason if one.sentence else "other"] += one.count
+            for reason, count in sorted(counts.items()):
+                drops.add_metric([gateway.name, reason], count)
+        return drops
 
     def _each(self) -> Iterator[Metric]:
         """How each host is, and how often it was restarted."""

@@ -14,14 +14,14 @@ from fwd.controller.shares import shares_in
 
 def facts_of(control: Control) -> Facts:
     """Collect it."""
-    wall, clock = control.wall(), control.clock()
+    wall, clock, fleet = control.wall(), control.clock(), control.desk.kept.fleet
     standing = shown.standing(control)
     kinds = {kind: list(shown.objects(control, kind).values()) for kind in _KINDS}
     return Facts(
         wall, kinds["vpc"], kinds["gateway"], kinds["cluster"], kinds["router"], kinds["peering"],
         [shown.pair(control, one).model_dump() for one in control.desk.kept.pairs],
         heard={host: wall - (clock - beat.at) for host, beat in control.watch.beats.items()},
-        bits_s=_bits_s(control, clock), shares=shares_in(control.desk.kept.fleet, control.watch.beats, clock),
+        bits_s=control.flows.of_all(fleet, clock), shares=shares_in(fleet, control.watch.beats, clock),
         leading=standing.leading, leader=standing.leader,
     )  # fmt: skip
 
@@ -42,16 +42,6 @@ def seen_of(control: Control, host: str) -> Seen:
         members_in(beat.status), flows.of_members(host, clock), flows.past_of(host, wall),
         flows.past_of_members(host, wall), drops_in(beat.status),
     )  # fmt: skip
-
-
-def _bits_s(control: Control, clock: float) -> dict[tuple[str, str], float]:
-    """What goes through gateways and peerings, as far as gateways say."""
-    fleet, flows = control.desk.kept.fleet, control.flows
-    found = {("host", one.name): flows.of_host(one.name, clock) for one in fleet.gateways}
-    for one in fleet.peerings:
-        a, b = (set(fleet.cluster[name].gateways) for name in one.clusters)
-        found["peering", one.name] = flows.of_peering(one.name, (a, b), clock)
-    return {key: value for key, value in found.items() if value is not None}
 
 
 _KINDS = ("vpc", "gateway", "cluster", "router", "peering")
