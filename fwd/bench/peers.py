@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from fwd.bench import load, tunnels
+from fwd.bench import load, newest, tunnels
 from fwd.bench.result import Figure, Plan, figure, ratio
-from fwd.bench.tunnels import Peer
+from fwd.bench.tunnels import Peer, openvpn, wireguard_go
 from fwd.lab import traffic
 from fwd.lab.topology import Topology
 from fwd.lab.world import LabError
@@ -27,10 +27,12 @@ OURS_ESP: Final = "fwd-esp"
 Values = dict[str, dict[str, list[float]]]
 
 
-def run(plan: Plan, wireguard_go: Sequence[Path] = ()) -> dict[str, Any]:
-    """The part's result; `wireguard_go`: further binaries to measure beside. Raises LabError."""
+def run(plan: Plan, more_wireguard_go: Sequence[Path] = ()) -> dict[str, Any]:
+    """The part's result; `more_wireguard_go`: further binaries to measure beside. Raises LabError."""
     traffic.require_iperf3()
-    peers = tunnels.every(wireguard_go)
+    plan.step(0, 1, "newest versions")
+    newer, unfetched = newest_versions()
+    peers = tunnels.every(newer, more_wireguard_go)
     schedule = load.QUICK if plan.quick else load.FULL
     wanted = load.measurements(schedule)
     total = len(peers) * (1 + schedule.rounds * len(wanted))
@@ -46,8 +48,17 @@ def run(plan: Plan, wireguard_go: Sequence[Path] = ()) -> dict[str, Any]:
             records.add(peer.name, _take(measurement, peer, labs[peer.name]))
             done += 1
         plan.step(done, total, "done")
-    about = {peer.name: {"version": peer.version, "settings": peer.settings} for peer in peers}
-    return {"rounds": schedule.rounds, "peers": about, **records.body()}
+    about = {peer.name: {"version": peer.version, "settings": peer.settings, "source": peer.source} for peer in peers}
+    return {"rounds": schedule.rounds, "peers": about, "unfetched": unfetched, **records.body()}
+
+
+def newest_versions(directory: Path = newest.DIRECTORY) -> tuple[list[Peer], str]:
+    """Peers of the newest versions that Debian has; or none, and why."""
+    try:
+        found = newest.fetch(directory)
+    except newest.UnfetchedError as error:
+        return [], str(error)
+    return [wireguard_go.peer(found.wireguard_go()), openvpn.peer(found.openvpn())], ""
 
 
 def turns(

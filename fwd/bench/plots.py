@@ -7,6 +7,7 @@ run has left out is left out here, too. Needs matplotlib, which the extra `bench
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,9 +19,9 @@ MISSING: Final = "no plots: matplotlib is not there: pip install 'fwd[bench]'"
 PEERS: Final = {
     "fwd": "fwd\nsuperpacket",
     "fwd-esp": "fwd\nesp",
+    "wireguard-go": "wireguard-go",
     "openvpn": "OpenVPN",
     "strongswan": "strongSwan\nlibipsec",
-    "wireguard-go": "wireguard-go",
 }
 _STREAMS: Final = ("1", "4", "16")
 _OURS: Final = ("#9ecae9", "#3b93cd", "#0072b2")  # light to dark: more streams
@@ -142,13 +143,13 @@ def _packets(axes: Any, of_kind: Mapping[str, Figure]) -> None:
 
 
 def _present(of_kind: Mapping[str, Figure]) -> list[tuple[int, str, Figure]]:
-    """(place, peer, figure) of the peers that are drawn; further binaries of wireguard-go come last."""
+    """(place, peer, figure) of the peers that are drawn, newer versions first."""
     return [(x, peer, of_kind[peer]) for x, peer in enumerate(_order([of_kind])) if peer in of_kind]
 
 
 def _order(kinds: Sequence[Mapping[str, Figure]]) -> list[str]:
-    named = {peer for kind in kinds for peer in kind}
-    return [*(peer for peer in PEERS if peer in named), *sorted(p for p in named if p.startswith("wireguard-go:"))]
+    named = sorted({peer for kind in kinds for peer in kind}, reverse=True)
+    return [peer for program in PEERS for peer in named if _split(peer)[0] == program]
 
 
 def _name_peers(axes: Any, kinds: Sequence[Mapping[str, Figure]]) -> None:
@@ -158,7 +159,15 @@ def _name_peers(axes: Any, kinds: Sequence[Mapping[str, Figure]]) -> None:
 
 
 def _label(peer: str) -> str:
-    return PEERS.get(peer, peer.replace(":", "\n"))
+    program, version = _split(peer)
+    return f"{PEERS[program]}\n{version}".rstrip()
+
+
+def _split(peer: str) -> tuple[str, str]:
+    """Its program, and which version or binary, if there are several."""
+    found = re.fullmatch(r"(.+?)(?:-([\d.]+)|:(.+))?", peer)
+    assert found is not None
+    return found[1], found[2] or found[3] or ""
 
 
 def _count(value: float) -> str:

@@ -90,9 +90,12 @@ def _peers(result: Result) -> Iterator[str]:
     yield f"Rounds: {result['rounds']}; in each every peer has its turn. UDP: packets delivered at under 1 % loss."
     yield ""
     yield from table(
-        ("peer", "version", "settings"),
-        ((peer, of["version"], of["settings"]) for peer, of in result["peers"].items()),
+        ("peer", "version", "settings", "from"),
+        ((peer, of["version"], of["settings"], of["source"]) for peer, of in result["peers"].items()),
     )
+    if result["unfetched"]:
+        yield f"Newer versions of the peers were not fetched, and so not measured: {result['unfetched']}."
+        yield ""
     yield from _by_peer("traffic", result["measurements"], result["peers"])
     yield "fwd over each peer, round by round (for kinds `esp-…`: payload `esp` over the peer; for ms, less is better):"
     yield ""

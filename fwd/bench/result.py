@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 _LIBRARIES = ("cryptography", "numpy", "xxhash", "python-pytun")
 
 Figure = dict[str, Any]

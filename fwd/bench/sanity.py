@@ -5,6 +5,7 @@ A quick run measures fewer points and kinds of traffic; a full one must have the
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -12,7 +13,7 @@ from typing import Any, Final
 from fwd.bench import targets
 from fwd.bench.result import Result
 
-PEERS: Final = ("fwd", "strongswan", "openvpn", "wireguard-go")
+PEERS: Final = ("fwd", "strongswan", "openvpn-*", "wireguard-go-*")  # of versions, one at least
 _TCP: Final = [f"tcp-{streams}{way}" for streams in (1, 4, 16) for way in ("", "-reverse", "-both")]
 KINDS: Final = (
     *_TCP, "udp-64", "udp-512", "udp-1400", "ping-idle-p50", "ping-idle-p99", "ping-loaded-p50", "ping-loaded-p99",
@@ -65,7 +66,7 @@ def _missing(result: Result) -> Iterator[str]:
 def _missing_of_peers(result: Result) -> Iterator[str]:
     measured, ratios = result.get("measurements", {}), result.get("ratios", {})
     kinds = measured if result["quick"] else KINDS
-    for peer in PEERS:
+    for peer in _peers(result):
         if peer not in result.get("peers", {}):
             yield f"peers/{peer}"
         if not result.get("cpu", {}).get(peer):
@@ -77,6 +78,12 @@ def _missing_of_peers(result: Result) -> Iterator[str]:
                 yield f"ratios/{kind}/{peer}"
     if not measured:
         yield "measurements"
+
+
+def _peers(result: Result) -> Iterator[str]:
+    """Those that must be there; a pattern stands for itself if there is none that it fits."""
+    for pattern in PEERS:
+        yield from fnmatch.filter(result.get("peers", {}), pattern) or [pattern]
 
 
 def _insane(value: Any, path: str) -> Iterator[tuple[str, str]]:

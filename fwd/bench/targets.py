@@ -1,12 +1,13 @@
 """A full run held against its targets: a line a figure, and what falls short is marked.
 
 bench/targets.toml says what the words of a target mean. A quick result is never judged: it shows that all figures are
-there, not how fast anything is. A figure that its part should have and has not falls short. Refuses: a file that is
-not as it must be (`TargetsError`, one line).
+there, not how fast anything is. A figure that its part should have and has not falls short; one beside a version of a
+peer that was not to be had was not run. Refuses: a file that is not as it must be (`TargetsError`, one line).
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,6 +114,9 @@ def _judge(target: Target, result: Result | None) -> Iterator[Verdict]:
         yield Verdict(target.part, target.name, "–", _limit(target), "not run")
         return
     found = list(find(result, target.figure))
+    if not found and _is_absent(result, target.figure.rpartition("/")[2]):
+        yield Verdict(target.part, target.name, "–", _limit(target), "not run")
+        return
     if not found:
         state: State = "not judged" if result["quick"] else "SHORT"
         yield Verdict(target.part, target.name, "–" if result["quick"] else "missing", _limit(target), state)
@@ -121,6 +125,11 @@ def _judge(target: Target, result: Result | None) -> Iterator[Verdict]:
         ok, measured, limit = _compare(target, result, value)
         state = "not judged" if result["quick"] else "ok" if ok else "SHORT"
         yield Verdict(target.part, name, measured, limit, state)
+
+
+def _is_absent(result: Result, peer: str) -> bool:
+    """Whether it is a version of a peer that was not to be had where this was measured."""
+    return result["part"] == "peers" and re.fullmatch(r".+-[\d.]+", peer) is not None and peer not in result["peers"]
 
 
 def _compare(target: Target, result: Result, value: Figure) -> tuple[bool, str, str]:

@@ -42,6 +42,7 @@ def _head(part: str) -> Json:
 
 
 def _peers() -> Json:
+    versions = ("openvpn-2.6", "openvpn-2.7", "wireguard-go-2022", "wireguard-go-2025")
     measurements: dict[str, Json] = {}
     ratios: dict[str, Json] = {}
     for kind in sanity.KINDS:
@@ -49,15 +50,16 @@ def _peers() -> Json:
         ours, unit = _GOOD[what], _UNITS[what]
         theirs = ours * _WORSE[what] if what == "ping" else ours / _WORSE[what]
         measurements[kind] = {"fwd": spread(ours, unit)}
-        measurements[kind] |= {peer: spread(theirs, unit) for peer in ("strongswan", "openvpn", "wireguard-go")}
-        ratios[kind] = {p: spread(ours / theirs, "ratio") for p in ("strongswan", "openvpn", "wireguard-go")}
+        measurements[kind] |= {peer: spread(theirs, unit) for peer in ("strongswan", *versions)}
+        ratios[kind] = {p: spread(ours / theirs, "ratio") for p in ("strongswan", *versions)}
         if what == "tcp":
             measurements[kind] |= {"fwd-esp": spread(900, unit), "plain": spread(18e3, unit)}
             ratios[f"esp-{kind}"] = {"strongswan": spread(3, "ratio")}
-    names = ("fwd", "fwd-esp", "strongswan", "openvpn", "wireguard-go", "plain")
+    names = ("fwd", "fwd-esp", "strongswan", *versions, "plain")
     return {
         "rounds": 3,
-        "peers": {name: {"version": "1", "settings": "AES-256-GCM"} for name in names},
+        "peers": {name: {"version": "1", "settings": "AES-256-GCM", "source": "installed"} for name in names},
+        "unfetched": "",
         "measurements": measurements,
         "ratios": ratios,
         "retransmits": {"tcp-4": {name: figure([0, 17, 3], "segments") for name in names}},

@@ -88,7 +88,7 @@ def test_all_parts_in_their_order(
     assert len(calls["micro"][0]) == 1
     for name in PARTS:
         stored = json.loads((tmp_path / "b" / f"{name}.json").read_text())
-        assert (stored["schema"], stored["part"], stored["quick"]) == (1, name, False)
+        assert (stored["schema"], stored["part"], stored["quick"]) == (2, name, False)
         assert stored["environment"]["cores"] == os.cpu_count()
     made = {path.name for path in (tmp_path / "b").iterdir()}
     assert {"report.md", "peers.svg", "peers.png", "scale.svg", "scale.png"} <= made
@@ -191,7 +191,7 @@ def test_what_a_user_gets_wrong(words: list[str], reasons: list[str], part: Any,
 
 def test_a_result_that_is_no_json(refused: Any, tmp_path: Path) -> None:
     store(tmp_path)
-    (tmp_path / "scale.json").write_text('{"schema": 1')
+    (tmp_path / "scale.json").write_text('{"schema": 2')
     refused(bench("report", "--out", tmp_path), "scale.json", "not JSON")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from fwd.bench import load, loss, peers, udp
+from fwd.bench import load, loss, newest, peers, udp
 from fwd.bench.tunnels import Peer, openvpn, ours, plain, strongswan, wireguard_go
 from fwd.lab.topology import Topology
 from fwd.lab.world import LabError
@@ -17,10 +18,11 @@ MAKERS = {
     "fwd": ours.superpacket,
     "fwd-esp": ours.esp,
     "strongswan": strongswan.peer,
-    "openvpn": openvpn.peer,
-    "wireguard-go": wireguard_go.peer,
+    "openvpn-[\\d.]+": openvpn.peer,
+    "wireguard-go-\\d+": wireguard_go.peer,
     "plain": plain.peer,
 }
+FETCHED = Path(__file__).parents[2] / newest.DIRECTORY
 Lab = Callable[..., Topology]
 
 
@@ -28,10 +30,25 @@ Lab = Callable[..., Topology]
 @pytest.mark.alone
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_tunnel_comes_up_and_carries(name: str, lab: Lab) -> None:
-    peer, topology = MAKERS[name](), lab()
-    assert peer.name == name
+    peer = MAKERS[name]()
+    assert re.fullmatch(name, peer.name)
     assert peer.version
     assert peer.settings
+    assert peer.source == "installed"
+    carries(peer, lab())
+
+
+@pytest.mark.netns
+@pytest.mark.alone
+def test_the_newest_versions_carry_or_it_is_said_why_there_are_none(lab: Lab) -> None:
+    newer, unfetched = peers.newest_versions(FETCHED)
+    assert bool(newer) is not bool(unfetched)
+    for peer in newer:
+        assert peer.source.startswith("Debian sid: ")
+        carries(peer, lab())
+
+
+def carries(peer: Peer, topology: Topology) -> None:
     with peer.tunnel(topology):
         with udp.load(topology, 512, 0.1) as probe:
             delivery = probe(1000)

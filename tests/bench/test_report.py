@@ -37,6 +37,15 @@ def test_one_part_is_enough(part: str, tmp_path: Path) -> None:
     assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Environment", f"## {part}"]
 
 
+def test_it_says_where_peers_are_from_and_why_newer_ones_are_missing(tmp_path: Path) -> None:
+    found = results()
+    found["peers"]["peers"]["openvpn-2.7"]["source"] = "Debian sid: openvpn 2.7.8-1, SHA-256 29ff"
+    assert "| Debian sid: openvpn 2.7.8-1, SHA-256 29ff |" in report.write(tmp_path, found, [], []).read_text()
+    assert "not fetched" not in (tmp_path / report.FILE).read_text()
+    found["peers"]["unfetched"] = "apt-get: no network"
+    assert "not measured: apt-get: no network." in report.write(tmp_path, found, [], []).read_text()
+
+
 def test_quick_and_mixed_results_say_so(tmp_path: Path) -> None:
     found = results()
     found["micro"]["quick"] = True
@@ -79,6 +88,6 @@ def test_plots_of_a_quick_run_leave_out_what_it_left_out(tmp_path: Path) -> None
     for kind in ("tcp-16", "tcp-1", "udp-64"):
         del found["measurements"][kind]
     del found["measurements"]["tcp-4"]["plain"]
-    found["measurements"]["tcp-4"]["wireguard-go:new"] = found["measurements"]["tcp-4"]["openvpn"]
+    found["measurements"]["tcp-4"]["wireguard-go:new"] = found["measurements"]["tcp-4"]["openvpn-2.6"]
     assert plots.draw(tmp_path, {"peers": found}) == ["peers"]
     assert "QUICK" in plots.footer(found, "")

@@ -27,9 +27,10 @@ def faults(part: str, change: Callable[[Json], object]) -> list[str]:
         ("profile", lambda r: r["processes"].pop("gw2 demux"), "processes/gw2 demux/cores is missing"),
         ("failover", lambda r: r["gaps_ms"].pop("p99"), "gaps_ms/p99 is missing"),
         ("failover", lambda r: r.update(received_mbps=float("inf")), "received_mbps: inf is no number"),
-        ("peers", lambda r: r["measurements"]["udp-64"].pop("openvpn"), "measurements/udp-64/openvpn is missing"),
+        ("peers", lambda r: r["measurements"]["udp-64"].pop("openvpn-2.6"), "udp-64/openvpn-2.6 is missing"),
         ("peers", lambda r: r["ratios"].pop("udp-64"), "ratios/udp-64/strongswan is missing"),
         ("peers", lambda r: r["cpu"].pop("fwd"), "cpu/fwd is missing"),
+        ("peers", lambda r: [r["peers"].pop(f"openvpn-{v}") for v in (2.6, 2.7)], "peers/openvpn-* is missing"),
         ("peers", lambda r: r.update(measurements={}), "measurements is missing"),
         ("profile", lambda r: r.update(demux_share=spread(0.0, "share")), "demux_share: 0 share was measured"),
         ("profile", lambda r: r["demux_share"].update(values=[]), "demux_share: nothing was measured"),
@@ -52,6 +53,6 @@ def test_a_quick_run_may_leave_kinds_out_but_not_peers() -> None:
 
     def without_openvpn(result: Json) -> None:
         few(result)
-        del result["measurements"]["tcp-4"]["openvpn"]
+        del result["measurements"]["tcp-4"]["openvpn-2.6"]
 
-    assert faults("peers", without_openvpn) == ["peers: measurements/tcp-4/openvpn is missing"]
+    assert faults("peers", without_openvpn) == ["peers: measurements/tcp-4/openvpn-2.6 is missing"]

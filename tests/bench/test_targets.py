@@ -78,8 +78,8 @@ def test_a_ping_may_be_slower_by_ratio_or_by_time() -> None:
     found = results()
     target = next(target for target in OWN if target.or_more)
     pings = found["peers"]["measurements"]["ping-idle-p50"]
-    found["peers"]["ratios"]["ping-idle-p50"]["openvpn"] = spread(2.0, "ratio")
-    pings["openvpn"] = spread(0.2, "ms")
+    found["peers"]["ratios"]["ping-idle-p50"]["openvpn-2.6"] = spread(2.0, "ratio")
+    pings["openvpn-2.6"] = spread(0.2, "ms")
     pings["fwd"] = spread(0.4, "ms")
     assert states(found, target) == ["ok"]
     pings["fwd"] = spread(0.6, "ms")
@@ -96,6 +96,15 @@ def test_the_best_peer_counts_whoever_it_is() -> None:
     verdict = targets.judge([target], found)[0]
     assert verdict.state == "SHORT"
     assert "0.95 of wireguard-go:new" in verdict.target
+
+
+def test_beside_a_version_that_was_not_to_be_had_nothing_falls_short() -> None:
+    found = results()
+    target = Target(name="x", part="peers", figure="ratios/tcp-1/wireguard-go-2022", at_least=5)
+    del found["peers"]["ratios"]["tcp-1"]["wireguard-go-2022"]
+    assert states(found, target) == ["SHORT"]
+    del found["peers"]["peers"]["wireguard-go-2022"]
+    assert states(found, target) == ["not run"]
 
 
 def test_quick_results_and_absent_parts_are_not_judged() -> None:

@@ -11,14 +11,19 @@ from fwd.bench.tunnels.peer import Peer
 __all__ = ["Peer", "every"]
 
 
-def every(more_wireguard_go: Sequence[Path] = ()) -> list[Peer]:
-    """All peers, fwd first, with further wireguard-go binaries last. Raises LabError if a program is missing."""
+def every(newer: Sequence[Peer] = (), more_wireguard_go: Sequence[Path] = ()) -> list[Peer]:
+    """All peers, fwd first, `newer` versions before installed ones, with further wireguard-go binaries last.
+
+    Of two with one name the newer is taken. Raises LabError if a program is missing.
+    """
+    found: dict[str, Peer] = {}
+    for peer in (*newer, wireguard_go.peer(), openvpn.peer()):
+        found.setdefault(peer.name, peer)
     return [
         ours.superpacket(),
         ours.esp(),
+        *found.values(),
         strongswan.peer(),
-        openvpn.peer(),
-        wireguard_go.peer(),
         plain.peer(),
         *wireguard_go.others(more_wireguard_go),
     ]

@@ -7,6 +7,7 @@ up (`LabError`, one line with the peer's own last words).
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +27,14 @@ UP_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
+class Program:
+    """A peer's program: the words that it is run by, and where it comes from."""
+
+    argv: tuple[str, ...]
+    source: str = "installed"
+
+
+@dataclass(frozen=True)
 class Peer:
     """One way to join the two subnets."""
 
@@ -33,6 +42,13 @@ class Peer:
     version: str
     settings: str
     tunnel: Callable[[Topology], AbstractContextManager[None]]
+    source: str = "installed"
+
+
+def named(program: str, version: str, pattern: str) -> str:
+    """A name that says which version: the program's, and what `pattern` finds in the version, if it does."""
+    found = re.search(pattern, version)
+    return f"{program}-{found[1]}" if found else program
 
 
 def require(command: str, package: str) -> None:

@@ -1,5 +1,6 @@
-"""wireguard-go: Debian's, or any other binary that keeps its command line and its configuration protocol.
+"""wireguard-go: Debian's as it is installed, or any other that keeps its command line and its configuration protocol.
 
+Each version has a name of its own, by the year that it says it is of, such as `wireguard-go-2022`.
 A device of one name on each gateway; each daemon has a /run of its own, and is configured through its socket there
 (the cross-platform userspace protocol of wireguard.com/xplatform), so that `wg` is not needed. MTU 1,420 as its users
 have it: an IP packet of a 1,400-byte datagram is longer, and so travels as two fragments.
@@ -8,6 +9,7 @@ have it: an IP packet of a 1,400-byte datagram is longer, and so travels as two 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import socket
 import tempfile
@@ -15,39 +17,56 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from fwd.bench.tunnels.peer import FAR, SUBNET, UP_TIMEOUT_S, Peer, first_line, require, start, wait_reachable
+from fwd.bench.tunnels.peer import (
+    FAR,
+    SUBNET,
+    UP_TIMEOUT_S,
+    Peer,
+    Program,
+    first_line,
+    named,
+    require,
+    start,
+    wait_reachable,
+)
 from fwd.lab import tools
 from fwd.lab.topology import GATEWAYS, Topology
 from fwd.lab.waiting import Daemon, until
 from fwd.lab.world import LabError
 
+VERSION: Final = r"v0\.0\.(20\d\d)"  # what the name says of it
 _NAME = "wireguard-go"
+_INSTALLED = Program((_NAME,))
 _DEVICE = "wgbench"
 _PORT = 51820
 _MTU_BYTES = 1420
 _ANSWER_BYTES = 4096
 
 
-def peer() -> Peer:
-    """Debian's."""
-    require(_NAME, "wireguard-go")
-    return _peer(_NAME, _NAME)
+def peer(program: Program = _INSTALLED) -> Peer:
+    if program == _INSTALLED:
+        require(_NAME, "wireguard-go")
+    [binary] = program.argv
+    found = _peer(_NAME, binary, program.source)
+    return dataclasses.replace(found, name=named(_NAME, found.version, VERSION))
 
 
 def others(binaries: Sequence[Path]) -> list[Peer]:
     """`wireguard-go:NAME` for each binary, with as much of its path as tells it from the rest."""
     names = [path.name for path in binaries]
     return [
-        _peer(f"{_NAME}:{path.name if names.count(path.name) == 1 else path}", str(path.resolve())) for path in binaries
+        _peer(f"{_NAME}:{path.name if names.count(path.name) == 1 else path}", str(path.resolve()), str(path))
+        for path in binaries
     ]
 
 
-def _peer(name: str, binary: str) -> Peer:
+def _peer(name: str, binary: str, source: str) -> Peer:
     version = first_line([binary, "--version"]) or "unknown"
-    return Peer(name, version, f"MTU {_MTU_BYTES}", partial(tunnel, binary=binary))
+    return Peer(name, version, f"MTU {_MTU_BYTES}", partial(tunnel, binary=binary), source)
 
 
 @contextlib.contextmanager
