@@ -210,22 +210,24 @@ class Desk:
         seen: Seen | None = None,
         dry_run: bool = False,
     ) -> Done:
-        """Change the fleet."""
+        """Change the fleet. A plan alone waits for nobody who writes, nor for the store: it is of what is known."""
+        if dry_run:
+            return await self._edit(self.newest[0], asked, act, lambda: (), seen=seen, dry_run=True)
         async with self._leading() as term:
-            return await self._edit(term, asked, act, lambda: (), seen=seen, dry_run=dry_run)
+            return await self._edit(term, asked, act, lambda: (), seen=seen)
 
     async def delete(self, asked: Asked, *, seen: Seen | None = None, dry_run: bool = False) -> Done:
         """Take an object away; of a host both certificates are revoked."""
-        async with self._leading() as term:
+
+        def act(fleet: Fleet) -> Fleet:
             self._check_revocable(asked.kind, asked.name)
-            return await self._edit(
-                term,
-                asked,
-                lambda fleet: changes.delete(fleet, asked.kind, asked.name),
-                lambda: records.put_revoked(self.records, asked.kind, asked.name, asked.now),
-                seen=seen,
-                dry_run=dry_run,
-            )
+            return changes.delete(fleet, asked.kind, asked.name)
+
+        if dry_run:
+            return await self.change(asked, act, seen=seen, dry_run=True)
+        async with self._leading() as term:
+            revokes = partial(records.put_revoked, self.records, asked.kind, asked.name, asked.now)
+            return await self._edit(term, asked, act, revokes, seen=seen)
 
     def _check_revocable(self, kind: str, name: str) -> None:
         """See that a host's certificates can be revoked, too."""

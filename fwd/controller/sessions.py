@@ -7,6 +7,7 @@ Who cannot look it up, because the store does not answer, believes what was seen
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ LIFETIME_S: Final = 12 * 3600.0
 SESSIONS_MAX: Final = 256
 _FORGOTTEN_MAX: Final = 50  # at once: what one transaction has room for
 _BELIEVED_S: Final = 2.0
+_LOOK_S: Final = 0.5  # for the store to say how a session is that was known a moment ago
 _SECRET_BYTES: Final = 32
 _SECRET_CHARS: Final = 43
 _KEY: Final = "session/"
@@ -46,7 +48,8 @@ class Sessions:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._seen: dict[str, tuple[float, Session | None]] = {}
+        self._seen: dict[str, tuple[float, Session]] = {}
+        self._ended: dict[str, None] = {}  # the last ones that this controller has ended
 
     async def begin(self, token: Token, now: float) -> str:
         """Begin one: the cookie's secret. Raises LeaderlessError and NotLeaderError."""
@@ -69,24 +72,36 @@ class Sessions:
             raise DeniedError("the token of this session was deleted", unknown=True)
         return token
 
-    async def end(self, secret: str, clock: float) -> None:
-        """End one. Raises LeaderlessError and NotLeaderError."""
+    async def end(self, secret: str) -> None:
+        """End one, for good. Raises LeaderlessError and NotLeaderError."""
         term, _ = self._desk.newest
         await self._desk.store.write(term, [Write(_key(secret), None)])
-        self._seen[_key(secret)] = clock, None
+        self._seen.pop(_key(secret), None)
+        self._ended[_key(secret)] = None
+        while len(self._ended) > SESSIONS_MAX:
+            del self._ended[next(iter(self._ended))]
 
     async def _look_up(self, secret: str, clock: float) -> Session | None:
         key = _key(secret)
+        if key in self._ended:
+            return None
         at, known = self._seen.get(key, (float("-inf"), None))
         if clock - at < _BELIEVED_S:
             return known
+
+        # A store that hangs keeps no page of who was known a moment ago from being told anything.
         try:
-            entries, _ = await self._desk.store.read(key)
-        except StoreError:
+            async with asyncio.timeout(None if known is None else _LOOK_S):
+                entries, _ = await self._desk.store.read(key)
+            found = next((_session(one.value) for one in entries if one.key == key), None)
+        except (StoreError, TimeoutError):
             if known is None:
                 raise
-            return known
-        found = next((_session(one.value) for one in entries if one.key == key), None)
+            found = known
+
+        # It may have ended meanwhile: what was read is of before.
+        if key in self._ended:
+            return None
 
         # Of the cookies of strangers none is remembered.
         self._seen.pop(key, None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -12,9 +14,13 @@ from apikit import Api
 from pagekit import ORIGIN, Browser
 from test_spawn import program
 
+from fwd.controller import changes
 from fwd.controller.acts import Acts, Rules
+from fwd.controller.api.asked import COOKIE
+from fwd.controller.desk import Asked
 from fwd.controller.page.forms import ACTS
 from fwd.controller.restarts import Restarts
+from fwd.model.fleet import Fleet
 
 
 @pytest.fixture
@@ -199,3 +205,36 @@ def test_there_are_no_other_changes(admin: Browser) -> None:
         {"act": "set", "kind": "vpc"},
     ):
         assert admin.get(f"/plan?{urlencode(values)}").status_code == 404
+
+
+@pytest.mark.parametrize("query", ["act=drain&kind=gateway&name=a1", "act=delete&kind=gateway&name=a1"])
+def test_a_plan_waits_for_nobody_who_writes_to_a_store_that_hangs(
+    api: Api, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    api.peered()
+    browser = Browser(api)
+    browser.sign_in(api.admin)
+
+    async def hangs(term: int, changes: Any) -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    async def both() -> tuple[int, int]:
+        writing = asyncio.create_task(api.desk.change(Asked("t", "set", "vpc", "a", api.now), widen))
+        while not api.desk._lock.locked():
+            await asyncio.sleep(0)
+        headers = {"Cookie": f"{COOKIE}={browser.cookie}"}
+        shown = await asyncio.wait_for(api.http.get(f"/plan?{query}", headers=headers), 20)
+        dry = await asyncio.wait_for(api.http.delete("/v1/peerings/a-b?dry_run=1", headers=admin), 20)
+        assert not writing.done()
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        return shown.status_code, dry.status_code
+
+    def widen(fleet: Fleet) -> Fleet:
+        return changes.change(fleet, "gateway", "a1", {"weight": 2.0})
+
+    admin = {"Authorization": f"Bearer {api.admin}"}
+    with monkeypatch.context() as broken:
+        broken.setattr(api.store, "write", hangs)
+        assert api.run(both()) == (200, 200)

@@ -157,7 +157,7 @@ def test_a_stream_ends_with_the_session_and_is_refused_to_strangers(api: Api, mo
         nonlocal looks
         looks += 1
         if looks == 4:
-            await api.control.sessions.end(secret, clock)
+            await api.control.sessions.end(secret)
         return await find(secret, now, clock)
 
     monkeypatch.setattr(api.control.sessions, "find", ended)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from typing import Any
 
 import pytest
 from apikit import Api
@@ -188,3 +190,40 @@ def test_what_is_no_form_is_not_read_as_one(browser: Browser) -> None:
     for kind, content in (("application/json", b"{}"), ("text/plain", b"form_key=x"), ("", b"form_key=x")):
         how = {"content": content, "headers": {**headers, "Content-Type": kind}}
         assert browser.api.ask("POST", "/sign-out", token="", **how).status_code == 422
+
+
+def test_a_session_that_ends_while_it_is_looked_up_is_not_believed(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever had stolen the cookie, and asked at the moment of the sign-out, had it for two seconds more."""
+    api, sessions = browser.api, browser.api.control.sessions
+    read = api.store.read
+
+    async def slow(prefix: str) -> Any:
+        found = await read(prefix)
+        monkeypatch.setattr(api.store, "read", read)
+        await sessions.end(browser.cookie)
+        return found
+
+    api.now += 10
+    monkeypatch.setattr(api.store, "read", slow)
+    assert browser.get("/").status_code == 303
+    assert browser.get("/").status_code == 303
+
+
+def test_who_was_known_a_moment_ago_does_not_wait_for_a_store_that_hangs(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An etcd that hung kept each page waiting, each time, and those that were open said that there are no data."""
+    api, reads = browser.api, []
+
+    async def hangs(prefix: str) -> Any:
+        reads.append(prefix)
+        await asyncio.Event().wait()
+
+    assert browser.get("/").status_code == 200
+    api.now += 10
+    monkeypatch.setattr(api.store, "read", hangs)
+    for _ in range(3):
+        assert browser.get("/").status_code == 200
+    assert len(reads) == 1, "and it is not asked each time"

@@ -184,7 +184,7 @@ async def sign_in(request: Request, control: Controller) -> Response:
 async def sign_out(request: Request, control: Controller, visitor: Visiting) -> Response:
     check_form(visitor, await form_of(request))
     try:
-        await control.sessions.end(request.cookies.get(COOKIE, ""), control.clock())
+        await control.sessions.end(request.cookies.get(COOKIE, ""))
     except _NOT_DONE as error:
         raise PageError(503, f"could not sign out: {error or _leader(control)}") from None
     answer = RedirectResponse(SIGN_IN, 303, {"Cache-Control": "no-store", "Clear-Site-Data": '"cache"'})
