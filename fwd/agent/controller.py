@@ -126,7 +126,18 @@ def _peering(one: status.Peering, identities: Sequence[str], *, ready: bool) -> 
         for identity, far in zip(identities, one.far, strict=False)
     ]
     carried = sum(member.out.bytes + member.in_.bytes for member in one.members)
-    return {"name": one.name, "ready": ready, "members": len(up), "loss": _loss(up), "bytes": carried, "far": far}
+    return {
+        "name": one.name, "ready": ready, "members": len(up), "loss": _loss(up), "bytes": carried, "far": far,
+        "keys_s": _oldest_s(one),
+    }  # fmt: skip
+
+
+def _oldest_s(one: status.Peering) -> int | None:
+    """Return the age of the oldest SA on which a member sends; None: one sends on none, or it is not known."""
+    ages = {(child.member, child.spi_out): child.age_s for sa in one.ike_sas for child in sa.children}
+    found = [ages.get((member.index, member.spi_out or "")) for member in one.members]
+    known = [age_s for age_s in found if age_s is not None]
+    return max(known, default=None) if len(known) == len(found) else None
 
 
 def _member(

@@ -19,6 +19,7 @@ from fwd.controller.news import News
 from fwd.controller.past import Past
 from fwd.controller.rates import Rates
 from fwd.controller.records import Operation
+from fwd.controller.rekeys import Rekeys
 from fwd.controller.sessions import Sessions
 from fwd.controller.store import StoreError, Write
 from fwd.controller.tokens import Token
@@ -79,6 +80,7 @@ class Control:
     webhook: Webhook | None = None
     upgrading: Upgrading | None = None
     restarting: Restarting | None = None
+    rekeys: Rekeys = field(default_factory=Rekeys)
     stopping: bool = False
     watch: Watch = field(init=False)
     sessions: Sessions = field(init=False)
@@ -116,6 +118,10 @@ class Control:
         if self.desk.term is not None:
             self.watch.turn(self.desk.kept.fleet, self.desk.kept.pairs, self.clock(), self.wall())
             self.flows.forget({name for _, name in self.desk.hosts})
+
+    async def end_rekeys(self) -> None:
+        """Note which peerings have new keys by now, or will not have them: due each second."""
+        await self.rekeys.turn(self.desk, self.watch.beats, self.clock(), self.wall())
 
     async def try_writer(self) -> None:
         """Write something, if that was not done just now. Raises StoreError, LeaderlessError and NotLeaderError."""

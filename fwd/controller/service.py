@@ -164,7 +164,8 @@ class Service:
             trouble = ""
         except _TROUBLES as error:
             trouble = str(error) or "another controller leads"
-        for act in (self._acts.turn, self._restarts.turn, self._upgrades.turn, self._history.turn):
+        others = self._control.end_rekeys, self._history.turn
+        for act in (self._acts.turn, self._restarts.turn, self._upgrades.turn, *others):
             try:
                 await act()
             except _TROUBLES as error:

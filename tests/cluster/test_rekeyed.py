@@ -33,13 +33,13 @@ def test_all_tunnels_of_a_peering_have_new_keys_and_nothing_is_lost(fleets: Make
     with lab.load() as load:
         before = spis(lab)
         first = lab.api.ask("POST", f"peerings/{peering}/rekey")
-        until(lambda: done(first) and renewed(lab, before), "all of it is new")
+        until(lambda: done(first), "the operation is done")
+        assert renewed(lab, before), "all of it is new by then"
         load.end()
     assert (load.lost, load.reordered, load.resets) == (0, 0, 0), max(load.silence_s)
 
     # Once more at once: the gateways hear of it, and take their time.
     after = spis(lab)
     second = lab.api.ask("POST", f"peerings/{peering}/rekey")
-    until(lambda: done(second), "they have heard of it")
-    assert spis(lab) == after
-    until(lambda: renewed(lab, after), "all of it is new once more", REKEY_S + 30.0)
+    until(lambda: done(second), "it is done once more", REKEY_S + 60.0)
+    assert renewed(lab, after), "all of it is new once more"

@@ -10,6 +10,7 @@ from pagekit import Browser
 from test_page_changes import do, plan
 
 from fwd.controller import changes
+from fwd.controller.rekeys import BOUND_S, Rekeys
 from fwd.link.document import verify
 from fwd.model.fleet import Fleet
 from fwd.model.linked import REKEYS_MAX
@@ -40,6 +41,63 @@ def test_the_next_number_goes_to_both_ends(api: Api) -> None:
         operation = api.good("GET", f"/v1/operations/{made['operation']}")
         assert (operation["act"], operation["kind"], operation["name"]) == ("rekey", "peering", "a-b")
         assert operation["progress"] == {"hosts": 2, "waiting": ["a1", "b1"]}
+
+
+def said(api: Api, told: dict[str, Any], **keys_s: int | None) -> dict[str, Any]:
+    """Have each gateway say that it has heard, and how old its oldest key is; what the operation's end is then."""
+    for host, age_s in keys_s.items():
+        table = {"name": "a-b", "ready": True, **({} if age_s == -1 else {"keys_s": age_s})}
+        status = {"ready": True, "rekeys": True, "peerings": [table]}
+        api.beat(told[host], status=status, applied=list(api.desk.newest))
+    api.run(api.control.end_rekeys())
+    (found,) = (one for one in api.good("GET", "/v1/operations")["items"] if one["act"] == "rekey")
+    return dict(found)
+
+
+def test_it_is_done_when_all_send_on_keys_that_are_younger(api: Api) -> None:
+    told = peered(api)
+    api.now += 1000.0
+    api.good("POST", f"{PATH}/rekey")
+    api.now += 5.0
+    heard = said(api, told, a1=500, b1=500)
+    assert (heard["result"], heard["progress"]["waiting"]) == ("in progress", ["a1", "b1"])
+    half = said(api, told, a1=3, b1=None)
+    assert (half["result"], half["progress"]["waiting"]) == ("in progress", ["b1"])
+    done = said(api, told, a1=3, b1=4)
+    assert (done["result"], done["progress"]["waiting"]) == ("done", [])
+    assert said(api, told, a1=500, b1=500)["result"] == "done", "that was so"
+
+
+def test_it_has_failed_with_what_is_missing_after_a_while(api: Api) -> None:
+    told = peered(api)
+    api.good("POST", f"{PATH}/rekey")
+    api.now += BOUND_S - 1
+    assert said(api, told, a1=700)["result"] == "in progress"
+    api.now += 2.0
+    assert said(api, told, a1=702)["result"] == (
+        "failed: not all keys are new after 180 s: a1 has a member whose key is 702 s old; b1 has not heard of it"
+    )
+    assert said(api, told, a1=3, b1=3)["result"].startswith("failed"), "nobody waits for it any more"
+
+
+def test_an_older_gateway_tells_only_that_it_has_heard(api: Api) -> None:
+    told = peered(api)
+    api.good("POST", f"{PATH}/rekey")
+    api.now += 5.0
+    assert said(api, told, a1=-1, b1=60)["progress"]["waiting"] == ["b1"]
+    assert said(api, told, a1=-1, b1=2)["result"] == "done"
+
+
+def test_whoever_leads_next_goes_on_with_it(api: Api) -> None:
+    told = peered(api)
+    api.good("POST", f"{PATH}/rekey")
+    api.now += 100.0
+    api.run(api.desk.lead("another"))
+    api.control.begin()
+    api.control.rekeys = Rekeys()
+    assert said(api, told, a1=200, b1=99)["result"] == "in progress"
+    api.now += BOUND_S - 100.0
+    assert said(api, told, a1=400, b1=99)["result"].startswith("failed")
 
 
 def test_another_peering_is_left_alone(api: Api) -> None:

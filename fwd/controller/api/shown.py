@@ -12,6 +12,7 @@ from fwd.controller.ca import pin
 from fwd.controller.control import Control
 from fwd.controller.health import GRAY_LOSS, Health
 from fwd.controller.place import Pair
+from fwd.controller.rekeys import is_under_way
 from fwd.controller.tokens import Token
 from fwd.controller.upgrade import is_older
 
@@ -92,13 +93,17 @@ def pair(control: Control, one: Pair) -> answers.Pair:
 
 
 def operation(control: Control, one: records.Operation) -> answers.Operation:
-    """An operation, and which hosts have yet to apply it."""
+    """An operation, and which hosts have yet to apply it, or to have the new keys that it wants."""
     here = {name for _, name in control.desk.hosts}
     waiting = control.watch.waiting_for(one.order, (name for name in one.hosts if name in here))
+    is_rekeying = is_under_way(one)
+    if is_rekeying:
+        waiting = list(control.rekeys.lacking(one, here, control.watch.beats, control.clock(), control.wall()))
     return answers.Operation(
         id=one.id, at=one.at, who=one.who, act=one.act, kind=one.kind, name=one.name, plan=list(one.plan),
         order=one.order, progress=answers.Progress(hosts=len(one.hosts), waiting=waiting),
-        reason=one.reason, steps=list(one.steps), result=one.result or (records.RUNNING if waiting else "done"),
+        reason=one.reason, steps=list(one.steps),
+        result=one.result or (records.RUNNING if waiting or is_rekeying else "done"),
     )  # fmt: skip
 
 
