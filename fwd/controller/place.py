@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fwd.model.fleet import MEMBERS_MAX, Fleet, Gateway, Peering
+from fwd.model.fleet import MEMBERS_MAX, Fleet, Gateway, Peering, Router
 
 FIRST_PORT: Final = 4500
 PORTS_EACH: Final = 512  # of a peering on one host: 64 members with each of 8 partners
@@ -48,7 +48,7 @@ def place(fleet: Fleet, before: Iterable[Pair] = ()) -> Placement:
         old = [(one.a, one.b) for one in kept if one.peering == peering.name]
         pairs += [Pair(peering.name, *one) for one in paired(a, b, old)]
     gateways = {one.name: _gateway(fleet, one, pairs) for one in fleet.gateways}
-    routers = {one.name: _router(fleet, one.vpc) for one in fleet.routers}
+    routers = {one.name: _router(fleet, one) for one in fleet.routers}
     return Placement(tuple(pairs), gateways, routers)
 
 
@@ -135,21 +135,22 @@ def address_of(fleet: Fleet, peering: Peering, gateway: Gateway) -> str:
     return str(gateway.address(common))
 
 
-def _router(fleet: Fleet, vpc: str) -> dict[str, Any]:
+def _router(fleet: Fleet, router: Router) -> dict[str, Any]:
     """What a router's configuration says: a spread for each peering of its VPC. One without gateways stays: what is for
     its subnets is to take no other way."""
     found = []
     for peering in fleet.peerings:
         for near, far in (peering.clusters, peering.clusters[::-1]):
-            if fleet.cluster[near].vpc == vpc:
+            if fleet.cluster[near].vpc == router.vpc:
                 found.append(
                     {
                         "name": peering.name,
                         "remote_ts": [str(one) for one in fleet.cidrs_of(far)],
                         "gateway": [_hop(one) for one in fleet.members_of(near)],
+                        "drain_deadline": router.drain_deadline,
                     }
                 )
-    return {"spread": found, "probe_number": fleet.vpc[vpc].probe_number}
+    return {"spread": found, "probe_number": fleet.vpc[router.vpc].probe_number}
 
 
 def _hop(gateway: Gateway) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from fwd.controller.health import FRESH_S
 from fwd.controller.sights import TABLES_MAX, number_in
 from fwd.controller.watch import Beat
 from fwd.model.fleet import Fleet
-from fwd.model.router import Spread
 
 
 @dataclass(frozen=True)
@@ -41,15 +40,16 @@ def shares_in(fleet: Fleet, beats: Mapping[str, Beat], now: float) -> dict[str, 
 
 def moved(before: Fleet, after: Fleet, shares: Mapping[str, Sequence[Share]]) -> Iterator[str]:
     """Say which share of flows a change moves, and how: of gateways that are drained, or that leave."""
-    deadline_s = Spread.model_fields["drain_deadline"].default
+    deadlines_s = {one.name: one.drain_deadline for one in after.routers}
     was, used = ({name for one in fleet.clusters for name in one.gateways} for fleet in (before, after))
     for name in sorted(was):
         if name not in used:
             how = "go by the others at once, busy ones too: one that is drained first has none"
         elif (before.gateway[name].state, after.gateway[name].state) == ("active", "draining"):
-            how = f"go by the others as they fall idle; those that are busy do so after {deadline_s:.0f} s"
+            how = "go by the others as they fall idle; those that are busy do so after {deadline_s} s"
         else:
             continue
         for one in shares.get(name, ()):
             if one.share > 0:
-                yield f"router {one.router}: {one.share:.1%} of its flows, which are gateway {name}'s, {how}"
+                said = how.format(deadline_s=deadlines_s.get(one.router))
+                yield f"router {one.router}: {one.share:.1%} of its flows, which are gateway {name}'s, {said}"

@@ -18,7 +18,8 @@ from fwd.controller.health import Health
 from fwd.controller.mend import SURE
 from fwd.controller.spawn import Ran
 
-DRAIN_S: Final = 90.0  # for which flows are waited: routers have moved the last ones after 60 s
+DRAIN_S: Final = 90.0  # for which flows are waited for, at least
+AFTER_S: Final = 30.0  # and as long after the last router's drain_deadline
 SETTLE_S: Final = 5.0  # for which one is drained of which no router says how much it has
 _NUMBERS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,5}")
 Act = Literal["drain", "run", "undrain"]
@@ -62,7 +63,8 @@ def stands_at(lines: Sequence[str]) -> str:
 @dataclass(frozen=True)
 class Facts:
     """What is known of a gateway. `applied`: it has done what it was told last. `heard_at`: of its last heartbeat.
-    `shares`: of its VPC's slots that routers send to it, those that say so. `ran`: how the command has ended.
+    `shares`: of its VPC's slots that routers send to it, those that say so. `deadline_s`: after how long at most they
+    send it no more, once it drains. `ran`: how the command has ended.
     """
 
     is_there: bool = True
@@ -74,6 +76,7 @@ class Facts:
     ready: bool = True
     version: str = ""
     shares: Sequence[float] = ()
+    deadline_s: float = 0.0
     ran: Ran | None = None
     alone: str = ""  # the cluster of which nobody else carries
     busy: str = ""  # what else is done with it
@@ -149,10 +152,8 @@ def is_newer(version: str, before: str) -> bool:
 
 def _is_drained(step: Step, facts: Facts, now: float) -> bool:
     """Whether no router sends it anything, or it was waited for long enough."""
-    waited_s = now - step.since
-    if not facts.applied:
-        return waited_s >= DRAIN_S
-    return waited_s >= (SETTLE_S if not any(facts.shares) else DRAIN_S)
+    waited_s, most_s = now - step.since, max(DRAIN_S, facts.deadline_s + AFTER_S)
+    return waited_s >= (SETTLE_S if facts.applied and not any(facts.shares) else most_s)
 
 
 def _not_back(step: Step, facts: Facts, limit_s: float) -> str:

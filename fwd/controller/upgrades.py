@@ -183,6 +183,7 @@ class Upgrades:
             heard_at=beat.at if beat is not None and now - beat.at <= FRESH_S else 0.0,
             ready=status.get("ready") is True or status.get("draining") is True,
             version=beat.version if beat is not None else "", shares=[one.share for one in shares], ran=ran,
+            deadline_s=max((one.drain_deadline for one in fleet.routers if one.vpc == gateway.vpc), default=0),
             alone=mend.alone_in(name, hosts, clusters), busy=hosts[name].busy if hosts[name].busy != _BUSY else "",
         )  # fmt: skip
 

@@ -23,6 +23,7 @@ from fwd.model.words import NAME, Address, HostAddress, Network, Strict, Subnet
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 PEERINGS_MAX: Final = 32
 MEMBERS_MAX: Final = 64
+DRAIN_MAX_S: Final = 3600
 
 
 class Vpc(Strict):
@@ -59,11 +60,14 @@ class Cluster(Strict):
 
 
 class Router(Strict):
-    """A host that spreads its VPC's flows over the gateways."""
+    """A host that spreads its VPC's flows over the gateways. `drain_deadline`: after how many seconds busy flows of a
+    gateway that drains go by the others, too.
+    """
 
     name: Name
     vpc: Name
     inner: list[HostAddress] = Field(min_length=1, max_length=2)
+    drain_deadline: int = Field(default=60, ge=0, le=DRAIN_MAX_S)
 
 
 class Peering(Strict):

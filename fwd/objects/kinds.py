@@ -47,7 +47,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         "Routers: hosts that spread a VPC's flows over its gateways.", "routers", (*WRITING, "restart"),
         {"NAME": "name", "VPC": "vpc", "INNER": "inner", "VERSION": "version", "OUTDATED": "outdated",
          "HEALTH": "health.state", "WHY": "health.reason"},
-        ("vpc", "inner"), ("inner",),
+        ("vpc", "inner", "drain_deadline"), ("inner",), ("drain_deadline",),
     ),
     "peering": Kind(
         "Peerings: two clusters joined.", "peerings", (*WRITING, "rekey"),

@@ -47,14 +47,6 @@ time.sleep = lambda seconds: select.poll().poll(seconds * 1000)
 main()
 """
 
-# A router's drain_deadline is not a controller's to set; here it is another one.
-_DEADLINE = """\
-from fwd.model import router
-router.Spread.model_fields["drain_deadline"].default = {seconds}
-for model in (router.Spread, router.Wish, router.RouterConfig):
-    model.model_rebuild(force=True)
-"""
-
 
 def until(condition: Callable[[], T], what: str, seconds: float = LIMIT_S) -> T:
     """The first true value that `condition` gives."""
@@ -108,7 +100,6 @@ class Cluster(Lab):
         self._forked: dict[int, Forked] = {}  # by pid
         self.tables: dict[str, dict[str, Any]] = {}  # of the controller's file, besides [controller]
         self.clocks: dict[str, int] = {}  # by host: how many seconds the clock is ahead of all programs started there
-        self.patches: dict[str, str] = {}  # by host: Python that runs there before `fwd` does
 
     def write_controller(self, **keys: Any) -> None:
         super().write_controller(**keys)
@@ -117,8 +108,6 @@ class Cluster(Lab):
                 file.write("\n" + "\n".join(render.table(f"[{name}]", table)) + "\n")
 
     def program(self, host: str) -> list[str]:
-        if patch := self.patches.get(host):
-            return [sys.executable, "-P", "-c", f"{patch}\nfrom fwd.cli import main\nmain()"]
         if not (off_s := self.clocks.get(host)):
             return super().program(host)
         (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
@@ -338,15 +327,6 @@ class Cluster(Lab):
 MakeFleet = Callable[..., Cluster]
 
 
-def drained_after(seconds: int) -> Callable[[Cluster], None]:
-    """Give what a fleet needs `before` its programs start, so that its routers' drains end after so long."""
-
-    def patch(lab: Cluster) -> None:
-        lab.patches |= dict.fromkeys(lab.fleet.all_routers, _DEADLINE.format(seconds=seconds))
-
-    return patch
-
-
 _serial = itertools.count()
 _standing: set[str] = set()
 
@@ -362,7 +342,7 @@ def fleets_without_trace(config: pytest.Config, nursery: Nursery) -> Iterator[Ma
     with contextlib.ExitStack() as stack:
 
         def make(
-            *counts: int, peered: bool = False, up: bool = True, keys: Any = None,
+            *counts: int, peered: bool = False, up: bool = True, keys: Any = None, drain_s: int | None = None,
             before: Callable[[Cluster], None] = lambda cluster: None, **world: Any,
         ) -> Cluster:  # fmt: skip
             sites = {f"vpc{number}": count for number, count in enumerate(counts, 1)}
@@ -375,6 +355,8 @@ def fleets_without_trace(config: pytest.Config, nursery: Nursery) -> Iterator[Ma
             cluster.begin(**(keys or {}))
             if up:
                 cluster.fill()
+            for router in cluster.fleet.all_routers if up and drain_s is not None else ():
+                cluster.api.change("routers", router, drain_deadline=drain_s)
             if peered:
                 quickstart.peer(cluster)
                 cluster.wait_ready()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from clusterkit import FLOWS, NAME, STREAMS, Cluster, MakeFleet, drained_after, until
+from clusterkit import FLOWS, NAME, STREAMS, Cluster, MakeFleet, until
 from slotkit import IDLE_S, Watch, busy, wished
 
 from fwd.router.slots import SLOTS
@@ -35,7 +35,7 @@ def lab(module_fleets: MakeFleet, request: pytest.FixtureRequest) -> Cluster:
     of a VPC are, and gw2's weight; and the routers' drain_deadline.
     """
     subnets, deadline_s = request.param
-    lab = module_fleets(3, 2, subnets=subnets, before=drained_after(deadline_s))
+    lab = module_fleets(3, 2, subnets=subnets, drain_s=deadline_s)
     first, second = lab.fleet.plan
     lab.api.change("gateways", "gw2", weight=float(subnets))
     lab.api.create("clusters", name="one", vpc="vpc1", gateways=list(first.gateways[:2]))

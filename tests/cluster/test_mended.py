@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusterkit import LIMIT_S, Cluster, MakeFleet, drained_after, until
+from clusterkit import LIMIT_S, Cluster, MakeFleet, until
 
 from fwd.lab.world import LabError
 
@@ -77,7 +77,7 @@ def host(module_fleets: MakeFleet, tmp_path_factory: pytest.TempPathFactory) -> 
         command.write_text(f'#!/bin/sh\necho "{act} $1" >>{directory}/orders\necho ordered\n')
         command.chmod(0o755)
         keys[f"{act}_command"] = [str(command), "{name}"]
-    lab = module_fleets(2, 2, peered=True, keys=keys, before=drained_after(DEADLINE_S))
+    lab = module_fleets(2, 2, peered=True, keys=keys, drain_s=DEADLINE_S)
     return Host(lab, directory / "orders")
 
 

@@ -194,6 +194,17 @@ def test_a_router_spreads_over_the_gateways_of_its_own_vpc() -> None:
     RouterConfig.model_validate({"router": {"probe_key": "/x"}, "spread": [spread]})
 
 
+def test_a_routers_drain_deadline_is_that_of_all_its_spreads() -> None:
+    before = fleet()
+    after = change(before, "router", "ra", {"drain_deadline": 5})
+    assert [one["drain_deadline"] for one in place(before).routers["ra"]["spread"]] == [60]
+    assert [one["drain_deadline"] for one in place(after).routers["ra"]["spread"]] == [5]
+    assert plan(before, after, place(before).pairs)[1] == ["router ra: spread a-b: drain_deadline"]
+    for wrong in (-1, 3601, "soon"):
+        with pytest.raises(RefusedError, match="router ra: drain_deadline: "):
+            change(before, "router", "ra", {"drain_deadline": wrong})
+
+
 def test_a_peering_whose_cluster_has_no_gateway_stays_with_the_router() -> None:
     """What is for its subnets is to take no other way."""
     clusters = [{"name": "a", "vpc": "vpc-a", "gateways": []}, {"name": "b", "vpc": "vpc-b", "gateways": ["b1"]}]
