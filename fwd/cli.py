@@ -6,10 +6,11 @@ Commands import what they need when they run: `fwd status` starts without NumPy 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -72,9 +73,13 @@ def _exit_status(args: list[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
+_EXPECTED: Final = {"integer": "expected a whole number", "number": "expected a number"}
+
+
 def _told(error: typer.TyperException) -> str:
     """Say what is wrong with a command line, and which help shows how it is right; empty: help was shown instead."""
     message, context = error.format_message(), getattr(error, "ctx", None)
+    message = re.sub(r"Input should be a valid (integer|number).*", lambda one: _EXPECTED[one[1]], message)
     return f"{message.rstrip('.')}: see `{context.command_path} --help`" if message and context else message
 
 

@@ -163,6 +163,7 @@ def test_recovery_is_an_operation(fwd: Shell) -> None:
         ("vpc create x cidrs=10.9.0.0/16 cidrs=10.8.0.0/16", "stands here twice"),
         ("vpc create x cidrs+=10.9.0.0/16", "there is nothing yet"),
         ("vpc create", "Missing argument"),
+        ("vpc set x probe_number=1 --revision x", "'--revision': expected a whole number: see `fwd vpc set --help`"),
         ("vpc set x", "nothing to set"),
         ("vpc show none", "there is no vpc none"),
         ("vpc show ..", "not a name"),

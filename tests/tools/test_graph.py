@@ -80,6 +80,26 @@ def test_a_router_spreads_over_gateways_of_peered_clusters_alone() -> None:
     assert ends == {("host_r1", "host_a1"), ("host_r1", "host_a_2")}
 
 
+def test_a_gateway_of_two_clusters_is_drawn_once_with_the_pairs_of_both() -> None:
+    told = fleet()
+    told["vpcs"].append({"name": "vpc3", "cidrs": ["10.3.0.0/16"]})
+    told["gateways"].append({**told["gateways"][3], "name": "d1", "vpc": "vpc3"})
+    told["clusters"] += [
+        {"name": "c3", "vpc": "vpc1", "gateways": ["a1"]}, {"name": "c4", "vpc": "vpc3", "gateways": ["d1"]},
+    ]  # fmt: skip
+    told["peerings"].append({**told["peerings"][0], "name": "one-three", "clusters": ["c3", "c4"]})
+    told["pairs"].append({**told["pairs"][0], "peering": "one-three", "b": "d1"})
+
+    graph = graph_of(told)
+    drawn = [node for box in graph.boxes for node in box.nodes if node.id == "host_a1"]
+    assert [node.lines for node in drawn] == [("a1", "gateway in c1, c3, up")]
+    ends = sorted((edge.ends, edge.label) for edge in graph.edges if "host_a1" in edge.ends)
+    assert ends == [
+        (("host_a1", "host_b1"), "one-two, up, 1.2 ms"), (("host_a1", "host_d1"), "one-three, up, 1.2 ms"),
+        (("host_r1", "host_a1"), ""),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("format", list(Format))
 def test_the_same_fleet_gives_the_same_text_whatever_order_it_is_told_in(format: Format) -> None:
     from fwd.model.seen import KINDS
