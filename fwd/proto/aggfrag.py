@@ -7,17 +7,19 @@ BlockOffset counts the data octets to the start of the next record, and may poin
 starts and ends on a record boundary; all its chunks but the last are full. The sub-types are outside RFC 9347's
 assigned 0 and 1 and are sent to peers that agreed to them only.
 
-`Framer` writes the sender's framing, `RowBuffer` is what a receiver opens packets to; reassembly.py makes records
-of it.
+`Framer` writes the sender's framing over `FramedRows`, `RowBuffer` is what a receiver opens packets to; reassembly.py
+makes records of it.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from fwd.proto import core
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import BATCH_MAX, NEXT_AGGFRAG, NEXT_DUMMY, TRAILER_BYTES, Rows, payload_length
 from fwd.proto.ip import RECORD_MAX
@@ -87,6 +89,28 @@ class Framer:
             self._offsets[1:rows] = ends - starts
             return
         self._offsets[1:rows] = ends[np.searchsorted(ends, starts)] - starts
+
+
+class FramedRows(Rows):
+    """The rows of one segment for one chunk size, and where its records end."""
+
+    def __init__(self, buffer: memoryview, stride: int, count: int, chunk: int, ends: memoryview) -> None:
+        """`ends`: 32-bit words, one for each record, as octets of the data."""
+        super().__init__(buffer, stride, count, row_bytes(chunk))
+        self.chunk = chunk
+        self._count = count
+        self._ends = ends
+        self.ends = np.frombuffer(ends, np.uint32)
+
+    @cached_property
+    def framer(self) -> Framer:
+        """The framing of these rows in pure Python, of which most is written now."""
+        return Framer(self.view, self.stride, self._count, self.chunk)
+
+    @cached_property
+    def ends_memory(self) -> core.Memory:
+        """Where the ends are, for the compiled core."""
+        return core.words(self._ends)
 
 
 class RowsOwner(Protocol):

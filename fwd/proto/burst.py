@@ -1,7 +1,7 @@
 """The four stages of a burst, as functions over buffers and numbers.
 
     lay_record    1. a record → rows of a segment
-    seal_burst    2. rows of a segment → ESP packets
+    seal_burst    2. rows of a segment → ESP packets; seal_records, seal_packets: once framing and trailers are written
     open_burst    3. ESP packets → opened rows
     record_ends   4. opened rows → whole records
 
@@ -27,10 +27,11 @@ import numpy.typing as npt
 from cryptography.exceptions import InvalidTag
 
 from fwd.proto import compiled
-from fwd.proto.aggfrag import FRAMING_BYTES
+from fwd.proto.aggfrag import FRAMING_BYTES, FramedRows
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import (
     HEADER_BYTES,
+    NEXT_AGGFRAG,
     OVERHEAD_BYTES,
     InboundSa,
     OutboundSa,
@@ -39,6 +40,8 @@ from fwd.proto.esp import (
     Rows,
     open_one,
     seal_one,
+    trailer_bytes,
+    write_trailer,
 )
 from fwd.proto.ip import IP_MIN, VNET_BYTES, ip_length
 
@@ -110,6 +113,57 @@ def seal_burst(
     deque(map(sa.aead.encrypt_into, tables.nonces[:full], views, tables.aads, out.ciphers), maxlen=0)
     end = full * out.packet_bytes
     return seal_one(sa, number + full, rows.row(first + full, tail), out.view, end) if tail else end
+
+
+def seal_records(sa: OutboundSa, number: int, rows: FramedRows, records: int, fill: int, out: PacketTable) -> int:
+    """Seal a burst of `records` records, which have `fill` octets, as seal_burst does.
+
+    1. Write the BlockOffsets, and the trailer of a last row that is not full
+    2. Seal all rows
+    """
+    if sa.cipher is not None:
+        return compiled.seal_records(sa, number, rows, records, fill, out)
+
+    # 1. Offsets and trailer are written in place.
+    full, tail_octets = divmod(fill, rows.chunk)
+    count, framer = full + (tail_octets > 0), rows.framer
+    if count > 1:
+        framer.write_offsets(rows.ends[:records], count)
+    start = tail_end = full * rows.stride
+    if tail_octets:
+        tail_end = write_trailer(rows.view, start, FRAMING_BYTES + tail_octets, NEXT_AGGFRAG)
+
+    # 2. Then all of it is sealed in one go.
+    end = seal_burst(sa, number, rows, 0, full, tail_end - start, out)
+    if tail_end - start == rows.octets:
+        rows.view[tail_end - 2] = 0  # a full row of a later burst has no padding
+    return end
+
+
+def seal_packets(
+    sa: OutboundSa, number: int, rows: Rows, first: int, full: int, octets: int, tail: int, next_header: int,
+    out: PacketTable,
+) -> int:  # fmt: skip
+    """Seal `full` packets of one length, one in each row from `first` on, and one of `tail` octets behind them if any.
+
+    Padding and trailers are written first; the table's size is that of the full ones.
+    """
+    if sa.cipher is not None:
+        return compiled.seal_packets(sa, number, rows, first, full, octets, tail, next_header, out)
+    view, stride = rows.view, rows.stride
+    at = first * stride
+    if full > 1:
+        trailer = np.frombuffer(trailer_bytes(octets, next_header), np.uint8)
+        rows.grid[first : first + full, octets : octets + len(trailer)] = trailer
+    elif full:
+        write_trailer(view, at, octets, next_header)
+
+    # A shorter last packet has a trailer of its own.
+    tail_row = 0
+    if tail:
+        start = at + full * stride
+        tail_row = write_trailer(view, start, tail, next_header) - start
+    return seal_burst(sa, number, rows, first, full, tail_row, out)
 
 
 def open_burst(

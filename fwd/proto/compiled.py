@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from fwd.proto.aggfrag import FramedRows
 from fwd.proto.core import CoreError, ffi, lib
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import BATCH_MAX, OVERHEAD_BYTES, InboundSa, OutboundSa, PacketTable, Rejects, Rows
@@ -30,6 +31,31 @@ def seal_burst(
     )  # fmt: skip
     if end < 0:
         raise CoreError(f"{full} rows and {tail} octets from row {first} on do not fit ({end})")
+    return end
+
+
+def seal_records(sa: OutboundSa, number: int, rows: FramedRows, records: int, fill: int, out: PacketTable) -> int:
+    """Write framing and trailers of a burst of records, and seal it; return the octets of `out` filled."""
+    end: int = lib.fwd_seal_records(
+        sa.cipher, number, rows.memory, len(rows.view), rows.stride, rows.chunk,
+        rows.ends_memory, 4 * len(rows.ends), records, fill, out.memory, len(out.view),
+    )  # fmt: skip
+    if end < 0:
+        raise CoreError(f"{records} records of {fill} octets do not fit, or do not end there ({end})")
+    return end
+
+
+def seal_packets(
+    sa: OutboundSa, number: int, rows: Rows, first: int, full: int, octets: int, tail: int, next_header: int,
+    out: PacketTable,
+) -> int:  # fmt: skip
+    """Write the trailers of packets that lie one in a row, and seal them; return the octets of `out` filled."""
+    end: int = lib.fwd_seal_packets(
+        sa.cipher, number, rows.memory, len(rows.view), rows.stride, first, full, octets, tail, next_header,
+        out.memory, len(out.view),
+    )  # fmt: skip
+    if end < 0:
+        raise CoreError(f"{full} packets of {octets} octets and one of {tail} from row {first} on do not fit ({end})")
     return end
 
 

@@ -1,8 +1,10 @@
 /* The stages of a burst that touch every octet, compiled: what burst.py and esp.py say in Python, with the same result.
  *
- *   fwd_seal       rows of a segment -> ESP packets
- *   fwd_open       ESP packets -> opened rows, if their numbers only rise, above the window
- *   fwd_open_one   one packet, whose number is decided already
+ *   fwd_seal           rows of a segment -> ESP packets
+ *   fwd_seal_records   the same for rows with records, whose framing and trailers are written first
+ *   fwd_seal_packets   the same for rows with an IP packet each
+ *   fwd_open           ESP packets -> opened rows, if their numbers only rise, above the window
+ *   fwd_open_one       one packet, whose number is decided already
  *
  * All of AES-GCM is OpenSSL's, by EVP. A cipher context is set up once for each SA, with its key schedule; a packet sets
  * its nonce alone. Nothing is allocated for a burst, and nothing is kept but the context.
@@ -28,6 +30,10 @@
 #define HEADER_OCTETS 16 /* SPI, sequence number, IV */
 #define ICV_OCTETS 16
 #define OVERHEAD_OCTETS (HEADER_OCTETS + ICV_OCTETS)
+#define TRAILER_OCTETS 2 /* pad length, next header */
+#define FRAMING_OCTETS 4 /* of AGGFRAG: sub-type, zero, BlockOffset */
+#define SUBTYPE_RECORDS 0xD0
+#define NEXT_AGGFRAG 144
 #define SALT_OCTETS 4
 #define NONCE_OCTETS 12
 #define ROW_MAX 65535          /* octets of a row: no datagram is longer */
@@ -145,9 +151,10 @@ int64_t fwd_seal(fwd_sa *sa, uint64_t number, const uint8_t *rows, int64_t rows_
     if (out_octets < 0 || out_octets > BUFFER_MAX || at < 0 || at > out_octets || end > out_octets - at)
         return FWD_BAD_ARGUMENT;
 
-    /* One number is one packet: none may wrap, and what an SA may send at most the caller keeps. */
+    /* One number is one packet: none may wrap. */
     const int64_t count = full + (tail_octets != 0);
-    if (count && number > UINT64_MAX - (uint64_t)(count - 1))
+    const uint64_t last = sa->esn ? UINT64_MAX : UINT32_MAX;
+    if (number > last || (count && (uint64_t)(count - 1) > last - number))
         return FWD_BAD_ARGUMENT;
 
     const uint8_t *row = rows + first * stride;
@@ -158,6 +165,76 @@ int64_t fwd_seal(fwd_sa *sa, uint64_t number, const uint8_t *rows, int64_t rows_
     if (tail_octets && !seal_row(sa, number, row, (int)tail_octets, out))
         return FWD_CIPHER_FAILED;
     return at + end;
+}
+
+/* Octets of a row with so many before its padding. */
+static int64_t padded(int64_t octets) {
+    return (octets + TRAILER_OCTETS + 3) & ~(int64_t)3;
+}
+
+/* Write padding and trailer behind the first `octets` of a row, up to `end` octets of it (RFC 4303 §2.4). */
+static void put_trailer(uint8_t *row, int64_t octets, int64_t end, int next_header) {
+    const int64_t pad = end - octets - TRAILER_OCTETS;
+    for (int64_t i = 0; i < pad; i++)
+        row[octets + i] = (uint8_t)(i + 1);
+    row[end - 2] = (uint8_t)pad;
+    row[end - 1] = (uint8_t)next_header;
+}
+
+/* Seal the `fill` octets of `records` records that lie over rows from the first on, `chunk` in each: write sub-type,
+ * BlockOffset and trailer of every row, and seal it to `out`. `ends` has where each record ends; another process writes
+ * it, so it is believed for no index. Returns the octets of `out` filled. */
+int64_t fwd_seal_records(fwd_sa *sa, uint64_t number, uint8_t *rows, int64_t rows_octets, int64_t stride, int64_t chunk,
+                         const uint32_t *ends, int64_t ends_octets, int64_t records, int64_t fill, uint8_t *out,
+                         int64_t out_octets) {
+    if (rows == NULL || ends == NULL || chunk < 1 || chunk > ROW_MAX - FRAMING_OCTETS - TRAILER_OCTETS || fill < 1 ||
+        fill > BUFFER_MAX || records < 1 || records > ends_octets / (int64_t)sizeof *ends)
+        return FWD_BAD_ARGUMENT;
+    const int64_t full = fill / chunk, tail = fill % chunk, count = full + (tail > 0);
+    const int64_t row_octets = FRAMING_OCTETS + chunk + TRAILER_OCTETS;
+    const int64_t tail_octets = tail ? padded(FRAMING_OCTETS + tail) : 0;
+    if (!lies_within(rows_octets, stride, 0, full, row_octets) ||
+        !lies_within(rows_octets, stride, full, tail > 0, tail_octets))
+        return FWD_BAD_ARGUMENT;
+
+    uint8_t *row = rows;
+    int64_t record = 0;
+    for (int64_t i = 0; i < count; i++, row += stride) {
+        uint32_t end = 0;
+        const int64_t start = i * chunk;
+        while (i > 0 && record < records && (end = ends[record]) < start)
+            record++;
+        if (record == records)
+            return FWD_BAD_ARGUMENT;
+        const uint32_t offset = i > 0 ? end - (uint32_t)start : 0;
+        row[0] = SUBTYPE_RECORDS;
+        row[1] = 0;
+        row[2] = (uint8_t)(offset >> 8);
+        row[3] = (uint8_t)offset;
+        if (i < full)
+            put_trailer(row, FRAMING_OCTETS + chunk, row_octets, NEXT_AGGFRAG);
+        else
+            put_trailer(row, FRAMING_OCTETS + tail, tail_octets, NEXT_AGGFRAG);
+    }
+    return fwd_seal(sa, number, rows, rows_octets, stride, 0, full, row_octets, tail_octets, out, out_octets, 0);
+}
+
+/* Seal `full` packets of `octets`, one in each row from row `first` on, and one of `tail_octets` behind them if any. */
+int64_t fwd_seal_packets(fwd_sa *sa, uint64_t number, uint8_t *rows, int64_t rows_octets, int64_t stride, int64_t first,
+                         int64_t full, int64_t octets, int64_t tail_octets, int next_header, uint8_t *out,
+                         int64_t out_octets) {
+    if (rows == NULL || octets < 1 || octets > ROW_MAX - 8 || tail_octets < 0 || tail_octets > ROW_MAX - 8)
+        return FWD_BAD_ARGUMENT;
+    const int64_t row_octets = padded(octets), tail_row = tail_octets ? padded(tail_octets) : 0;
+    if (!lies_within(rows_octets, stride, first, full, row_octets) || first + full > COUNT_MAX ||
+        !lies_within(rows_octets, stride, first + full, tail_octets > 0, tail_row))
+        return FWD_BAD_ARGUMENT;
+    uint8_t *row = rows + first * stride;
+    for (int64_t i = 0; i < full; i++, row += stride)
+        put_trailer(row, octets, row_octets, next_header);
+    if (tail_octets)
+        put_trailer(row, tail_octets, tail_row, next_header);
+    return fwd_seal(sa, number, rows, rows_octets, stride, first, full, row_octets, tail_row, out, out_octets, 0);
 }
 
 /* -- packets -> rows -------------------------------------------------------------------------------------------- */

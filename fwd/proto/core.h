@@ -1,7 +1,7 @@
 typedef struct fwd_sa fwd_sa;
 
 /* Raised with each change of what a function takes or means; core.py wants the same. */
-enum { FWD_CORE_VERSION = 1 };
+enum { FWD_CORE_VERSION = 2 };
 enum { FWD_BAD_ARGUMENT = -1, FWD_NOT_RISING = -2, FWD_CIPHER_FAILED = -3 };
 
 fwd_sa *fwd_sa_new(const uint8_t *key, int64_t key_octets, const uint8_t *salt, int64_t salt_octets,
@@ -12,6 +12,16 @@ int64_t fwd_seal(fwd_sa *sa, uint64_t number,
                  const uint8_t *rows, int64_t rows_octets, int64_t stride, int64_t first,
                  int64_t full, int64_t row_octets, int64_t tail_octets,
                  uint8_t *out, int64_t out_octets, int64_t at);
+
+int64_t fwd_seal_records(fwd_sa *sa, uint64_t number,
+                         uint8_t *rows, int64_t rows_octets, int64_t stride, int64_t chunk,
+                         const uint32_t *ends, int64_t ends_octets, int64_t records, int64_t fill,
+                         uint8_t *out, int64_t out_octets);
+
+int64_t fwd_seal_packets(fwd_sa *sa, uint64_t number,
+                         uint8_t *rows, int64_t rows_octets, int64_t stride, int64_t first,
+                         int64_t full, int64_t octets, int64_t tail_octets, int next_header,
+                         uint8_t *out, int64_t out_octets);
 
 int64_t fwd_open(fwd_sa *sa, uint64_t top, int64_t window,
                  const uint8_t *packets, int64_t packets_octets, int64_t packet_octets, int64_t start, int64_t count,

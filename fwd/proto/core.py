@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fwd.proto.sa import SaKeys
 
 Cipher = Any  # the core's, of one SA
-Memory = Any  # a buffer as the core takes it; it is held for as long as this is
+Memory = Any  # where a buffer is, as the core takes it
 
 ffi: Any = None
 lib: Any = None
@@ -30,7 +30,7 @@ if not PURE:
         lib = None
 
 
-_VERSION: Final = 1  # FWD_CORE_VERSION in core.h
+_VERSION: Final = 2  # FWD_CORE_VERSION in core.h
 
 
 class CoreError(ValueError):
@@ -51,8 +51,20 @@ def _cipher(spi: int, key: bytes, salt: bytes, *, esn: bool, sends: bool) -> Cip
     return ffi.gc(made, lib.fwd_sa_free)
 
 
-def memory(buffer: Any) -> Memory:
-    """Return a buffer as the core takes it. Raises BufferError where it cannot be written."""
+def memory(view: memoryview) -> Memory:
+    """Return where a view's octets are, for as long as the view is. Raises BufferError where they cannot be written.
+
+    No export of the view is kept: Python 3.11 crashes when it collects a cycle with a view that has one.
+    """
+    return ffi.cast("uint8_t *", ffi.from_buffer("uint8_t[]", view, True))
+
+
+def words(view: memoryview) -> Memory:
+    """Return where a view of 32-bit words has them, likewise."""
+    return ffi.cast("uint32_t *", ffi.from_buffer("uint32_t[]", view))
+
+
+def _writable(buffer: Any) -> Memory:
     return ffi.from_buffer("uint8_t[]", buffer, True)
 
 
@@ -64,7 +76,7 @@ def seal_one(sa: Cipher, number: int, row: Any, out: Any, at: int) -> int:
     """Seal one row as the packet at `out[at:]`; return where it ends."""
     octets = len(row)
     end: int = lib.fwd_seal(
-        sa, number, _read_only(row), octets, octets or 1, 0, 1, octets, 0, memory(out), len(out), at
+        sa, number, _read_only(row), octets, octets or 1, 0, 1, octets, 0, _writable(out), len(out), at
     )
     if end < 0:
         raise CoreError(f"a row of {octets} octets does not fit")
@@ -73,7 +85,7 @@ def seal_one(sa: Cipher, number: int, row: Any, out: Any, at: int) -> int:
 
 def open_one(sa: Cipher, number: int, packet: Any, row: Any) -> bool:
     """Open one packet into a row of its length; whether it is authentic."""
-    opened: int = lib.fwd_open_one(sa, number, _read_only(packet), len(packet), memory(row), len(row))
+    opened: int = lib.fwd_open_one(sa, number, _read_only(packet), len(packet), _writable(row), len(row))
     if opened < 0:
         raise CoreError(f"a packet of {len(packet)} octets does not fit a row of {len(row)}")
     return opened == 1

@@ -69,7 +69,7 @@ class PacketTable:
 
     @cached_property
     def memory(self) -> core.Memory:
-        """The buffer as the compiled core takes it."""
+        """Where the buffer is, for the compiled core."""
         return core.memory(self.view)
 
 
@@ -84,8 +84,14 @@ class Rows:
 
     @cached_property
     def memory(self) -> core.Memory:
-        """The buffer as the compiled core takes it."""
+        """Where the buffer is, for the compiled core."""
         return core.memory(self.view)
+
+    @cached_property
+    def grid(self) -> npt.NDArray[np.uint8]:
+        """The octets of all rows, as a matrix."""
+        count = len(self.rows)
+        return np.frombuffer(self.view[: count * self.stride], np.uint8).reshape(count, self.stride)
 
     def row(self, index: int, octets: int) -> memoryview:
         """The first octets of a row."""

@@ -22,7 +22,7 @@ from fwd.datapath.narrow import keep_packets
 from fwd.datapath.receiving import Receiving
 from fwd.datapath.ring import SEGMENTS, Ring, Segment
 from fwd.datapath.tuning import Tuning
-from fwd.proto.burst import seal_burst
+from fwd.proto.burst import seal_packets
 from fwd.proto.drops import DropReason
 from fwd.proto.echo import read_dummy
 from fwd.proto.esp import (
@@ -36,8 +36,6 @@ from fwd.proto.esp import (
     Rows,
     padded,
     payload_length,
-    trailer_bytes,
-    write_trailer,
 )
 from fwd.proto.ip import (
     IP_MIN,
@@ -72,11 +70,6 @@ class _Packets:
         """Write checksums and headers that the kernel left undone: what the marks in `words` tell."""
         for at in np.flatnonzero(words > 0xFFFF).tolist():
             complete(self._grid, at, int(words[at]) >> 16, words[at : at + PACKETS_MAX] & 0xFFFF)
-
-    def write_trailers(self, first: int, count: int, length: int, next_header: int) -> None:
-        """Write the same padding and trailer behind packets of one length."""
-        trailer = trailer_bytes(length, next_header)
-        self._grid.octets[first : first + count, length : length + len(trailer)] = np.frombuffer(trailer, np.uint8)
 
 
 class EspOut:
@@ -132,20 +125,9 @@ class EspOut:
         self, sa: OutboundSa, number: int, packets: _Packets, first: int, full: int, length: int, tail_length: int
     ) -> None:
         """Seal and send `full` packets of one length, and one shorter one behind them if `tail_length`."""
-        rows, stride = packets.rows.view, self._ring.stride
-        at = first * stride
-        next_header = NEXT_IPV6 if rows[at] >> 4 == 6 else NEXT_IPV4
+        rows = packets.rows
+        next_header = NEXT_IPV6 if rows.view[first * rows.stride] >> 4 == 6 else NEXT_IPV4
         size = padded(length)
-        if full > 1:
-            packets.write_trailers(first, full, length, next_header)
-        else:
-            write_trailer(rows, at, length, next_header)
-
-        # A shorter last packet has a trailer of its own.
-        tail = 0
-        if tail_length:
-            start = at + full * stride
-            tail = write_trailer(rows, start, tail_length, next_header) - start
 
         # The table of where packets of this size lie in the buffer is made once.
         table = self._tables.get(size)
@@ -153,8 +135,8 @@ class EspOut:
             if len(self._tables) >= _TABLES_MAX:
                 self._tables.clear()
             table = self._tables[size] = PacketTable(self._out, size + OVERHEAD_BYTES, self._ring.rows)
-        end = seal_burst(sa, number, packets.rows, first, full, tail, table)
-        self._send(end, table.packet_bytes, full + (tail > 0))
+        end = seal_packets(sa, number, rows, first, full, length, tail_length, next_header, table)
+        self._send(end, table.packet_bytes, full + (tail_length > 0))
 
 
 # -- in -----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Payload superpacket: records in AGGFRAG framing (proto/aggfrag.py), many to a burst, each as long as it came.
 
-    out   a segment is one burst: write where its records begin and its last trailer, seal all of it, send it
+    out   a segment is one burst: frame and seal all of it, send it
     in    rows that follow each other go to the SA's Reassembler as they lie, anything else row by row; whole records
           are written to the TUN device, small UDP datagrams of one flow and batch as one super-packet
 
@@ -23,22 +23,20 @@ from fwd.datapath.tuning import Tuning
 from fwd.proto.aggfrag import (
     FRAMING_BYTES,
     SUBTYPE_RECORDS,
-    Framer,
+    FramedRows,
     RowBuffer,
     records_octets,
     row_bytes,
     row_fault,
 )
-from fwd.proto.burst import seal_burst
+from fwd.proto.burst import seal_records
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import (
-    NEXT_AGGFRAG,
     OVERHEAD_BYTES,
     OutboundSa,
     PacketTable,
     Rows,
     payload_length,
-    write_trailer,
 )
 from fwd.proto.ip import USO4, VNET_BYTES, Selectors, record_fault
 from fwd.proto.reassembly import KEPT_BYTES_MAX, Reassembler
@@ -53,15 +51,6 @@ _IN_RECORDS = MemberCounter.IN_RECORDS.value
 # -- out ----------------------------------------------------------------------------------------------------------
 
 
-class _Framed:
-    """The rows of one segment for one chunk size, with their framing written."""
-
-    def __init__(self, ring: Ring, segment: Segment, chunk: int) -> None:
-        count = min(ring.rows, rows_for(chunk))
-        self.framer = Framer(segment.rows, ring.stride, count, chunk)
-        self.rows = Rows(segment.rows, ring.stride, count, row_bytes(chunk))
-
-
 class SuperpacketOut:
     """Seals segments of records (payloads.PayloadOut)."""
 
@@ -73,7 +62,7 @@ class SuperpacketOut:
         self._send = send
         self._chunk = 0
         self._table = PacketTable(out, OVERHEAD_BYTES, 0)
-        self._framed: list[_Framed | None] = [None] * SEGMENTS
+        self._framed: list[FramedRows | None] = [None] * SEGMENTS
 
     def packets(self, fill: int, chunk: int) -> int:
         return -(-fill // chunk)
@@ -89,23 +78,13 @@ class SuperpacketOut:
     ) -> int:
         if chunk != self._chunk:
             self._use_chunk(chunk)
-        framed, table = self._framed[index], self._table
-        if framed is None:
-            framed = self._framed[index] = _Framed(self._ring, segment, chunk)
+        rows, table = self._framed[index], self._table
+        if rows is None:
+            count = min(self._ring.rows, rows_for(chunk))
+            rows = self._framed[index] = FramedRows(segment.rows, self._ring.stride, count, chunk, segment.ends)
 
-        # Offsets and trailer are written in place, then all of it is sealed in one go.
-        full, tail_octets = divmod(fill, chunk)
-        count = full + (tail_octets > 0)
-        if count > 1:
-            framed.framer.write_offsets(segment.ends_array[:records], count)
-        start = tail_end = full * self._ring.stride
-        if tail_octets:
-            tail_end = write_trailer(segment.rows, start, FRAMING_BYTES + tail_octets, NEXT_AGGFRAG)
-        end = seal_burst(sa, number, framed.rows, 0, full, tail_end - start, table)
-        if tail_end - start == framed.rows.octets:
-            segment.rows[tail_end - 2] = 0  # a full row of a later burst has no padding
-
-        self._send(end, table.packet_bytes, count)
+        end = seal_records(sa, number, rows, records, fill, table)
+        self._send(end, table.packet_bytes, self.packets(fill, chunk))
         return int(segment.ends[records - 1]) - VNET_BYTES * records
 
     def _use_chunk(self, chunk: int) -> None:
