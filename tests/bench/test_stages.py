@@ -58,6 +58,8 @@ def test_system_calls_are_told_by_what_the_line_calls(call: str, stage: Stage) -
     [
         ("proto/burst.py", "seal_burst", "seal"),
         ("proto/burst.py", "open_burst", "open"),
+        ("proto/compiled.py", "seal_records", "seal"),
+        ("proto/compiled.py", "open_burst", "open"),
         ("proto/replay.py", "commit", "replay window"),
         ("proto/reassembly.py", "take_rows", "reassemble"),
         ("proto/flow.py", "flow_hash", "check and hash"),
