@@ -18,6 +18,7 @@ HITS: Final = 10
 LATE_S: Final = 0.05  # a loop that is later than that has no say
 SILENCE_S: Final = EVERY_S * (MISSES - 0.5)  # the half is for a loop that is a little early
 WINDOW: Final = 30  # probes over which loss is told
+NEW: Final = 30  # probes after which one that has just been named, and does not answer, is missed
 
 
 class Reach:
@@ -28,6 +29,8 @@ class Reach:
         self.said: Answer | None = None  # by the last answer
         self.heard_at = float("-inf")
         self.rtt_s: float | None = None
+        self.judged = False  # it was up, or has had its time to come up
+        self._left = NEW
         self._asked: dict[bytes, float] = {}  # nonces that wait for an answer, and when they were sent; oldest first
         self._hits = 0
         self._window: deque[bool] = deque(maxlen=WINDOW)
@@ -40,6 +43,8 @@ class Reach:
             self._hits = 0
             self.up = self.up and self.heard_at > at
         self._asked[nonce] = now
+        self._left = max(0, self._left - 1)
+        self.judged |= not self._left
 
     def hear(self, answer: Answer, now: float) -> bool:
         """Take an answer; False: it answers nothing that was asked, or comes too late."""
@@ -50,7 +55,7 @@ class Reach:
         self._window.append(True)
         self._hits += 1
         if not self.up and self._hits >= HITS:
-            self.up = True
+            self.up = self.judged = True
             self._window.clear()  # what was missed while it was down, or just starting, is no loss of one that is up
         return True
 

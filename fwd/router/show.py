@@ -68,6 +68,7 @@ def _gateway(seen: Seen, reach: Reach, served: Mapping[str, Mapping[str, float]]
         "use": seen.hop.use.value,
         "why": seen.why,
         "up": reach.up and seen.why != BEYOND,
+        "judged": reach.judged or seen.why == BEYOND,
         "weight": seen.hop.weight,
         "share": {version: round(one.get(name, 0.0), 4) for version, one in served.items()},
         "rtt_ms": round(1000 * reach.rtt_s, 3) if reach.rtt_s is not None else None,
@@ -83,11 +84,12 @@ _LINKS_MAX: Final = 64
 
 def summary(whole: Mapping[str, Any], near: Sequence[Own]) -> dict[str, Any]:
     """Return what a controller is told of `shown`, each gateway once, by the spread in which it is worst; and of the
-    addresses and networks `near`, by which gateways know it, and on which they can be.
+    addresses and networks `near`, by which gateways know it, and on which they can be. Of a gateway that has just been
+    named, and may be coming up, there is nothing to tell yet.
     """
     gateways: dict[str, dict[str, Any]] = {}
     for spread in whole["spreads"]:
-        for one in spread["gateways"]:
+        for one in (one for one in spread["gateways"] if one["judged"]):
             row = {key: one[key] for key in ("name", "up", "use", "why", "rtt_ms", "loss")}
             row["share"] = max(one["share"].values(), default=0.0)
             before = gateways.get(one["name"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fwd.model.router import Hop, Spread
+from fwd.proto.probe import Answer
 from fwd.router import spread
-from fwd.router.reach import Reach
-from fwd.router.show import shown
+from fwd.router.reach import HITS, NEW, Reach
+from fwd.router.show import shown, summary
 from fwd.router.tables import Place
 
 
@@ -20,3 +21,26 @@ def test_a_gateway_that_is_configured_no_more_is_shown_no_more_also_before_it_is
     place.spread.change(wanted("gw2"))
     found = shown({"vpc2": place}, {"gw2": Reach()}, {}, 0, 1.1)
     assert [one["name"] for one in found["spreads"][0]["gateways"]] == ["gw2"]
+
+
+def told(reach: Reach) -> list[dict[str, object]]:
+    """What a controller is told of a gateway that is reached so."""
+    place = Place(spread.Spread(wanted("gw1")))
+    place.spread.look({"gw1": reach}, 1.0)
+    return list(summary(shown({"vpc2": place}, {"gw1": reach}, {}, 0, 1.1), ())["gateways"])
+
+
+def test_a_gateway_that_has_just_been_named_is_not_said_to_be_missed() -> None:
+    silent, answers = Reach(), Reach()
+    for number in range(NEW - 1):
+        silent.ask(bytes([number]), number / 10)
+    assert told(Reach()) == told(silent) == []
+    silent.ask(bytes([NEW]), NEW / 10)
+    assert [one["up"] for one in told(silent)] == [False], "it had its time"
+
+    for number in range(HITS):
+        answers.ask(bytes([number]), number / 10)
+        answers.hear(Answer(bytes([number]), {}, False), number / 10)
+    assert [one["up"] for one in told(answers)] == [True]
+    answers.lose()
+    assert [one["up"] for one in told(answers)] == [False], "it was up"
