@@ -96,7 +96,7 @@ ike-vectors: setup ## record anew what tests/proto/ike replays: an exchange with
 testbed: setup ## docker/compose.yml, put through every scenario; wants a container engine (root)
 	@fwd lab testbed $(TESTBED_ARGS)
 
-bench: setup ## every part of the bench, plots, report, verdict; 45 minutes (root)
+bench: setup ## every part of the bench, plots, report, verdict; 55 minutes (root)
 	@fwd bench $(BENCH_ARGS)
 
 bench-peers: setup ## fwd beside OpenVPN, strongSwan and wireguard-go, in turns (root)
@@ -114,7 +114,7 @@ bench-failover: setup ## a member killed every second for a minute (root)
 bench-profile: setup ## where a burst's time goes (root)
 	@fwd bench profile $(BENCH_ARGS)
 
-bench-quick: setup ## every part in 2 minutes, for schema and sanity, not for speed (root)
+bench-quick: setup ## every part in 3 minutes, for schema and sanity, not for speed (root)
 	@fwd bench --quick --out build/bench-quick $(BENCH_ARGS)
 
 bench-report: setup ## plots and report anew, from the results that are there

@@ -6,6 +6,9 @@ A measurement works on a lab whose tunnel is up, and gives a value for each of i
     udp-B                               datagrams of B bytes delivered a second (fwd.bench.udp)
     ping-idle-p50, ping-idle-p99        ms without load (fwd.bench.ping)
     ping-loaded-p50, ping-loaded-p99    ms under 16 TCP streams
+    http-new, http-kept                 short HTTP requests answered a second, 64 at once (fwd.bench.http): each over a
+                                        connection of its own, and over connections that are kept
+    cpu                                 CPU seconds of both gateways for each gigabyte of tcp-4
     loss-0.1, loss-1                    share of the throughput of 4 streams without loss that 0.1 % or 1 % of loss
                                         leaves (fwd.bench.loss), on the same line and in the same round
 """
@@ -17,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from fwd.bench import loss, ping, udp
+from fwd.bench import http, loss, ping, udp
 from fwd.bench.cpu import CpuTime
 from fwd.lab import processes, tools, traffic
 from fwd.lab.topology import GATEWAYS, Topology
@@ -48,15 +51,18 @@ class Schedule:
     udp_later_probes: int
     pings: int
     loaded_pings: int
+    http_s: int
+    http_requests: int  # it ends sooner when so many have been sent
     loss_percent: tuple[float, ...]
     loss_s: int
 
 
 FULL: Final = Schedule(
     rounds=3,
-    tcp=STREAMS, other_ways=True, tcp_s=2, other_ways_s=1,
+    tcp=STREAMS, other_ways=True, tcp_s=3, other_ways_s=1,
     udp_bytes=(64, 512, 1400), udp_probe_s=0.5, udp_first_probes=7, udp_later_probes=4,
     pings=150, loaded_pings=300,
+    http_s=2, http_requests=400_000,
     loss_percent=(0.1, 1), loss_s=3,
 )  # fmt: skip
 QUICK: Final = Schedule(
@@ -64,6 +70,7 @@ QUICK: Final = Schedule(
     tcp=(4,), other_ways=False, tcp_s=1, other_ways_s=1,
     udp_bytes=(512,), udp_probe_s=0.15, udp_first_probes=2, udp_later_probes=2,
     pings=40, loaded_pings=0,
+    http_s=1, http_requests=300,
     loss_percent=(1,), loss_s=1,
 )  # fmt: skip
 
@@ -87,7 +94,7 @@ class Measurement:
 
 
 def unit(kind: str) -> str:
-    units = {"tcp": "Mbit/s", "udp": "packets/s", "ping": "ms", "loss": "share"}
+    units = {"tcp": "Mbit/s", "udp": "packets/s", "ping": "ms", "http": "requests/s", "cpu": "s/GB", "loss": "share"}
     return units[kind.partition("-")[0]]
 
 
@@ -100,6 +107,7 @@ def measurements(schedule: Schedule) -> list[Measurement]:
     found.append(Measurement("ping-idle", lambda topology: _idle(topology, schedule.pings)))
     if schedule.loaded_pings:
         found.append(Measurement("ping-loaded", lambda topology: _loaded(topology, schedule.loaded_pings)))
+    found.append(Measurement("http", lambda topology: _http(topology, schedule)))
     found.append(Measurement("loss", lambda topology: _loss(topology, schedule)))
     return found
 
@@ -117,6 +125,8 @@ def _tcp(streams: int, way: str, seconds: int) -> Measurement:
         if streams == CPU_STREAMS and not way:
             gigabytes = result.received_mbps * seconds / 8000
             taken.cpu_s_per_gb = per_gigabyte(before, _cpu(topology), gigabytes)
+            if taken.cpu_s_per_gb:  # plain forwarding has no process
+                taken.values["cpu"] = sum(taken.cpu_s_per_gb.values())
         return taken
 
     return Measurement(kind, take)
@@ -200,6 +210,17 @@ def _await_load(topology: Topology) -> None:
 
 def _received_bytes(topology: Topology) -> int:
     return int(topology.run("client2", ["cat", "/sys/class/net/eth0/statistics/rx_bytes"]).stdout)
+
+
+# -- HTTP ---------------------------------------------------------------------------------------------------------
+
+
+def _http(topology: Topology, schedule: Schedule) -> Taken:
+    with http.serving(topology):
+        return Taken({
+            f"http-{name}": http.run(topology, seconds=schedule.http_s, requests=schedule.http_requests, kept=kept)
+            for name, kept in (("new", False), ("kept", True))
+        })  # fmt: skip
 
 
 # -- loss ---------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from fwd.lab.world import LabError
 
 OURS: Final = "fwd"
 OURS_ESP: Final = "fwd-esp"
+OURS_PURE: Final = "fwd-pure"
 
 Values = dict[str, dict[str, list[float]]]
 
@@ -121,10 +122,15 @@ class Records:
 
 
 def ratios(values: Values) -> dict[str, dict[str, Figure]]:
-    """fwd over each peer, by kind; for TCP one way also `esp-KIND`: fwd with payload `esp` over each peer."""
+    """fwd over each peer, by kind; for TCP also `pure-KIND`, in pure Python, and one way `esp-KIND`, with that payload.
+
+    Where nothing is compiled fwd itself is pure.
+    """
     found = {kind: _over(of, OURS) for kind, of in values.items()}
-    esp = {f"esp-{kind}": _over(of, OURS_ESP) for kind, of in values.items() if re.fullmatch(r"tcp-\d+", kind)}
-    return found | esp
+    tcp = {kind: of for kind, of in values.items() if kind.startswith("tcp-")}
+    esp = {f"esp-{kind}": _over(of, OURS_ESP) for kind, of in tcp.items() if re.fullmatch(r"tcp-\d+", kind)}
+    pure = {f"pure-{kind}": _over(of, OURS_PURE if OURS_PURE in of else OURS) for kind, of in tcp.items()}
+    return found | esp | pure
 
 
 def _over(by_peer: dict[str, list[float]], ours: str) -> dict[str, Figure]:

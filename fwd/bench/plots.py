@@ -18,6 +18,7 @@ from fwd.bench.result import Figure, Result
 MISSING: Final = "no plots: matplotlib is not there: pip install 'fwd[bench]'"
 PEERS: Final = {
     "fwd": "fwd\nsuperpacket",
+    "fwd-pure": "fwd\npure Python",
     "fwd-esp": "fwd\nesp",
     "wireguard-go": "wireguard-go",
     "openvpn": "OpenVPN",

@@ -97,7 +97,8 @@ def _peers(result: Result) -> Iterator[str]:
         yield f"Newer versions of the peers were not fetched, and so not measured: {result['unfetched']}."
         yield ""
     yield from _by_peer("traffic", result["measurements"], result["peers"])
-    yield "fwd over each peer, round by round (for kinds `esp-…`: payload `esp` over the peer; for ms, less is better):"
+    yield "fwd over each peer, round by round (`esp-…`: with payload `esp`; `pure-…`: in pure Python; for ms"
+    yield "and CPU, less is better):"
     yield ""
     yield from _by_peer("traffic", result["ratios"], result["peers"])
     for key, words in (("retransmits", "TCP segments retransmitted:"), ("unanswered", "Share of pings unanswered:")):
@@ -105,7 +106,7 @@ def _peers(result: Result) -> Iterator[str]:
             yield words
             yield ""
             yield from _by_peer("traffic", result[key], result["peers"])
-    yield "CPU seconds for each gigabyte carried, 4 TCP streams:"
+    yield "CPU seconds for each gigabyte carried, 4 TCP streams, by process:"
     yield ""
     rows = [(peer, title, text(figure)) for peer, of in result["cpu"].items() for title, figure in of.items()]
     yield from table(("peer", "process", "CPU"), rows)

@@ -17,7 +17,7 @@ PEERS: Final = ("fwd", "strongswan", "openvpn-*", "wireguard-go-*")  # of versio
 _TCP: Final = [f"tcp-{streams}{way}" for streams in (1, 4, 16) for way in ("", "-reverse", "-both")]
 KINDS: Final = (
     *_TCP, "udp-64", "udp-512", "udp-1400", "ping-idle-p50", "ping-idle-p99", "ping-loaded-p50", "ping-loaded-p99",
-    "loss-0.1", "loss-1",
+    "http-new", "http-kept", "cpu", "loss-0.1", "loss-1",
 )  # fmt: skip
 _FRAME: Final = ("schema", "seconds", "environment/cores")
 REQUIRED: Final = {

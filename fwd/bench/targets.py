@@ -7,6 +7,7 @@ peer that was not to be had was not run. Refuses: a file that is not as it must 
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,12 +49,16 @@ class Target(_Strict):
     at_most: float | None = None
     below: float | None = None
     at_least_best_of: tuple[str, ...] = ()
+    at_most_best_of: tuple[str, ...] = ()
+    times: float = 1
+    plus: float = 0
     or_more: More | None = None
 
     @model_validator(mode="after")
     def _limited(self) -> Target:
-        if all(limit is None for limit in (self.at_least, self.at_most, self.below)) and not self.at_least_best_of:
-            raise ValueError("no limit: give at_least, at_most, below or at_least_best_of")
+        limited = any(limit is not None for limit in (self.at_least, self.at_most, self.below))
+        if not (limited or self.at_least_best_of or self.at_most_best_of):
+            raise ValueError("no limit: give at_least, at_most, below, at_least_best_of or at_most_best_of")
         return self
 
 
@@ -114,7 +119,7 @@ def _judge(target: Target, result: Result | None) -> Iterator[Verdict]:
         yield Verdict(target.part, target.name, "–", _limit(target), "not run")
         return
     found = list(find(result, target.figure))
-    if not found and _is_absent(result, target.figure.rpartition("/")[2]):
+    if _is_absent(result, target.figure.rpartition("/")[2], target.or_more.than if target.or_more else ""):
         yield Verdict(target.part, target.name, "–", _limit(target), "not run")
         return
     if not found:
@@ -127,9 +132,10 @@ def _judge(target: Target, result: Result | None) -> Iterator[Verdict]:
         yield Verdict(target.part, name, measured, limit, state)
 
 
-def _is_absent(result: Result, peer: str) -> bool:
-    """Whether it is a version of a peer that was not to be had where this was measured."""
-    return result["part"] == "peers" and re.fullmatch(r".+-[\d.]+", peer) is not None and peer not in result["peers"]
+def _is_absent(result: Result, *names: str) -> bool:
+    """Whether one of these is a version of a peer that was not to be had where this was measured."""
+    versions = [name for name in names if re.fullmatch(r"(openvpn|wireguard-go)-[\d.]+", name)]
+    return any(name not in result["peers"] for name in versions)
 
 
 def _compare(target: Target, result: Result, value: Figure) -> tuple[bool, str, str]:
@@ -140,8 +146,14 @@ def _compare(target: Target, result: Result, value: Figure) -> tuple[bool, str, 
     ok = ok and (target.below is None or median < target.below)
     if target.at_least_best_of:
         best = max(_neighbours(result, target.figure, target.at_least_best_of), default=None)
-        limit = f"at least {best[0]:.3g} of {best[1]}" if best else "at least the best peer's: none measured"
-        ok = ok and best is not None and median >= best[0]
+        wanted = best[0] * target.times + target.plus if best else math.inf
+        limit += f": {number(wanted)} beside {best[1]}" if best else ": none measured"
+        ok = ok and median >= wanted
+    if target.at_most_best_of:
+        best = min(_neighbours(result, target.figure, target.at_most_best_of), default=None)
+        wanted = best[0] * target.times + target.plus if best else -math.inf
+        limit += f": {number(wanted)} beside {best[1]}" if best else ": none measured"
+        ok = median <= wanted or (target.at_most is not None and ok)
     if target.or_more:
         more = _more(result, target.or_more)
         if more is not None:
@@ -157,8 +169,16 @@ def _limit(target: Target) -> str:
         limits = (("at least", target.at_least), ("at most", target.at_most), ("below", target.below))
         words = ", ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
     if target.at_least_best_of:
-        words = "at least the best peer's"
+        words = f"at least {_best(target)}"
+    if target.at_most_best_of:
+        words = f"{words or 'at most'}{', or ' if words else ' '}{_best(target)}"
     return words + (f", or {target.or_more.by:g} more than {target.or_more.than}" if target.or_more else "")
+
+
+def _best(target: Target) -> str:
+    """The limit that the best peer's figure is, or what is made of it."""
+    times = f"{target.times:g} × " if target.times != 1 else ""
+    return f"{times}the best peer's" + (f" {target.plus:+g}" if target.plus else "")
 
 
 def _more(result: Result, more: More) -> tuple[float, str] | None:

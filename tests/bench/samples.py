@@ -11,9 +11,9 @@ from fwd.bench.result import SCHEMA, figure
 
 Json = dict[str, Any]
 PARTS = ("peers", "scale", "micro", "failover", "profile")
-_UNITS = {"tcp": "Mbit/s", "udp": "packets/s", "ping": "ms", "loss": "share"}
-_GOOD = {"tcp": 2000.0, "udp": 90e3, "ping": 0.5, "loss": 0.9}
-_WORSE = {"tcp": 7.0, "udp": 3.0, "ping": 1.0, "loss": 1.5}  # how much worse every peer is
+_UNITS = {"tcp": "Mbit/s", "udp": "packets/s", "ping": "ms", "loss": "share", "http": "requests/s", "cpu": "s/GB"}
+_GOOD = {"tcp": 2000.0, "udp": 90e3, "ping": 0.5, "loss": 0.9, "http": 5000.0, "cpu": 3.0}
+_WORSE = {"tcp": 7.0, "udp": 3.0, "ping": 1.0, "loss": 1.5, "http": 2.0, "cpu": 2.0}  # how much worse every peer is
 
 
 def spread(median: float, unit: str) -> Json:
@@ -48,22 +48,25 @@ def _peers() -> Json:
     for kind in sanity.KINDS:
         what = kind.partition("-")[0]
         ours, unit = _GOOD[what], _UNITS[what]
-        theirs = ours * _WORSE[what] if what == "ping" else ours / _WORSE[what]
+        theirs = ours * _WORSE[what] if what in ("ping", "cpu") else ours / _WORSE[what]
         measurements[kind] = {"fwd": spread(ours, unit)}
         measurements[kind] |= {peer: spread(theirs, unit) for peer in ("strongswan", *versions)}
         ratios[kind] = {p: spread(ours / theirs, "ratio") for p in ("strongswan", *versions)}
         if what == "tcp":
             measurements[kind] |= {"fwd-esp": spread(900, unit), "plain": spread(18e3, unit)}
-            ratios[f"esp-{kind}"] = {"strongswan": spread(3, "ratio")}
-    names = ("fwd", "fwd-esp", "strongswan", *versions, "plain")
+            for more in ("esp", "pure"):
+                ratios[f"{more}-{kind}"] = dict.fromkeys(("strongswan", "wireguard-go-2025"), spread(3, "ratio"))
+    names = ("fwd", "fwd-esp", "fwd-pure", "strongswan", *versions, "plain")
     return {
         "rounds": 3,
         "peers": {name: {"version": "1", "settings": "AES-256-GCM", "source": "installed"} for name in names},
         "unfetched": "",
         "measurements": measurements,
         "ratios": ratios,
-        "retransmits": {"tcp-4": {name: figure([0, 17, 3], "segments") for name in names}},
-        "unanswered": {"ping-idle": {name: figure([0.0], "share lost") for name in names}},
+        "retransmits": {f"tcp-{n}": {name: figure([0, 17, 3], "segments") for name in names} for n in (1, 4, 16)},
+        "unanswered": {
+            f"ping-{load}": {name: figure([0.0], "share lost") for name in names} for load in ("idle", "loaded")
+        },
         "cpu": {name: {"gw1 daemon": spread(5, "s/GB"), "gw1 idle": figure([0.0], "s/GB")} for name in names},
     }
 

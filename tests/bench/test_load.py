@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fwd.bench import datagrams, load, loss, ping, sanity, udp
+from fwd.bench import datagrams, http, load, loss, ping, sanity, udp
 from fwd.lab import traffic
 from fwd.lab.world import LabError
 
@@ -80,6 +80,24 @@ def test_ping_output() -> None:
         ping.evaluate([], sent=4)
 
 
+AB = """
+Concurrency Level:      64
+Time taken for tests:   2.500 seconds
+Complete requests:      5000
+Failed requests:        10
+   (Connect: 0, Receive: 10, Length: 0, Exceptions: 0)
+Requests per second:    2000.00 [#/sec] (mean)
+"""
+
+
+def test_what_ab_says() -> None:
+    assert http.answered_a_second(AB) == 4990 / 2.5
+    with pytest.raises(LabError, match="no HTTP request is answered"):
+        http.answered_a_second(AB.replace("10\n", "5000\n", 1))
+    with pytest.raises(LabError, match="ab gave no result"):
+        http.answered_a_second("")
+
+
 def test_kernel_counters_of_the_sink() -> None:
     snmp = (
         "Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors\n"
@@ -114,12 +132,12 @@ def kinds(schedule: load.Schedule) -> set[str]:
 
 def test_a_full_round_has_every_kind() -> None:
     wanted = {kind for kind in sanity.KINDS if kind.startswith(("tcp", "udp"))}
-    assert kinds(load.FULL) == wanted | {"ping-idle", "ping-loaded", "loss"}
+    assert kinds(load.FULL) == wanted | {"ping-idle", "ping-loaded", "http", "loss"}
     assert {f"loss-{percent:g}" for percent in load.FULL.loss_percent} <= set(sanity.KINDS)
 
 
 def test_a_quick_round_has_some_kinds() -> None:
-    assert kinds(load.QUICK) == {"tcp-4", "udp-512", "ping-idle", "loss"}
+    assert kinds(load.QUICK) == {"tcp-4", "udp-512", "ping-idle", "http", "loss"}
 
 
 def expected_s(schedule: load.Schedule, peers: int) -> float:
@@ -132,9 +150,10 @@ def expected_s(schedule: load.Schedule, peers: int) -> float:
     udp_s = len(schedule.udp_bytes) * (probes * (schedule.udp_probe_s + probe_s) + schedule.rounds * run_s)
     pings_s = (schedule.pings + schedule.loaded_pings) * ping.INTERVAL_S + (2 if schedule.loaded_pings else 0)
     loss_s = (1 + len(schedule.loss_percent)) * (schedule.loss_s + run_s)
-    return peers * (1 + udp_s + schedule.rounds * (tcp_s + pings_s + loss_s))
+    http_s = 2 * (schedule.http_s + run_s)
+    return peers * (1 + udp_s + schedule.rounds * (tcp_s + pings_s + http_s + loss_s))
 
 
 def test_schedules_keep_their_time() -> None:
-    assert expected_s(load.FULL, peers=7) < 15 * 60  # with one more wireguard-go
-    assert expected_s(load.QUICK, peers=6) < 40
+    assert expected_s(load.FULL, peers=10) < 25 * 60  # with one more wireguard-go
+    assert expected_s(load.QUICK, peers=9) < 75

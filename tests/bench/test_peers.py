@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from fwd.bench import load, loss, newest, peers, udp
+from fwd.bench import http, load, loss, newest, peers, udp
 from fwd.bench.tunnels import Peer, openvpn, ours, plain, strongswan, wireguard_go
+from fwd.lab import gateways, traffic
 from fwd.lab.topology import Topology
 from fwd.lab.world import LabError
+from fwd.proto import core
 
 MAKERS = {
     "fwd": ours.superpacket,
     "fwd-esp": ours.esp,
+    "fwd-pure": ours.pure,
     "strongswan": strongswan.peer,
     "openvpn-[\\d.]+": openvpn.peer,
     "wireguard-go-\\d+": wireguard_go.peer,
@@ -112,8 +115,47 @@ def test_books() -> None:
     assert body["ratios"]["tcp-4"]["fwd-esp"]["median"] == 2.5
     assert body["ratios"]["esp-tcp-4"]["openvpn"]["median"] == 1.5
     assert "fwd" not in body["ratios"]["esp-tcp-4"]
+    assert body["ratios"]["pure-tcp-4"]["openvpn"]["values"] == [4.0, 3.0]  # nothing is compiled
     assert body["ratios"]["ping-idle-p50"]["openvpn"]["median"] == 0.5
     assert "esp-ping-idle-p50" not in body["ratios"]
     assert body["cpu"]["fwd"]["gw1 demux"]["median"] == 1.0
     assert body["retransmits"]["tcp-4"]["fwd"]["values"] == [3, 3]
     assert body["unanswered"]["ping-idle"]["openvpn"]["values"] == [0.01]
+
+
+def test_pure_python_is_held_against_the_peers_by_itself() -> None:
+    of = {"fwd": [600.0], "fwd-pure": [300.0], "fwd-esp": [200.0], "openvpn-2.6": [100.0]}
+    found = peers.ratios({"tcp-4-reverse": of})
+    assert found["pure-tcp-4-reverse"]["openvpn-2.6"]["median"] == 3.0
+    assert found["tcp-4-reverse"]["fwd-pure"]["median"] == 2.0
+    assert "esp-tcp-4-reverse" not in found
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize(("peer", "which"), [(ours.superpacket, core.name()), (ours.pure, "pure")])
+def test_what_is_called_pure_is(peer: Callable[[], Peer], which: str, lab: Lab) -> None:
+    topology = lab()
+    with peer().tunnel(topology):
+        for host in ("gw1", "gw2"):
+            status = gateways.status(topology, host)
+            assert status is not None
+            assert status["gateway"]["core"] == which
+    assert peer().settings.endswith(f"core: {which}")
+
+
+@pytest.mark.netns
+def test_short_requests_are_answered_each_on_a_new_connection_or_on_one_that_is_kept(lab: Lab) -> None:
+    topology = lab()
+    with plain.peer().tunnel(topology), http.serving(topology):
+        before = opened(topology)
+        assert http.run(topology, seconds=10, requests=200, kept=False) > 0
+        assert opened(topology) - before >= 200
+        before = opened(topology)
+        assert http.run(topology, seconds=10, requests=200, kept=True) > 0
+        assert opened(topology) - before <= http.AT_ONCE
+    assert not topology.run("client2", ["ss", "-Hltn", "sport = :8080"]).stdout
+
+
+def opened(topology: Topology) -> int:
+    """Connections that client1 has opened so far."""
+    return traffic.counters_in(topology.run("client1", ["cat", "/proc/net/snmp"]).stdout)["ActiveOpens"]

@@ -20,8 +20,7 @@ def every(newer: Sequence[Peer] = (), more_wireguard_go: Sequence[Path] = ()) ->
     for peer in (*newer, wireguard_go.peer(), openvpn.peer()):
         found.setdefault(peer.name, peer)
     return [
-        ours.superpacket(),
-        ours.esp(),
+        *ours.every(),
         *found.values(),
         strongswan.peer(),
         plain.peer(),
