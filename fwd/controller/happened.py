@@ -11,8 +11,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from fwd.controller.health import Health
+
 EVENTS_MAX: Final = 1000
 EVENTS_EACH_MAX: Final = 100  # of a host
+STATES: Final = frozenset(f"host.{one.value}" for one in Health)  # events that say how a host is from then on
 EVENT_S: Final = 60.0  # between two of a kind of one host that say what is wrong with it
 
 
@@ -70,6 +73,16 @@ class Happened:
         """Forget what was told of others than these, long ago."""
         for key in [key for key, (_, at) in self._told.items() if key[1] not in hosts and wall - at > EVENT_S]:
             del self._told[key]
+
+    def since(self, host: str, what: str) -> float | None:
+        """Since when the last that was told of a host's state is this, through all who led; None: it is another."""
+        found = None
+        for one in reversed(self.events):
+            if one.host == host and one.what in STATES:
+                if one.what != what:
+                    break
+                found = one.at
+        return found
 
     def restore(self, kept: Sequence[Event], after: int) -> int:
         """Know what was kept; what was noted here beyond `after` is not, and comes behind it. Returns the last kept."""

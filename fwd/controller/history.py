@@ -53,6 +53,7 @@ class History:
                 if one.number > since:
                     self.hook.put(one)
         self._last = happened.restore(self._kept, self._last)
+        self.control.watch.recall()
         self._knows = True
 
     async def turn(self) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fwd.controller.happened import Happened
-from fwd.controller.health import FRESH_S, Evidence, Report, Sight, Verdict, judge
+from fwd.controller.health import FRESH_S, Evidence, Health, Report, Sight, Verdict, judge
 from fwd.controller.place import Pair
 from fwd.controller.rates import Rates
 from fwd.controller.sights import Sights, sights_in
@@ -91,12 +91,19 @@ class Watch:
             verdict = judge(self._evidence(name, name in draining), now, before)
             self.verdicts[name] = verdict
             if before is None or before.health is not verdict.health:
-                self.since[name] = wall
+                told_at = self.happened.since(name, f"host.{verdict.health.value}") if before is None else None
+                self.since[name] = min(wall, told_at) if told_at is not None else wall
                 self._untold.add(name)
             if name in self._untold and self._states.take(name, now):
                 self._untold.remove(name)
                 text = f"{verdict.health.value}: {verdict.reason}" if verdict.reason else verdict.health.value
                 self.note(f"host.{verdict.health.value}", name, text, wall)
+
+    def recall(self) -> None:
+        """Know since when hosts are as they are, now that what happened before is known."""
+        for name, verdict in self.verdicts.items():
+            if (told_at := self.happened.since(name, f"host.{verdict.health.value}")) is not None:
+                self.since[name] = min(self.since[name], told_at)
 
     def sights_of(self, pair: Pair, now: float) -> list[Sight]:
         """What both ends of a pair say of it, as of the last turn."""
@@ -106,6 +113,11 @@ class Watch:
         """Routers of its VPC that send nothing to a gateway, whatever else is known of it, as of the last turn."""
         sights = self._sights.routers.get(gateway, ())
         return sorted(one.by for one in sights if now - one.at <= FRESH_S and (one.why or not one.up))
+
+    @property
+    def down(self) -> set[str]:
+        """Name the hosts that are down."""
+        return {name for name, verdict in self.verdicts.items() if verdict.health is Health.DOWN}
 
     def waiting_for(self, order: tuple[int, int], hosts: Iterable[str]) -> list[str]:
         """Those of some hosts that have not applied a document yet."""

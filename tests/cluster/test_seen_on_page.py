@@ -60,6 +60,7 @@ def frozen(lab: Cluster, page: Page) -> dict[str, float]:
             expect(page.get_by_label(re.compile(f"^{label}"))).to_be_visible()
         panel = page.get_by_role("region", name="Why gateway gw2 is down")
         expect(panel).to_contain_text("no answer to its probes")
+        picture(page, "down", dark=True)
         seen = {label: round(when - at, 2) for label, when in page.evaluate("seen").items()}
     finally:
         lab.signal("gw2", signal.SIGCONT)
@@ -84,6 +85,12 @@ def test_a_gateway_that_freezes_under_load_is_seen_with_its_line_and_why_and_com
         expect(rows.first).to_contain_text("0x")
         expect(rows.first).to_contain_text("bit/s")
 
+        # And which way a flow goes.
+        here, there = lab.fleet.address("client1"), lab.fleet.address("client2")
+        page.goto(f"/path?from={here}&to={there}&proto=udp&sport=7001&dport=7000")
+        expect(page.get_by_text("by its hash")).to_have_count(4)
+        picture(page, "path")
+
 
 @pytest.mark.long
 @pytest.mark.alone
@@ -97,8 +104,15 @@ def test_a_gateway_that_freezes_again_and_again_is_seen_within_three_seconds_eac
             assert max(seen[label] for label in DOWN) < SHOWN_S, seen
 
 
+def picture(page: Page, what: str, *, dark: bool = False) -> None:
+    """Take a picture for docs/dashboard.md, if FWD_SCREENSHOTS names the directory where they go."""
+    if where := os.environ.get("FWD_SCREENSHOTS"):
+        page.emulate_media(color_scheme="dark" if dark else "light")
+        page.screenshot(path=Path(where) / f"dashboard-{what}.png", full_page=True)
+
+
 class ByBrowser:
-    """Somebody who works with the dashboard alone. Where FWD_SCREENSHOTS names a directory, pictures go there."""
+    """Somebody who works with the dashboard alone."""
 
     def __init__(self, page: Page) -> None:
         self._page, self._numbers = page, count()
@@ -142,8 +156,7 @@ class ByBrowser:
         self._page.goto("/?open=one-two")
         expect(self._page.get_by_label(re.compile("^peering one-two, up"))).to_be_visible()
         expect(self._page.locator(".line.pair.good").first).to_be_attached()
-        if where := os.environ.get("FWD_SCREENSHOTS"):
-            self._page.screenshot(path=Path(where) / f"dashboard-{what}.png", full_page=True)
+        picture(self._page, what)
 
     def _check(self, names: Iterable[str]) -> None:
         for name in names:

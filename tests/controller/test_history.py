@@ -15,7 +15,9 @@ from fwd.controller.control import Control
 from fwd.controller.desk import Desk
 from fwd.controller.history import KEPT_MAX, NEW_MAX, History
 from fwd.controller.store import SqliteStore, StoreError, Write
+from fwd.controller.watch import Beat
 from fwd.controller.webhook import Receiver, Webhook
+from fwd.model.fleet import Fleet
 
 
 class Life:
@@ -215,3 +217,32 @@ def test_what_is_no_event_in_the_store_is_left_out(tmp_path: Path, loop: asyncio
     two = Life(tmp_path / "store.db", loop)
     assert two.shown() == []
     two.end()
+
+
+@pytest.mark.parametrize(("state", "since"), [("up", NOW - 500), ("degraded", NOW - 300), ("draining", NOW)])
+@pytest.mark.parametrize("judged_first", [True, False])
+def test_a_host_is_as_it_is_since_it_was_so_whoever_leads(
+    tmp_path: Path, loop: asyncio.AbstractEventLoop, state: str, since: float, judged_first: bool
+) -> None:
+    """With each new leader all hosts were up "since just now"."""
+    first = Life(tmp_path / "store.db", loop)
+    told = [("degraded", NOW - 900), ("up", NOW - 500), ("up", NOW - 400)]  # the second one by another leader
+    for word, at in [*told, *([("degraded", NOW - 300)] if state == "degraded" else [])]:
+        first.control.happened.note(f"host.{word}", "a1", word, at)
+        first.control.happened.note("host.down", "b1", "down", at)
+    first.turn()
+    first.end()
+
+    second = Life(tmp_path / "store.db", loop, leads=not judged_first)
+    vpc, gateway = {"name": "a", "cidrs": ["10.1.0.0/16"]}, {"name": "a1", "vpc": "a", "inner": ["10.1.0.11"]}
+    fleet = Fleet.model_validate({"vpcs": [vpc], "gateways": [{**gateway, "outer": "192.0.2.1"}]})
+    status = {"ready": state != "degraded", "draining": state == "draining"}
+    watch = second.control.watch
+    watch.hear("a1", Beat(NOW, (1, 1), (1, 1), status=status), (1, 1), NOW)
+    watch.turn(fleet, [], NOW, NOW)
+    if judged_first:
+        assert watch.since == {"a1": NOW}
+        assert second.run(second.control.desk.lead("test"))
+        second.run(second.history.begin())
+    assert watch.since == {"a1": since}
+    second.end()

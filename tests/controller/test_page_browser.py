@@ -87,6 +87,34 @@ def test_a_gateways_page_shows_what_goes_through_each_member_while_it_changes(fl
         assert page.evaluate("window.mark") == 1
 
 
+@pytest.mark.parametrize("script", ["htmx.min.js", "page.js"])
+def test_a_page_whose_scripts_never_come_says_that_it_is_not_live(fleet: Fleet, chromium: Browser, script: str) -> None:
+    with signed_in(fleet, chromium) as page:
+        expect(page.locator("#unscripted")).to_have_count(0)
+        state, url = page.context.storage_state(), fleet.controller.url
+
+        # Where scripts are missing a browser complains, which is no fault here.
+        context = chromium.new_context(ignore_https_errors=True, base_url=url, storage_state=state)
+        broken = context.new_page()
+        broken.route(re.compile(script), lambda route: route.fulfill(status=200, body=""))
+        broken.goto("/")
+        said = broken.locator("#unscripted")
+        assert said.evaluate("one => getComputedStyle(one).visibility") == "hidden"
+        expect(said).to_be_visible()
+        expect(said).to_contain_text("Not live")
+        context.close()
+
+
+def test_ages_are_by_the_controllers_clock_before_a_stream_has_said_anything(fleet: Fleet, chromium: Browser) -> None:
+    """By a browser's clock that was an hour ahead a gateway was heard an hour ago."""
+    with signed_in(fleet, chromium) as page:
+        page.add_init_script("const now = Date.now; Date.now = () => now() + 3600e3")
+        page.route(STREAM, lambda route: route.abort())
+        page.goto("/gateways/a1")
+        heard = page.locator("dt", has_text="Heard").locator("xpath=following-sibling::dd[1]/time")
+        expect(heard).to_have_text(re.compile("now|[0-9]+ s ago"))
+
+
 @pytest.mark.parametrize("away_s", [0, pytest.param(30, marks=pytest.mark.long)])
 def test_a_page_whose_controller_is_away_says_so_and_comes_back_by_itself(
     fleet: Fleet, chromium: Browser, away_s: int

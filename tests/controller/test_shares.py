@@ -41,6 +41,26 @@ def test_a_drain_says_which_share_moves_and_when(api: Api, fleet: Any) -> None:
     assert plan(api, "POST", "gateways/a1/drain") == plan(api, "POST", "gateways/a1/undrain") == []
 
 
+def test_of_the_last_one_that_carries_it_says_that_nobody_takes_its_flows(api: Api, fleet: Any) -> None:
+    """It said that they go by the others, of which there was none."""
+    keeps = ["gateway a1 keeps its flows while it drains: cluster a has no other that carries"]
+    api.good("POST", "/v1/gateways/a2/drain")
+    assert plan(api, "POST", "gateways/a1/drain") == keeps
+    api.good("POST", "/v1/gateways/a2/undrain")
+
+    # One that is down takes none either.
+    api.beat(fleet["a2"])
+    for n in (1, 2):
+        hops = [{"name": "a1", "up": True, "share": 1.0}, {"name": "a2", "up": False, "share": 0.0}]
+        api.beat(fleet[f"r{n}"], status={"ready": True, "gateways": hops})
+    api.control.turn()
+    assert plan(api, "POST", "gateways/a1/drain") == keeps
+    dropped = "cluster a has no other gateway that carries: flows of gateway a1 are dropped"
+    assert plan(api, "PATCH", "clusters/a", {"gateways": ["a2"]}) == [dropped]
+    api.good("DELETE", "/v1/peerings/a-b")
+    assert not any("dropped" in line for line in plan(api, "PATCH", "clusters/a", {"gateways": ["a2"]}))
+
+
 def test_so_does_what_takes_a_gateway_away(api: Api, fleet: Any) -> None:
     assert plan(api, "PATCH", "clusters/a", {"gateways": ["a2"]}) == [R1 + GONE, R2 + GONE]
     assert plan(api, "DELETE", "gateways/a1") == [R1 + GONE, R2 + GONE]

@@ -164,7 +164,7 @@ async def change(
 
     # What it moves of flows, by routers' word, is no host's configuration: it is said, and not kept.
     done = await control.desk.change(asked, reached, seen=seen, dry_run=dry_run)
-    return replace(done, moved=tuple(moved(before, done.kept.fleet, shares)))
+    return replace(done, moved=tuple(moved(before, done.kept.fleet, shares, control.watch.down)))
 
 
 async def delete(control: Control, asked: Asked, seen: Seen | None, *, dry_run: bool) -> Done:
@@ -172,7 +172,7 @@ async def delete(control: Control, asked: Asked, seen: Seen | None, *, dry_run: 
     before = control.desk.kept.fleet
     shares = shares_in(before, control.watch.beats, control.clock())
     done = await control.desk.delete(asked, seen=seen, dry_run=dry_run)
-    return replace(done, moved=tuple(moved(before, done.kept.fleet, shares)))
+    return replace(done, moved=tuple(moved(before, done.kept.fleet, shares, control.watch.down)))
 
 
 def _asked(control: Control, admin: Token, act: str, kind: str, name: str) -> Asked:

@@ -18,7 +18,12 @@
     return seconds < 129600 ? `${Math.round(seconds / 3600)} h ago` : `${Math.round(seconds / 86400)} days ago`;
   }
 
-  // `ahead`: this browser's clock less the controller's, so ages are right whatever it says.
+  // `ahead`: this browser's clock less the controller's, so ages are right whatever it says, without a stream, too.
+  function followClock() {
+    const at = document.querySelector('#part-as_of time[data-clock]');
+    if (at) ahead = Date.now() / 1000 - Number(at.dataset.clock);
+  }
+
   function tellAges() {
     const now = Date.now() / 1000 - ahead;
     for (const one of document.querySelectorAll('time[data-age]')) {
@@ -113,8 +118,7 @@
     init: api => api.initSecurity(trusted, never, never),
     htmx_sse_after_message: (element, detail) => {
       heardAt = performance.now() / 1000;
-      const at = document.querySelector('#part-as_of time[data-clock]');
-      if (at) ahead = Date.now() / 1000 - Number(at.dataset.clock);
+      followClock();
       tellAges();
       tellStates();
       tellSilence();
@@ -122,5 +126,7 @@
     htmx_sse_error: (element, detail) => leaveIf(detail.status),
     htmx_response_error: (element, detail) => leaveIf(detail.ctx.response.status), // a stream that has not begun
   });
+  followClock();
   setInterval(() => { tellAges(); tellSilence(); }, 500);
+  document.getElementById('unscripted')?.remove(); // this page goes on by itself, or says that it does not
 })();
