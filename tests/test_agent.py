@@ -391,6 +391,12 @@ def test_why_it_is_not_ready_is_a_metric_of_every_code(view: GatewayView) -> Non
     assert "fwd_ready 0.0" in text
 
 
+def test_a_peering_that_has_only_just_come_is_not_set_up_for_a_reason(view: GatewayView) -> None:
+    view.shared.troubles.put(json.dumps({"waiting": {"vpc3": ""}}).encode())
+    lines = [one.line for one in status_of(view, NOW_NS).reasons]
+    assert "vpc3: not set up: it has only just come" in lines
+
+
 # -- the service --------------------------------------------------------------------------------------------------
 
 

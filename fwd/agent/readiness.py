@@ -77,7 +77,7 @@ def _reasons(view: GatewayView, news: Mapping[str, Any], told: Mapping[str, ike.
     if lacks and (controller := news_in(news.get("controller"))):
         yield Reason.of(Code.NOTHING_TO_CARRY, where=controller.url)
     for name, why in waiting.items():
-        yield Reason.of(Code.NOT_SET_UP, name, why=why)
+        yield Reason.of(Code.NOT_SET_UP, name, why=why or "it has only just come")
     yield from of_supervisor
     for peering in view.peerings:
         yield from peering_reasons(_facts(peering, told.get(peering.config.name, ike.Brief()), now))

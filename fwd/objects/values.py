@@ -79,7 +79,7 @@ def cell(path: str, value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if path == "at":
+    if path in ("at", "since") or path.endswith("_at"):
         return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(value))
     if isinstance(value, list):
         return ",".join(map(str, value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import re
 import shlex
 import stat
 import subprocess
@@ -108,6 +109,8 @@ def test_lists_and_objects_are_shown_as_tables_and_as_json(fwd: Shell) -> None:
     assert (last["act"], last["kind"], last["name"]) == ("create", "cluster", "c")
     assert f"id: {last['id']}" in fwd(f"operation show {last['id']}")
     assert fwd.json("event list") is not None
+    times = [line for line in fwd("token show admin").splitlines() if line.startswith("made_at: ")]
+    assert re.fullmatch(r"made_at: \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", times[0]), times
 
 
 def test_a_dry_run_and_another_revision_change_nothing(fwd: Shell) -> None:
