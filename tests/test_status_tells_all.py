@@ -176,10 +176,10 @@ def test_the_controller_is_told_of_each_member_and_of_drops_as_far_as_there_is_r
     assert (one.age_s, one.rekey_s, one.ends_s) == (60, 40, 300)
     assert [(drop.reason, drop.count) for drop in drops_in(said)] == [("replayed", 3)]
 
-    assert [one["keys_s"] for one in said["peerings"]] == [None], "a member sends on no SA"
-    both = replace(peering, members=[sends, replace(sends, index=1)])
+    assert [one["keys_s"] for one in said["peerings"]] == [60], "the other one's far gateway has gone"
+    both = replace(peering, far=[replace(far, members=[first.index, 1])])
     (told_of,) = json.loads(summary(replace(whole, peerings=[both]), {}))["peerings"]
-    assert told_of["keys_s"] == 60
+    assert told_of["keys_s"] is None, "a member sends on no SA"
 
     every = {reason.label: 2**62 for reason in DropReason}
     many = replace(peering, members=[replace(sends, index=n) for n in range(64)], drops=every)

@@ -133,9 +133,13 @@ def _peering(one: status.Peering, identities: Sequence[str], *, ready: bool) -> 
 
 
 def _oldest_s(one: status.Peering) -> int | None:
-    """Return the age of the oldest SA on which a member sends; None: one sends on none, or it is not known."""
+    """Return the age of the oldest SA on which a member sends; None: one sends on none, or it is not known.
+
+    Members whose far gateway has gone are on their way out, and have no SA any more.
+    """
+    paired = {index for far in one.far for index in far.members}
     ages = {(child.member, child.spi_out): child.age_s for sa in one.ike_sas for child in sa.children}
-    found = [ages.get((member.index, member.spi_out or "")) for member in one.members]
+    found = [ages.get((member.index, member.spi_out or "")) for member in one.members if member.index in paired]
     known = [age_s for age_s in found if age_s is not None]
     return max(known, default=None) if len(known) == len(found) else None
 
