@@ -91,7 +91,8 @@ def summary(whole: Mapping[str, Any], near: Sequence[Own]) -> dict[str, Any]:
     for spread in whole["spreads"]:
         for one in (one for one in spread["gateways"] if one["judged"]):
             row = {key: one[key] for key in ("name", "up", "use", "why", "rtt_ms", "loss")}
-            row["share"] = max(one["share"].values(), default=0.0)
+            of_versions = one["share"].values()
+            row["share"] = round(sum(of_versions) / max(len(of_versions), 1), 4)  # so that all gateways' are 1
             before = gateways.get(one["name"])
             if before is None or (before["use"] == Use.UP.value and one["use"] != Use.UP.value):
                 gateways[one["name"]] = row

@@ -105,6 +105,15 @@ def test_a_large_cluster_is_summed_and_only_what_is_not_up_is_drawn() -> None:
     assert (len(all_down.shown), all_down.collapsed) == (SHOWN_MAX, True)
 
 
+def test_of_a_gateway_that_routers_do_not_use_it_is_not_said_that_it_stays_in_use() -> None:
+    fleet = facts({"a1": "degraded", "b1": "up"}, {("a1", "b1"): "down"})
+    gateways = [{**one, "unused_by": ["ar"] if one["name"] == "a1" else []} for one in fleet.gateways]
+    host = next(one for one in fleet_view(replace(fleet, gateways=gateways)).hosts if one.name == "a1")
+    why = why_host(host)
+    assert why is not None
+    assert why.did == "It carries less than it should, or nothing: router ar sends by others."
+
+
 def test_troubles_come_the_worst_first() -> None:
     fleet = fleet_view(facts({"a1": "degraded", "a2": "down", "a3": "up", "b1": "draining"}, {}, "degraded"))
     assert [one.name for one in fleet.troubles] == ["a2", "a-b", "a1", "b1"]

@@ -64,6 +64,7 @@ class HostView:
     certificate_ends_at: float | None = None
     bits_s: float | None = None
     shares: tuple[Share, ...] = ()
+    unused_by: tuple[str, ...] = ()
 
     @property
     def href(self) -> str:
@@ -209,6 +210,7 @@ def _host(facts: Facts, kind: str, one: Json, clusters: tuple[str, ...]) -> Host
         outdated=bool(one.get("outdated")), held=bool(one.get("held")), clock_skew_s=one.get("clock_skew_s"),
         certificate_ends_at=one.get("certificate_ends_at"), bits_s=facts.bits_s.get(("host", name)),
         shares=tuple(sorted(facts.shares.get(name, ()), key=lambda one: one.router)),
+        unused_by=_texts(one.get("unused_by")),
     )  # fmt: skip
 
 

@@ -84,6 +84,8 @@ def why_host(host: HostView) -> Why | None:
     if host.look.state == "up" and not hints:
         return None
     did, do = (_GATEWAY if host.kind == "gateway" else _ROUTER).get(host.look.state, _NOTHING)
+    if host.look.state == "degraded" and host.unused_by:
+        did = f"It carries less than it should, or nothing: router {', '.join(host.unused_by)} sends by others."
     return Why(f"{host.kind} {host.name}", host.href, host.look, host.reason, host.since, host.evidence, did, do, hints)
 
 
