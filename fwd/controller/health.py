@@ -16,6 +16,8 @@ from typing import Final
 
 FRESH_S: Final = 3.0  # what is older is no evidence of how it is now
 GRAY_LOSS: Final = 0.02
+_HEARD: Final = f"and its last heartbeat is not {FRESH_S:.0f} s old"
+_SAID_TWICE: Final = "does not answer probes"  # by a router, of one that is not up
 
 
 class Health(Enum):
@@ -118,9 +120,9 @@ def _judge(known: Evidence, now: float) -> tuple[Health, str]:
     # It speaks. Whoever sends to it may still find that nothing comes through: of a pair both ends do, so a partner,
     # which is another VPC's, has nobody taken for down who says that packets pass.
     if routers and not any(one.up for one in routers):
-        return Health.DOWN, f"it reports, and no router reaches it ({', '.join(one.by for one in routers)})"
+        return Health.DOWN, f"no router reaches it ({', '.join(one.by for one in routers)}), {_HEARD}"
     if pairs and not any(one.up for one in pairs) and not (known.report.ready and known.report.vouches):
-        return Health.DOWN, f"it reports, and no partner reaches it ({', '.join(one.by for one in pairs)})"
+        return Health.DOWN, f"no partner reaches it ({', '.join(one.by for one in pairs)}), {_HEARD}"
     if known.draining or known.report.draining:
         return Health.DRAINING, "is being drained"
     if not known.report.ready:
@@ -155,7 +157,7 @@ def _lines(known: Evidence, now: float) -> Iterable[str]:
         for one in sights:
             way = f"{one.rtt_ms:.1f} ms, " if one.rtt_ms is not None else ""
             said = f"up, {way}{one.loss:.1%} lost" if one.up else f"no answer to its {asked}"
-            said += f": {one.why}" if one.why else ""
+            said += f": {one.why}" if one.why and (one.up or one.why != _SAID_TWICE) else ""
             yield f"{kind} {one.by} {_age(one.at, now)}: {said}"
 
 

@@ -81,10 +81,17 @@ def test_a_verdict_says_since_when_it_holds() -> None:
 
 
 def test_evidence_has_its_age() -> None:
-    said = judge(Evidence(Report(NOW - 1), (Sight("ra", NOW - 2, True, 0.01, 0.3),), (BROKEN,)), NOW).evidence
+    routers = (
+        Sight("ra", NOW - 2, True, 0.01, 0.3),
+        Sight("rb", NOW, False, why="does not answer probes"),
+        Sight("rc", NOW, False, why="is on no link of this router"),
+    )
+    said = judge(Evidence(Report(NOW - 1), routers, (BROKEN,)), NOW).evidence
 
     assert said == (
         "its heartbeat 1.0 s ago: ready",
         "router ra 2.0 s ago: up, 0.3 ms, 1.0% lost",
+        "router rb 0.0 s ago: no answer to its probes",
+        "router rc 0.0 s ago: no answer to its probes: is on no link of this router",
         "partner b1 0.0 s ago: no answer to its echoes",
     )

@@ -114,6 +114,14 @@ def test_of_a_gateway_that_routers_do_not_use_it_is_not_said_that_it_stays_in_us
     assert why.did == "It carries less than it should, or nothing: router ar sends by others."
 
 
+def test_of_a_pair_that_is_down_no_time_and_no_loss_of_before_is_told() -> None:
+    fleet = facts({"a1": "up", "a2": "up", "b1": "up"}, {("a1", "b1"): "down", ("a2", "b1"): "degraded"}, "degraded")
+    pairs = [{**one, "rtt_ms": 5.0, "loss": 0.03} for one in fleet.pairs]
+    why = why_peering(fleet_view(replace(fleet, pairs=pairs)).peerings[0])
+    assert why is not None
+    assert why.evidence == ("a1 - b1: down", "a2 - b1: degraded, 5.0 ms, 3.0% lost")
+
+
 def test_troubles_come_the_worst_first() -> None:
     fleet = fleet_view(facts({"a1": "degraded", "a2": "down", "a3": "up", "b1": "draining"}, {}, "degraded"))
     assert [one.name for one in fleet.troubles] == ["a2", "a-b", "a1", "b1"]

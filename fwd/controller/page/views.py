@@ -112,6 +112,11 @@ class PairView:
     loss: float = 0.0
     old: bool = False
 
+    @property
+    def carries(self) -> bool:
+        """Whether its times and losses are of now: of one that is down they are of before."""
+        return self.look.state in ("up", "degraded")
+
 
 @dataclass(frozen=True)
 class PeeringView:
@@ -232,7 +237,7 @@ def _peering(one: Json, facts: Facts, hosts: Mapping[str, HostView]) -> PeeringV
     pairs = tuple(_pair(pair, hosts) for pair in facts.pairs if pair.get("peering") == name)
     return PeeringView(
         name=name, clusters=(a, b), vpcs=(vpc_of.get(a, ""), vpc_of.get(b, "")), look=look_of(one.get("state")),
-        pairs=pairs, pairs_up=sum(pair.look.state in ("up", "degraded") for pair in pairs),
+        pairs=pairs, pairs_up=sum(pair.carries for pair in pairs),
         path=str(one.get("path") or ""), payload=str(one.get("payload") or ""),
         bits_s=facts.bits_s.get(("peering", name)), old=bool(pairs) and all(pair.old for pair in pairs),
     )  # fmt: skip

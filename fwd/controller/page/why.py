@@ -113,5 +113,7 @@ def why_peering(peering: PeeringView) -> Why | None:
 
 
 def _pair_line(pair: PairView) -> str:
+    if not pair.carries:
+        return f"{pair.a} - {pair.b}: {pair.look.word}"
     rtt = f", {pair.rtt_ms:.1f} ms" if pair.rtt_ms is not None else ""
     return f"{pair.a} - {pair.b}: {pair.look.word}{rtt}, {pair.loss:.1%} lost"
