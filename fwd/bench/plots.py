@@ -44,6 +44,7 @@ _STYLE: Final[dict[Any, Any]] = {
     "savefig.dpi": 150,
 }
 _SIZE = (10.0, 4.6)  # inches
+_SIZE_OF_PEERS: Final = (14.0, 5.0)  # there are many
 _WIDE = (14.5, 4.6)
 
 
@@ -107,7 +108,8 @@ def _spread(figures: Sequence[Figure], scale: float = 1.0) -> tuple[list[float],
 def _peers(result: Result) -> Any:
     measured = result["measurements"]
     rest = f"medians of {result['rounds']} rounds in turns, whiskers from lowest to highest"
-    canvas, (tcp, udp) = _canvas("fwd beside its peers: one machine, one lab, in turns", footer(result, rest), (2.5, 1))
+    title = "fwd beside its peers: one machine, one lab, in turns"
+    canvas, (tcp, udp) = _canvas(title, footer(result, rest), (3.2, 1), _SIZE_OF_PEERS)
     streams = [count for count in _STREAMS if f"tcp-{count}" in measured]
     width = 0.8 / max(1, len(streams))
     for place, count in enumerate(streams):
