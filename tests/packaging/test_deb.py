@@ -149,6 +149,7 @@ def test_it_reaches_the_far_gateway(host: Container) -> None:
     assert "far" in host.output("fwd", "status")
     status = json.loads(host.output("fwd", "status", "--json"))
     assert status["ready"]
+    assert status["gateway"]["core"] == "compiled"
     assert status["peerings"][0]["demux"]["records"] > 0
     assert not status["peerings"][0]["offloads"]["refused"]
 

@@ -114,11 +114,10 @@ class Forms:
     def seal_records(self) -> None:
         """Frame and seal a random burst of records in both forms."""
         dice = self.dice
-        chunk = dice.choice((26, 62, 438, 1434, dice.randrange(1, 1500)))
+        chunk = dice.choice((26, 62, 438, 1434, 4 * dice.randrange(5, 375) + 2))  # rows are multiples of 4
         ends = list(itertools.accumulate(dice.choice((50, 90, 3000)) + dice.randrange(40) for _ in range(6)))
         ends = [end for end in ends[: dice.randrange(6) + 1] if end <= 200 * chunk] or [chunk + 1]
         count, stride = -(-ends[-1] // chunk) + 1, chunk + 6 + dice.choice((0, 4))
-        stride += 3 if chunk % 4 != 2 else 0  # the last row is padded
         buffer, number = dice.randbytes(stride * count), self.next_of(300)
         packet_bytes, made = chunk + 6 + OVERHEAD_BYTES, []
         for sa in self.senders:
