@@ -33,6 +33,13 @@ def chromium() -> Iterator[Browser]:
         yield browser
 
 
+LINES = """one => {
+  const range = document.createRange();
+  range.selectNodeContents(one);
+  return new Set([...range.getClientRects()].map(each => Math.round(each.top))).size;
+}"""
+
+
 def hears(page: Page) -> None:
     """Wait until the stream of a page has said something."""
     clock = page.locator("#part-as_of time")
@@ -103,6 +110,24 @@ def test_a_page_whose_scripts_never_come_says_that_it_is_not_live(fleet: Fleet, 
         expect(said).to_be_visible()
         expect(said).to_contain_text("Not live")
         context.close()
+
+
+def test_on_a_narrow_screen_words_stay_whole_and_the_map_can_be_read(fleet: Fleet, chromium: Browser) -> None:
+    """At 400 px each letter of a table had a line of its own, and the map was as high as a line."""
+    flow = "from=10.1.0.5&to=10.2.0.5&sport=1&dport=2"
+    with signed_in(fleet, chromium, viewport={"width": 400, "height": 800}) as page:
+        for path in ("/", "/gateways/a1", "/peerings/a-b", "/events", f"/path?{flow}"):
+            page.goto(path)
+            # No word has more than a line.
+            heads = page.locator("thead th").all()
+            lines = [(one.inner_text(), one.evaluate(LINES)) for one in heads]
+            assert [(text, count) for text, count in lines if count > len(text.split())] == [], path
+            wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert wide <= 0, path
+            assert axe(page) == [], path
+        for path in ("/", f"/path?{flow}"):
+            page.goto(path)
+            assert page.locator(".map").evaluate("one => one.getBoundingClientRect().width") >= 600, path
 
 
 def test_ages_are_by_the_controllers_clock_before_a_stream_has_said_anything(fleet: Fleet, chromium: Browser) -> None:
