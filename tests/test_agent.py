@@ -37,6 +37,7 @@ from fwd.datapath.shared import LinkWord, ProcessState, ProcessWords
 from fwd.lab.testbed import observe
 from fwd.model.reasons import Code, Reason
 from fwd.model.status import Gateway, Status
+from fwd.proto import core
 from fwd.proto.drops import KERNEL_COUNTED, DropReason
 from fwd.proto.flow import NOBODY
 from fwd.proto.ike.causes import By, Failure
@@ -63,7 +64,7 @@ def test_status_of_a_ready_gateway(view: GatewayView) -> None:
     assert status["ready"]
     assert status["not_ready"] == []
     assert status["gateway"] == {
-        "pid": 999, "uptime_s": 5.0, "control": "/run/x.sock", "users": {}, "trial_until": None,
+        "pid": 999, "uptime_s": 5.0, "control": "/run/x.sock", "users": {}, "trial_until": None, "core": core.name(),
     }  # fmt: skip
     assert status["warnings"] == ["odd [b]"]
     keyd = {"name": "keyd", "state": "running", "pid": 1000, "restarts": 0, "heartbeat_age_ms": 50}
