@@ -10,8 +10,8 @@
  * its nonce alone. Nothing is allocated for a burst, and nothing is kept but the context.
  *
  * Who calls has bounds of its own, and none is believed: whatever the numbers, no octet outside of the buffers is
- * touched. A bad argument is FWD_BAD_ARGUMENT, before anything is written. A row whose packet does not authenticate is
- * wiped: nobody sees what it would have been.
+ * touched. A bad argument is FWD_BAD_ARGUMENT, before any packet is sealed or opened. A row whose packet does not
+ * authenticate is wiped: nobody sees what it would have been.
  */
 
 #include <stdint.h>
@@ -20,6 +20,7 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/opensslv.h>
+#include <openssl/provider.h>
 
 #include "core.h"
 
@@ -73,12 +74,29 @@ static int lies_within(int64_t size, int64_t stride, int64_t first, int64_t coun
     return count == 0 || (first + count - 1) * stride + octets <= size;
 }
 
+/* -- OpenSSL --------------------------------------------------------------------------------------------------- */
+
+static EVP_CIPHER *aes_128_gcm, *aes_256_gcm; /* NULL: OpenSSL has none */
+static CRYPTO_ONCE fetched = CRYPTO_ONCE_STATIC_INIT;
+
+/* Fetch AES-GCM of OpenSSL's default provider, in a library context of the core's own: openssl.cnf may put another in its
+ * place, or a device that members may not open, or nothing. */
+static void fetch(void) {
+    OSSL_LIB_CTX *library = OSSL_LIB_CTX_new();
+    if (library == NULL || OSSL_PROVIDER_load(library, "default") == NULL)
+        return;
+    aes_128_gcm = EVP_CIPHER_fetch(library, "AES-128-GCM", NULL);
+    aes_256_gcm = EVP_CIPHER_fetch(library, "AES-256-GCM", NULL);
+}
+
 /* -- an SA ------------------------------------------------------------------------------------------------------ */
 
 /* Returns NULL for a key of another size, and where OpenSSL has no memory or no AES-GCM. */
 fwd_sa *fwd_sa_new(const uint8_t *key, int64_t key_octets, const uint8_t *salt, int64_t salt_octets, uint32_t spi,
                    int esn, int sends) {
     if (key == NULL || salt == NULL || salt_octets != SALT_OCTETS || (key_octets != 16 && key_octets != 32))
+        return NULL;
+    if (CRYPTO_THREAD_run_once(&fetched, fetch) != 1)
         return NULL;
     fwd_sa *sa = OPENSSL_zalloc(sizeof *sa);
     if (sa == NULL)
@@ -88,9 +106,10 @@ fwd_sa *fwd_sa_new(const uint8_t *key, int64_t key_octets, const uint8_t *salt, 
     sa->sends = sends != 0;
     memcpy(sa->salt, salt, SALT_OCTETS);
 
-    const EVP_CIPHER *cipher = key_octets == 32 ? EVP_aes_256_gcm() : EVP_aes_128_gcm();
+    const EVP_CIPHER *cipher = key_octets == 32 ? aes_256_gcm : aes_128_gcm;
     sa->context = EVP_CIPHER_CTX_new();
-    if (sa->context == NULL || EVP_CipherInit_ex(sa->context, cipher, NULL, key, NULL, sa->sends) != 1) {
+    if (cipher == NULL || sa->context == NULL ||
+        EVP_CipherInit_ex(sa->context, cipher, NULL, key, NULL, sa->sends) != 1) {
         fwd_sa_free(sa);
         return NULL;
     }

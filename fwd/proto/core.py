@@ -92,15 +92,23 @@ def open_one(sa: Cipher, number: int, packet: Any, row: Any) -> bool:
 
 
 def _works() -> bool:
-    """Whether the core seals and opens a packet as `cryptography` does; so OpenSSL has all that it needs in memory."""
-    spi, number, row = 0x1020304, 5, bytes(range(64))
+    """Whether the core seals and opens a packet as `cryptography` does, and refuses another.
+
+    The packet is long enough for what OpenSSL does to many blocks at once, and ends within a block.
+    """
+    spi, number, row = 0x1020304, 5, bytes(range(250)) * 6
     for key in (bytes(range(16)), bytes(range(32))):
-        salt, out, opened = b"salt", bytearray(96), bytearray(64)
+        salt, out, opened = b"salt", bytearray(len(row) + 32), bytearray(len(row))
         head, iv = spi.to_bytes(4, "big") + number.to_bytes(4, "big"), number.to_bytes(8, "big")
         wanted = head + iv + AESGCM(key).encrypt(salt + iv, row, spi.to_bytes(4, "big") + iv)
         seal_one(_cipher(spi, key, salt, esn=True, sends=True), number, row, out, 0)
         receiver = _cipher(spi, key, salt, esn=True, sends=False)
         if bytes(out) != wanted or not open_one(receiver, number, out, opened) or bytes(opened) != row:
+            return False
+
+        # One bit of the ICV.
+        out[-1] ^= 1
+        if open_one(receiver, number, out, opened) or any(opened):
             return False
     return True
 

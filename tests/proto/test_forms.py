@@ -405,6 +405,24 @@ def test_where_it_can_be_built_it_is_built_and_used() -> None:
     assert told_by(FWD_PURE="") == "compiled True"
 
 
+@needs_core
+def test_an_openssl_cnf_without_ciphers_leaves_the_core_its_own(tmp_path: Path) -> None:
+    config = tmp_path / "openssl.cnf"
+    config.write_text("openssl_conf = init\n[init]\nproviders = all\n[all]\nbase = base\n[base]\nactivate = 1\n")
+    assert told_by(OPENSSL_CONF=str(config)) == "compiled True"
+
+
+@needs_core
+def test_a_core_that_takes_what_is_not_authentic_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def takes_all(sa: core.Cipher, number: int, packet: bytearray, row: bytearray) -> bool:
+        row[:] = genuine if open_one(sa, number, packet, row) else bytes(len(row))
+        return True
+
+    open_one, genuine = core.open_one, bytes(range(250)) * 6
+    monkeypatch.setattr(core, "open_one", takes_all)
+    assert not core._is_usable()
+
+
 def test_a_core_that_seals_otherwise_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     if core.lib is not None:
         monkeypatch.setattr(core, "seal_one", lambda *_: 96)
