@@ -215,7 +215,10 @@ class Outbound:
             if records:
                 if sa is None:
                     raise SaExhausted
-                number = sa.claim(payload.packets(fill, chunk))
+                count = payload.packets(fill, chunk)
+                if count > self._ring.rows:
+                    raise ValueError(f"a segment of {self._ring.rows} rows says that it has {count}")
+                number = sa.claim(count)
                 self._ledger.claim(sa.number)
                 self._sender.set_tos(tos & payload.tos_mask)
                 self._counters[_OUT_BYTES] += payload.seal(sa, number, segment, index, fill, records, chunk)

@@ -7,8 +7,10 @@ import random
 import pytest
 from rig import Rig, flows, record, rig
 
-from fwd.datapath.ring import DONE, TAKEN
+from fwd.datapath import barrier
+from fwd.datapath.ring import CHUNK, DONE, FILL, RECORDS, TAKEN
 from fwd.datapath.shared import LinkWord
+from fwd.proto.drops import DropReason
 
 WORDS = [0, 1, 12, 1 << 15, 1 << 40, (1 << 64) - 1]
 
@@ -88,3 +90,22 @@ def test_the_successor_of_a_demux_that_was_taken_over_carries_all_flows(payload:
             fill(ring.demux_words, JUNK[junk])
         r.a.spawn_demux()
         assert carries(r)
+
+
+@pytest.mark.parametrize("payload", ["superpacket", "esp"])
+@pytest.mark.parametrize("fill", [1 << 20, (1 << 32) - 1])
+def test_a_segment_of_more_packets_than_fit_it_uses_up_no_numbers(
+    monkeypatch: pytest.MonkeyPatch, payload: str, fill: int
+) -> None:
+    """Else the numbers behind them would be out of the far window's reach, with another demux as well."""
+    monkeypatch.setattr(barrier, "reraise", False)
+    with rig(members=1, payload=payload) as r:
+        member, ring = r.a.members[0].outbound, r.a.rings[0]
+        assert member.sa is not None
+        fields = ring.segment(ring.head).fields
+        fields[FILL], fields[RECORDS], fields[CHUNK] = fill, 1, 20
+        ring.head += 1
+        before = member.sa.number
+        assert member.work()
+        assert member.sa.number == before
+        assert member._counters[DropReason.INTERNAL_ERROR] == 1
