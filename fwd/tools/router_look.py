@@ -7,6 +7,7 @@ import os
 import socket
 import tomllib
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from ipaddress import ip_network
 from pathlib import Path
@@ -24,6 +25,7 @@ from fwd.model.words import ConfigError, Network
 from fwd.router.client import ask
 from fwd.router.commands import CONFIG as ROUTER
 from fwd.router.nexthop import OWNER, NextHops, Target
+from fwd.supervise.netlink import Kernel
 from fwd.tools.at_router import hashes_itself
 from fwd.tools.route import Route, device_towards
 from fwd.tools.router_checks import CHECKS, Direct, RouterFacts, findings
@@ -94,15 +96,16 @@ def _hashing() -> list[str]:
 def _direct(config: RouterConfig) -> list[Direct]:
     """Find destinations on the far side that the kernel sends elsewhere than to a gateway of the router's.
 
-    Asked for: an address of each far subnet, and of each part of one to which somebody has a route of his own.
+    Asked for: an address of each far subnet, and of each part of one to which somebody has a route of his own. What a
+    router keeps from default routes on this side (local_ts, networks of links) is not asked for.
     """
-    kernel = NextHops()
-    try:
+    with closing(NextHops()) as kernel:
         owned = kernel.owned()  # first: a socket's first dump is too small for a route over 256 next hops
         ways = kernel.ways()
-    finally:
-        kernel.close()
-    far = {way.network for way in ways} | {one for spread in config.spread for one in spread.remote_ts}
+    with closing(Kernel()) as asks:
+        near = {*config.router.local_ts, *(one.network for one in asks.addresses())}
+    far = {way.network for way in ways if way.group is not None or way.network not in near}
+    far |= {one for spread in config.spread for one in spread.remote_ts}
     hops = {one.gateway for one in owned.values() if isinstance(one, Target)}
     found = []
     for network in sorted({*far, *_parts(far)}, key=lambda one: (one.version, one)):
