@@ -69,11 +69,13 @@ def to_rekey(
     *,
     bereft: bool,
     hold: bool,
+    anew_at: float = float("-inf"),
 ) -> list[tuple[Pair, By]]:
     """Return the pairs whose successor is to be asked for now, and why.
 
     `renew`: why that in use is to be replaced before its time. `bereft`: the incarnation that sent on it is dead, and
-    the next has nothing else. `hold`: the far side has just refused, and is not asked again yet.
+    the next has nothing else. `hold`: the far side has just refused, and is not asked again yet. `anew_at`: when a user
+    wanted new keys; a spare of before may have come into use since, as both sides replaced the same pair at once.
     """
     found = []
     for pair in pairs:
@@ -81,9 +83,11 @@ def to_rekey(
         if pair.outdated or not (in_use or pair.spare):
             continue  # what succeeds a pair has its selectors (RFC 7296 §2.9.2): others are made beside it
         dead = in_use and bereft and now >= max(pair.taken_at, pair.asked_at) + BEREFT_S
-        old = pair.is_old(times, now) and pair.may_ask_again(times, now)
+        unwanted = in_use and pair.made_at < anew_at
+        old = (unwanted or pair.is_old(times, now)) and pair.may_ask_again(times, now)
         if dead or (not hold and (old or (in_use and renew))):
-            found.append((pair, By.DEATH if dead else (renew if in_use else None) or By.TIMER))
+            by = (renew if in_use else None) or (By.USER if unwanted else By.TIMER)
+            found.append((pair, By.DEATH if dead else by))
     return found
 
 

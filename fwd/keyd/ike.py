@@ -414,7 +414,7 @@ class IkePeering:
     def rekey(self, now: float) -> None:
         """Every Child SA in use, and the IKE SA, have a successor soon."""
         for member in self.members:
-            member.renew_all(By.USER)
+            member.renew_all(By.USER, now)
         self._care(now)
         self._endpoint.rekey_ike(self.name, now, By.USER)
 

@@ -56,6 +56,7 @@ class MemberPairs:
         self._sends_on = 0  # outbound SPI, as seen last
         self.control = parts.control
         self.renew: By | None = None  # by what the pair in use is to be replaced before its time
+        self._anew_at = float("-inf")  # when a user wanted new keys: what is older is not sent on for long
         self.strayed = False  # it hears the peer at another address
 
         # What of a predecessor's may still be used, and what the living member has yet to hear.
@@ -311,9 +312,9 @@ class MemberPairs:
         current = self._current
         return current is not None and not current.gone and not self._is_fresh(current)
 
-    def renew_all(self, by: By) -> None:
+    def renew_all(self, by: By, now: float) -> None:
         """Replace what is sent on, and all that carries less than is configured: the peer may agree to more by now."""
-        self.renew = by
+        self.renew, self._anew_at = by, now
         self._outdate_narrowed()
 
     def _outdate_narrowed(self) -> None:
@@ -344,8 +345,8 @@ class MemberPairs:
         """
         renew, bereft = self.renew, alone and not self._sends()
         self.renew = renew if hold else None
-        held = self._pairs.values()
-        found = to_rekey(held, self._current, renew, self._times, now, bereft=bereft, hold=hold)
+        anew_at, held = self._anew_at, self._pairs.values()
+        found = to_rekey(held, self._current, renew, self._times, now, anew_at=anew_at, bereft=bereft, hold=hold)
         for pair, _ in found:
             pair.asked_at = now
         return [(pair.spi, by) for pair, by in found]
