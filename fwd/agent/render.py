@@ -133,6 +133,8 @@ def _peering(peering: Peering) -> list[RenderableType]:
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in peering.drops.items() if count)
     outer = f"{peering.local_addrs} ↔ {peering.remote_addrs}"
     inner = f"{_some(peering.local_ts)} ↔ {_some(peering.remote_ts)}"
+
+    # From what is configured to what is wrong with it, and then what each process and SA does.
     return [
         Text.assemble(("peering", "bold"), " ", (peering.name, "bold cyan"), f" {outer}, {peering.payload}"),
         _fact("subnets", inner),

@@ -34,6 +34,8 @@ def run(plan: Plan, more_wireguard_go: Sequence[Path] = ()) -> dict[str, Any]:
     plan.step(0, 1, "newest versions")
     newer, unfetched = newest_versions()
     peers = tunnels.every(newer, more_wireguard_go)
+
+    # All labs stand at once, so that peers have their turns within seconds of each other.
     schedule = load.QUICK if plan.quick else load.FULL
     wanted = load.measurements(schedule)
     total = len(peers) * (1 + schedule.rounds * len(wanted))

@@ -96,11 +96,15 @@ def _peers(result: Result) -> Iterator[str]:
     if result["unfetched"]:
         yield f"Newer versions of the peers were not fetched, and so not measured: {result['unfetched']}."
         yield ""
+
+    # What each carried, and how that stands beside fwd.
     yield from _by_peer("traffic", result["measurements"], result["peers"])
     yield "fwd over each peer, round by round (`esp-…`: with payload `esp`; `pure-…`: in pure Python; for ms"
     yield "and CPU, less is better):"
     yield ""
     yield from _by_peer("traffic", result["ratios"], result["peers"])
+
+    # What it cost: segments and pings lost on the way, and CPU.
     for key, words in (("retransmits", "TCP segments retransmitted:"), ("unanswered", "Share of pings unanswered:")):
         if result.get(key):
             yield words

@@ -144,6 +144,8 @@ def _compare(target: Target, result: Result, value: Figure) -> tuple[bool, str, 
     ok = target.at_least is None or median >= target.at_least
     ok = ok and (target.at_most is None or median <= target.at_most)
     ok = ok and (target.below is None or median < target.below)
+
+    # The limit may be the best peer's figure.
     if target.at_least_best_of:
         best = max(_neighbours(result, target.figure, target.at_least_best_of), default=None)
         wanted = best[0] * target.times + target.plus if best else math.inf
@@ -154,6 +156,8 @@ def _compare(target: Target, result: Result, value: Figure) -> tuple[bool, str, 
         wanted = best[0] * target.times + target.plus if best else -math.inf
         limit += f": {number(wanted)} beside {best[1]}" if best else ": none measured"
         ok = median <= wanted or (target.at_most is not None and ok)
+
+    # What is missed by little is met, if little is allowed.
     if target.or_more:
         more = _more(result, target.or_more)
         if more is not None:

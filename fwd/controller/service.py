@@ -121,10 +121,13 @@ class Service:
             self._control.door = self._server.open(door, self._tls.context)
             await self._server.serve()
         finally:
+            # First all that begins something.
             await _ended(*turning)
             await self._upgrades.close()
             await self._restarts.close()
             await self._acts.close()
+
+            # Last what tells of it, and the store.
             if self._hook is not None and telling is not None:
                 await self._hook.flush()
                 await _ended(telling)

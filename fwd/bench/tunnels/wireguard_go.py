@@ -79,6 +79,8 @@ def tunnel(topology: Topology, binary: str) -> Iterator[None]:
             argv = tools.alone([binary, "-f", _DEVICE])
             environment = {**os.environ, "LOG_LEVEL": "error"}
             daemons[host] = start(stack, topology, host, argv, directory, env=environment)
+
+        # Each makes its socket once its device is there; then it is configured, and led to.
         running = daemons.values()
         until(lambda: all(_socket(one).is_socket() for one in running), f"{binary}: sockets", UP_TIMEOUT_S, running)
         for host, one in daemons.items():
