@@ -76,13 +76,14 @@ class Happened:
 
     def since(self, host: str, what: str) -> float | None:
         """Since when the last that was told of a host's state is this, through all who led; None: it is another."""
-        found = None
+        found: Event | None = None
         for one in reversed(self.events):
             if one.host == host and one.what in STATES:
-                if one.what != what:
+                # The same one twice by one leader: between them was another one, which it had no room to tell.
+                if one.what != what or (found is not None and found.term == one.term):
                     break
-                found = one.at
-        return found
+                found = one
+        return found.at if found is not None else None
 
     def restore(self, kept: Sequence[Event], after: int) -> int:
         """Know what was kept; what was noted here beyond `after` is not, and comes behind it. Returns the last kept."""

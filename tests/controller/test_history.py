@@ -226,8 +226,10 @@ def test_a_host_is_as_it_is_since_it_was_so_whoever_leads(
 ) -> None:
     """With each new leader all hosts were up "since just now"."""
     first = Life(tmp_path / "store.db", loop)
-    told = [("degraded", NOW - 900), ("up", NOW - 500), ("up", NOW - 400)]  # the second one by another leader
-    for word, at in [*told, *([("degraded", NOW - 300)] if state == "degraded" else [])]:
+    # Whoever leads tells it anew; told twice in one term it was something else between, which was not told.
+    told = [(1, "degraded", NOW - 900), (2, "up", NOW - 600), (2, "up", NOW - 500), (3, "up", NOW - 400)]
+    for term, word, at in [*told, *([(3, "degraded", NOW - 300)] if state == "degraded" else [])]:
+        first.control.happened.term = term
         first.control.happened.note(f"host.{word}", "a1", word, at)
         first.control.happened.note("host.down", "b1", "down", at)
     first.turn()

@@ -53,6 +53,23 @@ def test_a_clock_that_was_set_back_breaks_nothing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("states", "since"),
+    [
+        (["down", "down"], None),  # so it was before anybody listened
+        (["unknown", "down"], None),
+        (["unknown", "down", "up", "up"], 2),
+        (["up", "down", "up", "up"], 2),
+        (["up", "unknown", "down"], 2),
+        (["", "unknown", "down"], 2),  # it is new
+        (["up", ""], None),
+    ],
+)
+def test_since_when_something_is_as_it_is(states: list[str], since: int | None) -> None:
+    found = past(*({"a": one} if one else {} for one in states))
+    assert found.since("a") == (1000.0 + since if since is not None else None)
+
+
+@pytest.mark.parametrize(
     ("text", "offset_s"),
     [("", None), ("x", None), ("nan", None), ("0", 0), ("-12", -10), ("-inf", -3600), ("-1e9", -3600), ("9", 0)],
 )

@@ -8,6 +8,7 @@ from fwd.controller.api import shown
 from fwd.controller.control import Control
 from fwd.controller.members import Member, drops_in, members_in
 from fwd.controller.page.inside import Seen
+from fwd.controller.page.replay import key_of
 from fwd.controller.page.views import Facts
 from fwd.controller.shares import shares_in
 
@@ -21,9 +22,16 @@ def facts_of(control: Control) -> Facts:
         wall, kinds["vpc"], kinds["gateway"], kinds["cluster"], kinds["router"], kinds["peering"],
         [shown.pair(control, one).model_dump() for one in control.desk.kept.pairs],
         heard={host: wall - (clock - beat.at) for host, beat in control.watch.beats.items()},
+        since=_since(control), listens_since=control.past.listens_since,
         bits_s=control.flows.of_all(fleet, clock), shares=shares_in(fleet, control.watch.beats, clock),
         leading=standing.leading, leader=standing.leader,
     )  # fmt: skip
+
+
+def _since(control: Control) -> dict[str, float]:
+    """Say since when each peering is as it is, as far as that is known."""
+    found = {one.name: control.past.since(key_of("peering", one.name)) for one in control.desk.kept.fleet.peerings}
+    return {name: at for name, at in found.items() if at is not None}
 
 
 def members_of(control: Control, host: str) -> Sequence[Member]:

@@ -110,6 +110,11 @@ def clock_time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S UTC")
 
 
+def moment(at: float) -> str:
+    """Write a day and a time of day."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
 def iso(at: float) -> str:
     """Write a time whole."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -123,5 +128,6 @@ def code(text: str) -> Markup:
     return Markup("").join(parts)
 
 
-_ENVIRONMENT.filters |= {"code": code, "bits": bits, "duration": duration, "clock_time": clock_time, "iso": iso}
+_ENVIRONMENT.filters |= {"code": code, "bits": bits, "duration": duration}
+_ENVIRONMENT.filters |= {"clock_time": clock_time, "moment": moment, "iso": iso}
 _ENVIRONMENT.globals |= {"static_url": static_url}

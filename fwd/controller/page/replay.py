@@ -64,7 +64,7 @@ def _then(facts: Facts, states: States, at: float) -> Facts:
     ]
     return replace(
         facts, at=at, gateways=gateways, routers=routers, clusters=clusters, pairs=pairs, peerings=peerings,
-        heard=dict.fromkeys((one["name"] for one in (*gateways, *routers)), at), bits_s={}, shares={},
+        heard=dict.fromkeys((one["name"] for one in (*gateways, *routers)), at), bits_s={}, shares={}, since={},
     )  # fmt: skip
 
 

@@ -21,7 +21,8 @@ _GRAY_AFTER_S: Final = 5.0  # what was heard of a host is old from then on
 @dataclass(frozen=True)
 class Facts:
     """What is known, in the API's forms. `at`: when, by the wall clock. `heard`: by host when it was heard last.
-    `bits_s`: by peering, pair end or host, as (name, name), what goes through it. `shares`: by gateway.
+    `bits_s`: by peering, pair end or host, as (name, name), what goes through it. `shares`: by gateway. `since`: by
+    peering; of whatever is not in it that was before `listens_since`.
     """
 
     at: float
@@ -34,6 +35,8 @@ class Facts:
     heard: Mapping[str, float] = field(default_factory=dict)
     bits_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
     shares: Mapping[str, Sequence[Share]] = field(default_factory=dict)
+    since: Mapping[str, float] = field(default_factory=dict)
+    listens_since: float | None = None
     leading: bool = True
     leader: str = ""
 
@@ -102,7 +105,7 @@ class VpcView:
 
 @dataclass(frozen=True)
 class PairView:
-    """Two gateways that are joined."""
+    """Two gateways that are joined. `heard_s`: how long ago each was heard; None: never."""
 
     peering: str
     a: str
@@ -111,6 +114,7 @@ class PairView:
     rtt_ms: float | None = None
     loss: float = 0.0
     old: bool = False
+    heard_s: tuple[float | None, float | None] = (None, None)
 
     @property
     def carries(self) -> bool:
@@ -120,7 +124,9 @@ class PairView:
 
 @dataclass(frozen=True)
 class PeeringView:
-    """Two clusters that are joined. `old`: of none of its gateways anything was heard for a while."""
+    """Two clusters that are joined. `old`: of none of its gateways anything was heard for a while. `since`: by the wall
+    clock; None: since before `listens_since`, as far as anybody knows.
+    """
 
     name: str
     clusters: tuple[str, str]
@@ -132,6 +138,8 @@ class PeeringView:
     payload: str = ""
     bits_s: float | None = None
     old: bool = False
+    since: float | None = None
+    listens_since: float | None = None
 
     @property
     def counted(self) -> str:
@@ -234,23 +242,30 @@ def _peering(one: Json, facts: Facts, hosts: Mapping[str, HostView]) -> PeeringV
     name = one["name"]
     a, b = (*_texts(one.get("clusters")), "", "")[:2]
     vpc_of = {cluster["name"]: str(cluster.get("vpc", "")) for cluster in facts.clusters}
-    pairs = tuple(_pair(pair, hosts) for pair in facts.pairs if pair.get("peering") == name)
+    pairs = tuple(_pair(pair, hosts, facts.at) for pair in facts.pairs if pair.get("peering") == name)
     return PeeringView(
         name=name, clusters=(a, b), vpcs=(vpc_of.get(a, ""), vpc_of.get(b, "")), look=look_of(one.get("state")),
         pairs=pairs, pairs_up=sum(pair.carries for pair in pairs),
         path=str(one.get("path") or ""), payload=str(one.get("payload") or ""),
         bits_s=facts.bits_s.get(("peering", name)), old=bool(pairs) and all(pair.old for pair in pairs),
+        since=facts.since.get(name), listens_since=facts.listens_since,
     )  # fmt: skip
 
 
-def _pair(one: Json, hosts: Mapping[str, HostView]) -> PairView:
+def _pair(one: Json, hosts: Mapping[str, HostView], now: float) -> PairView:
     """A pair; what is known of it is old if both of its ends are silent."""
+
+    def heard_s(name: str) -> float | None:
+        heard_at = hosts[name].heard_at if name in hosts else None
+        return max(0.0, now - heard_at) if heard_at is not None else None
+
     a, b = str(one.get("a")), str(one.get("b"))
     ends = [hosts[name] for name in (a, b) if name in hosts]
     old = bool(ends) and all(end.old or end.heard_at is None for end in ends)
     return PairView(
-        str(one.get("peering")), a, b, look_of(one.get("state")), one.get("rtt_ms"), one.get("loss") or 0.0, old
-    )
+        str(one.get("peering")), a, b, look_of(one.get("state")), one.get("rtt_ms"), one.get("loss") or 0.0, old,
+        (heard_s(a), heard_s(b)),
+    )  # fmt: skip
 
 
 def _named(items: Sequence[Json]) -> list[Json]:

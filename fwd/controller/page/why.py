@@ -34,6 +34,7 @@ _GATEWAY: Final = {
         "If it has not joined: `fwd token create`, and `fwd join` on the host.",
     ),
     "left": ("It was deleted.", "Nothing."),
+    "unknown": ("It goes on with what it was told last.", "Look at the controller that leads."),
 }
 _ROUTER: Final = {
     "down": (
@@ -47,6 +48,7 @@ _ROUTER: Final = {
     ),
     "joining": _GATEWAY["joining"],
     "left": _GATEWAY["left"],
+    "unknown": _GATEWAY["unknown"],
 }
 _PEERING: Final = {
     "down": (
@@ -65,7 +67,7 @@ _NOTHING: Final = ("", "")
 
 @dataclass(frozen=True)
 class Why:
-    """What a panel says. `did`: by fwd, by itself. `do`: by a person."""
+    """What a panel says. `did`: by fwd, by itself. `do`: by a person. `before`: its time is not known but for that."""
 
     what: str
     href: str
@@ -76,6 +78,7 @@ class Why:
     did: str
     do: str
     hints: tuple[str, ...] = ()
+    before: float | None = None
 
 
 def why_host(host: HostView) -> Why | None:
@@ -107,13 +110,23 @@ def why_peering(peering: PeeringView) -> Why | None:
         return None
     did, do = _PEERING.get(peering.look.state, _NOTHING)
     bad = [pair for pair in peering.pairs if pair.look.state != "up"]
+    lossy = sum(pair.carries for pair in bad)
     reason = f"{peering.counted} carry" if peering.pairs else "a cluster of it has no gateway"
+    reason += f", {lossy} of them with losses" if lossy else ""
     lines = tuple(_pair_line(pair) for pair in bad)
-    return Why(f"peering {peering.name}", peering.href, peering.look, reason, None, lines, did, do)
+    return Why(
+        f"peering {peering.name}", peering.href, peering.look, reason, peering.since, lines, did, do,
+        before=peering.listens_since if peering.since is None else None,
+    )  # fmt: skip
 
 
 def _pair_line(pair: PairView) -> str:
-    if not pair.carries:
-        return f"{pair.a} - {pair.b}: {pair.look.word}"
+    """Say how a pair is, and how old the word of its ends is."""
     rtt = f", {pair.rtt_ms:.1f} ms" if pair.rtt_ms is not None else ""
-    return f"{pair.a} - {pair.b}: {pair.look.word}{rtt}, {pair.loss:.1%} lost"
+    how = f"{rtt}, {pair.loss:.1%} lost" if pair.carries else ""
+    (a, a_age), (b, b_age) = ((name, _heard(age)) for name, age in zip((pair.a, pair.b), pair.heard_s, strict=True))
+    return f"{a} - {b}: {pair.look.word}{how}; {a} was heard {a_age}, {b} {b_age}"
+
+
+def _heard(age_s: float | None) -> str:
+    return f"{age_s:.1f} s ago" if age_s is not None else "never"
