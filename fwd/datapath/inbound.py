@@ -27,7 +27,7 @@ from fwd.datapath.geometry import Geometry
 from fwd.datapath.payloads import payload_in
 from fwd.datapath.receiving import Receiving, runt_reason
 from fwd.datapath.shared import LinkWord, ReplaySlots
-from fwd.datapath.slots import ESP_MIN, ROW_MIN, Slots
+from fwd.datapath.slots import ESP_MIN, Slots
 from fwd.datapath.strangers import Strangers, spi_of
 from fwd.datapath.tuning import Tuning
 from fwd.datapath.udp import TRAFFIC_CLASS_SHIFT
@@ -265,8 +265,9 @@ class Inbound:
     def _take_others(self, length: int, size: int) -> None:
         """Open merged datagrams that are not of the slots' size at once, where they were received."""
         self._open_slots()
+        merged = size - OVERHEAD_BYTES if length > size else 0
         for packet in self._received.pieces(length, size):
-            self._take_one(packet)
+            self._take_one(packet, merged)
 
     def _open_slots(self) -> None:
         """Open what waits in the slots: long runs by the burst, short ones one by one. Late ones are held."""
@@ -296,10 +297,12 @@ class Inbound:
         if any(numbers):
             sa.carry(received.packet_bytes, short, numbers)
             self._authentic(sa)
+            if len(short) < count:
+                received.note_full()
             payload.take_run(sa, numbers, first, short, self._flow_info >> TRAFFIC_CLASS_SHIFT, self.now)
 
-    def _take_one(self, packet: memoryview) -> None:
-        """Open one datagram of any size, if there is an SA for it."""
+    def _take_one(self, packet: memoryview, merged: int = 0) -> None:
+        """Open one datagram of any size, if there is an SA for it; `merged`: the row's size of those it came with."""
         length = len(packet)
         if length < ESP_MIN:
             self._counters[runt_reason(packet)] += 1
@@ -309,9 +312,9 @@ class Inbound:
         if sa is None:
             self._without_sa(spi, [packet])
         else:
-            self._open_one(sa, packet)
+            self._open_one(sa, packet, merged)
 
-    def _open_one(self, sa: Receiving, packet: memoryview) -> None:
+    def _open_one(self, sa: Receiving, packet: memoryview, merged: int = 0) -> None:
         """Open one packet of an SA into the next row, if it fits one."""
         payload, length = self._payload, len(packet)
         octets = length - OVERHEAD_BYTES
@@ -324,8 +327,7 @@ class Inbound:
         if number:
             sa.octets += length
             self._authentic(sa)
-            if octets > ROW_MIN:
-                self._received.note(octets)
+            self._received.note(octets, merged)
             payload.take_row(sa, number, row, first, self._flow_info >> TRAFFIC_CLASS_SHIFT, self.now)
 
     def _news(self, spi: int) -> Receiving | None:

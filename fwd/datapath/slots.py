@@ -1,8 +1,9 @@
 """Where receives lie until they are opened: slots of one packet's size, one behind the other, in one buffer.
 
 The kernel writes merged datagrams of one size into consecutive slots by itself. One that is shorter than its slot is
-remembered. Datagrams of another size never become slots: `pieces` shows them where they were received. If enough of
-them come, slots of their size would be better: the sender's path has changed.
+remembered. Merged datagrams of another size never become slots: `pieces` shows them where they were received. If enough
+of them come, slots of their size would be better: the sender's path has changed. A short one that came alone says
+nothing of the path: there was no more to send.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from fwd.proto.esp import BATCH_MAX, OVERHEAD_BYTES, TRAILER_BYTES, PacketTable
 ESP_MIN: Final = OVERHEAD_BYTES + TRAILER_BYTES  # octets of the shortest ESP packet
 _RECEIVES: Final = 4  # that may wait to be opened together
 ROW_MIN: Final = 256  # no path is so narrow that full rows would be shorter
-_RESIZE_AFTER: Final = 16  # authentic packets of another size in a row, before slots should be of that size
+_RESIZE_AFTER: Final = 16  # authentic packets that do not fit, before slots should be of their size
 
 
 class Slots:
@@ -34,16 +35,35 @@ class Slots:
         self._first = self._used = 0
         self._short: list[tuple[int, int]] = []  # slot, and octets in it
         self._stride = packet_bytes - OVERHEAD_BYTES
-        self._other_size = self._other_count = 0  # of rows that are not of the slots' size
+        self._longest = self._longer = 0  # rows that are longer than a slot's
+        self._shorter_size = self._shorter = 0  # equal ones that are shorter, came merged, and no full one since
         self.better_stride = 0  # the size of row that authentic packets have had instead, often enough
 
-    def note(self, octets: int) -> None:
-        """Remember the size of the row of an authentic packet that was opened alone, if it is not under ROW_MIN."""
-        if octets == self._stride or octets != self._other_size or octets % 4:
-            self._other_size, self._other_count = octets, 0
-        else:
-            self._other_count += 1
-        self.better_stride = octets if self._other_count >= _RESIZE_AFTER else 0
+    def note(self, octets: int, merged: int) -> None:
+        """Remember the size of the row of an authentic packet that was opened alone.
+
+        `merged`: the row's size if the packet came merged with others of the same size, or with them and shorter, else
+        0. Sizes under ROW_MIN, and those that full rows cannot have, say nothing.
+        """
+        if octets <= ROW_MIN or octets % 4:
+            return
+        if octets > self._stride:
+            self._longest, self._longer = max(self._longest, octets), self._longer + 1
+        elif octets == merged:
+            self._shorter = self._shorter + 1 if octets == self._shorter_size else 1
+            self._shorter_size = octets
+
+        # What never fits matters more than what only does not fit when merged.
+        if self._longer >= _RESIZE_AFTER:
+            self.better_stride = self._longest
+        elif self._shorter >= _RESIZE_AFTER:
+            self.better_stride = self._shorter_size
+
+    def note_full(self) -> None:
+        """Remember that authentic packets have filled their slots: the path is not narrower."""
+        if self._shorter:
+            self._shorter = 0
+            self.better_stride = self._longest if self._longer >= _RESIZE_AFTER else 0
 
     @property
     def has_room(self) -> bool:
