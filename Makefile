@@ -27,7 +27,7 @@ BENCH_ARGS ?=
 TESTBED_ARGS ?=
 
 .DEFAULT_GOAL := help
-BENCHES := peers scale micro failover profile
+BENCHES := peers scale micro costs failover profile
 .PHONY: help setup demo quickstart lint check test test-memory $(MEMORY) test-netns test-alone long interop ike-vectors testbed bench $(BENCHES:%=bench-%) bench-quick bench-report bench-pytest clean fuzz deb deb-test
 
 help: ## list the targets
@@ -107,6 +107,9 @@ bench-scale: setup ## throughput by number of members: line-limited, core-limite
 
 bench-micro: setup ## steps of the data path, each beside its floor
 	@fwd bench micro $(BENCH_ARGS)
+
+bench-costs: setup ## what a record costs, and Gbit/s by cores on paper (root)
+	@fwd bench costs $(BENCH_ARGS)
 
 bench-failover: setup ## a member killed every second for a minute (root)
 	@fwd bench failover $(BENCH_ARGS)

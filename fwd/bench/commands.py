@@ -35,6 +35,7 @@ class Part(StrEnum):
     PEERS = "peers"
     SCALE = "scale"
     MICRO = "micro"
+    COSTS = "costs"
     FAILOVER = "failover"
     PROFILE = "profile"
     REPORT = "report"
@@ -51,7 +52,9 @@ app = typer.Typer(add_completion=False)
 def bench(
     parts: Annotated[
         list[Part] | None,
-        typer.Argument(metavar="[PART]...", help="peers, scale, micro, failover, profile; or report. Default: all."),
+        typer.Argument(
+            metavar="[PART]...", help="peers, scale, micro, costs, failover, profile; or report. Default: all."
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="For schema and sanity, not for speed.")] = False,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go.")] = Path("build/bench"),
@@ -119,6 +122,9 @@ def _conclude(out: Path, parts: Sequence[str], wanted: Sequence[targets.Target] 
     mine = [verdict for verdict in verdicts if verdict.part in parts]
     for verdict, line in zip(mine, targets.lines(mine), strict=True):
         console.print(line, style="bold red" if verdict.state == "SHORT" else None, highlight=False, soft_wrap=True)
+    if "costs" in parts and "costs" in whole:
+        for line in report.of_costs(whole["costs"]):
+            console.print(line, highlight=False, soft_wrap=True)
     found_faults = [line for part in parts for line in faults.get(part, [])]
     for line in found_faults:
         console.print(line, style="bold red", highlight=False, soft_wrap=True)

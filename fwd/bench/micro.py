@@ -89,18 +89,19 @@ def pairs(seal: Callable[..., int] = seal_burst, unseal: Callable[..., Any] = op
 def timed(pair: Pair, rounds: int) -> tuple[list[float], list[float]]:
     """Microseconds a call of ours and of the floor, in turns, a value for each round."""
     ours_us, floor_us = [], []
-    _mean_us(pair.ours, pair.before)  # tables are made, caches warm
+    mean_us(pair.ours, pair.before)  # tables are made, caches warm
     gc.disable()
     try:
         for _ in range(rounds):
-            floor_us.append(_mean_us(pair.floor))
-            ours_us.append(_mean_us(pair.ours, pair.before))
+            floor_us.append(mean_us(pair.floor))
+            ours_us.append(mean_us(pair.ours, pair.before))
     finally:
         gc.enable()
     return ours_us, floor_us
 
 
-def _mean_us(call: Call, before: Call | None = None) -> float:
+def mean_us(call: Call, before: Call | None = None) -> float:
+    """Microseconds of a call, the mean of some; what `before` does ahead of each is not timed."""
     total_ns = 0
     if before is None:
         start_ns = time.perf_counter_ns()

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from fwd.bench import paper
 from fwd.bench.result import Figure, Result
 from fwd.bench.targets import Verdict, number, text
 
-PARTS: Final = ("peers", "scale", "micro", "failover", "profile")
+PARTS: Final = ("peers", "scale", "micro", "costs", "failover", "profile")
 FILE: Final = "report.md"
 Row = Sequence[str]
 
@@ -176,6 +177,45 @@ def _micro(result: Result) -> Iterator[str]:
     yield from table(("what", "ours", "floor", "floor / ours", "the floor is"), rows)
 
 
+def of_costs(result: Result) -> Iterator[str]:
+    """What a record costs, and what follows from it, as lines of Markdown."""
+    octets = f"{paper.SMALL} and {paper.LARGE:,} octets"
+    yield f"CPU time of a record of {octets} at each step, and what follows from both: so much for each record, and for"
+    yield "each octet. The kernel's steps are the same in both forms."
+    yield ""
+    rows = [
+        (form, step, text(sizes["small_us"]), text(sizes["large_us"]),
+         f"{of['fit'][step]['record_us']:.2f} µs", f"{of['fit'][step]['octet_ns']:.3f} ns")
+        for form, of in result["forms"].items()
+        for step, sizes in of["steps"].items()
+    ]  # fmt: skip
+    yield from table(("form", "step", "small", "large", "a record", "an octet"), rows)
+
+    # What so many cores carry with that.
+    yield "Gbit/s one way on paper, with so many cores on each side, and what is full then. The kernel's steering is"
+    yield "computed: members do the demux's work."
+    yield ""
+    rows = [
+        (form, str(point["cores"]), *(cell for way in ("demux", "kernel")
+                                      for cell in (number(point[way]["gbps"]), point[way]["full"])))
+        for form, of in result["forms"].items()
+        for point in of["points"]
+    ]  # fmt: skip
+    yield from table(("form", "cores", "demux steers", "full", "kernel steers (computed)", "full"), rows)
+
+    # And whether costs tell what is measured.
+    yield "A demux and members that share so many cores, in memory: what costs let expect, and what was measured."
+    yield ""
+    rows = [
+        (form, str(row["cores"]), what, text(row[what]["computed_gbps"]), text(row[what]["gbps"]),
+         text(row[what]["of_computed"]))
+        for form, of in result["forms"].items()
+        for row in of["shared"]
+        for what in ("sealed", "opened")
+    ]  # fmt: skip
+    yield from table(("form", "cores", "records", "computed", "measured", "measured / computed"), rows)
+
+
 def _failover(result: Result) -> Iterator[str]:
     killed, quiet = result["gaps_ms"], result["quiet_gaps_ms"]
     yield f"{result['kills']} kills, one every {result['kill_every_s']:g} s, of {result['members']} members in turns,"
@@ -225,4 +265,11 @@ def _us(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-_SECTIONS: Final = {"peers": _peers, "scale": _scale, "micro": _micro, "failover": _failover, "profile": _profile}
+_SECTIONS: Final = {
+    "peers": _peers,
+    "scale": _scale,
+    "micro": _micro,
+    "costs": of_costs,
+    "failover": _failover,
+    "profile": _profile,
+}

@@ -65,7 +65,7 @@ class Path:
     """Records put in at `put` are sealed by `work`, opened and written to /dev/null by `receive`."""
 
     def __init__(self) -> None:
-        peering = parse(EXAMPLE, "example").peering[0]
+        self.peering = peering = parse(EXAMPLE, "example").peering[0]
         geometry = Geometry(PATH_MTU, 4)
         self.ring = Ring(geometry.stride, geometry.rows)
         self.shared = shared = PeeringShared(1)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from fwd.bench import targets
+from fwd.bench import paper, targets
 from fwd.bench.result import Result
 
 PEERS: Final = ("fwd", "strongswan", "openvpn-*", "wireguard-go-*")  # of versions, one at least
@@ -33,6 +33,11 @@ REQUIRED: Final = {
         f"pairs/{pair}/{key}"
         for pair in ("seal", "open", "ring", "pin", "assemble", "replay")
         for key in ("ours_us", "floor_us", "of_floor")
+    ],
+    "costs": [
+        *(f"forms/pure/steps/{step}/{size}" for step in paper.STEPS for size in ("small_us", "large_us")),
+        *(f"forms/pure/points/*/{way}/gbps" for way in ("demux", "kernel")),
+        *(f"forms/pure/shared/*/{what}/of_computed" for what in ("sealed", "opened")),
     ],
     "failover": [
         "kills", "gaps_ms/p50", "gaps_ms/p90", "gaps_ms/p99", "gaps_ms/max", "quiet_gaps_ms/p50", "tcp_resets",

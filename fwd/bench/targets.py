@@ -43,7 +43,7 @@ class More(_Strict):
 
 class Target(_Strict):
     name: str
-    part: Literal["peers", "scale", "micro", "failover", "profile"]
+    part: Literal["peers", "scale", "micro", "costs", "failover", "profile"]
     figure: str
     at_least: float | None = None
     at_most: float | None = None

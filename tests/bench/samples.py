@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fwd.bench import sanity
+from fwd.bench import paper, sanity
 from fwd.bench.result import SCHEMA, figure
 
 Json = dict[str, Any]
-PARTS = ("peers", "scale", "micro", "failover", "profile")
+PARTS = ("peers", "scale", "micro", "costs", "failover", "profile")
 _UNITS = {"tcp": "Mbit/s", "udp": "packets/s", "ping": "ms", "loss": "share", "http": "requests/s", "cpu": "s/GB"}
 _GOOD = {"tcp": 2000.0, "udp": 90e3, "ping": 0.5, "loss": 0.9, "http": 5000.0, "cpu": 3.0}
 _WORSE = {"tcp": 7.0, "udp": 3.0, "ping": 1.0, "loss": 1.5, "http": 2.0, "cpu": 2.0}  # how much worse every peer is
@@ -102,6 +102,19 @@ def _micro() -> Json:
     return {"pairs": dict.fromkeys(names, pair)}
 
 
+def _costs() -> Json:
+    sizes = {"small_us": spread(2, "us"), "large_us": spread(15, "us")}
+    point = {way: {"gbps": 12.3, "full": full} for way, full in (("demux", "demux"), ("kernel", "sending members"))}
+    held = {"computed_gbps": spread(8, "Gbit/s"), "gbps": spread(8, "Gbit/s"), "of_computed": spread(1, "ratio")}
+    form = {
+        "steps": dict.fromkeys(paper.STEPS, sizes),
+        "fit": {step: {"record_us": 2.0, "octet_ns": 0.2} for step in paper.STEPS},
+        "points": [{"cores": cores, **point} for cores in paper.CORES],
+        "shared": [{"cores": cores, "sealed": held, "opened": held} for cores in (1, 2)],
+    }
+    return {"acks_per_record": 0.67, "forms": {"compiled": form, "pure": form}}
+
+
 def _failover() -> Json:
     def gaps(values: list[float]) -> Json:
         return {"p50": values[1], "p90": values[2], "p99": values[2], "max": values[2], "values": values}
@@ -130,4 +143,11 @@ def _profile() -> Json:
     }  # fmt: skip
 
 
-_BODIES = {"peers": _peers, "scale": _scale, "micro": _micro, "failover": _failover, "profile": _profile}
+_BODIES = {
+    "peers": _peers,
+    "scale": _scale,
+    "micro": _micro,
+    "costs": _costs,
+    "failover": _failover,
+    "profile": _profile,
+}
