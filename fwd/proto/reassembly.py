@@ -1,9 +1,10 @@
 """Records out of the chunks of one inbound SA (RFC 9347 §2.2.2 is the standard's own account of it).
 
 Every record is given as soon as it is whole. In order, a record is gathered over the rows its chunks were opened to,
-without a copy. Out of order, chunks are taken one by one, and what a record lacks is kept until its hole closes or is
-given up; of a TCP super-packet, the segments that came whole are given then. Refused and counted: a BlockOffset that
-contradicts the stream, a record whose length is none.
+without a copy; so it is around a hole that rows behind it have passed over already. Out of order, chunks are taken one
+by one, and what a record lacks is kept until its hole closes or is given up. Of a TCP super-packet with a hole that is
+given up, the segments that came whole are given. Refused and counted: a BlockOffset that contradicts the stream, a
+record whose length is none.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from fwd.proto.ip import IP_MIN, VNET_BYTES, ip_length
 from fwd.proto.segments import part_header, tcp_layout
 
 _PIECES_MAX: Final = 256  # chunks kept for one record, whatever a peer sends
+_HEADERS_MAX: Final = 256  # octets of a record in rows that are looked at for its headers
 KEPT_BYTES_MAX: Final = 1 << 20  # of all that an SA keeps: 64 packets of 9,000 octets, and records on both sides
 
 Deliver = Callable[[Sequence[memoryview], int], None]
@@ -42,6 +44,7 @@ class Reassembler:
         self._first_row = 0
         self._offset = 0
         self._rows = 0
+        self._borrowed = 0  # of these, the first, which are no packets' and only have headers that were written there
         # Out of order: a record is the tail of one chunk, whole chunks, and the head of another.
         self._tails: dict[int, tuple[bytes, int]] = {}  # with the octets of that chunk
         self._middles: dict[int, bytes] = {}
@@ -55,26 +58,84 @@ class Reassembler:
 
     # -- in order ---------------------------------------------------------------------------------------------
 
-    def take_rows(self, buffer: RowBuffer, number: int, first: int, full: int, tail: int, now: float) -> None:
+    def take_rows(
+        self, buffer: RowBuffer, number: int, first: int, full: int, tail: int, now: float, last: int = 0
+    ) -> None:
         """Chunks from `number` on, in `buffer` from row `first` on: `full` full ones, then one of `tail` octets if any.
 
-        The caller has checked their framing but for BlockOffset (RowBuffer.all_records).
+        The caller has checked their framing but for BlockOffset (RowBuffer.all_records). `last`: the highest number
+        that came with them, if that is more; what is missing up to there does not come behind it.
         """
-        pending = self._rows
-        in_order = number == self._top + 1 and not (self._tails or self._holes or self._middles)
-        expected = 0
-        if pending:
-            in_order = in_order and first == self._first_row + pending
-            expected = self._missing_octets(buffer)
-        if not in_order or buffer.block_offset(first) != expected:
+        count, pending = full + (tail > 0), self._rows
+        end = number + count - 1
+        in_order = not (self._tails or self._holes or self._middles)
+        if pending and first != self._first_row + pending:
+            in_order = False
+
+        # Packets follow the last one taken; or those between have been passed over already, and are given up.
+        missed = number - self._top - 1
+        if missed and in_order:
+            passed_over = missed > 0 and self._top > 0 and number - 1 + self._later <= max(end, last)
+            in_order = passed_over and self._mend(buffer, missed, first, full)
+        elif in_order and not pending:
+            self._first_row, self._offset = first, buffer.block_offset(first)
+        elif in_order:
+            in_order = buffer.block_offset(first) == self._missing_octets(buffer)
+        if not in_order:
             self._take_apart(buffer, number, first, full, tail, now)
             return
-        if not pending:
-            self._first_row, self._offset = first, 0
-        count = full + (tail > 0)
-        self._rows = pending + count
-        self._top = number + count - 1
-        self._gather(buffer, (pending + full) * buffer.chunk + tail, tail)
+
+        # Whatever is whole then is given.
+        self._rows = first + count - self._first_row
+        self._top = end
+        self._gather(buffer, (first + full - self._first_row) * buffer.chunk + tail, tail)
+
+    def _mend(self, buffer: RowBuffer, missed: int, first: int, full: int) -> bool:
+        """Give up `missed` packets before row `first`, and go on there; False: what can be used lies too far on.
+
+        Of the TCP super-packet around them the whole segments before them are given. Those behind become a record of
+        their own: its headers are written before it into the rows, over what is done with.
+        """
+        chunk, offset, rest = buffer.chunk, buffer.block_offset(first), 0
+        start = self._first_row * chunk + self._offset if self._rows else first * chunk  # of the unfinished record
+        have = first * chunk - start
+        before = b"".join(_over_rows(buffer, start, start + min(have, _HEADERS_MAX)))
+        header, segment = tcp_layout(before)
+        if header:
+            # It goes on in row `first`, as that says itself, with the rest of a segment, and others.
+            at, length = have + missed * chunk, VNET_BYTES + ip_length(before, VNET_BYTES)
+            skipped = -(-(at - header) // segment)
+            rest = length - header - skipped * segment
+            begins = start + have + skipped * segment - at
+            if rest > 0 and begins + header > (first + full) * chunk:
+                return False
+            if rest > 0 and offset != length - at:
+                self._drops[DropReason.BAD_STREAM] += 1
+                rest = 0
+
+            # The whole segments before the hole.
+            octets = (have - header) // segment * segment
+            if octets:
+                pieces = _over_rows(buffer, start + header, start + header + octets)
+                head = part_header(before, 0, octets, last=False)
+                self._deliver([memoryview(head), *pieces], header + octets)
+
+        # What comes next: the rest of this record, or another one.
+        self._drops[DropReason.HOLE] += missed
+        self._first_row, self._offset, self._borrowed = first, offset, 0
+        if rest > 0:
+            self._write(buffer, begins, part_header(before, skipped, rest, last=True))
+            self._first_row, self._offset = divmod(begins, chunk)
+            self._borrowed = max(0, first - self._first_row)
+        return True
+
+    @staticmethod
+    def _write(buffer: RowBuffer, at: int, octets: bytes) -> None:
+        """Write octets to rows, from octet `at` of all rows' data on."""
+        done = 0
+        for piece in _over_rows(buffer, at, at + len(octets)):
+            piece[:] = octets[done : done + len(piece)]
+            done += len(piece)
 
     def _missing_octets(self, buffer: RowBuffer) -> int:
         """Return how many octets the unfinished record still lacks; -1 while its length is not known."""
@@ -91,23 +152,16 @@ class Reassembler:
         """
         first, at, chunk, data, deliver = self._first_row, self._offset, buffer.chunk, buffer.data, self._deliver
         ends, sound = record_ends(buffer.buffer, buffer.stride, chunk, first, at, have)
+        start = first * chunk
 
         # A record is one piece of a row, or one of each row that it lies in.
         for end in ends:
             row, offset = divmod(at, chunk)
-            row += first
             stop = offset + end - at
             if stop <= chunk:
-                pieces = [data[row][offset:stop]]
+                deliver([data[first + row][offset:stop]], end - at)
             else:
-                last_row, stop = divmod(end, chunk)
-                last_row += first
-                pieces = data[row:last_row]
-                if offset:
-                    pieces[0] = pieces[0][offset:]
-                if stop:
-                    pieces.append(data[last_row][:stop])
-            deliver(pieces, end - at)
+                deliver(_over_rows(buffer, start + at, start + end), end - at)
             at = end
         if not sound:
             self._drops[DropReason.BAD_STREAM] += 1
@@ -126,13 +180,14 @@ class Reassembler:
     def _settle(self, buffer: RowBuffer, at: int, have: int) -> None:
         """All up to octet `at` of `have` is done with: the rows before it may be used again."""
         if at >= have:
-            self._rows = 0
+            self._rows = self._borrowed = 0
             buffer.owner = None
             buffer.used = 0
             return
         row, self._offset = divmod(at, buffer.chunk)
         self._first_row += row
         self._rows -= row
+        self._borrowed = max(0, self._borrowed - row)
         buffer.owner = self
         buffer.used = self._first_row + self._rows
 
@@ -157,19 +212,20 @@ class Reassembler:
     def spill(self, buffer: RowBuffer) -> None:
         """Move an unfinished record out of the rows, which others then may use."""
         if self._rows:
-            number = self._top - self._rows + 1
-            self._tails[number] = bytes(buffer.data[self._first_row][self._offset :]), buffer.chunk
-            for i in range(1, self._rows):
+            number, borrowed = self._top - self._rows + 1, self._borrowed
+            begun = b"".join(buffer.data[self._first_row : self._first_row + borrowed + 1])[self._offset :]
+            self._tails[number + borrowed] = begun, buffer.chunk
+            for i in range(borrowed + 1, self._rows):
                 self._middles[number + i] = bytes(buffer.data[self._first_row + i])
             self.kept += self._rows * buffer.chunk
-            self._rows = 0
+            self._rows = self._borrowed = 0
         if buffer.owner is self:
             buffer.owner = None
             buffer.used = 0
 
     def forget(self) -> None:
         """Drop every unfinished record; numbers go on behind the last one taken."""
-        self._rows = self.kept = 0
+        self._rows = self._borrowed = self.kept = 0
         for kept in (self._tails, self._middles, self._heads, self._holes):
             kept.clear()
 
@@ -362,6 +418,19 @@ class Reassembler:
         while self._middles.pop(number, None) is not None:
             number += 1
         self._heads.pop(number, None)
+
+
+def _over_rows(buffer: RowBuffer, start: int, end: int) -> list[memoryview]:
+    """Return what lies from octet `start` to `end` of all rows' data, a piece of each row."""
+    (row, offset), (last, stop) = divmod(start, buffer.chunk), divmod(end, buffer.chunk)
+    if row == last:
+        return [buffer.data[row][offset:stop]]
+    pieces = buffer.data[row:last]
+    if offset:
+        pieces[0] = pieces[0][offset:]
+    if stop:
+        pieces.append(buffer.data[last][:stop])
+    return pieces
 
 
 def _peek(buffer: RowBuffer, row: int, offset: int) -> memoryview | bytes:

@@ -78,26 +78,33 @@ class Receiver:
 
     def take_batch(self, chunks: Sequence[Chunk], now: float = 0.0) -> None:
         """What one receive brought, by way of the rows: run by run of successive chunks, a short one ends its run."""
+        numbers = [chunk.number for chunk in chunks]
+        last = numbers[-1] if numbers == sorted(numbers) else 0
+
+        # All of it lies in rows before any of it is taken.
+        rows = self.rows
+        if rows.owner is not None and rows.used + len(chunks) > rows.capacity:
+            self.reassembler.to_front(rows)
+        first = rows.used if rows.owner is not None else 0
+        for row, chunk in enumerate(chunks, first):
+            rows.rows[row][2:4] = chunk.offset.to_bytes(2, "big")
+            rows.rows[row][FRAMING_BYTES : FRAMING_BYTES + len(chunk.data)] = chunk.data
+
         run: list[Chunk] = []
         for chunk in chunks:
-            if run and (chunk.number != run[-1].number + 1 or len(run[-1].data) < self.rows.chunk):
-                self._take_run(run, now)
+            if run and (chunk.number != run[-1].number + 1 or len(run[-1].data) < rows.chunk):
+                first = self._take_run(run, first, now, last)
                 run = []
             run.append(chunk)
         if run:
-            self._take_run(run, now)
+            self._take_run(run, first, now, last)
 
-    def _take_run(self, run: Sequence[Chunk], now: float) -> None:
-        rows = self.rows
-        if rows.owner is not None and rows.used + len(run) > rows.capacity:
-            self.reassembler.to_front(rows)
-        first = rows.used if rows.owner is not None else 0
-        for row, chunk in enumerate(run, first):
-            rows.rows[row][2:4] = chunk.offset.to_bytes(2, "big")
-            rows.rows[row][FRAMING_BYTES : FRAMING_BYTES + len(chunk.data)] = chunk.data
-        full = sum(len(chunk.data) == rows.chunk for chunk in run)
+    def _take_run(self, run: Sequence[Chunk], first: int, now: float, last: int) -> int:
+        """Take successive chunks, which lie in rows from `first` on; the row behind them."""
+        full = sum(len(chunk.data) == self.rows.chunk for chunk in run)
         tail = 0 if full == len(run) else len(run[-1].data)
-        self.reassembler.take_rows(rows, run[0].number, first, full, tail, now)
+        self.reassembler.take_rows(self.rows, run[0].number, first, full, tail, now, last)
+        return first + len(run)
 
     def pieces_kept(self) -> int:
         """Chunks kept out of the rows, for all records that are not whole."""

@@ -160,6 +160,58 @@ def _end_of(data: bytes, packet: bytes) -> int:
     return int(min(HEADER + (found.index(packet) + 1) * size, len(data)))
 
 
+@pytest.mark.parametrize("size", [48, 100, 190])
+@pytest.mark.parametrize("hole", [2, 9, 14])
+def test_a_hole_that_a_batch_has_passed_over_takes_nothing_out_of_the_rows(
+    size: int, hole: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every chunk behind the hole is taken where it lies, up to the end of the burst and beyond."""
+    stream = one_burst([super_packet(1, size, 1400 // size), record(40, 2)])
+    stream.add_burst([super_packet(3, size, 1400 // size)])
+    receiver = Receiver()
+    monkeypatch.setattr(receiver.reassembler, "take_chunk", None)
+    left = [chunk for chunk in stream.chunks if chunk.number != hole]
+    receiver.take_batch(left[:18])
+    receiver.take_batch(left[18:])
+    assert receiver.counted(DropReason.HOLE) == 1
+    assert not receiver.counted(DropReason.BAD_STREAM)
+    wanted = [p for data, span in stream.records for p in whole_segments(data, *_place(stream, data, span, hole))]
+    assert delivered(receiver) == wanted
+    assert receiver.rows.owner is None
+
+
+def _place(stream: Stream, data: bytes, span: range, hole: int) -> tuple[int, set[int]]:
+    """Where a record begins in its burst, and the chunk of that burst that is lost."""
+    first = next(n for n in range(span.start, 0, -1) if n == 1 or len(stream.chunks[n - 2].data) < CHUNK)
+    burst = b"".join(chunk.data for chunk in stream.chunks[first - 1 : span.stop - 1])
+    return burst.index(data), {hole - first + 1}
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3])
+def test_a_hole_that_a_batch_has_not_passed_over_is_waited_for(missing: int) -> None:
+    """With fewer than three packets behind it a late chunk still completes its record."""
+    data = super_packet(1, 100, 12)
+    stream, receiver = one_burst([data]), Receiver()
+    late = len(stream.chunks) - missing
+    receiver.take_batch([*stream.chunks[:late], *stream.chunks[late + 1 :]])
+    receiver.take_batch([stream.chunks[late]])
+    assert receiver.records == [data]
+    assert not any(receiver.drops)
+
+
+@pytest.mark.parametrize("size", [48, 100])  # the new headers begin before the row behind the hole, and in it
+def test_a_late_chunk_behind_a_mended_hole_harms_nothing(size: int) -> None:
+    """It comes when the record behind the hole still lies in rows: that is finished all the same."""
+    data = super_packet(1, size, 1200 // size)
+    stream, receiver = one_burst([data, record(40, 2)]), Receiver()
+    receiver.take_batch([*stream.chunks[:6], *stream.chunks[7:12]])
+    receiver.take_batch([stream.chunks[6]])
+    receiver.take_batch(stream.chunks[12:])
+    receiver.reassembler.expire(1e9)
+    assert delivered(receiver) == [*whole_segments(data, 0, {7}), record(40, 2)[VNET_BYTES:]]
+    assert receiver.counted(DropReason.BAD_STREAM) == 0
+
+
 # -- rows shorter than the receiver's ------------------------------------------------------------------------------
 
 

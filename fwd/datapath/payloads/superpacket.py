@@ -188,12 +188,24 @@ class SuperpacketIn:
     ) -> None:
         if sa is not self._sa:
             self._turn_to(sa)
-        if type(numbers) is not range:
-            octets = dict(short)
-            self._take_each(numbers, [octets.get(i, 0) for i in range(len(numbers))], first, now)
+        if type(numbers) is range:
+            self._take_run(numbers, first, short, numbers[-1], now)
             return
 
-        # Numbers follow each other: full rows up to the next short one, which ends a burst.
+        # Some are missing: between them numbers follow each other. Else some were refused, or came out of order.
+        runs = runs_of(numbers)
+        if not runs:
+            octets = dict(short)
+            self._take_each(numbers, [octets.get(i, 0) for i in range(len(numbers))], first, now)
+        for start, stop in runs:
+            own = [(i - start, size) for i, size in short if start <= i < stop]
+            self._take_run(range(numbers[start], numbers[stop - 1] + 1), first + start, own, numbers[-1], now)
+
+    def _take_run(self, numbers: range, first: int, short: Sequence[tuple[int, int]], last: int, now: float) -> None:
+        """Take rows whose numbers follow each other: full ones up to the next short one, which ends a burst.
+
+        `last` is the highest number of the batch.
+        """
         buffer, number, at = self._buffer, numbers[0], 0
         for stop, size in [*short, (len(numbers), 0)]:
             full = stop - at
@@ -207,7 +219,7 @@ class SuperpacketIn:
             if full or tail:
                 self._counters[_IN_ESP_OK] += full + (tail > 0)
                 self.heard_records = True
-                self._assembler.take_rows(buffer, number + at, first + at, full, tail, now)
+                self._assembler.take_rows(buffer, number + at, first + at, full, tail, now, last)
             if row is not None and not tail:
                 self._take_payload(number + stop, row, now)
             at = stop + 1
@@ -301,6 +313,14 @@ class SuperpacketIn:
     def _write_datagrams(self, flow: bytes, group: Datagrams) -> None:
         octets = len(group.payloads) * group.octets
         self._delivery.write(group.pieces(), flow[:8], octets, len(group.payloads))
+
+
+def runs_of(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Return where numbers follow each other, as (start, stop); nothing if they do not rise all the way."""
+    breaks = [i for i in range(1, len(numbers)) if numbers[i] != numbers[i - 1] + 1]
+    if 0 in numbers or any(numbers[i] <= numbers[i - 1] for i in breaks):
+        return []
+    return list(zip([0, *breaks], [*breaks, len(numbers)], strict=True))
 
 
 def _has_extensions(record: memoryview) -> bool:
