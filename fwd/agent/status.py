@@ -78,6 +78,7 @@ def status_of(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None
         warnings=[
             *(warning for one in view.peerings for warning in one.warnings),
             *_concerns(told),
+            *([str(news["concern"])] if news.get("concern") else []),
             *(f"{name}: {why}" for name, why in news.get("behind", {}).items()),
             *(f"{name}: {why}" for name, why in news.get("troubles", {}).items() if not _is_told(name, why, news)),
         ],

@@ -353,6 +353,7 @@ class Gateway(Strict):
         description="whom the child processes run as: NAME for NAME, NAME-keyd and NAME-agent, or a number for it and "
         "the next two; default: fwd, fwd-keyd and fwd-agent, or numbers that are free",
     )
+    low_latency: Live[bool] = Field(default=False, description="keep the host's CPUs out of deep sleep while fwd runs")
     log_level: Live[Literal["debug", "info", "warning", "error"]] = Field(
         default="info", description="the least of what is logged"
     )

@@ -22,6 +22,7 @@ metrics = "127.0.0.1:9595"         # Prometheus text, /healthz, /readyz; leave o
 # beacon = "10.1.0.1:4790"         # where routers of this VPC probe (`fwd router`); leave out for none
 # probe_key = "/etc/fwd/probe.key" # 32 octets in hexadecimal, as the routers have it; mode 0600
 # user = "fwd"                     # children run as fwd, fwd-keyd, fwd-agent; a number: as it and the next two
+# low_latency = true              # the host's CPUs do not sleep deeply: more power, less waiting after a pause
 log_level = "info"
 
 [[peering]]

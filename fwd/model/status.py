@@ -390,7 +390,8 @@ class Status:
     warnings: Annotated[
         list[str],
         "What was found wrong at the start and could be lived with; what of the configuration is not in force, and why "
-        "(secrets of before that stay, members that cannot come); what went wrong in the last 15 s and is tried again.",
+        "(secrets of before that stay, members that cannot come), or has no effect on this host (low_latency); what "
+        "went wrong in the last 15 s and is tried again.",
     ]
     processes: Annotated[list[SharedProcess], "keyd, the agent, and the beacon and link if there are any."]
     beacon: Annotated[Beacon | None, "What routers have asked; null: there is no beacon."] = None

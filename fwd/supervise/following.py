@@ -67,6 +67,8 @@ def _act(standing: Standing, step: plan.Step, *, secrets_due: bool) -> Callable[
             return partial(standing.follow, step)
         case plan.LogLevel(level):
             return partial(standing.log_from, level)
+        case plan.LowLatency(wanted):
+            return partial(standing.keep_awake, wanted)
         case plan.Metrics(address):
             return partial(standing.serve_metrics, address)
         case plan.Beacon(wanted) if secrets_due or _probed(wanted) != _probed(standing.gateway):

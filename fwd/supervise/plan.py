@@ -1,8 +1,8 @@
 """What is to be done to bring what is open to what a configuration wants: a list of steps, decided without touching
 anything.
 
-    in force, wanted ──plan──▶ Guard, Secrets, Follow, Grow, Shrink, Spread, Close, Open, LogLevel, Metrics, Beacon,
-                               Unguard
+    in force, wanted ──plan──▶ Guard, Secrets, Follow, Grow, Shrink, Spread, Close, Open, LogLevel, LowLatency,
+                               Metrics, Beacon, Unguard
 
 Guards of what comes stand first, and those of what has gone go last; a subnet that one peering gives and another takes
 is guarded by both meanwhile. What differs in keys that are live (model/words.py) is followed by the processes that run;
@@ -185,6 +185,17 @@ class LogLevel:
 
 
 @dataclass(frozen=True)
+class LowLatency:
+    """Keep the host's CPUs out of deep sleep, or no more."""
+
+    wanted: bool
+    name: ClassVar[str] = GATEWAY
+
+    def __str__(self) -> str:
+        return f"{self.name}: " + ("keep CPUs out of deep sleep" if self.wanted else "let CPUs sleep")
+
+
+@dataclass(frozen=True)
 class Metrics:
     """Serve metrics at another address."""
 
@@ -218,7 +229,21 @@ class Unguard:
         return f"{self.name}: guard {_listed(self.subnets)} no more"
 
 
-Step = Guard | Secrets | Follow | Grow | Shrink | Spread | Close | Open | LogLevel | Metrics | Beacon | Unguard
+Step = (
+    Guard
+    | Secrets
+    | Follow
+    | Grow
+    | Shrink
+    | Spread
+    | Close
+    | Open
+    | LogLevel
+    | LowLatency
+    | Metrics
+    | Beacon
+    | Unguard
+)
 
 
 @dataclass(frozen=True)
@@ -277,6 +302,8 @@ def differing_keys(one: Keys, other: Keys) -> tuple[str, ...]:
 def _gateway(now: InForce, wanted: Gateway) -> Iterator[Step]:
     if now.gateway.log_level != wanted.log_level:
         yield LogLevel(wanted.log_level)
+    if now.gateway.low_latency != wanted.low_latency:
+        yield LowLatency(wanted.low_latency)
     if now.gateway.metrics != wanted.metrics:
         yield Metrics(wanted.metrics)
     if {"beacon", "probe_key"} & set(differing(now.gateway, wanted)) or now.key_renewed:

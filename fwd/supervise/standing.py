@@ -26,6 +26,7 @@ from fwd.model.reasons import Code, Reason
 from fwd.proto.errors import UserError
 from fwd.proto.logged import event
 from fwd.supervise import beacon, network, plan, sockets, spreading
+from fwd.supervise.awake import Awake
 from fwd.supervise.closed import Closed
 from fwd.supervise.hindrances import NamelessError, NotYetError, is_final
 from fwd.supervise.keeper import Keeper
@@ -73,6 +74,7 @@ class Standing:
 
         # What the gateway itself has open, beside its peerings.
         self.ike_sockets = sockets.IkeSockets()
+        self.awake = Awake()
         self.control: socket.socket | None = None
         self.admin: socket.socket | None = None
         self.metrics: socket.socket | None = None
@@ -102,6 +104,7 @@ class Standing:
         if self.gateway.metrics:
             self.metrics = sockets.listen_tcp(self.gateway.metrics)
         self.serve_beacon(self.gateway)
+        self.awake.want(self.gateway.low_latency)
 
     def start(
         self, peerings: Sequence[Peering], later: Sequence[Peering] = (), closed: Sequence[Peering] = (), *,
@@ -240,6 +243,11 @@ class Standing:
             parts.tell()
         self.gateway = self.gateway.model_copy(update={"log_level": level})
 
+    def keep_awake(self, wanted: bool) -> None:
+        """Keep the host's CPUs out of deep sleep, or no more."""
+        self.awake.want(wanted)
+        self.gateway = self.gateway.model_copy(update={"low_latency": wanted})
+
     def serve_metrics(self, address: str | None) -> None:
         """Listen at another address. Raises UserError; then that of before is served."""
         listening = sockets.listen_tcp(address) if address else None
@@ -329,6 +337,7 @@ class Standing:
                 sock.close()
         if self.key_log is not None:
             os.close(self.key_log)
+        self.awake.close()
         if self.control is not None:
             troubles.apart("agent", self.gateway.control.unlink, True)
             troubles.apart("admin", admin_path(self.gateway.control).unlink, True)

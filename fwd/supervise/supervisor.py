@@ -297,6 +297,7 @@ class Supervisor:
             "waiting": self._waiting,
             "troubles": self._troubles.current(now),
             "behind": behind(self._standing),
+            "concern": self._standing.awake.concern,
             "tuns": dict(self._standing.kernel.seen),
             "trial_until": self._applying.trial_until,
             "controller": self._controller.told,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import pytest
 from gwkit import Json, MakePair, Pair, until
@@ -84,6 +86,35 @@ def test_what_is_live_changes_under_traffic_and_no_process_of_the_data_path_ends
             until(lambda: "fwd_" in metrics(pair), what="metrics at their address")
         assert ping_both(pair)
     assert {host: [lives(one) for one in pair.status(host)["peerings"]] for host in ("gw1", "gw2")} == before
+
+
+def test_cpus_are_kept_awake_and_let_go_while_fwd_runs(pair: Pair) -> None:
+    """The supervisor alone holds the device; where there is none, the status warns instead."""
+    device = Path("/dev/cpu_dma_latency")
+
+    def holders() -> list[int]:
+        pids = [pair.status("gw1")["gateway"]["pid"], *pair.pids("gw1").values()]
+        links = [(pid, fd) for pid in pids for fd in Path(f"/proc/{pid}/fd").iterdir()]
+        return [pid for pid, fd in links if os.path.exists(fd) and os.path.samefile(fd, device)]
+
+    def warned() -> bool:
+        return any("low_latency has no effect" in warning for warning in pair.status("gw1")["warnings"])
+
+    try:
+        pair.gateway = {"low_latency": True}
+        pair.write_config("gw1")
+        pair.reload("gw1")
+        if device.exists():
+            until(holders, what="the device is held")
+            assert holders() == [pair.status("gw1")["gateway"]["pid"]]
+        else:
+            until(warned, what="the status says that nothing comes of it")
+    finally:
+        pair.gateway = {}
+        pair.write_config("gw1")
+        pair.reload("gw1")
+    until(lambda: not (device.exists() and holders()) and not warned(), what="the device is let go")
+    assert ping_both(pair)
 
 
 def test_a_changed_peering_is_set_up_anew_and_the_other_is_not_touched(pair: Pair) -> None:

@@ -154,6 +154,10 @@ TABLE: list[tuple[str, Config, Config, tuple[str, ...], list[str]]] = [
         "the gateway's own", config(vpc2()), config(vpc2(), log_level="debug", metrics="127.0.0.1:9595"), (),
         ["gateway: log from level debug on", "gateway: serve metrics at 127.0.0.1:9595"],
     ),
+    ("low latency is wanted", config(vpc2()), config(vpc2(), low_latency=True), (),
+     ["gateway: keep CPUs out of deep sleep"]),
+    ("low latency is not wanted any more", config(vpc2(), low_latency=True), config(vpc2()), (),
+     ["gateway: let CPUs sleep"]),
 ]  # fmt: skip
 
 
@@ -171,7 +175,7 @@ OTHERS: dict[str, Any] = {
     "tun_mtu": 1400, "path_mtu": 1400, "esn": False, "replay_window": 2048, "rekey_time": 60, "rekey_packets": 4096,
     "rekey_bytes": 2**30, "life_time": 86400, "life_packets": 2**40, "life_bytes": 2**40, "reorder_packets": 9,
     "reorder_ms": 9.0, "offload": False, "mss_clamp": False, "audit": False, "drain_deadline": 5,
-    "control": "/run/other", "metrics": "127.0.0.1:1", "user": "other", "log_level": "error",
+    "control": "/run/other", "metrics": "127.0.0.1:1", "user": "other", "log_level": "error", "low_latency": True,
     "local_id": "a.example", "remote_id": "b.example", "ike_proposals": ["aes256gcm16-prfsha384-ecp384"],
     "esp_proposals": ["aes256gcm16-esn"], "ike_rekey_time": 60, "reauth_time": 60, "grace": 1, "dpd_delay": 1,
     "start_action": "none", "mobility": "none", "ike_port": 501, "secret": "/other", "certificate": "/other",
