@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from fwd.datapath.udp import GSO_DATAGRAMS_MAX, RECEIVE_BYTES
+from fwd.datapath.udp import RECEIVE_BYTES
 from fwd.proto.esp import BATCH_MAX, OVERHEAD_BYTES, TRAILER_BYTES, PacketTable
 
 ESP_MIN: Final = OVERHEAD_BYTES + TRAILER_BYTES  # octets of the shortest ESP packet
+_RECEIVE_MAX: Final = 128  # datagrams of a receive: GRO merges 64, but what a peer on the same host sends stays whole
 _RECEIVES: Final = 4  # that may wait to be opened together
 ROW_MIN: Final = 256  # no path is so narrow that full rows would be shorter
 _RESIZE_AFTER: Final = 16  # authentic packets that do not fit, before slots should be of their size
@@ -25,7 +26,7 @@ class Slots:
 
     def __init__(self, packet_bytes: int) -> None:
         """`packet_bytes`: of a slot, which is a full packet of ESP."""
-        of_one_receive = min(GSO_DATAGRAMS_MAX, RECEIVE_BYTES // packet_bytes + 1)
+        of_one_receive = min(_RECEIVE_MAX, RECEIVE_BYTES // packet_bytes + 1)
         count = min(BATCH_MAX, _RECEIVES * of_one_receive)
         self.packet_bytes = packet_bytes
         self._used_max = count - of_one_receive  # up to here there is room for one receive more

@@ -73,6 +73,16 @@ def test_the_size_of_slots_is_told_by_what_does_not_fit(noted: list[tuple[int, i
     assert slots.better_stride == better
 
 
+def test_a_peer_on_the_same_host_may_send_128_datagrams_at_once() -> None:
+    """From Linux 6.9 on; they fit behind what waits already."""
+    slots, waiting = Slots(500), 0
+    while slots.has_room:
+        assert waiting + 128 <= len(slots.table.spi)
+        slots.fill(64 * 500)
+        waiting += 64
+    assert waiting > 128
+
+
 def test_full_packets_between_shorter_ones_keep_the_slots_as_they_are() -> None:
     slots = Slots(FULL)
     for _ in range(20):
