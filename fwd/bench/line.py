@@ -2,8 +2,8 @@
 
 HTB on gw1's WAN device holds each member's 5-tuple to `cap_mbps` and all together to `line_mbps`. So throughput
 should be min(N × cap, line). What counts are the octets of ESP packets that HTB has let through, Ethernet header
-included, since HTB counts it too. Both WAN devices send single packets meanwhile, as a real line does: HTB lets whole
-sends pass otherwise, of 64 KiB each.
+included, since HTB counts it too. Then the same with half a core taken by another load (`busy`). Both WAN devices send
+single packets meanwhile, as a real line does: HTB lets whole sends pass otherwise, of 64 KiB each.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
-from fwd.bench import loss
+from fwd.bench import busy, loss
 from fwd.bench.result import figure
 from fwd.lab import gateways, tools, traffic
 from fwd.lab.topology import Topology
@@ -52,19 +52,31 @@ def run(*, quick: bool, step: Step) -> dict[str, Any]:
 
 
 def point(members: int, *, quick: bool) -> dict[str, Any]:
-    """Throughput of so many members, in slices of one run under steady load."""
-    slices, slice_s = (QUICK_SLICES, QUICK_SLICE_S) if quick else (SLICES, SLICE_S)
-    ideal, mbps = min(members * CAP_MBPS, LINE_MBPS), []
-    with loaded(members, slices * slice_s, settle_s=QUICK_SETTLE_S if quick else SETTLE_S) as topology:
-        for _ in range(slices):
-            before, start = sent_bytes(topology), time.perf_counter()
-            time.sleep(slice_s)
-            sent = sent_bytes(topology) - before
-            mbps.append(sent * 8 / 1e6 / (time.perf_counter() - start))
+    """Throughput of so many members, in slices of one run under steady load, alone and beside another load."""
+    slices, slice_s, settle_s = (QUICK_SLICES, QUICK_SLICE_S, QUICK_SETTLE_S) if quick else (SLICES, SLICE_S, SETTLE_S)
+    ideal = min(members * CAP_MBPS, LINE_MBPS)
+    with loaded(members, 2 * slices * slice_s + settle_s, settle_s=settle_s) as topology:
+        alone = _slices(topology, slices, slice_s)
+        with busy.half_a_core():
+            time.sleep(settle_s)
+            beside = _slices(topology, slices, slice_s)
+    return {"members": members, "ideal_mbps": ideal, **_held(alone, ideal), "busy": _held(beside, ideal)}
+
+
+def _slices(topology: Topology, slices: int, slice_s: float) -> list[float]:
+    """Mbit/s of ESP packets in each slice."""
+    mbps = []
+    for _ in range(slices):
+        before, start = sent_bytes(topology), time.perf_counter()
+        time.sleep(slice_s)
+        sent = sent_bytes(topology) - before
+        mbps.append(sent * 8 / 1e6 / (time.perf_counter() - start))
+    return mbps
+
+
+def _held(mbps: list[float], ideal: float) -> dict[str, Any]:
     return {
-        "members": members,
         "mbps": figure(mbps, "Mbit/s"),
-        "ideal_mbps": ideal,
         "share_of_ideal": figure([value / ideal for value in mbps], "share"),
     }
 

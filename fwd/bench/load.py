@@ -28,6 +28,7 @@ from fwd.lab.waiting import until
 from fwd.lab.world import LabError
 
 STREAMS: Final = (1, 4, 16)
+IDLE: Final = "ping-idle"
 CPU_STREAMS: Final = 4  # of the forward run that CPU time is taken from
 _LOSS_STREAMS = 4
 _LOADED_STREAMS = 16
@@ -104,7 +105,7 @@ def measurements(schedule: Schedule) -> list[Measurement]:
     if schedule.other_ways:
         found += [_tcp(streams, way, schedule.other_ways_s) for way in ("reverse", "both") for streams in schedule.tcp]
     found += [_udp(size, schedule) for size in schedule.udp_bytes]
-    found.append(Measurement("ping-idle", lambda topology: _idle(topology, schedule.pings)))
+    found.append(Measurement(IDLE, lambda topology: _idle(topology, schedule.pings)))
     if schedule.loaded_pings:
         found.append(Measurement("ping-loaded", lambda topology: _loaded(topology, schedule.loaded_pings)))
     found.append(Measurement("http", lambda topology: _http(topology, schedule)))
@@ -179,7 +180,7 @@ def _udp(size_bytes: int, schedule: Schedule) -> Measurement:
 
 
 def _idle(topology: Topology, count: int) -> Taken:
-    return _pinged("ping-idle", ping.run(topology, count))
+    return _pinged(IDLE, ping.run(topology, count))
 
 
 def _loaded(topology: Topology, count: int) -> Taken:

@@ -20,10 +20,12 @@ from fwd.bench.tunnels import Peer, openvpn, wireguard_go
 from fwd.lab import traffic
 from fwd.lab.topology import Topology
 from fwd.lab.world import LabError
+from fwd.supervise.awake import Awake
 
 OURS: Final = "fwd"
 OURS_ESP: Final = "fwd-esp"
 OURS_PURE: Final = "fwd-pure"
+OURS_AWAKE: Final = "fwd-low-latency"
 
 Values = dict[str, dict[str, list[float]]]
 
@@ -49,9 +51,12 @@ def run(plan: Plan, more_wireguard_go: Sequence[Path] = ()) -> dict[str, Any]:
         for number, measurement, peer in turns(schedule.rounds, wanted, peers):
             plan.step(done, total, f"{peer.name}: {measurement.name}, round {number + 1} of {schedule.rounds}")
             records.add(peer.name, _take(measurement, peer, labs[peer.name]))
+            if (measurement.name, peer.name) == (load.IDLE, OURS):
+                records.add(OURS_AWAKE, _take_awake(measurement, peer, labs[peer.name]))
             done += 1
         plan.step(done, total, "done")
     about = {peer.name: {"version": peer.version, "settings": peer.settings, "source": peer.source} for peer in peers}
+    about[OURS_AWAKE] = {**about[OURS], "settings": f"low_latency, else as {OURS}; pings without load alone"}
     return {"rounds": schedule.rounds, "peers": about, "unfetched": unfetched, **records.body()}
 
 
@@ -91,6 +96,16 @@ def _take(measurement: load.Measurement, peer: Peer, topology: Topology) -> load
         return measurement.take(topology)
     except LabError as error:
         raise LabError(f"{peer.name}, {measurement.name}: {error}") from None
+
+
+def _take_awake(measurement: load.Measurement, peer: Peer, topology: Topology) -> load.Taken:
+    """Take it with what `low_latency` does to the host, which would else do it to all peers."""
+    awake = Awake()
+    awake.want(True)
+    try:
+        return _take(measurement, peer, topology)
+    finally:
+        awake.close()
 
 
 @dataclass

@@ -142,10 +142,11 @@ def _scale(result: Result) -> Iterator[str]:
     yield f"{line['line_mbps']:g}; {line['streams']} TCP streams, ESP bytes on the wire."
     yield ""
     rows = [
-        (str(point["members"]), text(point["mbps"]), f"{point['ideal_mbps']:g} Mbit/s", text(point["share_of_ideal"]))
+        (str(point["members"]), text(point["mbps"]), f"{point['ideal_mbps']:g} Mbit/s", text(point["share_of_ideal"]),
+         text(point["busy"]["share_of_ideal"]))
         for point in line["points"]
-    ]
-    yield from table(("members", "measured", "min(N × cap, line)", "of it"), rows)
+    ]  # fmt: skip
+    yield from table(("members", "measured", "min(N × cap, line)", "of it", "with half a core taken"), rows)
     yield from _pairs(result["pairs"])
     yield "**Core-limited**: one demux feeds N pinned members over real rings, in memory; no sockets, no device."
     yield ""

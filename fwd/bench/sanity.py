@@ -24,7 +24,8 @@ REQUIRED: Final = {
     "peers": ["rounds"],
     "scale": [
         "line/cap_mbps", "line/line_mbps", "line/streams", "line/points/*/mbps", "line/points/*/ideal_mbps",
-        "line/points/*/share_of_ideal", "pairs/cap_mbps", "pairs/line_mbps", "pairs/streams", "pairs/points/*/mbps",
+        "line/points/*/share_of_ideal", "line/points/*/busy/mbps", "line/points/*/busy/share_of_ideal",
+        "pairs/cap_mbps", "pairs/line_mbps", "pairs/streams", "pairs/points/*/mbps",
         "pairs/points/*/ideal_mbps", "pairs/points/*/share_of_ideal", "pairs/points/*/delivered_mbps",
         "cores/points/*/gbps_sealed", "cores/points/*/gbps_opened",
         "cores/points/*/efficiency_sealed", "cores/points/*/efficiency_opened", "cores/points/*/demux_share",

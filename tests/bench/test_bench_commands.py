@@ -94,7 +94,7 @@ def test_all_parts_in_their_order(
     made = {path.name for path in (tmp_path / "b").iterdir()}
     assert {"report.md", "peers.svg", "peers.png", "scale.svg", "scale.png"} <= made
     printed = capfd.readouterr().out
-    assert sum(line.endswith("  ok") for line in printed.splitlines()) == len(targets.load(OWN)) - 2 + 8 + 5
+    assert sum(line.endswith("  ok") for line in printed.splitlines()) == len(targets.load(OWN)) - 3 + 8 + 8 + 5
     assert "SHORT" not in printed
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fwd.bench import cores, line, pairs
+from fwd.bench import busy, cores, line, pairs
+from fwd.bench.cpu import CpuTime
 from fwd.bench.result import Plan
 from fwd.bench.scale import run
+from fwd.lab.waiting import until
 from fwd.lab.world import LabError
 
 
@@ -29,12 +31,19 @@ def test_a_quick_run_has_a_point_for_each_number_of_members_and_gateways(tmp_pat
     # Nothing passes beside the caps, whatever the load.
     assert one["share_of_ideal"]["high"] < 1.2
     assert two["share_of_ideal"]["high"] < 1.2
+    assert all(0 < point["busy"]["share_of_ideal"]["high"] < 1.2 for point in (one, two))
 
     assert [point["pairs"] for point in body["pairs"]["points"]] == list(pairs.QUICK_PAIRS)
     one, two = body["pairs"]["points"]
     assert (one["ideal_mbps"], two["ideal_mbps"]) == (100, 200)
     assert one["share_of_ideal"]["high"] < 1.2
     assert two["share_of_ideal"]["high"] < 1.2
+
+
+def test_half_a_core_is_taken_until_the_block_ends() -> None:
+    with busy.half_a_core() as pid:
+        until(lambda: CpuTime.of(pid).total_s > 0, "the load beside has had CPU time", 10)
+    assert not os.path.exists(f"/proc/{pid}")
 
 
 def test_every_member_gets_its_part() -> None:

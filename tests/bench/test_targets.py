@@ -33,7 +33,7 @@ def test_the_samples_are_whole_and_good_enough() -> None:
     assert not [fault for result in results().values() for fault in sanity.faults(result)]
     verdicts = targets.judge(OWN, results())
     assert {verdict.state for verdict in verdicts} == {"ok"}, targets.lines(verdicts)
-    assert len(verdicts) == len(OWN) - 2 + 8 + 5  # each point has one
+    assert len(verdicts) == len(OWN) - 3 + 8 + 8 + 5  # each point has one
 
 
 @pytest.mark.parametrize("target", OWN, ids=lambda target: target.figure)
