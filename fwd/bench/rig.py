@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from fwd.proto.sa import SaKeys
 
 PATH_MTU = 1500
 SEND_MAX = 65507
+Payload = Literal["superpacket", "esp"]
 _NOWHERE = ("192.0.2.2", 4500)
 
 
@@ -64,8 +65,9 @@ class Deaf:
 class Path:
     """Records put in at `put` are sealed by `work`, opened and written to /dev/null by `receive`."""
 
-    def __init__(self) -> None:
-        self.peering = peering = parse(EXAMPLE, "example").peering[0]
+    def __init__(self, keys: SaKeys | None = None, payload: Payload = "superpacket") -> None:
+        """`keys`: another path's, to open what that has sealed."""
+        self.peering = peering = parse(EXAMPLE, "example").peering[0].model_copy(update={"payload": payload})
         geometry = Geometry(PATH_MTU, 4)
         self.ring = Ring(geometry.stride, geometry.rows)
         self.shared = shared = PeeringShared(1)
@@ -75,10 +77,10 @@ class Path:
         shared.demux_counters.attach()
 
         # One SA for both ways, so that what is sealed here can be opened here.
-        keys = SaKeys(0x101, True, os.urandom(32), os.urandom(4))
+        self.keys = keys = keys or SaKeys(0x101, True, os.urandom(32), os.urandom(4))
         self.wire = Wire()
         audit = Audit(_NOWHERE, wanted=False)
-        self.lane = Lane(self.ring, self.member.link, shared.demux_counters, 0, esp=False)
+        self.lane = Lane(self.ring, self.member.link, shared.demux_counters, 0, esp=payload == "esp")
         self.outbound = Outbound(
             self.ring,
             geometry,
@@ -88,7 +90,7 @@ class Path:
             self.member.link,
             1,
             audit,
-            payload="superpacket",
+            payload=payload,
         )
         self.outbound.use(keys)
 

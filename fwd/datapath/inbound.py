@@ -27,7 +27,7 @@ from fwd.datapath.geometry import Geometry
 from fwd.datapath.payloads import payload_in
 from fwd.datapath.receiving import Receiving, runt_reason
 from fwd.datapath.shared import LinkWord, ReplaySlots
-from fwd.datapath.slots import ESP_MIN, Slots
+from fwd.datapath.slots import ESP_MIN, RECEIVE_MAX, Slots
 from fwd.datapath.strangers import Strangers, spi_of
 from fwd.datapath.tuning import Tuning
 from fwd.datapath.udp import TRAFFIC_CLASS_SHIFT
@@ -263,11 +263,40 @@ class Inbound:
             self.delivery.drop_held()
 
     def _take_others(self, length: int, size: int) -> None:
-        """Open merged datagrams that are not of the slots' size at once, where they were received."""
+        """Open merged datagrams that are not of the slots' size at once: as a burst if they are of one SA."""
         self._open_slots()
+        if self._open_others(length, size):
+            return
         merged = size - OVERHEAD_BYTES if length > size else 0
         for packet in self._received.pieces(length, size):
             self._take_one(packet, merged)
+
+    def _open_others(self, length: int, size: int) -> bool:
+        """Open merged datagrams as a burst; False: they are too few, too many or too large, or not of one SA."""
+        count, tail = -(-length // size), length % size or size
+        fits = (
+            SCALAR_MAX < count <= RECEIVE_MAX and tail >= ESP_MIN and size - OVERHEAD_BYTES < self._payload.rows.stride
+        )
+        sa = self.sas.get(spi_of(self._received.space()[:length])) if fits else None
+        if sa is None:
+            return False
+        table = self._received.others(length, size)
+        if (table.spi[:count] != table.spi[0]).any():
+            return False
+
+        # Rows are longer than what these leave in them, so that each is a short one.
+        payload, octets = self._payload, size - OVERHEAD_BYTES
+        short = [*((i, size) for i in range(count - 1)), (count - 1, tail)]
+        first = payload.room(count)
+        numbers = open_burst(sa, table, 0, count, short, payload.rows, first, self._counters)
+        if any(numbers):
+            sa.carry(size, short, numbers)
+            self._authentic(sa)
+            for number in numbers:
+                if number:
+                    self._received.note(octets, octets)
+            payload.take_run(sa, numbers, first, short, self._flow_info >> TRAFFIC_CLASS_SHIFT, self.now)
+        return True
 
     def _open_slots(self) -> None:
         """Open what waits in the slots: long runs by the burst, short ones one by one. Late ones are held."""

@@ -1,9 +1,9 @@
 """Where receives lie until they are opened: slots of one packet's size, one behind the other, in one buffer.
 
 The kernel writes merged datagrams of one size into consecutive slots by itself. One that is shorter than its slot is
-remembered. Merged datagrams of another size never become slots: `pieces` shows them where they were received. If enough
-of them come, slots of their size would be better: the sender's path has changed. A short one that came alone says
-nothing of the path: there was no more to send.
+remembered. Merged datagrams of another size never become slots: `pieces` shows them where they were received, and
+`others` as a table of their own. If enough of them come, slots of their size would be better: the sender's path has
+changed. A short one that came alone says nothing of the path: there was no more to send.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from fwd.datapath.udp import RECEIVE_BYTES
 from fwd.proto.esp import BATCH_MAX, OVERHEAD_BYTES, TRAILER_BYTES, PacketTable
 
 ESP_MIN: Final = OVERHEAD_BYTES + TRAILER_BYTES  # octets of the shortest ESP packet
-_RECEIVE_MAX: Final = 128  # datagrams of a receive: GRO merges 64, but what a peer on the same host sends stays whole
+RECEIVE_MAX: Final = 128  # datagrams of a receive: GRO merges 64, but what a peer on the same host sends stays whole
 _RECEIVES: Final = 4  # that may wait to be opened together
+_TABLES_MAX: Final = 32  # of other sizes, that are kept
 ROW_MIN: Final = 256  # no path is so narrow that full rows would be shorter
 _RESIZE_AFTER: Final = 16  # authentic packets that do not fit, before slots should be of their size
 
@@ -26,13 +27,15 @@ class Slots:
 
     def __init__(self, packet_bytes: int) -> None:
         """`packet_bytes`: of a slot, which is a full packet of ESP."""
-        of_one_receive = min(_RECEIVE_MAX, RECEIVE_BYTES // packet_bytes + 1)
+        of_one_receive = min(RECEIVE_MAX, RECEIVE_BYTES // packet_bytes + 1)
         count = min(BATCH_MAX, _RECEIVES * of_one_receive)
         self.packet_bytes = packet_bytes
         self._used_max = count - of_one_receive  # up to here there is room for one receive more
         self._buffer = bytearray(count * packet_bytes + RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
         self.table = PacketTable(self._buffer, packet_bytes, count)
+        self._beside = bytearray(RECEIVE_BYTES)  # one receive of another size
+        self._tables: dict[int, PacketTable] = {}  # over that, by size
         self._first = self._used = 0
         self._short: list[tuple[int, int]] = []  # slot, and octets in it
         self._stride = packet_bytes - OVERHEAD_BYTES
@@ -79,6 +82,16 @@ class Slots:
         """Datagrams of `size` octets, the last may be shorter, of which `length` were received into `space`."""
         start = self._used * self.packet_bytes
         return [self._view[at : min(at + size, start + length)] for at in range(start, start + length, size or 1)]
+
+    def others(self, length: int, size: int) -> PacketTable:
+        """Move `length` octets that were received into `space` aside; return them as a table of packets of `size`."""
+        self._beside[:length] = self.space()[:length]
+        table = self._tables.get(size)
+        if table is None:
+            if len(self._tables) >= _TABLES_MAX:
+                self._tables.clear()
+            table = self._tables[size] = PacketTable(self._beside, size, min(RECEIVE_MAX, RECEIVE_BYTES // size))
+        return table
 
     def fill(self, length: int) -> memoryview | None:
         """Keep `length` octets received into `space`: datagrams of a slot's size, the last may be shorter.
