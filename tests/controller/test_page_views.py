@@ -78,6 +78,41 @@ def test_a_peering_says_how_many_pairs_carry(pairs: dict[tuple[str, str], str], 
     assert (why_peering(fleet.peerings[0]) is None) == (state == "up")
 
 
+def test_what_others_say_of_a_host_that_is_silent_is_not_old() -> None:
+    """What was down for more than 5 s was grey, as was the line of a peering of which nothing was left."""
+    silent = {"a1": NOW - 60, "b1": NOW - 60}
+    known = facts({"a1": "down", "b1": "down"}, {("a1", "b1"): "down"}, "down", heard=silent)
+    seen = [{**one, "health": {**one["health"], "evidence": ["its own", "a router's"]}} for one in known.gateways]
+    fleet = fleet_view(replace(known, gateways=seen))
+    assert [(one.silent, one.old) for one in fleet.hosts if one.kind == "gateway"] == [(True, False)] * 2
+    assert not fleet.peerings[0].pairs[0].old
+    assert not fleet.peerings[0].old
+
+
+def test_of_a_gateway_that_nobody_sees_it_is_not_said_that_it_keeps_its_traffic() -> None:
+    fleet = fleet_view(facts({"a1": "unreachable", "b1": "up"}, {}, heard={"a1": NOW - 60}))
+    why = why_host(next(one for one in fleet.hosts if one.name == "a1"))
+    assert why is not None
+    assert why.did == "It goes on with what it was told last; whether it carries, nobody says."
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        ({"a1": "down", "a2": "up", "b1": "up"}, "Routers have moved its flows"),
+        ({"a1": "down", "a2": "down", "b1": "up"}, "No other gateway of its cluster carries"),
+        ({"a1": "down", "b1": "up"}, "No other gateway of its cluster carries"),
+        ({"a1": "draining", "b1": "up"}, "It keeps its flows"),
+        ({"a1": "degraded", "b1": "up"}, "It stays in use"),
+    ],
+)
+def test_that_others_have_taken_over_is_said_only_if_there_are_any(states: dict[str, str], said: str) -> None:
+    fleet = fleet_view(facts(states, {}))
+    why = why_host(next(one for one in fleet.hosts if one.name == "a1"))
+    assert why is not None
+    assert why.did.startswith(said)
+
+
 @pytest.mark.parametrize(
     ("heard", "host_is_old", "peering_is_old"),
     [

@@ -16,6 +16,7 @@ from fwd.controller.shares import Share
 Json = Mapping[str, Any]
 SHOWN_MAX: Final = 6  # gateways of a cluster that are drawn one by one
 _GRAY_AFTER_S: Final = 5.0  # what was heard of a host is old from then on
+_CARRY: Final = ("up", "degraded", "unreachable", "draining")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class HostView:
-    """A gateway or router. `since`, `heard_at`: by the wall clock. `old`: nothing was heard of it for a while."""
+    """A gateway or router. `since`, `heard_at`: by the wall clock. `silent`: nothing was heard of it for a while;
+    `old`: nor does anybody else say how it is. `alone`: no other gateway of its clusters carries.
+    """
 
     kind: str
     name: str
@@ -52,7 +55,9 @@ class HostView:
     reason: str = ""
     since: float | None = None
     heard_at: float | None = None
+    silent: bool = False
     old: bool = False
+    alone: bool = False
     evidence: tuple[str, ...] = ()
     clusters: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
@@ -212,12 +217,14 @@ def _hosts(facts: Facts, kind: str) -> list[HostView]:
 
 def _host(facts: Facts, kind: str, one: Json, clusters: tuple[str, ...]) -> HostView:
     name, health = one["name"], one.get("health") or {}
-    heard_at = facts.heard.get(name)
+    heard_at, evidence = facts.heard.get(name), _texts(health.get("evidence"))
+    silent = heard_at is not None and facts.at - heard_at > _GRAY_AFTER_S
     return HostView(
         kind=kind, name=name, vpc=str(one.get("vpc", "")), look=look_of(health.get("state")),
         reason=str(health.get("reason") or ""), since=health.get("since"), heard_at=heard_at,
-        old=heard_at is not None and facts.at - heard_at > _GRAY_AFTER_S,
-        evidence=_texts(health.get("evidence")), clusters=clusters, addresses=_texts(one.get("inner")),
+        silent=silent, old=silent and len(evidence) < 2,  # its own word is one
+        alone=kind == "gateway" and not _takers(facts, name, clusters),
+        evidence=evidence, clusters=clusters, addresses=_texts(one.get("inner")),
         outer=str(one.get("outer") or ""), members=one.get("members"), weight=one.get("weight"),
         drained=one.get("state") == "draining", version=str(one.get("version") or ""),
         outdated=bool(one.get("outdated")), held=bool(one.get("held")), clock_skew_s=one.get("clock_skew_s"),
@@ -225,6 +232,13 @@ def _host(facts: Facts, kind: str, one: Json, clusters: tuple[str, ...]) -> Host
         shares=tuple(sorted(facts.shares.get(name, ()), key=lambda one: one.router)),
         unused_by=_texts(one.get("unused_by")),
     )  # fmt: skip
+
+
+def _takers(facts: Facts, name: str, clusters: Sequence[str]) -> set[str]:
+    """Name the other gateways of some clusters that carry."""
+    mates = {mate for one in facts.clusters if one["name"] in clusters for mate in _texts(one.get("gateways"))}
+    states = {one["name"]: str((one.get("health") or {}).get("state")) for one in facts.gateways}
+    return {mate for mate in mates if mate != name and states.get(mate) in _CARRY}
 
 
 def _cluster(one: Json, hosts: Mapping[str, HostView]) -> ClusterView:
@@ -253,17 +267,17 @@ def _peering(one: Json, facts: Facts, hosts: Mapping[str, HostView]) -> PeeringV
 
 
 def _pair(one: Json, hosts: Mapping[str, HostView], now: float) -> PairView:
-    """A pair; what is known of it is old if both of its ends are silent."""
+    """A pair; what is known of it is old if both of its ends are silent, and neither is known to be down."""
 
     def heard_s(name: str) -> float | None:
         heard_at = hosts[name].heard_at if name in hosts else None
         return max(0.0, now - heard_at) if heard_at is not None else None
 
     a, b = str(one.get("a")), str(one.get("b"))
-    ends = [hosts[name] for name in (a, b) if name in hosts]
-    old = bool(ends) and all(end.old or end.heard_at is None for end in ends)
+    look, ends = look_of(one.get("state")), [hosts[name] for name in (a, b) if name in hosts]
+    old = bool(ends) and look.state != "down" and all(end.silent or end.heard_at is None for end in ends)
     return PairView(
-        str(one.get("peering")), a, b, look_of(one.get("state")), one.get("rtt_ms"), one.get("loss") or 0.0, old,
+        str(one.get("peering")), a, b, look, one.get("rtt_ms"), one.get("loss") or 0.0, old,
         (heard_s(a), heard_s(b)),
     )  # fmt: skip
 

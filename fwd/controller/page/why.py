@@ -36,6 +36,10 @@ _GATEWAY: Final = {
     "left": ("It was deleted.", "Nothing."),
     "unknown": ("It goes on with what it was told last.", "Look at the controller that leads."),
 }
+_ALONE: Final = {
+    "down": "No other gateway of its cluster carries: packets for the far side are dropped, never sent in the clear.",
+    "draining": "It keeps its flows: no other gateway of its cluster carries.",
+}
 _ROUTER: Final = {
     "down": (
         "Gateways go on with what they have; another router of the VPC, if there is one, routes.",
@@ -87,6 +91,10 @@ def why_host(host: HostView) -> Why | None:
     if host.look.state == "up" and not hints:
         return None
     did, do = (_GATEWAY if host.kind == "gateway" else _ROUTER).get(host.look.state, _NOTHING)
+    if host.look.state == "unreachable" and host.old:
+        did = "It goes on with what it was told last; whether it carries, nobody says."
+    if host.alone and host.clusters:
+        did = _ALONE.get(host.look.state, did)
     if host.look.state == "degraded" and host.unused_by:
         did = f"It carries less than it should, or nothing: router {', '.join(host.unused_by)} sends by others."
     return Why(f"{host.kind} {host.name}", host.href, host.look, host.reason, host.since, host.evidence, did, do, hints)
