@@ -84,6 +84,7 @@ class Control:
     stopping: bool = False
     watch: Watch = field(init=False)
     sessions: Sessions = field(init=False)
+    inherited: frozenset[str] = frozenset()  # hosts that there were before this one led
     _tried: tuple[float, int | None, str] = (float("-inf"), None, "")
     _trying: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -95,6 +96,7 @@ class Control:
         """Have heard nothing of anybody: the one who led before knows."""
         self.happened.begin()
         self.past = Past()
+        self.inherited = frozenset(name for _, name in self.desk.hosts)
         self.watch = Watch(self.clock(), self.happened)
 
     def person(self, authorization: str | None, *, writes: bool) -> Token:

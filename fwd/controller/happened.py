@@ -7,7 +7,7 @@ its oldest goes, so nobody's are gone for another's; and if there are too many, 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,6 +16,7 @@ from fwd.controller.health import Health
 EVENTS_MAX: Final = 1000
 EVENTS_EACH_MAX: Final = 100  # of a host
 STATES: Final = frozenset(f"host.{one.value}" for one in Health)  # events that say how a host is from then on
+_UNHEARD: Final = frozenset(f"host.{one.value}" for one in (Health.JOINING, Health.LEFT))
 EVENT_S: Final = 60.0  # between two of a kind of one host that say what is wrong with it
 
 
@@ -84,6 +85,12 @@ class Happened:
                     break
                 found = one
         return found.at if found is not None else None
+
+    @property
+    def heard(self) -> Iterator[str]:
+        """Name the hosts that were heard, by what was told of their states last."""
+        last = {one.host: one.what for one in self.events if one.what in STATES}
+        return (host for host, what in last.items() if what not in _UNHEARD)
 
     def restore(self, kept: Sequence[Event], after: int) -> int:
         """Know what was kept; what was noted here beyond `after` is not, and comes behind it. Returns the last kept."""

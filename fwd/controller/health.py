@@ -67,6 +67,7 @@ class Evidence:
     routers: tuple[Sight, ...] = ()
     pairs: tuple[Sight, ...] = ()
     deleted: bool = False
+    heard_before: bool = False  # by whoever led before: that it says nothing now is no beginning
     draining: bool = False  # by the operator's wish
 
 
@@ -103,12 +104,12 @@ def _judge(known: Evidence, now: float) -> tuple[Health, str]:
     seen = [one for one in (*routers, *pairs) if one.up]
     if known.deleted:
         return Health.LEFT, "deleted"
-    if known.report is None:
+    if known.report is None and not known.heard_before:
         return Health.JOINING, "it has not reported yet"
 
     # Without its own word that of others counts, and without any nobody knows. Whoever sends through a host that is not
     # sent through itself, as a partner may that has had nothing to send, knows less than its routers.
-    if now - known.report.at > FRESH_S:
+    if known.report is None or now - known.report.at > FRESH_S:
         if routers and not any(one.up for one in routers):
             return Health.DOWN, f"no heartbeat, and no router reaches it ({', '.join(one.by for one in routers)})"
         if seen:
@@ -153,6 +154,8 @@ def _lines(known: Evidence, now: float) -> Iterable[str]:
     if known.report is not None:
         said = "ready" if known.report.ready else "not ready: " + "; ".join(known.report.reasons)
         yield f"its heartbeat {_age(known.report.at, now)}: {said}"
+    elif known.heard_before:
+        yield "no heartbeat since this controller leads"
     for kind, sights, asked in (("router", known.routers, "probes"), ("partner", known.pairs, "echoes")):
         for one in sights:
             way = f"{one.rtt_ms:.1f} ms, " if one.rtt_ms is not None else ""

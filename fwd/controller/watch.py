@@ -53,6 +53,7 @@ class Watch:
         self._states = Rates(*_STATES)
         self._untold: set[str] = set()  # whose last change of state has yet to be told
         self._sights = Sights()
+        self._heard_before: frozenset[str] = frozenset()
 
     def hear(self, host: str, beat: Beat, newest: tuple[int, int], wall: float) -> None:
         """Take a heartbeat; `newest`: what the host is to have, `wall`: the time of day."""
@@ -100,7 +101,8 @@ class Watch:
                 self.note(f"host.{verdict.health.value}", name, text, wall)
 
     def recall(self) -> None:
-        """Know since when hosts are as they are, now that what happened before is known."""
+        """Know since when hosts are as they are, and who was heard, now that what happened before is known."""
+        self._heard_before = frozenset(self.happened.heard)
         for name, verdict in self.verdicts.items():
             if (told_at := self.happened.since(name, f"host.{verdict.health.value}")) is not None:
                 self.since[name] = min(self.since[name], told_at)
@@ -135,8 +137,8 @@ class Watch:
             report,
             tuple(self._sights.routers.get(name, ())),
             tuple(self._sights.partners.get(name, ())),
-            draining=draining,
-        )
+            heard_before=name in self._heard_before, draining=draining,
+        )  # fmt: skip
 
 
 def reasons_in(status: Mapping[str, Any]) -> tuple[str, ...]:

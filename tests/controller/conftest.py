@@ -25,7 +25,9 @@ _NEED_FASTAPI = [
 
 collect_ignore = [] if find_spec("httpx") else ["test_etcd.py", "test_webhook.py"]
 collect_ignore += (
-    [] if find_spec("playwright") and find_spec("jinja2") else ["test_page_browser.py", "test_page_cost.py"]
+    []
+    if find_spec("playwright") and find_spec("jinja2")
+    else ["test_page_browser.py", "test_page_cost.py", "test_page_drawn.py"]
 )
 collect_ignore += [] if find_spec("fastapi") and find_spec("jinja2") else _NEED_FASTAPI
 

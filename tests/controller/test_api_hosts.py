@@ -472,7 +472,8 @@ def test_a_controller_that_began_just_now_judges_nobody_by_silence(api: Api) -> 
     api.peered()
     api.control.begin()
     api.control.turn()
-    assert api.good("GET", "/v1/gateways/a1")["health"]["reason"] == "it is listened to for the first seconds"
+    shown = api.good("GET", "/v1/gateways/a1")["health"]
+    assert (shown["state"], shown["reason"]) == ("unknown", "it is listened to for the first seconds")
 
 
 @pytest.mark.parametrize("time", [1e308, -1e308])

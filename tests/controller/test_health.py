@@ -22,6 +22,9 @@ PAIR, BROKEN = Sight("b1", NOW, True), Sight("b1", NOW, False)
 
 JUDGED = [
     ("has never said anything", Evidence(), Health.JOINING),
+    ("another controller has heard it", Evidence(heard_before=True), Health.UNREACHABLE),
+    ("another one has, and no router sees it", Evidence(None, (MISSED,), heard_before=True), Health.DOWN),
+    ("another one has, and a router sees it", Evidence(None, (SEEN,), heard_before=True), Health.UNREACHABLE),
     ("all is well", Evidence(WELL, (SEEN,), (PAIR,)), Health.UP),
     ("nobody else looks", Evidence(WELL), Health.UP),
     ("no heartbeat, a router sees it", Evidence(SILENT, (SEEN,)), Health.UNREACHABLE),

@@ -13,6 +13,7 @@ from cakit import NOW
 
 from fwd.controller.control import Control
 from fwd.controller.desk import Desk
+from fwd.controller.health import FRESH_S
 from fwd.controller.history import KEPT_MAX, NEW_MAX, History
 from fwd.controller.store import SqliteStore, StoreError, Write
 from fwd.controller.watch import Beat
@@ -247,4 +248,41 @@ def test_a_host_is_as_it_is_since_it_was_so_whoever_leads(
         assert second.run(second.control.desk.lead("test"))
         second.run(second.history.begin())
     assert watch.since == {"a1": since}
+    second.end()
+
+
+@pytest.mark.parametrize(
+    ("told", "state"),
+    [
+        (["up"], "down"),
+        (["joining", "up", "down"], "down"),
+        (["joining"], "joining"),
+        (["up", "left"], "joining"),
+        ([], "joining"),
+    ],
+)
+def test_whoever_was_silent_when_another_controller_began_is_not_taken_for_new(
+    tmp_path: Path, loop: asyncio.AbstractEventLoop, told: list[str], state: str
+) -> None:
+    """With each new leader all gateways that were down were joining, for as long as they were."""
+    first = Life(tmp_path / "store.db", loop)
+    for word in told:
+        first.control.happened.note(f"host.{word}", "a1", word, NOW - 100)
+    first.turn()
+    first.end()
+
+    second = Life(tmp_path / "store.db", loop)
+    fleet = Fleet.model_validate(
+        {
+            "vpcs": [{"name": "a", "cidrs": ["10.1.0.0/16"]}],
+            "gateways": [{"name": "a1", "vpc": "a", "inner": ["10.1.0.11"], "outer": "192.0.2.1"}],
+            "routers": [{"name": "ra", "vpc": "a", "inner": ["10.1.0.2"]}],
+        }
+    )
+    later, watch = NOW + FRESH_S + 1, second.control.watch
+    watch.hear("ra", Beat(later, (1, 1), (1, 1), status={"gateways": [{"name": "a1", "up": False}]}), (1, 1), NOW)
+    watch.turn(fleet, [], later, NOW)
+    assert watch.verdicts["a1"].health.value == state
+    if state == "down":
+        assert watch.verdicts["a1"].evidence[0] == "no heartbeat since this controller leads"
     second.end()

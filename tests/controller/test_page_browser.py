@@ -12,6 +12,9 @@ from browserkit import Fleet, signed_in
 from playwright.sync_api import Browser, Page, Route, expect
 from runkit import running, start
 
+from fwd.controller.page.live import frame
+from fwd.controller.page.render import rendered
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 STREAM = re.compile("/live")  # what a page that is open is told by
 
@@ -198,6 +201,23 @@ def test_changes_of_state_are_spoken_those_of_the_time_without_a_stream_too(flee
         fleet.gateways["a1"].status = before
         expect(news).to_contain_text("gateway a1 is up")
         assert "bit/s" not in news.inner_text()
+
+
+def test_that_a_new_controller_has_heard_nobody_yet_is_not_spoken(fleet: Fleet, chromium: Browser) -> None:
+    """After each restart all hosts were said to be joining, and then to be up."""
+    with signed_in(fleet, chromium) as page:
+        words = [{"gateway a1": one, "peering a-b": f"{one}, 1 of 1 pairs"} for one in ("unknown", "up", "degraded")]
+        told = b"".join(frame({"states": rendered("part_states.html", states=one)}) for one in words)
+        page.route(STREAM, lambda route: route.fulfill(body=told, content_type="text/event-stream"), times=1)
+        page.add_init_script(
+            """addEventListener('DOMContentLoaded', () => {
+                const said = window.said = [], news = document.getElementById('part-news');
+                new MutationObserver(() => said.push(news.textContent)).observe(news, {childList: true});
+            })"""
+        )
+        page.goto("/")
+        expect(page.get_by_role("status")).to_contain_text("gateway a1 is degraded")
+        assert [text for text in page.evaluate("said") if "unknown" in text or "is up" in text] == []
 
 
 def test_the_last_hour_is_replayed_on_the_map(fleet: Fleet, chromium: Browser) -> None:

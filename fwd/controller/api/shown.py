@@ -55,8 +55,9 @@ def _health(control: Control, name: str, joined: bool) -> dict[str, Any]:
         return {"state": "unknown", "reason": reason, "since": None, "evidence": []}
     verdict = control.watch.verdicts.get(name)
     if verdict is None:
+        state = "unknown" if joined and name in control.inherited else Health.JOINING.value
         reason = "it is listened to for the first seconds" if joined else "it has not joined yet"
-        return {"state": Health.JOINING.value, "reason": reason, "since": None, "evidence": []}
+        return {"state": state, "reason": reason, "since": None, "evidence": []}
     return {
         "state": verdict.health.value,
         "reason": verdict.reason,

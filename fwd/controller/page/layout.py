@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import log10
+from math import ceil, log10
 from typing import Final
 
+from fwd.controller.page.looks import Look
 from fwd.controller.page.views import ClusterView, FleetView, HostView, PairView, PeeringView, VpcView
 
 WIDTH: Final = 1160
@@ -22,7 +23,10 @@ _HEAD: Final = 52  # of a VPC: its name, its subnets
 _TITLE: Final = 28  # of a cluster
 _ROW: Final = 28
 _PAD: Final = 12
-_LABEL_H: Final = 44
+_LABEL_H: Final = 60
+_SUMS: Final = 3  # states that are summed in a row
+_SUM_W: Final = 122
+_SUBNETS_MAX: Final = 46  # letters that a box has room for
 _WIDTHS: Final = (4.0, 16.0)  # of a peering's line
 _QUIET_BITS_S: Final = 1e6  # up to which a line is thinnest; a thousand times as much makes it thickest
 
@@ -39,8 +43,18 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Sum:
+    """How many gateways of a cluster are in a state; (x, y): the middle of its shape."""
+
+    look: Look
+    number: int
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
 class ClusterBox:
-    """A cluster's box, with the gateways that are drawn."""
+    """A cluster's box, with the gateways that are drawn, and all of them summed if that are not all."""
 
     cluster: ClusterView
     x: float
@@ -48,13 +62,15 @@ class ClusterBox:
     w: float
     h: float
     nodes: tuple[Node, ...]
+    sums: tuple[Sum, ...]
 
 
 @dataclass(frozen=True)
 class VpcBox:
-    """A VPC's box. `side`: 0 left, 1 right."""
+    """A VPC's box. `side`: 0 left, 1 right. `subnets`: as many as there is room for."""
 
     vpc: VpcView
+    subnets: str
     side: int
     x: float
     y: float
@@ -143,13 +159,25 @@ def _vpc(vpc: VpcView, side: int, y: float) -> VpcBox:
     edge = x if side == 0 else x + _BOX_W
     routers = tuple(replace(node, x=edge) for node in _rows(vpc.routers, x + _PAD, at))
     at += _ROW * len(routers)
-    return VpcBox(vpc, side, x, y, _BOX_W, at + _PAD - y, tuple(clusters), loose, routers)
+    return VpcBox(vpc, _subnets(vpc.cidrs), side, x, y, _BOX_W, at + _PAD - y, tuple(clusters), loose, routers)
 
 
 def _cluster(cluster: ClusterView, x: float, y: float) -> ClusterBox:
     nodes = _rows(cluster.shown, x, y + _TITLE)
-    height = _TITLE + _ROW * (len(nodes) + cluster.collapsed) + _PAD / 2
-    return ClusterBox(cluster, x, y, _BOX_W - 2 * _PAD, height, nodes)
+    below, counts = y + _TITLE + _ROW * len(nodes), cluster.counts if cluster.collapsed else ()
+    sums = tuple(
+        Sum(look, number, x + 18 + _SUM_W * (n % _SUMS), below + _ROW * (n // _SUMS + 0.5))
+        for n, (look, number) in enumerate(counts)
+    )
+    height = below - y + _ROW * ceil(len(counts) / _SUMS) + _PAD / 2
+    return ClusterBox(cluster, x, y, _BOX_W - 2 * _PAD, height, nodes, sums)
+
+
+def _subnets(cidrs: Sequence[str]) -> str:
+    """Write the first of a VPC's subnets, and how many more there are."""
+    count = max((n for n in range(1, len(cidrs) + 1) if len(", ".join(cidrs[:n])) <= _SUBNETS_MAX), default=1)
+    rest = len(cidrs) - count
+    return ", ".join(cidrs[:count]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _rows(hosts: Sequence[HostView], x: float, y: float) -> tuple[Node, ...]:

@@ -103,4 +103,7 @@ def frame(parts: Parts) -> bytes:
 def states_of(fleet: FleetView) -> dict[str, str]:
     """Say how everything is, by what it is called, to be read aloud when it changes."""
     hosts = {f"{one.kind} {one.name}": one.look.word for one in fleet.hosts}
-    return hosts | {f"peering {one.name}": f"{one.look.word}, {one.counted}" for one in fleet.peerings}
+    return hosts | {
+        f"peering {one.name}": f"{one.look.word}, {one.counted}" if one.pairs else one.look.word
+        for one in fleet.peerings
+    }

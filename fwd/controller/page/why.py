@@ -34,7 +34,10 @@ _GATEWAY: Final = {
         "If it has not joined: `fwd token create`, and `fwd join` on the host.",
     ),
     "left": ("It was deleted.", "Nothing."),
-    "unknown": ("It goes on with what it was told last.", "Look at the controller that leads."),
+    "unknown": (
+        "It goes on with what it was told last.",
+        "Wait: a controller that has begun to lead listens first. If this one does not lead, look at the leader.",
+    ),
 }
 _ALONE: Final = {
     "down": "No other gateway of its cluster carries: packets for the far side are dropped, never sent in the clear.",

@@ -1,7 +1,7 @@
 // What the pages do beside htmx: they tell ages, and when there are no data. Without it they work by being loaded again.
 (() => {
   'use strict';
-  const SILENT_S = 5, CONNECT_S = 10, PLAYED_S = 15, SPOKEN_MAX = 5;
+  const SILENT_S = 5, CONNECT_S = 10, PLAYED_S = 15, SPOKEN_MAX = 5, UNKNOWN_S = 10;
   let heardAt = performance.now() / 1000, ahead = 0, tried = heardAt;
 
   // htmx's markup comes from this controller's stream alone; nothing that is text is ever run.
@@ -63,9 +63,16 @@
     return new Map([...document.querySelectorAll('#part-states [data-what]')].map(one => [one.dataset.what, one.textContent]));
   }
 
+  // A controller that has just begun to lead knows nothing of anybody for a moment: that is told if it lasts.
   let known = states();
+  const unknownAt = new Map();
   function tellStates() {
-    const now = states();
+    const now = states(), at = performance.now() / 1000;
+    for (const [what, word] of now) {
+      if (!word.startsWith('unknown')) { unknownAt.delete(what); continue; }
+      if (!unknownAt.has(what)) unknownAt.set(what, at);
+      if (known.has(what) && at - unknownAt.get(what) < UNKNOWN_S) now.set(what, known.get(what));
+    }
     const texts = [...now].filter(([what, word]) => known.get(what) !== word).map(([what, word]) => `${what} is ${word}`);
     texts.push(...[...known.keys()].filter(what => !now.has(what)).map(what => `${what} is gone`));
     known = now;
