@@ -135,6 +135,12 @@ class ByBrowser:
             one.set_checked(one.get_attribute("value") in names)
         self._carry_out("cluster")
 
+    def drain(self, gateway: str) -> None:
+        self._page.goto(f"/plan?act=drain&kind=gateway&name={gateway}")
+        expect(self._page.get_by_text("of its flows, which are gateway").first).to_be_visible()
+        self._page.locator("button.go").click()
+        expect(self._page.get_by_role("heading", level=1)).to_contain_text(f"drain gateway {gateway}")
+
     def delete(self, kind: str, name: str) -> None:
         self._page.goto(f"/plan?act=delete&kind={kind}&name={name}")
         self._page.locator("#confirm").fill(name)

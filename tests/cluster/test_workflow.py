@@ -1,4 +1,4 @@
-"""The reference's workflow in its order, as people do it: gateways, clusters, a peering, one more gateway, deletion."""
+"""The reference's workflow as people do it: a peering, one more gateway that is drained and taken out, deletion."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ class ByCommand:
 
     def gateways(self, cluster: str, names: list[str]) -> None:
         self._lab.fwd("cluster", "set", cluster, f"gateways={','.join(names)}")
+
+    def drain(self, gateway: str) -> None:
+        self._lab.fwd("gateway", "drain", gateway)
 
     def delete(self, kind: str, name: str) -> None:
         self._lab.fwd(kind, "delete", name)
@@ -47,6 +50,9 @@ class ByApi:
 
     def gateways(self, cluster: str, names: list[str]) -> None:
         self._lab.api.change("clusters", cluster, gateways=names)
+
+    def drain(self, gateway: str) -> None:
+        self._lab.api.ask("POST", f"gateways/{gateway}/drain")
 
     def delete(self, kind: str, name: str) -> None:
         self._lab.api.delete(f"{kind}s", name)

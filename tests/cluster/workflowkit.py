@@ -1,4 +1,4 @@
-"""The reference's workflow in its order: gateways, clusters, a peering, one more gateway, deletion."""
+"""The reference's workflow: gateways, clusters, a peering, one more gateway that is drained and taken out, deletion."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ class Person(Protocol):
     def create(self, kind: str, name: str, **fields: Any) -> None: ...
 
     def gateways(self, cluster: str, names: list[str]) -> None: ...
+
+    def drain(self, gateway: str) -> None: ...
 
     def delete(self, kind: str, name: str) -> None: ...
 
@@ -50,8 +52,12 @@ def workflow(lab: Cluster, person: Person) -> None:
     lab.carried_by_all((more,))
     person.look("more")
 
-    # It goes again, and at last everything.
+    # It is drained and goes, and at last everything.
     with lab.load(tcp=False) as load:
+        person.drain(more)
+        lab.until_uses("router1", **dict.fromkeys(first, "up"), **{more: "draining"})
+        until(lambda: lab.api.get(f"gateways/{more}")["health"]["state"] == "draining", f"{more} is draining")
+        person.look("drained")
         person.gateways("vpc1-all", first)
         lab.until_uses("router1", **dict.fromkeys(first, "up"))
         until(lambda: not lab.status(more)["peerings"], f"{more} has no peering")

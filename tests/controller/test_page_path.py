@@ -10,6 +10,7 @@ from pagekit import Browser
 from test_page_views import TWO, facts
 
 from fwd.controller.members import Member
+from fwd.controller.page.render import rendered
 from fwd.controller.page.views import Facts, fleet_view
 from fwd.controller.page.way import Way, way_of
 from fwd.proto.flow import owners, rendezvous_scores
@@ -97,6 +98,41 @@ def test_the_flows_member_is_the_one_that_its_demux_takes_and_may_be_of_another_
         table = owners(rendezvous_scores(4), sum(1 << one for one in alive))
         assert {one.takes for one in found.pairs} == {int(table[found.trace.facts["bucket"]])}
         assert {one.takes_back for one in found.pairs} == {None}
+
+
+def test_each_direction_has_the_member_of_its_own_bucket_and_peering() -> None:
+    members = {
+        "a1": [Member("a-b", one, "running", "up", "b1.gateway.fwd", buckets=9) for one in range(4)],
+        "b1": [Member("a-b", one, "running", "up", "a1.gateway.fwd", buckets=9) for one in range(4)],
+    }
+    others = [Member("b-c", one, "running", "up", "c1.gateway.fwd", buckets=9) for one in range(4, 9)]
+    table = owners(rendezvous_scores(4), 0b1111)
+    for sport in range(5000, 5050):
+        asked = ASKED | {"sport": str(sport)}
+        found = way_of(TWO, fleet_view(TWO), asked, lambda host: [*members.get(host, []), *others])
+        assert found.trace is not None
+        buckets = [found.trace.facts[key] for key in ("bucket", "bucket_back")]
+        assert [(one.takes, one.takes_back) for one in found.pairs] == [tuple(int(table[one]) for one in buckets)]
+
+
+def test_the_page_marks_the_member_and_tells_both_buckets() -> None:
+    known = facts({"a1": "up", "b1": "up", "b2": "up"}, {("a1", "b1"): "up"})
+    members = [Member("a-b", one, "running", "up", f"b{1 + one // 2}.gateway.fwd", buckets=9) for one in range(4)]
+    texts = {}
+    for sport in range(5000, 5050):
+        asked = ASKED | {"sport": str(sport)}
+        found = way_of(known, fleet_view(known), asked, lambda host: members if host == "a1" else [])
+        assert found.trace is not None
+        text = rendered("part_way.html", way=found)
+        (pair,) = found.pairs
+        assert f"bucket is {found.trace.facts['bucket']} there and {found.trace.facts['bucket_back']} back" in text
+        texts[pair.takes] = text
+    for takes in (0, 1):
+        assert f"<strong>member {takes}</strong>, by its hash" in texts[takes]
+        assert texts[takes].count("<strong>") == 1
+    for takes in (2, 3):
+        assert f"its hash gives member {takes}, of another pair" in texts[takes]
+        assert "<strong>" not in texts[takes]
 
 
 def test_gateways_that_answer_and_that_no_router_uses_are_no_way(api: Api) -> None:

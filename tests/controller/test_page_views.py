@@ -242,7 +242,7 @@ def test_nothing_covers_anything_and_all_is_on_the_map(fleet: FleetView) -> None
             assert box.y <= top <= bottom <= box.y + box.h
     assert all(left >= 0 and right <= drawn.width and bottom <= drawn.height for left, _, right, bottom in boxes(drawn))
     labels = sorted(line.y for line in drawn.lines)
-    assert all(below - above >= 40 for above, below in pairwise(labels))
+    assert all(below - above >= 54 for above, below in pairwise(labels))
 
 
 def test_the_same_fleet_looks_the_same_whatever_its_states_and_order() -> None:
@@ -271,6 +271,13 @@ def test_peered_vpcs_stand_on_opposite_sides_and_routers_at_the_outer_edge() -> 
 def test_a_line_is_as_thick_as_what_goes_through_it(bits_s: float | None, width: float) -> None:
     known = {} if bits_s is None else {("peering", "a-b"): bits_s}
     assert layout(fleet_view(replace(TWO, bits_s=known))).lines[0].width == width
+
+
+def test_a_label_covers_no_more_of_its_line_than_its_texts_need() -> None:
+    """Of a line that is straight next to nothing was seen."""
+    drawn = layout(fleet_view(TWO))
+    left, right = drawn.boxes
+    assert [line.label_w < 0.6 * (right.x - left.x - left.w) for line in drawn.lines] == [True]
 
 
 def test_pairs_are_drawn_of_the_peering_that_is_opened() -> None:

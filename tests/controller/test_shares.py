@@ -9,6 +9,8 @@ from apikit import Api
 from pagekit import Browser
 from test_page_changes import do
 
+from fwd.controller.shares import Share, shares_in
+
 DRAINED = "go by the others as they fall idle; those that are busy do so after 60 s"
 GONE = "go by the others at once, busy ones too: one that is drained first has none"
 R1 = "router r1: 33.3% of its flows, which are gateway a1's, "
@@ -70,6 +72,14 @@ def test_so_does_what_takes_a_gateway_away(api: Api, fleet: Any) -> None:
 def test_one_that_stays_in_another_cluster_goes_on(api: Api, fleet: Any) -> None:
     api.good("POST", "/v1/clusters", {"name": "other", "vpc": "a", "gateways": ["a1"]})
     assert plan(api, "PATCH", "clusters/a", {"gateways": ["a2"]}) == []
+
+
+def test_a_routers_word_counts_for_its_own_vpc_and_no_share_is_more_than_all(api: Api, fleet: Any) -> None:
+    rows = [{"name": "a1", "share": 7}, {"name": "b1", "share": 0.5}, {"name": "a2", "share": "x"}]
+    api.beat(fleet["r1"], status={"ready": True, "gateways": rows})
+    api.beat(fleet["r2"], status={"ready": True, "gateways": "x"})
+    found = shares_in(api.control.desk.kept.fleet, api.control.watch.beats, api.control.clock())
+    assert found == {"a1": [Share("r1", 1.0)]}
 
 
 def test_what_was_said_a_while_ago_is_not_told(api: Api, fleet: Any) -> None:

@@ -15,6 +15,7 @@ from fwd.controller import keys, service
 from fwd.controller.config import Controller, ControllerConfig
 from fwd.controller.service import Service
 from fwd.controller.store import StoreError
+from fwd.controller.watch import Beat
 
 
 def test_hosts_are_judged_while_the_store_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,18 +63,45 @@ def test_hosts_are_judged_before_the_second_is_over_if_one_says_what_others_go_b
     with patch.object(service, "application", application_over):
         one = Service(config, site.control, site.tls)
     monkeypatch.setattr(service, "TURN_S", 3600.0)
+    pauses: list[float] = []
+
+    async def pause(seconds: float, sleep: Any = asyncio.sleep) -> None:
+        pauses.append(seconds)
+        await sleep(seconds)
 
     async def work() -> None:
         waiting = asyncio.create_task(one._until_due())
-        await asyncio.sleep(0)
-        if is_told:
-            site.control.hurry.tell()
+        with monkeypatch.context() as timed:
+            timed.setattr(asyncio, "sleep", pause)
+            await pause(0)
+            if is_told:
+                site.control.hurry.tell()
+            assert pauses == [0, service._SOON_S], "and never more often than that"
         done, _ = await asyncio.wait([waiting], timeout=20.0 if is_told else 4 * service._SOON_S)
         assert bool(done) is is_told
         waiting.cancel()
         await site.desk.store.close()
 
     asyncio.run(work())
+
+
+def test_pages_are_told_at_once_of_another_state_and_of_nothing_else(tmp_path: Path) -> None:
+    async def work(site: Site) -> None:
+        config = ControllerConfig(controller=Controller(url=site.url, state=tmp_path))
+        with patch.object(service, "application", application_over):
+            one = Service(config, site.control, site.tls)
+        states = site.control.states
+        await one.judge()
+        began = states.number
+        await one.judge()
+        assert states.number == began
+        beat = Beat(site.control.clock(), (1, 1), (1, 1), status={"ready": True})
+        site.control.watch.hear("a1", beat, (1, 1), NOW)
+        await one.judge()
+        await one.judge()
+        assert states.number == began + 1
+
+    with_site(tmp_path, work)
 
 
 def test_a_first_admin_who_could_not_be_kept_takes_the_place_of_one_token_and_no_more(

@@ -24,6 +24,9 @@ _TITLE: Final = 28  # of a cluster
 _ROW: Final = 28
 _PAD: Final = 12
 _LABEL_H: Final = 60
+_LABEL_W: Final = (150.0, 304.0)  # the more of the line is seen, the shorter its texts are
+_LETTER_W: Final = 7.6
+_MARK_W: Final = 42.0
 _SUMS: Final = 3  # states that are summed in a row
 _SUM_W: Final = 122
 _SUBNETS_MAX: Final = 46  # letters that a box has room for
@@ -83,7 +86,9 @@ class VpcBox:
 
 @dataclass(frozen=True)
 class Line:
-    """A peering's line, or a pair's. `path`: as SVG has it; (x, y): the middle of its label."""
+    """A peering's line, or a pair's. `path`: as SVG has it; (x, y): the middle of its label, which is
+    `label_w` wide.
+    """
 
     path: str
     x: float
@@ -91,6 +96,14 @@ class Line:
     width: float
     peering: PeeringView
     pair: PairView | None = None
+
+    @property
+    def label_w(self) -> float:
+        """How wide a label its texts need."""
+        one = self.peering
+        texts = one.name, f"{one.look.word}, {one.counted}" + (" (old)" if one.old else "")
+        least, most = _LABEL_W
+        return min(max(least, _MARK_W + _LETTER_W * max(map(len, texts))), most)
 
 
 @dataclass(frozen=True)
