@@ -16,11 +16,14 @@ from fwd.datapath.outbound import Outbound
 from fwd.datapath.shared import LinkWord, MemberShared
 from fwd.proto.aggfrag import FRAMING_BYTES, SUBTYPE_ECHO, SUBTYPE_ECHO_REPLY
 from fwd.proto.check import Check
+from fwd.proto.drops import DropReason
 from fwd.proto.echo import MOVED, in_dummy, in_stream
 from fwd.proto.esp import NEXT_AGGFRAG, NEXT_DUMMY
+from fwd.proto.heads import TOLD
 from fwd.proto.path import PathMonitor
 from fwd.proto.pulse import Pulse
 
+_MISSES_S: Final = 2.0  # after the far member's word that it misses packets, it is told of headers twice
 _MOVED_AGAIN: Final = 2  # of a path that loses one packet in a hundred, one word in a million is lost then
 
 
@@ -46,6 +49,8 @@ class Echoes:
         self.pulse = Pulse()
         self._check = Check(shared.checks[0])
         self._checked = shared.check.attach()
+        self._holes = counters[DropReason.HOLE]
+        self._far_missed = 0.0
 
     def sent(self, now: float) -> bool:
         """Records were sent; returns whether an echo may be due sooner by it."""
@@ -67,6 +72,7 @@ class Echoes:
                 self.publish()
             return
 
+        self._tell_misses(now)
         if self._check.follow(self._shared.checks[0], now):
             self._tell_check()
         if (number := self._check.poll(now)) is not None:
@@ -93,7 +99,9 @@ class Echoes:
 
     def take(self, subtype: int, number: int, now: float) -> None:
         """An echo has come, or an answer to one."""
-        if subtype == SUBTYPE_ECHO_REPLY and self._check.answered(number, now):
+        if subtype == SUBTYPE_ECHO_REPLY and number == TOLD:
+            self._far_missed, self._outbound.tells_heads = now, not self._esp
+        elif subtype == SUBTYPE_ECHO_REPLY and self._check.answered(number, now):
             self._tell_check()
         elif subtype == SUBTYPE_ECHO_REPLY:
             if self.pulse.answered(number, now):
@@ -103,6 +111,15 @@ class Echoes:
         elif self.are_answered:
             self._counters[MemberCounter.ECHOES_ANSWERED] += 1
             self._send(SUBTYPE_ECHO_REPLY, number)
+
+    def _tell_misses(self, now: float) -> None:
+        """Tell the far member that packets of its own are missing here, if more are than before; and heed its word."""
+        holes = self._counters[DropReason.HOLE]
+        if holes != self._holes and not self._esp:
+            self._holes = holes
+            self._send(SUBTYPE_ECHO_REPLY, TOLD)
+        if now - self._far_missed > _MISSES_S:
+            self._outbound.tells_heads = False
 
     def tell_moved(self) -> bool:
         """Tell the far member that flows of what it was sent before go on with others; False: it could not be sent.

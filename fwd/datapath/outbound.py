@@ -24,8 +24,11 @@ from fwd.datapath.payloads import payload_out
 from fwd.datapath.ring import DONE, HEAD, LEFT, RECORDS, SEGMENTS, TAKEN, Ring, Segment
 from fwd.datapath.shared import Ledger, LinkWord
 from fwd.datapath.udp import SEND_WAIT_MS, Sender
+from fwd.proto.aggfrag import SUBTYPE_ECHO_REPLY
 from fwd.proto.drops import DropReason
-from fwd.proto.esp import OutboundSa, SaExhausted, seal_one, write_trailer
+from fwd.proto.echo import in_stream
+from fwd.proto.esp import NEXT_AGGFRAG, OutboundSa, SaExhausted, seal_one, write_trailer
+from fwd.proto.heads import TOLD
 from fwd.proto.ip import Selectors
 from fwd.proto.sa import UNLIMITED, SaKeys
 
@@ -93,6 +96,7 @@ class Outbound:
         self._held: Selectors | None = None  # its own, if narrower than the peering's
         self._expired = False  # there is no SA, since the life of the last one is over
         self.peer: tuple[str, int] = ("", 0)
+        self.tells_heads = False  # the far member misses packets: tell it of headers twice
 
     def use(self, keys: SaKeys) -> None:
         """Send on this SA from now on. It must never have been sent on (rule 1)."""
@@ -218,6 +222,9 @@ class Outbound:
                 count = payload.packets(fill, chunk)
                 if count > self._ring.rows:
                     raise ValueError(f"a segment of {self._ring.rows} rows says that it has {count}")
+                if self.tells_heads and (heads := payload.heads(segment, records, chunk)):
+                    self.send_control(in_stream(SUBTYPE_ECHO_REPLY, TOLD) + heads, NEXT_AGGFRAG)
+                    self._sender.patience_ms = SEND_WAIT_MS
                 number = sa.claim(count)
                 self._ledger.claim(sa.number)
                 self._sender.set_tos(tos & payload.tos_mask)

@@ -15,8 +15,9 @@ from typing import Final
 from fwd.proto.aggfrag import RowBuffer
 from fwd.proto.burst import PEEK_BYTES, record_ends
 from fwd.proto.drops import DropReason
+from fwd.proto.heads import Heads
 from fwd.proto.ip import IP_MIN, VNET_BYTES, ip_length
-from fwd.proto.segments import part_header, tcp_layout
+from fwd.proto.segments import part_header, rest_of, tcp_layout
 
 _PIECES_MAX: Final = 256  # chunks kept for one record, whatever a peer sends
 _HEADERS_MAX: Final = 256  # octets of a record in rows that are looked at for its headers
@@ -39,6 +40,7 @@ class Reassembler:
         self._drops = drops
         self._later = later
         self._wait_s = wait_s
+        self.told = Heads()
         self._top = floor  # highest number taken; 0: none yet, and a first number far on is no hole
         # The unfinished record, in order: it starts `_offset` octets into row `_first_row` and has `_rows` rows.
         self._first_row = 0
@@ -94,37 +96,39 @@ class Reassembler:
         """Give up `missed` packets before row `first`, and go on there; False: what can be used lies too far on.
 
         Of the TCP super-packet around them the whole segments before them are given. Those behind become a record of
-        their own: its headers are written before it into the rows, over what is done with.
+        their own: its headers are written before it into the rows, over what is done with. So do those of a
+        super-packet that began in what is missing, if the sender has told of its headers (heads.py).
         """
-        chunk, offset, rest = buffer.chunk, buffer.block_offset(first), 0
+        chunk, offset = buffer.chunk, buffer.block_offset(first)
         start = self._first_row * chunk + self._offset if self._rows else first * chunk  # of the unfinished record
         have = first * chunk - start
         before = b"".join(_over_rows(buffer, start, start + min(have, _HEADERS_MAX)))
+
+        # What goes on in row `first`, as that says itself: the rest of a segment, and others.
+        at = have + missed * chunk
+        skip, head = rest_of(before, at)
+        if head and offset != VNET_BYTES + ip_length(before, VNET_BYTES) - at:
+            self._drops[DropReason.BAD_STREAM] += 1
+            head = b""
+        elif not head:
+            skip, head = self.told.rest(self._top, missed, chunk, offset, room=first * chunk)
+        begins = first * chunk + skip - len(head)
+        if head and begins + len(head) > (first + full) * chunk:
+            return False
+
+        # The whole segments before the hole.
         header, segment = tcp_layout(before)
-        if header:
-            # It goes on in row `first`, as that says itself, with the rest of a segment, and others.
-            at, length = have + missed * chunk, VNET_BYTES + ip_length(before, VNET_BYTES)
-            skipped = -(-(at - header) // segment)
-            rest = length - header - skipped * segment
-            begins = start + have + skipped * segment - at
-            if rest > 0 and begins + header > (first + full) * chunk:
-                return False
-            if rest > 0 and offset != length - at:
-                self._drops[DropReason.BAD_STREAM] += 1
-                rest = 0
+        octets = (have - header) // segment * segment if header else 0
+        if octets:
+            pieces = _over_rows(buffer, start + header, start + header + octets)
+            whole = part_header(before, 0, octets, last=False)
+            self._deliver([memoryview(whole), *pieces], header + octets)
 
-            # The whole segments before the hole.
-            octets = (have - header) // segment * segment
-            if octets:
-                pieces = _over_rows(buffer, start + header, start + header + octets)
-                head = part_header(before, 0, octets, last=False)
-                self._deliver([memoryview(head), *pieces], header + octets)
-
-        # What comes next: the rest of this record, or another one.
+        # What comes next: the rest of a record, or another one.
         self._drops[DropReason.HOLE] += missed
         self._first_row, self._offset, self._borrowed = first, offset, 0
-        if rest > 0:
-            self._write(buffer, begins, part_header(before, skipped, rest, last=True))
+        if head:
+            self._write(buffer, begins, head)
             self._first_row, self._offset = divmod(begins, chunk)
             self._borrowed = max(0, first - self._first_row)
         return True
@@ -363,12 +367,9 @@ class Reassembler:
             self._give(part_header(before, 0, octets, last=False) + before[header : header + octets])
 
         # The first whole segment behind it begins the rest.
-        length = VNET_BYTES + ip_length(before, VNET_BYTES)
-        at = len(before) + (behind - hole) * chunk  # where packet `behind` starts, if the record goes on so far
-        first = -(-(at - header) // segment)
-        payload = length - header - first * segment
-        if payload > 0:
-            self._resume(behind, header + first * segment - at, part_header(before, first, payload, last=True))
+        skip, head = rest_of(before, len(before) + (behind - hole) * chunk)
+        if head:
+            self._resume(behind, skip, head)
         else:
             self._drop_from(hole + 1)
 

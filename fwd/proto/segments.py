@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fwd.proto.esp import NEXT_IPV4, PADDING, TRAILER_BYTES
-from fwd.proto.ip import NEEDS_CSUM, TCP_SEGMENT_MIN, UDP_SEGMENT_MIN, VNET_BYTES
+from fwd.proto.ip import NEEDS_CSUM, TCP_SEGMENT_MIN, UDP_SEGMENT_MIN, VNET_BYTES, ip_length
 
 Words = npt.NDArray[Any]
 
@@ -325,6 +325,20 @@ def part_header(record: bytes, first: int, payload: int, *, last: bool) -> bytes
     if payload <= segment:
         head[1:6] = bytes(5)  # one packet is no super-packet
     return bytes(head)
+
+
+def rest_of(record: bytes, at: int) -> tuple[int, bytes]:
+    """Return how far behind octet `at` of a TCP super-packet a segment begins, and headers for all from there on.
+
+    `record` is its start, headers and all. (0, nothing) when it is no such super-packet, or nothing whole is behind.
+    """
+    header, segment = tcp_layout(record)
+    if not header:
+        return 0, b""
+    skipped = max(0, -(-(at - header) // segment))
+    begins = header + skipped * segment
+    payload = VNET_BYTES + ip_length(record, VNET_BYTES) - begins
+    return (begins - at, part_header(record, skipped, payload, last=True)) if payload > 0 else (0, b"")
 
 
 TCP: Final = 6

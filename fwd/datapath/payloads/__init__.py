@@ -36,6 +36,9 @@ class PayloadOut(Protocol):
     def keep(self, segment: Segment, fill: int, records: int, chunk: int, held: Selectors) -> tuple[int, int]:
         """Take out what these selectors do not carry; returns what is left of `fill` and `records`."""
 
+    def heads(self, segment: Segment, records: int, chunk: int) -> bytes:
+        """Return what tells the far member of super-packets' headers once more (heads.py), if there are any."""
+
     def seal(
         self, sa: OutboundSa, number: int, segment: Segment, index: int, fill: int, records: int, chunk: int
     ) -> int:

@@ -91,6 +91,9 @@ class EspOut:
         count, gone = keep_packets(segment, self._ring.stride, fill, held)
         return count, records - gone
 
+    def heads(self, segment: Segment, records: int, chunk: int) -> bytes:
+        return b""  # each packet has its own
+
     def forget(self) -> None:
         self._packets = [None] * SEGMENTS
         self._tables.clear()

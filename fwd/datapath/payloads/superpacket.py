@@ -22,6 +22,7 @@ from fwd.datapath.ring import SEGMENTS, Ring, Segment
 from fwd.datapath.tuning import Tuning
 from fwd.proto.aggfrag import (
     FRAMING_BYTES,
+    SUBTYPE_ECHO_REPLY,
     SUBTYPE_RECORDS,
     FramedRows,
     RowBuffer,
@@ -31,6 +32,7 @@ from fwd.proto.aggfrag import (
 )
 from fwd.proto.burst import seal_records
 from fwd.proto.drops import DropReason
+from fwd.proto.echo import ECHO_BYTES
 from fwd.proto.esp import (
     OVERHEAD_BYTES,
     OutboundSa,
@@ -38,11 +40,13 @@ from fwd.proto.esp import (
     Rows,
     payload_length,
 )
+from fwd.proto.heads import HEAD_MAX, TOLD, entry
 from fwd.proto.ip import USO4, VNET_BYTES, Selectors, record_fault
 from fwd.proto.reassembly import KEPT_BYTES_MAX, Reassembler
 from fwd.proto.segments import TCP, UDP, Datagrams
 
 _HEADERS = VNET_BYTES + 60  # octets of a record that are looked at
+_HEADS_MAX = 6  # records of a segment that are looked at for headers to be told twice: what is told fits a row
 # Plain integers: reading a member of an enum costs as much as the addition.
 _IN_ESP_OK = MemberCounter.IN_ESP_OK.value
 _IN_RECORDS = MemberCounter.IN_RECORDS.value
@@ -72,6 +76,19 @@ class SuperpacketOut:
 
     def forget(self) -> None:
         self._chunk = 0
+
+    def heads(self, segment: Segment, records: int, chunk: int) -> bytes:
+        told, start, stride = b"", 0, self._ring.stride
+        for end in segment.ends[: min(records, _HEADS_MAX)]:
+            # Of those that go on in other packets the first octets, which may lie in two of them.
+            row, offset = divmod(start, chunk)
+            if end - start > chunk:
+                at, here = row * stride + FRAMING_BYTES + offset, min(HEAD_MAX, chunk - offset)
+                more = (row + 1) * stride + FRAMING_BYTES
+                head = bytes(segment.rows[at : at + here]) + segment.rows[more : more + HEAD_MAX - here]
+                told += entry(row + 1, offset, head)
+            start = end
+        return told
 
     def seal(
         self, sa: OutboundSa, number: int, segment: Segment, index: int, fill: int, records: int, chunk: int
@@ -261,7 +278,11 @@ class SuperpacketIn:
             return
         else:
             self._counters[_IN_ESP_OK] += 1
-            self._on_echo(row[0], int.from_bytes(row[FRAMING_BYTES : FRAMING_BYTES + 4], "big"))
+            told = int.from_bytes(row[FRAMING_BYTES:ECHO_BYTES], "big")
+            if told == TOLD and row[0] == SUBTYPE_ECHO_REPLY and length > ECHO_BYTES:
+                assembler.told.take(number, bytes(row[ECHO_BYTES:length]))
+            else:
+                self._on_echo(row[0], told)
         assembler.passed(number, now)
 
     # Records.
