@@ -146,6 +146,11 @@ class Inbound:
         """Accept nothing more on SAs whose life is over; their SPIs."""
         return self._accepted.end_overdue(now_ms)
 
+    @property
+    def patience_s(self) -> float:
+        """After how long without packets to call `expire`; infinite: nothing waits for others."""
+        return self._payload.patience_s
+
     def expire(self, now: float) -> None:
         """Give up what has waited too long for its missing parts, or for its SA."""
         self._counters[_IN_ESP] += self._strangers.expire(now)

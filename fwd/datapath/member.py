@@ -159,7 +159,7 @@ class Member:
             if not busy and due - self._now > IDLE_TICK_S:
                 ready, due = self._rest(epoll, due), 0.0
             else:
-                ready = epoll.poll(0.0 if busy else max(0.0, due - self._now))
+                ready = epoll.poll(0.0 if busy else max(0.0, min(due - self._now, self.inbound.patience_s)))
             heartbeat[0] = now_ns = time.monotonic_ns()
             self._now = now = now_ns / 1e9
 
@@ -171,7 +171,7 @@ class Member:
                     self._receive()
                 elif fd == control:
                     self._hear_keyd()
-            if now >= due or sender.too_big:
+            if now >= due or sender.too_big or not (ready or busy):  # what waits for packets has waited long enough
                 due = now + self._tick()
 
     def _rest(self, epoll: select.epoll, due: float) -> list[tuple[int, int]]:

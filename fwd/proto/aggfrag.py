@@ -153,3 +153,20 @@ class RowBuffer(Rows):
         """BlockOffset of the packet in this row."""
         at = row * self.stride + 2
         return self.buffer[at] << 8 | self.buffer[at + 1]
+
+    def pieces(self, start: int, end: int) -> list[memoryview]:
+        """Return what lies from octet `start` to `end` of all rows' data, a piece of each row."""
+        (row, offset), (last, stop) = divmod(start, self.chunk), divmod(end, self.chunk)
+        if row == last:
+            return [self.data[row][offset:stop]]
+        pieces = self.data[row:last]
+        if offset:
+            pieces[0] = pieces[0][offset:]
+        if stop:
+            pieces.append(self.data[last][:stop])
+        return pieces
+
+    def write(self, at: int, octets: bytes) -> None:
+        """Write octets from octet `at` of all rows' data on."""
+        for piece in self.pieces(at, at + len(octets)):
+            piece[:], octets = octets[: len(piece)], octets[len(piece) :]

@@ -102,7 +102,7 @@ class Reassembler:
         chunk, offset = buffer.chunk, buffer.block_offset(first)
         start = self._first_row * chunk + self._offset if self._rows else first * chunk  # of the unfinished record
         have = first * chunk - start
-        before = b"".join(_over_rows(buffer, start, start + min(have, _HEADERS_MAX)))
+        before = b"".join(buffer.pieces(start, start + min(have, _HEADERS_MAX)))
 
         # What goes on in row `first`, as that says itself: the rest of a segment, and others.
         at = have + missed * chunk
@@ -116,30 +116,47 @@ class Reassembler:
         if head and begins + len(head) > (first + full) * chunk:
             return False
 
-        # The whole segments before the hole.
-        header, segment = tcp_layout(before)
-        octets = (have - header) // segment * segment if header else 0
-        if octets:
-            pieces = _over_rows(buffer, start + header, start + header + octets)
-            whole = part_header(before, 0, octets, last=False)
-            self._deliver([memoryview(whole), *pieces], header + octets)
-
-        # What comes next: the rest of a record, or another one.
+        # The whole segments before the hole; then comes the rest of a record, or another one.
+        self._give_begun(buffer, start, before, have)
         self._drops[DropReason.HOLE] += missed
         self._first_row, self._offset, self._borrowed = first, offset, 0
         if head:
-            self._write(buffer, begins, head)
+            buffer.write(begins, head)
             self._first_row, self._offset = divmod(begins, chunk)
             self._borrowed = max(0, first - self._first_row)
         return True
 
-    @staticmethod
-    def _write(buffer: RowBuffer, at: int, octets: bytes) -> None:
-        """Write octets to rows, from octet `at` of all rows' data on."""
-        done = 0
-        for piece in _over_rows(buffer, at, at + len(octets)):
-            piece[:] = octets[done : done + len(piece)]
-            done += len(piece)
+    def _give_begun(self, buffer: RowBuffer, start: int, before: bytes, have: int) -> int:
+        """Give the whole segments among `have` octets of the record from octet `start` on; returns where they end."""
+        header, segment = tcp_layout(before)
+        octets = (have - header) // segment * segment if header else 0
+        if octets:
+            pieces = buffer.pieces(start + header, start + header + octets)
+            head = part_header(before, 0, octets, last=False)
+            self._deliver([memoryview(head), *pieces], header + octets)
+        return octets and header + octets
+
+    def give_begun(self, buffer: RowBuffer) -> None:
+        """Give what is whole of an unfinished super-packet in rows, as nothing follows: its last packet may be lost.
+
+        The rest goes on as a record of its own, with its headers written before it.
+        """
+        chunk, end = buffer.chunk, self._first_row + self._rows
+        start = self._first_row * chunk + self._offset
+        have = end * chunk - start
+        before = b"".join(buffer.pieces(start, start + min(have, _HEADERS_MAX)))
+        given = self._give_begun(buffer, start, before, have)
+        skip, head = rest_of(before, given)
+        if given and head:
+            buffer.write(start + given + skip - len(head), head)
+            row, self._offset = divmod(start + given + skip - len(head), chunk)
+            self._borrowed = max(0, self._borrowed - (row - self._first_row))
+            self._first_row, self._rows = row, end - row
+
+    @property
+    def waits(self) -> bool:
+        """Whether there are holes that are not given up yet."""
+        return bool(self._holes)
 
     def _missing_octets(self, buffer: RowBuffer) -> int:
         """Return how many octets the unfinished record still lacks; -1 while its length is not known."""
@@ -165,7 +182,7 @@ class Reassembler:
             if stop <= chunk:
                 deliver([data[first + row][offset:stop]], end - at)
             else:
-                deliver(_over_rows(buffer, start + at, start + end), end - at)
+                deliver(buffer.pieces(start + at, start + end), end - at)
             at = end
         if not sound:
             self._drops[DropReason.BAD_STREAM] += 1
@@ -419,19 +436,6 @@ class Reassembler:
         while self._middles.pop(number, None) is not None:
             number += 1
         self._heads.pop(number, None)
-
-
-def _over_rows(buffer: RowBuffer, start: int, end: int) -> list[memoryview]:
-    """Return what lies from octet `start` to `end` of all rows' data, a piece of each row."""
-    (row, offset), (last, stop) = divmod(start, buffer.chunk), divmod(end, buffer.chunk)
-    if row == last:
-        return [buffer.data[row][offset:stop]]
-    pieces = buffer.data[row:last]
-    if offset:
-        pieces[0] = pieces[0][offset:]
-    if stop:
-        pieces.append(buffer.data[last][:stop])
-    return pieces
 
 
 def _peek(buffer: RowBuffer, row: int, offset: int) -> memoryview | bytes:

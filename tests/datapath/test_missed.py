@@ -1,4 +1,7 @@
-"""A member whose far member misses packets tells of super-packets' headers twice, for as long as that goes on."""
+"""A member whose far member misses packets tells of super-packets' headers twice, for as long as that goes on.
+
+What came whole of a super-packet does not wait for what is missing when nothing follows.
+"""
 
 from __future__ import annotations
 
@@ -95,3 +98,36 @@ def test_what_is_told_twice_takes_numbers_of_its_own() -> None:
         assert r.b.counted(MemberCounter.IN_ESP_OK) == r.a.counted(MemberCounter.OUT_ESP)
         r.a.check_books()
         r.b.check_books()
+
+
+def test_a_lost_last_packet_keeps_nothing_that_came_whole() -> None:
+    with rig(members=1) as r:
+        datagrams = sent(r, super_packet(1))
+        assert r.b.members[0].inbound.patience_s == float("inf")
+        arrive(r.b, datagrams[:-1])
+        assert r.b.delivered() == []
+        assert r.b.members[0].inbound.patience_s == 0.002
+        r.b.members[0].inbound.expire(r.b.members[0]._now)
+        [found] = r.b.delivered()
+        got = segkit.segments(found)
+        assert COUNT - 3 <= len(got) < COUNT
+        assert r.b.members[0].inbound.patience_s == float("inf"), "once is enough"
+
+        # It may only have been late.
+        arrive(r.b, datagrams[-1:])
+        [rest] = r.b.delivered()
+        assert [one[40:] for one in got + segkit.segments(rest)] == [
+            one[40:] for one in segkit.segments(super_packet(1))
+        ]
+        r.b.check_books()
+
+
+def test_a_hole_is_given_up_in_time_without_a_further_packet() -> None:
+    with rig(members=1) as r:
+        member, datagrams = r.b.members[0], sent(r, super_packet(1))
+        arrive(r.b, datagrams[:-2] + datagrams[-1:])
+        assert r.b.delivered() == []
+        assert member.inbound.patience_s == 0.002
+        member.inbound.expire(member._now + 0.003)
+        assert r.b.delivered()
+        assert member.inbound.patience_s == float("inf")

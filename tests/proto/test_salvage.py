@@ -212,6 +212,38 @@ def test_a_late_chunk_behind_a_mended_hole_harms_nothing(size: int) -> None:
     assert receiver.counted(DropReason.BAD_STREAM) == 0
 
 
+# -- when nothing follows ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [48, 100, 190])
+@pytest.mark.parametrize("came", range(1, 20))
+def test_what_came_whole_of_a_super_packet_does_not_wait_for_its_last_packets(size: int, came: int) -> None:
+    """Each segment once, whatever comes later, and in order."""
+    data = super_packet(1, size, 1400 // size)
+    stream, receiver = one_burst([record(40, 2), data]), Receiver()
+    receiver.take_batch(stream.chunks[:came])
+    for _ in range(2):
+        if receiver.rows.owner is not None:
+            receiver.reassembler.give_begun(receiver.rows)
+    begun = delivered(receiver)[1:]
+    octets = came * CHUNK - (VNET_BYTES + 40) - HEADER
+    assert begun == segkit.segments(data)[: max(0, octets // size)]
+    receiver.take_batch(stream.chunks[came:])
+    assert delivered(receiver)[1:] == segkit.segments(data)
+    assert not any(receiver.drops)
+    assert receiver.rows.owner is None
+
+
+@pytest.mark.parametrize("came", [5, 12])
+def test_a_record_that_is_no_super_packet_waits_for_its_last_packet(came: int) -> None:
+    stream, receiver = one_burst([record(900, 1)]), Receiver()
+    receiver.take_batch(stream.chunks[:came])
+    receiver.reassembler.give_begun(receiver.rows)
+    assert receiver.records == []
+    receiver.take_batch(stream.chunks[came:])
+    assert receiver.records == [record(900, 1)]
+
+
 # -- rows shorter than the receiver's ------------------------------------------------------------------------------
 
 

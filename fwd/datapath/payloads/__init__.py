@@ -61,6 +61,10 @@ class PayloadIn(Protocol):
     def lay_out(self, stride: int) -> None:
         """Make rows for packets of another size."""
 
+    @property
+    def patience_s(self) -> float:
+        """After how long without packets to call `expire`; infinite: nothing waits for others."""
+
     def room(self, count: int) -> int:
         """Return the first of `count` rows that may be opened into."""
 

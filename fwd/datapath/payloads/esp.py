@@ -167,6 +167,10 @@ class EspIn:
         self.rows = Rows(buffer, stride, BATCH_MAX, stride)
         self._grid = Grid(buffer, BATCH_MAX, stride)
 
+    @property
+    def patience_s(self) -> float:
+        return float("inf")
+
     def room(self, count: int) -> int:
         return 0
 

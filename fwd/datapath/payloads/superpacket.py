@@ -134,6 +134,8 @@ class SuperpacketIn:
         self._assemblers: dict[int, Reassembler] = {}
         self._sa: Receiving | None = None
         self._assembler: Reassembler
+        self._wait_s = 0.0
+        self._is_begun = False  # rows have come since what was begun was given as far as it was whole
 
     @property
     def is_empty(self) -> bool:
@@ -142,9 +144,16 @@ class SuperpacketIn:
     def lay_out(self, stride: int) -> None:
         self.rows = self._buffer = RowBuffer(stride)
 
+    @property
+    def patience_s(self) -> float:
+        if (self._is_begun and self._buffer.owner is not None) or any(one.waits for one in self._assemblers.values()):
+            return self._wait_s
+        return float("inf")
+
     def room(self, count: int) -> int:
         """Return the first row behind the unfinished record, which makes room if there are too few."""
         buffer = self._buffer
+        self._is_begun = True
         if buffer.owner is None:
             return 0
         if buffer.used + count > buffer.capacity:
@@ -152,7 +161,7 @@ class SuperpacketIn:
         return buffer.used
 
     def begin(self, spi: int, tuning: Tuning, floor: int) -> None:
-        wait_s = tuning.reorder_ms / 1000
+        self._wait_s = wait_s = tuning.reorder_ms / 1000
         self._assemblers[spi] = Reassembler(self._record, self._counters, tuning.reorder_packets, wait_s, floor)
 
     def end(self, spi: int) -> None:
@@ -160,6 +169,7 @@ class SuperpacketIn:
         self._sa = None
 
     def tune(self, tuning: Tuning) -> None:
+        self._wait_s = tuning.reorder_ms / 1000
         for assembler in self._assemblers.values():
             assembler.be_patient(tuning.reorder_packets, tuning.reorder_ms / 1000)
 
@@ -190,6 +200,9 @@ class SuperpacketIn:
         for spi, assembler in self._assemblers.items():
             self._deliver_for(sas[spi])
             assembler.expire(now)
+            if self._buffer.owner is assembler:
+                assembler.give_begun(self._buffer)
+        self._is_begun = False
         self.flush()
 
     def forget(self) -> None:
