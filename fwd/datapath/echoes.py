@@ -24,6 +24,9 @@ from fwd.proto.path import PathMonitor
 from fwd.proto.pulse import Pulse
 
 _MISSES_S: Final = 2.0  # after the far member's word that it misses packets, it is told of headers twice
+_MISSES_OF: Final = (
+    256  # it says so when one packet in so many is missing: telling twice costs more than it saves below
+)
 _MOVED_AGAIN: Final = 2  # of a path that loses one packet in a hundred, one word in a million is lost then
 
 
@@ -49,7 +52,7 @@ class Echoes:
         self.pulse = Pulse()
         self._check = Check(shared.checks[0])
         self._checked = shared.check.attach()
-        self._holes = counters[DropReason.HOLE]
+        self._holes, self._came = counters[DropReason.HOLE], counters[MemberCounter.IN_ESP_OK]
         self._far_missed = 0.0
 
     def sent(self, now: float) -> bool:
@@ -113,11 +116,11 @@ class Echoes:
             self._send(SUBTYPE_ECHO_REPLY, number)
 
     def _tell_misses(self, now: float) -> None:
-        """Tell the far member that packets of its own are missing here, if more are than before; and heed its word."""
-        holes = self._counters[DropReason.HOLE]
-        if holes != self._holes and not self._esp:
-            self._holes = holes
+        """Tell the far member that packets of its own are missing here, if many are; and heed its word."""
+        holes, came = self._counters[DropReason.HOLE], self._counters[MemberCounter.IN_ESP_OK]
+        if (holes - self._holes) * _MISSES_OF > came - self._came and not self._esp:
             self._send(SUBTYPE_ECHO_REPLY, TOLD)
+        self._holes, self._came = holes, came
         if now - self._far_missed > _MISSES_S:
             self._outbound.tells_heads = False
 

@@ -82,6 +82,18 @@ def test_headers_are_told_twice_while_the_far_member_misses_packets() -> None:
         assert len(sent(r, super_packet(6))) == len(plain)
 
 
+def test_one_missing_packet_in_hundreds_is_not_told() -> None:
+    with rig(members=1) as r:
+        now = r.a.members[0]._now + 1
+        arrive(r.b, sent(r, super_packet(0)))
+        look(r, now)
+        datagrams = [one for tag in range(1, 21) for one in sent(r, super_packet(tag))]
+        arrive(r.b, datagrams[:30] + datagrams[31:])
+        assert r.b.counted(DropReason.HOLE) == 1
+        look(r, now + 0.2)
+        assert not r.a.members[0].outbound.tells_heads
+
+
 def test_a_record_that_fits_a_packet_is_told_of_once() -> None:
     with rig(members=1) as r:
         r.a.members[0].outbound.tells_heads = True
