@@ -89,6 +89,11 @@ def test_what_others_say_of_a_host_that_is_silent_is_not_old() -> None:
     assert not fleet.peerings[0].old
 
 
+def test_whoever_was_not_heard_by_this_controller_and_is_seen_by_nobody_is_old() -> None:
+    fleet = fleet_view(facts({"a1": "unreachable", "b1": "joining"}, {}, heard={}))
+    assert [(one.silent, one.old) for one in fleet.hosts if one.kind == "gateway"] == [(True, True), (False, False)]
+
+
 def test_of_a_gateway_that_nobody_sees_it_is_not_said_that_it_keeps_its_traffic() -> None:
     fleet = fleet_view(facts({"a1": "unreachable", "b1": "up"}, {}, heard={"a1": NOW - 60}))
     why = why_host(next(one for one in fleet.hosts if one.name == "a1"))

@@ -218,7 +218,8 @@ def _hosts(facts: Facts, kind: str) -> list[HostView]:
 def _host(facts: Facts, kind: str, one: Json, clusters: tuple[str, ...]) -> HostView:
     name, health = one["name"], one.get("health") or {}
     heard_at, evidence = facts.heard.get(name), _texts(health.get("evidence"))
-    silent = heard_at is not None and facts.at - heard_at > _GRAY_AFTER_S
+    unheard = str(health.get("state")) in ("down", "unreachable")  # and by whoever led before it was
+    silent = facts.at - heard_at > _GRAY_AFTER_S if heard_at is not None else unheard
     return HostView(
         kind=kind, name=name, vpc=str(one.get("vpc", "")), look=look_of(health.get("state")),
         reason=str(health.get("reason") or ""), since=health.get("since"), heard_at=heard_at,
