@@ -139,6 +139,16 @@ def test_an_ip_header_longer_than_the_packet_is_refused(first: int, length: int)
     assert record_fault(record, length + 1, ALL) is None
 
 
+@given(
+    st.binary(min_size=6, max_size=6), st.binary(min_size=59, max_size=59), st.integers(20, 65535), st.integers(0, 255)
+)
+def test_ipv4_without_options_behind_a_header_that_says_nothing_is_always_well(
+    rest: bytes, packet: bytes, length: int, accepted: int
+) -> None:
+    """Whatever else the header has: members look no further at such a record (payloads/superpacket.py)."""
+    assert record_fault(bytes(4) + rest + b"\x45" + packet, length, accepted) is None
+
+
 @given(st.binary(min_size=VNET_BYTES + 20, max_size=VNET_BYTES + 60), st.integers(20, 65535), st.integers(0, 255))
 def test_any_record_is_judged_and_what_passes_is_within_itself(record: bytes, length: int, accepted: int) -> None:
     """Precondition: the virtio header and the 20 octets that the reassembler made sure of."""
