@@ -50,6 +50,7 @@ from fwd.proto.ip import (
 )
 from fwd.proto.segments import PACKETS_MAX, SUPER_PACKET_MAX, Grid, complete, joined, super_packet
 
+_NO_VNET = memoryview(NO_VNET)
 _TABLES_MAX = 32  # packet sizes whose tables are kept
 # Plain integers: reading a member of an enum costs as much as the addition.
 _IN_ESP_OK = MemberCounter.IN_ESP_OK.value
@@ -259,14 +260,17 @@ class EspIn:
         # It is a packet; what its header says must fit in what came.
         counters[_IN_ESP_OK] += 1
         counters[_IN_RECORDS] += 1
-        minimum, version = (IP_MIN, 4) if next_header == NEXT_IPV4 else (40, 6)
-        size = ip_length(row) if length >= minimum and row[0] >> 4 == version else 0
-        if not minimum <= size <= length:
+        if next_header == NEXT_IPV4:
+            is_whole = length >= IP_MIN and row[0] >> 4 == 4 and IP_MIN <= (size := row[2] << 8 | row[3]) <= length
+        else:
+            is_whole = length >= 40 and row[0] >> 4 == 6 and 40 <= (size := ip_length(row)) <= length
+        if not is_whole:
             counters[DropReason.BAD_RECORD] += 1
-        elif not decapsulate_ecn(row, tos):
+        elif tos & 3 and not decapsulate_ecn(row, tos):
             counters[DropReason.ECN_CE_LOST] += 1
         else:
-            self._delivery.write([memoryview(NO_VNET), row[:size]], address_pair(row), size)
+            pair = row[12:20].tobytes() if next_header == NEXT_IPV4 else address_pair(row)
+            self._delivery.write([_NO_VNET, row[:size]], pair, size)
 
     def _dummy(self, payload: memoryview) -> None:
         """Drop a dummy packet (RFC 4303 §2.6), unless it is an echo of another fwd's."""
