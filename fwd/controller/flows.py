@@ -18,6 +18,7 @@ from fwd.controller.sights import TABLES_MAX
 from fwd.model.fleet import Fleet
 
 HOUR_S: Final = 3600.0
+SAME_S: Final = 2.5  # the same counters for so long: nothing goes through
 STEP_S: Final = 5.0  # between two points of the last hour
 _RATE_MAX: Final = 1e14
 Points = tuple[tuple[float, float], ...]  # when, and bits a second
@@ -60,6 +61,10 @@ class Flows:
             self._hosts[host] = _Host(now, counted, of_members)
             return
         if now <= known.at:
+            return
+
+        # A heartbeat that comes before its time, or before the agent has counted anew, tells the same as the last one.
+        if (counted, of_members) == (known.counted, known.of_members) and now - known.at < SAME_S:
             return
 
         # Bits a second since the last heartbeat.

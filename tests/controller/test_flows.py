@@ -26,7 +26,10 @@ def heard(*numbers: Any) -> Flows:
     ("numbers", "bits_s"),
     [
         ([0], None),
-        ([0, 0], 0.0),
+        ([0, 0, 0, 0], 0.0),
+        ([1000, 2000, 2000], 8000.0),  # the same told again, and not that nothing goes through
+        ([1000, 2000, 2000, 4000], 8000.0),
+        ([1000, 2000, 2000, 2000, 2000], 0.0),
         ([1000, 2000], 8000.0),
         ([1000, 2000, 2500], 4000.0),
         ([5000, 10], None),  # it has begun anew
