@@ -24,11 +24,12 @@ from fwd.datapath.audit import Audit
 from fwd.datapath.barrier import Barrier
 from fwd.datapath.channel import ChannelError, Notice, hear
 from fwd.datapath.counters import DemuxCounter, MemberCounter
-from fwd.datapath.lane import Lane
+from fwd.datapath.lane import BULK_MAX, Lane
 from fwd.datapath.parking import Parking
-from fwd.datapath.ring import Ring, RingMaps
+from fwd.datapath.ring import SEGMENTS, Ring, RingMaps
 from fwd.datapath.shapes import Shapes, keep
 from fwd.datapath.shared import REST_MAX_S, REST_S, MaskWord, MemberShared, PeeringShared
+from fwd.datapath.tun import DeviceError, is_drained
 from fwd.datapath.tuning import Follower
 from fwd.model.config import Peering
 from fwd.proto.drops import DropReason
@@ -59,16 +60,9 @@ _SETTLE_TICKS = 10
 _FLOWS_MAX = 16384  # remembered, of each protocol: bounded, so that no flood of flows can grow it
 _KEY6_END = 44  # of an IPv6 packet's addresses and ports
 _READS_MAX = 64  # records read before segments that are not full are handed over
-# A member that has so many segments before it gets no more of them than it must: what comes meanwhile shares one, up
-# to the next look, which is at the next record or after _HELD_S.
-_WAITING_MAX = 4
-_HELD_S = 0.001
+_HELD_S = 0.001  # after which it looks again whether a member that had enough to do has room
 
 _RECORDS = DemuxCounter.RECORDS.value  # a plain integer: reading a member of an enum costs as much as the addition
-
-
-class DeviceError(Exception):
-    """The TUN device gives no records any more, and trying again will not help: its cause says why."""
 
 
 class Demux:
@@ -191,29 +185,27 @@ class Demux:
 
     def _read_records(self, tick: int) -> bool:
         """Read up to _READS_MAX records, and lay each into the lane of its bucket's member; True: there are no more."""
-        readv, fd, buffers = os.readv, self._fd, [self._record]
+        readv, fd, buffers, reads, never = os.readv, self._fd, [self._record], 0, RECORD_MAX
         scratch, record, octets, lanes = self._scratch, self._record, self._octets, self._lanes
         owner, used, nobody = self._shared.owner_words, self._shared.used_words, len(self._lanes)
         (flows4, flows6), unknown, key4, key6 = self._flows, self._unknown, self._key4, self._key6
         esp, longest, sums, start = self._esp, self._shapes.longest, self._shapes.checksums, self._shapes.start
-        reads, never = 0, RECORD_MAX
         try:
             while reads < _READS_MAX:
                 try:
                     length = readv(fd, buffers)
                 except OSError as error:
-                    return _is_drained(error)
+                    return is_drained(error)
                 reads += 1
 
                 # Its length, TOS octet and flow; IPv4 without options is by far the most, and so is written out.
-                first = scratch[VNET_BYTES]
-                if first == 0x45:
+                if scratch[VNET_BYTES] == 0x45:
                     size, tos_octet = scratch[VNET_BYTES + 2] << 8 | scratch[VNET_BYTES + 3], scratch[VNET_BYTES + 1]
                     fragment = scratch[VNET_BYTES + 6] & 0x3F or scratch[VNET_BYTES + 7]
                     known, flow = unknown if fragment else flows4[scratch[VNET_BYTES + 9]], key4.tobytes()
                 else:
                     size, tos_octet = ip_length(scratch, VNET_BYTES), tos(scratch, VNET_BYTES)
-                    ports = first >> 4 == 6 and size >= _KEY6_END
+                    ports = scratch[VNET_BYTES] >> 4 == 6 and size >= _KEY6_END
                     known, flow = flows6[scratch[VNET_BYTES + 6]] if ports else unknown, key6.tobytes()
                 if size < IP_MIN or length != size + VNET_BYTES:
                     self._drop(DropReason.RECORD_MALFORMED)
@@ -223,8 +215,7 @@ class Demux:
                 bucket = known.get(flow)
                 if bucket is None and (bucket := self._find_bucket(known, flow, size)) is None:
                     continue
-                used[bucket] = tick
-                member = owner[bucket]
+                used[bucket], member = tick, owner[bucket]
                 if member >= nobody:
                     self._park_or_drop(bucket, member, length)
                     continue
@@ -233,11 +224,21 @@ class Demux:
                 looks = scratch[1] or size > longest or (esp and scratch[0] and size < sums.get(start.tobytes(), never))
                 if looks and self._is_faulty(size):
                     continue
-                if not lanes[member].put(record, octets, length, tos_octet):
-                    self._drop(DropReason.RING_FULL)
+
+                # A super-packet waits for a member that has enough to do, and what comes later of its bucket behind it.
+                lane, most = lanes[member], BULK_MAX if scratch[1] else SEGMENTS
+                waits = lane.waiting and (scratch[1] or bucket in lane.waiting)
+                if waits or not lane.put(record, octets, length, tos_octet, most):
+                    self._wait_or_drop(lane, bucket, length, tos_octet)
             return False
         finally:
             self._reads += reads
+
+    def _wait_or_drop(self, lane: Lane, bucket: int, length: int, tos_octet: int) -> None:
+        """Keep a record until its member has room for it; drop a single packet for which even a full ring has none."""
+        may_wait = self._scratch[1] or bucket in lane.waiting
+        if not may_wait or not lane.backlog.keep(self._record[:length], tos_octet, bucket):
+            self._drop(DropReason.RING_FULL)
 
     def _park_or_drop(self, bucket: int, member: int, length: int) -> None:
         """Keep a record whose bucket is on its way from a member to another; drop it if nobody has that."""
@@ -295,11 +296,13 @@ class Demux:
     def _flush_lanes(self) -> bool:
         held = False
         for lane in self._lanes:
+            if lane.waiting:
+                held |= lane.lay_waiting()
             if lane.open:
-                if lane.head - lane.ring.taken < _WAITING_MAX:
-                    lane.flush()
-                else:
+                if lane.has_enough():
                     held = True
+                else:
+                    lane.flush()
         if self._dropped:
             self._dropped = False
             self._block.publish()
@@ -330,10 +333,14 @@ class Demux:
             self._leave_dead(live)
         self._take_busy(over & live & ~getting)
 
-        # Buckets of the dead move at once, others when they are idle.
+        # Buckets of the dead move at once, others when they are idle: those of which a record waits are not.
+        for lane in self._lanes:
+            for bucket in lane.waiting:
+                self._shared.used_words[bucket] = tick
         idle = int(IDLE_BUCKET_S * 1e9) // _TICK_NS
         self._unsettled = settle(self._shared.owners, self._target, self._shared.last_used, live, tick, idle)
         self._settled_at, self._live, self._receivers = tick, live, getting
+        self._give_to_others(live)
 
     # -- members that come and go -------------------------------------------------------------------------------------
 
@@ -369,6 +376,8 @@ class Demux:
             for lane in held:
                 if lane.open:
                     lane.flush()
+                for waiting in lane.backlog.take_all():
+                    self._parking.put(waiting.bucket, waiting.record[: waiting.length])
             self._parking.begin({lane: lane.head for lane in held}, time.monotonic_ns())
 
     def _go_on(self, now_ns: int) -> None:
@@ -381,6 +390,17 @@ class Demux:
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._barrier.caught("parked records")
             self._lose_burst()
+
+    def _give_to_others(self, live: int) -> None:
+        """Give what waits for members that are not live to those that have its buckets now."""
+        for index, lane in enumerate(self._lanes):
+            if lane.waiting and not live >> index & 1:
+                for record, _, length, tos_octet, bucket in lane.backlog.take_all():
+                    member = int(self._target[bucket])
+                    if member >= len(self._lanes):
+                        self._drop(DropReason.NO_LIVE_MEMBER)
+                    elif not self._lanes[member].backlog.keep(record[:length], tos_octet, bucket):
+                        self._drop(DropReason.RING_FULL)
 
     def _put_parked(self, bucket: int, record: bytes) -> bool:
         """Give a record to its bucket's new member; False: that has no room yet."""
@@ -420,10 +440,3 @@ class Demux:
                 if lane.ring.left != lane.head:
                     lane.ring.left = lane.head
                     lane.ring.ring_bell()  # the far member is to know, which may not have read the last ones yet
-
-
-def _is_drained(error: OSError) -> bool:
-    """Whether the device has no record now. Raises DeviceError if it will have none any more."""
-    if isinstance(error, BlockingIOError):
-        return True
-    raise DeviceError(error.strerror) from error

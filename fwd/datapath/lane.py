@@ -5,9 +5,12 @@ The demux decides which records go to which lane, and that they may go at all (d
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
+from fwd.datapath.backlog import Backlog
 from fwd.datapath.counters import COUNTS_END, CounterBlock, DemuxCounter
 from fwd.datapath.geometry import rows_for
 from fwd.datapath.ring import CHUNK, FILL, RECORDS, RECORDS_MAX, SEGMENTS, TOS, Ring, Segment
@@ -22,6 +25,10 @@ from fwd.proto.segments import lay_packet, packets_in
 _CHUNK_WORD = LinkWord.CHUNK.value
 _RECORDS = DemuxCounter.RECORDS.value
 _BYTES = DemuxCounter.BYTES.value
+# A member that has so many segments before it is not sent one that is not full: what comes shares it up to the next
+# look, which is at the next record or after the demux's _HELD_S.
+_ENOUGH: Final = 4
+BULK_MAX: Final = SEGMENTS - 2  # segments that may wait for it before super-packets do (backlog.py)
 
 
 class Lane:
@@ -34,6 +41,8 @@ class Lane:
         self.counters = block.values
         self.head_index = DemuxCounter.HEADS + index
         self.esp = esp
+        self.backlog = Backlog()
+        self.waiting = self.backlog.buckets
         self.go_on()
         self.segment: Segment = ring.segments[0]
         self.rows: memoryview = self.segment.rows
@@ -45,11 +54,12 @@ class Lane:
         self.grid: npt.NDArray[np.uint8] = np.empty((0, 0), np.uint8)
 
     def go_on(self) -> None:
-        """Begin behind what was counted; the open segment, if any, is forgotten.
+        """Begin behind what was counted; the open segment and what waits are forgotten.
 
         A predecessor, or a burst that failed, may have ended between counting a segment, handing it over and telling.
         """
         self.open = False
+        self.backlog.clear()
         self.chunk, self.told_chunk = 0, -1  # limit and grids are made anew
         head, done = self._counted(), self.ring.done
         if not done <= head <= done + SEGMENTS and done < COUNTS_END:  # one of the two wrote what it liked: begin anew
@@ -72,6 +82,9 @@ class Lane:
         """Count what its member, which has ended, leaves behind the segments that it has counted (`done`)."""
         if self.open:
             self.give_up(DropReason.NO_LIVE_MEMBER)
+        self.counters[DropReason.NO_LIVE_MEMBER] += len(self.backlog)
+        self.counters[_RECORDS] += len(self.backlog)
+        self.backlog.clear()
         first = max(min(done, self.head), self.head - SEGMENTS)
         lost = sum(min(self.ring.records(number), RECORDS_MAX) for number in range(first, self.head))
         self.counters[DropReason.NO_LIVE_MEMBER] += lost
@@ -85,14 +98,30 @@ class Lane:
         self.counters[_RECORDS] += self.records
         self.block.publish()
 
-    def put(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int) -> bool:
+    def lay_waiting(self) -> bool:
+        """Lay what waits as far as the member has room for it; True: some still waits."""
+        backlog = self.backlog
+        while self.waiting:
+            record, octets, length, tos, _ = backlog.first()
+            if not self.put(record, octets, length, tos, BULK_MAX):
+                return True
+            backlog.drop_first()
+        return False
+
+    def has_enough(self) -> bool:
+        """Whether the member has so much to do that a segment which is not full may wait."""
+        return self.head - self.ring.taken >= _ENOUGH
+
+    def put(
+        self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int, most: int = SEGMENTS
+    ) -> bool:
         """Copy a record of `length` octets into the open segment; False: the ring is full.
 
-        `record` and `octets` are the same memory. A record of which more octets would follow its first chunk than a
-        BlockOffset can say starts a segment of its own.
+        No segment is begun for it while `most` wait. `record` and `octets` are the same memory. A record of which more
+        octets would follow its first chunk than a BlockOffset can say starts a segment of its own.
         """
         if self.esp:
-            return self._put_packets(record, octets, length, tos)
+            return self._put_packets(record, octets, length, tos, most)
 
         # A segment holds records of one TOS byte, and ends on a record boundary.
         fill = self.fill + length
@@ -104,7 +133,7 @@ class Lane:
         ):
             self.flush()
         if not self.open:
-            if not self._begin(tos):
+            if not self._begin(tos, most):
                 return False
             fill = length
 
@@ -125,12 +154,12 @@ class Lane:
         self.octets += length - VNET_BYTES
         return True
 
-    def _put_packets(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int) -> bool:
+    def _put_packets(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int, most: int) -> bool:
         """Payload esp: lay a packet into a row, or the payload of a super-packet over rows; `fill` counts rows."""
         count = packets_in(record[:length]) if record[1] else 1
         if self.open and (tos != self.tos or self.fill + count > self.limit):
             self.flush()
-        if not self.open and not self._begin(tos):
+        if not self.open and not self._begin(tos, most):
             return False
 
         # A packet that is as it will be sent is copied; for others there is more to do, or to tell the member.
@@ -146,9 +175,9 @@ class Lane:
         self.octets += length - VNET_BYTES
         return True
 
-    def _begin(self, tos: int) -> bool:
-        head = self.head
-        if head - self.ring.done >= SEGMENTS:
+    def _begin(self, tos: int, most: int) -> bool:
+        head, ring = self.head, self.ring
+        if head - ring.done >= SEGMENTS or head - ring.taken >= most:
             return False
         told = self.link[_CHUNK_WORD]
         if told != self.told_chunk:

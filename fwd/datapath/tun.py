@@ -34,6 +34,10 @@ _accepted: set[int] = set()  # flags with which this kernel has taken super-pack
 TUN_FLAGS: Final = {"csum": CSUM, "tso": TSO4, "uso": USO4}  # as status names them
 
 
+class DeviceError(Exception):
+    """The TUN device gives no records any more, and trying again will not help: its cause says why."""
+
+
 class TunError(UserError):
     """The TUN device cannot be had; one line for the user."""
 
@@ -151,3 +155,10 @@ def _why(name: str, error: Exception) -> str:
     if number == errno.EINVAL:
         return f"TUN device {name}: another device has this name, or none may have it: choose another with peering.tun"
     return f"TUN device {name}: {error}"
+
+
+def is_drained(error: OSError) -> bool:
+    """Whether the device, of which a read gave `error`, has no record now. Raises DeviceError if it will have none."""
+    if isinstance(error, BlockingIOError):
+        return True
+    raise DeviceError(error.strerror) from error

@@ -44,7 +44,12 @@ class DropReason(IntEnum):
     )  # fmt: skip
     SELECTOR_OUT = 2, "record", "demux", "Its addresses are outside local_ts to remote_ts, or what the SA carries."
     NO_LIVE_MEMBER = 3, "record", "demux", "No member was alive to take it."
-    RING_FULL = 4, "record", "demux", "The member's ring was full: it could not keep up."
+    RING_FULL = (
+        4,
+        "record",
+        "demux",
+        "The member's ring was full, and so was what may wait for it: it could not keep up.",
+    )
     DIED_WITH_MEMBER = 5, "record", "outbound", "It was in the segment that a member held when it died."
     FAILED_SKIPPED = 6, "record", "outbound", "It waited in the ring of a member that had died too often."
     SA_EXHAUSTED = 7, "record", "outbound", "There was no SA to send it on, or the SA had no sequence number left."

@@ -65,7 +65,8 @@ def test_drops_come_the_most_first_with_what_they_mean() -> None:
     found = drops_in(told(drops={"replayed": 3, "no_live_member": 0, "unheard_of": 9, "ring_full": 5}))
     assert [(one.reason, one.count) for one in found] == [("unheard_of", 9), ("ring_full", 5), ("replayed", 3)]
     assert [one.sentence for one in found][1:] == [
-        "The member's ring was full: it could not keep up.", "Its sequence number was seen before.",
+        "The member's ring was full, and so was what may wait for it: it could not keep up.",
+        "Its sequence number was seen before.",
     ]  # fmt: skip
     assert found[0].sentence == ""
 

@@ -22,7 +22,8 @@ from rig import Group, Rig, headers, record, rig, sa_keys
 from fwd.datapath import barrier
 from fwd.datapath import demux as demux_module
 from fwd.datapath.counters import DemuxCounter, MemberCounter
-from fwd.datapath.demux import DEVICE_GONE, DeviceError
+from fwd.datapath.demux import DEVICE_GONE
+from fwd.datapath.tun import DeviceError
 from fwd.proto.drops import DropReason
 from fwd.proto.path import SILENCE_S
 from fwd.proto.sa import SaSet
