@@ -24,9 +24,7 @@ from fwd.proto.path import PathMonitor
 from fwd.proto.pulse import Pulse
 
 _MISSES_S: Final = 2.0  # after the far member's word that it misses packets, it is told of headers twice
-_MISSES_OF: Final = (
-    256  # it says so when one packet in so many is missing: telling twice costs more than it saves below
-)
+_MISSES_OF: Final = 256  # it says so if one packet in so many is missing: below, to tell twice costs more than it saves
 _MOVED_AGAIN: Final = 2  # of a path that loses one packet in a hundred, one word in a million is lost then
 
 
