@@ -34,7 +34,7 @@ class Slots:
         self._buffer = bytearray(count * packet_bytes + RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
         self.table = PacketTable(self._buffer, packet_bytes, count)
-        self._beside = bytearray(RECEIVE_BYTES)  # one receive of another size
+        self._beside = bytearray(RECEIVE_BYTES + packet_bytes)  # one receive of another size, the last may be short
         self._tables: dict[int, PacketTable] = {}  # over that, by size
         self._first = self._used = 0
         self._short: list[tuple[int, int]] = []  # slot, and octets in it
@@ -90,7 +90,8 @@ class Slots:
         if table is None:
             if len(self._tables) >= _TABLES_MAX:
                 self._tables.clear()
-            table = self._tables[size] = PacketTable(self._beside, size, min(RECEIVE_MAX, RECEIVE_BYTES // size))
+            count = min(RECEIVE_MAX, RECEIVE_BYTES // size + 1)
+            table = self._tables[size] = PacketTable(self._beside, size, count)
         return table
 
     def fill(self, length: int) -> memoryview | None:

@@ -8,7 +8,7 @@ import pytest
 
 from fwd.bench.rig import Path, Record
 from fwd.datapath.shared import LinkWord
-from fwd.datapath.slots import Slots
+from fwd.datapath.slots import ESP_MIN, Slots
 from fwd.proto.esp import OVERHEAD_BYTES
 
 FULL = 1472
@@ -90,3 +90,13 @@ def test_full_packets_between_shorter_ones_keep_the_slots_as_they_are() -> None:
             slots.note(600, 600)
         slots.note_full()
     assert slots.better_stride == 0
+
+
+@pytest.mark.parametrize("size", range(300, FULL, 37))
+def test_a_receive_of_another_size_may_end_in_a_short_packet(size: int) -> None:
+    """As many datagrams as one receive holds, and one more that is shorter: a stranger may send them."""
+    slots = Slots(FULL)
+    count = min(65507 // size, 127) + 1
+    length = (count - 1) * size + ESP_MIN
+    slots.space()[:length] = bytes(length)
+    assert slots.others(length, size).spi[:count].tolist() == [0] * count
