@@ -290,8 +290,12 @@ class Reassembler:
     def passed(self, number: int, now: float) -> None:
         """Note that packet `number` of this SA has come, and carries nothing for records."""
         self.expire(now)
-        self._note(number, now)
+        in_time = self._note(number, now)
         self.expire(now)
+
+        # No record goes on in it: what others say of one that does is given up.
+        self._cross(number, in_time)
+        self._cross(number + 1, in_time)
 
     def _note(self, number: int, now: float) -> bool:
         """Close the hole that `number` fills, or open those before it. False: it was given up before."""

@@ -376,3 +376,14 @@ def test_an_offset_that_says_another_length_than_the_record_is_a_bad_record(more
     receiver.take(Chunk(2, len(rest), rest))
     assert receiver.records == []
     assert receiver.counted(DropReason.BAD_STREAM) == 1
+
+
+def test_what_an_octet_before_an_echo_begins_is_given_up_and_costs_later_records_nothing() -> None:
+    """A peer with keys may send that again and again."""
+    receiver = Receiver()
+    assembler = receiver.reassembler
+    for number in range(1, 2001, 2):
+        assembler.take_chunk(number, 0, memoryview(b"\0"), 0.0)
+        assembler.passed(number + 1, 0.0)
+    assert not assembler._tails
+    assert assembler.weigh() == 0
