@@ -46,7 +46,7 @@ from fwd.proto.reassembly import KEPT_BYTES_MAX, Reassembler
 from fwd.proto.segments import TCP, UDP, Datagrams
 
 _HEADERS = VNET_BYTES + 60  # octets of a record that are looked at
-_HEADS_MAX = 6  # records of a segment that are looked at for headers to be told twice: what is told fits a row
+_HEADS_MAX = 6  # records of a segment that are looked at for headers to be told twice
 _SAYS = 4  # octets of a virtio header that tell whether there is more in it: flags, GSO, length of the headers
 _NOTHING = bytes(_SAYS)
 # Plain integers: reading a member of an enum costs as much as the addition.
@@ -88,7 +88,10 @@ class SuperpacketOut:
                 at, here = row * stride + FRAMING_BYTES + offset, min(HEAD_MAX, chunk - offset)
                 more = (row + 1) * stride + FRAMING_BYTES
                 head = bytes(segment.rows[at : at + here]) + segment.rows[more : more + HEAD_MAX - here]
-                told += entry(row + 1, offset, head)
+                one = entry(row + 1, offset, head)
+                if len(told) + len(one) > chunk + FRAMING_BYTES - ECHO_BYTES:  # what is told fits a row
+                    break
+                told += one
             start = end
         return told
 
