@@ -18,7 +18,8 @@ from fwd.proto.ip import RECORD_MAX
 
 OCTETS_MAX: Final = 4 << 20  # as much as one stream of TCP keeps under way by Linux's defaults (tcp_wmem)
 _RECORDS_MAX: Final = 4096
-_SMALL: Final = 2048  # octets of a record that is not worth a buffer of its own
+_FREE_MAX: Final = OCTETS_MAX // RECORD_MAX  # buffers
+_POOLED: Final = 32768  # octets of a record from which on it gets a buffer that is used again
 
 
 class Waiting(NamedTuple):
@@ -45,9 +46,9 @@ class Backlog:
 
     def keep(self, record: memoryview, tos: int, bucket: int) -> bool:
         """Keep a copy of a record; False: too much waits."""
-        if self._octets + len(record) > OCTETS_MAX or len(self._records) >= _RECORDS_MAX:
-            return False
         length = len(record)
+        if self._octets + length > OCTETS_MAX or len(self._records) >= _RECORDS_MAX:
+            return False
         octets = self._buffer(length)
         octets[:length] = record
         self._records.append(Waiting(octets.data, octets, length, tos, bucket))
@@ -56,7 +57,7 @@ class Backlog:
         return True
 
     def _buffer(self, length: int) -> npt.NDArray[np.uint8]:
-        if length <= _SMALL:
+        if length < _POOLED:
             return np.empty(length, np.uint8)
         return self._free.pop() if self._free else np.empty(RECORD_MAX, np.uint8)
 
@@ -68,7 +69,7 @@ class Backlog:
         """Forget the record that has waited longest, which has gone on."""
         gone = self._records.popleft()
         self._octets -= gone.length
-        if gone.length > _SMALL:
+        if gone.length >= _POOLED and len(self._free) < _FREE_MAX:
             self._free.append(gone.octets)
         self.buckets[gone.bucket] -= 1
         if not self.buckets[gone.bucket]:

@@ -176,8 +176,10 @@ class Demux:
         self._block.revert()
         for lane in self._lanes:
             lane.go_on()
-        self._parking.clear()
-        self._unpark()
+        if self._parking.active:
+            self._parking.forget()  # buckets stay parked until their old members have sent
+        else:
+            self._unpark()
         lost = self._reads - self._counters[_RECORDS]
         self._counters[DropReason.INTERNAL_ERROR] += lost
         self._counters[_RECORDS] += lost
@@ -318,6 +320,7 @@ class Demux:
                 self._masks_seen = seen
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._barrier.caught("live mask")
+            self._lose_burst()  # what waited may be on its way from one to another
 
     def _follow_masks(self, tick: int) -> None:
         """Take the masks as they are now, and move buckets to where they belong, as far as they may move yet."""
@@ -331,12 +334,12 @@ class Demux:
         if (live, getting) != (self._live, self._receivers):
             self._target = owners(self._scores, getting)
             self._leave_dead(live)
+        for buckets in (*(lane.waiting for lane in self._lanes), self._parking.buckets()):
+            for bucket in buckets:  # what waits is not idle
+                self._shared.used_words[bucket] = tick & TICK_MASK
         self._take_busy(over & live & ~getting)
 
-        # Buckets of the dead move at once, others when they are idle: those of which a record waits are not.
-        for lane in self._lanes:
-            for bucket in lane.waiting:
-                self._shared.used_words[bucket] = tick
+        # Buckets of the dead move at once, others when they are idle.
         idle = int(IDLE_BUCKET_S * 1e9) // _TICK_NS
         self._unsettled = settle(self._shared.owners, self._target, self._shared.last_used, live, tick, idle)
         self._settled_at, self._live, self._receivers = tick, live, getting
@@ -376,16 +379,17 @@ class Demux:
             for lane in held:
                 if lane.open:
                     lane.flush()
-                for waiting in lane.backlog.take_all():
-                    self._parking.put(waiting.bucket, waiting.record[: waiting.length])
             self._parking.begin({lane: lane.head for lane in held}, time.monotonic_ns())
+            for lane in held:
+                self._parking.bring((w.bucket, w.record[: w.length]) for w in lane.backlog.take_all())
 
     def _go_on(self, now_ns: int) -> None:
         """Let parked records go to their new members, once they may."""
         if not self._parking.active:
             return
         try:
-            if self._parking.is_over(now_ns) and self._parking.release(self._put_parked):
+            if self._parking.is_over(now_ns):
+                self._parking.release(self._put_parked)
                 self._unpark()
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._barrier.caught("parked records")
@@ -402,17 +406,21 @@ class Demux:
                     elif not self._lanes[member].backlog.keep(record[:length], tos_octet, bucket):
                         self._drop(DropReason.RING_FULL)
 
-    def _put_parked(self, bucket: int, record: bytes) -> bool:
-        """Give a record to its bucket's new member; False: that has no room yet."""
+    def _put_parked(self, bucket: int, record: bytes) -> None:
+        """Give a record to its bucket's new member, for which it may have to wait."""
         length, member, scratch = len(record), int(self._target[bucket]), self._scratch
         self._record[:length] = record
         if member >= len(self._lanes):
             self._drop(DropReason.NO_LIVE_MEMBER)
-            return True
+            return
         size = length - VNET_BYTES
         if (scratch[0] or scratch[1] or size > self._shapes.longest) and self._is_faulty(size):
-            return True
-        return self._lanes[member].put(self._record, self._octets, length, tos(scratch, VNET_BYTES))
+            return
+        lane, most, tos_octet = self._lanes[member], BULK_MAX if scratch[1] else SEGMENTS, tos(scratch, VNET_BYTES)
+        waits = lane.waiting and (scratch[1] or bucket in lane.waiting)
+        is_laid = not waits and lane.put(self._record, self._octets, length, tos_octet, most)
+        if not is_laid and not lane.backlog.keep(self._record[:length], tos_octet, bucket):
+            self._drop(DropReason.RING_FULL)
 
     def _unpark(self) -> None:
         """Give the buckets that were parked to their new members."""

@@ -102,6 +102,9 @@ class Lane:
         """Lay what waits as far as the member has room for it; True: some still waits."""
         backlog = self.backlog
         while self.waiting:
+            # The segment of single packets that is open is not handed over for a record that finds no room then.
+            if self.open and self.head - self.ring.taken >= BULK_MAX - 1:
+                return True
             record, octets, length, tos, _ = backlog.first()
             if not self.put(record, octets, length, tos, BULK_MAX):
                 return True

@@ -2,13 +2,14 @@
 
 A busy bucket changes hands in order (rule 3): its records wait here until the old member has sent all that its
 ring held when the bucket was taken from it, and SPACING_NS more, since two members' packets go different ways. They
-then go to the new one before any that come later. What waits is bounded: when it is full the demux reads no more.
+then go to the new one before any that come later. What waits is bounded: when it is full the demux reads no more, but
+for what comes from an old member's backlog, which has a bound of its own.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from fwd.datapath.lane import Lane
@@ -25,20 +26,26 @@ class Parking:
     def __init__(self) -> None:
         self.active = False
         self._waiting: deque[tuple[int, bytes]] = deque()  # bucket, record
-        self._octets = 0
+        self._octets = self._brought = 0  # of all that waits, and of what waited for the old member already
         self._held: dict[Lane, int] = {}  # by lane: its head when its buckets were taken
         self._since_ns = self._sent_ns = 0
 
     @property
     def full(self) -> bool:
         """Whether no more should be read, for want of room."""
-        return self._octets >= _OCTETS_MAX or len(self._waiting) >= _RECORDS_MAX
+        return self._octets - self._brought >= _OCTETS_MAX or len(self._waiting) >= _RECORDS_MAX
 
     def begin(self, lanes: Mapping[Lane, int], now_ns: int) -> None:
         """Wait for these lanes' members, from each lane's head on."""
         self.active = True
         self._held |= lanes
         self._since_ns, self._sent_ns = now_ns, 0
+
+    def bring(self, records: Iterable[tuple[int, memoryview]]) -> None:
+        """Keep what waited for an old member already: for that alone reading does not stop."""
+        for bucket, record in records:
+            self.put(bucket, record)
+            self._brought += len(record)
 
     def put(self, bucket: int, record: memoryview) -> None:
         """Keep a copy of a record whose bucket is parked."""
@@ -52,25 +59,28 @@ class Parking:
             self._sent_ns = now_ns
         return may_go_on(self._since_ns, self._sent_ns, now_ns)
 
-    def release(self, put: Callable[[int, bytes], bool]) -> bool:
-        """Give what waits to `put`, in order, as long as it has room; True: nothing waits any more."""
+    def release(self, put: Callable[[int, bytes], None]) -> None:
+        """Give what waits to `put`, in order."""
         while self._waiting:
-            bucket, record = self._waiting[0]
-            if not put(bucket, record):
-                return False
-            self._waiting.popleft()
+            bucket, record = self._waiting.popleft()
             self._octets -= len(record)
+            put(bucket, record)
         self.clear()
-        return True
 
-    def clear(self) -> int:
-        """Forget all of it; returns how many records are lost by that."""
-        lost = len(self._waiting)
+    def buckets(self) -> set[int]:
+        """The buckets of which a record waits."""
+        return {bucket for bucket, _ in self._waiting}
+
+    def forget(self) -> None:
+        """Forget what waits; the buckets stay parked."""
         self._waiting.clear()
+        self._octets = self._brought = 0
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        self.forget()
         self._held.clear()
-        self._octets = 0
         self.active = False
-        return lost
 
 
 def has_sent(done: int, head: int, wanted: int) -> bool:

@@ -16,6 +16,7 @@ member's. Rows and ends of records are of both, since the member completes them 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Final, NamedTuple
 
@@ -124,8 +125,9 @@ class Ring(RingWords):
         return self.segments[number % SEGMENTS]
 
     def ring_bell(self) -> None:
-        """Wake the member."""
-        os.eventfd_write(self.bell, 1)
+        """Wake the member. A bell that the member itself has filled up need not be rung."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_write(self.bell, 1)
 
     def close(self) -> None:
         """Close the bell; the memory goes with the last process that has it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
@@ -213,3 +214,123 @@ def test_what_waits_is_counted_as_lost_with_a_burst_that_fails(monkeypatch: pyte
         assert r.a.records_in() == MANY
         r.a.work()
         r.a.check_books()
+
+
+def test_what_waits_moves_on_a_host_that_is_up_for_more_than_497_days() -> None:
+    with rig(members=2) as r:
+        r.a.tick = 2**32 + 1000
+        port = port_of(r, 0)[0]
+        turns(r.a, *(bulk(n, port) for n in range(MANY)))
+        r.a.shared.live[MaskWord.LIVE] = 0b10
+        r.a.demux._follow_live(r.a.tick)
+        assert not (r.a.shared.owners == 0).any()
+        assert not lane_of(r).waiting
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_neither_what_waits_nor_what_is_parked_is_idle_after_a_pause(
+    payload: str, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flow pauses before its member leaves, or the host while its records are parked."""
+    with rig(members=2, payload=payload) as r:
+        port = port_of(r, 0)[0]
+        turns(r.a, *(bulk(n, port) for n in range(MANY)))
+        words = r.a.shared.live
+        words[MaskWord.DRAINING] = 0b01
+        if at_once:
+            r.a.tick += 150
+        else:
+            r.a.demux._follow_live(r.a.tick)
+        words[MaskWord.OVER] = 0b01
+        r.a.demux._follow_live(r.a.tick)
+        assert r.a.demux._parking.buckets()
+        r.a.tick += 150
+        r.a.demux._follow_live(r.a.tick)
+        turns(r.a, bulk(MANY, port))
+        got = finish(r)
+        r.a.demux._go_on(time.monotonic_ns())
+        real: Callable[[], int] = time.monotonic_ns
+        monkeypatch.setattr(time, "monotonic_ns", lambda: real() + 2 * SPACING_NS)
+        for _ in range(MANY):
+            r.a.demux._go_on(time.monotonic_ns())
+            r.a.demux._read_burst(r.a.tick)
+            r.a.demux._hand_over()
+            r.a.work()
+        r.carry()
+        assert tags(got + r.b.delivered(), port) == list(range(MANY + 1))
+
+
+def test_what_was_parked_waits_for_a_new_member_that_has_enough_to_do_and_nobody_waits_for_it(
+    payload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is read on meanwhile: other members go on."""
+    with rig(members=2, payload=payload) as r:
+        moves, stays = port_of(r, 0)[0], port_of(r, 1)[0]
+        turns(r.a, *(bulk(n, stays) for n in range(MANY)), *(bulk(n, moves) for n in range(MANY)))
+        words = r.a.shared.live
+        words[MaskWord.DRAINING], words[MaskWord.OVER] = 0b01, 0b01
+        r.a.demux._follow_live(r.a.tick)
+        while r.a.members[0].outbound.work():
+            pass
+        r.a.demux._go_on(time.monotonic_ns())
+        real: Callable[[], int] = time.monotonic_ns
+        monkeypatch.setattr(time, "monotonic_ns", lambda: real() + 2 * SPACING_NS)
+        r.a.demux._go_on(time.monotonic_ns())
+        assert not r.a.demux._parking.active
+        assert tags(finish(r), stays) == list(range(MANY))
+
+
+def test_memory_is_bounded_whatever_the_sizes_of_what_waits() -> None:
+    waits = backlog.Backlog()
+    sizes = [2_049, 40_000, 65_000, 33_000, 100]
+    for turn in range(40):
+        while waits.keep(memoryview(bytes(sizes[turn % len(sizes)])), 0, 1):
+            pass
+        while len(waits) > turn % 3:
+            waits.drop_first()
+    waits.clear()
+    held = sum(one.nbytes for one in waits._free)
+    assert held <= backlog.OCTETS_MAX
+    while waits.keep(memoryview(bytes(2_049)), 0, 1):
+        pass
+    assert sum(one.octets.nbytes for one in waits._records) <= 2 * backlog.OCTETS_MAX
+
+
+def test_single_packets_do_not_take_what_room_there_is_from_super_packets_that_wait(payload: str) -> None:
+    """Nor the reverse: they share a segment, which is not handed over at each look."""
+    with rig(members=1, payload=payload) as r:
+        busy, other = port_of(r, 0, 2)
+        turns(r.a, *(bulk(n, busy) for n in range(MANY)))
+        for n in range(100):
+            turns(r.a, single(n, other))
+            if n % 10 == 0:
+                r.a.members[0].outbound.work()  # one segment
+        assert r.a.dropped(DropReason.RING_FULL) == 0
+        got = finish(r)
+        assert tags(got, other) == list(range(100))
+        assert tags(got, busy) == list(range(MANY))
+
+
+def test_reading_goes_on_while_what_waited_is_parked(payload: str) -> None:
+    with rig(members=2, payload=payload) as r:
+        leaves, stays = port_of(r, 0)[0], port_of(r, 1)[0]
+        turns(r.a, *(bulk(n, leaves) for n in range(70)))
+        words = r.a.shared.live
+        words[MaskWord.DRAINING], words[MaskWord.OVER] = 0b01, 0b01
+        r.a.demux._follow_live(r.a.tick)
+        turns(r.a, single(1, stays))
+        while r.a.members[1].outbound.work():
+            pass
+        r.carry()
+        assert tags(r.b.delivered(), stays) == [1]
+
+
+def test_a_member_that_fills_its_own_bell_stops_nobody() -> None:
+    with rig(members=2) as r:
+        os.eventfd_read(r.a.rings[0].bell)
+        os.eventfd_write(r.a.rings[0].bell, 2**64 - 2)
+        mine, others = port_of(r, 0)[0], port_of(r, 1)[0]
+        turns(r.a, single(1, mine), single(2, others))
+        r.a.spawn_demux()
+        turns(r.a, single(3, others))
+        assert tags(finish(r), others) == [2, 3]
