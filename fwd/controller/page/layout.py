@@ -142,12 +142,15 @@ def _sides(fleet: FleetView) -> dict[str, int]:
         if a in near and b in near:
             near[a].append(b)
             near[b].append(a)
+
+    # From one VPC over its peerings to all that hang together; those without any come last.
     found: dict[str, int] = {}
     for first in sorted(near, key=lambda name: (not near[name], name)):
         if first in found:
             continue
         count = [list(found.values()).count(side) for side in (0, 1)]
         found[first] = int(count[1] < count[0])
+
         waiting = [first]
         while waiting:
             name = waiting.pop(0)
