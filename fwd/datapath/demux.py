@@ -22,29 +22,17 @@ import numpy.typing as npt
 
 from fwd.datapath.audit import Audit
 from fwd.datapath.barrier import Barrier
-from fwd.datapath.channel import ChannelError, Notice, hear
-from fwd.datapath.counters import DemuxCounter, MemberCounter
-from fwd.datapath.lane import BULK_MAX, Lane
-from fwd.datapath.parking import Parking
-from fwd.datapath.ring import SEGMENTS, Ring, RingMaps
+from fwd.datapath.counters import DemuxCounter
+from fwd.datapath.lane import Lane
+from fwd.datapath.owners import TICK_NS, Owners
+from fwd.datapath.ring import Ring
 from fwd.datapath.shapes import Shapes, keep
-from fwd.datapath.shared import REST_MAX_S, REST_S, MaskWord, MemberShared, PeeringShared
+from fwd.datapath.shared import REST_MAX_S, REST_S, PeeringShared
 from fwd.datapath.tun import DeviceError, is_drained
 from fwd.datapath.tuning import Follower
 from fwd.model.config import Peering
 from fwd.proto.drops import DropReason
-from fwd.proto.flow import (
-    BUCKET_MASK,
-    NOBODY,
-    PARKED,
-    TICK_MASK,
-    flow_hash,
-    owners,
-    park,
-    receivers,
-    scores_of,
-    settle,
-)
+from fwd.proto.flow import BUCKET_MASK, PARKED, TICK_MASK, flow_hash
 from fwd.proto.icmp import Errors, is_error
 from fwd.proto.ip import IP_MIN, RECORD_MAX, VNET_BYTES, Selectors, address_pair, ip_length, tos
 from fwd.proto.logged import event
@@ -54,9 +42,6 @@ log = logging.getLogger(__name__)
 DEVICE_GONE: Final = 76  # exit status
 IDLE_TICK_S = 0.2
 _REST_TICKS = 5  # in a row without a record, after which it rests (shared.REST_S); for longer after one more
-IDLE_BUCKET_S = 1.0  # a bucket unused for so long may move: longer than any packet is under way
-_TICK_NS = 10_000_000  # unit of last use: 10 ms in 32 bits wrap after 497 days of the host's uptime
-_SETTLE_TICKS = 10
 _FLOWS_MAX = 16384  # remembered, of each protocol: bounded, so that no flood of flows can grow it
 _KEY6_END = 44  # of an IPv6 packet's addresses and ports
 _READS_MAX = 64  # records read before segments that are not full are handed over
@@ -75,7 +60,6 @@ class Demux:
         """`bell`: an eventfd that is rung when a mask has changed; `channel`: by which rings come and go."""
         self._fd = tun_fd
         self._bell = bell
-        self._channel = channel
         self._shared = shared
         self._block = shared.demux_counters
         self._counters = self._block.attach()
@@ -88,22 +72,12 @@ class Demux:
         self._audit = Audit((str(peering.local_addrs), peering.port), wanted=peering.audit)
         self._follower = Follower(shared.tuning)
 
-        # Rings, and which member each bucket belongs to. What was parked is gone with the predecessor.
-        self._rings = rings
-        self._lanes = [
-            Lane(ring, member.link, self._block, i, esp=self._esp)
-            for i, (ring, member) in enumerate(zip(rings, shared.members, strict=True))
-        ]
-        self._scores = scores
-        self._masks, self._masks_seen, self._notices = shared.live, b"", shared.live[MaskWord.RINGS]
-        self._live = self._receivers = -1
-        self._target = shared.owners
-        shared.owners[shared.owners == PARKED] = NOBODY
-        self._parking = Parking()
-        self._unsettled = self._settled_at = 0
+        # Whose each bucket is, and the way to each member.
+        self._owners = Owners(rings, shared, scores, channel, esp=self._esp)
+        self._lanes = self._owners.lanes
+        self._drop = self._owners.drop
 
         # What the loop counts.
-        self._dropped = False  # something, since counters were published
         self._reads = self._counters[_RECORDS]  # records read, and counted once they are dropped or handed over
         self._reads_before = self._quiet_ticks = 0
 
@@ -128,17 +102,17 @@ class Demux:
 
         while True:
             heartbeat[0] = now_ns = time.monotonic_ns()
-            self._follow_live(now_ns // _TICK_NS)
+            self._follow_live(now_ns // TICK_NS)
             self._follow_tuning()
             self._go_on(now_ns)
 
             # Records into the lanes, and what is filled to the members.
             try:
-                drained = self._read_burst(now_ns // _TICK_NS)
+                drained = self._read_burst(now_ns // TICK_NS)
             except DeviceError as error:
                 log.error("the TUN device is gone, or gives no records: %s", error, extra=event("demux.device_gone"))
                 return DEVICE_GONE
-            held = self._hand_over() or self._parking.active
+            held = self._hand_over() or self._owners.parking.active
 
             # With nothing more to read it waits, and says for how long if that is longer than a tick.
             if drained:
@@ -152,18 +126,18 @@ class Demux:
     def _idle_s(self) -> float:
         """How long nothing is due, unless a record comes or the live mask changes; not at all while rings are told."""
         self._audit.tick()
-        if self._notices != self._masks[MaskWord.RINGS]:
+        if self._owners.has_notices:
             return 0.0
         self._quiet_ticks = self._quiet_ticks + 1 if self._reads == self._reads_before else 0
         self._reads_before = self._reads
-        if self._quiet_ticks < _REST_TICKS or self._unsettled:
+        if self._quiet_ticks < _REST_TICKS or self._owners.unsettled:
             return IDLE_TICK_S
         return REST_S if self._quiet_ticks == _REST_TICKS else REST_MAX_S
 
     def _read_burst(self, tick: int) -> bool:
         """Read up to _READS_MAX records into the lanes; True when the device is drained."""
         try:
-            return self._parking.full or self._read_records(tick & TICK_MASK)
+            return self._owners.parking.full or self._read_records(tick & TICK_MASK)
         except DeviceError:
             raise
         except Exception:  # noqa: BLE001 - the barrier tells of it
@@ -174,12 +148,7 @@ class Demux:
     def _lose_burst(self) -> None:
         """Count what was read since counters were published as lost, and go on from there as a successor would."""
         self._block.revert()
-        for lane in self._lanes:
-            lane.go_on()
-        if self._parking.active:
-            self._parking.forget()  # buckets stay parked until their old members have sent
-        else:
-            self._unpark()
+        self._owners.forget_waiting()
         lost = self._reads - self._counters[_RECORDS]
         self._counters[DropReason.INTERNAL_ERROR] += lost
         self._counters[_RECORDS] += lost
@@ -227,11 +196,9 @@ class Demux:
                 if looks and self._is_faulty(size):
                     continue
 
-                # A super-packet waits for a member that has enough to do, and what comes later of its bucket behind it.
-                lane, most = lanes[member], BULK_MAX if scratch[1] else SEGMENTS
-                waits = lane.waiting and (scratch[1] or bucket in lane.waiting)
-                if waits or not lane.put(record, octets, length, tos_octet, most):
-                    self._wait_or_drop(lane, bucket, length, tos_octet)
+                # Into its member's ring, if there is room and nothing that waits goes before it.
+                if not lanes[member].put(record, octets, length, tos_octet, bucket):
+                    self._wait_or_drop(lanes[member], bucket, length, tos_octet)
             return False
         finally:
             self._reads += reads
@@ -244,10 +211,11 @@ class Demux:
 
     def _park_or_drop(self, bucket: int, member: int, length: int) -> None:
         """Keep a record whose bucket is on its way from a member to another; drop it if nobody has that."""
-        if member == PARKED and self._parking.active:
-            self._parking.put(bucket, self._record[:length])
-        else:
+        scratch, size = self._scratch, length - VNET_BYTES
+        if member != PARKED or not self._owners.parking.active:
             self._drop(DropReason.NO_LIVE_MEMBER)
+        elif not ((scratch[0] or scratch[1] or size > self._shapes.longest) and self._is_faulty(size)):
+            self._owners.parking.put(bucket, self._record[:length])
 
     def _is_faulty(self, size: int) -> bool:
         """Judge the record in hand by its virtio header, and drop it if the payload cannot carry it."""
@@ -280,152 +248,30 @@ class Demux:
         self._counters[DemuxCounter.ICMP_ERRORS] += 1
         return True
 
-    def _drop(self, reason: DropReason) -> None:
-        """Count the record in hand as read and dropped."""
-        self._dropped = True
-        self._counters[reason] += 1
-        self._counters[DemuxCounter.RECORDS] += 1
-
     def _hand_over(self) -> bool:
         """Give every member what was filled for it; True: some is held back from members that have enough to do."""
         try:
-            return self._flush_lanes()
+            return self._owners.flush()
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._barrier.caught("hand over")
             self._lose_burst()
             return False
 
-    def _flush_lanes(self) -> bool:
-        held = False
-        for lane in self._lanes:
-            if lane.waiting:
-                held |= lane.lay_waiting()
-            if lane.open:
-                if lane.has_enough():
-                    held = True
-                else:
-                    lane.flush()
-        if self._dropped:
-            self._dropped = False
-            self._block.publish()
-        return held
-
     def _follow_live(self, tick: int) -> None:
         """Let the bucket table follow the masks: for the dead at once, for others when idle, or in order."""
         try:
-            seen = self._masks.tobytes()
-            settled = not self._unsettled or (tick - self._settled_at) & TICK_MASK < _SETTLE_TICKS
-            if seen != self._masks_seen or not settled or self._notices != self._masks[MaskWord.RINGS]:
-                self._follow_masks(tick)
-                self._masks_seen = seen
+            self._owners.follow(tick)
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._barrier.caught("live mask")
             self._lose_burst()  # what waited may be on its way from one to another
 
-    def _follow_masks(self, tick: int) -> None:
-        """Take the masks as they are now, and move buckets to where they belong, as far as they may move yet."""
-        live, draining, over, notices = self._masks.tolist()
-        if notices != self._notices and not self._hear_of_a_ring():
-            self._notices = notices
-
-        # A member without a ring here gets nothing, whoever says that it is there.
-        live &= (1 << len(self._lanes)) - 1
-        getting = receivers(live, draining)
-        if (live, getting) != (self._live, self._receivers):
-            self._target = owners(self._scores, getting)
-            self._leave_dead(live)
-        for buckets in (*(lane.waiting for lane in self._lanes), self._parking.buckets()):
-            for bucket in buckets:  # what waits is not idle
-                self._shared.used_words[bucket] = tick & TICK_MASK
-        self._take_busy(over & live & ~getting)
-
-        # Buckets of the dead move at once, others when they are idle.
-        idle = int(IDLE_BUCKET_S * 1e9) // _TICK_NS
-        self._unsettled = settle(self._shared.owners, self._target, self._shared.last_used, live, tick, idle)
-        self._settled_at, self._live, self._receivers = tick, live, getting
-        self._give_to_others(live)
-
-    # -- members that come and go -------------------------------------------------------------------------------------
-
-    def _hear_of_a_ring(self) -> bool:
-        """Hear of one ring that comes or goes, and of no more in a turn: the device's queue is short. False: none."""
-        return self._channel is not None and hear(self._channel, self._change_rings)
-
-    def _change_rings(self, notice: Notice) -> None:
-        """Do what a notice says. Raises ChannelError."""
-        index = int(notice.body["index"])
-        match notice.act:
-            case "ring" if index == len(self._lanes):
-                maps, first = notice.map("demux"), self._rings[0]
-                member, bell = MemberShared(maps, index), notice.kept()["bell"]
-                of = RingMaps(maps[f"demux-{index}"], member.ring, maps[f"rows-{index}"], bell)
-                self._rings.append(Ring(first.stride, first.rows, of))
-                self._shared.members.append(member)
-                self._lanes.append(Lane(self._rings[-1], member.link, self._block, index, esp=self._esp))
-                self._scores = np.asfortranarray(np.column_stack([self._scores[:, :index], scores_of(index)]))
-            case "unring" if 0 < index == len(self._lanes) - 1:
-                counted = self._shared.members.pop().counters.read()
-                self._lanes.pop().close(counted[MemberCounter.DONE])
-                self._rings.pop().close()
-                self._scores = self._scores[:, :index]
-            case _:
-                notice.close()
-                raise ChannelError(f"{notice.act} {index}, with {len(self._lanes)} rings")
-
-    def _take_busy(self, leaving: int) -> None:
-        """Take from members that leave the buckets that they still have, whose records then wait (parking.py)."""
-        if leaving and park(self._shared.owners, leaving):
-            held = [lane for index, lane in enumerate(self._lanes) if leaving >> index & 1]
-            for lane in held:
-                if lane.open:
-                    lane.flush()
-            self._parking.begin({lane: lane.head for lane in held}, time.monotonic_ns())
-            for lane in held:
-                self._parking.bring((w.bucket, w.record[: w.length]) for w in lane.backlog.take_all())
-
     def _go_on(self, now_ns: int) -> None:
         """Let parked records go to their new members, once they may."""
-        if not self._parking.active:
-            return
         try:
-            if self._parking.is_over(now_ns):
-                self._parking.release(self._put_parked)
-                self._unpark()
+            self._owners.go_on(now_ns)
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._barrier.caught("parked records")
             self._lose_burst()
-
-    def _give_to_others(self, live: int) -> None:
-        """Give what waits for members that are not live to those that have its buckets now."""
-        for index, lane in enumerate(self._lanes):
-            if lane.waiting and not live >> index & 1:
-                for record, _, length, tos_octet, bucket in lane.backlog.take_all():
-                    member = int(self._target[bucket])
-                    if member >= len(self._lanes):
-                        self._drop(DropReason.NO_LIVE_MEMBER)
-                    elif not self._lanes[member].backlog.keep(record[:length], tos_octet, bucket):
-                        self._drop(DropReason.RING_FULL)
-
-    def _put_parked(self, bucket: int, record: bytes) -> None:
-        """Give a record to its bucket's new member, for which it may have to wait."""
-        length, member, scratch = len(record), int(self._target[bucket]), self._scratch
-        self._record[:length] = record
-        if member >= len(self._lanes):
-            self._drop(DropReason.NO_LIVE_MEMBER)
-            return
-        size = length - VNET_BYTES
-        if (scratch[0] or scratch[1] or size > self._shapes.longest) and self._is_faulty(size):
-            return
-        lane, most, tos_octet = self._lanes[member], BULK_MAX if scratch[1] else SEGMENTS, tos(scratch, VNET_BYTES)
-        waits = lane.waiting and (scratch[1] or bucket in lane.waiting)
-        is_laid = not waits and lane.put(self._record, self._octets, length, tos_octet, most)
-        if not is_laid and not lane.backlog.keep(self._record[:length], tos_octet, bucket):
-            self._drop(DropReason.RING_FULL)
-
-    def _unpark(self) -> None:
-        """Give the buckets that were parked to their new members."""
-        parked = self._shared.owners == PARKED
-        self._shared.owners[parked] = self._target[parked]
 
     def _follow_tuning(self) -> None:
         """Take the subnets in force, and forget all flows, some of which may not pass any more."""
@@ -438,13 +284,3 @@ class Demux:
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._follower.look_again()
             self._barrier.caught("subnets")
-
-    def _leave_dead(self, live: int) -> None:
-        """Give up what is filled for members that are not live: sent late it would come behind what others now send."""
-        for index, lane in enumerate(self._lanes):
-            if not live >> index & 1:
-                if lane.open:
-                    lane.give_up(DropReason.NO_LIVE_MEMBER)
-                if lane.ring.left != lane.head:
-                    lane.ring.left = lane.head
-                    lane.ring.ring_bell()  # the far member is to know, which may not have read the last ones yet

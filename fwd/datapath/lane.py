@@ -106,7 +106,7 @@ class Lane:
             if self.open and self.head - self.ring.taken >= BULK_MAX - 1:
                 return True
             record, octets, length, tos, _ = backlog.first()
-            if not self.put(record, octets, length, tos, BULK_MAX):
+            if not self.put(record, octets, length, tos):
                 return True
             backlog.drop_first()
         return False
@@ -116,15 +116,18 @@ class Lane:
         return self.head - self.ring.taken >= _ENOUGH
 
     def put(
-        self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int, most: int = SEGMENTS
+        self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int, bucket: int | None = None
     ) -> bool:
-        """Copy a record of `length` octets into the open segment; False: the ring is full.
+        """Copy a record of `length` octets into the open segment; False: the ring has no room for it now.
 
-        No segment is begun for it while `most` wait. `record` and `octets` are the same memory. A record of which more
-        octets would follow its first chunk than a BlockOffset can say starts a segment of its own.
+        Behind what waits come super-packets, which are work as those are, and all of a bucket of which something waits;
+        unless `bucket` is None: then it is the record's turn. `record` and `octets` are the same memory. A record of
+        which more octets would follow its first chunk than a BlockOffset can say starts a segment of its own.
         """
+        if self.waiting and bucket is not None and (record[1] or bucket in self.waiting):
+            return False
         if self.esp:
-            return self._put_packets(record, octets, length, tos, most)
+            return self._put_packets(record, octets, length, tos)
 
         # A segment holds records of one TOS byte, and ends on a record boundary.
         fill = self.fill + length
@@ -136,7 +139,7 @@ class Lane:
         ):
             self.flush()
         if not self.open:
-            if not self._begin(tos, most):
+            if not self._begin(tos, BULK_MAX if record[1] else SEGMENTS):
                 return False
             fill = length
 
@@ -157,12 +160,12 @@ class Lane:
         self.octets += length - VNET_BYTES
         return True
 
-    def _put_packets(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int, most: int) -> bool:
+    def _put_packets(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int) -> bool:
         """Payload esp: lay a packet into a row, or the payload of a super-packet over rows; `fill` counts rows."""
         count = packets_in(record[:length]) if record[1] else 1
         if self.open and (tos != self.tos or self.fill + count > self.limit):
             self.flush()
-        if not self.open and not self._begin(tos, most):
+        if not self.open and not self._begin(tos, BULK_MAX if record[1] else SEGMENTS):
             return False
 
         # A packet that is as it will be sent is copied; for others there is more to do, or to tell the member.
@@ -179,6 +182,7 @@ class Lane:
         return True
 
     def _begin(self, tos: int, most: int) -> bool:
+        """Begin a segment, unless `most` wait for the member; False: it has no room for one."""
         head, ring = self.head, self.ring
         if head - ring.done >= SEGMENTS or head - ring.taken >= most:
             return False

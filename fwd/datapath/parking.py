@@ -25,7 +25,7 @@ class Parking:
 
     def __init__(self) -> None:
         self.active = False
-        self._waiting: deque[tuple[int, bytes]] = deque()  # bucket, record
+        self._waiting: deque[tuple[int, bytearray]] = deque()  # bucket, record
         self._octets = self._brought = 0  # of all that waits, and of what waited for the old member already
         self._held: dict[Lane, int] = {}  # by lane: its head when its buckets were taken
         self._since_ns = self._sent_ns = 0
@@ -49,7 +49,7 @@ class Parking:
 
     def put(self, bucket: int, record: memoryview) -> None:
         """Keep a copy of a record whose bucket is parked."""
-        self._waiting.append((bucket, bytes(record)))
+        self._waiting.append((bucket, bytearray(record)))
         self._octets += len(record)
 
     def is_over(self, now_ns: int) -> bool:
@@ -59,7 +59,7 @@ class Parking:
             self._sent_ns = now_ns
         return may_go_on(self._since_ns, self._sent_ns, now_ns)
 
-    def release(self, put: Callable[[int, bytes], None]) -> None:
+    def release(self, put: Callable[[int, bytearray], None]) -> None:
         """Give what waits to `put`, in order."""
         while self._waiting:
             bucket, record = self._waiting.popleft()

@@ -243,7 +243,7 @@ def test_neither_what_waits_nor_what_is_parked_is_idle_after_a_pause(
             r.a.demux._follow_live(r.a.tick)
         words[MaskWord.OVER] = 0b01
         r.a.demux._follow_live(r.a.tick)
-        assert r.a.demux._parking.buckets()
+        assert r.a.demux._owners.parking.buckets()
         r.a.tick += 150
         r.a.demux._follow_live(r.a.tick)
         turns(r.a, bulk(MANY, port))
@@ -276,7 +276,7 @@ def test_what_was_parked_waits_for_a_new_member_that_has_enough_to_do_and_nobody
         real: Callable[[], int] = time.monotonic_ns
         monkeypatch.setattr(time, "monotonic_ns", lambda: real() + 2 * SPACING_NS)
         r.a.demux._go_on(time.monotonic_ns())
-        assert not r.a.demux._parking.active
+        assert not r.a.demux._owners.parking.active
         assert tags(finish(r), stays) == list(range(MANY))
 
 

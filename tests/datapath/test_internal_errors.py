@@ -34,7 +34,10 @@ DATA_PATH = tuple(
     for names in [
         *(
             ("datapath", f"{name}.py")
-            for name in ("demux", "shapes", "outbound", "inbound", "accepted", "delivery", "member", "udp")
+            for name in (
+                *("demux", "owners", "shapes"),
+                *("outbound", "inbound", "accepted", "delivery", "member", "udp"),
+            )
         ),
         *(("datapath", "payloads", f"{name}.py") for name in ("superpacket", "esp")),
         *(

@@ -13,7 +13,7 @@ from fwd.proto.drops import DropReason
 pytestmark = pytest.mark.timeout(900)
 
 OUTBOUND = ("fwd/datapath/outbound.py", "fwd/datapath/counters.py", "fwd/datapath/shared.py", "fwd/datapath/udp.py")
-DEMUX = ("fwd/datapath/demux.py", "fwd/datapath/lane.py", "fwd/datapath/counters.py", "fwd/datapath/ring.py")
+DEMUX = tuple(f"fwd/datapath/{name}.py" for name in ("demux", "owners", "lane", "counters", "ring"))
 INBOUND = ("fwd/datapath/inbound.py", "fwd/datapath/delivery.py", "fwd/datapath/counters.py", "fwd/datapath/shared.py")
 PAYLOADS = pytest.mark.parametrize("payload", ["superpacket", "esp"])
 FLAGS = pytest.mark.parametrize("second_skips", [False, True])

@@ -25,7 +25,7 @@ from fwd.proto.flow import BUCKET_MASK, flow_hash, owners, rendezvous_scores
 pytestmark = pytest.mark.timeout(900)
 
 OUTBOUND = ("fwd/datapath/outbound.py", "fwd/datapath/udp.py")
-DEMUX = ("fwd/datapath/demux.py", "fwd/datapath/ring.py")
+DEMUX = ("fwd/datapath/demux.py", "fwd/datapath/owners.py", "fwd/datapath/ring.py")
 OLD, NEW = range(3), range(10, 12)
 
 

@@ -182,7 +182,7 @@ class Told:
         self.near, self.far = seqpacket_pair()
         undo.callback(self.near.close)
         undo.callback(self.far.close)
-        r.a.demux._channel = self.far
+        r.a.demux._owners.channel = self.far
         self._undo = undo
         self.number = 0
 
@@ -295,7 +295,7 @@ def test_a_head_that_was_counted_for_another_ring_is_not_believed() -> None:
 def test_what_cannot_be_is_refused(told: Told, act: str, index: int) -> None:
     assert channel.send(told.near, Notice(act, "p", {"index": index}), 1)
     with pytest.raises(ChannelError):
-        told.r.a.demux._hear_of_a_ring()
+        told.r.a.demux._owners.hear_of_a_ring()
     assert channel.answered(told.near, 0) == (1, [1])
     assert told.lanes == 2
 

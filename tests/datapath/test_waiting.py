@@ -209,5 +209,5 @@ def test_the_demux_rests_after_a_while_without_records_unless_buckets_are_on_the
         r.a.send(record(1, 100))
         r.a.demux_turn()
         assert demux._idle_s() == IDLE_TICK_S
-        demux._unsettled = 1
+        demux._owners.unsettled = 1
         assert [demux._idle_s() for _ in range(6)][-1] == IDLE_TICK_S
