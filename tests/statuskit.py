@@ -12,6 +12,7 @@ from fwd.datapath.shared import GatewayShared, LinkWord, PeeringShared, ProcessS
 from fwd.datapath.tun import Offloads
 from fwd.model import config
 from fwd.model.example import EXAMPLE
+from fwd.model.gateway import Gateway
 from fwd.proto.ip import CSUM, TSO4
 
 NOW_NS = 100_000_000_000
@@ -35,7 +36,7 @@ def ready_view() -> Iterator[GatewayView]:
 
     rings = [Ring(64, 4) for _ in range(2)]
     offloads = Offloads(CSUM | TSO4, gso=True, refused={"uso": "[Errno 22] Invalid argument"})
-    control = config.Gateway(control=Path("/run/x.sock"))
+    control = Gateway(control=Path("/run/x.sock"))
     peerings = [PeeringView(peering, shared, list[RingWords](rings), offloads, 1500, ["odd [b]"])]
     try:
         yield GatewayView(control, gateway, peerings, 999, NOW_NS - 5 * 10**9)

@@ -22,6 +22,7 @@ from fwd.datapath.shared import GatewayShared, LinkWord, PeeringShared, ProcessS
 from fwd.datapath.tun import Offloads
 from fwd.model import config
 from fwd.model.example import EXAMPLE
+from fwd.model.gateway import Gateway
 from fwd.proto.probe import Said, decode_answer, encode_answer, encode_request, peering_id
 
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
@@ -39,7 +40,7 @@ class Site:
         self.rings = [RingWords(memories[f"demux-{i}"], m.ring) for i, m in enumerate(self.peering.members)]
         self.gateway = GatewayShared()
         view = PeeringView(self.config, self.peering, self.rings, Offloads(0, gso=False, gro=False), 1500)
-        self.view = GatewayView(config.Gateway(), self.gateway, [view], 1, 0)
+        self.view = GatewayView(Gateway(), self.gateway, [view], 1, 0)
         for words in (self.peering.demux, *(member.process for member in self.peering.members)):
             words.put(ProcessState.RUNNING, 2, 0, time.monotonic_ns(), 1)
             words.heartbeat[0] = time.monotonic_ns()

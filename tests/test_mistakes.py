@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from fwd.model.config import Config, Gateway, Peering, load, parse
+from fwd.model.config import Config, Peering, load, parse
 from fwd.model.example import EXAMPLE
+from fwd.model.gateway import Gateway
 from fwd.model.keys import CertificateKeys, LabKeys, PskKeys
 from fwd.model.mistakes import first_reason
 from fwd.model.subnets import SUBNETS_MAX

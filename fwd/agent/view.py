@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from fwd.datapath.ring import RingWords
 from fwd.datapath.shared import GatewayShared, PeeringShared
 from fwd.datapath.tun import Offloads
-from fwd.model.config import Gateway, Peering
+from fwd.model.config import Peering
+from fwd.model.gateway import Gateway
 
 
 @dataclass(frozen=True)

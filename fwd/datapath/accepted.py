@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from fwd.datapath.ledger import ReplaySlots
 from fwd.datapath.payloads import PayloadIn
 from fwd.datapath.receiving import Receiving
-from fwd.datapath.shared import ReplaySlots
 from fwd.datapath.tuning import Tuning
 from fwd.proto.drops import DropReason
 from fwd.proto.ip import Selectors

@@ -24,9 +24,10 @@ from fwd.datapath.audit import Audit, Event
 from fwd.datapath.counters import COUNTS_END, CounterBlock, MemberCounter, count_lost
 from fwd.datapath.delivery import Delivery
 from fwd.datapath.geometry import Geometry
+from fwd.datapath.ledger import ReplaySlots
 from fwd.datapath.payloads import payload_in
 from fwd.datapath.receiving import Receiving, runt_reason
-from fwd.datapath.shared import LinkWord, ReplaySlots
+from fwd.datapath.shared import LinkWord
 from fwd.datapath.slots import ESP_MIN, RECEIVE_MAX, Slots
 from fwd.datapath.strangers import Strangers, spi_of
 from fwd.datapath.tuning import Tuning

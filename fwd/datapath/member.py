@@ -32,8 +32,8 @@ from fwd.datapath.tun import Offloads
 from fwd.datapath.tuning import Follower, Tuning
 from fwd.datapath.udp import ANCILLARY_BYTES, KEEPALIVE, Mapping, Sender, path_mtu, read_ancillary
 from fwd.datapath.unread import Unread
+from fwd.datapath.whereabouts import Whereabouts
 from fwd.model.config import Peering
-from fwd.model.pairing import far_of
 from fwd.proto.aggfrag import SUBTYPE_ECHO
 from fwd.proto.echo import MOVED
 from fwd.proto.logged import event
@@ -45,7 +45,6 @@ _REST_TICKS = 5  # in a row without traffic, after which it rests; for longer af
 _UNKNOWN_EVERY_S = 0.1
 _ASK_KERNEL_S = 1.0  # what the path takes
 _ASK_KERNEL_SOON_S = 0.1  # after EMSGSIZE, which may come with every send
-_ELSEWHERE_EVERY_S = 1.0
 _BATCHES_MAX = 96  # of what lay in the socket: more of the smallest datagrams than its receive buffer takes
 _LOOK_MAX_S = 0.2  # of CPU time, for which it is looked through, whoever sends meanwhile
 
@@ -111,8 +110,7 @@ class Member:
         self.outbound.life = self._tuning.life
 
         # The path, from what a predecessor or the kernel knows of it.
-        self._far = self._shared.far.get()
-        self.outbound.peer = self._known_peer()
+        self._where = Whereabouts(parts.peering, parts.index, parts.shared, self.outbound)
         self.echoes = self._watch_path(now)
 
         # What a predecessor held is counted as lost before anything new is taken.
@@ -122,9 +120,8 @@ class Member:
         # What the loop remembers from turn to turn.
         self.clock_ms = boot_ms
         self._deadline_ms = DEADLINE_MAX_MS  # the first of all SAs'
-        self._heard_from = ("", 0)
         self._mapping = Mapping(now)
-        self._kernel_asked = self._unknown_at = self._elsewhere_at = 0.0
+        self._kernel_asked = self._unknown_at = 0.0
         self._left = parts.ring.member_words[TOLD]  # as the far member was told
         self._traffic = 0, 0  # ESP packets sent and received, at the last tick
         self._quiet_ticks = 0  # in a row without any
@@ -234,23 +231,12 @@ class Member:
 
     def on_heard(self, sa: Receiving, address: tuple[str, int]) -> None:
         """Something authenticated came on `sa`, newer than all before it, from `address`."""
-        if address != self._heard_from:
-            self._find_peer(sa, address)
+        where = self._where
+        if address != where.heard_from and where.find(address, self._now, moves=self._tuning.mobility != "none"):
+            self._tell(EventKind.ELSEWHERE, sa.spi)
         if not sa.heard:
             sa.heard = True
             self._tell(EventKind.HEARD, sa.spi)
-
-    def _find_peer(self, sa: Receiving, address: tuple[str, int]) -> None:
-        """Follow the peer to another port. Another address counts once keyd has found it there, and told so: else
-        whoever holds a packet back could point what this member sends at others (proto/ike/mobility.py).
-        """
-        if address[0] == self.outbound.peer[0] and self._tuning.mobility != "none":
-            self._heard_from = self.outbound.peer = address
-            self._shared.peer.put(address)
-        elif address[0] != self.outbound.peer[0] and self._now - self._elsewhere_at >= _ELSEWHERE_EVERY_S:
-            self._elsewhere_at = self._now
-            self._shared.elsewhere.put(address)
-            self._tell(EventKind.ELSEWHERE, sa.spi)
 
     def on_unknown(self, spi: int) -> None:
         if self._now - self._unknown_at >= _UNKNOWN_EVERY_S:
@@ -274,25 +260,6 @@ class Member:
             self._barrier.caught("moved")
         self._left = self._parts.ring.member_words[TOLD] = left
 
-    def _follow_far(self) -> None:
-        """Go where IKE has found the peer; a NAT's port that IKE does not know, at the address that it tells, stays."""
-        before, far = self._far, self._shared.far.get()
-        if far is None or far == before:
-            return
-        self._far = far
-        if self.outbound.peer[:2] == before or self.outbound.peer[0] != far[0]:
-            self._heard_from = self.outbound.peer = far
-            self._shared.peer.put(far)
-
-    def _known_peer(self) -> tuple[str, int]:
-        """Where the peer is: at the address that keyd has told, at the port where it was heard there last."""
-        peering = self._parts.peering
-        heard, far = self._shared.peer.get(), self._shared.far.get()
-        if heard is not None and (far is None or heard[0] == far[0]):
-            return heard
-        paired = far_of(self._parts.index, peering.fars) or peering.fars[0]  # of a free one nothing is sent
-        return far or (str(paired.address), peering.port_of(paired.partner(self._parts.index)))
-
     def _watch_path(self, now: float) -> Echoes:
         """Begin to watch the path from what a predecessor, or else the kernel, knows of its MTU."""
         geometry, widest = self._parts.geometry, self._parts.geometry.path_mtu
@@ -314,7 +281,7 @@ class Member:
         try:
             if (tuning := self._follower.news()) is not None:
                 self._tune(tuning)
-            self._follow_far()
+            self._where.follow_keyd()
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._follower.look_again()
             self._barrier.caught("words")
@@ -431,7 +398,7 @@ class Member:
 
     def _install(self, sas: SaSet) -> None:
         self.inbound.install(sas.inbound, self.clock_ms())
-        self.outbound.peer = self._known_peer()
+        self._where.look()
         if sas.stop:
             self.outbound.stop()
             log.info("no outbound SA: the peer or a user has ended it", extra=event("member.stopped"))

@@ -20,9 +20,10 @@ from fwd.datapath.audit import Audit
 from fwd.datapath.barrier import Barrier
 from fwd.datapath.counters import CounterBlock, MemberCounter
 from fwd.datapath.geometry import Geometry
+from fwd.datapath.ledger import Ledger
 from fwd.datapath.payloads import payload_out
 from fwd.datapath.ring import DONE, HEAD, LEFT, RECORDS, SEGMENTS, TAKEN, Ring, Segment
-from fwd.datapath.shared import Ledger, LinkWord
+from fwd.datapath.shared import LinkWord
 from fwd.datapath.udp import SEND_WAIT_MS, Sender
 from fwd.proto.aggfrag import SUBTYPE_ECHO_REPLY
 from fwd.proto.drops import DropReason

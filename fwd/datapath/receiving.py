@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fwd.datapath.shared import ReplaySlots
+from fwd.datapath.ledger import ReplaySlots
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import BATCH_MAX, InboundSa
 from fwd.proto.ip import Selectors

@@ -27,15 +27,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fwd.datapath.board import Board, Mailbox
-from fwd.datapath.counters import COUNTS_END, MEMBER_COUNTERS, BeaconCounter, CheckWord, CounterBlock, DemuxCounter
+from fwd.datapath.counters import MEMBER_COUNTERS, BeaconCounter, CheckWord, CounterBlock, DemuxCounter
 from fwd.datapath.geometry import PATH_MTU_MIN
 from fwd.datapath.heard import Heard
+from fwd.datapath.ledger import LEDGER_ENTRIES, Ledger, ReplaySlots
 from fwd.datapath.memory import Maps, anonymous
 from fwd.model.config import MEMBERS_MAX
 from fwd.proto.flow import BUCKETS
 from fwd.proto.sa import SLOTS
 
-LEDGER_ENTRIES = 256
 REST_S: Final = 5.0  # a loop that has nothing to do blocks for so long, unless something comes
 REST_MAX_S: Final = 30.0  # demux and members for so long, if nothing came in REST_S either; and nobody for longer
 RING_WORDS: Final = 16  # how far a member is with its ring (ring.py)
@@ -148,74 +148,6 @@ class LinkWord(IntEnum):
     GSO_REFUSED = 5  # 1: the egress refused segmentation offload while running
     LOSS = 6  # share of echoes that were not answered lately, in 1/1000
     RTT_US = 7  # the longest time that an answer took lately; 0: none has come
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerEntry:
-    """The sequence numbers that one incarnation claimed on one SA."""
-
-    incarnation: int
-    spi: int
-    first: int
-    last: int
-
-
-class Ledger:
-    """The last LEDGER_ENTRIES entries, one for each SA an incarnation sent on."""
-
-    def __init__(self, words: memoryview) -> None:
-        self._words = words  # [0]: entries begun; then 4 words an entry
-        self._last = 0
-
-    def begin(self, incarnation: int, spi: int) -> None:
-        """Begin an entry, with nothing claimed yet. Member only."""
-        count = self._words[0] if self._words[0] < COUNTS_END else 0
-        at = 1 + count % LEDGER_ENTRIES * 4
-        self._words[at] = incarnation
-        self._words[at + 1] = spi
-        self._words[at + 2] = 1
-        self._words[at + 3] = 0
-        self._last = at + 3
-        self._words[0] = count + 1
-
-    def claim(self, last: int) -> None:
-        """Enter that numbers up to `last` are claimed; they may be sent from now on. Member only."""
-        self._words[self._last] = last
-
-    @property
-    def sender(self) -> int:
-        """The incarnation that began the newest entry; 0: there is none."""
-        count: int = self._words[0]
-        return self._words[1 + (count - 1) % LEDGER_ENTRIES * 4] if count else 0
-
-    def entries(self) -> list[LedgerEntry]:
-        """Read all entries, the oldest first."""
-        count = self._words[0]
-        starts = [1 + i % LEDGER_ENTRIES * 4 for i in range(max(0, count - LEDGER_ENTRIES), count)]
-        return [LedgerEntry(*self._words[at : at + 4].tolist()) for at in starts]
-
-
-class ReplaySlots:
-    """For each inbound SA its SPI and the highest number accepted, which is published before anything is delivered.
-
-    Also the octets that it has accepted, if there is a limit to them.
-    """
-
-    def __init__(self, words: memoryview, octets: memoryview) -> None:
-        self.words = words
-        self.octets = octets
-
-    def floor(self, slot: int, spi: int) -> int:
-        """Return the highest number that any incarnation accepted on `spi`; the slot becomes this SPI's."""
-        if self.words[2 * slot] != spi:
-            self.words[2 * slot + 1] = self.octets[slot] = 0
-            self.words[2 * slot] = spi
-        return self.words[2 * slot + 1]
-
-    def heard(self) -> dict[int, int]:
-        """Read the highest number of each SPI that has accepted anything."""
-        pairs = zip(self.words[::2].tolist(), self.words[1::2].tolist(), strict=True)
-        return {spi: highest for spi, highest in pairs if highest}
 
 
 class AddressWords:

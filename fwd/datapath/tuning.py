@@ -12,7 +12,8 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fwd.datapath.board import Board
-from fwd.model.config import Gateway, Peering
+from fwd.model.config import Peering
+from fwd.model.gateway import Gateway
 from fwd.model.words import Network
 from fwd.proto.sa import Life
 

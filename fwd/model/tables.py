@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from fwd.model.config import Gateway, Peering
+from fwd.model.config import Peering
 from fwd.model.controller import Controller, RouterController
+from fwd.model.gateway import Gateway
 from fwd.model.keys import CertificateKeys, LabKeys, PskKeys
 from fwd.model.router import Hop, Router, Spread
 from fwd.model.words import Strict

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fwd.files import open_probe_key, probe_key_in, stamp_of
-from fwd.model.config import Gateway
+from fwd.model.gateway import Gateway
 from fwd.proto.errors import UserError
 from fwd.supervise.examine import refusal
 from fwd.supervise.users import User

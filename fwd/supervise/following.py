@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from fwd.model.config import Gateway
+from fwd.model.gateway import Gateway
 from fwd.supervise import plan
 from fwd.supervise.notify import summary
 from fwd.supervise.standing import Standing

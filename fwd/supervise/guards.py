@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from ipaddress import ip_address, ip_network, summarize_address_range
 from typing import Final
 
@@ -32,6 +33,14 @@ _QUOTING: Final = {
     4: "icmp type { destination-unreachable, redirect, time-exceeded, parameter-problem }",
     6: "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, nd-redirect }",
 }
+
+
+class Guards(Enum):
+    """What becomes of the leak guards at the end."""
+
+    REMOVED = 1  # a clean stop
+    STAND = 2  # a crash
+    AS_BEFORE = 3  # a start that failed
 
 
 @dataclass(frozen=True)

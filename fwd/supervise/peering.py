@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from fwd.agent.view import PeeringView
@@ -29,15 +29,14 @@ from fwd.datapath.tun import Offloads, Tun, offloads_in_common, super_packets_ac
 from fwd.datapath.tuning import Tuning, publish
 from fwd.datapath.udp import open_socket, renew
 from fwd.keyd.mailbox import KeydMember, KeydPeering
-from fwd.keyd.source import EPOCHS_MAX
 from fwd.model.config import Peering
 from fwd.model.keys import StartAction
-from fwd.model.words import Address
 from fwd.proto.drops import DropReason
 from fwd.proto.flow import rendezvous_scores
 from fwd.proto.logged import event
 from fwd.supervise import network
 from fwd.supervise.kernel import Device
+from fwd.supervise.material import KeyMaterial
 from fwd.supervise.patience import Allowance
 
 log = logging.getLogger(__name__)
@@ -45,41 +44,6 @@ _PATH_MTU_DEFAULT = 1500
 MTU_EVERY_S: Final = 1.0  # between two changes of the TUN device's MTU, in the long run
 _QUEUE_RECORDS = 1000  # of the TUN device: small packets that come while the demux waits for a core
 _PACKETS_OF_A_SUPER_PACKET = 64  # which payload esp splits into bursts, not longer than the rows of one
-_KeyName = tuple[Address, tuple[Address, ...], int]
-
-
-@dataclass
-class KeyMaterial:
-    """A peering's secret files; with the lab's, which epochs are used and how far each SA was heard.
-
-    It outlives a peering that is set up anew with the same secret: no nonce and no packet is taken twice. What is
-    remembered belongs to what the keys are derived from (keyd.source.LabSource): both addresses and the member's port.
-    """
-
-    fds: dict[str, int]  # by the configuration's word (keyd.secrets)
-    seen: tuple[object, ...] = ()  # what tells whether the files are others by now (standing.py)
-    version: int = 0  # goes up when they are others
-    _next_epochs: dict[_KeyName, int] = field(default_factory=dict)
-    _heard: dict[_KeyName, list[int]] = field(default_factory=dict)
-
-    def remember(self, peering: Peering, members: list[MemberShared]) -> None:
-        """Take over what the members' shared words say, before they go."""
-        for i, shared in enumerate(members):
-            name = _key_name(peering, i)
-            self._next_epochs[name] = min(shared.next_epoch[0], EPOCHS_MAX)
-            self._heard[name] = shared.slots.words.tolist()
-
-    def recall(self, peering: Peering, index: int, shared: MemberShared) -> None:
-        """Give a new member's shared words what was remembered."""
-        name = _key_name(peering, index)
-        if name in self._heard:
-            shared.next_epoch[0] = self._next_epochs[name]
-            for at, value in enumerate(self._heard[name]):
-                shared.slots.words[at] = value
-
-
-def _key_name(peering: Peering, index: int) -> _KeyName:
-    return peering.local_addrs, peering.addresses, peering.port + index
 
 
 @dataclass(frozen=True)
@@ -428,9 +392,3 @@ def counted_by(member: MemberShared) -> list[int]:
         counted[DropReason.DIED_WITH_MEMBER_IN] += lost
         counted[MemberCounter.IN_ESP] += lost
     return counted
-
-
-def close_material(material: KeyMaterial) -> None:
-    """Forget the secrets."""
-    for fd in material.fds.values():
-        os.close(fd)

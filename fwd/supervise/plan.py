@@ -16,8 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final
 
-from fwd.model.config import MEMBERS_MAX, SHARED_MEMBERS_MAX, Config, Gateway, Peering
+from fwd.model.config import MEMBERS_MAX, SHARED_MEMBERS_MAX, Config, Peering
 from fwd.model.distinct import clash
+from fwd.model.gateway import Gateway
 from fwd.model.keys import Keys, LabKeys
 from fwd.model.pairing import reseated, shares
 from fwd.model.words import Network, Strict, change_of

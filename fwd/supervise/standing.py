@@ -12,7 +12,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +19,8 @@ from fwd.datapath.memory import Memory
 from fwd.datapath.shared import GatewayShared
 from fwd.files import stamp_of
 from fwd.keyd import secrets
-from fwd.model.config import Gateway, Peering, admin_path
+from fwd.model.config import Peering, admin_path
+from fwd.model.gateway import Gateway
 from fwd.model.keys import Keys, LabKeys, StartAction, with_proof_of
 from fwd.model.reasons import Code, Reason
 from fwd.proto.errors import UserError
@@ -28,26 +28,20 @@ from fwd.proto.logged import event
 from fwd.supervise import beacon, network, plan, sockets, spreading
 from fwd.supervise.awake import Awake
 from fwd.supervise.closed import Closed
+from fwd.supervise.guards import Guards
 from fwd.supervise.hindrances import NamelessError, NotYetError, is_final
 from fwd.supervise.keeper import Keeper
+from fwd.supervise.material import KeyMaterial, close_material
 from fwd.supervise.names import Names
 from fwd.supervise.netlink import Kernel
 from fwd.supervise.owner import Owner
-from fwd.supervise.peering import KeyMaterial, PeeringParts, close_material
+from fwd.supervise.peering import PeeringParts
 from fwd.supervise.plan import Follow, InForce
 from fwd.supervise.troubles import Troubles, reason
 from fwd.supervise.users import User
 
 log = logging.getLogger(__name__)
 RETRY_S: Final = 3.0  # between two attempts to set up what could not be
-
-
-class Guards(Enum):
-    """What becomes of the leak guards at the end."""
-
-    REMOVED = 1  # a clean stop
-    STAND = 2  # a crash
-    AS_BEFORE = 3  # a start that failed
 
 
 class Standing:

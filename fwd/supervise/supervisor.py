@@ -31,10 +31,11 @@ from fwd.supervise.aside import Aside
 from fwd.supervise.children import Child, try_users
 from fwd.supervise.examine import examined, open_all_examined, open_examined
 from fwd.supervise.following import behind, follow, late, summary_of
+from fwd.supervise.guards import Guards
 from fwd.supervise.link import controller_of
 from fwd.supervise.notify import ServiceManager
 from fwd.supervise.orders import Orders
-from fwd.supervise.standing import RETRY_S, Guards, Standing
+from fwd.supervise.standing import RETRY_S, Standing
 from fwd.supervise.telling import Teller, Tellers
 from fwd.supervise.tree import Tree
 from fwd.supervise.trial import Store

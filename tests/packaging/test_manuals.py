@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fwd.model.config import Gateway, Peering
+from fwd.model.config import Peering
+from fwd.model.gateway import Gateway
 from fwd.model.keys import CertificateKeys, PskKeys
 
 ROOT = Path(__file__).parents[2]

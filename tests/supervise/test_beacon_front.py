@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fwd.model.config import Gateway
+from fwd.model.gateway import Gateway
 from fwd.proto.errors import UserError
 from fwd.supervise.beacon import Front, renewed
 

@@ -19,7 +19,8 @@ from fwd.datapath.tun import Offloads
 from fwd.model.config import Peering
 from fwd.model.keys import LabKeys
 from fwd.supervise import peering
-from fwd.supervise.peering import KeyMaterial, PeeringParts
+from fwd.supervise.material import KeyMaterial
+from fwd.supervise.peering import PeeringParts
 
 PORT = 47011
 

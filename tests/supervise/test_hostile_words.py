@@ -32,12 +32,13 @@ from fwd.datapath.shared import (
 from fwd.datapath.tun import Offloads, offloads_in_common
 from fwd.model import config
 from fwd.model.example import EXAMPLE
+from fwd.model.gateway import Gateway
 from fwd.model.shown import as_json
 from fwd.proto.ip import CSUM, TSO4, TSO6, USO4, USO6
 from fwd.proto.probe import encode_answer
 from fwd.supervise import policy
+from fwd.supervise.material import KeyMaterial
 from fwd.supervise.notify import summary
-from fwd.supervise.peering import KeyMaterial
 
 EVERYTHING = CSUM | TSO4 | TSO6 | USO4 | USO6
 CHILDRENS = [
@@ -60,7 +61,7 @@ class Memories:
         rings = [RingWords(self.of_peering[f"demux-{i}"], m.ring) for i, m in enumerate(self.shared.members)]
         offloads = Offloads(EVERYTHING, gso=True, gro=True)
         view = PeeringView(self.peering, self.shared, rings, offloads, 1500)
-        self.view = GatewayView(config.Gateway(), gateway, [view], 1, 0)
+        self.view = GatewayView(Gateway(), gateway, [view], 1, 0)
         for words in (
             gateway.keyd,
             gateway.agent,

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from fwd.datapath import tuning
-from fwd.model.config import Config, Gateway, Peering
+from fwd.model.config import Config, Peering
+from fwd.model.gateway import Gateway
 from fwd.model.keys import CertificateKeys, LabKeys, PskKeys
 from fwd.model.words import Strict, change_of
 from fwd.proto.errors import UserError

@@ -21,7 +21,8 @@ from fwd.datapath.tun import Offloads
 from fwd.model import config
 from fwd.model.example import EXAMPLE
 from fwd.supervise import telling
-from fwd.supervise.peering import KeyMaterial, Pairs
+from fwd.supervise.material import KeyMaterial
+from fwd.supervise.peering import Pairs
 from fwd.supervise.standing import RETRY_S
 from fwd.supervise.telling import LATE_S, NotHeardError, Teller
 
