@@ -29,9 +29,9 @@ TICK_MASK: Final = 0xFFFFFFFF  # the last use of a bucket is kept in 32 bits
 TCP, UDP, DCCP, SCTP, UDPLITE = 6, 17, 33, 132, 136
 WITH_PORTS: Final = frozenset({TCP, UDP, DCCP, SCTP, UDPLITE})
 _held: WeakValueDictionary[int, npt.NDArray[np.uint64]] = WeakValueDictionary()
-_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AH, _DESTINATION, _MOBILITY = 0, 43, 44, 51, 60, 135
-_EXTENSIONS: Final = frozenset({_HOP_BY_HOP, _ROUTING, _AH, _DESTINATION, _MOBILITY})
-_EXTENSIONS_MAX: Final = 8
+_HOP_BY_HOP, _ROUTING, FRAGMENT, AH, _DESTINATION, _MOBILITY = 0, 43, 44, 51, 60, 135
+EXTENSIONS: Final = frozenset({_HOP_BY_HOP, _ROUTING, AH, _DESTINATION, _MOBILITY})
+EXTENSIONS_MAX: Final = 8  # of one packet, that are passed over
 
 _xxh = xxhash.xxh3_64_intdigest
 
@@ -63,14 +63,14 @@ def _behind_options(packet: memoryview) -> int:
 def _behind_extensions(packet: memoryview) -> int:
     """IPv6 whose next header is not a transport: walk the chain (RFC 8200 §4), which is bounded here."""
     protocol, at = packet[6], 40
-    for _ in range(_EXTENSIONS_MAX):
+    for _ in range(EXTENSIONS_MAX):
         if protocol in WITH_PORTS:
             return _xxh(bytes(packet[8:40]) + packet[at : at + 4], protocol)
-        if protocol == _FRAGMENT and at < len(packet):
+        if protocol == FRAGMENT and at < len(packet):
             return _xxh(packet[8:40], packet[at])
-        if protocol not in _EXTENSIONS or at + 2 > len(packet):
+        if protocol not in EXTENSIONS or at + 2 > len(packet):
             break
-        length = (packet[at + 1] + 2) * 4 if protocol == _AH else (packet[at + 1] + 1) * 8
+        length = (packet[at + 1] + 2) * 4 if protocol == AH else (packet[at + 1] + 1) * 8
         protocol, at = packet[at], at + length
     return _xxh(packet[8:40], protocol)
 
