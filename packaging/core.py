@@ -1,4 +1,4 @@
-"""Describes the compiled core to cffi, for setup.py: fwd/proto/core.c over OpenSSL's libcrypto.
+"""Describes the compiled core to cffi, for setup.py: fwd/proto/core.c over OpenSSL, and the stages beside it.
 
 It is optional: where there is no compiler, or no header of OpenSSL 3, the build goes on without it, and fwd runs in
 pure Python. The header that C includes is also what cffi reads.
@@ -20,13 +20,14 @@ FLAGS = [
 ]
 
 ffi = FFI()
-ffi.cdef((SOURCE / "core.h").read_text(encoding="utf-8"))
+for header in ("core.h", "stages.h"):
+    ffi.cdef((SOURCE / header).read_text(encoding="utf-8"))
 ffi.set_source(
     "fwd.proto._core",
-    '#include "core.h"',
-    sources=["fwd/proto/core.c"],
+    '#include "core.h"\n#include "stages.h"',
+    sources=["fwd/proto/core.c", "fwd/proto/packets.c", "fwd/proto/records.c", "fwd/datapath/write.c"],
     include_dirs=["fwd/proto"],
-    depends=["fwd/proto/core.h"],
+    depends=[f"fwd/proto/{name}.h" for name in ("core", "stages", "plan", "octets")],
     libraries=["crypto"],
     extra_compile_args=FLAGS,
     extra_link_args=["-Wl,-z,relro,-z,now", *os.environ.get("FWD_CORE_CFLAGS", "").split()],

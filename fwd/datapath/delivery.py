@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Callable, Sequence
 
 from fwd.datapath.counters import MemberCounter
+from fwd.datapath.direct import Direct
 from fwd.model.config import Peering
 from fwd.proto.drops import DropReason
 from fwd.proto.icmp import ERROR_MAX, ERRORS_PER_S, Errors
@@ -48,6 +49,7 @@ class Delivery:
         self.in_force = self.selectors
         self._known = self.in_force.pairs
         self._spi = 0
+        self._direct = Direct.of(tun_fd, tun_flags, counters)
         self._held: list[tuple[bytes, int, int]] | None = None  # written later: octets, as IP packets, how many
         self._held_octets = 0
         # Members know nothing of each other, so each has its share of what a peering may have.
@@ -57,6 +59,13 @@ class Delivery:
         """Hold what comes from now on to these selectors: it is of this SA."""
         self._spi = spi
         self.in_force, self._known = selectors, selectors.pairs
+        if self._direct is not None:
+            self._direct.hold_to(selectors)
+
+    @property
+    def direct(self) -> Direct | None:
+        """What writes straight from rows, if there is a compiled core and nothing is held."""
+        return self._direct if self._held is None else None
 
     def write(self, pieces: Sequence[memoryview | bytes], pair: bytes, octets: int, count: int = 1) -> None:
         """Write to the TUN device, once: one record, or the super-packet that `count` packets make.

@@ -3,12 +3,13 @@
     lay_record    1. a record → rows of a segment
     seal_burst    2. rows of a segment → ESP packets; seal_records, seal_packets: once framing and trailers are written
     open_burst    3. ESP packets → opened rows
-    record_ends   4. opened rows → whole records
+    give_records  4. opened rows → whole records
 
-Of the second and the third there is another form, for SAs that have a cipher of the compiled core: compiled.py. A
-buffer comes as `Rows` or `PacketTable` (esp.py): its octets, how far apart what lies in it is, and views of that, made
-once, which are the Python form's own affair. The stages keep nothing; all that outlives a burst is in the SA. In
-payload esp the first and the last stage are `segments.lay_packet` and `segments.joined`.
+Of the second and the third there is another form, for SAs that have a cipher of the compiled core: compiled.py; and of
+the fourth, where there is that core: datapath/direct.py. A buffer comes as `Rows` or `PacketTable` (esp.py): its
+octets, how far apart what lies in it is, and views of that, made once, which are the Python form's own affair. The
+stages keep nothing; all that outlives a burst is in the SA. In payload esp the first and the last stage are
+`segments.lay_packet` and `segments.joined`.
 
 Each call's cost in Python is fixed: headers, nonces and AADs of a whole burst are filled by NumPy and all rows go
 through one `map`. A burst of up to SCALAR_MAX packets takes a plain path, since NumPy's fixed cost would exceed
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import operator
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -27,7 +28,7 @@ import numpy.typing as npt
 from cryptography.exceptions import InvalidTag
 
 from fwd.proto import compiled
-from fwd.proto.aggfrag import FRAMING_BYTES, FramedRows
+from fwd.proto.aggfrag import FRAMING_BYTES, FramedRows, RowBuffer
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import (
     HEADER_BYTES,
@@ -263,6 +264,28 @@ def _decrypt(sa: InboundSa, ciphers: Sequence[memoryview], rows: Sequence[memory
             return failed
         except InvalidTag:
             failed.append(len(ciphers) - operator.length_hint(source) - 1)
+
+
+def give_records(
+    buffer: RowBuffer, first: int, at: int, have: int, deliver: Callable[[Sequence[memoryview], int], None]
+) -> tuple[int, bool]:
+    """Give every whole record of `have` octets of data, from octet `at` of it on, to `deliver(pieces, length)`.
+
+    The data lies over rows from `first` on. Returns where the rest begins, and whether what is there makes sense.
+    """
+    chunk, data, start = buffer.chunk, buffer.data, first * buffer.chunk
+    ends, sound = record_ends(buffer.buffer, buffer.stride, chunk, first, at, have)
+
+    # A record is one piece of a row, or one of each row that it lies in.
+    for end in ends:
+        row, offset = divmod(at, chunk)
+        stop = offset + end - at
+        if stop <= chunk:
+            deliver([data[first + row][offset:stop]], end - at)
+        else:
+            deliver(buffer.pieces(start + at, start + end), end - at)
+        at = end
+    return at, sound
 
 
 def record_ends(octets: bytearray, stride: int, chunk: int, first: int, at: int, have: int) -> tuple[list[int], bool]:

@@ -10,15 +10,18 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from fwd.proto.aggfrag import FramedRows
-from fwd.proto.core import CoreError, ffi, lib
+from fwd.proto.core import CoreError, Memory, ffi, lib
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import BATCH_MAX, OVERHEAD_BYTES, InboundSa, OutboundSa, PacketTable, Rejects, Rows
 
 _NOT_RISING: Final = -2
+ROWS_MAX: Final = 1024  # of a segment
 # What a call gives beside the buffers, and gets: made once, and of this process alone.
 _numbers: Final = ffi and ffi.new("uint64_t[]", BATCH_MAX)
 _refused: Final = ffi and ffi.new("uint8_t[]", BATCH_MAX)
 _shorter: Final = ffi and ffi.new("int32_t[]", 2 * BATCH_MAX)
+_runs: Final = ffi and ffi.new("int32_t[]", 4 * ROWS_MAX)
+_octets: Final = ffi and ffi.new("int64_t *")
 
 
 def seal_burst(
@@ -59,6 +62,19 @@ def seal_packets(
     return end
 
 
+def complete(rows: Rows, words: Memory, n_words: int, fill: int) -> tuple[list[int], int]:
+    """Complete the packets of `fill` rows, of which `words` have lengths and marks (segments.packet_mark).
+
+    Returns their runs, four numbers for each (core's fwd_complete), and how many octets all packets have.
+    """
+    count: int = lib.fwd_complete(
+        rows.memory, len(rows.view), rows.stride, words, 4 * n_words, fill, _runs, 16 * ROWS_MAX, _octets
+    )
+    if count < 0:
+        raise CoreError(f"{fill} rows are no packets, or none that their marks can be for ({count})")
+    return ffi.unpack(_runs, 4 * count), _octets[0]
+
+
 def open_burst(
     sa: InboundSa,
     packets: PacketTable,
@@ -70,16 +86,14 @@ def open_burst(
     drops: Rejects,
 ) -> Sequence[int] | None:
     """Open packets whose numbers only rise, above the window; None: they do not, and nothing was opened."""
-    n_shorter = 0
-    for i, octets in short:
-        if n_shorter == BATCH_MAX:
-            raise CoreError("more short packets than a batch has")
-        _shorter[2 * n_shorter], _shorter[2 * n_shorter + 1] = i, octets
-        n_shorter += 1
+    shorter = [number for one in short for number in one]
+    if len(shorter) > 2 * BATCH_MAX:
+        raise CoreError("more short packets than a batch has")
+    _shorter[0 : len(shorter)] = shorter
     window = sa.window
     failed: int = lib.fwd_open(
         sa.cipher, window.top, window.size, packets.memory, len(packets.view), packets.packet_bytes, start, count,
-        _shorter, n_shorter, rows.memory, len(rows.view), rows.stride, first, _numbers, _refused, BATCH_MAX,
+        _shorter, len(shorter) // 2, rows.memory, len(rows.view), rows.stride, first, _numbers, _refused, BATCH_MAX,
     )  # fmt: skip
     if failed:
         if failed == _NOT_RISING:

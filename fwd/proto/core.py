@@ -31,6 +31,7 @@ if not PURE:
 
 
 _VERSION: Final = 2  # FWD_CORE_VERSION in core.h
+_STAGES_VERSION: Final = 1  # FWD_STAGES_VERSION in stages.h
 
 
 class CoreError(ValueError):
@@ -113,9 +114,13 @@ def _works() -> bool:
     return True
 
 
+def _is_of_this_version() -> bool:
+    return lib.FWD_CORE_VERSION == _VERSION and getattr(lib, "FWD_STAGES_VERSION", 0) == _STAGES_VERSION
+
+
 def _is_usable() -> bool:
     try:
-        return lib is not None and lib.FWD_CORE_VERSION == _VERSION and _works()
+        return lib is not None and _is_of_this_version() and _works()
     except CoreError:  # an OpenSSL that gives no AES-GCM
         return False
 

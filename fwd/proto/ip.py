@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
@@ -33,6 +34,7 @@ _EXTENSIONS = frozenset({0, 43, 60})  # hop-by-hop, routing, destination: those 
 _VNET = struct.Struct("<BBHHHH")
 
 _PAIRS_MAX = 65536  # remembered selector decisions: bounded, so that no flood of addresses can grow it
+_TABLE_BYTES = 4096  # FWD_PAIRS_OCTETS in stages.h
 
 
 def ip_length(packet: bytes | bytearray | memoryview, at: int = 0) -> int:
@@ -137,6 +139,13 @@ class Selectors:
         self._source = {version: _Within(_ranges(source, version)) for version in (4, 6)}
         self._destination = {version: _Within(_ranges(destination, version)) for version in (4, 6)}
         self.pairs.clear()
+        for table in self.__dict__.get("tables", ()):
+            table[:] = bytes(len(table))
+
+    @cached_property
+    def tables(self) -> tuple[bytearray, bytearray]:
+        """Some of the pairs that are allowed, for the compiled core: of IPv4, and of IPv6. They stay where they are."""
+        return bytearray(_TABLE_BYTES), bytearray(_TABLE_BYTES)
 
     @classmethod
     def of_ranges(cls, source: Sequence[Range], destination: Sequence[Range]) -> Selectors:

@@ -10,10 +10,11 @@ record whose length is none.
 from __future__ import annotations
 
 from collections.abc import Callable, MutableSequence, Sequence
+from functools import partial
 from typing import Final
 
 from fwd.proto.aggfrag import RowBuffer
-from fwd.proto.burst import PEEK_BYTES, record_ends
+from fwd.proto.burst import PEEK_BYTES, give_records
 from fwd.proto.drops import DropReason
 from fwd.proto.heads import Heads
 from fwd.proto.ip import IP_MIN, VNET_BYTES, ip_length
@@ -24,6 +25,7 @@ _HEADERS_MAX: Final = 256  # octets of a record in rows that are looked at for i
 KEPT_BYTES_MAX: Final = 1 << 20  # of all that an SA keeps: 64 packets of 9,000 octets, and records on both sides
 
 Deliver = Callable[[Sequence[memoryview], int], None]
+Give = Callable[[RowBuffer, int, int, int], tuple[int, bool]]
 
 
 class Reassembler:
@@ -33,10 +35,15 @@ class Reassembler:
     """
 
     def __init__(
-        self, deliver: Deliver, drops: MutableSequence[int], later: int = 3, wait_s: float = 0.002, floor: int = 0
-    ) -> None:
-        """`floor`: the highest number that a predecessor took; what comes next is waited for."""
+        self, deliver: Deliver, drops: MutableSequence[int], later: int = 3, wait_s: float = 0.002, floor: int = 0,
+        give: Give | None = None,
+    ) -> None:  # fmt: skip
+        """`floor`: the highest number that a predecessor took; what comes next is waited for.
+
+        `give` may stand for burst.give_records and `deliver`, of records in rows.
+        """
         self._deliver = deliver
+        self._give_rows = give or partial(give_records, deliver=deliver)
         self._drops = drops
         self._later = later
         self._wait_s = wait_s
@@ -171,19 +178,7 @@ class Reassembler:
         `tail`: octets of the last row if it is a short one. It ends a burst, or comes from a sender whose rows are
         shorter than ours: then a record may begin in it, and no other rest makes sense.
         """
-        first, at, chunk, data, deliver = self._first_row, self._offset, buffer.chunk, buffer.data, self._deliver
-        ends, sound = record_ends(buffer.buffer, buffer.stride, chunk, first, at, have)
-        start = first * chunk
-
-        # A record is one piece of a row, or one of each row that it lies in.
-        for end in ends:
-            row, offset = divmod(at, chunk)
-            stop = offset + end - at
-            if stop <= chunk:
-                deliver([data[first + row][offset:stop]], end - at)
-            else:
-                deliver(buffer.pieces(start + at, start + end), end - at)
-            at = end
+        at, sound = self._give_rows(buffer, self._first_row, self._offset, have)
         if not sound:
             self._drops[DropReason.BAD_STREAM] += 1
             at = have
@@ -191,8 +186,8 @@ class Reassembler:
         # Behind a short row nothing goes on, but for what begins in that row.
         if tail and at < have:
             if at >= have - tail:
-                row, offset = divmod(at, chunk)
-                self._tails[self._top] = bytes(data[first + row][offset : offset + have - at]), tail
+                row, offset = divmod(at, buffer.chunk)
+                self._tails[self._top] = bytes(buffer.data[self._first_row + row][offset:][: have - at]), tail
             else:
                 self._drops[DropReason.BAD_STREAM] += 1
             at = have

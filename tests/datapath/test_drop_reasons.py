@@ -399,7 +399,8 @@ def _internal_error_in(r: Rig) -> int:
 @raises(DropReason.INTERNAL_ERROR_DELIVERY)
 @raises(DropReason.INTERNAL_ERROR_DELIVERY, "esp")
 def _internal_error_in_delivery(r: Rig) -> int:
-    barrier.reraise, r.b.members[0].inbound._payload._delivery.write = False, fails  # type: ignore[attr-defined]
+    delivery = r.b.members[0].inbound.delivery
+    barrier.reraise, delivery._direct, delivery.write = False, None, fails  # type: ignore[method-assign, assignment]
     r.pass_over(record(1))
     barrier.reraise = True
     return 1

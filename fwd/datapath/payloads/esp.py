@@ -11,17 +11,20 @@ to a transport that cannot hear it (RFC 6040 §4.2). Outer ECN is copied on the 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.delivery import Delivery
+from fwd.datapath.direct import Direct
 from fwd.datapath.narrow import keep_packets
 from fwd.datapath.receiving import Receiving
 from fwd.datapath.ring import SEGMENTS, Ring, Segment
 from fwd.datapath.tuning import Tuning
+from fwd.proto import compiled, core
 from fwd.proto.burst import seal_packets
 from fwd.proto.drops import DropReason
 from fwd.proto.echo import read_dummy
@@ -50,6 +53,7 @@ from fwd.proto.ip import (
 )
 from fwd.proto.segments import PACKETS_MAX, SUPER_PACKET_MAX, Grid, complete, joined, super_packet
 
+Run = tuple[int, int, int, int]  # packets, octets of each, of a shorter one behind them or 0, next header
 _NO_VNET = memoryview(NO_VNET)
 _TABLES_MAX = 32  # packet sizes whose tables are kept
 # Plain integers: reading a member of an enum costs as much as the addition.
@@ -65,12 +69,53 @@ class _Packets:
 
     def __init__(self, ring: Ring, segment: Segment) -> None:
         self.rows = Rows(segment.rows, ring.stride, ring.rows, ring.stride)
-        self._grid = Grid(segment.rows, ring.rows, ring.stride)
+        self._segment = segment
 
-    def complete(self, words: npt.NDArray[np.uint32]) -> None:
+    @cached_property
+    def _grid(self) -> Grid:
+        """The rows as matrices, for pure Python."""
+        return Grid(self._segment.rows, len(self.rows.rows), self.rows.stride)
+
+    @cached_property
+    def _words(self) -> core.Memory:
+        """Where the packets' lengths and marks are, for the compiled core."""
+        return core.words(self._segment.ends)
+
+    def runs(self, fill: int, *, is_compiled: bool) -> tuple[Iterable[Run], int]:
+        """Complete the packets of `fill` rows; return their runs, and how many octets they have.
+
+        A run has packets of one length and IP version, and one shorter packet behind them if any.
+        """
+        # Most bursts without load are one packet, of which nothing is left undone.
+        if fill == 1 and (length := self._segment.ends[0]) <= 0xFFFF:
+            return ((1, length, 0, NEXT_IPV6 if self._segment.rows[0] >> 4 == 6 else NEXT_IPV4),), length
+        if is_compiled:
+            numbers, octets = compiled.complete(self.rows, self._words, len(self._segment.ends), fill)
+            return zip(*[iter(numbers)] * 4, strict=True), octets
+
+        # Mostly the words are the packets' lengths, and nothing more; marks above them tell what is still to be done.
+        lengths = self._segment.ends[:fill].tolist()
+        if max(lengths) > 0xFFFF:
+            words = self._segment.ends_array[:fill]
+            self._complete(words)
+            lengths = (words & 0xFFFF).tolist()
+        return self._runs(lengths), sum(lengths)
+
+    def _complete(self, words: npt.NDArray[np.uint32]) -> None:
         """Write checksums and headers that the kernel left undone: what the marks in `words` tell."""
         for at in np.flatnonzero(words > 0xFFFF).tolist():
             complete(self._grid, at, int(words[at]) >> 16, words[at : at + PACKETS_MAX] & 0xFFFF)
+
+    def _runs(self, lengths: Sequence[int]) -> Iterator[Run]:
+        at, fill, versions, stride = 0, len(lengths), self._segment.rows, self.rows.stride
+        while at < fill:
+            length, version = lengths[at], versions[at * stride] >> 4
+            end = at + 1
+            while end < fill and lengths[end] == length and versions[end * stride] >> 4 == version:
+                end += 1
+            tail = end < fill and lengths[end] < length and versions[end * stride] >> 4 == version
+            yield end - at, length, lengths[end] if tail else 0, NEXT_IPV6 if version == 6 else NEXT_IPV4
+            at = end + tail
 
 
 class EspOut:
@@ -106,34 +151,21 @@ class EspOut:
         if packets is None:
             packets = self._packets[index] = _Packets(self._ring, segment)
 
-        # Mostly the words are the packets' lengths, and nothing more; marks above them tell what is still to be done.
-        lengths = segment.ends[:fill].tolist()
-        if max(lengths) > 0xFFFF:
-            words = segment.ends_array[:fill]
-            packets.complete(words)
-            lengths = (words & 0xFFFF).tolist()
-
-        # Runs of one length and IP version, and one shorter packet behind each, go together.
-        at, versions, stride = 0, segment.rows, self._ring.stride
-        while at < fill:
-            length, version = lengths[at], versions[at * stride] >> 4
-            end = at + 1
-            while end < fill and lengths[end] == length and versions[end * stride] >> 4 == version:
-                end += 1
-            tail = end < fill and lengths[end] < length and versions[end * stride] >> 4 == version
-            self._seal_run(sa, number + at, packets, at, end - at, length, lengths[end] if tail else 0)
-            at = end + tail
-        return sum(lengths)
+        # What goes in one run is sealed and sent together.
+        at = 0
+        runs, octets = packets.runs(fill, is_compiled=sa.cipher is not None)
+        for full, length, tail, next_header in runs:
+            self._seal_run(sa, number + at, packets.rows, at, full, length, tail, next_header)
+            at += full + (tail > 0)
+        return octets
 
     def _seal_run(
-        self, sa: OutboundSa, number: int, packets: _Packets, first: int, full: int, length: int, tail_length: int
-    ) -> None:
+        self, sa: OutboundSa, number: int, rows: Rows, first: int, full: int, length: int, tail_length: int,
+        next_header: int,
+    ) -> None:  # fmt: skip
         """Seal and send `full` packets of one length, and one shorter one behind them if `tail_length`."""
-        rows = packets.rows
-        next_header = NEXT_IPV6 if rows.view[first * rows.stride] >> 4 == 6 else NEXT_IPV4
-        size = padded(length)
-
         # The table of where packets of this size lie in the buffer is made once.
+        size = padded(length)
         table = self._tables.get(size)
         if table is None:
             if len(self._tables) >= _TABLES_MAX:
@@ -202,6 +234,9 @@ class EspIn:
     ) -> None:
         if sa is not self._sa:
             self._turn_to(sa)
+        if (direct := self._delivery.direct) is not None and (type(numbers) is range or all(numbers)):
+            self._write_rows(direct, first, len(numbers), short, tos)
+            return
         rows = self.rows.rows[first : first + len(numbers)]
         for i, octets in short:
             rows[i] = rows[i][: octets - OVERHEAD_BYTES]
@@ -216,6 +251,20 @@ class EspIn:
         if sa is not self._sa:
             self._turn_to(sa)
         self._packet(row, tos)
+
+    def _write_rows(
+        self, direct: Direct, first: int, count: int, short: Sequence[tuple[int, int]], tos: int
+    ) -> None:  # fmt: skip
+        """Write `count` rows from `first` on: straight from there, but for what is not plain."""
+        rows, at = self.rows, 0
+        while True:
+            taken, at = direct.packets(rows, first, count, at, short, tos)
+            self._counters[_IN_ESP_OK] += taken
+            if at >= count:
+                return
+            octets = dict(short).get(at, rows.octets + OVERHEAD_BYTES) - OVERHEAD_BYTES
+            self._packet(rows.row(first + at, octets), tos)
+            at += 1
 
     def _join(self, rows: Sequence[memoryview], first: int, tos: int) -> None:
         """Write rows from `first` of the grid on; TCP that a super-packet can stand for goes as one.

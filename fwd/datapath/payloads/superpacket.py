@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.delivery import Delivery
+from fwd.datapath.direct import OTHER, UNSOUND
 from fwd.datapath.geometry import rows_for
 from fwd.datapath.narrow import keep_records
 from fwd.datapath.receiving import Receiving
@@ -30,7 +31,7 @@ from fwd.proto.aggfrag import (
     row_bytes,
     row_fault,
 )
-from fwd.proto.burst import seal_records
+from fwd.proto.burst import give_records, seal_records
 from fwd.proto.drops import DropReason
 from fwd.proto.echo import ECHO_BYTES
 from fwd.proto.esp import (
@@ -167,7 +168,9 @@ class SuperpacketIn:
 
     def begin(self, spi: int, tuning: Tuning, floor: int) -> None:
         self._wait_s = wait_s = tuning.reorder_ms / 1000
-        self._assemblers[spi] = Reassembler(self._record, self._counters, tuning.reorder_packets, wait_s, floor)
+        self._assemblers[spi] = Reassembler(
+            self._record, self._counters, tuning.reorder_packets, wait_s, floor, self._give_rows
+        )
 
     def end(self, spi: int) -> None:
         self._assemblers.pop(spi).spill(self._buffer)
@@ -304,6 +307,20 @@ class SuperpacketIn:
         assembler.passed(number, now)
 
     # Records.
+
+    def _give_rows(self, buffer: RowBuffer, first: int, at: int, have: int) -> tuple[int, bool]:
+        """Deliver every whole record (burst.give_records), from where it lies if it is plain."""
+        while (direct := self._delivery.direct) is not None:
+            # What is kept goes before what comes now.
+            if self._datagrams:
+                self.flush()
+            why, at, length = direct.records(buffer, buffer.chunk, first, at, have)
+            if why != OTHER:
+                return at, why != UNSOUND
+            start = first * buffer.chunk + at
+            self._record(buffer.pieces(start, start + length), length)
+            at += length
+        return give_records(buffer, first, at, have, self._record)
 
     def _record(self, pieces: Sequence[memoryview], length: int) -> None:
         """Deliver one whole record."""
