@@ -1,7 +1,8 @@
 """Describes the compiled core to cffi, for setup.py: fwd/proto/core.c over OpenSSL, and the stages beside it.
 
 It is optional: where there is no compiler, or no header of OpenSSL 3, the build goes on without it, and fwd runs in
-pure Python. The header that C includes is also what cffi reads.
+pure Python. Where there is a header of ipsec-mb, the core looks for that library, too, when it runs; it is not linked.
+The header that C includes is also what cffi reads.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ for header in ("core.h", "stages.h"):
 ffi.set_source(
     "fwd.proto._core",
     '#include "core.h"\n#include "stages.h"',
-    sources=["fwd/proto/core.c", "fwd/proto/packets.c", "fwd/proto/records.c", "fwd/datapath/write.c"],
+    sources=[*(f"fwd/proto/{name}.c" for name in ("core", "gcm", "packets", "records")), "fwd/datapath/write.c"],
     include_dirs=["fwd/proto"],
-    depends=[f"fwd/proto/{name}.h" for name in ("core", "stages", "plan", "octets")],
-    libraries=["crypto"],
+    depends=[f"fwd/proto/{name}.h" for name in ("core", "gcm", "stages", "plan", "octets")],
+    libraries=["crypto", "dl"],
     extra_compile_args=FLAGS,
     extra_link_args=["-Wl,-z,relro,-z,now", *os.environ.get("FWD_CORE_CFLAGS", "").split()],
     optional=True,

@@ -65,6 +65,7 @@ def test_status_of_a_ready_gateway(view: GatewayView) -> None:
     assert status["not_ready"] == []
     assert status["gateway"] == {
         "pid": 999, "uptime_s": 5.0, "control": "/run/x.sock", "users": {}, "trial_until": None, "core": core.name(),
+        "cipher": core.library_name(),
     }  # fmt: skip
     assert status["warnings"] == ["odd [b]"]
     keyd = {"name": "keyd", "state": "running", "pid": 1000, "restarts": 0, "heartbeat_age_ms": 50}

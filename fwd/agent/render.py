@@ -83,6 +83,7 @@ def render(told: Json) -> RenderableType:
         ("ready", "green") if status.ready else ("not ready", "red"),
     )  # fmt: skip
     lines: list[RenderableType] = [head]
+    lines += [_fact("AES-GCM", status.gateway.cipher)] if status.gateway.cipher else []
     lines += [_fact("waits for", line, "yellow") for line in status.not_ready]
     lines += [_fact("what to do", remedy) for remedy in dict.fromkeys(reason.remedy for reason in status.reasons)]
     if status.gateway.trial_until is not None:

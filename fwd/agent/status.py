@@ -71,6 +71,7 @@ def status_of(view: GatewayView, now_ns: int, tuns: Mapping[str, TunLink] | None
             users=dict(view.users),
             trial_until=news.get("trial_until"),
             core=core.name(),
+            cipher=core.library_name(),
         ),
         ready=not reasons,
         not_ready=[one.line for one in reasons],

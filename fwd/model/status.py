@@ -311,10 +311,15 @@ class Gateway:
     ] = None
     core: Annotated[
         Literal["compiled", "pure"],
-        "What members seal and open packets with: `compiled`, the core over OpenSSL's libcrypto, or `pure` Python: no "
-        "core was built, it does not load, or `FWD_PURE=1` is set.",
+        "What members seal and open packets with: `compiled`, the core, or `pure` Python: no core was built, it does "
+        "not load, or `FWD_PURE=1` is set.",
         gauge("fwd_core_compiled", one="compiled"),
     ] = "pure"
+    cipher: Annotated[
+        str,
+        "The library that does AES-GCM for members, and its version: ipsec-mb, with the CPU's instructions that it "
+        "uses, or OpenSSL.",
+    ] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@
  *   fwd_open           ESP packets -> opened rows, if their numbers only rise, above the window
  *   fwd_open_one       one packet, whose number is decided already
  *
- * All of AES-GCM is OpenSSL's, by EVP. A cipher context is set up once for each SA, with its key schedule; a packet sets
- * its nonce alone. Nothing is allocated for a burst, and nothing is kept but the context.
+ * All of AES-GCM is a library's, by gcm.c. A key is expanded once for each SA; a packet sets its nonce alone. Nothing is
+ * allocated for a burst, and nothing is kept but the expanded key.
  *
  * Who calls has bounds of its own, and none is believed: whatever the numbers, no octet outside of the buffers is
  * touched. A bad argument is FWD_BAD_ARGUMENT, before any packet is sealed or opened. A row whose packet does not
@@ -18,31 +18,23 @@
 #include <string.h>
 
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/opensslv.h>
-#include <openssl/provider.h>
 
 #include "core.h"
-
-#if OPENSSL_VERSION_NUMBER < 0x30000000L
-#error "OpenSSL 3.0 or newer is needed"
-#endif
+#include "gcm.h"
 
 #define HEADER_OCTETS 16 /* SPI, sequence number, IV */
-#define ICV_OCTETS 16
 #define OVERHEAD_OCTETS (HEADER_OCTETS + ICV_OCTETS)
 #define TRAILER_OCTETS 2 /* pad length, next header */
 #define FRAMING_OCTETS 4 /* of AGGFRAG: sub-type, zero, BlockOffset */
 #define SUBTYPE_RECORDS 0xD0
 #define NEXT_AGGFRAG 144
 #define SALT_OCTETS 4
-#define NONCE_OCTETS 12
 #define ROW_MAX 65535          /* octets of a row: no datagram is longer */
 #define COUNT_MAX (1 << 20)    /* of rows, and the octets between two of them: products of two fit 64 bits by far */
 #define BUFFER_MAX (1LL << 40) /* octets of a buffer */
 
 struct fwd_sa {
-    EVP_CIPHER_CTX *context;
+    fwd_gcm *gcm;
     uint32_t spi;
     int esn;
     int sends;
@@ -74,29 +66,12 @@ static int lies_within(int64_t size, int64_t stride, int64_t first, int64_t coun
     return count == 0 || (first + count - 1) * stride + octets <= size;
 }
 
-/* -- OpenSSL --------------------------------------------------------------------------------------------------- */
-
-static EVP_CIPHER *aes_128_gcm, *aes_256_gcm; /* NULL: OpenSSL has none */
-static CRYPTO_ONCE fetched = CRYPTO_ONCE_STATIC_INIT;
-
-/* Fetch AES-GCM of OpenSSL's default provider, in a library context of the core's own: openssl.cnf may put another in its
- * place, or a device that members may not open, or nothing. */
-static void fetch(void) {
-    OSSL_LIB_CTX *library = OSSL_LIB_CTX_new();
-    if (library == NULL || OSSL_PROVIDER_load(library, "default") == NULL)
-        return;
-    aes_128_gcm = EVP_CIPHER_fetch(library, "AES-128-GCM", NULL);
-    aes_256_gcm = EVP_CIPHER_fetch(library, "AES-256-GCM", NULL);
-}
-
 /* -- an SA ------------------------------------------------------------------------------------------------------ */
 
-/* Returns NULL for a key of another size, and where OpenSSL has no memory or no AES-GCM. */
-fwd_sa *fwd_sa_new(const uint8_t *key, int64_t key_octets, const uint8_t *salt, int64_t salt_octets, uint32_t spi,
-                   int esn, int sends) {
-    if (key == NULL || salt == NULL || salt_octets != SALT_OCTETS || (key_octets != 16 && key_octets != 32))
-        return NULL;
-    if (CRYPTO_THREAD_run_once(&fetched, fetch) != 1)
+/* Returns NULL for a key of another size, where the library is not there, and where there is no memory. */
+fwd_sa *fwd_sa_new(int library, const uint8_t *key, int64_t key_octets, const uint8_t *salt, int64_t salt_octets,
+                   uint32_t spi, int esn, int sends) {
+    if (key == NULL || salt == NULL || salt_octets != SALT_OCTETS)
         return NULL;
     fwd_sa *sa = OPENSSL_zalloc(sizeof *sa);
     if (sa == NULL)
@@ -105,27 +80,23 @@ fwd_sa *fwd_sa_new(const uint8_t *key, int64_t key_octets, const uint8_t *salt, 
     sa->esn = esn != 0;
     sa->sends = sends != 0;
     memcpy(sa->salt, salt, SALT_OCTETS);
-
-    const EVP_CIPHER *cipher = key_octets == 32 ? aes_256_gcm : aes_128_gcm;
-    sa->context = EVP_CIPHER_CTX_new();
-    if (cipher == NULL || sa->context == NULL ||
-        EVP_CipherInit_ex(sa->context, cipher, NULL, key, NULL, sa->sends) != 1) {
+    sa->gcm = fwd_gcm_new(library, key, key_octets, sa->sends);
+    if (sa->gcm == NULL) {
         fwd_sa_free(sa);
         return NULL;
     }
     return sa;
 }
 
-/* The context's own end cleanses the key schedule. */
 void fwd_sa_free(fwd_sa *sa) {
     if (sa == NULL)
         return;
-    EVP_CIPHER_CTX_free(sa->context);
+    fwd_gcm_free(sa->gcm);
     OPENSSL_clear_free(sa, sizeof *sa);
 }
 
 /* AAD: SPI, high half, low half with ESN; SPI, low half without (RFC 4106 §5). */
-static int aad_of(const fwd_sa *sa, uint64_t number, uint8_t *aad) {
+static int aad_of(const fwd_sa *sa, uint64_t number, uint8_t aad[AAD_MAX]) {
     put32(aad, sa->spi);
     if (!sa->esn) {
         put32(aad + 4, (uint32_t)number);
@@ -139,21 +110,14 @@ static int aad_of(const fwd_sa *sa, uint64_t number, uint8_t *aad) {
 
 /* Seal one row as the packet at `out`. */
 static int seal_row(fwd_sa *sa, uint64_t number, const uint8_t *row, int octets, uint8_t *out) {
-    uint8_t nonce[NONCE_OCTETS], aad[12];
-    int done = 0, rest = 0;
+    uint8_t nonce[NONCE_OCTETS], aad[AAD_MAX];
 
     put32(out, sa->spi);
     put32(out + 4, (uint32_t)number);
     put64(out + 8, number);
     memcpy(nonce, sa->salt, SALT_OCTETS);
     memcpy(nonce + SALT_OCTETS, out + 8, 8);
-    const int aad_octets = aad_of(sa, number, aad);
-    uint8_t *cipher = out + HEADER_OCTETS;
-    return EVP_EncryptInit_ex(sa->context, NULL, NULL, NULL, nonce) == 1 &&
-           EVP_EncryptUpdate(sa->context, NULL, &done, aad, aad_octets) == 1 &&
-           EVP_EncryptUpdate(sa->context, cipher, &done, row, octets) == 1 && done == octets &&
-           EVP_EncryptFinal_ex(sa->context, cipher + octets, &rest) == 1 && rest == 0 &&
-           EVP_CIPHER_CTX_ctrl(sa->context, EVP_CTRL_AEAD_GET_TAG, ICV_OCTETS, cipher + octets) == 1;
+    return fwd_gcm_seal(sa->gcm, nonce, aad, aad_of(sa, number, aad), row, octets, out + HEADER_OCTETS);
 }
 
 /* Seal `full` rows of `row_octets`, from row `first` on, and `tail_octets` of the row behind them if any, to `out` from
@@ -260,22 +224,11 @@ int64_t fwd_seal_packets(fwd_sa *sa, uint64_t number, uint8_t *rows, int64_t row
 
 /* Open one packet into `row`, which is as long as what it carries; 0: it does not authenticate, and the row is wiped. */
 static int open_row(fwd_sa *sa, uint64_t number, const uint8_t *packet, int octets, uint8_t *row) {
-    uint8_t nonce[NONCE_OCTETS], aad[12], icv[ICV_OCTETS];
-    int done = 0, rest = 0;
+    uint8_t nonce[NONCE_OCTETS], aad[AAD_MAX];
 
     memcpy(nonce, sa->salt, SALT_OCTETS);
     memcpy(nonce + SALT_OCTETS, packet + 8, 8); /* the IV is the sender's word, and vouched for by the ICV */
-    const int aad_octets = aad_of(sa, number, aad);
-    const uint8_t *cipher = packet + HEADER_OCTETS;
-    memcpy(icv, cipher + octets, ICV_OCTETS);
-    if (EVP_DecryptInit_ex(sa->context, NULL, NULL, NULL, nonce) == 1 &&
-        EVP_CIPHER_CTX_ctrl(sa->context, EVP_CTRL_AEAD_SET_TAG, ICV_OCTETS, icv) == 1 &&
-        EVP_DecryptUpdate(sa->context, NULL, &done, aad, aad_octets) == 1 &&
-        EVP_DecryptUpdate(sa->context, row, &done, cipher, octets) == 1 && done == octets &&
-        EVP_DecryptFinal_ex(sa->context, row + octets, &rest) == 1 && rest == 0)
-        return 1;
-    OPENSSL_cleanse(row, (size_t)octets);
-    return 0;
+    return fwd_gcm_open(sa->gcm, nonce, aad, aad_of(sa, number, aad), packet + HEADER_OCTETS, octets, row);
 }
 
 /* The number that the 32 bits `low` of a packet stand for, if it is above `top`; 0: it is not, or there is none.

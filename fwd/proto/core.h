@@ -1,10 +1,17 @@
 typedef struct fwd_sa fwd_sa;
 
 /* Raised with each change of what a function takes or means; core.py wants the same. */
-enum { FWD_CORE_VERSION = 2 };
+enum { FWD_CORE_VERSION = 3 };
 enum { FWD_BAD_ARGUMENT = -1, FWD_NOT_RISING = -2, FWD_CIPHER_FAILED = -3 };
 
-fwd_sa *fwd_sa_new(const uint8_t *key, int64_t key_octets, const uint8_t *salt, int64_t salt_octets,
+/* Libraries that do AES-GCM (gcm.c). The last three are ipsec-mb as it is on certain CPUs, for tests. */
+enum {
+    FWD_OPENSSL = 0, FWD_IPSEC_MB = 1, FWD_IPSEC_MB_SSE = 2, FWD_IPSEC_MB_AVX2 = 3, FWD_IPSEC_MB_AVX512 = 4
+};
+/* Its name and version; NULL: it is not there, or of no use here. */
+const char *fwd_library_name(int library);
+
+fwd_sa *fwd_sa_new(int library, const uint8_t *key, int64_t key_octets, const uint8_t *salt, int64_t salt_octets,
                    uint32_t spi, int esn, int sends);
 void fwd_sa_free(fwd_sa *sa);
 

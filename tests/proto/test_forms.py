@@ -1,4 +1,4 @@
-"""The compiled core and pure Python side by side: the same octets, the same verdicts, whatever comes.
+"""Pure Python and the compiled core, by each library that it has, side by side: the same octets, the same verdicts.
 
 Each burst is sealed, or opened, once in each form, by SAs that have seen the same before.
 """
@@ -8,14 +8,13 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
+from formkit import COMPILED, FORMS, in_form, needs_core
 
 from fwd.proto import compiled, core
 from fwd.proto.aggfrag import FramedRows
@@ -39,15 +38,6 @@ BURSTS = 6000
 SEALED_MAX = 64  # packets of a burst
 EDGES = (0, 900, 2**31 - 20, 2**32 - 1000, 2**32 - 5, 2**32 + 70, 2**63, 2**64 - 300)  # where numbers begin
 
-needs_core = pytest.mark.usefixtures("_core")
-
-
-@pytest.fixture
-def _core() -> None:
-    """Where it is turned off, or nothing can build it, pure Python is all there is to test, elsewhere."""
-    if not core.in_use:
-        pytest.skip("there is no compiled core")
-
 
 class Watched(InboundSa):
     """An SA that keeps what it refused."""
@@ -62,7 +52,7 @@ class Watched(InboundSa):
 
 @dataclass
 class Forms:
-    """A pair of peers in both forms, and the buffers of a burst."""
+    """A pair of peers in every form, and the buffers of a burst."""
 
     dice: random.Random
     keys: SaKeys = field(init=False)
@@ -78,12 +68,11 @@ class Forms:
         floor, window = dice.choice(edges), dice.choice((64, 1024, 4096))
         self.next = floor + 1
         self.senders, self.receivers = [], []
-        for in_use in (False, True):
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(core, "in_use", in_use)
+        for name in FORMS:
+            with in_form(name):
                 self.senders.append(OutboundSa(self.keys, BATCH_MAX))
                 self.receivers.append(Watched(self.keys, window, floor))
-        assert [sa.cipher is None for sa in (*self.senders, *self.receivers)] == [True, False, True, False]
+        assert [sa.cipher is None for sa in (*self.senders, *self.receivers)] == [name == "pure" for name in FORMS] * 2
 
     def next_of(self, count: int) -> int:
         """The next number of which so many may follow."""
@@ -92,7 +81,7 @@ class Forms:
     # Sealing.
 
     def seal(self) -> tuple[bytes, int, int]:
-        """Seal a random burst in both forms; the packets, their size, and the first one's number."""
+        """Seal a random burst in every form; the packets, their size, and the first one's number."""
         dice = self.dice
         octets = dice.choice((2, 4, 20, 64, 440, 1440, dice.randrange(1, 1500)))
         stride, first = octets + dice.choice((0, 2, 60)), dice.randrange(3)
@@ -107,12 +96,12 @@ class Forms:
             end = seal_burst(sa, number, rows, first, full, tail, table)
             assert bytes(rows.view) == buffer
             made.append((end, bytes(table.view)))
-        assert made[0] == made[1]
+        assert_same(made)
         end, packets = made[0]
         return packets[:end], octets + OVERHEAD_BYTES, number
 
     def seal_records(self) -> None:
-        """Frame and seal a random burst of records in both forms."""
+        """Frame and seal a random burst of records in every form."""
         dice = self.dice
         chunk = dice.choice((26, 62, 438, 1434, 4 * dice.randrange(5, 375) + 2))  # rows are multiples of 4
         ends = list(itertools.accumulate(dice.choice((50, 90, 3000)) + dice.randrange(40) for _ in range(6)))
@@ -121,22 +110,24 @@ class Forms:
         buffer, number = dice.randbytes(stride * count), self.next_of(300)
         packet_bytes, made = chunk + 6 + OVERHEAD_BYTES, []
         for sa in self.senders:
+            own = []
             words = memoryview(bytearray(4096)).cast("I")
             rows = FramedRows(memoryview(bytearray(buffer)), stride, count, chunk, words)
             table = PacketTable(bytearray((packet_bytes + 4) * count), packet_bytes, count)
             rows.ends[: len(ends)] = ends
             end = seal_records(sa, number, rows, len(ends), ends[-1], table)
-            made.append((end, bytes(table.view)))
+            own.append((end, bytes(table.view)))
 
             # A short one behind it, in the same rows, and a long one again.
             for octets in (min(ends[0], chunk), ends[-1]):
                 rows.ends[0] = octets
                 end = seal_records(sa, number, rows, 1, octets, table)
-                made.append((end, bytes(table.view)))
-        assert made[:3] == made[3:]
+                own.append((end, bytes(table.view)))
+            made.append(own)
+        assert_same(made)
 
     def seal_packets(self) -> None:
-        """Seal a random run of packets with their trailers in both forms."""
+        """Seal a random run of packets with their trailers in every form."""
         dice = self.dice
         octets = dice.choice((20, 40, 52, 1400, dice.randrange(1, 1500)))
         tail = dice.choice((0, dice.randrange(octets))) if octets > 1 else 0
@@ -148,16 +139,16 @@ class Forms:
             table = PacketTable(bytearray(size * (full + 1)), size, full + 1)
             end = seal_packets(sa, number, rows, first, full, octets, tail, next_header, table)
             made.append((end, bytes(table.view), bytes(rows.view)))
-        assert made[0] == made[1]
+        assert_same(made)
 
     def packet(self, number: int, octets: int) -> bytes:
-        """One packet with this number, in both forms."""
+        """One packet with this number, the same in every form."""
         row, made = self.dice.randbytes(octets), []
         for sa in self.senders:
             out = bytearray(octets + OVERHEAD_BYTES + 5)
             assert seal_one(sa, number, memoryview(row), memoryview(out), 3) == octets + OVERHEAD_BYTES + 3
             made.append(bytes(out))
-        assert made[0] == made[1]
+        assert_same(made)
         return made[0][3:-2]
 
     # Opening.
@@ -198,7 +189,7 @@ class Forms:
         return bytes(data)
 
     def open(self, packets: list[bytes], size: int) -> None:
-        """Open packets in both forms, by the batch or one by one, and compare all that comes of it."""
+        """Open packets in every form, by the batch or one by one, and compare all that comes of it."""
         start, first, dice = self.dice.randrange(3), self.dice.randrange(3), self.dice
         count, gap = len(packets), dice.choice((0, 8))
         short = [(i, len(packet)) for i, packet in enumerate(packets) if len(packet) < size]
@@ -226,11 +217,17 @@ class Forms:
             ]
             window = (sa.window.top, [sa.window.check(max(1, sa.window.top - back)) for back in range(70)])
             seen.append((list(numbers), type(numbers), opened, drops, sa.told[-count:], window))
-        assert seen[0] == seen[1]
+        assert_same(seen)
+
+
+def assert_same(results: Sequence[object]) -> None:
+    """All forms, of which the first is pure Python, have come to the same."""
+    differ = [name for name, result in zip(FORMS, results, strict=True) if result != results[0]]
+    assert not differ, differ
 
 
 def compare(bursts: int, seed: int) -> set[DropReason]:
-    """Seal and open so many bursts in both forms; the reasons for which something was refused."""
+    """Seal and open so many bursts in every form; the reasons for which something was refused."""
     dice, met = random.Random(seed), set()
     done = 0
     while done < bursts:
@@ -374,56 +371,13 @@ def test_a_context_that_seals_does_not_open_and_the_other_way_round() -> None:
         core.seal_one(core.cipher(keys, sends=False), 1, bytes(64), bytearray(96), 0)
 
 
-@needs_core
-def test_what_does_not_authenticate_leaves_nothing_in_its_row() -> None:
+@pytest.mark.parametrize("library", COMPILED)
+def test_what_does_not_authenticate_leaves_nothing_in_its_row(library: str) -> None:
     keys = SaKeys(0x1234, True, bytes(32), bytes(4))
+    with in_form(library):
+        sender, receiver = core.cipher(keys, sends=True), core.cipher(keys, sends=False)
     out, row = bytearray(96), bytearray(b"before" * 11)[:64]
-    core.seal_one(core.cipher(keys, sends=True), 1, b"secret..." * 7 + b".", out, 0)
+    core.seal_one(sender, 1, b"secret..." * 7 + b".", out, 0)
     out[-1] ^= 1
-    assert not core.open_one(core.cipher(keys, sends=False), 1, out, row)
+    assert not core.open_one(receiver, 1, out, row)
     assert row == bytes(64)
-
-
-# -- whether it is there -----------------------------------------------------------------------------------------------
-
-
-def told_by(**environment: str) -> str:
-    script = "from fwd.proto import core; print(core.name(), core.lib is not None)"
-    return subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, **environment}, capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-
-def test_fwd_pure_leaves_the_core_alone() -> None:
-    assert told_by(FWD_PURE="1") == "pure False"
-
-
-@pytest.mark.skipif(
-    not (shutil.which("gcc") and Path("/usr/include/openssl/evp.h").exists()), reason="nothing to build a core with"
-)
-def test_where_it_can_be_built_it_is_built_and_used() -> None:
-    assert told_by(FWD_PURE="") == "compiled True"
-
-
-@needs_core
-def test_an_openssl_cnf_without_ciphers_leaves_the_core_its_own(tmp_path: Path) -> None:
-    config = tmp_path / "openssl.cnf"
-    config.write_text("openssl_conf = init\n[init]\nproviders = all\n[all]\nbase = base\n[base]\nactivate = 1\n")
-    assert told_by(OPENSSL_CONF=str(config)) == "compiled True"
-
-
-@needs_core
-def test_a_core_that_takes_what_is_not_authentic_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def takes_all(sa: core.Cipher, number: int, packet: bytearray, row: bytearray) -> bool:
-        row[:] = genuine if open_one(sa, number, packet, row) else bytes(len(row))
-        return True
-
-    open_one, genuine = core.open_one, bytes(range(250)) * 6
-    monkeypatch.setattr(core, "open_one", takes_all)
-    assert not core._is_usable()
-
-
-def test_a_core_that_seals_otherwise_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    if core.lib is not None:
-        monkeypatch.setattr(core, "seal_one", lambda *_: 96)
-    assert not core._is_usable()

@@ -36,7 +36,8 @@ def pure() -> Peer:
 
 
 def _peer(name: str, payload: str, which_core: str) -> Peer:
-    settings = f"payload {payload}, {MEMBERS} members, AES-256-GCM, ESN, core: {which_core}"
+    cipher = f"AES-256-GCM of {core.library_name(which_core)}"
+    settings = f"payload {payload}, {MEMBERS} members, {cipher}, ESN, core: {which_core}"
     return Peer(name, fwd.__version__, settings, partial(tunnel, payload=payload, is_pure=which_core == "pure"))
 
 
