@@ -1,25 +1,40 @@
 """What waits in the demux for one member, which has enough to do: super-packets, while single packets go ahead.
 
 A member's ring is short, so that what is added to it is sent soon, and two of its segments are left to single packets.
-A super-packet that must wait is kept here, in the order in which it came, and so is each later record of its bucket
-(rule 3). A single packet of another bucket, such as a ping, a query or an acknowledgement, goes ahead of them. What
-waits is bounded: what would be more is dropped.
+A super-packet that must wait is kept here, and so is each later record of its bucket (rule 3). Buckets take turns of
+some octets, as in DRR (Shreedhar and Varghese, 1996): whose queue is long waits for itself. A single packet of another
+bucket, such as a ping, a query or an acknowledgement, goes ahead of them.
+
+Single packets of another TOS octet than those before them need a segment of their own. While the member has enough to
+do they wait here, too, each TOS octet in a queue of its own, so that one segment takes all of a queue, and a few such
+segments are begun in a millisecond at most.
+
+A bucket's queue that stands is held short by CoDel (RFC 8289): senders are told so by ECN or, where they do not know
+that, by a loss. What waits is bounded, too: a queue may hold as much as there is room left, so one that fills it up
+leaves half to others.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fwd.proto.ip import RECORD_MAX
+from fwd.proto.codel import Codel
+from fwd.proto.ip import CE, RECORD_MAX, VNET_BYTES, mark_congestion
 
-OCTETS_MAX: Final = 4 << 20  # as much as one stream of TCP keeps under way by Linux's defaults (tcp_wmem)
-_RECORDS_MAX: Final = 4096
+OCTETS_MAX: Final = 8 << 20  # twice what one stream of TCP keeps under way by Linux's defaults (tcp_wmem)
+_RECORDS_MAX: Final = 8192
+_SINGLES_MAX: Final = 512  # of one TOS octet: more than a few milliseconds' would be a queue of their own
 _FREE_MAX: Final = OCTETS_MAX // RECORD_MAX  # buffers
 _POOLED: Final = 32768  # octets of a record from which on it gets a buffer that is used again
+_TURN: Final = 2 * RECORD_MAX  # octets that a bucket may send in its turn: a segment full
+_SINGLES_NS: Final = 250_000  # between segments that are begun for a TOS octet alone
+_SINGLES_AT_ONCE_NS: Final = 1_000_000  # as much of that as may be made up for
 
 
 class Waiting(NamedTuple):
@@ -30,59 +45,154 @@ class Waiting(NamedTuple):
     length: int
     tos: int
     bucket: int
+    since_ns: int
+
+
+class Queue:
+    """Records that go one after another: those of one bucket, or single packets of one TOS octet, which is `single`."""
+
+    __slots__ = ("buckets", "codel", "credit", "is_judged", "octets", "records", "single")
+
+    def __init__(self, single: int | None) -> None:
+        self.single = single
+        self.records: deque[Waiting] = deque()
+        self.octets = 0
+        self.credit = _TURN  # octets that it may still send in its turn
+        self.buckets: set[int] = set()
+        self.codel = Codel()
+        self.is_judged = False  # the first record, by CoDel
 
 
 class Backlog:
-    """The records, and in `buckets` how many of each bucket."""
+    """The records: `waiting` has the queue of each bucket of which one waits, `turns` the buckets' queues in order."""
 
-    def __init__(self) -> None:
-        self._records: deque[Waiting] = deque()
-        self._octets = 0
+    def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._clock = clock
+        self.waiting: dict[int, Queue] = {}
+        self.turns: deque[Queue] = deque()
+        self._singles: dict[int, Queue] = {}  # by TOS octet, in turns, too
+        self._singles_ns = 0  # when the next segment may be begun for one of these
+        self._octets = self._count = 0
         self._free: list[npt.NDArray[np.uint8]] = []  # buffers that have been used: fresh memory costs page faults
-        self.buckets: dict[int, int] = {}
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self._count
 
-    def keep(self, record: memoryview, tos: int, bucket: int) -> bool:
-        """Keep a copy of a record; False: too much waits."""
+    def keep(self, record: memoryview, tos: int, bucket: int, single: int | None = None) -> bool:
+        """Keep a copy of a record; False: too much waits. `single`: of a single packet what its segment has in common.
+
+        A bucket of which something waits stays in the queue that it is in.
+        """
+        queue = self.waiting.get(bucket) or (None if single is None else self._singles.get(single))
+        octets, count = (queue.octets, len(queue.records)) if queue else (0, 0)
         length = len(record)
-        if self._octets + length > OCTETS_MAX or len(self._records) >= _RECORDS_MAX:
+        if octets + length > OCTETS_MAX - self._octets or count >= _RECORDS_MAX - self._count:
             return False
-        octets = self._buffer(length)
-        octets[:length] = record
-        self._records.append(Waiting(octets.data, octets, length, tos, bucket))
+        if single is not None and count >= _SINGLES_MAX:
+            return False
+        if queue is None:
+            queue = self._begin(single)
+        if bucket not in queue.buckets:
+            queue.buckets.add(bucket)
+            self.waiting[bucket] = queue
+
+        # Into the memory of one that has gone, if there is some.
+        kept = self._buffer(length)
+        kept[:length] = record
+        queue.records.append(Waiting(kept.data, kept, length, tos, bucket, self._clock()))
+        queue.octets += length
         self._octets += length
-        self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
+        self._count += 1
         return True
+
+    def _begin(self, single: int | None) -> Queue:
+        queue = Queue(single)
+        if single is None:
+            self.turns.append(queue)
+        else:
+            self._singles[single] = queue
+        return queue
 
     def _buffer(self, length: int) -> npt.NDArray[np.uint8]:
         if length < _POOLED:
             return np.empty(length, np.uint8)
         return self._free.pop() if self._free else np.empty(RECORD_MAX, np.uint8)
 
-    def first(self) -> Waiting:
-        """The record that has waited longest. Raises IndexError if none waits."""
-        return self._records[0]
+    def turn(self, *, is_busy: bool) -> Queue | None:
+        """Return the queue whose turn it is; None: nothing may go now. `is_busy`: the member has enough to do."""
+        if self._singles and (not is_busy or self._clock() >= self._singles_ns):
+            return next(iter(self._singles.values()))
+        return self.turns[0] if self.turns else None
 
-    def drop_first(self) -> None:
-        """Forget the record that has waited longest, which has gone on."""
-        gone = self._records.popleft()
-        self._octets -= gone.length
-        if gone.length >= _POOLED and len(self._free) < _FREE_MAX:
-            self._free.append(gone.octets)
-        self.buckets[gone.bucket] -= 1
-        if not self.buckets[gone.bucket]:
-            del self.buckets[gone.bucket]
+    def must_go(self, queue: Queue) -> bool:
+        """Whether the first record of a queue is to be dropped, since its bucket's queue stands (codel.py).
+
+        If its sender understands that, it is marked instead. It is judged once, as it leaves.
+        """
+        if queue.is_judged or queue.single is not None:
+            return False
+        queue.is_judged, first, now_ns = True, queue.records[0], self._clock()
+        if not queue.codel.tells(now_ns, now_ns - first.since_ns, queue.octets, RECORD_MAX):
+            return False
+        if not mark_congestion(first.record[VNET_BYTES : first.length]):
+            return True
+        queue.records[0] = first._replace(tos=first.tos | CE)
+        return False
+
+    def gone(self, queue: Queue) -> None:
+        """Forget the first record of a queue whose turn it is: it has gone on, or is dropped."""
+        record, queue.is_judged = queue.records.popleft(), False
+        queue.octets -= record.length
+        self._octets -= record.length
+        self._count -= 1
+        if record.length >= _POOLED and len(self._free) < _FREE_MAX:
+            self._free.append(record.octets)
+
+        # Its turn is over when it has had its share, or nothing is left of it.
+        queue.credit -= record.length
+        if not queue.records:
+            self._end(queue)
+        elif queue.single is None and queue.credit < queue.records[0].length:
+            queue.credit += _TURN
+            self.turns.rotate(-1)
+
+    def _end(self, queue: Queue) -> None:
+        """Forget a queue of which nothing is left."""
+        for bucket in queue.buckets:
+            del self.waiting[bucket]
+        if queue.single is None:
+            self.turns.remove(queue)  # mostly the first
+            return
+        del self._singles[queue.single]
+        self._singles_ns = max(self._singles_ns, self._clock() - _SINGLES_AT_ONCE_NS) + _SINGLES_NS
 
     def clear(self) -> None:
         """Forget all of it."""
-        self._records.clear()
-        self._octets = 0
-        self.buckets.clear()
+        self.waiting.clear()
+        self.turns.clear()
+        self._singles.clear()
+        self._octets = self._count = 0
 
     def take_all(self) -> list[Waiting]:
-        """Give all that waits, in order, to whom it concerns now."""
-        gone = list(self._records)
+        """Give all that waits, each bucket's in order, to whom it concerns now."""
+        gone = [record for queue in self._queues() for record in queue.records]
         self.clear()
         return gone
+
+    def sift(self, may_go: Callable[[memoryview], bool]) -> int:
+        """Forget the records that may not go any more; returns how many."""
+        left = [(queue, deque(w for w in queue.records if may_go(w.record[: w.length]))) for queue in self._queues()]
+
+        # All are looked at before anything changes.
+        before, self._octets, self._count = self._count, 0, 0
+        for queue, records in left:
+            queue.records, queue.octets = records, sum(w.length for w in records)
+            self._octets += queue.octets
+            self._count += len(records)
+        for queue, records in left:
+            if not records:
+                self._end(queue)
+        return before - self._count
+
+    def _queues(self) -> list[Queue]:
+        return [*self._singles.values(), *self.turns]

@@ -15,6 +15,7 @@ import os
 import select
 import socket
 import time
+import traceback
 from typing import Final
 
 import numpy as np
@@ -46,6 +47,7 @@ _FLOWS_MAX = 16384  # remembered, of each protocol: bounded, so that no flood of
 _KEY6_END = 44  # of an IPv6 packet's addresses and ports
 _READS_MAX = 64  # records read before segments that are not full are handed over
 _HELD_S = 0.001  # after which it looks again whether a member that had enough to do has room
+_PATIENT_LOOKS = 50  # in a row at which no member has got on, after which it looks more and more seldom
 
 _RECORDS = DemuxCounter.RECORDS.value  # a plain integer: reading a member of an enum costs as much as the addition
 
@@ -79,7 +81,8 @@ class Demux:
 
         # What the loop counts.
         self._reads = self._counters[_RECORDS]  # records read, and counted once they are dropped or handed over
-        self._reads_before = self._quiet_ticks = 0
+        self._reads_before = self._quiet_ticks = self._looks = 0
+        self._taken_before: list[int] = []  # how far members were with their rings at the last look
 
         # Where each record is read to, and what is remembered of those before.
         self._scratch = bytearray(RECORD_MAX)
@@ -116,12 +119,19 @@ class Demux:
 
             # With nothing more to read it waits, and says for how long if that is longer than a tick.
             if drained:
-                wait_s = _HELD_S if held else self._idle_s()
+                wait_s = self._held_s() if held else self._idle_s()
                 if wait_s > IDLE_TICK_S:
                     heartbeat[0] = now_ns + int(wait_s * 1e9)
                 for fd, _ in poll.poll(wait_s * 1000):
                     if fd == self._bell:
                         os.eventfd_read(fd)
+
+    def _held_s(self) -> float:
+        """How long to wait for members that have enough to do, unless a record comes."""
+        taken = self._owners.taken()
+        is_on = self._owners.parking.active or taken != self._taken_before
+        self._looks, self._taken_before = 0 if is_on else self._looks + 1, taken
+        return held_wait_s(self._looks)
 
     def _idle_s(self) -> float:
         """How long nothing is due, unless a record comes or the live mask changes; not at all while rings are told."""
@@ -140,16 +150,21 @@ class Demux:
             return self._owners.parking.full or self._read_records(tick & TICK_MASK)
         except DeviceError:
             raise
-        except Exception:  # noqa: BLE001 - the barrier tells of it
+        except Exception as error:  # noqa: BLE001 - the barrier tells of it
             self._barrier.caught("demux")
-            self._lose_burst()
+            self._lose(lane_of(error))
             return False
 
-    def _lose_burst(self) -> None:
-        """Count what was read since counters were published as lost, and go on from there as a successor would."""
+    def _lose(self, lane: Lane | None) -> None:
+        """Count as lost what an exception has cost: the record in hand, and what `lane`, in which it came, had."""
         self._block.revert()
-        self._owners.forget_waiting()
-        lost = self._reads - self._counters[_RECORDS]
+        if lane is not None:
+            lane.go_on()
+        self._count_lost()
+
+    def _count_lost(self) -> None:
+        """Count what was read, and is neither counted nor held."""
+        lost = self._reads - self._counters[_RECORDS] - self._owners.held()
         self._counters[DropReason.INTERNAL_ERROR] += lost
         self._counters[_RECORDS] += lost
         self._block.publish()
@@ -197,17 +212,13 @@ class Demux:
                     continue
 
                 # Into its member's ring, if there is room and nothing that waits goes before it.
-                if not lanes[member].put(record, octets, length, tos_octet, bucket):
-                    self._wait_or_drop(lanes[member], bucket, length, tos_octet)
+                lane = lanes[member]
+                is_laid = lane.put(record, octets, length, tos_octet, bucket)
+                if not is_laid and not lane.keep(record, length, tos_octet, bucket):
+                    self._drop(DropReason.RING_FULL)
             return False
         finally:
             self._reads += reads
-
-    def _wait_or_drop(self, lane: Lane, bucket: int, length: int, tos_octet: int) -> None:
-        """Keep a record until its member has room for it; drop a single packet for which even a full ring has none."""
-        may_wait = self._scratch[1] or bucket in lane.waiting
-        if not may_wait or not lane.backlog.keep(self._record[:length], tos_octet, bucket):
-            self._drop(DropReason.RING_FULL)
 
     def _park_or_drop(self, bucket: int, member: int, length: int) -> None:
         """Keep a record whose bucket is on its way from a member to another; drop it if nobody has that."""
@@ -250,12 +261,13 @@ class Demux:
 
     def _hand_over(self) -> bool:
         """Give every member what was filled for it; True: some is held back from members that have enough to do."""
-        try:
-            return self._owners.flush()
-        except Exception:  # noqa: BLE001 - the barrier tells of it
-            self._barrier.caught("hand over")
-            self._lose_burst()
-            return False
+        for _ in (*self._lanes, None):  # a lane that fails has nothing left then, and others have their turn
+            try:
+                return self._owners.flush()
+            except Exception as error:  # noqa: BLE001 - the barrier tells of it
+                self._barrier.caught("hand over")
+                self._lose(lane_of(error))
+        return True
 
     def _follow_live(self, tick: int) -> None:
         """Let the bucket table follow the masks: for the dead at once, for others when idle, or in order."""
@@ -263,24 +275,43 @@ class Demux:
             self._owners.follow(tick)
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._barrier.caught("live mask")
-            self._lose_burst()  # what waited may be on its way from one to another
+            self._block.revert()
+            self._owners.forget()  # what waited may be on its way from one to another
+            self._count_lost()
 
     def _go_on(self, now_ns: int) -> None:
         """Let parked records go to their new members, once they may."""
         try:
             self._owners.go_on(now_ns)
-        except Exception:  # noqa: BLE001 - the barrier tells of it
+        except Exception as error:  # noqa: BLE001 - the barrier tells of it
             self._barrier.caught("parked records")
-            self._lose_burst()
+            self._lose(lane_of(error))
 
     def _follow_tuning(self) -> None:
-        """Take the subnets in force, and forget all flows, some of which may not pass any more."""
+        """Take the subnets in force, and forget all flows and drop what waits, as far as it may not pass any more."""
         try:
             if tuning := self._follower.news():
                 self._selectors.replace(tuning.local_ts, tuning.remote_ts)
                 self._audit.want(tuning.audit)
                 for known in (self._unknown, *self._flows[0], *self._flows[1]):
                     known.clear()
+                self._owners.sift(self._may_go)
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._follower.look_again()
             self._barrier.caught("subnets")
+            self._lose(None)
+
+    def _may_go(self, record: memoryview) -> bool:
+        """Whether the subnets carry a record that has been looked at once already."""
+        return self._selectors.allow(address_pair(record[VNET_BYTES:])) or self._errors.belongs(record)
+
+
+def held_wait_s(looks: int) -> float:
+    """After how long to look again at members that have enough to do, and have not got on at so many looks."""
+    return min(_HELD_S * 2.0 ** min(max(0, looks - _PATIENT_LOOKS), 10), IDLE_TICK_S)
+
+
+def lane_of(error: BaseException) -> Lane | None:
+    """Find the lane in which an exception came, by its traceback; None: it came elsewhere."""
+    frames = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return next((one for one in frames if isinstance(one, Lane)), None)

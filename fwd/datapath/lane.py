@@ -42,7 +42,8 @@ class Lane:
         self.head_index = DemuxCounter.HEADS + index
         self.esp = esp
         self.backlog = Backlog()
-        self.waiting = self.backlog.buckets
+        self.waiting, self.bulk = self.backlog.waiting, self.backlog.turns
+        self.tos_mask = 0xFF if esp else 0xFC  # of what a segment's records have in common: what outer packets tell
         self.go_on()
         self.segment: Segment = ring.segments[0]
         self.rows: memoryview = self.segment.rows
@@ -50,6 +51,7 @@ class Lane:
         self.fill = self.records = self.octets = self.tos = 0
         self.at = self.room = 0  # where the next octet goes in `rows`, and how many fit before the row ends
         self.limit = 0
+        self.is_reserved = False  # the open segment, for single packets: super-packets were to wait when it was begun
         self._grids: list[npt.NDArray[np.uint8]] = []
         self.grid: npt.NDArray[np.uint8] = np.empty((0, 0), np.uint8)
 
@@ -78,6 +80,12 @@ class Lane:
             head = self.counters[self.head_index] = stored
         return head
 
+    def _drop(self, reason: DropReason) -> None:
+        """Count a record as read and dropped."""
+        self.counters[reason] += 1
+        self.counters[_RECORDS] += 1
+        self.block.publish()
+
     def close(self, done: int) -> None:
         """Count what its member, which has ended, leaves behind the segments that it has counted (`done`)."""
         if self.open:
@@ -101,15 +109,29 @@ class Lane:
     def lay_waiting(self) -> bool:
         """Lay what waits as far as the member has room for it; True: some still waits."""
         backlog = self.backlog
-        while self.waiting:
-            # The segment of single packets that is open is not handed over for a record that finds no room then.
-            if self.open and self.head - self.ring.taken >= BULK_MAX - 1:
-                return True
-            record, octets, length, tos, _ = backlog.first()
-            if not self.put(record, octets, length, tos):
-                return True
-            backlog.drop_first()
-        return False
+        while queue := backlog.turn(is_busy=self.has_enough()):
+            if backlog.must_go(queue):
+                self._drop(DropReason.QUEUE_STANDS)
+            else:
+                record, octets, length, tos, *_ = queue.records[0]
+                if not self.put(record, octets, length, tos):
+                    return True
+            backlog.gone(queue)
+        return bool(self.waiting)
+
+    def keep(self, record: memoryview, length: int, tos: int, bucket: int) -> bool:
+        """Keep a record that was not laid until there is room. False: too much waits, or it is one packet too many.
+
+        A single packet waits for its TOS octet's turn alone: a ring that is full has no room for it.
+        """
+        is_single = not record[1] and bucket not in self.waiting
+        if is_single and not self.open and not self._has_room(SEGMENTS):
+            return False
+        return self.backlog.keep(record[:length], tos, bucket, tos & self.tos_mask if is_single else None)
+
+    def held(self) -> int:
+        """Count the records that it was given, and that are not counted as handed over."""
+        return len(self.backlog) + (self.records if self.open else 0)
 
     def has_enough(self) -> bool:
         """Whether the member has so much to do that a segment which is not full may wait."""
@@ -124,19 +146,22 @@ class Lane:
         unless `bucket` is None: then it is the record's turn. `record` and `octets` are the same memory. A record of
         which more octets would follow its first chunk than a BlockOffset can say starts a segment of its own.
         """
-        if self.waiting and bucket is not None and (record[1] or bucket in self.waiting):
+        if self.waiting and bucket is not None and (bucket in self.waiting or (record[1] and self.bulk)):
             return False
         if self.esp:
-            return self._put_packets(record, octets, length, tos)
+            return self._put_packets(record, octets, length, tos, bucket)
 
         # A segment holds records of one TOS byte, and ends on a record boundary.
         fill = self.fill + length
         if self.open and (
-            tos != self.tos
+            (tos != self.tos and (tos ^ self.tos) & self.tos_mask)
             or fill > self.limit
             or self.records == RECORDS_MAX
+            or (self.is_reserved and record[1])
             or (length > BLOCK_OFFSET_MAX and length - self.room > BLOCK_OFFSET_MAX)
         ):
+            if self._must_wait(record, tos, bucket):
+                return False
             self.flush()
         if not self.open:
             if not self._begin(tos, BULK_MAX if record[1] else SEGMENTS):
@@ -160,10 +185,14 @@ class Lane:
         self.octets += length - VNET_BYTES
         return True
 
-    def _put_packets(self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int) -> bool:
+    def _put_packets(
+        self, record: memoryview, octets: npt.NDArray[np.uint8], length: int, tos: int, bucket: int | None
+    ) -> bool:
         """Payload esp: lay a packet into a row, or the payload of a super-packet over rows; `fill` counts rows."""
         count = packets_in(record[:length]) if record[1] else 1
-        if self.open and (tos != self.tos or self.fill + count > self.limit):
+        if self.open and (tos != self.tos or self.fill + count > self.limit or (self.is_reserved and record[1])):
+            if self._must_wait(record, tos, bucket):
+                return False
             self.flush()
         if not self.open and not self._begin(tos, BULK_MAX if record[1] else SEGMENTS):
             return False
@@ -181,11 +210,28 @@ class Lane:
         self.octets += length - VNET_BYTES
         return True
 
+    def _must_wait(self, record: memoryview, tos: int, bucket: int | None) -> bool:
+        """Whether a record that does not fit the open segment must wait, since there is no room for another.
+
+        So must a single packet of another TOS octet while the member has enough to do: it would take a whole segment.
+        The open segment goes only for who follows it, or if no other super-packet would fit it well.
+        """
+        if not self._has_room(BULK_MAX if record[1] else SEGMENTS):
+            if record[1] and self.fill * 2 > self.limit:
+                self.flush()
+            return True
+        return (tos ^ self.tos) & self.tos_mask != 0 and not record[1] and bucket is not None and self.has_enough()
+
+    def _has_room(self, most: int) -> bool:
+        """Whether another segment may be begun, behind the open one, unless `most` wait for the member then."""
+        head, ring = self.head + self.open, self.ring
+        return head - ring.done < SEGMENTS and head - ring.taken < most
+
     def _begin(self, tos: int, most: int) -> bool:
         """Begin a segment, unless `most` wait for the member; False: it has no room for one."""
-        head, ring = self.head, self.ring
-        if head - ring.done >= SEGMENTS or head - ring.taken >= most:
+        if not self._has_room(most):
             return False
+        head = self.head
         told = self.link[_CHUNK_WORD]
         if told != self.told_chunk:
             self.told_chunk = told
@@ -202,6 +248,7 @@ class Lane:
         self.at = FRAMING_BYTES
         self.room = self.chunk
         self.tos = tos
+        self.is_reserved = head - self.ring.taken >= BULK_MAX
         self.open = True
         return True
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -87,7 +88,11 @@ class Owners:
             self._block.publish()
         return held
 
-    def forget_waiting(self) -> None:
+    def held(self) -> int:
+        """Count the records that are filled, wait or are parked: read, and not counted yet."""
+        return sum(lane.held() for lane in self.lanes) + len(self.parking)
+
+    def forget(self) -> None:
         """Begin behind what was counted, as a successor would: what is filled, waits or is parked is forgotten."""
         for lane in self.lanes:
             lane.go_on()
@@ -95,6 +100,16 @@ class Owners:
             self.parking.forget()  # buckets stay parked until their old members have sent
         else:
             self._unpark()
+
+    def sift(self, may_go: Callable[[memoryview], bool]) -> None:
+        """Drop what waits or is parked, and is outside of the subnets that are in force now."""
+        gone = sum(lane.backlog.sift(may_go) for lane in self.lanes) + self.parking.sift(may_go)
+        for _ in range(gone):
+            self.drop(DropReason.SELECTOR_OUT)
+
+    def taken(self) -> list[int]:
+        """Tell how far members are with their rings."""
+        return [lane.ring.taken for lane in self.lanes]
 
     # -- buckets follow the masks -------------------------------------------------------------------------------------
 
@@ -143,7 +158,7 @@ class Owners:
         """Give what waits for members that are not live to those that have its buckets now."""
         for index, lane in enumerate(self.lanes):
             if lane.waiting and not live >> index & 1:
-                for record, _, length, tos_octet, bucket in lane.backlog.take_all():
+                for record, _, length, tos_octet, bucket, _ in lane.backlog.take_all():
                     member = int(self._target[bucket])
                     if member >= len(self.lanes):
                         self.drop(DropReason.NO_LIVE_MEMBER)

@@ -30,6 +30,9 @@ class Parking:
         self._held: dict[Lane, int] = {}  # by lane: its head when its buckets were taken
         self._since_ns = self._sent_ns = 0
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     @property
     def full(self) -> bool:
         """Whether no more should be read, for want of room."""
@@ -49,8 +52,9 @@ class Parking:
 
     def put(self, bucket: int, record: memoryview) -> None:
         """Keep a copy of a record whose bucket is parked."""
-        self._waiting.append((bucket, bytearray(record)))
-        self._octets += len(record)
+        kept = bytearray(record)
+        self._octets += len(kept)
+        self._waiting.append((bucket, kept))
 
     def is_over(self, now_ns: int) -> bool:
         """Whether the records may go on: all that was before them is sent, or will not be."""
@@ -63,9 +67,15 @@ class Parking:
         """Give what waits to `put`, in order."""
         while self._waiting:
             bucket, record = self._waiting.popleft()
-            self._octets -= len(record)
             put(bucket, record)
         self.clear()
+
+    def sift(self, may_go: Callable[[memoryview], bool]) -> int:
+        """Forget the records that may not go any more; returns how many."""
+        left = deque(one for one in self._waiting if may_go(memoryview(one[1])))
+        gone, self._waiting = len(self._waiting) - len(left), left
+        self._octets = sum(len(record) for _, record in left)
+        return gone
 
     def buckets(self) -> set[int]:
         """The buckets of which a record waits."""

@@ -29,6 +29,7 @@ _FORWARDING: Final = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding
 _SLOW = "more members, or more cores: one cannot keep up"
 _REMEDY_OF_DROPS: Final = {
     DropReason.RING_FULL: _SLOW,
+    DropReason.QUEUE_STANDS: _SLOW,
     DropReason.TUN_QUEUE_FULL: _SLOW,
     DropReason.SOCKET_OVERFLOW: _SLOW,
     DropReason.BAD_ICV: "see the log (audit.bad_icv) for who sends it; the two gateways' keys differ, or it is forged",

@@ -91,6 +91,10 @@ class DropReason(IntEnum):
         36, "record", "inbound",
         "It lay unread while the member did not run, and its flow has gone on with another one.",
     )  # fmt: skip
+    QUEUE_STANDS = (
+        37, "record", "demux",
+        "Its flow sends more than its member takes, its queue has stood for long, and it knows no ECN (RFC 8289).",
+    )  # fmt: skip
 
     @property
     def label(self) -> str:

@@ -223,6 +223,14 @@ def decapsulate_ecn(packet: memoryview, outer: int) -> bool:
     return True
 
 
+def mark_congestion(packet: memoryview) -> bool:
+    """Mark a packet CE, in place (RFC 3168 §5). False: its sender does not understand that (Not-ECT)."""
+    if tos(packet) & 3 == NOT_ECT:
+        return False
+    _set_ecn(packet, CE)
+    return True
+
+
 def _set_ecn(packet: memoryview, ecn: int) -> None:
     """Write the ECN field, and for IPv4 mend the header checksum (RFC 1624)."""
     if packet[0] >> 4 == 6:

@@ -100,6 +100,23 @@ def _ring_full(r: Rig) -> int:
     return 3
 
 
+@raises(DropReason.QUEUE_STANDS)
+@raises(DropReason.QUEUE_STANDS, "esp")
+def _queue_stands(r: Rig) -> int:
+    lane, now_ns = r.a.demux._lanes[0], 1
+    lane.backlog._clock = lambda: now_ns
+    for _ in range(40):
+        r.a.send(segkit.super_record(bytes(40000), 1000))
+        r.a.demux._read_burst(r.a.tick)
+        r.a.demux._hand_over()
+    for _ in range(2):
+        now_ns += 100_000_000  # it has waited for long, and so for an interval
+        r.a.members[0].outbound.work()
+        r.a.demux._hand_over()
+    r.a.work()
+    return 1
+
+
 @raises(DropReason.DIED_WITH_MEMBER)
 def _died(r: Rig) -> int:
     r.a.send(record(1), record(2))

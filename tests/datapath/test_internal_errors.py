@@ -35,7 +35,7 @@ DATA_PATH = tuple(
         *(
             ("datapath", f"{name}.py")
             for name in (
-                *("demux", "owners", "shapes"),
+                *("demux", "owners", "lane", "backlog", "shapes"),
                 *("outbound", "inbound", "accepted", "delivery", "member", "udp"),
             )
         ),

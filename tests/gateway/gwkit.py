@@ -36,7 +36,7 @@ TCP_MBPS_MIN = 1.0  # it works; how fast, is a benchmark's business
 BEACON = "0.0.0.0:4790"
 ICMP, TCP, UDP = 1, 6, 17
 # Drop reasons.
-CONGESTION = ("ring_full", "tun_queue_full", "socket_overflow", "send_failed")
+CONGESTION = ("ring_full", "queue_stands", "tun_queue_full", "socket_overflow", "send_failed")
 OF_KEYS = ("unknown_spi", "replayed", "too_old", "bad_icv", "sa_exhausted")
 
 
