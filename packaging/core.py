@@ -26,7 +26,11 @@ for header in ("core.h", "stages.h"):
 ffi.set_source(
     "fwd.proto._core",
     '#include "core.h"\n#include "stages.h"',
-    sources=[*(f"fwd/proto/{name}.c" for name in ("core", "gcm", "packets", "records")), "fwd/datapath/write.c"],
+    sources=[
+        *(f"fwd/proto/{name}.c" for name in ("core", "gcm", "packets", "records")),
+        "fwd/datapath/receive.c",
+        "fwd/datapath/write.c",
+    ],
     include_dirs=["fwd/proto"],
     depends=[f"fwd/proto/{name}.h" for name in ("core", "gcm", "stages", "plan", "octets")],
     libraries=["crypto", "dl"],

@@ -17,7 +17,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Protocol
+from typing import Final, Protocol
 
 from fwd.datapath.accepted import Accepted
 from fwd.datapath.audit import Audit, Event
@@ -26,6 +26,7 @@ from fwd.datapath.delivery import Delivery
 from fwd.datapath.geometry import Geometry
 from fwd.datapath.ledger import ReplaySlots
 from fwd.datapath.payloads import payload_in
+from fwd.datapath.receiver import DRAINED, FULL, Receiver
 from fwd.datapath.receiving import Receiving, runt_reason
 from fwd.datapath.shared import LinkWord
 from fwd.datapath.slots import ESP_MIN, RECEIVE_MAX, Slots
@@ -44,7 +45,7 @@ Address = tuple[str, int]
 _IN_ESP = MemberCounter.IN_ESP.value
 _IN_ESP_BYTES = MemberCounter.IN_ESP_BYTES.value
 _RX_TAKEN = LinkWord.RX_TAKEN.value
-_BATCH_BYTES_MAX = 512 * 1024  # full slots are fewer; as the smallest records 0.1 s of CPU, beside the kernel's
+BATCH_BYTES_MAX: Final = 512 * 1024  # full slots are fewer; as the smallest records 0.1 s of CPU, beside the kernel's
 
 
 class Listener(Protocol):
@@ -196,9 +197,27 @@ class Inbound:
             self._counters[runt_reason(runt)] += 1
         return self._received.has_room and self._may_take_more()
 
+    def take_from(self, receiver: Receiver) -> bool | None:
+        """Receive by the compiled core, and take what that does not; as `take`, and None: nothing waits any more."""
+        strangers, told = self._strangers, receiver.told
+        before = self._counters[_IN_ESP] + len(strangers.waiting) - strangers.uncounted
+        why = receiver.receive(
+            self._received, before, self._taken, self._taken_bytes, self._flow_info, self._address
+        )  # fmt: skip
+        self._taken, self._taken_bytes = told.taken, told.octets
+        if told.lost:
+            self._count_overflow(told.lost)
+        if why == DRAINED:
+            return None
+        if why == FULL:
+            return False
+        if why < 0:
+            receiver.fail(why)
+        return self.take(told.length, told.size, told.its_flow_info, told.lost, receiver.sender())
+
     def _may_take_more(self) -> bool:
         """Whether the batch may grow: its records, which are the smallest at worst, must not keep the loop for long."""
-        return self._taken < BATCH_MAX and self._taken_bytes < _BATCH_BYTES_MAX
+        return self._taken < BATCH_MAX and self._taken_bytes < BATCH_BYTES_MAX
 
     def _count_overflow(self, lost: int) -> None:
         """Follow the kernel's count, which has 32 bits; one that is a little behind was noted before the last."""

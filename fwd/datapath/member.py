@@ -23,8 +23,9 @@ from fwd.datapath.clock import boot_ms
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.echoes import Echoes
 from fwd.datapath.geometry import Geometry, inner_mtu_min
-from fwd.datapath.inbound import Inbound
+from fwd.datapath.inbound import BATCH_BYTES_MAX, Inbound
 from fwd.datapath.outbound import Outbound
+from fwd.datapath.receiver import Receiver
 from fwd.datapath.receiving import Receiving
 from fwd.datapath.ring import LEFT, TOLD, Ring
 from fwd.datapath.shared import REST_MAX_S, REST_S, LinkWord, MemberShared
@@ -102,6 +103,7 @@ class Member:
             parts.shared.counters, parts.shared.slots, self._link, self._audit, self,
             self._unread,
         )  # fmt: skip
+        self._receiver = Receiver.of(parts.sock, self._link, BATCH_BYTES_MAX)
         self.outbound = Outbound(
             parts.ring, parts.geometry, self._sender, parts.shared.counters,
             parts.shared.ledger, self._link, self._incarnation, self._audit, self._barrier,
@@ -214,20 +216,23 @@ class Member:
         """
         sock, inbound = self._parts.sock, self.inbound
         inbound.now = self._now
-        room = True
+        more: bool | None = True
         try:
-            while room:
-                length, ancillary, _, address = sock.recvmsg_into((inbound.space(),), ANCILLARY_BYTES)
-                room = inbound.take(length, *read_ancillary(ancillary, length), address)
+            while more:
+                if self._receiver is not None:
+                    more = inbound.take_from(self._receiver)
+                else:
+                    length, ancillary, _, address = sock.recvmsg_into((inbound.space(),), ANCILLARY_BYTES)
+                    more = inbound.take(length, *read_ancillary(ancillary, length), address)
         except BlockingIOError:
-            pass
+            more = None
         except ConnectionError:  # instead of a datagram: more may lie behind
-            room = False
+            more = False
         if inbound.open(self._now):
             self.echoes.sizes.heard(self._now)
-        if room:
+        if more is None:
             self._unread.found_empty()
-        return not room
+        return more is not None
 
     def on_heard(self, sa: Receiving, address: tuple[str, int]) -> None:
         """Something authenticated came on `sa`, newer than all before it, from `address`."""

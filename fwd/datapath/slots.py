@@ -8,10 +8,11 @@ changed. A short one that came alone says nothing of the path: there was no more
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from fwd.datapath.udp import RECEIVE_BYTES
+from fwd.proto import core
 from fwd.proto.esp import BATCH_MAX, OVERHEAD_BYTES, TRAILER_BYTES, PacketTable
 
 ESP_MIN: Final = OVERHEAD_BYTES + TRAILER_BYTES  # octets of the shortest ESP packet
@@ -30,6 +31,7 @@ class Slots:
         of_one_receive = min(RECEIVE_MAX, RECEIVE_BYTES // packet_bytes + 1)
         count = min(BATCH_MAX, _RECEIVES * of_one_receive)
         self.packet_bytes = packet_bytes
+        self._count = count
         self._used_max = count - of_one_receive  # up to here there is room for one receive more
         self._buffer = bytearray(count * packet_bytes + RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
@@ -107,6 +109,21 @@ class Slots:
         elif tail or not length:
             return self.at(self._used, tail)
         return None
+
+    def describe(self, it: core.Memory) -> None:
+        """Tell the compiled core (stages.h, fwd_socket) where slots are, and how many."""
+        it.buffer, it.buffer_octets = self.table.memory, len(self._buffer)
+        it.slot_octets, it.slots, it.used_max = self.packet_bytes, self._count, self._used_max
+
+    @property
+    def used(self) -> int:
+        """How many slots are used."""
+        return self._used
+
+    def filled(self, used: int, short: Iterable[tuple[int, int]]) -> None:
+        """Note that others have filled slots, up to `used`; `short` are those that are not full, with their octets."""
+        self._used = used
+        self._short += short
 
     def at(self, index: int, octets: int) -> memoryview:
         """Return the first octets of a slot."""

@@ -68,7 +68,8 @@ def test_the_sdist_has_what_a_build_needs(built: Path) -> None:
         "packaging/systemd/fwd.service", "packaging/debian/rules", "packaging/build-deb", "bench/targets.toml",
         "tests/gateway/gwkit.py", "scripts/setup", "setup.py", "packaging/core.py", "fwd/proto/core.c",
         "fwd/proto/core.h", "fwd/proto/gcm.c", "fwd/proto/gcm.h", "fwd/proto/stages.h", "fwd/proto/plan.h",
-        "fwd/proto/octets.h", "fwd/proto/packets.c", "fwd/proto/records.c", "fwd/datapath/write.c",
+        "fwd/proto/octets.h", "fwd/proto/packets.c", "fwd/proto/records.c", "fwd/datapath/receive.c",
+        "fwd/datapath/write.c",
     ):  # fmt: skip
         assert name in names, name
     assert not [name for name in names if "__pycache__" in name or name.startswith((".git", "build", "dist"))]
