@@ -253,6 +253,7 @@ int64_t fwd_write_packets(fwd_way *way, int64_t first, int64_t count, int64_t at
 
     const uint8_t *rows = way->rows + first * way->stride;
     fwd_plan *plan = way->plan;
+    const int joins = (way->accepted & TUN_TSO4) != 0; /* else the device takes no super-packets */
     int why = FWD_ALL, is_looked_at = 0;
     struct look one, next;
     way->taken = way->written = way->octets = way->refused = 0;
@@ -267,7 +268,7 @@ int64_t fwd_write_packets(fwd_way *way, int64_t first, int64_t count, int64_t at
         /* As many as one super-packet can stand for; the first that does not follow is the next one's. */
         struct look last = one;
         int64_t stop = at + 1, payload = one.payload;
-        while (one.header && stop < count && last.payload == one.payload) {
+        while (joins && one.header && stop < count && last.payload == one.payload) {
             look_at(&next, rows + stop * way->stride, lengths[stop], tos & 3);
             is_looked_at = 1;
             if (one.header + payload + next.payload > PACKET_MAX || !follows(&next, &last))

@@ -15,6 +15,11 @@
 #define HEAD_MAX 96          /* octets of a super-packet's headers, virtio header included */
 #define SCRATCH_OCTETS 65536
 #define FLOWS 256 /* slots for datagrams that wait for others of their flow: a power of two */
+#define TUN_CSUM 0x01 /* TUN_F_* */
+#define TUN_TSO4 0x02
+#define TUN_TSO6 0x04
+#define TUN_USO4 0x20
+#define TUN_USO6 0x40
 
 /* Datagrams of one flow that one super-packet can stand for. */
 struct datagrams {

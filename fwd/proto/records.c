@@ -27,11 +27,6 @@
 #define TCP_SEGMENT_MIN 48
 #define UDP_SEGMENT_MIN 16
 #define UDP_SEGMENTS_MAX 128
-#define TUN_CSUM 0x01 /* TUN_F_* */
-#define TUN_TSO4 0x02
-#define TUN_TSO6 0x04
-#define TUN_USO4 0x20
-#define TUN_USO6 0x40
 
 /* -- plans, and pairs of addresses ------------------------------------------------------------------------------- */
 

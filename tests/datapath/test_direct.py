@@ -405,6 +405,14 @@ def test_streams_of_other_headers_are_joined_each() -> None:
         assert len(forms.take([row_of_packet(packet, random.Random(9)) for packet in made])) == 2
 
 
+def test_a_device_without_offloads_is_given_no_super_packets() -> None:
+    stream = [segkit.tcp_packet(bytes(400), sequence=1 + 400 * n) for n in range(10)]
+    with both("esp", 500, CSUM) as forms:
+        assert forms.take([row_of_packet(packet, random.Random(9)) for packet in stream]) == [
+            NO_VNET + packet for packet in stream
+        ]
+
+
 # -- payload esp, on the way out ---------------------------------------------------------------------------------------
 
 
