@@ -25,6 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fwd.proto.codel import Codel
+from fwd.proto.cut import cut_segment
+from fwd.proto.drops import DropReason
 from fwd.proto.ip import CE, RECORD_MAX, VNET_BYTES, mark_congestion
 
 OCTETS_MAX: Final = 8 << 20  # twice what one stream of TCP keeps under way by Linux's defaults (tcp_wmem)
@@ -124,20 +126,29 @@ class Backlog:
             return next(iter(self._singles.values()))
         return self.turns[0] if self.turns else None
 
-    def must_go(self, queue: Queue) -> bool:
-        """Whether the first record of a queue is to be dropped, since its bucket's queue stands (codel.py).
+    def tell(self, queue: Queue) -> DropReason | None:
+        """Have the first record of a queue tell its sender if the queue stands (codel.py); once, as it goes.
 
-        If its sender understands that, it is marked instead. It is judged once, as it leaves.
+        It is marked or, if its sender does not understand that, loses a segment, or else is to be dropped itself: these
+        two are counted as what is returned.
         """
         if queue.is_judged or queue.single is not None:
-            return False
+            return None
         queue.is_judged, first, now_ns = True, queue.records[0], self._clock()
         if not queue.codel.tells(now_ns, now_ns - first.since_ns, queue.octets, RECORD_MAX):
-            return False
-        if not mark_congestion(first.record[VNET_BYTES : first.length]):
-            return True
-        queue.records[0] = first._replace(tos=first.tos | CE)
-        return False
+            return None
+        if mark_congestion(first.record[VNET_BYTES : first.length]):
+            queue.records[0] = first._replace(tos=first.tos | CE)
+            return None
+
+        # A loss, as small as it can be.
+        left = cut_segment(first.record, first.length)
+        if left == first.length:
+            return DropReason.QUEUE_STANDS
+        queue.records[0] = first._replace(length=left)
+        queue.octets -= first.length - left
+        self._octets -= first.length - left
+        return DropReason.QUEUE_STANDS_SEGMENT
 
     def gone(self, queue: Queue) -> None:
         """Forget the first record of a queue whose turn it is: it has gone on, or is dropped."""

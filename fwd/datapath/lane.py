@@ -80,12 +80,6 @@ class Lane:
             head = self.counters[self.head_index] = stored
         return head
 
-    def _drop(self, reason: DropReason) -> None:
-        """Count a record as read and dropped."""
-        self.counters[reason] += 1
-        self.counters[_RECORDS] += 1
-        self.block.publish()
-
     def close(self, done: int) -> None:
         """Count what its member, which has ended, leaves behind the segments that it has counted (`done`)."""
         if self.open:
@@ -110,12 +104,16 @@ class Lane:
         """Lay what waits as far as the member has room for it; True: some still waits."""
         backlog = self.backlog
         while queue := backlog.turn(is_busy=self.has_enough()):
-            if backlog.must_go(queue):
-                self._drop(DropReason.QUEUE_STANDS)
-            else:
+            reason = backlog.tell(queue)
+            if reason is not None:
+                self.counters[reason] += 1
+            if reason is not DropReason.QUEUE_STANDS:
                 record, octets, length, tos, *_ = queue.records[0]
                 if not self.put(record, octets, length, tos):
                     return True
+            else:
+                self.counters[_RECORDS] += 1
+                self.block.publish()
             backlog.gone(queue)
         return bool(self.waiting)
 

@@ -95,6 +95,10 @@ class DropReason(IntEnum):
         37, "record", "demux",
         "Its flow sends more than its member takes, its queue has stood for long, and it knows no ECN (RFC 8289).",
     )  # fmt: skip
+    QUEUE_STANDS_SEGMENT = (
+        38, "event", "demux",
+        "As queue_stands, of a TCP super-packet: it lost its last segment, and went on.",
+    )  # fmt: skip
 
     @property
     def label(self) -> str:

@@ -594,16 +594,35 @@ def test_a_queue_that_stands_is_told_by_marks_to_who_understands_them_and_nothin
         marked = {tags([bytes(VNET_BYTES) + packet], port)[0] for packet in packets if packet[1] & 3 == 3}
         assert 2 < len(marked) < MANY / 2
         assert all(packet[1] & 3 in (2, 3) and segkit.ones(packet[:20]) == 0 for packet in packets)
-        assert r.a.dropped(DropReason.QUEUE_STANDS) == 0
+        assert r.a.dropped(DropReason.QUEUE_STANDS) == r.a.dropped(DropReason.QUEUE_STANDS_SEGMENT) == 0
         r.a.check_books()
 
 
-def test_a_queue_that_stands_is_told_by_losses_to_who_understands_nothing_else(
+def test_a_queue_that_stands_is_told_by_the_loss_of_a_segment_to_who_understands_nothing_else(
     payload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with rig(members=1, payload=payload) as r:
         port = port_of(r, 0)[0]
-        got = Standing(r, [bulk(n, port) for n in range(MANY)], monkeypatch).got
+        records = [bulk(n, port) for n in range(MANY)]
+        got = Standing(r, records, monkeypatch).got
+        cut = r.a.dropped(DropReason.QUEUE_STANDS_SEGMENT)
+        assert 2 < cut < MANY / 2
+        assert r.a.dropped(DropReason.QUEUE_STANDS) == 0
+        assert tags(got, port) == list(range(MANY))
+        sent, arrived = ([p for record in each for p in segkit.segments(record)] for each in (records, got))
+        assert len(arrived) == len(sent) - cut
+        assert {p[40:] for p in arrived} <= {p[40:] for p in sent}
+        r.a.check_books()
+
+
+def test_what_has_no_segment_to_lose_is_dropped_whole(payload: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with rig(members=1, payload=payload) as r:
+        port = port_of(r, 0)[0]
+        octets = segkit.octets(1, SIZE * 40)
+        records = [
+            segkit.super_record(octets, SIZE, sequence=n << 16, port=port, flags=ACK | segkit.FIN) for n in range(MANY)
+        ]
+        got = Standing(r, records, monkeypatch).got
         dropped = r.a.dropped(DropReason.QUEUE_STANDS)
         assert 2 < dropped < MANY / 2
         assert len(tags(got, port)) == MANY - dropped
@@ -618,4 +637,4 @@ def test_a_flow_that_sends_little_is_not_told_of_the_queue_of_another(
         busy, other = port_of(r, 0, 2)
         got = Standing(r, [*(bulk(n, busy) for n in range(MANY)), bulk(1, other)], monkeypatch).got
         assert tags(got, other) == [1]
-        assert r.a.dropped(DropReason.QUEUE_STANDS) > 0
+        assert r.a.dropped(DropReason.QUEUE_STANDS_SEGMENT) > 0

@@ -103,14 +103,25 @@ def _ring_full(r: Rig) -> int:
 @raises(DropReason.QUEUE_STANDS)
 @raises(DropReason.QUEUE_STANDS, "esp")
 def _queue_stands(r: Rig) -> int:
+    return stands(r, segkit.ACK | segkit.FIN)
+
+
+@raises(DropReason.QUEUE_STANDS_SEGMENT)
+@raises(DropReason.QUEUE_STANDS_SEGMENT, "esp")
+def _queue_stands_and_is_cut(r: Rig) -> int:
+    return stands(r, segkit.ACK)
+
+
+def stands(r: Rig, flags: int) -> int:
+    """More super-packets than the member takes: they have waited for long, and so for an interval."""
     lane, now_ns = r.a.demux._lanes[0], 1
     lane.backlog._clock = lambda: now_ns
     for _ in range(40):
-        r.a.send(segkit.super_record(bytes(40000), 1000))
+        r.a.send(segkit.super_record(bytes(40000), 1000, flags=flags))
         r.a.demux._read_burst(r.a.tick)
         r.a.demux._hand_over()
     for _ in range(2):
-        now_ns += 100_000_000  # it has waited for long, and so for an interval
+        now_ns += 100_000_000
         r.a.members[0].outbound.work()
         r.a.demux._hand_over()
     r.a.work()
