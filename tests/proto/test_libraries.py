@@ -51,6 +51,35 @@ def test_an_openssl_cnf_without_ciphers_leaves_the_core_its_own(tmp_path: Path) 
     assert told_by(OPENSSL_CONF=str(config), FWD_CIPHER="openssl").startswith("compiled OpenSSL")
 
 
+AT_THE_EDGE = """if True:
+    import ctypes, mmap, sys
+    from fwd.proto import core
+    from fwd.proto.sa import SaKeys
+
+    def fenced():
+        whole = mmap.mmap(-1, 4 * 4096)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(whole))
+        for at in (0, 3 * 4096):
+            assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + at), ctypes.c_size_t(4096), 0) == 0
+        return memoryview(whole)[4096 : 3 * 4096]
+
+    core.library = int(sys.argv[1])
+    row, packet, opened = fenced(), fenced(), fenced()
+    for key in (bytes(16), bytes(32)):
+        keys = SaKeys(1, True, key, bytes(4))
+        sender, receiver = core.cipher(keys, sends=True), core.cipher(keys, sends=False)
+        for n in range(1, 1600):
+            for whole, own in ((slice(n + 32), slice(n)), (slice(-n - 32, None), slice(-n, None))):
+                core.seal_one(sender, n, row[own], packet[whole], 0)
+                assert core.open_one(receiver, n, packet[whole], opened[own])
+    """
+
+
+@pytest.mark.parametrize("library", COMPILED)
+def test_a_library_touches_no_octet_before_or_behind_rows_and_packets(library: str) -> None:
+    subprocess.run([sys.executable, "-c", AT_THE_EDGE, str(COMPILED[library])], check=True)
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
