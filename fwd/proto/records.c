@@ -306,13 +306,13 @@ static int take_records(fwd_way *way, int64_t first, int64_t have) {
 }
 
 /* Write every whole record of the `have` octets of data that lie over rows from row `first` on, from octet `at` of them
- * on. Tells where it has ended, which is where a record begins.
+ * on, which may be behind them: a BlockOffset says so. Tells where it has ended, which is where a record begins.
  *
  * FWD_OTHER, FWD_UNKNOWN: that one is not plain, or of addresses that are not known to be allowed, and has `length` octets.
  * FWD_UNSOUND: its length is none. */
 int64_t fwd_write_records(fwd_way *way, int64_t first, int64_t at, int64_t have) {
     if (way == NULL || way->rows == NULL || way->plan == NULL || way->chunk < HEADERS || way->chunk > COUNT_MAX / 2 ||
-        at < 0 || have < at || have > BUFFER_MAX ||
+        at < 0 || have < 0 || have > BUFFER_MAX ||
         !lies_within(way->rows_octets, way->stride, first, (have + way->chunk - 1) / way->chunk,
                      FRAMING_OCTETS + way->chunk))
         return FWD_BAD_ARGUMENT;

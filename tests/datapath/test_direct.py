@@ -37,7 +37,7 @@ from fwd.proto.aggfrag import SUBTYPE_RECORDS
 from fwd.proto.core import CoreError
 from fwd.proto.drops import DropReason
 from fwd.proto.esp import NEXT_AGGFRAG, NEXT_DUMMY, NEXT_IPV4, NEXT_IPV6, OVERHEAD_BYTES, Rows, padded, write_trailer
-from fwd.proto.ip import CSUM, NO_VNET, TSO4, TSO6, USO4, USO6, VNET_BYTES, Selectors, ip_length
+from fwd.proto.ip import CSUM, NO_VNET, TSO4, TSO6, USO4, USO6, VNET_BYTES, Selectors, ip_length, record_fault
 from fwd.proto.segments import lay_packet, packets_in
 
 pytestmark = pytest.mark.skipif(not core.in_use, reason="there is no compiled core")
@@ -210,6 +210,8 @@ class Forms:
         assert pure == direct or by_flow(pure) == by_flow(direct)
         assert list(self.forms[0].counters) == list(self.forms[1].counters)
         assert self.forms[0].strangers == self.forms[1].strangers
+        offloads = [record for record in direct if record[1]]
+        assert not [r for r in offloads if record_fault(r, len(r) - VNET_BYTES, self.accepted)]
         return direct
 
     def close(self) -> None:
@@ -297,6 +299,14 @@ def test_records_come_out_the_same() -> None:
 @pytest.mark.parametrize("seed", range(2, 12))
 def test_records_of_many_bursts_come_out_the_same(seed: int) -> None:
     compare_records(50_000, seed)
+
+
+def test_a_record_that_is_said_to_begin_behind_what_came_is_waited_for_by_nobody() -> None:
+    rows = rows_of_records([NO_VNET + segkit.tcp_packet(bytes(300), sequence=n) for n in range(9)], 500)
+    rows[1] = rows[1][:2] + b"\x80\0" + rows[1][4:]
+    with both("superpacket", 500) as forms:
+        forms.take(rows[1:2])
+        assert forms.take(rows_of_records([NO_VNET + segkit.tcp_packet(b"")], 500)) != []
 
 
 def test_datagrams_share_a_write_across_rows_and_among_other_flows() -> None:
