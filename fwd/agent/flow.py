@@ -19,8 +19,9 @@ def answer(view: GatewayView, request: Mapping[str, Any]) -> dict[str, Any]:
         return {"error": f"no flow: {error}"}
 
     # The owner is a word of the demux's: what is no member of the peering is nobody.
-    bucket, found = flow.bucket, []
+    found = []
     for one in view.peerings:
+        bucket = flow.steered_bucket if one.offloads.steered else flow.bucket
         owner = int(one.shared.owners[bucket])
         found.append(
             {

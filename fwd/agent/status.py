@@ -148,14 +148,14 @@ def _peering(view: PeeringView, now_ns: int, tun: TunLink | None, told: ike.Told
         offloads=_offloads(view),
         demux=Demux(
             **_process(shared.demux, now_ns),
-            records=demux[DemuxCounter.RECORDS],
-            bytes=demux[DemuxCounter.BYTES],
+            records=demux[DemuxCounter.RECORDS] + _sum(everybody, MemberCounter.READ_RECORDS),
+            bytes=demux[DemuxCounter.BYTES] + _sum(everybody, MemberCounter.READ_BYTES),
         ),
         members=[_member(view, i, counted[i], buckets[i], now_ns) for i in range(n)],
         far=[_far(view, far, told, now_ns / 1e9) for far in config.fars],
         icmp_errors={
-            "out": demux[DemuxCounter.ICMP_ERRORS],
-            "in": sum(counters[MemberCounter.IN_ICMP_ERRORS] for counters in everybody),
+            "out": demux[DemuxCounter.ICMP_ERRORS] + _sum(everybody, MemberCounter.READ_ICMP_ERRORS),
+            "in": _sum(everybody, MemberCounter.IN_ICMP_ERRORS),
         },
         drops={reason.label: count for reason, count in drops.items()},
         books=_books(view, demux, everybody, drops),
@@ -308,28 +308,33 @@ def _books(view: PeeringView, demux: list[int], members: Sequence[list[int]], dr
     `members`: what they have counted, and after them what those that have left had.
     """
 
-    def total(counter: MemberCounter) -> int:
-        return sum(counters[counter] for counters in members)
-
     there = list(zip(view.rings, view.shared.members, members[:-1], strict=False))
     under_way = (member.link[LinkWord.RX_TAKEN] - counters[MemberCounter.IN_ESP] for _, member, counters in there)
+    held = sum(
+        max(0, member.link[LinkWord.QUEUE_READ] - counters[MemberCounter.READ_RECORDS]) for _, member, counters in there
+    )
     return Books(
-        out_records_in=demux[DemuxCounter.RECORDS],
-        out_records_out=total(MemberCounter.OUT_RECORDS),
+        out_records_in=demux[DemuxCounter.RECORDS] + _sum(members, MemberCounter.READ_RECORDS) + held,
+        out_records_out=_sum(members, MemberCounter.OUT_RECORDS),
         out_drops=_lost(drops, "record", "demux", "outbound"),
         out_waiting=sum(
             _waiting(ring, counters[MemberCounter.DONE], demux[DemuxCounter.HEADS + i])
             for i, (ring, _, counters) in enumerate(there)
-        ),
-        out_esp_sent=total(MemberCounter.OUT_ESP),
-        in_esp_in=total(MemberCounter.IN_ESP),
-        in_esp_ok=total(MemberCounter.IN_ESP_OK),
+        )
+        + held,
+        out_esp_sent=_sum(members, MemberCounter.OUT_ESP),
+        in_esp_in=_sum(members, MemberCounter.IN_ESP),
+        in_esp_ok=_sum(members, MemberCounter.IN_ESP_OK),
         in_esp_drops=_lost(drops, "esp", "inbound"),
         in_esp_waiting=max(0, sum(under_way)),
-        in_records_in=total(MemberCounter.IN_RECORDS),
-        in_records_out=total(MemberCounter.IN_RECORDS_OK),
+        in_records_in=_sum(members, MemberCounter.IN_RECORDS),
+        in_records_out=_sum(members, MemberCounter.IN_RECORDS_OK),
         in_drops=_lost(drops, "record", "inbound"),
     )
+
+
+def _sum(members: Sequence[list[int]], counter: MemberCounter) -> int:
+    return sum(counters[counter] for counters in members)
 
 
 def _lost(drops: Mapping[DropReason, int], unit: Unit, *stages: Stage) -> int:

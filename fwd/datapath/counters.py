@@ -40,6 +40,9 @@ class MemberCounter(IntEnum):
     ECHOES_ANSWERED = N_REASONS + 11
     IN_ICMP_ERRORS = N_REASONS + 12  # records outside the selectors that are delivered for what they quote
     DONE = N_REASONS + 13  # the ring segments finished with
+    READ_RECORDS = N_REASONS + 14  # of its own queue of the TUN device, when they are sent or dropped
+    READ_BYTES = N_REASONS + 15
+    READ_ICMP_ERRORS = N_REASONS + 16  # as DemuxCounter.ICMP_ERRORS
 
 
 class BeaconCounter(IntEnum):
@@ -49,7 +52,7 @@ class BeaconCounter(IntEnum):
     REFUSED = 1  # datagrams that were none, or of none who has the key
 
 
-MEMBER_COUNTERS = MemberCounter.DONE + 1
+MEMBER_COUNTERS = MemberCounter.READ_ICMP_ERRORS + 1
 COUNTS_END: Final = 1 << 62  # nothing counts so far: who takes over from a process that was taken over begins at 0
 _TRIES = 100  # a burst takes far longer than a look
 

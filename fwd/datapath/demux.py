@@ -16,6 +16,7 @@ import select
 import socket
 import time
 import traceback
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from fwd.datapath.audit import Audit
 from fwd.datapath.barrier import Barrier
 from fwd.datapath.counters import DemuxCounter
+from fwd.datapath.gates import Steered, Table
 from fwd.datapath.lane import Lane
 from fwd.datapath.owners import TICK_NS, Owners
 from fwd.datapath.ring import Ring
@@ -58,8 +60,11 @@ class Demux:
     def __init__(
         self, peering: Peering, tun_fd: int, rings: list[Ring], shared: PeeringShared,
         scores: npt.NDArray[np.uint64], bell: int | None = None, channel: socket.socket | None = None,
+        table: Table | None = None,
     ) -> None:  # fmt: skip
-        """`bell`: an eventfd that is rung when a mask has changed; `channel`: by which rings come and go."""
+        """`bell`: an eventfd that is rung when a mask has changed; `channel`: by which rings come and go;
+        `table`: the kernel's, which steers; to this one comes what nobody has.
+        """
         self._fd = tun_fd
         self._bell = bell
         self._shared = shared
@@ -75,7 +80,12 @@ class Demux:
         self._follower = Follower(shared.tuning)
 
         # Whose each bucket is, and the way to each member.
-        self._owners = Owners(rings, shared, scores, channel, esp=self._esp)
+        self._owner_words = shared.owner_words
+        if table is None:
+            self._owners = Owners(rings, shared, scores, channel, esp=self._esp)
+        else:
+            self._owners = steered = Steered(rings, shared, scores, channel, table, esp=self._esp)
+            self._owner_words = steered.nobody
         self._lanes = self._owners.lanes
         self._drop = self._owners.drop
 
@@ -83,6 +93,7 @@ class Demux:
         self._reads = self._counters[_RECORDS]  # records read, and counted once they are dropped or handed over
         self._reads_before = self._quiet_ticks = self._looks = 0
         self._taken_before: list[int] = []  # how far members were with their rings at the last look
+        self.readv: Callable[[int, list[memoryview]], int] = os.readv
 
         # Where each record is read to, and what is remembered of those before.
         self._scratch = bytearray(RECORD_MAX)
@@ -115,7 +126,7 @@ class Demux:
             except DeviceError as error:
                 log.error("the TUN device is gone, or gives no records: %s", error, extra=event("demux.device_gone"))
                 return DEVICE_GONE
-            held = self._hand_over() or self._owners.parking.active
+            held = self._hand_over() or self._owners.is_moving
 
             # With nothing more to read it waits, and says for how long if that is longer than a tick.
             if drained:
@@ -129,7 +140,7 @@ class Demux:
     def _held_s(self) -> float:
         """How long to wait for members that have enough to do, unless a record comes."""
         taken = self._owners.taken()
-        is_on = self._owners.parking.active or taken != self._taken_before
+        is_on = self._owners.is_moving or taken != self._taken_before
         self._looks, self._taken_before = 0 if is_on else self._looks + 1, taken
         return held_wait_s(self._looks)
 
@@ -144,10 +155,35 @@ class Demux:
             return IDLE_TICK_S
         return REST_S if self._quiet_ticks == _REST_TICKS else REST_MAX_S
 
-    def _read_burst(self, tick: int) -> bool:
-        """Read up to _READS_MAX records into the lanes; True when the device is drained."""
+    # -- for a member that is its own demux (queue.py) ----------------------------------------------------------------
+
+    def lay(self, most: int) -> bool:
+        """Read up to `most` records; True when the device is drained."""
+        return self._read_burst(0, most)
+
+    def give(self) -> bool:
+        """Hand over what was read; True: some waits."""
+        self._follow_tuning()
+        return self._hand_over()
+
+    def tick(self) -> None:
+        """Do what need not be done on every turn."""
+        self._audit.tick()
+
+    def waits(self) -> bool:
+        """Whether something waits for room in the ring."""
+        return len(self._lanes[0].backlog) > 0
+
+    def leave(self) -> int:
+        """Forget what waits; returns how many records."""
+        return len(self._lanes[0].backlog.take_all())
+
+    # -- records ------------------------------------------------------------------------------------------------------
+
+    def _read_burst(self, tick: int, most: int = _READS_MAX) -> bool:
+        """Read up to `most` records into the lanes; True when the device is drained."""
         try:
-            return self._owners.parking.full or self._read_records(tick & TICK_MASK)
+            return self._owners.parking.full or self._read_records(tick & TICK_MASK, most)
         except DeviceError:
             raise
         except Exception as error:  # noqa: BLE001 - the barrier tells of it
@@ -169,15 +205,15 @@ class Demux:
         self._counters[_RECORDS] += lost
         self._block.publish()
 
-    def _read_records(self, tick: int) -> bool:
-        """Read up to _READS_MAX records, and lay each into the lane of its bucket's member; True: there are no more."""
-        readv, fd, buffers, reads, never = os.readv, self._fd, [self._record], 0, RECORD_MAX
+    def _read_records(self, tick: int, most: int) -> bool:
+        """Read up to `most` records, and lay each into the lane of its bucket's member; True: there are no more."""
+        readv, fd, buffers, reads, never = self.readv, self._fd, [self._record], 0, RECORD_MAX
         scratch, record, octets, lanes = self._scratch, self._record, self._octets, self._lanes
-        owner, used, nobody = self._shared.owner_words, self._shared.used_words, len(self._lanes)
+        owner, used, nobody = self._owner_words, self._shared.used_words, len(self._lanes)
         (flows4, flows6), unknown, key4, key6 = self._flows, self._unknown, self._key4, self._key6
         esp, longest, sums, start = self._esp, self._shapes.longest, self._shapes.checksums, self._shapes.start
         try:
-            while reads < _READS_MAX:
+            while reads < most:
                 try:
                     length = readv(fd, buffers)
                 except OSError as error:
@@ -224,7 +260,7 @@ class Demux:
         """Keep a record whose bucket is on its way from a member to another; drop it if nobody has that."""
         scratch, size = self._scratch, length - VNET_BYTES
         if member != PARKED or not self._owners.parking.active:
-            self._drop(DropReason.NO_LIVE_MEMBER)
+            self._drop(self._owners.why_nobody(self._packet[:size]))
         elif not ((scratch[0] or scratch[1] or size > self._shapes.longest) and self._is_faulty(size)):
             self._owners.parking.put(bucket, self._record[:length])
 

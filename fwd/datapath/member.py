@@ -14,6 +14,7 @@ import select
 import socket
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from fwd.datapath.audit import Audit
@@ -25,6 +26,7 @@ from fwd.datapath.echoes import Echoes
 from fwd.datapath.geometry import Geometry, inner_mtu_min
 from fwd.datapath.inbound import BATCH_BYTES_MAX, Inbound
 from fwd.datapath.outbound import Outbound
+from fwd.datapath.queue import Queue
 from fwd.datapath.receiver import Receiver
 from fwd.datapath.receiving import Receiving
 from fwd.datapath.ring import LEFT, TOLD, Ring
@@ -66,6 +68,7 @@ class MemberParts:
     control: socket.socket  # SaSet from keyd, SaEvent to it
     ring: Ring
     shared: MemberShared
+    steered: bool = False  # `tun_fd` is a queue of its own, which it reads (queue.py)
 
 
 def run(parts: MemberParts, *, skip: bool) -> None:
@@ -104,12 +107,7 @@ class Member:
             self._unread,
         )  # fmt: skip
         self._receiver = Receiver.of(parts.sock, self._link, BATCH_BYTES_MAX)
-        self.outbound = Outbound(
-            parts.ring, parts.geometry, self._sender, parts.shared.counters,
-            parts.shared.ledger, self._link, self._incarnation, self._audit, self._barrier,
-            payload=parts.peering.payload,
-        )  # fmt: skip
-        self.outbound.life = self._tuning.life
+        self.queue, self.outbound = self._way_out()
 
         # The path, from what a predecessor or the kernel knows of it.
         self._where = Whereabouts(parts.peering, parts.index, parts.shared, self.outbound)
@@ -118,6 +116,8 @@ class Member:
         # What a predecessor held is counted as lost before anything new is taken.
         self.outbound.recover(skip=skip)
         self.inbound.recover()
+        if self.queue is not None:
+            self.queue.recover(skip=skip)
 
         # What the loop remembers from turn to turn.
         self.clock_ms = boot_ms
@@ -131,6 +131,20 @@ class Member:
         self._install(boot)
         self._tell(EventKind.STARTED, self._link[LinkWord.SPI_OUT])
 
+    def _way_out(self) -> tuple[Queue | None, Outbound]:
+        """Make the way out: from the ring that the demux fills, or from a queue of the member's own."""
+        parts, queue = self._parts, None
+        if parts.steered:
+            queue = Queue(parts.peering, parts.tun_fd, parts.ring, parts.shared, parts.shared.counters)
+        outbound = Outbound(
+            queue.ring if queue else parts.ring, parts.geometry, self._sender, parts.shared.counters,
+            parts.shared.ledger, self._link, self._incarnation, self._audit, self._barrier,
+            payload=parts.peering.payload,
+        )  # fmt: skip
+        outbound.life = self._tuning.life
+        outbound.queue = queue
+        return queue, outbound
+
     def run(self) -> None:
         """Until the process is ended."""
         parts, heartbeat = self._parts, self._shared.process.heartbeat
@@ -141,10 +155,14 @@ class Member:
         epoll.register(bell, select.EPOLLIN | select.EPOLLET)  # every ring is an edge: the bell need not be read
         epoll.register(data, select.EPOLLIN)
         epoll.register(control, select.EPOLLIN)
-        work, sender, told, due = self.outbound.work, self._sender, parts.ring.demux_words, 0.0
+        queue, work = self.queue, self.outbound.work
+        if queue is not None:
+            epoll.register(parts.tun_fd, select.EPOLLIN | select.EPOLLET)  # each turn reads what there is
+            work = partial(queue.turn, self.outbound.work)
+        sender, told, due = self._sender, parts.ring.demux_words, 0.0
         while True:
             # What the far member may not have read yet is of others' flows by now.
-            if told[LEFT] != self._left:
+            if told[LEFT] != self._left or (queue is not None and queue.to_tell):
                 self._tell_moved()
 
             # Two segments at most before the other direction has its turn.
@@ -178,7 +196,7 @@ class Member:
         bell = self._parts.ring.bell
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(bell)
-        if self.outbound.waits() or self._parts.ring.left != self._left:
+        if self.outbound.waits() or self._parts.ring.left != self._left or (self.queue and self.queue.is_stirred):
             return []
         self._shared.process.heartbeat[0] = int(due * 1e9)
         ready = epoll.poll(max(0.0, due - self._now))
@@ -264,6 +282,8 @@ class Member:
         except Exception:  # noqa: BLE001 - the barrier tells of it
             self._barrier.caught("moved")
         self._left = self._parts.ring.member_words[TOLD] = left
+        if self.queue is not None and self.queue.to_tell:
+            self.queue.told()
 
     def _watch_path(self, now: float) -> Echoes:
         """Begin to watch the path from what a predecessor, or else the kernel, knows of its MTU."""
@@ -304,6 +324,8 @@ class Member:
             with contextlib.suppress(OSError):  # as good as lost
                 self._parts.sock.sendto(KEEPALIVE, self.outbound.peer)
         self._audit.tick()
+        if self.queue is not None:
+            self.queue.tick()
         self._end_overdue()
         tuning, sa = self._tuning, self.outbound.sa
         if sa and self.outbound.is_due(tuning.rekey_packets, tuning.rekey_bytes):  # until keyd has answered

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from typing import Protocol
 
 from fwd.datapath.audit import Audit
 from fwd.datapath.barrier import Barrier
@@ -39,6 +40,7 @@ _OUT_BYTES = MemberCounter.OUT_BYTES.value
 _OUT_ESP = MemberCounter.OUT_ESP.value
 _OUT_ESP_BYTES = MemberCounter.OUT_ESP_BYTES.value
 _OUT_RECORDS = MemberCounter.OUT_RECORDS.value
+_READ_RECORDS = MemberCounter.READ_RECORDS.value
 _OUTCOMES = (
     _OUT_RECORDS,
     DropReason.SA_EXHAUSTED,
@@ -47,6 +49,13 @@ _OUTCOMES = (
     DropReason.BUCKETS_MOVED,
 )  # of the records of a segment
 _JITTER = 0.1  # of an SA's soft limits, at most
+
+
+class Gated(Protocol):
+    """A queue that the ring is filled from (queue.py)."""
+
+    def is_shut(self) -> bool:
+        """Whether nothing of it may be sent any more."""
 
 
 class _BucketsMoved(Exception):
@@ -97,6 +106,7 @@ class Outbound:
         self._held: Selectors | None = None  # its own, if narrower than the peering's
         self._expired = False  # there is no SA, since the life of the last one is over
         self.peer: tuple[str, int] = ("", 0)
+        self.queue: Gated | None = None  # which its ring is filled from, if that is the member's own
         self.tells_heads = False  # the far member misses packets: tell it of headers twice
 
     def use(self, keys: SaKeys) -> None:
@@ -197,8 +207,14 @@ class Outbound:
             self._finish(number)
         return True
 
+    def _has_left(self) -> bool:
+        """Whether the buckets of the segment in hand have gone to others."""
+        return self._number < self._demux_words[LEFT] or (self.queue is not None and self.queue.is_shut())
+
     def _finish(self, number: int) -> None:
         self._counters[_DONE] = number + 1
+        if self.queue is not None:
+            self._counters[_READ_RECORDS] += self._ring.records(number)
         self._block.publish()
         self._ring.member_words[DONE] = number + 1
 
@@ -207,7 +223,7 @@ class Outbound:
         payload, sa = self._payload, self.sa
         self._sender.patience_ms = SEND_WAIT_MS
         try:
-            if self._number < self._demux_words[LEFT]:
+            if self._has_left():
                 raise _BucketsMoved
 
             # A peer may have narrowed the selectors: what the SA does not carry stays behind.
@@ -259,7 +275,7 @@ class Outbound:
 
     def _send_sealed(self, end: int, packet_bytes: int, count: int) -> None:
         """Send what was sealed, unless its buckets have moved meanwhile: this process may have slept since."""
-        if self._number < self._demux_words[LEFT]:
+        if self._has_left():
             raise _BucketsMoved
         self._transmit(self._out_view[:end], packet_bytes, count)
 

@@ -60,6 +60,11 @@ class Owners:
         self.unsettled = self._settled_at = 0  # buckets that are not where they belong, and when that was found
 
     @property
+    def is_moving(self) -> bool:
+        """Whether buckets are on their way from one member to another."""
+        return self.parking.active
+
+    @property
     def has_notices(self) -> bool:
         """Whether the supervisor has sent notices of rings that were not heard of yet."""
         return bool(self._notices != self._masks[MaskWord.RINGS])
@@ -69,6 +74,10 @@ class Owners:
         self._dropped = True
         self._counters[reason] += 1
         self._counters[DemuxCounter.RECORDS] += 1
+
+    def why_nobody(self, packet: memoryview) -> DropReason:
+        """Say why a packet has no member."""
+        return DropReason.NO_LIVE_MEMBER
 
     def flush(self) -> bool:
         """Give every member what was filled for it; True: some is held back from members that have enough to do."""

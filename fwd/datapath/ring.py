@@ -28,9 +28,12 @@ from fwd.datapath.shared import RING_WORDS
 
 SEGMENTS: Final = 12
 RECORDS_MAX: Final = 1024  # in one segment
-HEAD, LEFT = 0, 1  # indices of the demux's words
+HEAD, LEFT, GATE = 0, 1, 2  # indices of the demux's words; GATE as gates.py has it
 TAKEN, DONE = 0, 8  # indices of the member's words: 64-byte lines apart
 TOLD = 1  # another of the member's words, which changes seldom
+# Of a member's own queue of the TUN device (queue.py): the gate's word by which it has left what was there, and
+# time.monotonic_ns when it was found empty, with all before sent.
+GATE_SEEN, EMPTY_NS = 2, 3
 _HEAD_BYTES = 64
 _DESCRIPTOR_BYTES = 16
 _ENDS_BYTES = 4 * RECORDS_MAX

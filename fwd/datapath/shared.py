@@ -148,6 +148,7 @@ class LinkWord(IntEnum):
     GSO_REFUSED = 5  # 1: the egress refused segmentation offload while running
     LOSS = 6  # share of echoes that were not answered lately, in 1/1000
     RTT_US = 7  # the longest time that an answer took lately; 0: none has come
+    QUEUE_READ = 8  # records read from its own queue of the TUN device, told before they are looked at (queue.py)
 
 
 class AddressWords:

@@ -22,6 +22,7 @@ from fwd.proto.ip import CSUM, TSO4, TSO6, USO4, USO6
 
 _TUNSETOFFLOAD = 0x400454D0
 _TUNSETVNETLE = 0x400454DC
+_IFF_TUN_EXCL = 0x8000  # a device of several queues is nobody else's already
 _ATTEMPTS = (
     (CSUM | TSO4 | TSO6 | USO4 | USO6, ()),
     (CSUM | TSO4 | TSO6, ("uso",)),
@@ -31,6 +32,7 @@ _ATTEMPTS = (
 
 
 _accepted: set[int] = set()  # flags with which this kernel has taken super-packets
+STEERING: Final = "kernel-steering"  # as status names it
 TUN_FLAGS: Final = {"csum": CSUM, "tso": TSO4, "uso": USO4}  # as status names them
 
 
@@ -50,21 +52,25 @@ class Offloads:
     gso: bool = False  # UDP_SEGMENT
     gro: bool = False  # UDP_GRO
     refused: dict[str, str] = field(default_factory=dict)
+    steered: bool = False  # the kernel steers packets to members
 
     @property
     def in_force(self) -> list[str]:
         """Names as `fwd status` shows them."""
         return [n for n, f in TUN_FLAGS.items() if self.tun_flags & f] + [
-            n for n, on in (("udp-gso", self.gso), ("udp-gro", self.gro)) if on
+            n for n, on in (("udp-gso", self.gso), ("udp-gro", self.gro), (STEERING, self.steered)) if on
         ]
 
 
 class Tun:
     """One TUN device. Children inherit `fd`; the device goes when the last of them has closed it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, queues: bool = False, more: bool = False) -> None:
+        """`queues`: it may have several, of which this is the first; `more`: this is one more of such a device."""
         try:
             flags = pytun.IFF_TUN | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR
+            if queues or more:
+                flags |= pytun.IFF_MULTI_QUEUE | (0 if more else _IFF_TUN_EXCL)
             self._device = pytun.TunTapDevice(name=name, flags=flags)
         except (pytun.Error, OSError) as error:
             raise TunError(_why(name, error)) from None

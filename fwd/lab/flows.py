@@ -1,4 +1,4 @@
-"""Source ports chosen so that a flow lands on the member one wants: the demux's own hash, asked beforehand.
+"""Source ports chosen so that a flow lands on the member one wants: the gateway's own hash, asked beforehand.
 
 Holds while all members live and no bucket has moved. IPv4 only: the demo's inner traffic.
 """
@@ -10,28 +10,31 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 
 from fwd.lab.hosts import Hosts
-from fwd.proto import flow
+from fwd.proto import flow, steering
 
 # source, source port, destination, destination port, protocol → member
 MemberOfFlow = Callable[[str, int, str, int, int], int]
 
 
-def member_of_flow(members: int) -> MemberOfFlow:
-    """The member that a gateway with this many, all of them live, gives a flow to."""
+def member_of_flow(members: int, *, steered: bool = False) -> MemberOfFlow:
+    """The member that a gateway with this many, all of them live, gives a flow to; `steered`: its kernel does."""
     owners = flow.owners(flow.rendezvous_scores(members), (1 << members) - 1)
 
     def member(source: str, source_port: int, to: str, to_port: int, protocol: int) -> int:
         packet = bytes([0x45, *bytes(8), protocol, 0, 0])
         packet += IPv4Address(source).packed + IPv4Address(to).packed
         packet += source_port.to_bytes(2, "big") + to_port.to_bytes(2, "big")
-        return int(owners[flow.flow_hash(memoryview(packet)) & flow.BUCKET_MASK])
+        bucket = steering.bucket_of(packet) if steered else flow.flow_hash(memoryview(packet)) & flow.BUCKET_MASK
+        return int(owners[bucket or 0])
 
     return member
 
 
-def between_clients(hosts: Hosts, members: int, port: int, protocol: int) -> Callable[[int], int]:
+def between_clients(
+    hosts: Hosts, members: int, port: int, protocol: int, *, steered: bool = False
+) -> Callable[[int], int]:
     """The member that carries a flow from client1 to a port of client2, by its source port."""
-    member, source, to = member_of_flow(members), hosts.address("client1"), hosts.address("client2")
+    member, source, to = member_of_flow(members, steered=steered), hosts.address("client1"), hosts.address("client2")
     return lambda source_port: member(source, source_port, to, port, protocol)
 
 

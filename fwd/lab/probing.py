@@ -18,9 +18,9 @@ SOURCE_PORT: Final = 20000  # the first
 _UDP: Final = 17
 
 
-def ports(hosts: Hosts, members: int, first: int = SOURCE_PORT) -> list[int]:
+def ports(hosts: Hosts, members: int, first: int = SOURCE_PORT, *, steered: bool = False) -> list[int]:
     """Return for each member the source port of a flow of probes that it carries while all live."""
-    return flows.port_of_each_member(flows.between_clients(hosts, members, PORT, _UDP), members, first)
+    return flows.port_of_each_member(flows.between_clients(hosts, members, PORT, _UDP, steered=steered), members, first)
 
 
 class Probes:

@@ -42,6 +42,7 @@ from fwd.model.words import (
     Payload,
     Restart,
     Seconds,
+    Steering,
     Strict,
     Subnet,
 )
@@ -70,6 +71,10 @@ class Peering(Strict):
     members: Live[int] = Field(default=4, ge=1, le=MEMBERS_MAX, description="worker processes, one ESP tunnel each")
     payload: Restart[Payload] = Field(
         default="superpacket", description="superpacket: with another fwd; esp: plain RFC 4303"
+    )
+    steering: Restart[Steering] = Field(
+        default="demux",
+        description="who gives flows to members: the demux; or a program in the kernel, if there can be one (CAP_BPF)",
     )
     port: Restart[int] = Field(default=4500, ge=1, le=65535, description="UDP port of member 0; member i uses port + i")
     shared_port: Restart[bool] = Field(

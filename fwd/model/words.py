@@ -21,6 +21,7 @@ from fwd.proto.errors import UserError
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 Payload = Literal["superpacket", "esp"]
+Steering = Literal["demux", "kernel"]
 Change = Literal["live", "restart"]
 
 # What a change of the key does while fwd runs. `Live`: it holds at once, or for SAs to come, and no packet is lost.

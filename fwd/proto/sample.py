@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from fwd.proto.flow import BUCKET_MASK, WITH_PORTS, flow_hash
+from fwd.proto.steering import bucket_of
 
 Address = IPv4Address | IPv6Address
 
@@ -68,6 +69,11 @@ class Flow:
     def bucket(self) -> int:
         """The bucket of the flow table that its packets hash to."""
         return flow_hash(memoryview(self.head())) & BUCKET_MASK
+
+    @property
+    def steered_bucket(self) -> int:
+        """The same where the kernel steers."""
+        return bucket_of(self.head()) or 0
 
     def head(self) -> bytes:
         """Return the IP header and the ports of one of its packets."""

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from fwd.datapath.counters import DemuxCounter, MemberCounter
-from fwd.datapath.shared import MaskWord, MemberShared
+from fwd.datapath.shared import LinkWord, MaskWord, MemberShared
 from fwd.model.pairing import far_of
 from fwd.proto.logged import event
 from fwd.supervise import policy, spreading
@@ -146,7 +146,8 @@ class Members:
         counted = shared.members[index].counters.read()
         head, done = shared.demux_counters.read()[DemuxCounter.HEADS + index], counted[MemberCounter.DONE]
         buckets = int(np.count_nonzero(shared.owners == index))
-        return Seen(counted[MemberCounter.IN_RECORDS], buckets, head > done)
+        reads = shared.members[index].link[LinkWord.QUEUE_READ] > counted[MemberCounter.READ_RECORDS]
+        return Seen(counted[MemberCounter.IN_RECORDS], buckets, head > done or reads)
 
     def _let_go(self, one: _Peering, stages: Mapping[int, Stage], now: float) -> None:
         """Retire members, the last before others; close the last once the peer has heard of it."""

@@ -38,6 +38,7 @@ from fwd.supervise import network
 from fwd.supervise.kernel import Device
 from fwd.supervise.material import KeyMaterial
 from fwd.supervise.patience import Allowance
+from fwd.supervise.queues import Queues
 
 log = logging.getLogger(__name__)
 _PATH_MTU_DEFAULT = 1500
@@ -93,8 +94,8 @@ class PeeringParts:
         peering = self.peering
         self.offloads = Offloads()
         self.geometry = Geometry(self._path_mtu(), peering.local_addrs.version)
-        self.tun = Tun(peering.tun)
-        undo.callback(lambda: self.tun.close())
+        self.queues = Queues(peering, self.offloads)
+        undo.callback(self.queues.close)
         # Payload esp splits TCP super-packets itself, and no others.
         self.tun.set_offloads(self.offloads, wanted=peering.offload, udp=peering.payload == "superpacket")
         refused = super_packets_accepted(self.offloads.tun_flags)
@@ -120,6 +121,11 @@ class PeeringParts:
             told = event("peering.offload_refused", peering=peering.name, offload=name)
             log.warning("peering %s: offload %s refused by the kernel: %s", peering.name, name, reason, extra=told)
 
+    @property
+    def tun(self) -> Tun:
+        """The TUN device, by the queue that the demux reads."""
+        return self.queues.tun
+
     # -- members that come and go -----------------------------------------------------------------------------------
 
     @property
@@ -144,6 +150,9 @@ class PeeringParts:
             bell, pairs = ring.open_bell(), Pairs.make()
             undo.callback(os.close, bell)
             undo.callback(pairs.close)
+
+            undo.callback(self.queues.drop_from, index)
+            self.queues.add()
 
             shared = MemberShared(self.memory.map_to_write(sizes), index)
             shared.link[LinkWord.CHUNK] = self.geometry.chunk
@@ -214,8 +223,7 @@ class PeeringParts:
 
         Raises UserError if something else has its name.
         """
-        old, self.tun = self.tun, Tun(self.peering.tun)
-        old.close()
+        self.queues.renew()
         self.tun.limit_offloads(self.offloads.tun_flags)
         self._far_offloads = -1
 
@@ -289,8 +297,8 @@ class PeeringParts:
         maps = self.memory.map("demux")
         shared = PeeringShared(self.count, maps)
         rings = [self._ring(maps, i, one) for i, one in enumerate(shared.members)]
-        scores, bell = self.scores, self.demux_bell
-        return lambda: Demux(self.peering, self.tun.fd, rings, shared, scores, bell, channel).run()
+        scores, bell, table = self.scores, self.demux_bell, self.queues.table()
+        return lambda: Demux(self.peering, self.tun.fd, rings, shared, scores, bell, channel, table).run()
 
     def demux_fds(self) -> set[int]:
         """The descriptors that the demux keeps, but for its channel."""
@@ -324,12 +332,13 @@ class PeeringParts:
             peering=self.peering,
             geometry=self.geometry,
             offloads=self.offloads,
-            tun_fd=self.tun.fd,
+            tun_fd=self.queues.fd(index),
             sock=self.sockets[index],
             boot=self.pairs[index].boot_member,
             control=self.pairs[index].control_member,
             ring=self._ring(maps, index, shared),
             shared=shared,
+            steered=self.queues.steered,
         )
         return lambda: member.run(parts, skip=skip)
 
@@ -337,11 +346,12 @@ class PeeringParts:
         """The descriptors that member `index` keeps."""
         pairs = self.pairs[index]
         socks = (self.sockets[index], pairs.boot_member, pairs.control_member)
-        return {self.tun.fd, self.bells[index], *(sock.fileno() for sock in socks)}
+        return {self.queues.fd(index), self.bells[index], *(sock.fileno() for sock in socks)}
 
     def member_inputs(self, index: int) -> set[int]:
         """Those of them by which work comes."""
-        return {self.bells[index], self.sockets[index].fileno(), self.pairs[index].control_member.fileno()}
+        own = {self.bells[index], self.sockets[index].fileno(), self.pairs[index].control_member.fileno()}
+        return own | ({self.queues.fd(index)} if self.queues.steered else set())
 
     def keyd(self) -> KeydPeering:
         """What keyd inherits, and what it shares."""
@@ -391,4 +401,8 @@ def counted_by(member: MemberShared) -> list[int]:
     if 0 < lost < COUNTS_END:
         counted[DropReason.DIED_WITH_MEMBER_IN] += lost
         counted[MemberCounter.IN_ESP] += lost
+    lost = member.link[LinkWord.QUEUE_READ] - counted[MemberCounter.READ_RECORDS]
+    if 0 < lost < COUNTS_END:
+        counted[DropReason.DIED_WITH_MEMBER] += lost
+        counted[MemberCounter.READ_RECORDS] += lost
     return counted

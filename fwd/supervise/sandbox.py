@@ -64,9 +64,9 @@ _EPOLL: Final = ("epoll_wait", "epoll_pwait", "epoll_create1", "epoll_ctl")
 ALLOWED: Final = {
     # By recvmsg it is given the rings of members that come.
     "demux": ("readv", "recvmsg", *_COMMON),
-    # A UDP socket of its own for a moment: to ask for the path's MTU.
+    # A UDP socket of its own for a moment: to ask for the path's MTU. It reads its own queue of the TUN device, if any.
     "member": (
-        "sendmsg", "recvmsg", "writev", "setsockopt", "recvfrom", *_EPOLL,
+        "readv", "sendmsg", "recvmsg", "writev", "setsockopt", "recvfrom", *_EPOLL,
         "socket", "bind", "connect", "getsockopt", *_COMMON,
     ),
     "keyd": (*_EPOLL, "recvfrom", "recvmsg", "sendmsg", "pread64", "lseek", *_COMMON),

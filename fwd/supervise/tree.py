@@ -114,7 +114,7 @@ class Tree:
             lambda child: parts.member(index, skip=child.life.failed),
             partial(parts.member_inputs, index),
             lambda: shared.has_begun,  # until it has keys, what comes for it has to wait
-            lambda: {parts.tun.fd},  # what hosts send comes there for all members
+            lambda: set() if parts.queues.steered else {parts.tun.fd},  # what hosts send comes there for all members
         )
 
     def _keyd_fds(self) -> set[int]:

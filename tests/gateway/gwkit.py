@@ -341,7 +341,12 @@ class Pair(Told):
 
     def flow_ports(self, members: int, first: int = probing.SOURCE_PORT) -> list[int]:
         """For each member, a UDP source port of the probes' flow that it carries while all live."""
-        return probing.ports(self.topology, members, first)
+        return probing.ports(self.topology, members, first, steered=self.is_steered)
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether the kernel is to steer."""
+        return self.peerings[0].get("steering") == "kernel"
 
     def icmp_member(self, members: int) -> int:
         """Which member of gw1 carries pings from client1 to client2."""

@@ -210,6 +210,7 @@ def test_a_member_that_reads_the_tun_device_is_ended(make: Make) -> None:
     near, far = socket.socketpair()
     parts = SimpleNamespace(
         tun=SimpleNamespace(fd=near.fileno()),
+        queues=SimpleNamespace(steered=False),
         shared=PeeringShared(1),
         peering=SimpleNamespace(name="p"),
         member_inputs=set,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +15,7 @@ from fwd.model.config import Peering
 from fwd.model.keys import LabKeys
 from fwd.supervise.patience import TOLD_AT_ONCE, TOLD_EVERY_S, Allowance
 from fwd.supervise.peering import MTU_EVERY_S, PeeringParts
+from fwd.supervise.queues import Queues
 
 V4, V6 = "10.2.0.0/24", "fd00:2::/64"
 
@@ -46,7 +48,7 @@ def parts_of(remote_ts: str, **changes: Any) -> tuple[PeeringParts, Device]:
     parts.geometry, parts.shared = Geometry(1500, 4), PeeringShared(2)
     parts.inner_mtu = parts._inner_mtu()
     parts._mtu_lines, parts._mtu_changes = Allowance(), Allowance(MTU_EVERY_S)
-    parts.tun = device  # type: ignore[assignment]
+    parts.queues = cast(Queues, SimpleNamespace(tun=device))
     return parts, device
 
 

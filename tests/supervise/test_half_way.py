@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -21,8 +21,19 @@ from fwd.model.keys import LabKeys
 from fwd.supervise import peering
 from fwd.supervise.material import KeyMaterial
 from fwd.supervise.peering import PeeringParts
+from fwd.supervise.queues import Queues
 
 PORT = 47011
+
+
+class NoQueues:
+    """Members without queues of their own."""
+
+    def add(self) -> None:
+        """Add none."""
+
+    def drop_from(self, member: int) -> None:
+        """Drop none."""
 
 
 @pytest.fixture
@@ -41,6 +52,7 @@ def parts() -> Iterator[PeeringParts]:
     made.shared = PeeringShared(0, made.memory.map("supervisor"))
     made.sockets, made.bells, made.pairs, made._members = [], [], [], []
     made.resized = made.retired = 0
+    made.queues = cast(Queues, NoQueues())
     made.add_member()
     yield made
     made._close_members()

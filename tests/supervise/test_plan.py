@@ -171,8 +171,8 @@ def test_steps(before: Config, after: Config, renewed: tuple[str, ...], expected
 
 OTHERS: dict[str, Any] = {
     "name": "other", "local_addrs": "192.0.2.7", "remote_addrs": "192.0.2.8", "local_ts": ["10.8.0.0/16"],
-    "remote_ts": ["10.9.0.0/16"], "members": 3, "payload": "esp", "port": 4700, "shared_port": True, "tun": "fwd7",
-    "native": True,
+    "remote_ts": ["10.9.0.0/16"], "members": 3, "payload": "esp", "steering": "kernel", "port": 4700,
+    "shared_port": True, "tun": "fwd7", "native": True,
     "tun_mtu": 1400, "path_mtu": 1400, "esn": False, "replay_window": 2048, "rekey_time": 60, "rekey_packets": 4096,
     "rekey_bytes": 2**30, "life_time": 86400, "life_packets": 2**40, "life_bytes": 2**40, "reorder_packets": 9,
     "reorder_ms": 9.0, "offload": False, "mss_clamp": False, "audit": False, "drain_deadline": 5,

@@ -1,0 +1,309 @@
+"""Steering by the kernel, the demux's side: which bucket goes where, and whose gate says what meanwhile (rule 3)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from rig import _scores as scores_of_all
+from rig import packet
+
+from fwd.datapath.gates import WAIT_MAX_NS, GateState, Steered, Table, state_of
+from fwd.datapath.parking import SPACING_NS
+from fwd.datapath.ring import EMPTY_NS, GATE, GATE_SEEN, Ring
+from fwd.datapath.shared import LinkWord, MaskWord, PeeringShared
+from fwd.proto.drops import DropReason
+from fwd.proto.flow import BUCKETS, NOBODY, owners
+from fwd.proto.steering import TABLE_BYTES, USED_AT, tick_of
+
+SHUT, HELD, OPEN = GateState.SHUT, GateState.HELD, GateState.OPEN
+MEMBERS = 3
+BUSY = 100  # buckets of each member that are in use
+
+
+class Site:
+    """A demux's table and gates, and members that do as they are told."""
+
+    def __init__(self) -> None:
+        self.shared = PeeringShared(MEMBERS)
+        self.rings = [Ring(1500, 10) for _ in range(MEMBERS)]
+        self.kernel = memoryview(bytearray(TABLE_BYTES))
+        self.table = Table(self.kernel)
+        self.table.owners[:] = NOBODY
+        self.begin()
+
+    def begin(self) -> None:
+        """A demux, or its successor."""
+        self.shared.demux_counters.attach()
+        self.gates = Steered(self.rings, self.shared, scores_of_all(MEMBERS), None, self.table, esp=False)
+
+    def masks(self, live: int, draining: int = 0, over: int = 0) -> None:
+        self.shared.live[MaskWord.DRAINING], self.shared.live[MaskWord.OVER] = draining, over
+        self.shared.live[MaskWord.LIVE] = live
+
+    def turn(self, later_ns: int = 0) -> None:
+        now_ns = time.monotonic_ns() + later_ns
+        self.gates.go_on(now_ns)
+        self.gates.follow(tick_of(now_ns))
+
+    def states(self) -> list[GateState]:
+        return [state_of(ring.demux_words[GATE]) for ring in self.rings]
+
+    def leave(self, *members: int) -> None:
+        """They say that they have left what was in their queues."""
+        for index in members:
+            self.rings[index].member_words[GATE_SEEN] = self.rings[index].demux_words[GATE]
+
+    def find_empty(self, *members: int) -> None:
+        """They say that their queues are empty."""
+        for index in members:
+            self.rings[index].member_words[EMPTY_NS] = time.monotonic_ns()
+
+    def wait_open(self) -> None:
+        """All live, and have the buckets that the hash gives them."""
+        self.masks(0b111)
+        self.turn()
+        self.leave(0, 1, 2)
+        self.turn()
+
+    def use_all(self) -> None:
+        """Every bucket is busy."""
+        self.table.used[:] = tick_of(time.monotonic_ns())
+
+    def shares(self) -> list[int]:
+        return [int(np.count_nonzero(self.table.owners == member)) for member in range(MEMBERS)]
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    found = Site()
+    yield found
+    for ring in found.rings:
+        ring.close()
+
+
+def test_a_member_gets_buckets_once_it_has_left_what_was_in_its_queue(site: Site) -> None:
+    site.masks(0b111)
+    site.turn()
+    assert (site.states(), site.shares()) == ([SHUT] * 3, [0, 0, 0])
+    site.leave(0, 2)
+    site.turn()
+    assert site.states() == [OPEN, SHUT, OPEN]
+    assert [share > 0 for share in site.shares()] == [True, False, True]
+
+
+def test_an_old_word_that_a_queue_is_empty_does_not_count(site: Site) -> None:
+    """It was said before buckets went to others, and more may have come since."""
+    site.leave(0, 1, 2)
+    site.masks(0b111)
+    site.turn()
+    assert site.states() == [SHUT] * 3
+
+
+def test_a_dead_members_gate_is_shut_and_its_buckets_move_at_once(site: Site) -> None:
+    site.wait_open()
+    site.use_all()
+    site.masks(0b101)
+    site.turn()
+    assert site.states() == [OPEN, SHUT, OPEN], "nobody waits for the dead"
+    assert site.table.owners.tolist() == owners(scores_of_all(MEMBERS), 0b101).tolist()
+    assert site.shared.owners.tolist() == site.table.owners.tolist(), "the status tells what the kernel goes by"
+
+
+def test_a_gate_is_shut_before_the_kernel_steers_elsewhere(site: Site) -> None:
+    site.wait_open()
+    seen = []
+
+    class Watched(np.ndarray):
+        def __setitem__(self, *of: object) -> None:
+            seen.append(site.states())
+
+    site.table.owners = site.table.owners.view(Watched)
+    site.masks(0b101)
+    site.turn()
+    assert seen == [[OPEN, SHUT, OPEN]]
+
+
+def test_a_bucket_of_a_living_member_moves_to_one_that_is_held_until_all_before_is_sent(site: Site) -> None:
+    site.wait_open()
+    site.masks(0b101)
+    site.turn()
+    site.masks(0b111)
+    site.turn()
+    site.leave(1)
+    site.turn()  # member 1 is back, and what is idle goes to it
+    assert site.states() == [OPEN, HELD, OPEN]
+    site.turn(SPACING_NS * 2)
+    assert site.states()[1] is HELD, "nobody has said that all is sent"
+    site.find_empty(0)
+    site.turn(SPACING_NS * 2)
+    assert site.states()[1] is HELD, "one of two"
+    site.find_empty(2)
+    site.turn()
+    assert site.states()[1] is HELD, "what was sent is under way"
+    site.turn(SPACING_NS * 2)
+    assert site.states() == [OPEN] * 3
+
+
+def test_a_gate_is_held_before_the_kernel_steers_to_it(site: Site) -> None:
+    site.wait_open()
+    site.masks(0b101)
+    site.turn()
+    site.masks(0b111)
+    site.turn()
+    site.leave(1)
+    seen = []
+
+    class Watched(np.ndarray):
+        def __setitem__(self, *of: object) -> None:
+            seen.append(site.states())
+
+    site.table.owners = site.table.owners.view(Watched)
+    site.turn()
+    assert seen == [[OPEN, HELD, OPEN]]
+
+
+def test_what_was_found_empty_before_the_kernel_steers_elsewhere_says_nothing(site: Site) -> None:
+    site.wait_open()
+    site.use_all()
+
+    class Watched(np.ndarray):
+        def __setitem__(self, *of: object) -> None:
+            site.find_empty(2)
+
+    site.table.owners = site.table.owners.view(Watched)
+    site.masks(0b111, draining=0b100, over=0b100)
+    site.turn()
+    site.turn()
+    site.turn(SPACING_NS * 2)
+    assert site.states() == [HELD, HELD, OPEN]
+
+
+def test_what_a_queue_can_hold_and_more_was_read_is_as_good_as_empty(site: Site) -> None:
+    site.wait_open()
+    site.use_all()
+    site.masks(0b111, draining=0b100, over=0b100)
+    site.turn()
+    assert site.states() == [HELD, HELD, OPEN]
+    site.shared.members[2].link[LinkWord.QUEUE_READ] += 20_000
+    site.turn()
+    site.turn(SPACING_NS * 2)
+    assert site.states() == [OPEN] * 3
+    assert site.shares()[2] == 0
+
+
+def test_who_does_not_send_what_it_has_is_shut(site: Site) -> None:
+    site.wait_open()
+    site.use_all()
+    site.masks(0b111, draining=0b100, over=0b100)
+    site.turn()
+    site.turn(WAIT_MAX_NS + SPACING_NS)
+    assert site.states() == [OPEN, OPEN, SHUT]
+
+
+def test_busy_buckets_of_a_member_that_leaves_stay_until_its_time_is_over(site: Site) -> None:
+    site.wait_open()
+    site.use_all()
+    before = site.shares()
+    site.masks(0b111, draining=0b100)
+    site.turn()
+    assert (site.shares(), site.states()) == (before, [OPEN] * 3)
+    site.masks(0b111, draining=0b100, over=0b100)
+    site.turn()
+    assert site.shares()[2] == 0
+
+
+def test_one_move_is_done_before_the_next_but_for_the_dead(site: Site) -> None:
+    site.wait_open()
+    site.use_all()
+    site.masks(0b111, draining=0b100, over=0b100)
+    site.turn()
+    held = site.shares()
+    site.table.used[:] = 0
+    site.masks(0b111)
+    site.turn()
+    assert site.shares() == held, "idle as they are: they wait"
+    site.masks(0b101)
+    site.turn()
+    assert site.shares()[1] == 0
+
+
+def test_who_gives_is_not_held_at_the_same_time(site: Site) -> None:
+    """Member 1 comes back, and gets of member 0, while member 2 must give all of its own, some to member 0."""
+    site.wait_open()
+    site.masks(0b101)
+    site.turn()
+    site.use_all()
+    site.masks(0b111, draining=0b100, over=0b100)
+    site.turn()
+    site.table.used[:] = 0
+    site.leave(1)
+    site.turn()
+    for _ in range(20):
+        givers = set(site.gates._before)
+        assert not givers & {index for index, state in enumerate(site.states()) if state is HELD}
+        site.find_empty(0, 1, 2)
+        site.turn()
+        site.turn(SPACING_NS * 2)
+        site.gates._masks_seen = b""
+    assert site.states() == [OPEN] * 3
+    assert site.table.owners.tolist() == owners(scores_of_all(MEMBERS), 0b011).tolist()
+
+
+def test_a_use_that_the_kernel_notes_ahead_of_the_demux_is_not_idle(site: Site) -> None:
+    site.wait_open()
+    site.masks(0b111, draining=0b100)
+    site.table.used[:] = (tick_of(time.monotonic_ns()) + 3) & 0xFFFFFFFF
+    before = site.shares()
+    site.turn()
+    assert site.shares() == before
+
+
+def test_a_successor_finds_buckets_as_the_kernel_has_them(site: Site) -> None:
+    site.wait_open()
+    before = site.table.owners.tolist()
+    site.shared.owners[:] = NOBODY
+    site.begin()
+    site.turn()
+    assert site.shared.owners.tolist() == site.table.owners.tolist() == before
+    assert site.states() == [OPEN] * 3
+
+
+def test_a_successor_opens_what_its_predecessor_held_when_others_have_sent(site: Site) -> None:
+    site.wait_open()
+    site.use_all()
+    site.masks(0b111, draining=0b100, over=0b100)
+    site.turn()
+    site.begin()
+    assert site.states() == [HELD, HELD, OPEN]
+    site.turn()
+    site.find_empty(2)
+    site.turn()
+    site.turn(SPACING_NS * 2)
+    assert site.states() == [OPEN] * 3
+
+
+def test_nothing_that_the_demux_reads_is_anybodys(site: Site) -> None:
+    assert set(site.gates.nobody.tolist()) == {NOBODY}
+    assert len(site.gates.nobody) == BUCKETS
+
+
+def test_what_comes_to_the_demux_is_dropped_by_its_name(site: Site) -> None:
+    whole = packet(1)
+    assert site.gates.why_nobody(memoryview(whole)) is DropReason.NO_LIVE_MEMBER
+    assert site.gates.why_nobody(memoryview(whole[:22])) is DropReason.RECORD_MALFORMED
+
+
+def test_the_tables_layout_is_the_programs() -> None:
+    view = memoryview(bytearray(TABLE_BYTES))
+    table = Table(view)
+    table.owners[1], table.used[1] = 7, 9
+    assert view[2:4].tobytes() == b"\x07\x00"
+    assert view[USED_AT + 4 : USED_AT + 8].tobytes() == b"\x09\x00\x00\x00"
+
+
+def test_any_word_is_a_state() -> None:
+    assert [state_of(word) for word in range(4)] == [SHUT, HELD, OPEN, SHUT]
+    assert state_of(2**64 - 2) is OPEN
