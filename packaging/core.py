@@ -21,18 +21,17 @@ FLAGS = [
 ]
 
 ffi = FFI()
-for header in ("core.h", "stages.h"):
+for header in ("core.h", "stages.h", "quick.h"):
     ffi.cdef((SOURCE / header).read_text(encoding="utf-8"))
 ffi.set_source(
     "fwd.proto._core",
-    '#include "core.h"\n#include "stages.h"',
+    '#include "core.h"\n#include "stages.h"\n#include "quick.h"',
     sources=[
         *(f"fwd/proto/{name}.c" for name in ("core", "gcm", "packets", "records")),
-        "fwd/datapath/receive.c",
-        "fwd/datapath/write.c",
+        *(f"fwd/datapath/{name}.c" for name in ("receive", "write", "quick")),
     ],
     include_dirs=["fwd/proto"],
-    depends=[f"fwd/proto/{name}.h" for name in ("core", "gcm", "stages", "plan", "octets")],
+    depends=[f"fwd/proto/{name}.h" for name in ("core", "gcm", "stages", "quick", "plan", "octets")],
     libraries=["crypto", "dl"],
     extra_compile_args=FLAGS,
     extra_link_args=["-Wl,-z,relro,-z,now", *os.environ.get("FWD_CORE_CFLAGS", "").split()],

@@ -100,6 +100,15 @@ class CounterBlock:
         self.values = array("Q", (value if value < COUNTS_END else 0 for value in found))
         return self.values
 
+    @property
+    def words(self) -> memoryview:
+        """The block itself."""
+        return self._words
+
+    def follow(self) -> None:
+        """Go on from what the compiled core has published. Writer only."""
+        self._commit = self._words[0]
+
     def publish(self) -> None:
         """Make all that was counted visible at once."""
         commit = self._commit + 1 & 2**64 - 1  # whatever a predecessor has left there

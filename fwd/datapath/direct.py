@@ -56,6 +56,12 @@ class Direct:
             self._selectors = selectors
             self._way.pairs4, self._way.pairs6 = (core.memory(memoryview(table)) for table in selectors.tables)
 
+    def aim(self, rows: Rows, chunk: int) -> core.Memory:
+        """Return what C writes these rows by."""
+        if rows is not self._rows:
+            self._use(rows, chunk)
+        return self._way
+
     def _use(self, rows: Rows, chunk: int) -> None:
         way = self._way
         self._rows, way.rows, way.rows_octets = rows, rows.memory, len(rows.view)

@@ -58,6 +58,16 @@ class Echoes:
         self.sizes.sent(now)
         return self.pulse.sent()
 
+    def followed(self, sent_before: float, heard: float, sent: float) -> bool:
+        """Records were sent first, heard last, and sent first since then, at these times (0: not); as `sent` does."""
+        if sent_before:
+            self.sizes.sent(sent_before)
+        if heard:
+            self.sizes.heard(heard)
+        if sent:
+            self.sizes.sent(sent)
+        return bool(sent_before or sent) and self.pulse.sent()
+
     @property
     def are_answered(self) -> bool:
         """Whether the far member knows echoes."""

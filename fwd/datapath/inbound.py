@@ -25,7 +25,7 @@ from fwd.datapath.counters import COUNTS_END, CounterBlock, MemberCounter, count
 from fwd.datapath.delivery import Delivery
 from fwd.datapath.geometry import Geometry
 from fwd.datapath.ledger import ReplaySlots
-from fwd.datapath.payloads import payload_in
+from fwd.datapath.payloads import PayloadIn, payload_in
 from fwd.datapath.receiver import DRAINED, FULL, Receiver
 from fwd.datapath.receiving import Receiving, runt_reason
 from fwd.datapath.shared import LinkWord
@@ -158,6 +158,23 @@ class Inbound:
         self._counters[_IN_ESP] += self._strangers.expire(now)
         self._payload.expire(self.sas, now)
         self._block.publish()
+
+    # -- what goes on without this object (quick.py) ---------------------------------------------------------------
+
+    @property
+    def received(self) -> Slots:
+        """Where receives lie."""
+        return self._received
+
+    @property
+    def payload(self) -> PayloadIn:
+        """What becomes of opened rows."""
+        return self._payload
+
+    @property
+    def sender(self) -> tuple[Address, int]:
+        """Whom was received from last, with which outer marks."""
+        return self._address, self._flow_info
 
     # -- packets ----------------------------------------------------------------------------------------------
 

@@ -47,6 +47,11 @@ class Ledger:
         self._words[self._last] = last
 
     @property
+    def place(self) -> tuple[memoryview, int]:
+        """Where `claim` enters a number: the words, and which of them. Member only."""
+        return self._words, self._last
+
+    @property
     def sender(self) -> int:
         """The incarnation that began the newest entry; 0: there is none."""
         count: int = self._words[0]

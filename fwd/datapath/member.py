@@ -11,9 +11,7 @@ import contextlib
 import logging
 import os
 import select
-import socket
 import time
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -23,20 +21,20 @@ from fwd.datapath.boot import take_boot_record, wait_for_keys
 from fwd.datapath.clock import boot_ms
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.echoes import Echoes
-from fwd.datapath.geometry import Geometry, inner_mtu_min
+from fwd.datapath.geometry import inner_mtu_min
 from fwd.datapath.inbound import BATCH_BYTES_MAX, Inbound
 from fwd.datapath.outbound import Outbound
+from fwd.datapath.parts import MemberParts as MemberParts
 from fwd.datapath.queue import Queue
+from fwd.datapath.quick import Ends, Quick
 from fwd.datapath.receiver import Receiver
 from fwd.datapath.receiving import Receiving
-from fwd.datapath.ring import LEFT, TOLD, Ring
-from fwd.datapath.shared import REST_MAX_S, REST_S, LinkWord, MemberShared
-from fwd.datapath.tun import Offloads
+from fwd.datapath.ring import LEFT, TOLD
+from fwd.datapath.shared import REST_MAX_S, REST_S, LinkWord
 from fwd.datapath.tuning import Follower, Tuning
 from fwd.datapath.udp import ANCILLARY_BYTES, KEEPALIVE, Mapping, Sender, path_mtu, read_ancillary
 from fwd.datapath.unread import Unread
 from fwd.datapath.whereabouts import Whereabouts
-from fwd.model.config import Peering
 from fwd.proto.aggfrag import SUBTYPE_ECHO
 from fwd.proto.echo import MOVED
 from fwd.proto.logged import event
@@ -52,23 +50,6 @@ _BATCHES_MAX = 96  # of what lay in the socket: more of the smallest datagrams t
 _LOOK_MAX_S = 0.2  # of CPU time, for which it is looked through, whoever sends meanwhile
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class MemberParts:
-    """What a member inherits."""
-
-    index: int
-    peering: Peering
-    geometry: Geometry
-    offloads: Offloads
-    tun_fd: int
-    sock: socket.socket
-    boot: socket.socket  # boot records, from keyd
-    control: socket.socket  # SaSet from keyd, SaEvent to it
-    ring: Ring
-    shared: MemberShared
-    steered: bool = False  # `tun_fd` is a queue of its own, which it reads (queue.py)
 
 
 def run(parts: MemberParts, *, skip: bool) -> None:
@@ -112,6 +93,7 @@ class Member:
         # The path, from what a predecessor or the kernel knows of it.
         self._where = Whereabouts(parts.peering, parts.index, parts.shared, self.outbound)
         self.echoes = self._watch_path(now)
+        self._quick = Quick.of(self._ends()) if not parts.steered else None
 
         # What a predecessor held is counted as lost before anything new is taken.
         self.outbound.recover(skip=skip)
@@ -176,7 +158,7 @@ class Member:
             if not busy and due - self._now > IDLE_TICK_S:
                 ready, due = self._rest(epoll, due), 0.0
             else:
-                ready = epoll.poll(0.0 if busy else max(0.0, min(due - self._now, self.inbound.patience_s)))
+                ready, due = self._wait(epoll, due, busy=busy)
             heartbeat[0] = now_ns = time.monotonic_ns()
             self._now = now = now_ns / 1e9
 
@@ -190,6 +172,17 @@ class Member:
                     self._hear_keyd()
             if now >= due or sender.too_big or not (ready or busy):  # what waits for packets has waited long enough
                 due = now + self._tick()
+
+    def _wait(self, epoll: select.epoll, due: float, *, busy: bool) -> tuple[list[tuple[int, int]], float]:
+        """Block until something comes, or `due`; what is simple is done with meanwhile. Returns what is due then."""
+        quick, patience_s = self._quick, self.inbound.patience_s
+        if busy or quick is None or patience_s < IDLE_TICK_S:
+            return epoll.poll(0.0 if busy else max(0.0, min(due - self._now, patience_s))), due
+        knows = self.echoes.pulse.knows_of_sent
+        ready = quick.wait(epoll, due, self._deadline_ms, self._left, tells_sent=not knows)
+        if self.echoes.followed(*quick.times_s):
+            due = min(due, self._now + self.echoes.next_timeout(self._now))
+        return ready, due
 
     def _rest(self, epoll: select.epoll, due: float) -> list[tuple[int, int]]:
         """Block until something comes, or `due`. From here on a bell that is rung stays readable: work waits."""
@@ -236,6 +229,8 @@ class Member:
         inbound.now = self._now
         more: bool | None = True
         try:
+            if self._quick is not None and (first := self._quick.take_over()) is not None:
+                more = inbound.take(*first)
             while more:
                 if self._receiver is not None:
                     more = inbound.take_from(self._receiver)
@@ -284,6 +279,10 @@ class Member:
         self._left = self._parts.ring.member_words[TOLD] = left
         if self.queue is not None and self.queue.to_tell:
             self.queue.told()
+
+    def _ends(self) -> Ends:
+        parts, ways = self._parts, (self._sender, self.outbound, self.inbound, self._unread, self._where)
+        return Ends(parts.sock, parts.control, parts.ring, parts.shared, *ways)
 
     def _watch_path(self, now: float) -> Echoes:
         """Begin to watch the path from what a predecessor, or else the kernel, knows of its MTU."""

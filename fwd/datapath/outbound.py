@@ -27,6 +27,7 @@ from fwd.datapath.ring import DONE, HEAD, LEFT, RECORDS, SEGMENTS, TAKEN, Ring, 
 from fwd.datapath.shared import LinkWord
 from fwd.datapath.udp import SEND_WAIT_MS, Sender
 from fwd.proto.aggfrag import SUBTYPE_ECHO_REPLY
+from fwd.proto.core import CoreError
 from fwd.proto.drops import DropReason
 from fwd.proto.echo import in_stream
 from fwd.proto.esp import NEXT_AGGFRAG, OutboundSa, SaExhausted, seal_one, write_trailer
@@ -180,6 +181,36 @@ class Outbound:
 
     def _records(self, first: int, end: int) -> int:
         return sum(self._ring.records(n) for n in range(first, end))
+
+    @property
+    def simple(self) -> OutboundSa | None:
+        """The SA, if a segment is sealed and sent as it is: without a look at its records."""
+        return None if self._held is not None or self.tells_heads else self.sa
+
+    @property
+    def out(self) -> memoryview:
+        """Where packets are sealed to."""
+        return self._out_view
+
+    @property
+    def ledger_place(self) -> tuple[memoryview, int]:
+        """Where numbers of this SA are written down."""
+        return self._ledger.place
+
+    def go_on(self, number: int, at: int, end: int, packet_bytes: int, count: int) -> None:
+        """Send what the core has sealed of a segment, and the kernel has not taken: `count` packets from `at` to `end`.
+
+        Then finish with it. A negative end: it was not sealed.
+        """
+        self._number, self._sender.patience_ms = number, SEND_WAIT_MS
+        try:
+            if end < 0:
+                raise CoreError(f"a segment was not sealed ({end})")
+            self._transmit(self._out_view[at:end], packet_bytes, count)
+        except Exception:  # noqa: BLE001 - the barrier tells of it
+            self._barrier.caught("segment")
+            self._lose_segment(self._ring.segment(number))
+        self._finish(number)
 
     def waits(self) -> bool:
         """Whether a segment waits."""

@@ -69,7 +69,7 @@ class Receiver:
         told = self.told
         name = bytes(ffi.buffer(told.its_name)[: told.its_name_octets])
         if self._address is None or name != bytes(ffi.buffer(told.name)[: told.name_octets]):
-            self._address = _address(name)
+            self._address = address_of(name)
             told.name, told.name_octets = told.its_name, told.its_name_octets
         return self._address
 
@@ -79,7 +79,7 @@ class Receiver:
         raise OSError(number, os.strerror(number))
 
 
-def _address(name: bytes) -> Address:
+def address_of(name: bytes) -> Address:
     """Return what `recvfrom` gives for a sockaddr."""
     port = int.from_bytes(name[2:4], "big")
     if len(name) == 16:

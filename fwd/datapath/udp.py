@@ -189,9 +189,9 @@ class Sender:
 
     def __init__(self, sock: socket.socket, *, gso: bool) -> None:
         self._sock = sock
-        self._v6 = sock.family == socket.AF_INET6
-        self._bytes_max = 65487 if self._v6 else 65507
-        self._tos = -1
+        self.v6 = sock.family == socket.AF_INET6
+        self.bytes_max = 65487 if self.v6 else 65507
+        self.tos = -1
         self._packet_bytes = self._group = 0
         self._ancillary: list[tuple[int, int, bytes]] = []
         self.patience_ms: float = SEND_WAIT_MS
@@ -203,23 +203,21 @@ class Sender:
 
     def forget(self) -> None:
         """Set options and tables anew with the next send."""
-        self._tos = -1
+        self.tos = -1
         self._packet_bytes = 0
 
     def set_tos(self, tos: int) -> None:
         """Set DSCP and ECN of what is sent from now on."""
-        if tos != self._tos:
-            level, option = (
-                (socket.IPPROTO_IPV6, socket.IPV6_TCLASS) if self._v6 else (socket.IPPROTO_IP, socket.IP_TOS)
-            )
+        if tos != self.tos:
+            level, option = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS) if self.v6 else (socket.IPPROTO_IP, socket.IP_TOS)
             self._sock.setsockopt(level, option, tos)
-            self._tos = tos
+            self.tos = tos
 
     def allow_fragments(self, allowed: bool) -> None:
         """Let the kernel fragment outer packets that the path does not take, or set DF again."""
         if allowed != self._fragments:
             level, option = (
-                (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER) if self._v6 else (socket.IPPROTO_IP, _IP_MTU_DISCOVER)
+                (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER) if self.v6 else (socket.IPPROTO_IP, _IP_MTU_DISCOVER)
             )
             self._sock.setsockopt(level, option, _PMTUDISC_DONT if allowed else _PMTUDISC_DO)
             self._fragments = allowed
@@ -230,7 +228,7 @@ class Sender:
         if len(view) <= packet_bytes:
             return 0 if self._send_one((view,), (), peer) else 1
         if packet_bytes != self._packet_bytes:
-            self._group = min(GSO_DATAGRAMS_MAX, self._bytes_max // packet_bytes) * packet_bytes
+            self._group = min(GSO_DATAGRAMS_MAX, self.bytes_max // packet_bytes) * packet_bytes
             self._ancillary = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", packet_bytes))]
             self._packet_bytes = packet_bytes
         sent, at, end, group = 0, 0, len(view), self._group

@@ -57,6 +57,18 @@ class Unread:
         """Note that all was received."""
         self._from = self._read_at, self._counters[_IN_ESP], self._counters[_IN_ESP_BYTES]
 
+    @property
+    def times_ns(self) -> tuple[int, int]:
+        """When it was read last, and when it was so to its end."""
+        return int(max(-1.0, self._read_at) * 1e9), int(max(-1.0, self._from[0]) * 1e9)
+
+    def follow(self, read_ns: int, empty: tuple[int, int, int] | None = None) -> None:
+        """Note what others have read, none of it late, and that all was: when, and what had been received by then."""
+        self._read_at = read_ns / 1e9
+        self._lost = self._counters[DropReason.SOCKET_OVERFLOW]
+        if empty is not None:
+            self._from = empty[0] / 1e9, *empty[1:]
+
     def lost_some(self) -> bool:
         """Whether the socket has dropped datagrams since what was received was not late."""
         lost = self._meminfo()[8]

@@ -36,7 +36,7 @@ if not PURE:
 
 
 _VERSION: Final = 3  # FWD_CORE_VERSION in core.h
-_STAGES_VERSION: Final = 2  # FWD_STAGES_VERSION in stages.h
+_STAGES_VERSION: Final = 3  # FWD_STAGES_VERSION in stages.h
 
 
 class CoreError(ValueError):

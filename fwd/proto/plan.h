@@ -72,6 +72,10 @@ static inline uint8_t *plan_head(fwd_plan *plan) {
 /* Carry a plan out, and count in `way` (datapath/write.c). */
 void plan_carry_out(fwd_plan *plan, fwd_way *way);
 
+/* Plan the records of rows (records.c), and carry that out, or forget it. */
+int64_t fwd_plan_records(fwd_way *way, int64_t first, int64_t at, int64_t have);
+void fwd_forget_plan(fwd_way *way);
+
 /* Whether the addresses of an IP packet are known to be allowed; else `way` tells them. */
 int is_allowed(fwd_way *way, const uint8_t *ip);
 

@@ -46,6 +46,11 @@ class Pulse:
         self._down_at = self._alarm_at = float("-inf")
         self._settled: deque[tuple[float, bool]] = deque(maxlen=LOSS_ECHOES)  # when sent; whether answered
 
+    @property
+    def knows_of_sent(self) -> bool:
+        """Whether records were sent since the last echo."""
+        return self._sent
+
     def sent(self) -> bool:
         """Records were sent; returns whether they are the first since the last echo."""
         first = not self._sent

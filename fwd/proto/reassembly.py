@@ -48,7 +48,7 @@ class Reassembler:
         self._later = later
         self._wait_s = wait_s
         self.told = Heads()
-        self._top = floor  # highest number taken; 0: none yet, and a first number far on is no hole
+        self.top = floor  # highest number taken; 0: none yet, and a first number far on is no hole
         # The unfinished record, in order: it starts `_offset` octets into row `_first_row` and has `_rows` rows.
         self._first_row = 0
         self._offset = 0
@@ -82,9 +82,9 @@ class Reassembler:
             in_order = False
 
         # Packets follow the last one taken; or those between have been passed over already, and are given up.
-        missed = number - self._top - 1
+        missed = number - self.top - 1
         if missed and in_order:
-            passed_over = missed > 0 and self._top > 0 and number - 1 + self._later <= max(end, last)
+            passed_over = missed > 0 and self.top > 0 and number - 1 + self._later <= max(end, last)
             in_order = passed_over and self._mend(buffer, missed, first, full)
         elif in_order and not pending:
             self._first_row, self._offset = first, buffer.block_offset(first)
@@ -96,7 +96,7 @@ class Reassembler:
 
         # Whatever is whole then is given.
         self._rows = first + count - self._first_row
-        self._top = end
+        self.top = end
         self._gather(buffer, (first + full - self._first_row) * buffer.chunk + tail, tail)
 
     def _mend(self, buffer: RowBuffer, missed: int, first: int, full: int) -> bool:
@@ -118,7 +118,7 @@ class Reassembler:
             self._drops[DropReason.BAD_STREAM] += 1
             head = b""
         elif not head:
-            skip, head = self.told.rest(self._top, missed, chunk, offset, room=first * chunk)
+            skip, head = self.told.rest(self.top, missed, chunk, offset, room=first * chunk)
         begins = first * chunk + skip - len(head)
         if head and begins + len(head) > (first + full) * chunk:
             return False
@@ -161,6 +161,11 @@ class Reassembler:
             self._first_row, self._rows = row, end - row
 
     @property
+    def next_number(self) -> int:
+        """The number that comes next; 0: something is unfinished, or waits."""
+        return 0 if self._rows or self._tails or self._middles or self._heads or self._holes else self.top + 1
+
+    @property
     def waits(self) -> bool:
         """Whether there are holes that are not given up yet."""
         return bool(self._holes)
@@ -187,7 +192,7 @@ class Reassembler:
         if tail and at < have:
             if at >= have - tail:
                 row, offset = divmod(at, buffer.chunk)
-                self._tails[self._top] = bytes(buffer.data[self._first_row + row][offset:][: have - at]), tail
+                self._tails[self.top] = bytes(buffer.data[self._first_row + row][offset:][: have - at]), tail
             else:
                 self._drops[DropReason.BAD_STREAM] += 1
             at = have
@@ -228,7 +233,7 @@ class Reassembler:
     def spill(self, buffer: RowBuffer) -> None:
         """Move an unfinished record out of the rows, which others then may use."""
         if self._rows:
-            number, borrowed = self._top - self._rows + 1, self._borrowed
+            number, borrowed = self.top - self._rows + 1, self._borrowed
             begun = b"".join(buffer.data[self._first_row : self._first_row + borrowed + 1])[self._offset :]
             self._tails[number + borrowed] = begun, buffer.chunk
             for i in range(borrowed + 1, self._rows):
@@ -294,10 +299,10 @@ class Reassembler:
 
     def _note(self, number: int, now: float) -> bool:
         """Close the hole that `number` fills, or open those before it. False: it was given up before."""
-        top = self._top
+        top = self.top
         if number <= top:
             return self._holes.pop(number, None) is not None
-        self._top = number
+        self.top = number
         if top or number <= self._later:
             for missing in range(max(top + 1, number - self._later), number):
                 self._holes[missing] = now
@@ -309,7 +314,7 @@ class Reassembler:
     def expire(self, now: float) -> None:
         """Give up the holes that `later` packets or `wait_s` have passed over."""
         if self._holes:
-            last = self._top - self._later
+            last = self.top - self._later
             for number in [n for n, missed in self._holes.items() if n <= last or now - missed > self._wait_s]:
                 del self._holes[number]
                 self._drops[DropReason.HOLE] += 1
@@ -339,7 +344,7 @@ class Reassembler:
         behind = number in self._heads or number in self._middles
         if before and behind:
             self._join(number)
-        elif before and number <= self._top and number not in self._holes:
+        elif before and number <= self.top and number not in self._holes:
             self._drops[DropReason.BAD_STREAM] += in_time
             self._drop_before(number)
         elif behind and number - 1 not in self._holes:

@@ -305,19 +305,41 @@ static int take_records(fwd_way *way, int64_t first, int64_t have) {
     return FWD_ALL;
 }
 
+/* Whether these records lie within the rows; then their stage may begin. */
+static int begin(fwd_way *way, int64_t first, int64_t at, int64_t have) {
+    if (way == NULL || way->rows == NULL || way->plan == NULL || way->chunk < HEADERS || way->chunk > COUNT_MAX / 2 ||
+        at < 0 || have < 0 || have > BUFFER_MAX ||
+        !lies_within(way->rows_octets, way->stride, first, (have + way->chunk - 1) / way->chunk,
+                     FRAMING_OCTETS + way->chunk))
+        return 0;
+    way->at = at;
+    way->taken = way->written = way->octets = way->refused = 0;
+    return 1;
+}
+
+/* Plan what fwd_write_records writes in one go, and end as it does: then it is to be carried out, or forgotten. */
+int64_t fwd_plan_records(fwd_way *way, int64_t first, int64_t at, int64_t have) {
+    if (!begin(way, first, at, have))
+        return FWD_BAD_ARGUMENT;
+    const int why = take_records(way, first, have);
+    close_flows(way->plan);
+    return why;
+}
+
+void fwd_forget_plan(fwd_way *way) {
+    fwd_plan *plan = way->plan;
+    plan->writes = plan->parts = plan->heads = plan->scratch_used = 0;
+    way->taken = 0;
+}
+
 /* Write every whole record of the `have` octets of data that lie over rows from row `first` on, from octet `at` of them
  * on, which may be behind them: a BlockOffset says so. Tells where it has ended, which is where a record begins.
  *
  * FWD_OTHER, FWD_UNKNOWN: that one is not plain, or of addresses that are not known to be allowed, and has `length` octets.
  * FWD_UNSOUND: its length is none. */
 int64_t fwd_write_records(fwd_way *way, int64_t first, int64_t at, int64_t have) {
-    if (way == NULL || way->rows == NULL || way->plan == NULL || way->chunk < HEADERS || way->chunk > COUNT_MAX / 2 ||
-        at < 0 || have < 0 || have > BUFFER_MAX ||
-        !lies_within(way->rows_octets, way->stride, first, (have + way->chunk - 1) / way->chunk,
-                     FRAMING_OCTETS + way->chunk))
+    if (!begin(way, first, at, have))
         return FWD_BAD_ARGUMENT;
-    way->at = at;
-    way->taken = way->written = way->octets = way->refused = 0;
     int why;
     do {
         why = take_records(way, first, have);

@@ -1,5 +1,5 @@
 /* Raised with each change of what a function takes or means; core.py wants the same. */
-enum { FWD_STAGES_VERSION = 2 };
+enum { FWD_STAGES_VERSION = 3 };
 
 /* Why a stage has ended: all was taken that is whole; what is next is for Python to judge; it has a pair of addresses that
  * is not known to be allowed; its length makes no sense; the plan is full, and to be carried out first. */

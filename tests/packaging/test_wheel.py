@@ -69,7 +69,7 @@ def test_the_sdist_has_what_a_build_needs(built: Path) -> None:
         "tests/gateway/gwkit.py", "scripts/setup", "setup.py", "packaging/core.py", "fwd/proto/core.c",
         "fwd/proto/core.h", "fwd/proto/gcm.c", "fwd/proto/gcm.h", "fwd/proto/stages.h", "fwd/proto/plan.h",
         "fwd/proto/octets.h", "fwd/proto/packets.c", "fwd/proto/records.c", "fwd/datapath/receive.c",
-        "fwd/datapath/write.c",
+        "fwd/datapath/write.c", "fwd/proto/quick.h", "fwd/datapath/quick.c",
     ):  # fmt: skip
         assert name in names, name
     assert not [name for name in names if "__pycache__" in name or name.startswith((".git", "build", "dist"))]

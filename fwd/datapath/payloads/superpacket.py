@@ -203,8 +203,24 @@ class SuperpacketIn:
             self.flush()  # what was kept is another's
         self._delivery.enter(sa.spi, sa.selectors)
 
+    @property
+    def buffer(self) -> RowBuffer:
+        """The rows, and their data."""
+        return self._buffer
+
+    def follows(self) -> tuple[Receiving | None, int]:
+        """Return the SA in hand, and the number that comes next on it, if nothing at all is unfinished or waits."""
+        if self._sa is None or self._buffer.owner is not None or self._datagrams:
+            return None, 0
+        number = self._assembler.next_number
+        return (self._sa, number) if number else (None, 0)
+
+    def followed(self, number: int) -> None:
+        """Note that packets of the SA in hand were taken up to this one, with whole records, which were written."""
+        self._assembler.top = number
+
     def expire(self, sas: Mapping[int, Receiving], now: float) -> None:
-        self._sa = None
+        before, self._sa = self._sa, None
         for spi, assembler in self._assemblers.items():
             self._deliver_for(sas[spi])
             assembler.expire(now)
@@ -212,6 +228,10 @@ class SuperpacketIn:
                 assembler.give_begun(self._buffer)
         self._is_begun = False
         self.flush()
+
+        # What comes next is most probably of the same SA.
+        if before is not None and before.spi in self._assemblers:
+            self._turn_to(before)
 
     def forget(self) -> None:
         for assembler in self._assemblers.values():
