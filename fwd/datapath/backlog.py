@@ -7,7 +7,8 @@ bucket, such as a ping, a query or an acknowledgement, goes ahead of them.
 
 Single packets of another TOS octet than those before them need a segment of their own. While the member has enough to
 do they wait here, too, each TOS octet in a queue of its own, so that one segment takes all of a queue, and a few such
-segments are begun in a millisecond at most.
+segments are begun in a millisecond at most. A bucket that sends more there than packets of one TOS octet goes on in a
+queue of its own, in whose turn each change of the octet counts as a segment, since it takes one.
 
 A bucket's queue that stands is held short by CoDel (RFC 8289): senders are told so by ECN or, where they do not know
 that, by a loss. What waits is bounded, too: a queue may hold as much as there is room left, so one that fills it up
@@ -17,7 +18,7 @@ leaves half to others.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -60,7 +61,7 @@ class Queue:
         self.records: deque[Waiting] = deque()
         self.octets = 0
         self.credit = _TURN  # octets that it may still send in its turn
-        self.buckets: set[int] = set()
+        self.buckets: Counter[int] = Counter()  # how many records wait of each
         self.codel = Codel()
         self.is_judged = False  # the first record, by CoDel
 
@@ -68,7 +69,9 @@ class Queue:
 class Backlog:
     """The records: `waiting` has the queue of each bucket of which one waits, `turns` the buckets' queues in order."""
 
-    def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(self, tos_mask: int = 0xFF, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        """`tos_mask`: of a TOS octet what records of a segment have in common."""
+        self._tos_mask = tos_mask
         self._clock = clock
         self.waiting: dict[int, Queue] = {}
         self.turns: deque[Queue] = deque()
@@ -86,26 +89,40 @@ class Backlog:
         A bucket of which something waits stays in the queue that it is in.
         """
         queue = self.waiting.get(bucket) or (None if single is None else self._singles.get(single))
+        if queue and queue.single is not None and (record[1] or (tos ^ queue.single) & self._tos_mask):
+            queue = self._part(queue, bucket)
         octets, count = (queue.octets, len(queue.records)) if queue else (0, 0)
         length = len(record)
         if octets + length > OCTETS_MAX - self._octets or count >= _RECORDS_MAX - self._count:
             return False
-        if single is not None and count >= _SINGLES_MAX:
+        if queue and queue.single is not None and count >= _SINGLES_MAX:
             return False
-        if queue is None:
-            queue = self._begin(single)
-        if bucket not in queue.buckets:
-            queue.buckets.add(bucket)
-            self.waiting[bucket] = queue
 
         # Into the memory of one that has gone, if there is some.
         kept = self._buffer(length)
         kept[:length] = record
+        queue = queue or self._begin(single)
         queue.records.append(Waiting(kept.data, kept, length, tos, bucket, self._clock()))
+        queue.buckets[bucket] += 1
+        self.waiting[bucket] = queue
         queue.octets += length
         self._octets += length
         self._count += 1
         return True
+
+    def _part(self, queue: Queue, bucket: int) -> Queue:
+        """Give a bucket a queue of its own, for what waits of it among single packets of one TOS octet."""
+        parted, records = self._begin(None), queue.records
+        parted.records = deque(one for one in records if one.bucket == bucket)
+        parted.octets = sum(one.length for one in parted.records)
+        parted.buckets[bucket], self.waiting[bucket] = queue.buckets.pop(bucket), parted
+
+        # The others stay where they are.
+        queue.records = deque(one for one in records if one.bucket != bucket)
+        queue.octets -= parted.octets
+        if not queue.records:
+            self._end(queue)
+        return parted
 
     def _begin(self, single: int | None) -> Queue:
         queue = Queue(single)
@@ -159,22 +176,40 @@ class Backlog:
         if record.length >= _POOLED and len(self._free) < _FREE_MAX:
             self._free.append(record.octets)
 
-        # Its turn is over when it has had its share, or nothing is left of it.
-        queue.credit -= record.length
+        # Nothing more of its bucket may wait.
+        queue.buckets[record.bucket] -= 1
+        if not queue.buckets[record.bucket]:
+            del queue.buckets[record.bucket], self.waiting[record.bucket]
         if not queue.records:
             self._end(queue)
-        elif queue.single is None and queue.credit < queue.records[0].length:
+            return
+
+        # Its turn is over when it has had its share; another TOS octet takes another segment.
+        follows = queue.records[0]
+        changes = (follows.tos ^ record.tos) & self._tos_mask
+        queue.credit -= record.length + (RECORD_MAX if changes else 0)
+        if queue.credit < follows.length:
             queue.credit += _TURN
+            self._to_the_end(queue)
+
+    def _to_the_end(self, queue: Queue) -> None:
+        """Let other queues have their turns."""
+        if queue.single is None:
             self.turns.rotate(-1)
+            return
+        self._singles[queue.single] = self._singles.pop(queue.single)
+        self._pace()
 
     def _end(self, queue: Queue) -> None:
         """Forget a queue of which nothing is left."""
-        for bucket in queue.buckets:
-            del self.waiting[bucket]
         if queue.single is None:
             self.turns.remove(queue)  # mostly the first
             return
         del self._singles[queue.single]
+        self._pace()
+
+    def _pace(self) -> None:
+        """Have the next segment that is begun for single packets of a TOS octet wait, unless it is long since one was."""
         self._singles_ns = max(self._singles_ns, self._clock() - _SINGLES_AT_ONCE_NS) + _SINGLES_NS
 
     def clear(self) -> None:
@@ -196,8 +231,11 @@ class Backlog:
 
         # All are looked at before anything changes.
         before, self._octets, self._count = self._count, 0, 0
+        self.waiting.clear()
         for queue, records in left:
             queue.records, queue.octets = records, sum(w.length for w in records)
+            queue.buckets = Counter(w.bucket for w in records)
+            self.waiting |= dict.fromkeys(queue.buckets, queue)
             self._octets += queue.octets
             self._count += len(records)
         for queue, records in left:

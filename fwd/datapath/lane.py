@@ -41,9 +41,9 @@ class Lane:
         self.counters = block.values
         self.head_index = DemuxCounter.HEADS + index
         self.esp = esp
-        self.backlog = Backlog()
-        self.waiting, self.bulk = self.backlog.waiting, self.backlog.turns
         self.tos_mask = 0xFF if esp else 0xFC  # of what a segment's records have in common: what outer packets tell
+        self.backlog = Backlog(self.tos_mask)
+        self.waiting, self.bulk = self.backlog.waiting, self.backlog.turns
         self.go_on()
         self.segment: Segment = ring.segments[0]
         self.rows: memoryview = self.segment.rows
@@ -109,6 +109,8 @@ class Lane:
                 self.counters[reason] += 1
             if reason is not DropReason.QUEUE_STANDS:
                 record, octets, length, tos, *_ = queue.records[0]
+                if not record[1] and queue.single is None and not self._has_room(BULK_MAX):
+                    return True  # what the ring has beside that is left to those that do not wait behind their own
                 if not self.put(record, octets, length, tos):
                     return True
             else:

@@ -1,0 +1,114 @@
+"""Turns of what waits in the demux: a flow that changes its TOS octet, or sends both sizes, waits for itself."""
+
+from __future__ import annotations
+
+import pytest
+import segkit
+from rig import Rig, rig
+from test_backlog import MANY, SIZE, bulk, finish, lane_of, port_of, tags, tos_single, turns
+
+from fwd.datapath import backlog
+from fwd.datapath.lane import BULK_MAX
+from fwd.datapath.ring import SEGMENTS
+from fwd.proto import codel
+from fwd.proto.ip import VNET_BYTES
+
+
+@pytest.fixture(autouse=True)
+def _no_queue_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codel, "INTERVAL_NS", 1 << 60)
+
+
+@pytest.fixture(params=["superpacket", "esp"])
+def payload(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def step(r: Rig, segments: int) -> list[bytes]:
+    """Some segments are sent, one by one, and the demux looks after each; what the far side delivers."""
+    got: list[bytes] = []
+    for _ in range(segments):
+        r.a.members[0].outbound.work()
+        r.a.demux._hand_over()
+        r.carry()
+        got += r.b.delivered()
+    return got
+
+
+def test_a_flow_that_changes_its_tos_octet_with_each_packet_takes_no_more_than_its_turns(payload: str) -> None:
+    """Each change costs a segment, and that is what it pays with."""
+    with rig(members=1, payload=payload) as r:
+        busy, mixed, other = port_of(r, 0, 3)
+        turns(r.a, *(bulk(n, busy) for n in range(MANY)))
+        turns(r.a, *(tos_single(n, mixed, (0x20, 0x40)[n % 2]) for n in range(200)))
+        turns(r.a, *(tos_single(n, other, 0x60) for n in range(10)))
+        got = step(r, 40)
+        assert tags(got, other) == list(range(10)), "single packets of others go ahead"
+        assert len(tags(got, busy)) > 24
+        assert len(tags(got, mixed)) > 5
+        for _ in range(20):
+            got += finish(r)
+        assert tags(got, mixed) == list(range(200))
+        assert tags(got, busy) == list(range(MANY))
+        r.a.check_books()
+
+
+def test_a_flow_of_changing_tos_octets_leaves_the_ring_room_for_single_packets_of_others(payload: str) -> None:
+    with rig(members=1, payload=payload) as r:
+        mixed = port_of(r, 0)[0]
+        turns(r.a, *(tos_single(n, mixed, (0x20, 0x40)[n % 2]) for n in range(100)))
+        assert r.a.rings[0].head - r.a.rings[0].taken <= BULK_MAX < SEGMENTS
+
+
+def test_a_super_packet_behind_a_single_one_of_its_flow_takes_its_turn_with_those_of_others(payload: str) -> None:
+    with rig(members=1, payload=payload) as r:
+        busy, mixed, other = port_of(r, 0, 3)
+        turns(r.a, *(bulk(n, busy) for n in range(MANY)))
+        r.a.send(tos_single(0, other, 0x40), tos_single(0, mixed, 0x20))
+        turns(r.a, *(bulk(n, mixed) for n in range(1, MANY)))
+        got = step(r, 50)
+        assert abs(len(tags(got, busy)) - BULK_MAX - len(tags(got, mixed))) < 8
+        got += finish(r) + finish(r)
+        assert tags(got, mixed) == tags(got, busy) == list(range(MANY))
+        r.a.check_books()
+
+
+def test_single_packets_of_a_tos_octet_that_never_end_let_those_of_another_one_go() -> None:
+    now_ns = 1
+    waits = backlog.Backlog(clock=lambda: now_ns)
+    sent = {0x20: 0, 0x40: 0}
+    for _ in range(3000):
+        now_ns += 10_000
+        for tos in sent:
+            while waits.keep(memoryview(bytes(1400)), tos, tos, tos):
+                pass
+        if queue := waits.turn(is_busy=True):
+            sent[queue.records[0].tos] += 1
+            waits.gone(queue)
+    assert sent[0x40] > sent[0x20] / 2 > 100
+
+
+def test_a_bucket_of_which_nothing_waits_any_more_is_no_part_of_a_queue() -> None:
+    waits = backlog.Backlog()
+    for bucket in range(3):
+        assert waits.keep(memoryview(bytes(100)), 0x20, bucket, 0x20)
+    queue = waits.turn(is_busy=False)
+    assert queue is not None
+    waits.gone(queue)
+    assert set(waits.waiting) == {1, 2}
+    assert waits.keep(memoryview(bytes(100)), 0x20, 1, None)
+    waits.gone(queue)
+    assert set(waits.waiting) == {1, 2}
+
+
+def test_a_record_for_which_there_is_no_memory_leaves_no_queue_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = backlog.Backlog()
+
+    def fails(self: backlog.Backlog, length: int) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(backlog.Backlog, "_buffer", fails)
+    with pytest.raises(MemoryError):
+        waits.keep(memoryview(bytes(1000)), 0, 7)
+    assert not waits.waiting
+    assert waits.turn(is_busy=False) is None
