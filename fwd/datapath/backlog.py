@@ -209,7 +209,7 @@ class Backlog:
         self._pace()
 
     def _pace(self) -> None:
-        """Have the next segment that is begun for single packets of a TOS octet wait, unless it is long since one was."""
+        """Begin the next segment for single packets of a TOS octet a little later, unless it is long since one was."""
         self._singles_ns = max(self._singles_ns, self._clock() - _SINGLES_AT_ONCE_NS) + _SINGLES_NS
 
     def clear(self) -> None:

@@ -129,7 +129,9 @@ class Demux:
             held = self._hand_over() or self._owners.is_moving
 
             # With nothing more to read it waits, and says for how long if that is longer than a tick.
-            if drained:
+            if self._owners.parking.full:
+                time.sleep(_HELD_S)  # the device has records that are not read now: it would wake this at once
+            elif drained:
                 wait_s = self._held_s() if held else self._idle_s()
                 if wait_s > IDLE_TICK_S:
                     heartbeat[0] = now_ns + int(wait_s * 1e9)

@@ -25,8 +25,8 @@ class Parking:
 
     def __init__(self) -> None:
         self.active = False
-        self._waiting: deque[tuple[int, bytearray]] = deque()  # bucket, record
-        self._octets = self._brought = 0  # of all that waits, and of what waited for the old member already
+        self._waiting: deque[tuple[int, bytearray, bool]] = deque()  # bucket, record, whether it was read since
+        self._octets = self._records = 0  # of what was read since buckets were parked
         self._held: dict[Lane, int] = {}  # by lane: its head when its buckets were taken
         self._since_ns = self._sent_ns = 0
 
@@ -36,7 +36,7 @@ class Parking:
     @property
     def full(self) -> bool:
         """Whether no more should be read, for want of room."""
-        return self._octets - self._brought >= _OCTETS_MAX or len(self._waiting) >= _RECORDS_MAX
+        return self._octets >= _OCTETS_MAX or self._records >= _RECORDS_MAX
 
     def begin(self, lanes: Mapping[Lane, int], now_ns: int) -> None:
         """Wait for these lanes' members, from each lane's head on."""
@@ -47,14 +47,14 @@ class Parking:
     def bring(self, records: Iterable[tuple[int, memoryview]]) -> None:
         """Keep what waited for an old member already: for that alone reading does not stop."""
         for bucket, record in records:
-            self.put(bucket, record)
-            self._brought += len(record)
+            self._waiting.append((bucket, bytearray(record), False))
 
     def put(self, bucket: int, record: memoryview) -> None:
         """Keep a copy of a record whose bucket is parked."""
         kept = bytearray(record)
         self._octets += len(kept)
-        self._waiting.append((bucket, kept))
+        self._records += 1
+        self._waiting.append((bucket, kept, True))
 
     def is_over(self, now_ns: int) -> bool:
         """Whether the records may go on: all that was before them is sent, or will not be."""
@@ -66,7 +66,7 @@ class Parking:
     def release(self, put: Callable[[int, bytearray], None]) -> None:
         """Give what waits to `put`, in order."""
         while self._waiting:
-            bucket, record = self._waiting.popleft()
+            bucket, record, _ = self._waiting.popleft()
             put(bucket, record)
         self.clear()
 
@@ -74,17 +74,18 @@ class Parking:
         """Forget the records that may not go any more; returns how many."""
         left = deque(one for one in self._waiting if may_go(memoryview(one[1])))
         gone, self._waiting = len(self._waiting) - len(left), left
-        self._octets = sum(len(record) for _, record in left)
+        read = [len(record) for _, record, was_read in left if was_read]
+        self._octets, self._records = sum(read), len(read)
         return gone
 
     def buckets(self) -> set[int]:
         """The buckets of which a record waits."""
-        return {bucket for bucket, _ in self._waiting}
+        return {bucket for bucket, *_ in self._waiting}
 
     def forget(self) -> None:
         """Forget what waits; the buckets stay parked."""
         self._waiting.clear()
-        self._octets = self._brought = 0
+        self._octets = self._records = 0
 
     def clear(self) -> None:
         """Forget all of it."""

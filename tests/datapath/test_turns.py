@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
-import segkit
-from rig import Rig, rig
-from test_backlog import MANY, SIZE, bulk, finish, lane_of, port_of, tags, tos_single, turns
+import time
 
-from fwd.datapath import backlog
+import pytest
+from rig import Rig, rig
+from test_backlog import MANY, bulk, finish, port_of, tags, tos_single, turns
+
+from fwd.datapath import backlog, parking
+from fwd.datapath import demux as demux_module
 from fwd.datapath.lane import BULK_MAX
+from fwd.datapath.parking import Parking
 from fwd.datapath.ring import SEGMENTS
 from fwd.proto import codel
-from fwd.proto.ip import VNET_BYTES
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +114,44 @@ def test_a_record_for_which_there_is_no_memory_leaves_no_queue_behind(monkeypatc
         waits.keep(memoryview(bytes(1000)), 0, 7)
     assert not waits.waiting
     assert waits.turn(is_busy=False) is None
+
+
+def test_reading_does_not_stop_for_what_waited_for_a_member_that_leaves_however_many_that_is() -> None:
+    parked = Parking()
+    parked.bring((n, memoryview(bytes(60))) for n in range(5000))
+    assert not parked.full
+    assert len(parked) == 5000
+
+
+def test_what_is_sifted_out_of_what_waited_for_a_member_that_leaves_makes_no_room_for_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parking, "_OCTETS_MAX", 1000)
+    parked = Parking()
+    parked.bring((1, memoryview(bytes(900))) for _ in range(9))
+    assert parked.sift(lambda record: False) == 9
+    while not parked.full:
+        parked.put(1, memoryview(bytes(100)))
+    assert len(parked) == 10
+
+
+def test_a_demux_that_may_read_no_more_does_not_run_round_and_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is readable meanwhile."""
+
+    class Slept(Exception):
+        pass
+
+    def sleep(seconds: float) -> None:
+        assert seconds == 0.001
+        raise Slept
+
+    with rig(members=2) as r:
+        demux, rounds = r.a.demux, iter(range(10))
+        demux._owners.parking.begin({demux._lanes[0]: 99}, time.monotonic_ns())
+        while not demux._owners.parking.full:
+            demux._owners.parking.put(1, memoryview(bytes(60_000)))
+        r.a.send(bulk(1, 40000))
+        monkeypatch.setattr(demux_module.time, "sleep", sleep)
+        monkeypatch.setattr(demux, "_go_on", lambda now_ns: next(rounds))
+        with pytest.raises(Slept):
+            demux.run()
