@@ -9,7 +9,6 @@ from rig import Rig, rig
 from test_backlog import MANY, bulk, finish, port_of, tags, tos_single, turns
 
 from fwd.datapath import backlog, parking
-from fwd.datapath import demux as demux_module
 from fwd.datapath.lane import BULK_MAX
 from fwd.datapath.parking import Parking
 from fwd.datapath.ring import SEGMENTS
@@ -151,7 +150,7 @@ def test_a_demux_that_may_read_no_more_does_not_run_round_and_round(monkeypatch:
         while not demux._owners.parking.full:
             demux._owners.parking.put(1, memoryview(bytes(60_000)))
         r.a.send(bulk(1, 40000))
-        monkeypatch.setattr(demux_module.time, "sleep", sleep)
+        monkeypatch.setattr(time, "sleep", sleep)
         monkeypatch.setattr(demux, "_go_on", lambda now_ns: next(rounds))
         with pytest.raises(Slept):
             demux.run()
