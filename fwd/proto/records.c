@@ -106,13 +106,17 @@ static int64_t record_octets(const uint8_t *record) {
     return VNET_OCTETS + get16(record + VNET_OCTETS + 2);
 }
 
-/* Whether IPv4 header and UDP checksum of a datagram, which must be there, are right. */
+/* Whether IPv4 header and UDP checksum of a datagram, which must be there, are right, or the part that a device
+ * completes: what is joined gets new ones. */
 static int datagram_is_sound(const uint8_t *record) {
     const uint8_t *ip = record + VNET_OCTETS;
     const int64_t octets = get16(ip + 2) - IP4_OCTETS;
-    const uint64_t sum = sum_of(ip + IP4_OCTETS, octets);
-    return get16(ip + 26) && sum_of(ip, IP4_OCTETS) == 0xFFFF &&
-           folded(sum + pseudo_sum(ip, UDP_PROTOCOL, (uint32_t)octets)) == 0xFFFF;
+    if (sum_of(ip, IP4_OCTETS) != 0xFFFF)
+        return 0;
+    const uint64_t pseudo = pseudo_sum(ip, UDP_PROTOCOL, (uint32_t)octets);
+    if (record[0] == NEEDS_CSUM)
+        return get16(ip + 26) % 0xFFFF == folded(pseudo) % 0xFFFF;
+    return get16(ip + 26) && folded(sum_of(ip + IP4_OCTETS, octets) + pseudo) == 0xFFFF;
 }
 
 /* Whether this record, whole and of IPv4 and UDP, may wait for others of its flow (segments.Datagrams). */
@@ -121,9 +125,9 @@ static int datagram_fits(const uint8_t *record, int64_t octets) {
     if (ip[0] != 0x45 || octets < UDP_HEADERS + UDP_SEGMENT_MIN || octets > DATAGRAM_MAX || record[1] ||
         ip[6] != IP_DF || ip[7] || get16(ip + 24) != octets - VNET_OCTETS - IP4_OCTETS)
         return 0;
-    if (record[0] == NEEDS_CSUM)
-        return get16le(record + 6) == IP4_OCTETS && get16le(record + 8) == UDP_CSUM;
-    return !record[0] && datagram_is_sound(record);
+    if (record[0] && (record[0] != NEEDS_CSUM || get16le(record + 6) != IP4_OCTETS || get16le(record + 8) != UDP_CSUM))
+        return 0;
+    return datagram_is_sound(record);
 }
 
 /* Whether a record is like the first that waits: equal but for identification, checksums and payload. */
@@ -181,7 +185,7 @@ static enum taken join(fwd_plan *plan, const uint8_t *head, const uint8_t *recor
     struct datagrams *flow = &plan->flow[slot];
     if (flow->count) {
         if (record != NULL && octets == record_octets(flow->record) && flow->count < DATAGRAMS_MAX &&
-            datagram_is_like(record, flow->record) && (record[0] == NEEDS_CSUM || datagram_is_sound(record))) {
+            datagram_is_like(record, flow->record) && datagram_is_sound(record)) {
             if (!plan_has_room(plan, 1))
                 return FULL;
             plan->waiting[flow->last].next = plan->waited;

@@ -351,18 +351,22 @@ _UDP_CSUM_PLACE = struct.pack("<HH", _IP4, _UDP_CSUM)
 
 
 def _sound_datagram(record: memoryview) -> bool:
-    """Whether IPv4 header and UDP checksum, which must be there, are right."""
+    """Whether IPv4 header and UDP checksum, which must be there, are right, or the part that a device completes."""
     packet = record[VNET_BYTES:]
+    if _sum(packet[:_IP4]):
+        return False
     pseudo = _sum(packet[12:_IP4], UDP + len(packet) - _IP4)
-    return bool(packet[26] | packet[27]) and not _sum(packet[:_IP4]) and not _sum(packet[_IP4:], pseudo)
+    if record[0] == NEEDS_CSUM:
+        return (packet[26] << 8 | packet[27]) % 0xFFFF == pseudo
+    return bool(packet[26] | packet[27]) and not _sum(packet[_IP4:], pseudo)
 
 
 class Datagrams:
     """Consecutive small UDP datagrams of one flow and one length, to be written as one super-packet.
 
     Records of whole IPv4 datagrams without options that differ in identification and checksum alone. DF must be set:
-    splitting numbers them anew, which matters to nobody if they cannot become fragments (RFC 6864 §4.1). Those whose
-    checksum is complete are taken only if it is right: splitting computes it anew.
+    splitting numbers them anew, which matters to nobody if they cannot become fragments (RFC 6864 §4.1). Checksums,
+    or what stands there for the device to complete, must be right: splitting computes them anew.
     """
 
     MAX: Final = 64
@@ -373,7 +377,6 @@ class Datagrams:
         """`record` must be `fit`."""
         self.headers = headers = record[:_UDP_HEADERS].tobytes()
         self._before_identity, self._before_checksum, self._length = headers[:14], headers[16:20], headers[34:36]
-        self._partial = headers[0] == NEEDS_CSUM
         self.octets = len(record) - VNET_BYTES  # of each, as an IP packet
         self.payloads = [record[_UDP_HEADERS:].tobytes()]
 
@@ -386,9 +389,9 @@ class Datagrams:
         length = len(record) - at - _IP4
         if record[1] or record[at + 6] != _DF or record[at + 7] or record[at + 24] << 8 | record[at + 25] != length:
             return False
-        if record[0] == NEEDS_CSUM:
-            return record[6:10] == _UDP_CSUM_PLACE
-        return not record[0] and _sound_datagram(record)
+        if record[0] and (record[0] != NEEDS_CSUM or record[6:10] != _UDP_CSUM_PLACE):
+            return False
+        return _sound_datagram(record)
 
     def take(self, record: memoryview, headers: bytes) -> bool:
         """Add a record with these first HEADERS octets, if it is like the others."""
@@ -398,7 +401,7 @@ class Datagrams:
             or headers[16:20] != self._before_checksum
             or headers[34:36] != self._length
             or len(payloads) == Datagrams.MAX
-            or not (self._partial or _sound_datagram(record))
+            or not _sound_datagram(record)
         ):
             return False
         payloads.append(record[_UDP_HEADERS:].tobytes())

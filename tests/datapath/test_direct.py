@@ -320,6 +320,20 @@ def test_datagrams_share_a_write_across_rows_and_among_other_flows() -> None:
     assert by_flow(got) == by_flow(sent)
 
 
+@pytest.mark.parametrize("at", [20, 36])
+def test_a_datagram_whose_checksums_are_wrong_comes_out_as_it_is(at: int) -> None:
+    """Of the header, or the sum that is left to the device to complete: joined with others it would get right ones."""
+    packet = bytearray(segkit.udp_packet(bytes(64)))
+    packet[26:28] = (0xFFFF - segkit.ones(segkit.pseudo(bytes(packet), 17, 72))).to_bytes(2, "big")
+    sound = segkit.VNET.pack(1, 0, 0, 0, 20, 6) + bytes(packet)
+    wrong = sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :]
+    with both("superpacket", 1440) as forms:
+        for one in forms.forms:
+            got = one.take(rows_of_records([sound, sound, wrong, sound, sound], 1440), 1440, 0, set())
+            assert [record[1] for record in got] == [5, 0, 5]
+            assert got[1] == wrong
+
+
 def test_subnets_that_change_hold_at_once() -> None:
     rows = rows_of_records([NO_VNET + segkit.tcp_packet(b"", sequence=n) for n in range(3)], 500)
     with both("superpacket", 500) as forms:
