@@ -10,7 +10,9 @@ go to others stays there, so the demux has a word for each member, its gate:
 
 A member that was shut gets no bucket until it has said that its queue is empty. A bucket that a living member gives up
 goes to one whose gate is held until that one has sent what was before it, and SPACING_NS more; if it does not within
-WAIT_MAX_NS it is shut itself (rule 3).
+WAIT_MAX_NS it is shut itself (rule 3). For one that had only idle buckets to give nobody waits: what was not used until
+LOOK_NS after the kernel steers elsewhere is not in its queue. So under load nobody is shut for that its queue is never
+empty.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 import socket
 import time
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +28,7 @@ import numpy.typing as npt
 from fwd.datapath.counters import COUNTS_END
 from fwd.datapath.owners import IDLE_BUCKET_S, TICK_NS, Owners
 from fwd.datapath.parking import SPACING_NS
-from fwd.datapath.ring import EMPTY_NS, GATE, GATE_SEEN, RECORDS_MAX, SEGMENTS, Ring
+from fwd.datapath.ring import EMPTY_NS, GATE, GATE_SEEN, Ring
 from fwd.datapath.shared import LinkWord, PeeringShared
 from fwd.proto.drops import DropReason
 from fwd.proto.flow import BUCKETS, NOBODY, TICK_MASK, owners, receivers, settle
@@ -34,10 +36,14 @@ from fwd.proto.steering import USED_AT, bucket_of, tick_of
 
 QUEUE_RECORDS: Final = 1000  # that wait in a queue at most: the TUN device's length
 WAIT_MAX_NS: Final = 250_000_000
+LOOK_NS: Final = 1_000_000  # from a new table on, until every use by the old one is noted
+AT_ONCE: Final = 8  # records that a member reads, after which it looks whether a segment is full
+READS_MAX: Final = 64  # and before it sends what it has read
 _NEVER: Final = 0xFFFFFFFF  # as idle as no bucket is
-_PASSED: Final = QUEUE_RECORDS + SEGMENTS * RECORDS_MAX  # records read since, of which the first were there before
+_PASSED: Final = QUEUE_RECORDS + 2 * (READS_MAX + AT_ONCE)  # records read since: what was before them is sent
 STATES: Final = 4
 _AHEAD_TICKS: Final = 100  # by which a use may seem to be to come
+_IDLE_TICKS: Final = int(IDLE_BUCKET_S * 1e9) // TICK_NS
 _SETTLE_TICKS: Final = 100  # between two moves of what has become idle, each of which holds members for a moment
 
 
@@ -65,6 +71,15 @@ def state_of(word: int) -> GateState:
     return GateState(state) if state <= GateState.OPEN else GateState.SHUT
 
 
+class Given(NamedTuple):
+    """Buckets that living members gave up: which, whose they were, when they were used, and if they were busy then."""
+
+    buckets: npt.NDArray[np.intp]
+    givers: npt.NDArray[np.uint16]
+    used: npt.NDArray[np.uint32]
+    busy: npt.NDArray[np.bool_]
+
+
 class Table:
     """The kernel's table, in memory that it shares: of each bucket its owner and its last use."""
 
@@ -83,15 +98,29 @@ class Steered(Owners):
         super().__init__(rings, shared, scores, channel, esp=esp)
         self._table = table
         self.nobody = memoryview(NOBODY.to_bytes(2, "little") * BUCKETS).cast("H")
-
-        # What the kernel goes by outlives a demux. A gate that the predecessor held waits for all that may be before.
-        shared.owners[:] = table.owners
         self._asked: set[int] = set()  # members that live, and are to say that their queue is empty
         self._held: set[int] = set()
         self._before: dict[int, int] = {}  # members that may have more to send: what they had read by then
+        self._given: Given | None = None  # while nobody has looked whether that was used meanwhile
         self._since_ns = self._sent_ns = 0
-        if held := {i for i in range(len(self.lanes)) if self._state(i) is GateState.HELD}:
-            self._hold(held, set(range(len(self.lanes))) - held)
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Begin with what the kernel goes by, which outlives a demux.
+
+        A gate that was held waits for all that may be before.
+        """
+        self._shared.owners[:] = self._table.owners
+        self._asked, self._given = set(), None
+        everybody = set(range(len(self.lanes)))
+        held = {index for index in everybody if self._state(index) is GateState.HELD}
+        self._hold(held, everybody - held)
+
+    def forget(self) -> None:
+        """Go on as a successor would: what went wrong may have come between a gate and its buckets."""
+        super().forget()
+        self._masks_seen = b""
+        self._take_over()
 
     @property
     def is_moving(self) -> bool:
@@ -101,6 +130,8 @@ class Steered(Owners):
     def go_on(self, now_ns: int) -> None:
         """Open the gates that are held, once they may be; look again at members that were to say something."""
         if self._held:
+            if self._given is not None and now_ns - self._since_ns >= LOOK_NS:
+                self._look_at_given(self._given)
             if not self._sent_ns and all(self._has_sent(index) for index in self._before):
                 self._sent_ns = now_ns
             if self._sent_ns and now_ns - self._sent_ns >= SPACING_NS:
@@ -131,7 +162,7 @@ class Steered(Owners):
 
     def _has_left(self, index: int) -> bool:
         """Whether a member that is shut has left what was in its queue."""
-        return bool(self.lanes[index].ring.member_words[GATE_SEEN] == self._word(index))
+        return index < len(self.lanes) and self.lanes[index].ring.member_words[GATE_SEEN] == self._word(index)
 
     def _open_gates(self, live: int) -> int:
         """Shut the gates of members that are not in `live`; returns those that may have buckets.
@@ -139,6 +170,7 @@ class Steered(Owners):
         One that comes back is asked first whether its queue is empty, by a word that it has not seen.
         """
         found = 0
+        self._asked &= set(range(len(self.lanes)))  # others have left
         for index in range(len(self.lanes)):
             is_shut = self._state(index) is GateState.SHUT
             if not live >> index & 1:
@@ -181,7 +213,7 @@ class Steered(Owners):
         # Buckets of the dead move at once; others when they are idle, or their members' time is over, and one move
         # is done before the next begins.
         wanted, tick = self._shared.owners.copy(), self._look_at_use()
-        idle = _NEVER if self._held else int(IDLE_BUCKET_S * 1e9) // TICK_NS
+        idle = _NEVER if self._held else _IDLE_TICKS
         self.unsettled = settle(wanted, self._target, self._shared.last_used, live, tick, idle)
         if not self._held and (leaving := over & live & ~getting):
             busy = np.isin(wanted, members_in(leaving))
@@ -207,25 +239,47 @@ class Steered(Owners):
         later = given & np.isin(wanted, list(givers))
         wanted[later] = before[later]
         self.unsettled += int(np.count_nonzero(later))
-        givers = found_in(before[given & ~later])
+        given &= ~later
+        givers = found_in(before[given])
         if givers:
-            takers = found_in(wanted[given & ~later])
-            self._hold({one for one in takers if one < len(self.lanes)}, givers)
+            self._hold(self._there(wanted[given]), givers)
+            buckets, used = np.flatnonzero(given), self._shared.last_used[given]
+            busy = np.uint32(self._settled_at) - used < _IDLE_TICKS
+            self._given = Given(buckets, before[given], used, busy)
+
+        # Of one that is held, and lives no more, they go to others behind what is before it.
+        elif self._held:
+            more = self._there(wanted[(before != wanted) & np.isin(before, list(self._held))])
+            for index in more - self._held - self._before.keys():
+                self._held.add(index)
+                self._put(index, GateState.HELD)
         self._shared.owners[:] = wanted
         self._table.owners[:] = wanted
 
         # Only what they find from now on tells that nothing more comes.
-        self._since_ns = time.monotonic_ns()
+        if givers:
+            self._since_ns = time.monotonic_ns()
         for index in givers:
             self.lanes[index].ring.ring_bell()
 
     def _hold(self, takers: set[int], givers: set[int]) -> None:
         """Hold the takers' gates until the givers have sent what they have now."""
+        self._held = takers
         for index in takers:
             self._put(index, GateState.HELD)
-        self._held = takers
         self._before = {index: self._shared.members[index].link[LinkWord.QUEUE_READ] for index in givers}
         self._since_ns, self._sent_ns = time.monotonic_ns(), 0
+
+    def _there(self, owners: npt.NDArray[np.uint16]) -> set[int]:
+        """Return the members among these owners."""
+        return {index for index in found_in(owners) if index < len(self.lanes)}
+
+    def _look_at_given(self, given: Given) -> None:
+        """Wait for those alone in whose queues something of what they gave may be: it was busy, or used since."""
+        used = given.busy | (self._table.used[given.buckets] != given.used)
+        waited_for = found_in(given.givers[used])
+        self._before = {index: read for index, read in self._before.items() if index in waited_for}
+        self._given = None
 
     def _has_sent(self, index: int) -> bool:
         """Whether a giver has sent all that it had, or will send none of it."""
@@ -240,7 +294,7 @@ class Steered(Owners):
         for index in self._held:
             if index < len(self.lanes) and self._state(index) is GateState.HELD:
                 self._put(index, GateState.OPEN)
-        self._held, self._before = set(), {}
+        self._held, self._before, self._given = set(), {}, None
         self._masks_seen = b""
 
     def _give_up(self) -> None:

@@ -189,6 +189,8 @@ class Member:
         bell = self._parts.ring.bell
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(bell)
+            if self.queue is not None:
+                return []  # it may have been rung since the queue was found empty: the demux waits for another look
         if self.outbound.waits() or self._parts.ring.left != self._left or (self.queue and self.queue.is_stirred):
             return []
         self._shared.process.heartbeat[0] = int(due * 1e9)

@@ -22,7 +22,7 @@ import numpy as np
 
 from fwd.datapath.counters import COUNTS_END, CounterBlock, DemuxCounter, MemberCounter
 from fwd.datapath.demux import Demux
-from fwd.datapath.gates import QUEUE_RECORDS, STATES, GateState, state_of
+from fwd.datapath.gates import AT_ONCE, QUEUE_RECORDS, READS_MAX, STATES, GateState, state_of
 from fwd.datapath.memory import anonymous
 from fwd.datapath.ring import EMPTY_NS, GATE, GATE_SEEN, Ring, RingMaps, sizes
 from fwd.datapath.shared import RING_WORDS, LinkWord, MemberShared, PeeringShared
@@ -32,8 +32,6 @@ from fwd.proto.drops import N_REASONS, DropReason
 from fwd.proto.ip import RECORD_MAX
 from fwd.proto.logged import event
 
-_AT_ONCE: Final = 8  # records read, after which it looks whether a segment is full
-_READS_MAX: Final = 64  # before the other direction has its turn
 _NOBODYS_BELL: Final = -1
 
 # Plain integers: reading a member of an enum costs as much as the addition.
@@ -81,7 +79,7 @@ class Queue:
         self._leaves_for = DropReason.BUCKETS_MOVED
         self._left = 0  # the gate's word by which it has left what was in the queue
         self.to_tell = False  # the far member, that this one's buckets have gone to others
-        self._more = False
+        self._more = self._is_gone = False
         self._scratch = [bytearray(RECORD_MAX)]
 
     def recover(self, *, skip: bool) -> None:
@@ -114,8 +112,9 @@ class Queue:
         try:
             self._fill()
         except DeviceError as error:
-            log.error("the TUN device is gone, or gives no records: %s", error, extra=event("member.device_gone"))
-            self._more = False
+            if not self._is_gone:  # it is looked at in every turn, until somebody replaces this process
+                log.error("the TUN device is gone, or gives no records: %s", error, extra=event("member.device_gone"))
+            self._more, self._is_gone = False, True
 
         # Held since: what was read before may be of buckets that came with that.
         if self.is_stirred:
@@ -156,8 +155,8 @@ class Queue:
 
         now_ns, before, drained = time.monotonic_ns(), self._link[_READ_WORD], False
         if not self._demux.waits():
-            while not drained and ring.head == ring.taken and self._link[_READ_WORD] - before < _READS_MAX:
-                drained = self._demux.lay(_AT_ONCE)
+            while not drained and ring.head == ring.taken and self._link[_READ_WORD] - before < READS_MAX:
+                drained = self._demux.lay(AT_ONCE)
         self._more = self._demux.give() or not drained
         self._count()
         if drained and self._link[_READ_WORD] == before and not self._more and ring.head == ring.taken:

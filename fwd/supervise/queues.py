@@ -6,6 +6,8 @@ closed. What cannot be had is no trouble: the demux steers then, and the offload
 
 from __future__ import annotations
 
+import contextlib
+
 from fwd.datapath.gates import Table
 from fwd.datapath.memory import map_descriptor
 from fwd.datapath.tun import STEERING, Offloads, Tun
@@ -55,10 +57,16 @@ class Queues:
             self._more.pop().close()
 
     def renew(self) -> None:
-        """Make the device anew, with all its queues, when somebody has deleted it. Raises TunError."""
-        old = [self.tun, *self._more]
-        self.tun = self._open()
-        self._more = [Tun(self._name, more=True) for _ in self._more] if self.steered else []
+        """Make the device anew, with all its queues or not at all, when somebody has deleted it. Raises TunError."""
+        old, more = [self.tun, *self._more], list[Tun]()
+        with contextlib.ExitStack() as undo:
+            tun = self._open()
+            undo.callback(tun.close)
+            for _ in self._more if self.steered else ():
+                more.append(Tun(self._name, more=True))
+                undo.callback(more[-1].close)
+            undo.pop_all()
+        self.tun, self._more = tun, more
         for one in old:
             one.close()
 

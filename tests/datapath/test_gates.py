@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from rig import _scores as scores_of_all
 from rig import packet
+from test_internal_errors import Injected, raises_at
 
-from fwd.datapath.gates import WAIT_MAX_NS, GateState, Steered, Table, state_of
+from fwd.datapath.gates import LOOK_NS, WAIT_MAX_NS, GateState, Steered, Table, state_of
 from fwd.datapath.parking import SPACING_NS
 from fwd.datapath.ring import EMPTY_NS, GATE, GATE_SEEN, Ring
 from fwd.datapath.shared import LinkWord, MaskWord, PeeringShared
@@ -19,6 +21,7 @@ from fwd.proto.flow import BUCKETS, NOBODY, owners
 from fwd.proto.steering import TABLE_BYTES, USED_AT, tick_of
 
 SHUT, HELD, OPEN = GateState.SHUT, GateState.HELD, GateState.OPEN
+FILES = ("fwd/datapath/gates.py",)
 MEMBERS = 3
 BUSY = 100  # buckets of each member that are in use
 
@@ -42,6 +45,23 @@ class Site:
     def masks(self, live: int, draining: int = 0, over: int = 0) -> None:
         self.shared.live[MaskWord.DRAINING], self.shared.live[MaskWord.OVER] = draining, over
         self.shared.live[MaskWord.LIVE] = live
+
+    def turn_guarded(self) -> None:
+        """One in which exceptions go no further, as in the demux's loop."""
+        try:
+            self.gates.follow(tick_of(time.monotonic_ns()))
+        except Injected:
+            self.gates.forget()
+        with contextlib.suppress(Injected):
+            self.gates.go_on(time.monotonic_ns())
+
+    def settle(self) -> None:
+        """Turns in which members do as they are told, until nothing is on its way."""
+        for _ in range(10):
+            self.leave(*range(MEMBERS))
+            self.find_empty(*range(MEMBERS))
+            self.turn()
+            self.turn(SPACING_NS * 2)
 
     def turn(self, later_ns: int = 0) -> None:
         now_ns = time.monotonic_ns() + later_ns
@@ -134,6 +154,7 @@ def test_a_bucket_of_a_living_member_moves_to_one_that_is_held_until_all_before_
     site.turn()
     site.leave(1)
     site.turn()  # member 1 is back, and what is idle goes to it
+    site.use_all()  # at that moment, and who knows by which table
     assert site.states() == [OPEN, HELD, OPEN]
     site.turn(SPACING_NS * 2)
     assert site.states()[1] is HELD, "nobody has said that all is sent"
@@ -187,7 +208,11 @@ def test_what_a_queue_can_hold_and_more_was_read_is_as_good_as_empty(site: Site)
     site.masks(0b111, draining=0b100, over=0b100)
     site.turn()
     assert site.states() == [HELD, HELD, OPEN]
-    site.shared.members[2].link[LinkWord.QUEUE_READ] += 20_000
+    site.shared.members[2].link[LinkWord.QUEUE_READ] += 1000 + 2 * 72 - 1  # so many wait in it and were read at most
+    site.turn()
+    site.turn(SPACING_NS * 2)
+    assert site.states() == [HELD, HELD, OPEN]
+    site.shared.members[2].link[LinkWord.QUEUE_READ] += 1
     site.turn()
     site.turn(SPACING_NS * 2)
     assert site.states() == [OPEN] * 3
@@ -250,6 +275,108 @@ def test_who_gives_is_not_held_at_the_same_time(site: Site) -> None:
         site.gates._masks_seen = b""
     assert site.states() == [OPEN] * 3
     assert site.table.owners.tolist() == owners(scores_of_all(MEMBERS), 0b011).tolist()
+
+
+def test_for_what_was_idle_and_is_not_used_nobody_waits(site: Site) -> None:
+    """Under load a queue is never empty: who has one would be shut, and lose what is busy, again and again."""
+    site.wait_open()
+    site.masks(0b101)
+    site.turn()
+    site.use_all()
+    site.masks(0b111)
+    site.turn()
+    site.leave(1)
+    site.table.used[: BUCKETS // 2] = 0
+    site.turn()
+    assert site.states() == [OPEN, HELD, OPEN]
+    site.turn()
+    assert site.states() == [OPEN, HELD, OPEN], "a use by the old table may not be noted yet"
+    site.turn(LOOK_NS * 2)
+    site.turn(LOOK_NS * 2 + SPACING_NS)
+    assert site.states() == [OPEN] * 3
+    assert site.shares()[1] > BUCKETS // 8
+
+
+def test_only_those_are_waited_for_of_whom_something_used_has_moved(site: Site) -> None:
+    site.wait_open()
+    site.masks(0b101)
+    site.turn()
+    site.masks(0b111)
+    site.turn()
+    site.leave(1)
+    before = site.table.owners.copy()
+    site.turn()
+    moved = (before == 2) & (site.table.owners == 1)
+    site.table.used[np.flatnonzero(moved)[:1]] = tick_of(time.monotonic_ns())
+    site.turn(LOOK_NS * 2)
+    site.turn(LOOK_NS * 2 + SPACING_NS)
+    assert site.states() == [OPEN, HELD, OPEN]
+    site.find_empty(2)
+    site.turn(LOOK_NS * 2)
+    site.turn(LOOK_NS * 2 + SPACING_NS)
+    assert site.states() == [OPEN] * 3
+
+
+def test_masks_that_change_again_and_again_hold_nobody_up(site: Site) -> None:
+    site.wait_open()
+    site.use_all()
+    site.masks(0b111, draining=0b100, over=0b100)
+    site.turn()
+    since_ns = site.gates._since_ns
+    site.masks(0b110, draining=0b100, over=0b100)
+    site.turn()
+    site.masks(0b111, draining=0b100, over=0b100)
+    site.turn()
+    assert site.gates._since_ns == since_ns
+
+
+def test_what_goes_on_from_one_that_is_held_and_dies_waits_as_well(site: Site) -> None:
+    site.wait_open()
+    site.masks(0b001)
+    site.turn()
+    site.masks(0b111)
+    site.turn()
+    site.leave(1)
+    site.turn()
+    assert site.states() == [OPEN, HELD, SHUT]
+    site.leave(2)
+    site.masks(0b101)
+    site.turn()
+    assert site.states() == [OPEN, SHUT, HELD], "member 0 may have more of what went to 1, and goes to 2 now"
+    site.settle()
+    assert site.states() == [OPEN, SHUT, OPEN]
+
+
+def test_a_member_that_leaves_while_it_is_asked_is_asked_no_more(site: Site) -> None:
+    site.masks(0b111)
+    site.turn()
+    site.shared.members.pop()
+    site.gates.lanes.pop()
+    site.masks(0b011)
+    site.turn()
+    site.leave(0, 1)
+    site.turn()
+    assert site.states()[:2] == [OPEN, OPEN]
+    assert not site.gates.is_moving
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_an_exception_at_any_call_leaves_no_gate_shut_and_no_bucket_with_the_dead(leaves: bool) -> None:
+    """One member dies, or gives to others what is busy, and an exception comes at one call after the other."""
+    nth, raised = 0, True
+    while raised:
+        site, nth = Site(), nth + 1
+        site.wait_open()
+        site.use_all()
+        site.masks(0b111, 0b100, 0b100) if leaves else site.masks(0b011)
+        raised = raises_at(nth, 1, site.turn_guarded, FILES)
+        site.settle()
+        assert site.table.owners.tolist() == owners(scores_of_all(MEMBERS), 0b011).tolist(), nth
+        assert site.states() == [OPEN, OPEN, OPEN if leaves else SHUT], nth
+        assert not site.gates.is_moving
+        for ring in site.rings:
+            ring.close()
+    assert nth > 20
 
 
 def test_a_use_that_the_kernel_notes_ahead_of_the_demux_is_not_idle(site: Site) -> None:

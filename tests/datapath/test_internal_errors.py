@@ -63,8 +63,8 @@ def _exceptions_are_survived(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Log
     caplog.set_level(logging.CRITICAL)
 
 
-def raises_at(nth: int, times_max: int, step: Callable[[], object]) -> bool:
-    """Carry out `step` with an exception at the `nth` call that the data path makes; False: it makes fewer.
+def raises_at(nth: int, times_max: int, step: Callable[[], object], files: tuple[str, ...] = DATA_PATH) -> bool:
+    """Carry out `step` with an exception at the `nth` call that `files` make; False: they make fewer.
 
     Of the times that a call is made the first `times_max` count.
     """
@@ -74,7 +74,7 @@ def raises_at(nth: int, times_max: int, step: Callable[[], object]) -> bool:
     def on_event(frame: FrameType, event: str, arg: Any) -> None:
         nonlocal left
         caller = frame.f_back if event == "call" else frame if event == "c_call" else None
-        if caller is None or not caller.f_code.co_filename.endswith(DATA_PATH):
+        if caller is None or not caller.f_code.co_filename.endswith(files):
             return
         at = caller.f_code, caller.f_lasti
         times[at] += 1

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from killing import dies_at, every_point
@@ -236,7 +239,8 @@ def test_a_failure_while_records_are_looked_at_costs_a_burst_that_is_counted(
     assert site.balances()
 
 
-def test_a_device_that_is_gone_ends_nobody(site: Site) -> None:
+def test_a_device_that_is_gone_ends_nobody_and_is_told_of_once(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """There is a turn for each packet from the far side, until somebody replaces the process."""
     queue = site.member.queue
     assert queue is not None
 
@@ -244,7 +248,19 @@ def test_a_device_that_is_gone_ends_nobody(site: Site) -> None:
         raise OSError(77, os.strerror(77))
 
     queue._demux.readv = gone
-    assert not site.turn()
+    assert not any(site.turn() for _ in range(20))
+    assert [told.event for told in caplog.records] == ["member.device_gone"]  # type: ignore[attr-defined]
+
+
+def test_a_bell_that_was_rung_since_the_queue_was_looked_at_has_it_looked_at_before_it_rests(site: Site) -> None:
+    """Else the demux waits for it in vain, holds others up meanwhile, and takes its buckets from it."""
+    site.turns()
+    before = site.words[EMPTY_NS]
+    site.a.rings[0].ring_bell()
+    asleep = SimpleNamespace(poll=lambda seconds: pytest.fail("it rests"))
+    assert site.member._rest(cast(select.epoll, asleep), site.member._now + 60.0) == []
+    site.turn()
+    assert site.words[EMPTY_NS] > before
 
 
 @pytest.mark.parametrize("payload", ["superpacket", "esp"])
