@@ -11,14 +11,15 @@ go to others stays there, so the demux has a word for each member, its gate:
 A member that was shut gets no bucket until it has said that its queue is empty. A bucket that a living member gives up
 goes to one whose gate is held until that one has sent what was before it, and SPACING_NS more; if it does not within
 WAIT_MAX_NS it is shut itself (rule 3). For one that had only idle buckets to give nobody waits: what was not used until
-LOOK_NS after the kernel steers elsewhere is not in its queue. So under load nobody is shut for that its queue is never
-empty.
+LOOK_NS after the kernel steers elsewhere is not in its queue, as what may still wait there is not idle. So under load
+nobody is shut for that its queue is never empty.
 """
 
 from __future__ import annotations
 
 import socket
 import time
+from collections import deque
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -44,6 +45,8 @@ _PASSED: Final = QUEUE_RECORDS + 2 * (READS_MAX + AT_ONCE)  # records read since
 STATES: Final = 4
 _AHEAD_TICKS: Final = 100  # by which a use may seem to be to come
 _IDLE_TICKS: Final = int(IDLE_BUCKET_S * 1e9) // TICK_NS
+_MARKS: Final = 32
+_MARK_NS: Final = 100_000_000  # between two of them at least
 _SETTLE_TICKS: Final = 100  # between two moves of what has become idle, each of which holds members for a moment
 
 
@@ -101,6 +104,7 @@ class Steered(Owners):
         self._asked: set[int] = set()  # members that live, and are to say that their queue is empty
         self._held: set[int] = set()
         self._before: dict[int, int] = {}  # members that may have more to send: what they had read by then
+        self._marks: dict[int, deque[tuple[int, int]]] = {}  # of members: at which time they had read how much
         self._given: Given | None = None  # while nobody has looked whether that was used meanwhile
         self._since_ns = self._sent_ns = 0
         self._take_over()
@@ -162,7 +166,7 @@ class Steered(Owners):
 
     def _has_left(self, index: int) -> bool:
         """Whether a member that is shut has left what was in its queue."""
-        return index < len(self.lanes) and self.lanes[index].ring.member_words[GATE_SEEN] == self._word(index)
+        return index < len(self.lanes) and bool(self.lanes[index].ring.member_words[GATE_SEEN] == self._word(index))
 
     def _open_gates(self, live: int) -> int:
         """Shut the gates of members that are not in `live`; returns those that may have buckets.
@@ -223,11 +227,27 @@ class Steered(Owners):
 
     def _look_at_use(self) -> int:
         """Take over when buckets were used; returns the tick it is by now. The kernel's clock may be a little ahead."""
-        used = self._shared.last_used
+        used, now_ns = self._shared.last_used, time.monotonic_ns()
         used[:] = self._table.used
-        tick = tick_of(time.monotonic_ns())
+        tick = tick_of(now_ns)
         used[used - np.uint32(tick) < _AHEAD_TICKS] = tick
+
+        # What may still wait in a queue is not idle, however long ago it came.
+        for index in range(len(self.lanes)):
+            behind = min((now_ns - self._sent_until(index, now_ns)) // TICK_NS + 1, TICK_MASK)
+            if behind >= _IDLE_TICKS:
+                used[(self._shared.owners == index) & (np.uint32(tick) - used <= np.uint32(behind))] = tick
         return tick
+
+    def _sent_until(self, index: int, now_ns: int) -> int:
+        """Return a time before which all that came for a member is sent, as far as its words tell."""
+        marks = self._marks.setdefault(index, deque(maxlen=_MARKS))
+        read = self._shared.members[index].link[LinkWord.QUEUE_READ]
+        passed = [at_ns for at_ns, before in marks if _PASSED <= read - before < COUNTS_END]
+        if not marks or now_ns - marks[-1][0] >= _MARK_NS:
+            marks.append((now_ns, read))
+        empty_ns: int = self.lanes[index].ring.member_words[EMPTY_NS]
+        return max(*passed, 0, min(empty_ns, now_ns))
 
     def _move(self, wanted: npt.NDArray[np.uint16], live: int) -> None:
         """Give buckets to the owners in `wanted`. Gates are held before the kernel may steer by that."""

@@ -30,6 +30,7 @@ _ARRAY, _SOCKET_FILTER = 2, 1  # kinds of maps and programs
 _MMAPABLE = 1 << 10
 _ATTRIBUTES_BYTES = 128  # of what bpf(2) is given: more than a kernel knows must be 0
 _VERIFIER_LOG_BYTES = 1 << 20
+_RIGHTS = "CAP_BPF (before Linux 5.8 CAP_SYS_ADMIN), bpf(2) and, before 5.11, more locked memory (LimitMEMLOCK=)"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -127,7 +128,7 @@ def _told(what: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno == errno.EPERM:
-            raise SteeringError(f"the kernel refuses {what}: not permitted; it takes CAP_BPF, and bpf(2)") from None
+            raise SteeringError(f"the kernel refuses {what}: not permitted; it takes {_RIGHTS}") from None
         if error.errno == errno.ENOSYS:
             raise SteeringError(
                 f"the kernel refuses {what}: {reason}; it has no bpf(2), or a filter hides it"

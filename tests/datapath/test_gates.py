@@ -29,7 +29,8 @@ BUSY = 100  # buckets of each member that are in use
 class Site:
     """A demux's table and gates, and members that do as they are told."""
 
-    def __init__(self) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch | None = None) -> None:
+        self.patch = patch or pytest.MonkeyPatch()
         self.shared = PeeringShared(MEMBERS)
         self.rings = [Ring(1500, 10) for _ in range(MEMBERS)]
         self.kernel = memoryview(bytearray(TABLE_BYTES))
@@ -63,6 +64,11 @@ class Site:
             self.turn()
             self.turn(SPACING_NS * 2)
 
+    def set_clock(self, ahead_ns: list[int]) -> None:
+        """It is ahead of what it was by so much as `ahead_ns` says."""
+        now_ns = time.monotonic_ns
+        self.patch.setattr(time, "monotonic_ns", lambda: now_ns() + ahead_ns[0])
+
     def turn(self, later_ns: int = 0) -> None:
         now_ns = time.monotonic_ns() + later_ns
         self.gates.go_on(now_ns)
@@ -87,6 +93,7 @@ class Site:
         self.turn()
         self.leave(0, 1, 2)
         self.turn()
+        self.find_empty(0, 1, 2)
 
     def use_all(self) -> None:
         """Every bucket is busy."""
@@ -97,8 +104,8 @@ class Site:
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    found = Site()
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    found = Site(monkeypatch)
     yield found
     for ring in found.rings:
         ring.close()
@@ -297,6 +304,33 @@ def test_for_what_was_idle_and_is_not_used_nobody_waits(site: Site) -> None:
     assert site.shares()[1] > BUCKETS // 8
 
 
+@pytest.mark.parametrize("said", ["nothing", "empty", "read"])
+def test_what_may_still_wait_in_a_queue_is_not_idle(site: Site, said: str) -> None:
+    """A queue of a thousand super-packets may be seconds long, and never empty."""
+    site.wait_open()
+    site.masks(0b101)
+    site.turn()
+    site.find_empty(0, 2)
+    before = site.shares()
+    site.table.used[:] = tick_of(time.monotonic_ns() + 50_000_000)
+    ahead_ns = [3_000_000_000]
+    site.set_clock(ahead_ns)
+    site.masks(0b111)
+    site.turn()
+    site.leave(1)
+    site.turn()
+    assert site.shares() == before, "it came three seconds ago, and nobody has said that it was sent"
+
+    ahead_ns[0] += 1_000_000_000
+    for index in (0, 2):
+        if said == "empty":
+            site.rings[index].member_words[EMPTY_NS] = time.monotonic_ns()
+        elif said == "read":
+            site.shared.members[index].link[LinkWord.QUEUE_READ] += 1144
+    site.turn()
+    assert (site.shares()[1] > 0) == (said != "nothing")
+
+
 def test_only_those_are_waited_for_of_whom_something_used_has_moved(site: Site) -> None:
     site.wait_open()
     site.masks(0b101)
@@ -368,7 +402,7 @@ def test_an_exception_at_any_call_leaves_no_gate_shut_and_no_bucket_with_the_dea
         site, nth = Site(), nth + 1
         site.wait_open()
         site.use_all()
-        site.masks(0b111, 0b100, 0b100) if leaves else site.masks(0b011)
+        site.masks(*((0b111, 0b100, 0b100) if leaves else (0b011,)))
         raised = raises_at(nth, 1, site.turn_guarded, FILES)
         site.settle()
         assert site.table.owners.tolist() == owners(scores_of_all(MEMBERS), 0b011).tolist(), nth
