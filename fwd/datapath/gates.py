@@ -214,14 +214,14 @@ class Steered(Owners):
         if (live, getting) != (self._live, self._receivers):
             self._target = owners(self._scores, getting)
 
-        # Buckets of the dead move at once; others when they are idle, or their members' time is over, and one move
-        # is done before the next begins.
+        # Buckets of the dead move at once; others when their members' time is over or, if that is nobody's, when they
+        # are idle; and one move is done before the next begins.
         wanted, tick = self._shared.owners.copy(), self._look_at_use()
-        idle = _NEVER if self._held else _IDLE_TICKS
+        leaving = [] if self._held else members_in(over & live & ~getting)
+        over_now = np.isin(wanted, leaving)
+        idle = _NEVER if self._held or over_now.any() else _IDLE_TICKS
         self.unsettled = settle(wanted, self._target, self._shared.last_used, live, tick, idle)
-        if not self._held and (leaving := over & live & ~getting):
-            busy = np.isin(wanted, members_in(leaving))
-            wanted[busy] = self._target[busy]
+        wanted[over_now] = self._target[over_now]
         self._settled_at, self._live, self._receivers = tick, live, getting
         self._move(wanted, live)
 
@@ -257,6 +257,8 @@ class Steered(Owners):
 
         # Who is held cannot send what it gives: what such a one is to get waits for its turn.
         later = given & np.isin(wanted, list(givers))
+        if givers and not (given & ~later).any():  # what they have of each other goes one after the other
+            later = given & (before != min(givers))
         wanted[later] = before[later]
         self.unsettled += int(np.count_nonzero(later))
         given &= ~later

@@ -413,6 +413,28 @@ def test_an_exception_at_any_call_leaves_no_gate_shut_and_no_bucket_with_the_dea
     assert nth > 20
 
 
+def test_what_two_members_have_of_each_other_goes_back_one_after_the_other(site: Site) -> None:
+    site.wait_open()
+    named = site.table.owners.copy()
+    site.table.owners[named == 0], site.table.owners[named == 2] = 2, 0  # of one that was to leave, and stays
+    site.begin()
+    site.turn()
+    site.settle()
+    assert site.table.owners.tolist() == named.tolist()
+
+
+def test_whose_time_is_over_gives_its_buckets_before_others_give_what_is_idle(site: Site) -> None:
+    site.wait_open()
+    site.masks(0b101)
+    site.turn()
+    site.masks(0b111)
+    site.turn()
+    site.leave(1)
+    site.masks(0b111, draining=0b100, over=0b100)
+    site.turn()
+    assert site.shares()[2] == 0
+
+
 def test_a_use_that_the_kernel_notes_ahead_of_the_demux_is_not_idle(site: Site) -> None:
     site.wait_open()
     site.masks(0b111, draining=0b100)
