@@ -80,12 +80,10 @@ class Receiver:
 
 
 def address_of(name: bytes) -> Address:
-    """Return what `recvfrom` gives for a sockaddr."""
+    """Return what `recvfrom` gives for a sockaddr: to ask for the name of its interface would end this process."""
     port = int.from_bytes(name[2:4], "big")
     if len(name) == 16:
         return socket.inet_ntop(socket.AF_INET, name[4:8]), port
     scope = int.from_bytes(name[24:28], "little" if socket.htons(1) != 1 else "big")
     flow_info = int.from_bytes(name[4:8], "big")
-    whole = (socket.inet_ntop(socket.AF_INET6, name[8:24]), port, flow_info, scope)
-    host, _ = socket.getnameinfo(whole, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
-    return (host, *whole[1:])  # type: ignore[return-value]
+    return socket.inet_ntop(socket.AF_INET6, name[8:24]), port, flow_info, scope  # type: ignore[return-value]

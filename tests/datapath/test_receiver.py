@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import platform
 import random
 import socket
 import struct
@@ -15,12 +17,13 @@ import pytest
 from fwd.bench.rig import Path, Payload, Record
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.inbound import BATCH_BYTES_MAX
-from fwd.datapath.receiver import Receiver
+from fwd.datapath.receiver import Receiver, address_of
 from fwd.datapath.shared import LinkWord
 from fwd.datapath.tun import Offloads
 from fwd.datapath.udp import ANCILLARY_BYTES, KEEPALIVE, open_socket, read_ancillary
 from fwd.proto import core
 from fwd.proto.drops import DropReason
+from fwd.supervise import sandbox
 
 pytestmark = pytest.mark.skipif(not core.in_use, reason="there is no compiled core")
 
@@ -202,3 +205,14 @@ def test_places_that_are_none_are_refused() -> None:
             side.path.inbound._received.describe(told)
             told.used = used
             assert core.lib.fwd_receive(told) == -1
+
+
+def test_a_neighbours_datagram_from_its_interfaces_own_address_ends_no_member() -> None:
+    host, port, interface = "fe80::5", 4500, 1
+    name = struct.pack("=H", socket.AF_INET6) + struct.pack(">HI", port, 0)
+    name += socket.inet_pton(socket.AF_INET6, host) + struct.pack("=I", interface)
+    pid = os.fork()
+    if pid == 0:
+        sandbox._filter(sandbox.program("member", os.getpid(), platform.machine()))
+        os._exit(address_of(name) != (host, port, 0, interface))
+    assert os.waitpid(pid, 0)[1] == 0
