@@ -176,7 +176,7 @@ class Member:
     def _wait(self, epoll: select.epoll, due: float, *, busy: bool) -> tuple[list[tuple[int, int]], float]:
         """Block until something comes, or `due`; what is simple is done with meanwhile. Returns what is due then."""
         quick, patience_s = self._quick, self.inbound.patience_s
-        if busy or quick is None or patience_s < IDLE_TICK_S:
+        if busy or quick is None or patience_s < IDLE_TICK_S or self._is_to_tell:
             return epoll.poll(0.0 if busy else max(0.0, min(due - self._now, patience_s))), due
         knows = self.echoes.pulse.knows_of_sent
         ready = quick.wait(epoll, due, self._deadline_ms, self._left, tells_sent=not knows)
@@ -282,6 +282,11 @@ class Member:
         if self.queue is not None and self.queue.to_tell:
             self.queue.told()
 
+    @property
+    def _is_to_tell(self) -> bool:
+        """Whether the far member does not know yet that this one's buckets have gone to others."""
+        return self._parts.ring.left != self._left or (self.queue is not None and self.queue.to_tell)
+
     def _ends(self) -> Ends:
         parts, ways = self._parts, (self._sender, self.outbound, self.inbound, self._unread, self._where)
         return Ends(parts.sock, parts.control, parts.ring, parts.shared, *ways)
@@ -341,7 +346,7 @@ class Member:
         traffic = self._counters[MemberCounter.OUT_ESP], self._link[LinkWord.RX_TAKEN]
         self._quiet_ticks = self._quiet_ticks + 1 if traffic == self._traffic else 0
         self._traffic = traffic
-        if self._quiet_ticks < _REST_TICKS:
+        if self._quiet_ticks < _REST_TICKS or self._is_to_tell:
             return min(IDLE_TICK_S, self.echoes.next_timeout(self._now))
 
         # The life of an SA, a NAT's mapping and what is shown of losses end while it rests, too.

@@ -86,7 +86,7 @@ static int send_group(fwd_quick *quick, int64_t at, int64_t octets) {
     }
     ssize_t done;
     do
-        done = sendmsg(quick->data, &message, 0);
+        done = sendmsg(quick->data, &message, MSG_DONTWAIT);
     while (done < 0 && errno == EINTR);
     return done >= 0;
 }
@@ -121,7 +121,8 @@ static int send_segment(fwd_quick *quick) {
         chunk > quick->stride || records < 1 || records > RECORDS_MAX)
         return FWD_TURN;
     const int64_t packets = (fill + chunk - 1) / chunk, size = FRAMING_OCTETS + chunk + TRAILER_OCTETS + OVERHEAD_OCTETS;
-    if ((packets > 1 && !quick->offload) || size > quick->send_octets_max || quick->number > quick->number_max ||
+    if ((packets > 1 && !quick->offload) || packets > quick->rows_octets / quick->stride ||
+        size > quick->send_octets_max || quick->number > quick->number_max ||
         (uint64_t)packets > quick->number_max - quick->number)
         return FWD_TURN;
 
@@ -141,8 +142,9 @@ static int send_segment(fwd_quick *quick) {
         quick->counters[quick->buckets_moved] += (uint64_t)records;
     } else {
         const volatile uint32_t *ends = quick->ends[index];
+        const int64_t octets = (int64_t)ends[records - 1] - VNET_OCTETS * records;
         quick->counters[quick->out_records] += (uint64_t)records;
-        quick->counters[quick->out_bytes] += (uint64_t)ends[records - 1] - (uint64_t)(VNET_OCTETS * records);
+        quick->counters[quick->out_bytes] += octets > 0 ? (uint64_t)octets : 0;
         quick->at = 0;
         quick->packet_octets = size;
         quick->packets = packets;
@@ -168,7 +170,7 @@ static int receive(fwd_quick *quick) {
                              .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
     ssize_t length;
     do
-        length = recvmsg(quick->data, &message, 0);
+        length = recvmsg(quick->data, &message, MSG_DONTWAIT); /* whatever a predecessor has made of it */
     while (length < 0 && errno == EINTR);
     if (length < 0)
         return errno == EAGAIN || errno == EWOULDBLOCK ? NOTHING : FWD_READY;
@@ -243,7 +245,7 @@ static int take(fwd_quick *quick, int64_t now_ns) {
     quick->top = number;
     quick->next = number + 1;
     if (quick->taken++ == 0)
-        quick->first_number = (int64_t)number;
+        quick->first_number = number;
     quick->octets += (uint64_t)quick->length;
     store(quick->slot_top, number);
     store(quick->slot_octets, quick->octets);
@@ -261,8 +263,8 @@ static int take(fwd_quick *quick, int64_t now_ns) {
     return GOES_ON;
 }
 
-/* Receive and take datagrams until there are none, or one is not for this loop. */
-static int receive_all(fwd_quick *quick, int64_t now_ns) {
+/* Receive and take datagrams until there are none, or one is not for this loop. This process may stop between any two. */
+static int receive_all(fwd_quick *quick) {
     for (int i = 0; i < DATAGRAMS_A_TURN; i++) {
         int why = receive(quick);
         if (why == NOTHING) {
@@ -272,6 +274,7 @@ static int receive_all(fwd_quick *quick, int64_t now_ns) {
             quick->empty_bytes = quick->counters[quick->in_esp_bytes];
             return GOES_ON;
         }
+        const int64_t now_ns = clock_ns(CLOCK_MONOTONIC);
         if (why == GOES_ON)
             why = take(quick, now_ns);
         if (why != GOES_ON)
@@ -330,7 +333,7 @@ int64_t fwd_quick_wait(fwd_quick *quick, int64_t until_ns) {
             return FWD_TURN;
         if (quick->ready & 2 || (uint64_t)(clock_ns(CLOCK_BOOTTIME) / 1000000) >= quick->deadline_ms)
             return FWD_READY;
-        if (quick->ready & 1 && (why = receive_all(quick, now_ns)) >= 0)
+        if (quick->ready & 1 && (why = receive_all(quick)) >= 0)
             return why;
         if (now_ns >= until_ns)
             return FWD_DUE;

@@ -163,7 +163,12 @@ class Quick:
 
     def _arm_outbound(self) -> None:
         quick, outbound, sender = self._quick, self._outbound, self._sender
-        sa = outbound.simple
+        if outbound.peer is not self._peer:
+            self._peer = outbound.peer
+            name = _name(self._peer, v6=sender.v6)
+            quick.peer_octets = len(name)
+            ffi.memmove(quick.peer, name, len(name))
+        sa = outbound.simple if quick.peer_octets else None
         if sa is not self._seals:
             self._seals = sa
             quick.seals = ffi.NULL if sa is None else sa.cipher
@@ -172,11 +177,6 @@ class Quick:
             return
         quick.number, quick.number_max = sa.number, sa.sequence_max
         quick.tos, quick.offload = sender.tos, sender.gso
-        if outbound.peer is not self._peer:
-            self._peer = outbound.peer
-            name = _name(self._peer, v6=sender.v6)
-            quick.peer_octets = len(name)
-            ffi.memmove(quick.peer, name, len(name))
 
     def _arm_inbound(self) -> None:
         """Let it open what follows on the SA in hand, if nothing of that is unfinished or held."""
@@ -221,11 +221,17 @@ class Quick:
 
 
 def _name(address: tuple[Any, ...], *, v6: bool) -> bytes:
-    """Return an address as the kernel has it (sockaddr_in, sockaddr_in6)."""
+    """Return an address as the kernel has it (sockaddr_in, sockaddr_in6); nothing for one of the other family.
+
+    Where the peer is, keyd says, and a child may be wrong: Python's socket refuses it with each send.
+    """
     host, port, *more = address
-    if v6:
-        flow_info, scope = more or (0, 0)
-        head = struct.pack("=H", socket.AF_INET6) + struct.pack(">HI", port, flow_info)
-        return head + socket.inet_pton(socket.AF_INET6, host) + struct.pack("=I", scope)
-    head = struct.pack("=H", socket.AF_INET) + struct.pack(">H", port)
-    return head + socket.inet_pton(socket.AF_INET, host) + bytes(8)
+    try:
+        octets = socket.inet_pton(socket.AF_INET6 if v6 else socket.AF_INET, host)
+    except OSError:
+        return b""
+    if not v6:
+        return struct.pack("=H", socket.AF_INET) + struct.pack(">H", port) + octets + bytes(8)
+    flow_info, scope = more or (0, 0)
+    head = struct.pack("=H", socket.AF_INET6) + struct.pack(">HI", port, flow_info)
+    return head + octets + struct.pack("=I", scope)

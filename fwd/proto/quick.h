@@ -48,7 +48,8 @@ typedef struct {
     uint8_t *space;
     int64_t space_octets, packet_octets_max;
     int64_t read_ns, empty_ns, unread_ns; /* Unread: when it was read last, and was read last to its end; how long is late */
-    int64_t first_number, taken, heard_ns; /* told: the run of numbers taken; when something was heard last, or 0 */
+    uint64_t first_number;
+    int64_t taken, heard_ns;               /* told: the run of numbers taken; when something was heard last, or 0 */
     uint64_t empty_esp, empty_bytes;       /* told: what had been received when it was read to its end */
     int32_t was_empty, name_octets;
     uint8_t name[FWD_NAME_OCTETS]; /* of whom it is heard from */
