@@ -16,6 +16,7 @@ from fwd.datapath import barrier
 from fwd.datapath.counters import MemberCounter
 from fwd.datapath.payloads.superpacket import SuperpacketIn
 from fwd.datapath.ring import CHUNK, FILL, RECORDS, TOS
+from fwd.datapath.shared import LinkWord
 from fwd.proto import core
 from fwd.proto.aggfrag import SUBTYPE_ECHO
 from fwd.proto.drops import DropReason
@@ -89,8 +90,18 @@ def test_what_lay_in_the_socket_while_the_loop_was_stopped_amid_a_turn_is_late()
             while True:
                 tun.send(bytes(1))
         tun.setblocking(True)
+        taken = side.gateway.shared.members[0].link
+
+        def goes_on() -> None:
+            while taken[LinkWord.RX_TAKEN] < 2:
+                time.sleep(0.001)
+            time.sleep(0.3)
+            side.gateway.delivered()
+
         side.comes(datagrams[1:])
-        thread = threading.Timer(0.3, side.gateway.delivered)
+        side.member._unread.is_late()
+        side.member._unread.found_empty()
+        thread = threading.Thread(target=goes_on)
         thread.start()
         side.turn_all()
         thread.join()
