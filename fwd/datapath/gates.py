@@ -45,6 +45,7 @@ _PASSED: Final = QUEUE_RECORDS + 2 * (READS_MAX + AT_ONCE)  # records read since
 STATES: Final = 4
 _AHEAD_TICKS: Final = 100  # by which a use may seem to be to come
 _IDLE_TICKS: Final = int(IDLE_BUCKET_S * 1e9) // TICK_NS
+_ANSWER_NS: Final = 1_000_000_000  # within which a member that is asked says something
 _MARKS: Final = 32
 _MARK_NS: Final = 100_000_000  # between two of them at least
 _SETTLE_TICKS: Final = 100  # between two moves of what has become idle, each of which holds members for a moment
@@ -106,7 +107,7 @@ class Steered(Owners):
         self._before: dict[int, int] = {}  # members that may have more to send: what they had read by then
         self._marks: dict[int, deque[tuple[int, int]]] = {}  # of members: at which time they had read how much
         self._given: Given | None = None  # while nobody has looked whether that was used meanwhile
-        self._since_ns = self._sent_ns = 0
+        self._since_ns = self._sent_ns = self._asked_ns = 0
         self._take_over()
 
     def _take_over(self) -> None:
@@ -128,8 +129,9 @@ class Steered(Owners):
 
     @property
     def is_moving(self) -> bool:
-        """Whether some gate is to be opened soon."""
-        return bool(self._held or self._asked)
+        """Whether some gate is to be opened soon. Who is asked and does not say anything is looked at now and then."""
+        is_asking = bool(self._asked) and time.monotonic_ns() - self._asked_ns < _ANSWER_NS
+        return bool(self._held) or is_asking
 
     def go_on(self, now_ns: int) -> None:
         """Open the gates that are held, once they may be; look again at members that were to say something."""
@@ -185,6 +187,7 @@ class Steered(Owners):
                 found |= 1 << index
             elif index not in self._asked:
                 self._asked.add(index)
+                self._asked_ns = time.monotonic_ns()
                 self._put(index, GateState.SHUT)
             elif self._has_left(index):
                 self._asked.discard(index)
@@ -220,7 +223,7 @@ class Steered(Owners):
         leaving = [] if self._held else members_in(over & live & ~getting)
         over_now = np.isin(wanted, leaving)
         idle = _NEVER if self._held or over_now.any() else _IDLE_TICKS
-        self.unsettled = settle(wanted, self._target, self._shared.last_used, live, tick, idle)
+        self.unsettled = settle(wanted, self._target, self._shared.last_used, live, tick, idle) + len(self._asked)
         wanted[over_now] = self._target[over_now]
         self._settled_at, self._live, self._receivers = tick, live, getting
         self._move(wanted, live)

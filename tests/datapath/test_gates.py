@@ -121,6 +121,23 @@ def test_a_member_gets_buckets_once_it_has_left_what_was_in_its_queue(site: Site
     assert [share > 0 for share in site.shares()] == [True, False, True]
 
 
+def test_who_is_asked_and_says_nothing_is_looked_at_now_and_then(site: Site) -> None:
+    """It may have been taken over, or its socket takes nothing: the demux does not run round for it."""
+    site.masks(0b111)
+    site.turn()
+    site.leave(0, 1)
+    site.turn()
+    assert site.gates.is_moving
+    site.set_clock([2_000_000_000])
+    assert not site.gates.is_moving
+    site.masks(0b111)
+    site.turn()
+    assert site.gates.unsettled, "so the demux does not rest"
+    site.leave(2)
+    site.turn()
+    assert site.states() == [OPEN] * 3
+
+
 def test_an_old_word_that_a_queue_is_empty_does_not_count(site: Site) -> None:
     """It was said before buckets went to others, and more may have come since."""
     site.leave(0, 1, 2)
