@@ -3,7 +3,8 @@
 A member's ring is short, so that what is added to it is sent soon, and two of its segments are left to single packets.
 A super-packet that must wait is kept here, and so is each later record of its bucket (rule 3). Buckets take turns of
 some octets, as in DRR (Shreedhar and Varghese, 1996): whose queue is long waits for itself. A single packet of another
-bucket, such as a ping, a query or an acknowledgement, goes ahead of them.
+bucket, such as a ping, a query or an acknowledgement, goes ahead of them. Many do not: once they have half a segment of
+those that are left to them, the next one is for what waits here, so that it has every other one at least.
 
 Single packets of another TOS octet than those before them need a segment of their own. While the member has enough to
 do they wait here, too, each TOS octet in a queue of its own, so that one segment takes all of a queue, and a few such
@@ -137,8 +138,13 @@ class Backlog:
             return np.empty(length, np.uint8)
         return self._free.pop() if self._free else np.empty(RECORD_MAX, np.uint8)
 
-    def turn(self, *, is_busy: bool) -> Queue | None:
-        """Return the queue whose turn it is; None: nothing may go now. `is_busy`: the member has enough to do."""
+    def turn(self, *, is_busy: bool, is_bulk_next: bool = False) -> Queue | None:
+        """Return the queue whose turn it is; None: nothing may go now.
+
+        `is_busy`: the member has enough to do; `is_bulk_next`: buckets' queues go before single packets.
+        """
+        if is_bulk_next and self.turns:
+            return self.turns[0]
         if self._singles and (not is_busy or self._clock() >= self._singles_ns):
             return next(iter(self._singles.values()))
         return self.turns[0] if self.turns else None

@@ -102,8 +102,18 @@ class Lane:
 
     def lay_waiting(self) -> bool:
         """Lay what waits as far as the member has room for it; True: some still waits."""
+        # Where single packets have had their segment, super-packets go first, up to what room there is for these.
+        if self._is_bulk_next():
+            if not self._has_room(BULK_MAX):
+                return True
+            self.flush()
+            self._lay_turns(is_bulk_next=True)
+
+        return self._lay_turns(is_bulk_next=False)
+
+    def _lay_turns(self, *, is_bulk_next: bool) -> bool:
         backlog = self.backlog
-        while queue := backlog.turn(is_busy=self.has_enough()):
+        while queue := backlog.turn(is_busy=self.has_enough(), is_bulk_next=is_bulk_next):
             reason = backlog.tell(queue)
             if reason is not None:
                 self.counters[reason] += 1
@@ -213,14 +223,26 @@ class Lane:
     def _must_wait(self, record: memoryview, tos: int, bucket: int | None) -> bool:
         """Whether a record that does not fit the open segment must wait, since there is no room for another.
 
-        So must a single packet of another TOS octet while the member has enough to do: it would take a whole segment.
-        The open segment goes only for who follows it, or if no other super-packet would fit it well.
+        So must a single packet while super-packets have the next one, and one of another TOS octet while the member has
+        enough to do: it would take a whole segment. The open segment goes only for who follows it, or if no other
+        super-packet would fit it well.
         """
         if not self._has_room(BULK_MAX if record[1] else SEGMENTS):
-            if record[1] and self.fill * 2 > self.limit:
+            if record[1] and not self.is_reserved and self.fill * 2 > self.limit:
                 self.flush()
             return True
-        return (tos ^ self.tos) & self.tos_mask != 0 and not record[1] and bucket is not None and self.has_enough()
+        if record[1] or self._is_bulk_next():
+            return not record[1]
+        return (tos ^ self.tos) & self.tos_mask != 0 and bucket is not None and self.has_enough()
+
+    def _is_bulk_next(self) -> bool:
+        """Whether the next segment is for super-packets that wait, since the open one, which is not, is half full.
+
+        Else single packets that never end would have all segments that the member takes.
+        """
+        if not (self.bulk and self.open and self.is_reserved):
+            return False
+        return self.fill * 2 >= self.limit or self.records * 2 >= RECORDS_MAX
 
     def _has_room(self, most: int) -> bool:
         """Whether another segment may be begun, behind the open one, unless `most` wait for the member then."""

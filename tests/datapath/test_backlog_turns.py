@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
-from rig import Rig, rig
+from rig import Rig, record, rig
 from test_backlog import MANY, bulk, finish, port_of, tags, tos_single, turns
 
 from fwd.datapath import backlog, parking
+from fwd.datapath.counters import MemberCounter
 from fwd.datapath.lane import BULK_MAX
 from fwd.datapath.parking import Parking
 from fwd.datapath.ring import SEGMENTS
@@ -72,6 +74,45 @@ def test_a_super_packet_behind_a_single_one_of_its_flow_takes_its_turn_with_thos
         got += finish(r) + finish(r)
         assert tags(got, mixed) == tags(got, busy) == list(range(MANY))
         r.a.check_books()
+
+
+@pytest.mark.parametrize(
+    ("at_once", "ports", "octets", "parts"),
+    [
+        (140, 1, (0,), {"length": 1400}),
+        (140, 10_000, (0,), {"length": 1400}),
+        (140, 2, (0x20, 0x40), {"length": 1400}),
+        (1100, 1, (0,), {"length": 40}),
+    ],
+    ids=["one flow", "a flow for each packet", "two TOS octets", "small ones"],
+)
+def test_single_packets_that_never_end_leave_super_packets_that_wait_every_other_segment(
+    payload: str, at_once: int, ports: int, octets: tuple[int, ...], parts: dict[str, Any]
+) -> None:
+    """More of them come than the member takes."""
+    with rig(members=1, payload=payload) as r:
+        busy, got = port_of(r, 0)[0], []
+        turns(r.a, *(bulk(n, busy) for n in range(MANY)))
+        for turn in range(60):
+            for n in range(turn * at_once, (turn + 1) * at_once):
+                r.a.send(record(n, tos=octets[n % len(octets)], port=7000 + n % ports, **parts))
+                if n % 20 == 0:
+                    r.a.demux._read_burst(r.a.tick)
+                    r.a.demux._hand_over()
+            got += step(r, 1)
+        assert tags(got, busy) == list(range(MANY))
+        assert r.a.counted(MemberCounter.OUT_RECORDS) - MANY > 20 * 46, "nor do they stand still"
+
+
+def test_a_few_single_packets_of_two_tos_octets_go_before_all_that_waits(payload: str) -> None:
+    with rig(members=1, payload=payload) as r:
+        busy, *others = port_of(r, 0, 3)
+        turns(r.a, *(bulk(n, busy) for n in range(MANY)))
+        turns(r.a, tos_single(1, others[0], 0x20), tos_single(2, others[1], 0x40))
+        got = step(r, SEGMENTS)
+        assert tags(got, others[0]) == [1]
+        assert tags(got, others[1]) == [2]
+        assert len(tags(got, busy)) <= 2 * BULK_MAX
 
 
 def test_single_packets_of_a_tos_octet_that_never_end_let_those_of_another_one_go() -> None:
