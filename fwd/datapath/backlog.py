@@ -4,7 +4,7 @@ A member's ring is short, so that what is added to it is sent soon, and two of i
 A super-packet that must wait is kept here, and so is each later record of its bucket (rule 3). Buckets take turns of
 some octets, as in DRR (Shreedhar and Varghese, 1996): whose queue is long waits for itself. A single packet of another
 bucket, such as a ping, a query or an acknowledgement, goes ahead of them. Many do not: once they have half a segment of
-those that are left to them, the next one is for what waits here, so that it has every other one at least.
+those that are left to them, the next one is for what waits here; such as never end would take them all.
 
 Single packets of another TOS octet than those before them need a segment of their own. While the member has enough to
 do they wait here, too, each TOS octet in a queue of its own, so that one segment takes all of a queue, and a few such

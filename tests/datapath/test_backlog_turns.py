@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import count
 from typing import Any
 
 import pytest
@@ -86,13 +87,14 @@ def test_a_super_packet_behind_a_single_one_of_its_flow_takes_its_turn_with_thos
     ],
     ids=["one flow", "a flow for each packet", "two TOS octets", "small ones"],
 )
-def test_single_packets_that_never_end_leave_super_packets_that_wait_every_other_segment(
+def test_single_packets_that_never_end_leave_super_packets_that_wait_their_share(
     payload: str, at_once: int, ports: int, octets: tuple[int, ...], parts: dict[str, Any]
 ) -> None:
     """More of them come than the member takes."""
     with rig(members=1, payload=payload) as r:
         busy, got = port_of(r, 0)[0], []
         turns(r.a, *(bulk(n, busy) for n in range(MANY)))
+        r.a.demux._lanes[0].backlog._clock = count(1, 10_000_000).__next__  # all singles are due
         for turn in range(60):
             for n in range(turn * at_once, (turn + 1) * at_once):
                 r.a.send(record(n, tos=octets[n % len(octets)], port=7000 + n % ports, **parts))
@@ -102,6 +104,17 @@ def test_single_packets_that_never_end_leave_super_packets_that_wait_every_other
             got += step(r, 1)
         assert tags(got, busy) == list(range(MANY))
         assert r.a.counted(MemberCounter.OUT_RECORDS) - MANY > 20 * 46, "nor do they stand still"
+
+
+def test_a_segment_of_single_packets_stays_open_until_a_super_packet_has_room_behind_it(payload: str) -> None:
+    """Else the next single packet would begin another one, and the super-packet's turn would be forgotten."""
+    with rig(members=1, payload=payload) as r:
+        turns(r.a, *(bulk(n, port_of(r, 0)[0]) for n in range(MANY)))
+        r.a.send(record(0, port=7000, tos=0x20), *(record(n, 1400, port=7001, tos=0x40) for n in range(1, 61)))
+        r.a.demux._read_burst(r.a.tick)
+        r.a.demux._hand_over()
+        assert r.a.demux._lanes[0].open
+        assert r.a.demux._lanes[0].records == 60
 
 
 def test_a_few_single_packets_of_two_tos_octets_go_before_all_that_waits(payload: str) -> None:
