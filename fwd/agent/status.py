@@ -307,12 +307,14 @@ def _books(view: PeeringView, demux: list[int], members: Sequence[list[int]], dr
 
     `members`: what they have counted, and after them what those that have left had.
     """
-
+    # What is on its way within members: taken from the socket, or read from a queue of their own, and not counted yet.
     there = list(zip(view.rings, view.shared.members, members[:-1], strict=False))
     under_way = (member.link[LinkWord.RX_TAKEN] - counters[MemberCounter.IN_ESP] for _, member, counters in there)
     held = sum(
         max(0, member.link[LinkWord.QUEUE_READ] - counters[MemberCounter.READ_RECORDS]) for _, member, counters in there
     )
+
+    # What is held has come in, and waits.
     return Books(
         out_records_in=demux[DemuxCounter.RECORDS] + _sum(members, MemberCounter.READ_RECORDS) + held,
         out_records_out=_sum(members, MemberCounter.OUT_RECORDS),

@@ -224,12 +224,12 @@ class Member:
         inbound.release(is_all=not more)
 
     def _receive_batch(self) -> bool:
-        """Receive and open what the socket holds, but no more than is fair to the other direction; True: there may be
-        more.
-        """
+        """Receive and open what the socket holds, as far as is fair to the other way; True: there may be more."""
         sock, inbound = self._parts.sock, self.inbound
         inbound.now = self._now
         more: bool | None = True
+
+        # What the quick way has left, then the socket's, until that is empty (None) or a batch is full.
         try:
             if self._quick is not None and (first := self._quick.take_over()) is not None:
                 more = inbound.take(*first)
